@@ -1,0 +1,79 @@
+"""The typed errors, with their facts: what was found, what was expected, what to do. No step's logic lives here."""
+
+from __future__ import annotations
+
+
+class LaionError(Exception):
+    """A failure that its user can act on; `str(error)` is one line.
+
+    The facts stay available as attributes, so that the UI and the command line can show them apart:
+    `subject` (which shard, file, URL or table), `found`, `expected` and `advice`.
+    """
+
+    def __init__(self, subject: str, *, found: str, expected: str = "", advice: str = "") -> None:
+        self.subject = subject
+        self.found = found
+        self.expected = expected
+        self.advice = advice
+        message = f"{subject}: found {found}"
+        if expected:
+            message += f", expected {expected}"
+        if advice:
+            message += f"; {advice}"
+        super().__init__(" ".join(message.split()))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross process borders (Dagster's step workers) with their facts."""
+        return _rebuild, (type(self), self.subject, self.found, self.expected, self.advice)
+
+
+def _rebuild(kind: type[LaionError], subject: str, found: str, expected: str, advice: str) -> LaionError:
+    return kind(subject, found=found, expected=expected, advice=advice)
+
+
+class SettingsError(LaionError):
+    """A LAION_* variable has a value that cannot be used."""
+
+
+class DatasetError(LaionError):
+    """A dataset description, or a shard number asked of it, is not valid."""
+
+
+class SourceError(LaionError):
+    """A source could not give a file. Another mirror, or a later try, may."""
+
+
+class PermanentSourceError(SourceError):
+    """A source said no for good (404, 403, a certificate that does not hold): trying again is no use."""
+
+
+class StoreError(LaionError):
+    """The store cannot take or give a file: no space, read-only, or a raw file that was removed after its merge."""
+
+
+class ShardFileError(LaionError):
+    """One of a shard's files is not what its dataset says: magic, dtype, shape, size, columns, row count."""
+
+
+class TooManyBadRowsError(ShardFileError):
+    """More than LAION_MAX_BAD_FRACTION of a shard's rows went to the quarantine."""
+
+
+class TableError(LaionError):
+    """ClickHouse refused or failed a statement, or the table is not as it must be."""
+
+
+class TableShapeError(TableError):
+    """A table of that name exists with other columns, keys or settings than ours."""
+
+
+class EngineHeldError(TableError):
+    """Another process holds the embedded engine's folder."""
+
+
+class PartitionCheckError(TableError):
+    """What was staged for a partition does not equal its merged Parquet file."""
+
+
+class SearchError(LaionError):
+    """A search that cannot be answered as asked: vector, limit or filter."""

@@ -1,0 +1,180 @@
+"""Every knob of the project, read once from LAION_* variables and checked. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from laion_assets.dataset import Dataset, Folders, SourceLayout, describe_validation, load_dataset
+from laion_assets.errors import SettingsError
+
+Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
+"""The number formats that ClickHouse's HNSW index stores vectors in."""
+
+EXTRA_COLUMN_TYPES: dict[str, Literal["String", "Int32", "Int64", "Float32"]] = {
+    "image_path": "String",
+    "LICENSE": "String",
+    "key": "String",
+    "shard_id": "Int64",
+    "status": "String",
+    "width": "Int32",
+    "height": "Int32",
+    "exif": "String",
+    "original_width": "Int32",
+    "original_height": "Int32",
+    "md5": "String",
+}
+"""Metadata columns that LAION_EXTRA_COLUMNS may add to the table, with their ClickHouse types."""
+
+PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
+"""Layouts that copies have: clip-retrieval's three folders, or all files in one folder as `wget` leaves them."""
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""Several words in one variable, parted by commas or blanks."""
+
+
+class Settings(BaseSettings):
+    """The settings of one code location. `load_settings` reads and checks them; docs/settings.md lists them."""
+
+    model_config = SettingsConfigDict(env_prefix="LAION_", extra="ignore", frozen=True, validate_default=True)
+
+    dataset_name: str = Field(default="laion400m", validation_alias="LAION_DATASET")
+    source: Words = ()
+    data_dir: Path = Path("data")
+    clickhouse: SecretStr | None = None
+    table: str = "laion"
+
+    keep_raw: bool = False
+    keep_merged: bool = True
+    max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
+    extra_columns: Words = ()
+
+    vector_codec: str = "NONE"
+    index_granularity: int = Field(default=512, ge=1, le=8192)
+    index_first: int = Field(default=10, ge=1)
+    index_step: int = Field(default=10, ge=1)
+    recall_target: float = Field(default=0.95, gt=0, le=1)
+    hnsw_quantization: Quantization = "bf16"
+    hnsw_m: int = Field(default=64, ge=2, le=512)
+    hnsw_ef_construction: int = Field(default=256, ge=2, le=100_000)
+
+    clickhouse_memory_bytes: int = Field(default=0, ge=0)
+    clickhouse_wait_seconds: float = Field(default=20.0, ge=0)
+    index_cache_bytes: int = Field(default=5 * 2**30, ge=0)
+
+    http_tries: int = Field(default=100, ge=1)
+    http_connect_seconds: float = Field(default=20.0, gt=0)
+    http_read_seconds: float = Field(default=60.0, gt=0)
+    http_file_seconds: float = Field(default=6 * 3600.0, gt=0)
+    http_min_bytes_per_second: int = Field(default=10_000, ge=0)
+    http_connections: int = Field(default=3, ge=1, le=64)
+    http_ca_file: Path | None = None
+    manifest: Path | None = None
+
+    clip_dir: Path | None = None
+    image_root: Path | None = None
+    alert_webhook: SecretStr | None = None
+    cluster: str | None = None
+
+    @field_validator("source", "extra_columns", mode="before")
+    @classmethod
+    def _split_words(cls, value: object) -> object:
+        return tuple(word for word in re.split(r"[,\s]+", value) if word) if isinstance(value, str) else value
+
+    @field_validator("source")
+    @classmethod
+    def _sources_are_urls(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        for source in sources:
+            if "://" in source and not re.match(r"[a-z][a-z0-9+.-]*://", source):
+                raise ValueError("a source is a URL such as https://…, file:///… or s3://…, or a folder's path")
+        return sources
+
+    @field_validator("extra_columns")
+    @classmethod
+    def _extra_columns_are_known(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [column for column in columns if column not in EXTRA_COLUMN_TYPES]
+        if unknown:
+            raise ValueError(f"{unknown} is not among {sorted(EXTRA_COLUMN_TYPES)}")
+        return tuple(dict.fromkeys(columns))
+
+    @field_validator("data_dir", "http_ca_file", "manifest", "clip_dir", "image_root")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @field_validator("table")
+    @classmethod
+    def _table_is_a_name(cls, table: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,100}", table):
+            raise ValueError("a table's name is letters, digits and underscores, and starts with no digit")
+        return table
+
+    @field_validator("vector_codec")
+    @classmethod
+    def _codec_is_a_codec(cls, codec: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_]+(\(\d+\))?(, ?[A-Za-z0-9_]+(\(\d+\))?)*", codec):
+            raise ValueError("a codec is written as in CODEC(…), for example NONE or ZSTD(3)")
+        return codec
+
+    @field_validator("clickhouse")
+    @classmethod
+    def _clickhouse_is_a_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and urlsplit(url.get_secret_value()).scheme not in ("chdb", "http", "https"):
+            raise ValueError("it is chdb:///folder, or http(s)://user:password@host:port/database")
+        return url
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset that LAION_DATASET names. Raises `DatasetError`."""
+        return load_dataset(self.dataset_name)
+
+    @cached_property
+    def clickhouse_url(self) -> SecretStr:
+        """Where the table is: LAION_CLICKHOUSE, else the embedded engine's folder in the data directory."""
+        return self.clickhouse or SecretStr(f"chdb://{self.data_dir / 'clickhouse'}")
+
+    @cached_property
+    def sources(self) -> tuple[SourceLayout, ...]:
+        """Places to try in order, each with the folders to look in.
+
+        A base URL in LAION_SOURCE may hold any layout that is known: the dataset's own, three folders, or one.
+        """
+        if not self.source:
+            return tuple(
+                place.model_copy(update={"url": place.url.replace("{data_dir}", str(self.data_dir))})
+                for place in self.dataset.sources
+            )
+        layouts = dict.fromkeys((*(place.folders for place in self.dataset.sources), *PLAIN_LAYOUTS))
+        return tuple(SourceLayout(url=url, folders=folders) for url in self.source for folders in layouts)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with `overrides` (by field name) on top. Raises `SettingsError`, `DatasetError`.
+
+    A value that does not hold is named with its variable; the value itself is not shown, since it may be a secret.
+    """
+    try:
+        settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks each value
+    except ValidationError as error:
+        raise SettingsError(
+            "settings",
+            found=re.sub(r"(^|; )(\w+)", lambda m: f"{m[1]}{_variable(m[2])}", describe_validation(error)),
+            advice="docs/settings.md lists every variable and its values",
+        ) from None
+    if not settings.sources:
+        raise SettingsError(
+            f"dataset {settings.dataset.name}",
+            found="no source",
+            expected="LAION_SOURCE, or [[sources]] in the dataset's file",
+        )
+    return settings
+
+
+def _variable(field: str) -> str:
+    return field if field.startswith("LAION_") else f"LAION_{field.upper()}"
