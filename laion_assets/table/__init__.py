@@ -1,0 +1,1 @@
+"""ClickHouse: connection, schema, loading, indexes, searching. All SQL of the project is in this room."""

@@ -1,0 +1,222 @@
+"""Merges a shard's raw files into one Parquet file, block by block, and puts refused rows aside. It loads nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laion_assets.dataset import ID_STRIDE, Dataset
+from laion_assets.errors import TooManyBadRowsError
+from laion_assets.shard.inspect import ShardInspection, inspect_shard
+from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
+from laion_assets.shard.metadata import ColumnType, MetadataReader
+from laion_assets.shard.npy import Float32Rows, NpyReader
+from laion_assets.shard.soundness import Alignment, vector_faults
+from laion_assets.shard.store import ShardFiles, ShardStore, remove_file, replacing
+
+BLOCK_ROWS = 8_192
+"""Rows a block and a row group. From 2,048 to 16,384 rows the file's size and the writer's time differ by less than
+5 %; at 8,192 two blocks of two float32 vectors take 67 MB (benchmarks/merge_encodings.py)."""
+
+RowProgress = Callable[[int], None]
+"""Called with the rows done since the last call."""
+
+
+@dataclass
+class _Tally:
+    """What was counted on the way."""
+
+    rows: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    alignment: Alignment = field(default_factory=Alignment)
+    first_refused: list[str] = field(default_factory=list)
+
+    @property
+    def quarantined(self) -> int:
+        return self.reasons.total() if hasattr(self.reasons, "total") else sum(self.reasons.values())
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block of rows, as it goes to the two files."""
+
+    sound: pa.RecordBatch
+    refused: pa.RecordBatch | None
+    rows: int
+
+
+def merge_shard(
+    store: ShardStore,
+    shard: int,
+    *,
+    max_bad_fraction: float,
+    extra_columns: dict[str, ColumnType] | None = None,
+    progress: RowProgress | None = None,
+) -> MergedShard:
+    """Writes `merged_N.parquet` from the raw files of a shard, and `quarantine_N.parquet` where rows were refused.
+
+    Both appear whole or not at all. Rows with a vector that is not finite, zero, or (in a normalised dataset) far from
+    length 1 are refused. Raises `StoreError` without raw files, `ShardFileError` when they do not fit together, and
+    `TooManyBadRowsError` when more than `max_bad_fraction` of the rows were refused; the quarantine file then holds
+    those seen so far, and an earlier merged file stays as it was.
+    """
+    files = store.require_raw(shard)
+    inspection = inspect_shard(files, extra_columns)
+    limit = int(max_bad_fraction * inspection.rows)
+    merger = _Merger(files, inspection, extra_columns or {})
+    merged_path, quarantine_path = store.merged_path(shard), store.quarantine_path(shard)
+    with replacing(merged_path, subject=f"shard {shard}") as temporary:
+        refused = merger.write(temporary, quarantine_path, limit, progress)
+        if refused > limit:
+            raise TooManyBadRowsError(
+                f"shard {shard}",
+                found=f"{refused:,} bad rows or more, such as {'; '.join(merger.tally.first_refused)}",
+                expected=f"at most {limit:,} of {inspection.rows:,}",
+                advice=f"see {quarantine_path}; mend the source, or raise LAION_MAX_BAD_FRACTION",
+            )
+        if not refused:
+            remove_file(quarantine_path)
+    return read_merged(merged_path, shard=shard)
+
+
+class _Merger:
+    """One merge: reads blocks ahead in a thread while the blocks before are encoded and written."""
+
+    def __init__(self, files: ShardFiles, inspection: ShardInspection, extra: dict[str, ColumnType]) -> None:
+        self._files = files
+        self._dataset: Dataset = files.dataset
+        self._inspection = inspection
+        self._extra = extra
+        self._schema = merged_schema(files.dataset, extra)
+        self._refused_schema = self._schema.append(pa.field("reason", pa.string()))
+        self._metadata = MetadataReader(
+            files.metadata, files.dataset, subject=files.subject("metadata"), extra_columns=extra
+        )
+        self._offsets = pa.array(np.arange(BLOCK_ROWS + 1, dtype=np.int32) * np.int32(files.dataset.dimension))
+        self.tally = _Tally()
+
+    def write(self, merged: Path, quarantine: Path, limit: int, progress: RowProgress | None) -> int:
+        """Writes both files; the number of rows refused, which stops at the first block that exceeds `limit`."""
+        with contextlib.ExitStack() as stack:
+            writer = stack.enter_context(open_writer(merged, self._schema, self._dataset))
+            quarantine_writer: pq.ParquetWriter | None = None
+            for block in read_ahead(self._blocks()):
+                if block.sound.num_rows:
+                    writer.write_table(pa.Table.from_batches([block.sound]), row_group_size=BLOCK_ROWS)
+                if block.refused is not None:
+                    if quarantine_writer is None:
+                        path = stack.enter_context(replacing(quarantine, subject=f"shard {self._files.shard}"))
+                        quarantine_writer = open_writer(path, self._refused_schema, self._dataset)
+                        stack.enter_context(quarantine_writer)
+                    quarantine_writer.write_table(pa.Table.from_batches([block.refused]))
+                if progress is not None:
+                    progress(block.rows)
+                if self.tally.quarantined > limit:
+                    break
+            writer.add_key_value_metadata(self._facts(merged).footer())
+        return self.tally.quarantined
+
+    def _facts(self, path: Path) -> MergedShard:
+        return MergedShard(
+            path=path,
+            dataset=self._dataset.name,
+            shard=self._files.shard,
+            rows=self.tally.rows,
+            quarantined=self.tally.quarantined,
+            reasons=dict(self.tally.reasons),
+            nulls=self._metadata.nulls.by_column,
+            extra_columns=self._extra,
+            source_bytes={path.name: path.stat().st_size for path in self._files.paths().values()},
+            alignment=self.tally.alignment,
+        )
+
+    def _blocks(self) -> Iterator[_Block]:
+        """Blocks in order. A block's vectors stay valid until two more were asked for: two sets of buffers take turns,
+        since touching fresh memory cost as much as the conversion that fills it."""
+        shape = (BLOCK_ROWS, self._dataset.dimension)
+        columns = self._dataset.vector_columns
+        buffers = [{name: np.empty(shape, np.float32) for name in columns} for _ in range(2)]
+        row = 0
+        with contextlib.ExitStack() as stack:
+            readers = {name: stack.enter_context(self._reader(name)) for name in columns}
+            for number, texts in enumerate(self._metadata.blocks(BLOCK_ROWS)):
+                rows = len(texts["url"])
+                vectors = {name: buffers[number % 2][name][:rows] for name in columns}
+                for name in columns:
+                    readers[name].read_into(vectors[name])
+                yield self._judge(row, texts, vectors)
+                row += rows
+
+    def _reader(self, column: str) -> NpyReader:
+        if column == "image_embedding" or self._files.text is None or self._inspection.text is None:
+            path, header, subject = self._files.image, self._inspection.image, self._files.subject("image")
+        else:
+            path, header, subject = self._files.text, self._inspection.text, self._files.subject("text")
+        return NpyReader(path, header, subject=subject, block_rows=BLOCK_ROWS)
+
+    def _judge(self, row: int, texts: dict[str, pa.Array], vectors: dict[str, Float32Rows]) -> _Block:
+        """Parts sound rows from refused ones. `row` is the shard's row with which the block begins."""
+        rows = len(texts["url"])
+        batch = self._batch(row, texts, vectors)
+        reasons = self._reasons(vectors)
+        if reasons is None:
+            self._count(rows, vectors, texts["similarity"])
+            return _Block(batch, None, rows)
+        bad = reasons != ""
+        for reason in reasons[bad]:
+            self.tally.reasons[" and ".join(part.split(" length ")[0] for part in str(reason).split(" and "))] += 1
+        for index in np.flatnonzero(bad)[: max(0, 3 - len(self.tally.first_refused))]:
+            self.tally.first_refused.append(f"row {row + int(index):,}: {reasons[index]}")
+        sound = np.flatnonzero(~bad)
+        kept = {name: values[sound] for name, values in vectors.items()}
+        self._count(len(sound), kept, texts["similarity"].take(pa.array(sound)))
+        refused = batch.filter(pa.array(bad)).append_column("reason", pa.array(reasons[bad].tolist(), pa.string()))
+        return _Block(batch.filter(pa.array(~bad)), refused, rows)
+
+    def _batch(self, row: int, texts: dict[str, pa.Array], vectors: dict[str, Float32Rows]) -> pa.RecordBatch:
+        rows = len(texts["url"])
+        first = self._files.shard * ID_STRIDE + row
+        values: dict[str, pa.Array] = {"id": pa.array(np.arange(first, first + rows, dtype=np.int64)), **texts}
+        offsets = self._offsets.slice(0, rows + 1)
+        for name, block in vectors.items():
+            kind = self._schema.field(name).type
+            values[name] = pa.ListArray.from_arrays(offsets, pa.array(block.reshape(-1)), type=kind)
+        return pa.record_batch([values[name] for name in self._schema.names], schema=self._schema)
+
+    def _reasons(self, vectors: dict[str, Float32Rows]) -> npt.NDArray[np.object_] | None:
+        """Why rows are refused, "" for sound ones; None when all of the block are sound."""
+        reasons: npt.NDArray[np.object_] | None = None
+        for name, block in vectors.items():
+            faults = vector_faults(block, normalised=self._dataset.normalised)
+            if faults is None:
+                continue
+            if reasons is None:
+                reasons = np.full(len(block), "", dtype=object)
+            for index in np.flatnonzero(faults != ""):
+                said = f"{name} {faults[index]}"
+                reasons[index] = f"{reasons[index]} and {said}" if reasons[index] else said
+        return reasons
+
+    def _count(self, rows: int, vectors: dict[str, Float32Rows], similarity: pa.Array) -> None:
+        self.tally.rows += rows
+        if len(vectors) == 2:
+            images, texts = vectors.values()
+            self.tally.alignment.add(images, texts, similarity.to_numpy(zero_copy_only=False))
+
+
+def read_ahead(blocks: Iterator[_Block]) -> Iterator[_Block]:
+    """The same blocks, each made in a thread while the one before is in use: numpy and Arrow release the lock."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
+        pending = reader.submit(next, blocks, None)
+        while (block := pending.result()) is not None:
+            pending = reader.submit(next, blocks, None)
+            yield block

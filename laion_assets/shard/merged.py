@@ -1,0 +1,118 @@
+"""What a merged Parquet file is: its columns and the facts in its footer. It is written in merge.py."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laion_assets.dataset import Dataset
+from laion_assets.errors import ShardFileError
+from laion_assets.shard.metadata import METADATA_TYPES, ColumnType
+from laion_assets.shard.soundness import Alignment
+
+FACTS_KEY = b"laion_assets"
+FORMAT = 1
+"""Of merged files; another number means that the shard must be merged again."""
+
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    "String": pa.string(),
+    "Int32": pa.int32(),
+    "Int64": pa.int64(),
+    "Float32": pa.float32(),
+}
+
+
+@dataclass(frozen=True)
+class MergedShard:
+    """A merged shard and what is known of it.
+
+    `rows` reached the file, `quarantined` were refused (`reasons` counts them by reason), `nulls` counts what was
+    filled by column, `source_bytes` are the sizes of the raw files it came from, by name.
+    """
+
+    path: Path
+    dataset: str
+    shard: int
+    rows: int
+    quarantined: int
+    reasons: dict[str, int]
+    nulls: dict[str, int]
+    extra_columns: dict[str, ColumnType]
+    source_bytes: dict[str, int]
+    alignment: Alignment
+    file_bytes: int = 0
+    format: int = field(default=FORMAT)
+
+    @property
+    def subject(self) -> str:
+        """How errors name it."""
+        return f"shard {self.shard}, {self.path.name}"
+
+    def footer(self) -> dict[bytes, bytes]:
+        """The facts, as Parquet key-value metadata."""
+        facts = asdict(self)
+        del facts["path"], facts["file_bytes"]
+        return {FACTS_KEY: json.dumps(facts).encode()}
+
+
+def read_merged(path: Path, *, shard: int) -> MergedShard:
+    """The facts of a merged file from its footer, in milliseconds. Raises `ShardFileError`."""
+    subject = f"shard {shard}, {path.name}"
+    again = f"materialize merged_shard for partition {shard}"
+    try:
+        metadata = pq.read_metadata(path)
+        size = path.stat().st_size
+    except (OSError, pa.ArrowException) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0][:200]
+        raise ShardFileError(subject, found=reason, expected="a merged Parquet file", advice=again) from error
+    try:
+        facts: dict[str, Any] = json.loads((metadata.metadata or {})[FACTS_KEY])
+        facts["alignment"] = Alignment(**facts["alignment"])
+        merged = MergedShard(path=path, file_bytes=size, **facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardFileError(subject, found="no facts of ours in its footer", advice=again) from error
+    if (merged.format, merged.shard, merged.rows) != (FORMAT, shard, metadata.num_rows):
+        raise ShardFileError(
+            subject,
+            found=f"format {merged.format}, shard {merged.shard}, {metadata.num_rows:,} rows",
+            expected=f"format {FORMAT}, shard {shard}, {merged.rows:,} rows",
+            advice=again,
+        )
+    return merged
+
+
+def merged_schema(dataset: Dataset, extra_columns: dict[str, ColumnType]) -> pa.Schema:
+    """The Arrow schema of a merged file: id, the page's columns, the vectors, the extra columns; nothing is nullable.
+
+    Vectors are lists of float32: every reader knows them, where FLOAT16 was misread by ClickHouse (its pull request
+    73836) and comes out of polars as bytes; ClickHouse loads lists up to twice as fast as fixed-size lists.
+    """
+    vectors = pa.list_(pa.field("element", pa.float32(), nullable=False))
+    fields = [pa.field("id", pa.int64(), nullable=False)]
+    fields += [pa.field(name, ARROW_TYPES[kind], nullable=False) for name, kind in METADATA_TYPES.items()]
+    fields += [pa.field(name, vectors, nullable=False) for name in dataset.vector_columns]
+    fields += [pa.field(name, ARROW_TYPES[kind], nullable=False) for name, kind in extra_columns.items()]
+    return pa.schema(fields)
+
+
+def open_writer(path: Path, schema: pa.Schema, dataset: Dataset) -> pq.ParquetWriter:
+    """A Parquet writer for merged files, with the encodings that benchmarks/merge_encodings.py chose.
+
+    BYTE_STREAM_SPLIT parts the four bytes of each float32; two of them are almost constant in widened float16, so that
+    ZSTD brings 4,096 bytes of two vectors to about 1,850.
+    """
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["NSFW"],
+        write_statistics=["id"],
+        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in dataset.vector_columns},
+        store_schema=False,
+    )

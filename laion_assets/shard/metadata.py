@@ -1,0 +1,175 @@
+"""Reads a shard's metadata Parquet file in blocks, only the columns that the table needs, and fills its nulls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from laion_assets.dataset import METADATA_COLUMNS, Dataset
+from laion_assets.errors import ShardFileError
+
+MAX_BYTES_A_ROW = 65_536
+"""Average bytes of text a row beyond which a file is refused: LAION's longest URL has 3,487 bytes, its longest
+caption about 2,100. It bounds the memory that one block can take to about half a gigabyte."""
+
+ColumnType = Literal["String", "Int32", "Int64", "Float32"]
+
+_ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    "String": pa.string(),
+    "Int32": pa.int32(),
+    "Int64": pa.int64(),
+    "Float32": pa.float32(),
+}
+_NULL_VALUES: dict[ColumnType, str | int | float] = {"String": "", "Int32": 0, "Int64": 0, "Float32": float("nan")}
+
+METADATA_TYPES: dict[str, ColumnType] = {
+    "url": "String",
+    "caption": "String",
+    "NSFW": "String",
+    "similarity": "Float32",
+}
+
+
+@dataclass
+class NullCounts:
+    """Nulls seen so far, by column: null text becomes empty, null similarity NaN, null numbers 0."""
+
+    by_column: dict[str, int] = field(default_factory=dict)
+
+
+class MetadataReader:
+    """Reads one metadata file: opens it, finds its columns, yields blocks of arrays.
+
+    `columns` maps each wanted column to its name in the file, or to None where the dataset's default stands in.
+    Raises `ShardFileError` from the constructor when the file is no Parquet file, or lacks columns.
+    """
+
+    def __init__(
+        self, path: Path, dataset: Dataset, *, subject: str, extra_columns: dict[str, ColumnType] | None = None
+    ) -> None:
+        self._subject = subject
+        self._dataset = dataset
+        self.types: dict[str, ColumnType] = METADATA_TYPES | (extra_columns or {})
+        try:
+            self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+            self._schema = self._file.schema_arrow
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+        self.rows: int = self._file.metadata.num_rows
+        self.columns = self._find_columns()
+        self._refuse_huge_text()
+        self.nulls = NullCounts(dict.fromkeys(self.types, 0))
+
+    def blocks(self, block_rows: int) -> Iterator[dict[str, pa.Array]]:
+        """Blocks of `block_rows` rows (the last may be shorter): a dict of column name to an Arrow array without nulls.
+
+        Text is passed on byte for byte: quotes, newlines, NUL bytes and bytes that are not UTF-8 included.
+        Raises `ShardFileError` on a corrupt page, or when the rows read are not the rows that the footer promised.
+        """
+        names = [name for name in self.columns.values() if name is not None]
+        seen = 0
+        pending: list[pa.RecordBatch] = []
+        waiting = 0
+        try:
+            for batch in self._file.iter_batches(block_rows, columns=names, use_threads=False):
+                pending.append(batch)
+                waiting += batch.num_rows
+                while waiting >= block_rows:
+                    table = pa.Table.from_batches(pending)
+                    yield self._fill(table.slice(0, block_rows))
+                    seen, waiting = seen + block_rows, waiting - block_rows
+                    pending = table.slice(block_rows).to_batches()
+            if waiting:
+                yield self._fill(pa.Table.from_batches(pending))
+                seen += waiting
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+        if seen != self.rows:
+            raise ShardFileError(self._subject, found=f"{seen:,} rows", expected=f"{self.rows:,}, as its footer says")
+
+    def _find_columns(self) -> dict[str, str | None]:
+        names = self._schema.names
+        columns: dict[str, str | None] = {}
+        missing = []
+        for column in self.types:
+            aliases: Sequence[str] = self._dataset.aliases(column) if column in METADATA_COLUMNS else (column,)
+            name = next((alias for alias in aliases if alias in names), None)
+            if name is None and column not in self._dataset.defaults:
+                missing.append(f"{column} (looked for {', '.join(aliases)})")
+            elif name is not None and names.count(name) > 1:
+                raise ShardFileError(self._subject, found=f"{names.count(name)} columns named {name}", expected="one")
+            else:
+                columns[column] = name
+        if missing:
+            shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+            raise ShardFileError(
+                self._subject,
+                found=f"no column for {'; '.join(missing)} among: {shown}",
+                advice='name the columns in the dataset\'s TOML file under [columns] (url = "image_path"), '
+                'or what to write in their place under [defaults] (NSFW = "", similarity = nan)',
+            )
+        return columns
+
+    def _refuse_huge_text(self) -> None:
+        wanted = {name for name in self.columns.values() if name is not None}
+        size = 0
+        for group in range(self._file.metadata.num_row_groups):
+            row_group = self._file.metadata.row_group(group)
+            chunks = (row_group.column(index) for index in range(row_group.num_columns))
+            size += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+        if size > max(self.rows, 1_000) * MAX_BYTES_A_ROW:
+            raise ShardFileError(
+                self._subject,
+                found=f"{size:,} bytes of text in {self.rows:,} rows",
+                expected=f"at most {MAX_BYTES_A_ROW:,} a row",
+            )
+
+    def _fill(self, table: pa.Table) -> dict[str, pa.Array]:
+        block: dict[str, pa.Array] = {}
+        for column, kind in self.types.items():
+            name = self.columns[column]
+            if name is None:
+                default = self._dataset.defaults[column]
+                block[column] = pa.repeat(pa.scalar(default, type=_ARROW_TYPES[kind]), table.num_rows)
+                continue
+            values = _as_type(table.column(name), kind, f"{self._subject}, column {name}")
+            if values.null_count:
+                self.nulls.by_column[column] += values.null_count
+                values = pc.fill_null(values, pa.scalar(_NULL_VALUES[kind], type=_ARROW_TYPES[kind]))
+            block[column] = values
+        return block
+
+    def _unreadable(self, error: Exception) -> ShardFileError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return ShardFileError(
+            self._subject, found=f"{reason}", expected="a sound Parquet file", advice="fetch the file again"
+        )
+
+
+def _as_type(column: pa.ChunkedArray, kind: ColumnType, subject: str) -> pa.Array:
+    """One contiguous array of the Arrow type for `kind`; bytes of text are not looked into."""
+    target = _ARROW_TYPES[kind]
+    array = column.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    text = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_null,
+    )
+    if kind == "String" and not any(is_kind(array.type) for is_kind in text):
+        raise ShardFileError(subject, found=f"type {array.type}", expected="text", advice="mend the metadata")
+    try:
+        return pc.cast(array, options=pc.CastOptions(target, allow_invalid_utf8=True, allow_float_truncate=True))
+    except (pa.ArrowException, OverflowError) as error:
+        raise ShardFileError(
+            subject, found=f"{(str(error).splitlines() or ['?'])[0][:160]}", expected=f"values of {target}"
+        ) from error

@@ -1,0 +1,144 @@
+"""Reads npy files of embeddings in blocks of rows. What the vectors must be like is not decided here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from laion_assets.errors import ShardFileError
+
+MAGIC = b"\x93NUMPY"
+MAX_HEADER_BYTES = 10_000
+"""numpy's own limit for headers that nobody vouches for; LAION's have 118 bytes."""
+
+Float32Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What the header of an npy file promises, checked against the file's size.
+
+    `rows` × `dimension` values of `dtype`; the first lies `offset` bytes into the file.
+    """
+
+    rows: int
+    dimension: int
+    dtype: np.dtype[np.floating]
+    fortran_order: bool
+    offset: int
+
+
+def read_header(path: Path, *, subject: str, dimension: int) -> NpyHeader:
+    """The header of an npy file of shape (rows, `dimension`) of floats; nothing in it is ever unpickled or run.
+
+    Raises `ShardFileError`, whose subject is `subject`, unless magic, version, dtype, shape and the exact size hold.
+    """
+
+    def refuse(found: str, expected: str, advice: str = "fetch the file again or mend its source") -> ShardFileError:
+        return ShardFileError(subject, found=found, expected=expected, advice=advice)
+
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            shape, fortran_order, dtype = _parse_header(file, refuse)
+            offset = file.tell()
+    except OSError as error:
+        raise refuse(f"{error.strerror or error}", "a readable npy file") from error
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+        raise refuse(f"dtype {dtype.str if dtype.names is None else 'of several fields'}", "float16, 32 or 64")
+    if len(shape) != 2:
+        raise refuse(f"{len(shape)} dimensions {shape}", f"2 dimensions (rows, {dimension})")
+    rows, columns = shape
+    if rows < 0 or columns != dimension:
+        raise refuse(f"shape {shape}", f"(rows, {dimension})", "set the dataset's dimension, or mend the source")
+    expected_size = offset + rows * columns * dtype.itemsize
+    if size != expected_size:
+        raise refuse(f"{size:,} bytes", f"{expected_size:,} for shape {shape} of {dtype.str}")
+    return NpyHeader(rows, columns, dtype, fortran_order, offset)
+
+
+def _parse_header(
+    file: BinaryIO, refuse: Callable[[str, str], ShardFileError]
+) -> tuple[tuple[int, ...], bool, np.dtype[np.floating]]:
+    start = file.read(12)
+    if start[:6] != MAGIC:
+        raise refuse(f"a file that starts with {start[:16]!r}", "an npy file (\\x93NUMPY)")
+    version = (start[6], start[7]) if len(start) >= 8 else (0, 0)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise refuse(f"npy version {version[0]}.{version[1]}", "1.0 or 2.0")
+    # Version 2.0 may announce a header of 4 GB, which numpy would read before it looks at its length.
+    length = int.from_bytes(start[8 : 10 if version == (1, 0) else 12], "little")
+    if length > MAX_HEADER_BYTES:
+        raise refuse(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
+    file.seek(8)
+    try:
+        shape, fortran_order, dtype = readers[version](file, max_header_size=MAX_HEADER_BYTES)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, EOFError) as error:
+        raise refuse(f"a header that does not parse ({_first_line(error)})", "numpy's header") from error
+    return shape, fortran_order, dtype
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+class NpyReader:
+    """Reads one npy file in order, block by block, as float32; memory is one block, whatever the file's size.
+
+    Plain reads rather than a mapping: mapped pages stay counted as resident (2.4 GB a shard when measured).
+    """
+
+    def __init__(self, path: Path, header: NpyHeader, *, subject: str, block_rows: int) -> None:
+        self._header = header
+        self._subject = subject
+        self._row = 0
+        self._file = path.open("rb", buffering=0)
+        self._file.seek(header.offset)
+        self._raw = np.empty((block_rows, header.dimension), dtype=header.dtype)
+        self._mapped: npt.NDArray[np.floating] | None = None
+        if header.fortran_order:
+            # Columns lie one after the other, so rows can only be gathered across the whole file.
+            shape = (header.rows, header.dimension)
+            self._mapped = np.memmap(path, header.dtype, "r", header.offset, shape, "F") if header.rows else self._raw
+
+    def __enter__(self) -> NpyReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def read_into(self, out: Float32Rows) -> None:
+        """Fills `out`, float32 (n, dimension), with the next n rows. Values beyond float32 become infinite.
+
+        Raises `ShardFileError` when the file ends early (it was cut after its header was read).
+        """
+        rows = len(out)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._mapped is not None:
+                out[:] = self._mapped[self._row : self._row + rows]
+            elif self._header.dtype == out.dtype:
+                self._fill(out)
+            else:
+                raw = self._raw[:rows]
+                self._fill(raw)
+                out[:] = raw
+        self._row += rows
+
+    def _fill(self, block: npt.NDArray[np.floating]) -> None:
+        view = block.data.cast("B") if block.size else memoryview(b"")
+        done = 0
+        while done < len(view):
+            count = os.readv(self._file.fileno(), [view[done:]])
+            if not count:
+                raise ShardFileError(
+                    self._subject, found=f"the end of the file in row {self._row:,}", expected=f"{self._header.rows:,}"
+                )
+            done += count

@@ -1,0 +1,187 @@
+"""Opens ClickHouse, embedded (chDB) or a server, from one URL, and turns its errors into ours. It states no DDL."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.binding import quote_identifier
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from laion_assets.errors import EngineHeldError, TableError
+from laion_assets.settings import Settings
+
+Row = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Database:
+    """One open connection, with the names of the table that everything is about.
+
+    Not for use by two threads at once. `embedded` is chDB: it can read our files.
+    """
+
+    client: Client
+    settings: Settings
+    database: str
+    embedded: bool
+
+    @property
+    def table(self) -> str:
+        """The table, quoted and with its database."""
+        return self.name_of(self.settings.table)
+
+    def name_of(self, table: str) -> str:
+        """Any table of our database, quoted."""
+        return f"{quote_identifier(self.database)}.{quote_identifier(table)}"
+
+    def command(
+        self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
+    ) -> None:
+        """Runs a statement that returns no rows. Raises `TableError`."""
+        with _typed_errors(self.subject):
+            self.client.command(sql, parameters=dict(parameters or {}), settings=dict(settings or {}))
+
+    def rows(
+        self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
+    ) -> list[Row]:
+        """The rows of a query. Raises `TableError`."""
+        with _typed_errors(self.subject):
+            result = self.client.query(sql, parameters=dict(parameters or {}), settings=dict(settings or {}))
+            return list(result.result_rows)
+
+    def one(
+        self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
+    ) -> Row:
+        """The only row of a query. Raises `TableError`."""
+        rows = self.rows(sql, parameters=parameters, settings=settings)
+        if len(rows) != 1:
+            raise TableError(self.subject, found=f"{len(rows)} rows", expected="one row")
+        return rows[0]
+
+    @property
+    def subject(self) -> str:
+        """How errors name the table; no password is in it."""
+        return f"table {self.database}.{self.settings.table}"
+
+
+@contextlib.contextmanager
+def connect(settings: Settings) -> Iterator[Database]:
+    """Opens the database that the settings name and closes it at the end of the block.
+
+    The embedded engine's folder belongs to one process at a time, so it is opened for a step and given back; where it
+    is held this waits `clickhouse_wait_seconds`, then raises `EngineHeldError`. Raises `TableError` when the server
+    cannot be reached or refuses.
+    """
+    url = settings.clickhouse_url.get_secret_value()
+    parts = urlsplit(url)
+    if parts.scheme == "chdb":
+        client = _open_embedded(Path(unquote(parts.netloc + parts.path)), settings)
+        database = "default"
+    else:
+        client = _open_server(url)
+        database = unquote(parts.path.strip("/")) or "default"
+    try:
+        opened = Database(client, settings, database, parts.scheme == "chdb")
+        if database != "default":
+            opened.command(f"CREATE DATABASE IF NOT EXISTS {quote_identifier(database)}")
+        yield opened
+    finally:
+        client.close()
+
+
+def embedded_options(settings: Settings) -> dict[str, str]:
+    """Server settings for the embedded engine: its index cache and its memory limit (0 leaves the engine's own)."""
+    options = {"vector_similarity_index_cache_size": str(settings.index_cache_bytes)}
+    if settings.clickhouse_memory_bytes:
+        options["max_server_memory_usage"] = str(settings.clickhouse_memory_bytes)
+    return options
+
+
+def _open_embedded(folder: Path, settings: Settings) -> Client:
+    subject = f"embedded ClickHouse in {folder}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TableError(subject, found=f"{error.strerror}", expected="a folder that can be written") from error
+    deadline = time.monotonic() + settings.clickhouse_wait_seconds
+    while True:
+        try:
+            return clickhouse_connect.get_client(
+                interface="chdb", path=str(folder), chdb_options=embedded_options(settings)
+            )
+        except ClickHouseError as error:
+            holder = _holder(folder)
+            if holder is None:
+                raise TableError(
+                    subject,
+                    found=_first_sentence(error),
+                    expected="a folder that the engine can open",
+                    advice="see that it can be written and was not made by a newer version",
+                ) from error
+            if time.monotonic() >= deadline:
+                raise EngineHeldError(
+                    subject,
+                    found=f"that {holder} holds it",
+                    expected=f"it to be free within {settings.clickhouse_wait_seconds:g} s",
+                    advice="wait for that step to end, or use a ClickHouse server (LAION_CLICKHOUSE)",
+                ) from error
+            time.sleep(0.25)
+
+
+def _holder(folder: Path) -> str | None:
+    """Who holds an embedded engine's folder, by its `status` file; None when nobody does.
+
+    The engine reports a held folder in two ways, one of which has no reason in it, so its lock is asked directly.
+    """
+    status = folder / "status"
+    try:
+        with status.open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found = re.search(r"PID: (\d+)", file.read())
+                return f"process {found[1]}" if found else "another process"
+    except OSError:
+        return None
+    return None
+
+
+def _open_server(url: str) -> Client:
+    parts = urlsplit(url)
+    subject = f"ClickHouse at {parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+    with _typed_errors(subject):
+        return clickhouse_connect.get_client(
+            host=parts.hostname or "localhost",
+            port=parts.port or (8443 if parts.scheme == "https" else 8123),
+            username=unquote(parts.username or "default"),
+            password=unquote(parts.password or ""),
+            secure=parts.scheme == "https",
+            # A session would refuse the query that a monitor sends while a mutation is waited for.
+            autogenerate_session_id=False,
+        )
+
+
+@contextlib.contextmanager
+def _typed_errors(subject: str) -> Iterator[None]:
+    try:
+        yield
+    except ClickHouseError as error:
+        raise TableError(subject, found=_first_sentence(error)) from error
+    except MemoryError as error:
+        raise TableError(subject, found="no memory left", advice="lower max_threads, or give it more memory") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """ClickHouse's message without its stack trace and version, at most 400 characters."""
+    text = " ".join(str(error).split())
+    return re.sub(r"\s*\(version [^)]*\).*$|\s*Stack trace:.*$", "", text)[:400]

@@ -1,0 +1,172 @@
+"""All DDL: the table, its staging tables, and whether a table that exists is ours. It moves no rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.binding import quote_identifier
+
+from laion_assets.errors import TableError, TableShapeError
+from laion_assets.settings import EXTRA_COLUMN_TYPES
+from laion_assets.table.connect import Database
+
+PAGE_COLUMNS = {
+    "id": "Int64",
+    "url": "String",
+    "caption": "String",
+    "NSFW": "String",
+    "similarity": "Float32",
+    "image_embedding": "Array(Float32)",
+    "text_embedding": "Array(Float32)",
+}
+"""Names, types and order of the table that ClickHouse's LAION-400M page makes: its queries run on ours unchanged."""
+
+VECTOR_COLUMNS = ("image_embedding", "text_embedding")
+
+
+@dataclass(frozen=True)
+class PartitionState:
+    """One loaded partition: its shard, rows, active parts, and bytes on disk of data and of indexes."""
+
+    shard: int
+    rows: int
+    parts: int
+    bytes_on_disk: int
+    index_bytes: int
+
+
+def table_columns(db: Database) -> dict[str, str]:
+    """Name and type of every column, in order: the page's seven, `shard`, then the extra columns of the settings."""
+    extra = {name: str(EXTRA_COLUMN_TYPES[name]) for name in db.settings.extra_columns}
+    return {**PAGE_COLUMNS, "shard": "UInt16", **extra}
+
+
+def create_table(db: Database) -> None:
+    """Creates the table where it is absent. Raises `TableShapeError` when one of that name has another shape."""
+    if not table_exists(db):
+        db.command(_create_statement(db, db.settings.table))
+    require_shape(db)
+
+
+def table_exists(db: Database) -> bool:
+    """Whether there is a table of that name, of whatever shape."""
+    return bool(
+        db.rows(
+            "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}",
+            parameters={"database": db.database, "table": db.settings.table},
+        )
+    )
+
+
+def require_table(db: Database) -> None:
+    """Raises `TableError` when the table is absent, `TableShapeError` when it is not ours."""
+    if not table_exists(db):
+        raise TableError(
+            db.subject,
+            found="no such table",
+            advice="load a shard first: laion-assets load 0, or materialize clickhouse_partition",
+        )
+    require_shape(db)
+
+
+def require_shape(db: Database) -> None:
+    """Raises `TableShapeError`, which names every difference, unless the table has our columns and keys."""
+    names = {"database": db.database, "table": db.settings.table}
+    found = {
+        str(name): str(kind)
+        for name, kind in db.rows(
+            "SELECT name, type FROM system.columns WHERE database = {database:String} AND table = {table:String} "
+            "ORDER BY position",
+            parameters=names,
+        )
+    }
+    expected = table_columns(db)
+    differences = [f"no column {name} {kind}" for name, kind in expected.items() if name not in found]
+    differences += [
+        f"column {name} {found[name]} where we have {kind}"
+        for name, kind in expected.items()
+        if name in found and found[name] != kind
+    ]
+    differences += [f"a column {name} {kind} of its own" for name, kind in found.items() if name not in expected]
+    engine, partition_key, sorting_key = db.one(
+        "SELECT engine, partition_key, sorting_key FROM system.tables "
+        "WHERE database = {database:String} AND name = {table:String}",
+        parameters=names,
+    )
+    if not str(engine).endswith("MergeTree") or (partition_key, sorting_key) != ("shard", "id"):
+        differences.append(f"ENGINE {engine} PARTITION BY {partition_key or 'nothing'} ORDER BY {sorting_key}")
+    if differences:
+        raise TableShapeError(
+            db.subject,
+            found="; ".join(differences),
+            expected="the table that laion_assets makes",
+            advice="name another table in LAION_TABLE, set LAION_EXTRA_COLUMNS as it was, or drop the table",
+        )
+
+
+def staging_name(db: Database, shard: int) -> str:
+    """The table, quoted, in which a shard is loaded and checked before it takes its place."""
+    return db.name_of(f"{db.settings.table}_staging_{shard}")
+
+
+def create_staging(db: Database, shard: int) -> str:
+    """An empty staging table of the table's shape, without its indexes; its quoted name.
+
+    REPLACE PARTITION takes a part without an index into a table with one, but not the other way round.
+    """
+    drop_staging(db, shard)
+    db.command(_create_statement(db, f"{db.settings.table}_staging_{shard}"))
+    return staging_name(db, shard)
+
+
+def drop_staging(db: Database, shard: int) -> None:
+    """Removes a shard's staging table, also one that a killed process left."""
+    db.command(f"DROP TABLE IF EXISTS {staging_name(db, shard)} SYNC")
+
+
+def drop_stale_staging(db: Database) -> list[str]:
+    """Removes all staging tables that killed processes left; their names.
+
+    Only in the embedded engine, where nobody else can be loading while we hold its folder.
+    """
+    if not db.embedded:
+        return []
+    stale = db.rows(
+        "SELECT name FROM system.tables WHERE database = {database:String} AND startsWith(name, {prefix:String})",
+        parameters={"database": db.database, "prefix": f"{db.settings.table}_staging_"},
+    )
+    for (name,) in stale:
+        db.command(f"DROP TABLE IF EXISTS {db.name_of(str(name))} SYNC")
+    return [str(name) for (name,) in stale]
+
+
+def partitions(db: Database) -> list[PartitionState]:
+    """Every loaded partition, by shard; none when there is no table."""
+    if not table_exists(db):
+        return []
+    rows = db.rows(
+        "SELECT toInt64(partition), sum(rows), count(), sum(bytes_on_disk), sum(secondary_indices_uncompressed_bytes) "
+        "FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active "
+        "GROUP BY partition ORDER BY 1",
+        parameters={"database": db.database, "table": db.settings.table},
+    )
+    return [PartitionState(*(int(value) for value in row)) for row in rows]
+
+
+def _create_statement(db: Database, table: str) -> str:
+    """One template for the table and its staging tables, since REPLACE PARTITION wants equal structures.
+
+    - index_granularity: rows a granule. ClickHouse's 8192 rows of 4 kB make granules of 10 MB (its limit of bytes a
+      granule), which rescoring reads whole and a merge holds once for every part; 512 rows cost an exact scan little.
+    - materialize_skip_indexes_on_merge = 0: a graph is built when it is asked for, never by a merge in the background.
+    """
+    codec = db.settings.vector_codec
+    columns = ",\n  ".join(
+        f"{quote_identifier(name)} {kind}" + (f" CODEC({codec})" if name in VECTOR_COLUMNS else "")
+        for name, kind in table_columns(db).items()
+    )
+    return (
+        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (\n  {columns}\n) "
+        f"ENGINE = MergeTree PARTITION BY shard ORDER BY id "
+        f"SETTINGS index_granularity = {db.settings.index_granularity}, materialize_skip_indexes_on_merge = 0"
+    )

@@ -1,0 +1,135 @@
+"""Whether a partition is sound, equals its merged file, and has rows that belong together. It changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clickhouse_connect.driver.binding import format_str, quote_identifier
+
+from laion_assets.dataset import ID_STRIDE
+from laion_assets.errors import PartitionCheckError, TableError
+from laion_assets.shard.merged import MergedShard
+from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE, alignment_fault
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, table_columns
+
+STRANGERS_ROWS = 8_192
+"""Rows from which the cosine of strangers is taken: its standard error is then below 0.001."""
+
+
+@dataclass(frozen=True)
+class PartitionFigures:
+    """One aggregate over a partition: how many rows, their fingerprint, and rows with vectors that are not sound."""
+
+    rows: int
+    fingerprint: int
+    wrong_length: int
+    unsound: int
+    first_id: int
+    last_id: int
+
+
+def partition_figures(db: Database, source: str, condition: str = "1") -> PartitionFigures:
+    """Figures of the rows of `source` (a quoted table) that meet `condition`."""
+    dataset = db.settings.dataset
+    vectors = dataset.vector_columns
+    wrong = " OR ".join(f"length({name}) != {dataset.dimension}" for name in vectors)
+    unsound = " OR ".join(f"NOT ({_sound(name, dataset.normalised)})" for name in vectors)
+    row = db.one(
+        f"SELECT count(), {_fingerprint(db)}, countIf({wrong}), countIf({unsound}), min(id), max(id) "
+        f"FROM {source} WHERE {condition}"
+    )
+    return PartitionFigures(*(int(value) for value in row))
+
+
+def parquet_fingerprint(db: Database, merged: MergedShard) -> tuple[int, int]:
+    """Rows and fingerprint of a merged file, read by the engine itself and not from its footer."""
+    rows, fingerprint = db.one(f"SELECT count(), {_fingerprint(db)} FROM {parquet_source(db, merged.path)}")
+    return int(rows), int(fingerprint)
+
+
+def check_equal_to_file(db: Database, source: str, merged: MergedShard) -> PartitionFigures:
+    """Holds the rows of `source` (a quoted table) against the merged file. Raises `PartitionCheckError`."""
+    figures = partition_figures(db, source)
+    rows, fingerprint = parquet_fingerprint(db, merged)
+    stride = f"ids {figures.first_id} to {figures.last_id}"
+    faults = []
+    if figures.rows != rows or rows != merged.rows:
+        faults.append(f"{figures.rows:,} rows staged, {rows:,} in the file, {merged.rows:,} by its footer")
+    if figures.fingerprint != fingerprint:
+        faults.append("ids, urls, captions or scores that differ from the file's")
+    if figures.wrong_length:
+        faults.append(f"{figures.wrong_length:,} vectors that have not {db.settings.dataset.dimension} elements")
+    if figures.unsound:
+        faults.append(f"{figures.unsound:,} rows with a vector that is not finite, zero or of another length")
+    if figures.first_id // ID_STRIDE != merged.shard or figures.last_id // ID_STRIDE != merged.shard:
+        faults.append(f"{stride} that are of another shard")
+    misaligned = _misalignment(db, source)
+    if misaligned:
+        faults.append(f"rows that do not belong together: {misaligned}")
+    if faults:
+        raise PartitionCheckError(
+            merged.subject,
+            found="; ".join(faults),
+            expected="a sound partition equal to the file",
+            advice=f"the table is unchanged: materialize merged_shard for partition {merged.shard} again",
+        )
+    return figures
+
+
+def _misalignment(db: Database, source: str) -> str | None:
+    """What speaks against image, text and metadata of a row being one sample, by shard/soundness.py's rule."""
+    if not db.settings.dataset.has_text:
+        return None
+    scored = "abs(similarity) <= 1"
+    rows, mean, deviation, varied, correlation = db.one(
+        f"SELECT count(), avg(dot), stddevPop(dot), "
+        f"countIf({scored}) >= 200 AND stddevPopIf(similarity, {scored}) > 1e-4 AND stddevPopIf(dot, {scored}) > 1e-6, "
+        f"corrIf(similarity, dot, {scored}) "
+        f"FROM (SELECT similarity, dotProduct(image_embedding, text_embedding) AS dot FROM {source})"
+    )
+    (strangers,) = db.one(
+        "SELECT avg(dotProduct(image_embedding, other)) FROM (SELECT image_embedding, lagInFrame(text_embedding, 1, "
+        "text_embedding) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS other, "
+        f"row_number() OVER (ORDER BY id) AS number FROM (SELECT id, image_embedding, text_embedding FROM {source} "
+        f"ORDER BY id LIMIT {STRANGERS_ROWS})) WHERE number > 1"
+    )
+    return alignment_fault(int(rows), mean, strangers, deviation, float(correlation) if varied else None)
+
+
+def _sound(column: str, normalised: bool) -> str:
+    squared = f"dotProduct({column}, {column})"
+    if normalised:
+        return f"abs({squared} - 1) < {SQUARED_LENGTH_TOLERANCE}"
+    low, high = SQUARED_LENGTH_RANGE
+    return f"{squared} > {low!r} AND {squared} < {high!r}"
+
+
+def _fingerprint(db: Database) -> str:
+    """The sum, modulo 2^64, of a hash of each row without its vectors: equal whatever the order, unequal when a row is
+    missing, doubled or changed. NaN is counted as one value, since its bits may differ."""
+    hashed = ["id", "url", "caption", "NSFW", "if(isNaN(similarity), 2e9, similarity)"]
+    hashed += [quote_identifier(name) for name in db.settings.extra_columns]
+    return f"sum(cityHash64({', '.join(hashed)}))"
+
+
+def parquet_columns(db: Database) -> dict[str, str]:
+    """Name and ClickHouse type of the columns that a merged file has."""
+    vectors = db.settings.dataset.vector_columns
+    page = {name: kind for name, kind in PAGE_COLUMNS.items() if name not in VECTOR_COLUMNS or name in vectors}
+    extra = {name: kind for name, kind in table_columns(db).items() if name in db.settings.extra_columns}
+    return {**page, **extra}
+
+
+def parquet_source(db: Database, path: Path) -> str:
+    """The file() table function over a merged file, with our types (inferred ones are Nullable).
+
+    Raises `TableError` for a path that ClickHouse would take for a pattern.
+    """
+    if any(sign in str(path) for sign in "*?{}"):
+        raise TableError(
+            f"{path}", found="a pattern's signs (* ? { })", expected="a path without them", advice="move LAION_DATA_DIR"
+        )
+    structure = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in parquet_columns(db).items())
+    return f"file({format_str(str(path))}, 'Parquet', {format_str(structure)})"
