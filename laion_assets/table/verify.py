@@ -133,3 +133,19 @@ def parquet_source(db: Database, path: Path) -> str:
         )
     structure = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in parquet_columns(db).items())
     return f"file({format_str(str(path))}, 'Parquet', {format_str(structure)})"
+
+
+def vectors_agree(db: Database, merged: MergedShard, slices: int = 4, slice_rows: int = 8_192) -> int | None:
+    """Compares the vectors of `slices` runs of ids, spread over the partition, with the file's, bit for bit.
+
+    The rows compared, or None when they differ. Row groups outside the runs are skipped by their statistics.
+    """
+    first = merged.shard * ID_STRIDE
+    span = merged.rows + merged.quarantined
+    starts = [first + max(0, span - slice_rows) * place // max(slices - 1, 1) for place in range(slices)]
+    runs = " OR ".join(f"id BETWEEN {start} AND {start + slice_rows - 1}" for start in starts)
+    hashed = ", ".join(db.settings.dataset.vector_columns)
+    query = f"SELECT count(), sum(cityHash64(id, {hashed})) FROM"
+    in_file = db.one(f"{query} {parquet_source(db, merged.path)} WHERE {runs}")
+    in_table = db.one(f"{query} {db.table} WHERE shard = {merged.shard} AND ({runs})")
+    return int(in_file[0]) if tuple(in_file) == tuple(in_table) else None

@@ -1,0 +1,120 @@
+"""`clickhouse_partition`: partition N of the table, one part, equal to the merged file; the check that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from laion_assets.assets.location import IO_RETRY, OWNERS, POOL, CodeLocation, Metadata, check_failed, failing_clearly
+from laion_assets.errors import LaionError
+from laion_assets.shard.merged import read_merged
+from laion_assets.shard.store import remove_file
+from laion_assets.table.connect import connect
+from laion_assets.table.load import LoadedPartition, load_partition
+from laion_assets.table.schema import table_columns
+from laion_assets.table.verify import parquet_fingerprint, partition_figures, vectors_agree
+
+
+def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
+    """The asset. It verifies its input itself, since a blocking check gates only the run that it is part of."""
+
+    @dg.asset(
+        name="clickhouse_partition",
+        deps=["merged_shard"],
+        partitions_def=location.shards,
+        group_name="shards",
+        kinds={"clickhouse"},
+        owners=OWNERS,
+        tags={"stage": "loaded"},
+        code_version="1",
+        retry_policy=IO_RETRY,
+        pool=POOL,
+        description="Partition N of the table: exactly one part, equal to `merged_N.parquet`. Staged and checked, "
+        "then swapped in whole: readers see the old rows or the new ones, never a part and never both.",
+    )
+    def clickhouse_partition(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        shard = location.shard(context)
+        progress = location.progress(context)
+        with failing_clearly():
+            merged = read_merged(location.store.merged_path(shard), shard=shard)
+            progress.begin("load", merged.rows, "rows")
+            with connect(location.settings) as db:
+                loaded = load_partition(db, merged, stage=progress.begin)
+                columns = table_columns(db)
+                table = f"{db.database}.{location.settings.table}"
+            if not location.settings.keep_merged:
+                remove_file(merged.path)
+        return dg.MaterializeResult(metadata=_metadata(loaded, merged.quarantined, columns, table))
+
+    return clickhouse_partition
+
+
+def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
+    """The check on what stands in the table now."""
+
+    @dg.asset_check(
+        asset="clickhouse_partition",
+        name="partition_matches_parquet",
+        blocking=True,
+        partitions_def=location.shards,
+        pool=POOL,
+        description="Rows and a hash over ids, urls, captions and scores of the partition equal those of the merged "
+        "file, every vector is sound, and vectors from four places of the file are in the table bit for bit. Where the "
+        "file was removed (LAION_KEEP_MERGED), the hash that was recorded at loading stands for it.",
+    )
+    def partition_matches_parquet(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        shard = location.shard(context)
+        path = location.store.merged_path(shard)
+        compared: int | None = 0
+        try:
+            with connect(location.settings) as db:
+                figures = partition_figures(db, db.table, f"shard = {shard}")
+                if path.exists():
+                    merged = read_merged(path, shard=shard)
+                    expected = parquet_fingerprint(db, merged)
+                    compared = vectors_agree(db, merged)
+                else:
+                    expected = _recorded_fingerprint(context, shard)
+        except LaionError as error:
+            return check_failed(error)
+        faults = []
+        if (figures.rows, figures.fingerprint) != expected:
+            faults.append(f"{figures.rows:,} rows in the table, {expected[0]:,} loaded, or rows that differ")
+        if figures.wrong_length or figures.unsound:
+            faults.append(f"{figures.wrong_length + figures.unsound:,} rows whose vectors are not sound")
+        if compared is None:
+            faults.append("vectors that are not the file's")
+        return dg.AssetCheckResult(
+            passed=not faults,
+            description="; ".join(faults) or None,
+            metadata={"rows": figures.rows, "vectors_compared": compared or 0},
+        )
+
+    return [partition_matches_parquet]
+
+
+def _recorded_fingerprint(context: dg.AssetCheckExecutionContext, shard: int) -> tuple[int, int]:
+    """Rows and fingerprint that the partition's last materialization recorded; (-1, 0) where there is none."""
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("clickhouse_partition"), asset_partitions=[str(shard)])
+    records = context.instance.fetch_materializations(wanted, limit=1).records
+    materialization = records[0].asset_materialization if records else None
+    if materialization is None:
+        return -1, 0
+    metadata = materialization.metadata
+    return int(str(metadata["dagster/partition_row_count"].value)), int(str(metadata["fingerprint"].value))
+
+
+def _metadata(loaded: LoadedPartition, quarantined: int, columns: dict[str, str], table: str) -> Metadata:
+    seconds = loaded.total_seconds
+    return {
+        "dagster/partition_row_count": loaded.rows,
+        "dagster/table_name": table,
+        "dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()]),
+        "quarantined": quarantined,
+        "bytes": loaded.bytes_on_disk,
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(loaded.rows / seconds) if seconds else 0,
+        "fingerprint": dg.MetadataValue.text(str(loaded.fingerprint)),
+        **{f"seconds_to_{stage.replace(' ', '_')}": round(spent, 3) for stage, spent in loaded.seconds.items()},
+    }

@@ -1,0 +1,76 @@
+"""What every asset of one code location shares: settings, store, partitions, progress, how errors reach the UI."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import dagster as dg
+
+from laion_assets.errors import EngineHeldError, LaionError, PermanentSourceError, SourceError, StoreError
+from laion_assets.progress import LoggedProgress, Progress
+from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
+from laion_assets.shard.metadata import ColumnType
+from laion_assets.shard.store import ShardStore
+
+OWNERS = ["team:embeddings"]
+POOL = "clickhouse"
+"""Steps and checks that touch the table: one at a time on the embedded engine (dagster.yaml sets the limit)."""
+
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
+Metadata = dict[str, dg.RawMetadataValue]
+ProgressOf = Callable[[dg.AssetExecutionContext], Progress]
+
+IO_RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For steps that do IO. Errors that a repetition cannot mend are raised with `allow_retries=False`."""
+
+WORTH_RETRYING = (SourceError, EngineHeldError, StoreError)
+
+
+@dataclass(frozen=True)
+class CodeLocation:
+    """The settings of a code location and what follows from them."""
+
+    settings: Settings
+    progress: ProgressOf = lambda context: LoggedProgress(context.log.info)
+
+    @cached_property
+    def shards(self) -> dg.StaticPartitionsDefinition:
+        """One partition a shard, in the order of their numbers: "0" … "409"."""
+        return dg.StaticPartitionsDefinition(self.settings.dataset.shard_keys)
+
+    @cached_property
+    def store(self) -> ShardStore:
+        """The data directory."""
+        return ShardStore(self.settings.data_dir, self.settings.dataset)
+
+    @cached_property
+    def extra_columns(self) -> dict[str, ColumnType]:
+        """The extra metadata columns that the settings ask for, with their types."""
+        return {name: EXTRA_COLUMN_TYPES[name] for name in self.settings.extra_columns}
+
+    def shard(self, context: Context) -> int:
+        """The shard of the partition that a step or a check runs for."""
+        return self.settings.dataset.shard_number(context.partition_key)
+
+
+@contextlib.contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Turns our typed errors into Dagster failures with their facts as metadata; others pass as they are."""
+    try:
+        yield
+    except LaionError as error:
+        worth_retrying = isinstance(error, WORTH_RETRYING) and not isinstance(error, PermanentSourceError)
+        raise dg.Failure(
+            description=str(error),
+            metadata={"subject": error.subject, "found": error.found, "expected": error.expected}
+            | ({"what to do": error.advice} if error.advice else {}),
+            allow_retries=worth_retrying,
+        ) from error
+
+
+def check_failed(error: LaionError) -> dg.AssetCheckResult:
+    """A check's answer when what it looks at is so wrong that it cannot be read."""
+    return dg.AssetCheckResult(passed=False, description=str(error), metadata={"found": error.found})

@@ -1,0 +1,161 @@
+"""`merged_shard`: one Parquet file a shard, one row a sample; checks of vectors, metadata and alignment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import dagster as dg
+
+from laion_assets.assets.location import IO_RETRY, OWNERS, CodeLocation, Metadata, check_failed, failing_clearly
+from laion_assets.errors import LaionError
+from laion_assets.shard.inspect import inspect_shard
+from laion_assets.shard.merge import merge_shard
+from laion_assets.shard.merged import MergedShard, merged_schema, read_merged
+from laion_assets.shard.sample_rows import SampledRows, sample_rows
+
+MAX_EMPTY_FRACTION = 0.5
+"""More rows without caption or url than this, and the metadata is not what it should be."""
+
+
+def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
+    """The asset. It removes the raw files once the merged file stands, unless LAION_KEEP_RAW is true."""
+
+    @dg.asset(
+        name="merged_shard",
+        deps=["raw_shard"],
+        partitions_def=location.shards,
+        group_name="shards",
+        kinds={"parquet", "python"},
+        owners=OWNERS,
+        tags={"stage": "merged"},
+        code_version="1",
+        retry_policy=IO_RETRY,
+        description="`merged_N.parquet`: one row per sample, both vectors as Float32 lists, captions byte for byte. "
+        "Rows whose vectors may not reach the table are in `quarantine_N.parquet` with the reason.",
+        metadata={"dagster/column_schema": _column_schema(location)},
+    )
+    def merged_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        shard = location.shard(context)
+        progress = location.progress(context)
+        started = time.perf_counter()
+        with failing_clearly():
+            files = location.store.require_raw(shard)
+            progress.begin("merge", inspect_shard(files, location.extra_columns).rows, "rows")
+            merged = merge_shard(
+                location.store,
+                shard,
+                max_bad_fraction=location.settings.max_bad_fraction,
+                extra_columns=location.extra_columns,
+                progress=progress.advance,
+            )
+            seconds = time.perf_counter() - started
+            freed = 0 if location.settings.keep_raw else location.store.remove_raw(shard)
+        return dg.MaterializeResult(metadata=_metadata(location, merged, seconds, freed))
+
+    return merged_shard
+
+
+def merged_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
+    """Blocking checks: nothing is loaded from a file that is not sound."""
+
+    def check(
+        name: str, description: str, judge: Callable[[MergedShard], dg.AssetCheckResult]
+    ) -> dg.AssetChecksDefinition:
+        @dg.asset_check(
+            asset="merged_shard",
+            name=name,
+            description=description,
+            blocking=True,
+            partitions_def=location.shards,
+        )
+        def checked(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+            shard = location.shard(context)
+            try:
+                return judge(read_merged(location.store.merged_path(shard), shard=shard))
+            except LaionError as error:
+                return check_failed(error)
+
+        return checked
+
+    return [
+        check(
+            "vectors_are_sound",
+            "At most LAION_MAX_BAD_FRACTION of the rows were refused, and vectors read again from the file are finite, "
+            "of the right dimension and of length 1.",
+            lambda merged: _vectors_are_sound(location, merged, sample_rows(merged, location.settings.dataset)),
+        ),
+        check(
+            "rows_are_aligned",
+            "dot(image, text) of a row beats that of strangers by a wide margin, and correlates with the crawl's "
+            "similarity: this finds a metadata file of another shard, which row counts alone do not.",
+            _rows_are_aligned,
+        ),
+        check(
+            "metadata_is_sound",
+            "Captions and URLs are there in most rows; nulls that were filled are counted by column.",
+            lambda merged: _metadata_is_sound(merged, sample_rows(merged, location.settings.dataset)),
+        ),
+    ]
+
+
+def _vectors_are_sound(location: CodeLocation, merged: MergedShard, sampled: SampledRows) -> dg.AssetCheckResult:
+    total = merged.rows + merged.quarantined
+    limit = location.settings.max_bad_fraction * total
+    faults = [*sampled.vector_faults]
+    if merged.quarantined > limit:
+        faults.append(f"{merged.quarantined:,} of {total:,} rows refused, at most {limit:,.0f} may be")
+    return dg.AssetCheckResult(
+        passed=not faults,
+        description="; ".join(faults[:3]) or None,
+        metadata={
+            "rows_read_again": sampled.rows,
+            "quarantined": merged.quarantined,
+            "reasons": dg.MetadataValue.json(merged.reasons),
+        },
+    )
+
+
+def _rows_are_aligned(merged: MergedShard) -> dg.AssetCheckResult:
+    alignment = merged.alignment
+    fault = alignment.fault()
+    metadata: dict[str, dg.MetadataValue | float | int] = {"rows": alignment.rows}
+    if alignment.rows:
+        metadata |= {"pairs_cosine": alignment.pairs_mean, "strangers_cosine": alignment.strangers_mean}
+    if alignment.correlation is not None:
+        metadata["correlation_with_similarity"] = alignment.correlation
+    return dg.AssetCheckResult(passed=fault is None, description=fault, metadata=metadata)
+
+
+def _metadata_is_sound(merged: MergedShard, sampled: SampledRows) -> dg.AssetCheckResult:
+    faults = [
+        f"{fraction:.0%} of the rows have no {column}"
+        for column, fraction in sampled.empty_fractions.items()
+        if fraction > MAX_EMPTY_FRACTION
+    ]
+    return dg.AssetCheckResult(
+        passed=not faults,
+        description="; ".join(faults) or None,
+        metadata={"nulls_filled": dg.MetadataValue.json(merged.nulls), "rows_read_again": sampled.rows},
+    )
+
+
+def _column_schema(location: CodeLocation) -> dg.TableSchema:
+    fields = merged_schema(location.settings.dataset, location.extra_columns)
+    constraints = dg.TableColumnConstraints(nullable=False)
+    return dg.TableSchema([dg.TableColumn(field.name, str(field.type), constraints=constraints) for field in fields])
+
+
+def _metadata(location: CodeLocation, merged: MergedShard, seconds: float, freed: int) -> Metadata:
+    quarantine = location.store.quarantine_path(merged.shard)
+    return {
+        "dagster/partition_row_count": merged.rows,
+        "dagster/uri": merged.path.as_uri(),
+        "quarantined": merged.quarantined,
+        "bytes": merged.file_bytes,
+        "bytes_a_row": round(merged.file_bytes / max(merged.rows, 1), 1),
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(merged.rows / seconds),
+        "nulls_filled": dg.MetadataValue.json(merged.nulls),
+        "raw_bytes_freed": freed,
+    } | ({"quarantine": dg.MetadataValue.path(quarantine)} if merged.quarantined else {})

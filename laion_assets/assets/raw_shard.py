@@ -1,0 +1,83 @@
+"""`raw_shard`: the three files of a shard in the store, complete and verified; checks of what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from laion_assets.assets.location import IO_RETRY, OWNERS, CodeLocation, check_failed, failing_clearly
+from laion_assets.errors import LaionError
+from laion_assets.shard.inspect import inspect_shard
+from laion_assets.source.fetch import fetch_shard
+
+
+def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
+    """The asset. Its files come from the first source that has them, and are those of one release."""
+
+    @dg.asset(
+        name="raw_shard",
+        partitions_def=location.shards,
+        group_name="shards",
+        kinds={"numpy", "parquet"},
+        owners=OWNERS,
+        tags={"stage": "raw"},
+        code_version="1",
+        retry_policy=IO_RETRY,
+        description="The files `img_emb_N.npy`, `text_emb_N.npy` and `metadata_N.parquet` of shard N in the store: "
+        "fetched by resuming downloads, or linked from a folder; sizes, magic bytes and headers verified.",
+    )
+    def raw_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        shard = location.shard(context)
+        progress = location.progress(context)
+        progress.begin("fetch", unit="bytes")
+        with failing_clearly():
+            fetched = fetch_shard(
+                location.settings,
+                shard,
+                location.store.raw_folder,
+                progress=progress.advance,
+                log=context.log.info,
+            )
+            inspection = inspect_shard(location.store.raw_files(shard), location.extra_columns)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/partition_row_count": inspection.rows,
+                "bytes": sum(file.bytes for file in fetched),
+                "bytes_fetched": sum(file.bytes_fetched for file in fetched),
+                "seconds": round(max(file.seconds for file in fetched), 3),
+                "tries": sum(file.tries for file in fetched),
+                "files": dg.MetadataValue.md("\n".join(f"- `{file.path.name}` from {file.url}" for file in fetched)),
+                "dtype": inspection.image.dtype.str,
+                "dimension": inspection.image.dimension,
+            }
+        )
+
+    return raw_shard
+
+
+def raw_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
+    """Blocking checks: nothing is merged from files that do not fit together."""
+
+    @dg.asset_check(
+        asset="raw_shard",
+        name="rows_agree",
+        blocking=True,
+        partitions_def=location.shards,
+        description="The two npy headers and the metadata's footer promise the same number of rows, and the files' "
+        "sizes hold what they promise: row k of the three is one sample.",
+    )
+    def rows_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        try:
+            shard = location.shard(context)
+            inspection = inspect_shard(location.store.require_raw(shard), location.extra_columns)
+        except LaionError as error:
+            return check_failed(error)
+        known = location.settings.dataset.known_rows(shard)
+        return dg.AssetCheckResult(
+            passed=known in (None, inspection.rows),
+            description=None if known in (None, inspection.rows) else f"{inspection.rows:,} rows, known are {known:,}",
+            metadata={"rows": inspection.rows, "vector_bytes": inspection.vector_bytes},
+        )
+
+    return [rows_agree]

@@ -1,0 +1,196 @@
+"""Which source is tried next, when, and when to give up. How a source is read is `http`'s and `folder`'s business.
+
+The rules:
+
+- Sources are taken in their order. One that says no for good (`PermanentSourceError`: 404, 403, a bad certificate) is
+  not tried again, and the next one is tried at once.
+- After any other failure the source that is due first is next: those not tried yet at once, in their order, the others
+  once their wait is over. So sources that all fail take turns.
+- The source whose beginning of the file is held keeps its turn after a try that brought bytes beyond those held before,
+  and for a few tries that did not (`Patience.idle_tries`): a fresh start elsewhere costs what is there. It loses its
+  turn when it is slow or asks for a wait.
+- A source is given up after `Patience.tries` tries, or `Patience.wrong_files` wrong files. Bytes gained reset neither
+  these counts nor the growth of the waits.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_any, stop_before_delay
+
+from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.source.failures import BusySourceError, SlowSourceError, WrongFileError, reason
+from laion_assets.source.partial import PartialFile
+from laion_assets.source.transfer import Pace, Patience, ShardTransfer
+from laion_assets.source.wanted import WantedFile
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as its source describes it: URL (nothing secret in it), bytes, ETag and date or version; None is unknown."""
+
+    url: str
+    size: int | None
+    etag: str | None
+    modified: str | None
+
+    @property
+    def version(self) -> str:
+        """A text that changes with the file: its ETag, else its date, with its size."""
+        return f"{self.etag or self.modified or 'unknown'}, {'?' if self.size is None else self.size} bytes"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """How a file came: its ETag where the source gave one, and whether it was linked into its final place."""
+
+    etag: str | None = None
+    linked: bool = False
+
+
+class Source(Protocol):
+    """One file at one place."""
+
+    @property
+    def url(self) -> str:
+        """The URL as it may be shown."""
+
+    def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
+        """Complete `partial`, or link the file into its final place. One try; raises `SourceError`, `StoreError`."""
+
+    def observe(self) -> RemoteFile:
+        """What the source says of the file. One try; raises `SourceError`."""
+
+
+@dataclass
+class _Candidate:
+    source: Source
+    tries: int = 0
+    idle_tries: int = 0
+    wrong_files: int = 0
+    due: float = 0.0
+    keeps_turn: bool = False
+    given_up: bool = False
+    error: SourceError | None = None
+
+
+class Mirrors:
+    """The sources of one file and how each has done so far."""
+
+    def __init__(
+        self,
+        wanted: WantedFile,
+        sources: Sequence[Source],
+        patience: Patience,
+        transfer: ShardTransfer,
+        partial: PartialFile | None = None,
+    ) -> None:
+        self._wanted = wanted
+        self._patience = patience
+        self._transfer = transfer
+        self._partial = partial
+        self._candidates = [_Candidate(source) for source in sources]
+        self._current = self._failed = self._candidates[0]
+
+    @property
+    def tries(self) -> int:
+        """Tries made so far, at all sources together."""
+        return sum(candidate.tries for candidate in self._candidates)
+
+    def run(self, action: Callable[[Source], Result]) -> Result:
+        """What `action` returns for the first source that it succeeds with.
+
+        Raises `SourceError` when none does within the tries and the time, or `PermanentSourceError` when every one
+        said no for good; both name every URL with its reason.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception_type(SourceError),
+            stop=stop_any(lambda _: not self._living(), stop_before_delay(self._patience.file_seconds)),
+            wait=self._wait,
+            sleep=sleep_using_event(self._transfer.stop),
+            before_sleep=self._log_failure,
+            retry_error_callback=self._give_up,
+        )
+        return retrying(self._try, action)
+
+    def _try(self, action: Callable[[Source], Result]) -> Result:
+        self._transfer.check_stop()
+        candidate = self._current
+        candidate.tries += 1
+        farthest = self._partial.farthest if self._partial else 0
+        try:
+            return action(candidate.source)
+        except SourceError as error:
+            gained = self._partial is not None and self._partial.farthest > farthest
+            self._note(candidate, error, gained=gained)
+            raise
+
+    def _note(self, candidate: _Candidate, error: SourceError, *, gained: bool) -> None:
+        self._failed = candidate
+        candidate.error = error
+        candidate.wrong_files += isinstance(error, WrongFileError)
+        candidate.given_up = (
+            isinstance(error, PermanentSourceError)
+            or candidate.tries >= self._patience.tries
+            or candidate.wrong_files >= self._patience.wrong_files
+        )
+        candidate.idle_tries = 0 if gained else candidate.idle_tries + 1
+        candidate.keeps_turn = (
+            self._holds_part_of(candidate)
+            and candidate.idle_tries < self._patience.idle_tries
+            and not isinstance(error, (BusySourceError, SlowSourceError, WrongFileError))
+        )
+        asked = error.wait_seconds if isinstance(error, BusySourceError) else None
+        wait = self._backoff(candidate.tries) if asked is None else min(asked, self._patience.retry_after_most_seconds)
+        candidate.due = time.monotonic() + wait
+
+    def _holds_part_of(self, candidate: _Candidate) -> bool:
+        origin = self._partial.origin if self._partial else None
+        return origin is not None and origin.url == candidate.source.url
+
+    def _backoff(self, tries: int) -> float:
+        longest = min(self._patience.backoff_most_seconds, self._patience.backoff_seconds * 2.0 ** min(tries - 1, 60))
+        return longest * random.uniform(0.5, 1.0)
+
+    def _living(self) -> list[_Candidate]:
+        return [candidate for candidate in self._candidates if not candidate.given_up]
+
+    def _wait(self, _: RetryCallState) -> float:
+        """Choose who is next; the seconds until then."""
+        living = self._living()
+        if not living:
+            return 0.0
+        if not (self._current in living and self._current.keeps_turn):
+            self._current = min(living, key=lambda candidate: candidate.due)
+        return max(0.0, self._current.due - time.monotonic())
+
+    def _log_failure(self, state: RetryCallState) -> None:
+        wait = state.next_action.sleep if state.next_action else 0.0
+        self._transfer.say(
+            f"{self._wanted.subject}: try {state.attempt_number} failed, {_told(self._failed)}; "
+            f"next in {wait:.1f} s: {self._current.source.url}"
+        )
+
+    def _give_up(self, _: RetryCallState) -> Result:
+        permanent = all(isinstance(candidate.error, PermanentSourceError) for candidate in self._candidates)
+        tried = [f"{_told(candidate)} (tries: {candidate.tries})" for candidate in self._candidates if candidate.error]
+        over = f" within {self._patience.file_seconds:g} s (LAION_HTTP_FILE_SECONDS)" if self._living() else ""
+        kind = PermanentSourceError if permanent else SourceError
+        raise kind(
+            self._wanted.subject,
+            found=f"no source that gives it{over}: {'; '.join(tried)}",
+            advice="set LAION_SOURCE to a mirror or a folder that has it"
+            if permanent
+            else "run it again later, or add a mirror to LAION_SOURCE; what has come is kept and used",
+        ) from self._failed.error
+
+
+def _told(candidate: _Candidate) -> str:
+    return f"{candidate.source.url}: {reason(candidate.error) if candidate.error else 'not tried'}"

@@ -1,0 +1,176 @@
+"""A file that is being fetched: `NAME.part` beside its final place, and `NAME.part.json`, which says of what it is a part.
+
+Both outlive the process, so that the next run goes on where this one ended. Which bytes may go on where is `http`'s and
+`folder`'s to say; who may write at all is `lock`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from laion_assets.errors import SourceError
+from laion_assets.source.failures import WrongFileError
+from laion_assets.source.storing import store_errors, sync_folder
+from laion_assets.source.transfer import Pace, ShardTransfer
+from laion_assets.source.wanted import START_BYTES, WantedFile, check_file, check_size, check_start
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What bytes are a part of: the URL as it may be shown, a strong ETag, a date or version, and the whole size."""
+
+    url: str
+    etag: str | None = None
+    modified: str | None = None
+    total: int | None = None
+
+
+class PartialFile:
+    """The part of one wanted file that is there, and its way to the final name. One thread at a time uses it.
+
+    `size` is what is there, `farthest` the most that ever was, `received` what came in this process: all in bytes.
+    """
+
+    def __init__(self, folder: Path, wanted: WantedFile, transfer: ShardTransfer) -> None:
+        """Find what an earlier run left. Raises `StoreError` when the folder cannot be read or written."""
+        self.wanted = wanted
+        self.final = folder / wanted.name
+        self.path = self.final.with_name(f"{wanted.name}.part")
+        self.sidecar = self.final.with_name(f"{wanted.name}.part.json")
+        self.transfer = transfer
+        self.size = self.farthest = self.received = 0
+        with self.storing():
+            self.origin = self._read_sidecar()
+            self._grow(self.path.stat().st_size if self.path.exists() else 0)
+        total = self.origin.total if self.origin else None
+        contradicted = total is not None and (self.size > total or self.wanted.size not in (None, total))
+        if self.origin is None or contradicted:
+            self.discard()
+        self.farthest = self.size
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte is there, as far as the size was announced."""
+        return self.size > 0 and self.origin is not None and self.size == self.origin.total
+
+    def storing(self) -> AbstractContextManager[None]:
+        """The context in which an `OSError` is the store's."""
+        return store_errors(f"{self.wanted.subject} in {self.final.parent}")
+
+    def receive(self, origin: Origin, chunks: Iterator[bytes], pace: Pace, *, anew: bool) -> None:
+        """Append `chunks`, which come from `origin`: after what is there, or `anew` in place of it.
+
+        What is there is thrown away only once the new bytes start as such a file does. Raises `SourceError` when fewer
+        bytes come than were announced, `WrongFileError` when they are of another file, `StoreError` when the disk
+        refuses, and what `pace` and `chunks` raise. The bytes that came stay.
+        """
+        if origin.total is not None:
+            check_size(self.wanted, origin.total, origin.url)
+        start = self._start_of(origin, chunks, pace) if anew else b""
+        with self._opened() as file:
+            if anew:
+                # The bytes go first: a sidecar must not describe another origin's bytes, also when we die in between.
+                with self.storing():
+                    file.truncate(0)
+                self._grow(-self.size)
+            self._describe(origin)
+            self._append(file, start)
+            for chunk in chunks:
+                self._append(file, chunk)
+                self.received += len(chunk)
+                pace.add(len(chunk), origin.url)
+        self._check_length(origin)
+
+    def finish(self) -> None:
+        """Check the whole file and give it its final name, once its bytes are on the disk.
+
+        Raises `WrongFileError` when it is not what is wanted (it is thrown away then) and `StoreError` when the disk
+        refuses. What had the final name before keeps it until the new file is whole.
+        """
+        assert self.origin is not None, "finish only after receive"
+        with self.storing():
+            try:
+                check_file(self.wanted, self.path, self.origin.url, pause=self.transfer.check_stop)
+            except WrongFileError:
+                self.discard()
+                raise
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+            self.path.replace(self.final)
+            sync_folder(self.final.parent)
+            self.sidecar.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Throw away what is there. Raises `StoreError` when the disk refuses."""
+        with self.storing():
+            self.path.unlink(missing_ok=True)
+            self.sidecar.unlink(missing_ok=True)
+        self.origin = None
+        self._grow(-self.size)
+
+    def _start_of(self, origin: Origin, chunks: Iterator[bytes], pace: Pace) -> bytes:
+        """The first chunks, enough to see that they start a file of this kind."""
+        start = b""
+        for chunk in chunks:
+            start += chunk
+            self.received += len(chunk)
+            pace.add(len(chunk), origin.url)
+            if len(start) >= START_BYTES:
+                break
+        check_start(self.wanted, start, origin.url)
+        return start
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The partial file, to append to. Unbuffered: what has come is in the file when the process dies."""
+        with self.storing():
+            file = self.path.open("ab", buffering=0)
+        try:
+            yield file  # type: ignore[misc]
+        finally:
+            with self.storing():
+                file.close()
+
+    def _append(self, file: BinaryIO, chunk: bytes) -> None:
+        self.transfer.check_stop()
+        rest = memoryview(chunk)
+        with self.storing():
+            while rest:
+                written = file.write(rest)
+                self._grow(written)
+                rest = rest[written:]
+        self.farthest = max(self.farthest, self.size)
+
+    def _check_length(self, origin: Origin) -> None:
+        if origin.total in (None, self.size):
+            return
+        size, subject = self.size, f"{self.wanted.subject} from {origin.url}"
+        if size < (origin.total or 0):
+            raise SourceError(subject, found=f"an end after {size} bytes", expected=f"{origin.total} bytes")
+        self.discard()
+        raise WrongFileError(subject, found=f"{size} bytes", expected=f"{origin.total} bytes, as was announced")
+
+    def _describe(self, origin: Origin) -> None:
+        """Note whose bytes these are, and see that the rest has room."""
+        self.origin = origin
+        self.transfer.expect(self.wanted.name, origin.total or self.wanted.size, copied=True)
+        temporary = self.sidecar.with_name(f"{self.sidecar.name}.new")
+        with self.storing():
+            temporary.write_text(json.dumps(asdict(origin)), encoding="utf-8")
+            temporary.replace(self.sidecar)
+
+    def _read_sidecar(self) -> Origin | None:
+        try:
+            return Origin(**json.loads(self.sidecar.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def _grow(self, count: int) -> None:
+        self.size += count
+        self.transfer.moved(self.wanted.name, count)

@@ -1,0 +1,176 @@
+"""What the files of one shard share while they are on their way: patience, a stop, a log, progress and free space.
+
+It moves no byte and opens no connection.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from laion_assets.errors import SourceError, StoreError
+from laion_assets.settings import Settings
+from laion_assets.source.failures import SlowSourceError, StoppedError
+
+ProgressCallback: TypeAlias = Callable[[int, "int | None"], None]
+"""Called with the bytes done since the last call, and the total bytes of the shard's files where it is known.
+
+The bytes of one fetch add up to its files' sizes: what stood there before counts as well, and what had to be thrown
+away comes off again, as a negative number. Calls come from several threads, but one at a time.
+"""
+
+LogCallback: TypeAlias = Callable[[str], None]
+"""Called with one line of text, from several threads."""
+
+PROGRESS_SECONDS = 0.1
+"""Least time between two calls of a `ProgressCallback`: bytes come in pieces of 64 KiB, thousands a second."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Limits and waits of a fetch, in seconds where not said otherwise.
+
+    Waits between two tries at one URL grow from `backoff_seconds` by doubling to `backoff_most_seconds`, each less up
+    to half of it by chance, so that many runs do not come back in step. A source's own Retry-After replaces that, up
+    to `retry_after_most_seconds`. `min_bytes_per_second` is averaged over `floor_window_seconds`.
+    """
+
+    tries: int = 100
+    connect_seconds: float = 20.0
+    read_seconds: float = 60.0
+    file_seconds: float = 6 * 3600.0
+    min_bytes_per_second: int = 10_000
+    floor_window_seconds: float = 30.0
+    backoff_seconds: float = 1.0
+    backoff_most_seconds: float = 60.0
+    retry_after_most_seconds: float = 300.0
+    wrong_files: int = 2
+    """A URL that gave a wrong file so often is given up. The first may be a page that passes, or a stale beginning."""
+    idle_tries: int = 3
+    """A URL that holds a partial file is left for another after so many tries in a row without a further byte."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Patience:
+        """The patience that the LAION_HTTP_* settings ask for."""
+        return cls(
+            tries=settings.http_tries,
+            connect_seconds=settings.http_connect_seconds,
+            read_seconds=settings.http_read_seconds,
+            file_seconds=settings.http_file_seconds,
+            min_bytes_per_second=settings.http_min_bytes_per_second,
+        )
+
+
+class ShardTransfer:
+    """The state that the threads of one shard's fetch share."""
+
+    def __init__(
+        self,
+        subject: str,
+        folder: Path,
+        names: list[str],
+        *,
+        progress: ProgressCallback | None = None,
+        log: LogCallback | None = None,
+    ) -> None:
+        self.stop = threading.Event()
+        self._subject = subject
+        self._folder = folder
+        self._progress = progress
+        self._log = log
+        self._lock = threading.Lock()
+        self._done = dict.fromkeys(names, 0)
+        self._totals: dict[str, int | None] = dict.fromkeys(names)
+        self._copied: set[str] = set()
+        self._unreported = 0
+        self._reported_at = 0.0
+
+    def say(self, message: str) -> None:
+        """Log one line."""
+        if self._log is not None:
+            self._log(message)
+
+    def check_stop(self) -> None:
+        """Raise `StoppedError` when the fetch is to end."""
+        if self.stop.is_set():
+            raise StoppedError
+
+    def expect(self, name: str, total: int | None, *, copied: bool = False) -> None:
+        """Note a file's total bytes; where it is copied into the store, check that all still to come has room.
+
+        Raises `StoreError` when the missing bytes of the shard's copied files are more than the disk has free.
+        """
+        with self._lock:
+            self._totals[name] = total
+            if not copied:
+                return
+            self._copied.add(name)
+            missing = sum((self._totals[each] or 0) - self._done[each] for each in self._copied if self._totals[each])
+        free = shutil.disk_usage(self._folder).free
+        if missing > free:
+            raise StoreError(
+                f"{self._subject} in {self._folder}",
+                found=f"{free:,} bytes free",
+                expected=f"{missing:,} for what is still to be fetched",
+                advice="free some space, or set LAION_DATA_DIR to a larger disk",
+            )
+
+    def moved(self, name: str, count: int, *, report: bool = False) -> None:
+        """Note that `count` more bytes of a file are done (negative: thrown away); `report` tells it at once."""
+        with self._lock:
+            self._done[name] += count
+            self._unreported += count
+            now = time.monotonic()
+            if self._progress is None or not self._unreported:
+                return
+            if report or now - self._reported_at >= PROGRESS_SECONDS:
+                totals = list(self._totals.values())
+                total = None if None in totals else sum(total or 0 for total in totals)
+                unreported, self._unreported, self._reported_at = self._unreported, 0, now
+                self._progress(unreported, total)
+
+
+class Pace:
+    """Holds the tries at one file to the time for all of them together and to the floor on throughput."""
+
+    def __init__(self, subject: str, patience: Patience) -> None:
+        self._subject = subject
+        self._patience = patience
+        self._ends_at = time.monotonic() + patience.file_seconds
+        self.begin()
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the time for this file is over, 0 when it is."""
+        return max(0.0, self._ends_at - time.monotonic())
+
+    def begin(self) -> None:
+        """A try begins: the window of the floor starts anew."""
+        self._window_start = time.monotonic()
+        self._window_bytes = 0
+
+    def add(self, count: int, url: str) -> None:
+        """Note bytes that came. Raises `SourceError` when the time is over, `SlowSourceError` below the floor."""
+        self._window_bytes += count
+        now = time.monotonic()
+        if now >= self._ends_at:
+            raise SourceError(
+                f"{self._subject} from {url}",
+                found=f"an incomplete file after {self._patience.file_seconds:g} s",
+                advice="LAION_HTTP_FILE_SECONDS sets the limit; what has come is kept and used",
+            )
+        seconds = now - self._window_start
+        if seconds < self._patience.floor_window_seconds:
+            return
+        if self._window_bytes < self._patience.min_bytes_per_second * seconds:
+            raise SlowSourceError(
+                f"{self._subject} from {url}",
+                found=f"{self._window_bytes / seconds:,.0f} bytes a second over {seconds:.1f} s",
+                expected=f"at least {self._patience.min_bytes_per_second:,} (LAION_HTTP_MIN_BYTES_PER_SECOND)",
+            )
+        self.begin()

@@ -1,0 +1,149 @@
+"""What a fetched file must be: size, magic bytes, the size its header promises, SHA-256. Rows and values: `shard`'s."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from laion_assets.dataset import FileKind
+from laion_assets.errors import SettingsError
+from laion_assets.settings import Settings
+from laion_assets.source.failures import WrongFileError
+from laion_assets.source.manifest import ManifestEntry, load_manifest
+
+NPY_MAGIC = b"\x93NUMPY"
+PARQUET_MAGIC = b"PAR1"
+PARQUET_LEAST_BYTES = 12
+"""Magic bytes at both ends and the four bytes of the footer's length."""
+
+START_BYTES = len(NPY_MAGIC)
+"""With so many bytes `check_start` can tell."""
+
+HASH_BLOCK_BYTES = 1 << 20
+SHOWN_BYTES = 60
+
+
+@dataclass(frozen=True)
+class WantedFile:
+    """One of a shard's files and what is known of it beforehand: bytes and SHA-256, None where nothing is."""
+
+    shard: int
+    kind: FileKind
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """How errors name it."""
+        return f"shard {self.shard}, {self.name}"
+
+    @property
+    def magic(self) -> bytes:
+        """The bytes that such a file starts with."""
+        return PARQUET_MAGIC if self.kind == "metadata" else NPY_MAGIC
+
+
+def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
+    """The files of a shard, with what the dataset and the manifest know of them.
+
+    Raises `SettingsError` when the manifest cannot be read, or says another size than the dataset does.
+    """
+    dataset = settings.dataset
+    manifest: Mapping[str, ManifestEntry] = load_manifest(settings.manifest) if settings.manifest else {}
+    files = []
+    for kind in dataset.file_kinds:
+        name = dataset.file_name(kind, shard)
+        size, sha256 = manifest.get(name, ManifestEntry(None, None))
+        known = dataset.known_bytes(kind, shard)
+        if size is not None and known is not None and size != known:
+            raise SettingsError(
+                f"manifest {settings.manifest}, {name}",
+                found=f"{size} bytes",
+                expected=f"{known} bytes, as dataset {dataset.name} says",
+            )
+        files.append(WantedFile(shard, kind, name, known if size is None else size, sha256))
+    return files
+
+
+def check_size(wanted: WantedFile, size: int, place: str) -> None:
+    """Raise `WrongFileError` when the size that `place` has, or announces, is known to be another file's."""
+    if wanted.size is not None and size != wanted.size:
+        raise _wrong(wanted, place, f"{size} bytes", f"{wanted.size} bytes")
+
+
+def check_start(wanted: WantedFile, start: bytes, place: str) -> None:
+    """Raise `WrongFileError` when a file's first bytes (`START_BYTES` or more) are not of its kind."""
+    if start.startswith(wanted.magic):
+        return
+    shown = start[:SHOWN_BYTES]
+    page = shown.lstrip().startswith(b"<")
+    found = f"an HTML or XML page that starts {shown!r}" if page else f"a file that starts {shown[:16]!r}"
+    kind = "a Parquet file" if wanted.kind == "metadata" else "an npy file"
+    raise _wrong(wanted, place, found, f"{kind}, which starts {wanted.magic!r}")
+
+
+def check_file(wanted: WantedFile, path: Path, place: str, *, pause: Callable[[], None] | None = None) -> None:
+    """Check a whole file that came from `place`; `pause` is called now and then while it is hashed.
+
+    Raises `WrongFileError`, and `OSError` when it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        check_size(wanted, size, place)
+        check_start(wanted, file.read(SHOWN_BYTES), place)
+        if wanted.kind == "metadata":
+            _check_parquet_end(wanted, file, size, place)
+        else:
+            _check_npy_size(wanted, file, size, place)
+        if wanted.sha256 is not None:
+            _check_sha256(wanted, file, place, pause)
+
+
+def _check_parquet_end(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
+    if size < PARQUET_LEAST_BYTES:
+        raise _wrong(wanted, place, f"{size} bytes", f"a Parquet file, which has at least {PARQUET_LEAST_BYTES}")
+    file.seek(size - 8)
+    end = file.read(8)
+    footer = int.from_bytes(end[:4], "little")
+    if end[4:] != PARQUET_MAGIC or footer > size - PARQUET_LEAST_BYTES:
+        raise _wrong(wanted, place, f"{size} bytes that end in {end!r}", f"a whole Parquet file, ending in {PARQUET_MAGIC!r}")
+
+
+def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
+    """numpy's own header reader; data are not read, and objects (pickles) are refused."""
+    file.seek(0)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = read(file)
+    except KeyError:
+        raise _wrong(wanted, place, f"npy version {version}", "version 1.0 or 2.0") from None
+    except ValueError as error:
+        raise _wrong(wanted, place, f"a header that numpy cannot read ({error})", "an npy header") from error
+    if dtype.hasobject:
+        raise _wrong(wanted, place, "pickled Python objects", "numbers")
+    promised = file.tell() + math.prod(shape) * dtype.itemsize
+    if size != promised:
+        raise _wrong(wanted, place, f"{size} bytes", f"{promised} as its header says: shape {shape} of {dtype.str}")
+
+
+def _check_sha256(wanted: WantedFile, file: IO[bytes], place: str, pause: Callable[[], None] | None) -> None:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(HASH_BLOCK_BYTES):
+        digest.update(block)
+        if pause is not None:
+            pause()
+    if digest.hexdigest() != wanted.sha256:
+        raise _wrong(wanted, place, f"SHA-256 {digest.hexdigest()}", f"{wanted.sha256} as the manifest says")
+
+
+def _wrong(wanted: WantedFile, place: str, found: str, expected: str) -> WrongFileError:
+    return WrongFileError(f"{wanted.subject} from {place}", found=found, expected=expected)

@@ -1,0 +1,139 @@
+"""Nearest neighbours by SQL, exact or by the index. How good the index is, is measured in recall/."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from laion_assets.errors import SearchError
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import require_table
+
+By = Literal["image", "text"]
+"""Which vectors of the table are searched."""
+
+MAX_LIMIT = 1000
+"""max_limit_for_vector_search_queries: beyond it ClickHouse scans everything and does not say so."""
+
+EXACT_SETTINGS: dict[str, object] = {"use_skip_indexes": 0}
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One answer: its place from 1, cosine distance, and the row."""
+
+    rank: int
+    distance: float
+    caption: str
+    url: str
+    shard: int
+    id: int
+    nsfw: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answers, which way they were found, and the seconds that the query took."""
+
+    neighbours: list[Neighbour]
+    by: By
+    exact: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is asked besides the vector: `where` is a SQL condition, `shards` prunes partitions."""
+
+    by: By = "image"
+    limit: int = 10
+    exact: bool = False
+    where: str | None = None
+    shards: tuple[int, ...] | None = None
+    settings: tuple[tuple[str, object], ...] = ()
+
+
+def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> SearchResult:
+    """The rows nearest to `vector`, (dimension,), by cosine distance.
+
+    Raises `SearchError` for a vector, limit or condition that cannot be, `TableError` when there is no table.
+    """
+    target = checked_vector(vector, db.settings.dataset.dimension)
+    require_table(db)
+    _check(db, request)
+    distance = f"cosineDistance({request.by}_embedding, {{target:Array(Float32)}})"
+    settings: dict[str, object] = {"readonly": 2, **dict(request.settings)}
+    if request.exact:
+        settings |= EXACT_SETTINGS
+    started = time.perf_counter()
+    rows = db.rows(
+        f"SELECT {distance} AS distance, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
+        f"ORDER BY distance LIMIT {request.limit}",
+        parameters={"target": target.tolist()},
+        settings=settings,
+    )
+    seconds = time.perf_counter() - started
+    found = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(rows, start=1)]
+    return SearchResult(found, request.by, request.exact, seconds)
+
+
+def vector_of(db: Database, row_id: int, by: By) -> npt.NDArray[np.float32]:
+    """The stored vector of a row, (dimension,). Raises `SearchError` when there is no such row."""
+    require_table(db)
+    rows = db.rows(f"SELECT {by}_embedding FROM {db.table} WHERE id = {{id:Int64}}", parameters={"id": row_id})
+    if not rows:
+        raise SearchError(f"id {row_id}", found="no row", expected=f"an id of {db.subject}, such as a search prints")
+    return np.asarray(rows[0][0], dtype=np.float32)
+
+
+def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.float32]:
+    """The vector as float32 (dimension,). Raises `SearchError` when its shape is another, or it is zero or not finite."""
+    try:
+        target = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise SearchError("query vector", found=f"{error}", expected=f"{dimension} numbers") from error
+    if target.shape not in ((dimension,), (1, dimension)):
+        raise SearchError("query vector", found=f"shape {target.shape}", expected=f"({dimension},)")
+    target = target.reshape(dimension)
+    if not np.isfinite(target).all():
+        raise SearchError("query vector", found="NaN or infinity in it", expected="finite numbers")
+    if not target.any():
+        raise SearchError("query vector", found="only zeros", expected="a direction: cosine distance needs a length")
+    return target
+
+
+def _check(db: Database, request: SearchRequest) -> None:
+    if not 1 <= request.limit <= MAX_LIMIT:
+        raise SearchError(
+            "limit",
+            found=f"{request.limit:,}",
+            expected=f"1 to {MAX_LIMIT:,}",
+            advice="ClickHouse answers larger ones by scanning everything",
+        )
+    if request.by == "text" and not db.settings.dataset.has_text:
+        raise SearchError(f"dataset {db.settings.dataset.name}", found="no text embeddings", expected="by image")
+
+
+def _conditions(request: SearchRequest) -> str:
+    conditions: list[str] = []
+    if request.shards is not None:
+        conditions.append(f"shard IN ({', '.join(str(int(shard)) for shard in request.shards) or 'NULL'})")
+    if request.where:
+        # The line break ends a comment that the condition may end with.
+        conditions.append(f"({request.where}\n)")
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _typed(row: Sequence[Any]) -> tuple[float, str, str, int, int, str]:
+    distance, caption, url, shard, row_id, nsfw = row
+    return float(distance), _text(caption), _text(url), int(shard), int(row_id), _text(nsfw)
+
+
+def _text(value: str | bytes) -> str:
+    """Captions may hold bytes that are not UTF-8; they are shown with replacement marks."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
