@@ -42,7 +42,9 @@ Words = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """The settings of one code location. `load_settings` reads and checks them; docs/settings.md lists them."""
 
-    model_config = SettingsConfigDict(env_prefix="LAION_", extra="ignore", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LAION_", extra="forbid", frozen=True, validate_default=True, populate_by_name=True
+    )
 
     dataset_name: str = Field(default="laion400m", validation_alias="LAION_DATASET")
     source: Words = ()

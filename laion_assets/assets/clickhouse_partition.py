@@ -1,7 +1,5 @@
 """`clickhouse_partition`: partition N of the table, one part, equal to the merged file; the check that says so."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import dagster as dg

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import dagster as dg
+from dagster._core.definitions.metadata import RawMetadataValue
 
 from laion_assets.errors import EngineHeldError, LaionError, PermanentSourceError, SourceError, StoreError
 from laion_assets.progress import LoggedProgress, Progress
@@ -20,7 +21,7 @@ POOL = "clickhouse"
 """Steps and checks that touch the table: one at a time on the embedded engine (dagster.yaml sets the limit)."""
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
-Metadata = dict[str, dg.RawMetadataValue]
+Metadata = dict[str, RawMetadataValue]
 ProgressOf = Callable[[dg.AssetExecutionContext], Progress]
 
 IO_RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)

@@ -1,7 +1,5 @@
 """`merged_shard`: one Parquet file a shard, one row a sample; checks of vectors, metadata and alignment."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 

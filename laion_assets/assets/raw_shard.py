@@ -1,7 +1,5 @@
 """`raw_shard`: the three files of a shard in the store, complete and verified; checks of what they say together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import dagster as dg

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -66,20 +68,25 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
     target = checked_vector(vector, db.settings.dataset.dimension)
     require_table(db)
     _check(db, request)
-    distance = f"cosineDistance({request.by}_embedding, {{target:Array(Float32)}})"
-    settings: dict[str, object] = {"readonly": 2, **dict(request.settings)}
-    if request.exact:
-        settings |= EXACT_SETTINGS
     started = time.perf_counter()
-    rows = db.rows(
-        f"SELECT {distance} AS distance, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
-        f"ORDER BY distance LIMIT {request.limit}",
-        parameters={"target": target.tolist()},
-        settings=settings,
-    )
+    rows = db.rows(search_sql(db, request), parameters={"target": target.tolist()}, settings=search_settings(request))
     seconds = time.perf_counter() - started
     found = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(rows, start=1)]
     return SearchResult(found, request.by, request.exact, seconds)
+
+
+def search_sql(db: Database, request: SearchRequest) -> str:
+    """The statement of a search; its vector is the parameter `target`."""
+    distance = f"cosineDistance({request.by}_embedding, {{target:Array(Float32)}})"
+    return (
+        f"SELECT {distance} AS distance, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
+        f"ORDER BY distance LIMIT {request.limit}"
+    )
+
+
+def search_settings(request: SearchRequest) -> dict[str, object]:
+    """ClickHouse's settings for a search: read-only, the request's own, and without the index where it is exact."""
+    return {"readonly": 2, **dict(request.settings), **(EXACT_SETTINGS if request.exact else {})}
 
 
 def vector_of(db: Database, row_id: int, by: By) -> npt.NDArray[np.float32]:
@@ -92,7 +99,7 @@ def vector_of(db: Database, row_id: int, by: By) -> npt.NDArray[np.float32]:
 
 
 def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.float32]:
-    """The vector as float32 (dimension,). Raises `SearchError` when its shape is another, or it is zero or not finite."""
+    """The vector as float32 (dimension,). Raises `SearchError` for another shape, zeros, NaN or infinity."""
     try:
         target = np.asarray(vector, dtype=np.float32)
     except (TypeError, ValueError) as error:
@@ -137,3 +144,24 @@ def _typed(row: Sequence[Any]) -> tuple[float, str, str, int, int, str]:
 def _text(value: str | bytes) -> str:
     """Captions may hold bytes that are not UTF-8; they are shown with replacement marks."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def checked_by(by: str) -> By:
+    """`by` as typed. Raises `SearchError` unless it is image or text."""
+    if by == "image":
+        return "image"
+    if by == "text":
+        return "text"
+    raise SearchError("by", found=f"{by!r}", expected="image or text")
+
+
+def read_vector_file(path: Path) -> npt.NDArray[np.float32]:
+    """A vector from a .npy file of shape (d,) or (1, d), or a JSON list of numbers. Raises `SearchError`."""
+    try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+        return np.asarray(json.loads(path.read_text(encoding="utf-8")), dtype=np.float32)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise SearchError(
+            f"vector file {path}", found=" ".join(str(error).split())[:200], expected="a .npy file or a JSON list"
+        ) from error

@@ -1,0 +1,85 @@
+"""`clip_encoders`: the dataset's CLIP model in the store, and the ClickHouse functions that call it; its check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+
+from laion_assets.assets.location import IO_RETRY, OWNERS, CodeLocation, Metadata, check_failed, failing_clearly
+from laion_assets.clip.model import FileFact, file_facts, read_manifest
+from laion_assets.clip.ready import clip_model, open_encoder, ready_model
+from laion_assets.clip.udf import InstalledFunctions, install_embedded
+from laion_assets.errors import LaionError
+
+
+def clip_encoders_asset(location: CodeLocation) -> dg.AssetsDefinition:
+    """The asset. It needs no shard, so it can be materialized at any time before the first search."""
+
+    @dg.asset(
+        name="clip_encoders",
+        group_name="search",
+        kinds={"onnx"},
+        owners=OWNERS,
+        code_version="1",
+        retry_policy=IO_RETRY,
+        description="The CLIP text and image encoders of the dataset, in the store or in LAION_CLIP_DIR: fetched once "
+        "(the sample's are built), with revision and checksums; and encode_text and encode_image for the embedded "
+        "ClickHouse. For a server run `laion-assets udf install`.",
+    )
+    def clip_encoders(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        with failing_clearly():
+            folder = ready_model(location.settings, fetch=True, progress=location.progress(context))
+            installed = install_embedded(location.settings)
+            model = clip_model(location.settings)
+        metadata = _metadata(model.name, folder, file_facts(folder), installed)
+        return dg.MaterializeResult(metadata={**metadata, "dimension": location.settings.dataset.dimension})
+
+    return clip_encoders
+
+
+def clip_encoders_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
+    """The check that the encoders can be searched with."""
+
+    @dg.asset_check(
+        asset="clip_encoders",
+        name="encoders_fit_table",
+        description="A text and a picture encode to vectors of the table's dimension and of length 1. Whether the "
+        "model is the one that made the dataset is for `laion-assets clip check`, which compares with stored vectors.",
+    )
+    def encoders_fit_table() -> dg.AssetCheckResult:
+        from PIL import Image
+
+        try:
+            encoder = open_encoder(location.settings)
+            vectors = {
+                "text": encoder.encode_text("a photo of a cat"),
+                "image": encoder.encode_image(Image.new("RGB", (64, 48), "white")),
+            }
+        except LaionError as error:
+            return check_failed(error)
+        lengths = {kind: float(np.linalg.norm(vector)) for kind, vector in vectors.items()}
+        return dg.AssetCheckResult(
+            passed=all(abs(length - 1) < 1e-4 for length in lengths.values()),
+            metadata={
+                "dimension": len(vectors["text"]),
+                **{f"{kind}_vector_length": length for kind, length in lengths.items()},
+            },
+        )
+
+    return [encoders_fit_table]
+
+
+def _metadata(model: str, folder: Path, files: list[FileFact], installed: InstalledFunctions) -> Metadata:
+    table = "\n".join(f"| {fact.name} | {fact.bytes:,} | `{fact.sha256}` |" for fact in files)
+    return {
+        "model": model,
+        "revision": str(read_manifest(folder).get("revision", "not recorded: the user's own files")),
+        "folder": dg.MetadataValue.path(str(folder)),
+        "bytes": sum(fact.bytes for fact in files),
+        "files": dg.MetadataValue.md(f"| file | bytes | SHA-256 |\n|---|---:|---|\n{table}"),
+        "functions": ", ".join(installed.names),
+        "scripts": dg.MetadataValue.path(str(installed.scripts[0].parent)),
+    }

@@ -1,0 +1,145 @@
+"""The `laion-assets` command: its commands and their options. What they do is in terminal/ and the rooms below."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from laion_assets.errors import LaionError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="LAION's embeddings as a Dagster asset graph: shards to checked ClickHouse partitions, searched and measured.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+Again = Annotated[bool, typer.Option("--again", help="Load shards that are loaded already, too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+Demo = Annotated[bool, typer.Option("--demo", help="Ask the demo's table in data/demo.")]
+DEMO_FOLDER = Path("data/demo")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo's files, table and Dagster instance go.")] = DEMO_FOLDER,
+) -> None:
+    """Run the main job on four sample shards: raw, merged, loaded, then a search. Nothing is fetched."""
+    from laion_assets.terminal.demo import run_demo
+
+    raise typer.Exit(0 if run_demo(folder.absolute(), console) else 1)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where img_emb/, text_emb/ and metadata/ are written.")],
+    shards: Annotated[int, typer.Option(min=1, help="How many shards.")] = 4,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a full shard; some are shorter.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Write sample shards in LAION-400M's layout, whose captions and vectors agree."""
+    from rich.progress import Progress
+
+    from laion_assets.source.sample import sample_row_counts, write_sample
+
+    with Progress(console=console) as progress:
+        task = progress.add_task("writing", total=sum(sample_row_counts(shards, rows)))
+        paths = write_sample(folder, shards, rows, seed=seed, progress=lambda done: progress.advance(task, done))
+    console.print(
+        f"{len(paths)} files in {folder}: use them with LAION_DATASET=sample LAION_SOURCE={folder.absolute()}"
+    )
+
+
+@app.command()
+def load(
+    shards: Annotated[str, typer.Argument(help="0-9, 3, or 1,4,7-9")],
+    again: Again = False,
+) -> None:
+    """Load shards into the table, in the Dagster instance that the UI shows; goes on where a call before ended."""
+    from laion_assets.settings import load_settings
+    from laion_assets.terminal.instance import dagster_instance
+    from laion_assets.terminal.load import load as load_shards
+
+    settings = load_settings()
+    numbers = settings.dataset.shard_numbers(shards)
+    with dagster_instance() as instance:
+        all_loaded = load_shards(settings, numbers, instance, console, again=again)
+    raise typer.Exit(0 if all_loaded else 1)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show shards at each stage, and what the table holds."""
+    from laion_assets.settings import load_settings
+    from laion_assets.terminal.instance import dagster_instance
+    from laion_assets.terminal.status import print_status, read_status
+
+    settings = load_settings()
+    with dagster_instance() as instance:
+        found = read_status(settings, instance)
+    if as_json:
+        sys.stdout.write(json.dumps(found.as_json()) + "\n")
+    else:
+        print_status(found, console)
+
+
+@app.command()
+def search(
+    like: Annotated[int | None, typer.Option(help="Search with the stored vector of the row with this id.")] = None,
+    vector: Annotated[Path | None, typer.Option(help="Search with a vector from a .npy or .json file.")] = None,
+    by: Annotated[str, typer.Option(help="image or text: which vectors are searched.")] = "image",
+    limit: Annotated[int, typer.Option(help="How many answers, at most 1000.")] = 10,
+    exact: Annotated[bool, typer.Option("--exact", help="Look at every row instead of using the index.")] = False,
+    where: Annotated[str | None, typer.Option(help="A SQL condition, such as: similarity > 0.35")] = None,
+    shards: Annotated[str | None, typer.Option(help="Only these shards: 0-9, 3, or 1,4,7-9")] = None,
+    as_json: Json = False,
+    demo_table: Demo = False,
+) -> None:
+    """Show the rows nearest to a vector."""
+    from laion_assets.settings import load_settings
+    from laion_assets.table.connect import connect
+    from laion_assets.table.search import SearchRequest, checked_by, read_vector_file, vector_of
+    from laion_assets.table.search import search as nearest
+    from laion_assets.terminal.results import print_results, results_json
+
+    overrides: dict[str, Any] = {"dataset_name": "sample", "data_dir": DEMO_FOLDER} if demo_table else {}
+    settings = load_settings(**overrides)
+    if (like is None) == (vector is None):
+        raise typer.BadParameter("give one of --like ID and --vector FILE")
+    request = SearchRequest(
+        by=checked_by(by),
+        limit=limit,
+        exact=exact,
+        where=where,
+        shards=None if shards is None else tuple(settings.dataset.shard_numbers(shards)),
+    )
+    with connect(settings) as db:
+        target = read_vector_file(vector) if vector is not None else vector_of(db, like or 0, request.by)
+        result = nearest(db, target, request)
+    if as_json:
+        sys.stdout.write(results_json(result) + "\n")
+    else:
+        print_results(result, console, f"nearest to {vector.name if vector is not None else f'id {like}'}")
+
+
+def main() -> None:
+    """Runs the command; a failure that its user can act on is one line on standard error and exit code 2."""
+    try:
+        app()
+    except LaionError as error:
+        errors.print(f"laion-assets: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("laion-assets: stopped; the same command goes on where it was", style="yellow")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""`laion-assets load`: runs the job `load_shards` for a set of shards, one run a shard, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+import dagster as dg
+from rich.console import Console
+from rich.table import Table
+
+from laion_assets.automation.jobs import CHAIN, load_shards
+from laion_assets.definitions import build_definitions
+from laion_assets.errors import LaionError
+from laion_assets.settings import Settings
+from laion_assets.shard.merged import read_merged
+from laion_assets.shard.store import ShardStore
+from laion_assets.table.connect import connect
+from laion_assets.table.schema import partitions
+from laion_assets.terminal.bars import ShardBars
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Dagster's console log would tear the bars apart; the events are in the instance, and the UI shows them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one shard: rows in the table, seconds, and why it failed."""
+
+    shard: int
+    rows: int
+    seconds: float
+    error: str = ""
+    skipped: bool = False
+
+
+def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
+    """Loads what is missing of `shards`, goes on after a failed one, prints a table; whether all are loaded."""
+    rows_in_table = loaded_rows(settings)
+    outcomes: list[Outcome] = []
+    with ShardBars(console) as bars:
+        job = build_definitions(settings, bars.for_step).resolve_job_def(load_shards.name)
+        for shard in shards:
+            steps = list(CHAIN) if again else missing_steps(settings, shard, instance, shard in rows_in_table)
+            if not steps:
+                outcomes.append(Outcome(shard, rows_in_table[shard], 0.0, skipped=True))
+                continue
+            outcome = _run(job, shard, steps, instance)
+            outcomes.append(outcome)
+            bars.bar(str(shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")
+    console.print(outcome_table(outcomes))
+    return not any(outcome.error for outcome in outcomes)
+
+
+def missing_steps(settings: Settings, shard: int, instance: dg.DagsterInstance, in_table: bool) -> list[str]:
+    """The steps of the chain that a shard still needs, in order: none when Dagster and the table have it."""
+    if in_table and _materialized(instance, "clickhouse_partition", shard):
+        return []
+    if _materialized(instance, "merged_shard", shard):
+        store = ShardStore(settings.data_dir, settings.dataset)
+        with contextlib.suppress(LaionError):
+            read_merged(store.merged_path(shard), shard=shard)
+            return ["clickhouse_partition"]
+    return list(CHAIN)
+
+
+def loaded_rows(settings: Settings) -> dict[int, int]:
+    """Rows in the table by shard."""
+    with connect(settings) as db:
+        return {state.shard: state.rows for state in partitions(db)}
+
+
+def outcome_table(outcomes: list[Outcome]) -> Table:
+    """A row a shard: what succeeded and failed, and why."""
+    table = Table("shard", "result", "rows", "seconds", "rows/s", "why", title="load_shards")
+    for name in ("shard", "rows", "seconds", "rows/s"):
+        next(column for column in table.columns if column.header == name).justify = "right"
+    for outcome in outcomes:
+        result = "[red]failed" if outcome.error else "was loaded" if outcome.skipped else "[green]loaded"
+        rate = f"{outcome.rows / outcome.seconds:,.0f}" if outcome.seconds and outcome.rows else ""
+        table.add_row(str(outcome.shard), result, f"{outcome.rows:,}", f"{outcome.seconds:.1f}", rate, outcome.error)
+    return table
+
+
+def _run(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance) -> Outcome:
+    started = time.perf_counter()
+    result = job.execute_in_process(
+        partition_key=str(shard),
+        instance=instance,
+        asset_selection=[dg.AssetKey(step) for step in steps],
+        run_config=QUIET,
+        raise_on_error=False,
+    )
+    rows = 0
+    for event in result.get_asset_materialization_events():
+        if event.asset_key == dg.AssetKey("clickhouse_partition"):
+            rows = int(
+                str(event.step_materialization_data.materialization.metadata["dagster/partition_row_count"].value)
+            )
+    error = "" if result.success else _reason(result)
+    return Outcome(shard, rows, time.perf_counter() - started, error)
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    """Why a run failed: the failed steps' own words, else the failed checks'."""
+    reasons = []
+    for event in result.get_step_failure_events():
+        failure = event.step_failure_data
+        if failure.user_failure_data is not None and failure.user_failure_data.description:
+            reasons.append(failure.user_failure_data.description)
+        elif failure.error is not None:
+            reasons.append((failure.error.cause or failure.error).message.strip())
+    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    reasons += [f"check {check.check_name}: {check.description or 'failed'}" for check in checks]
+    return "; ".join(dict.fromkeys(reasons)) or "the run failed: see it in the UI"
+
+
+def _materialized(instance: dg.DagsterInstance, asset: str, shard: int) -> bool:
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[str(shard)])
+    return bool(instance.fetch_materializations(wanted, limit=1).records)

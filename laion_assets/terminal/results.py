@@ -1,0 +1,46 @@
+"""Shows search results in a terminal, or as JSON. It searches nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from laion_assets.table.search import SearchResult
+
+
+WIDE = 110
+"""Columns of the terminal from which on URLs are shown, too; `--json` always has them."""
+
+
+def print_results(result: SearchResult, console: Console, title: str) -> None:
+    """A table as wide as the terminal: rank, distance, caption, URL, shard, id; then which way it went."""
+    table = Table(title=Text(title), expand=True)
+    table.add_column("", justify="right", no_wrap=True, min_width=2)
+    table.add_column("distance", justify="right", no_wrap=True, min_width=8)
+    table.add_column("caption", ratio=3, overflow="ellipsis", no_wrap=True)
+    wide = console.width >= WIDE
+    if wide:
+        table.add_column("url", ratio=2, overflow="ellipsis", no_wrap=True)
+    table.add_column("shard", justify="right", no_wrap=True, min_width=5)
+    table.add_column("id", justify="right", no_wrap=True, min_width=max(8, len(str(_largest_id(result)))))
+    for found in result.neighbours:
+        # Text, not markup: a caption may hold brackets that Rich would take for a style.
+        caption = Text(" ".join(found.caption.split()))
+        url = [Text(found.url)] if wide else []
+        table.add_row(str(found.rank), f"{found.distance:.4f}", caption, *url, str(found.shard), str(found.id))
+    console.print(table)
+    way = "exact search" if result.exact else "search by the index"
+    console.print(f"{way} of {result.by}_embedding took {result.seconds * 1000:.0f} ms")
+
+
+def results_json(result: SearchResult) -> str:
+    """One JSON object: `by`, `exact`, `seconds`, and `neighbours` with their fields."""
+    return json.dumps(asdict(result), ensure_ascii=False)
+
+
+def _largest_id(result: SearchResult) -> int:
+    return max((found.id for found in result.neighbours), default=0)
