@@ -11,7 +11,6 @@ from rich.text import Text
 
 from laion_assets.table.search import SearchResult
 
-
 WIDE = 110
 """Columns of the terminal from which on URLs are shown, too; `--json` always has them."""
 

@@ -1,0 +1,52 @@
+# What a developer or a new user does. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+export DAGSTER_HOME ?= $(CURDIR)
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+env: .venv/.made ## make .venv from pyproject.toml and constraints.txt (every other target does this first)
+
+.venv/.made: pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python '>=3.10' .venv && \
+	  uv pip install --quiet --python .venv --constraint constraints.txt --build-constraint constraints.txt --editable '.[s3,dev]'; \
+	else \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.11 …")' && \
+	  $(PYTHON) -m venv .venv && \
+	  PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[s3,dev]'; \
+	fi
+	@touch .venv/.made
+
+demo: env ## run the main job on four sample shards: raw, merged, loaded, searched (about a minute)
+	@$(BIN)/laion-assets demo
+
+demo-ui: env ## show the demo in Dagster's UI, at http://127.0.0.1:3000
+	@DAGSTER_HOME=$(CURDIR)/data/demo/dagster LAION_DATASET=sample LAION_DATA_DIR=$(CURDIR)/data/demo $(BIN)/dagster dev
+
+dev: env ## start Dagster's UI on this folder, at http://127.0.0.1:3000
+	@$(BIN)/dagster dev
+
+test: env ## run every test
+	@$(BIN)/python -m pytest
+
+lint: env ## ruff (lint and format) and mypy in strict mode
+	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+
+bench: env ## run the benchmarks, each against its peers (BENCH=name for one)
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+lock: env ## write constraints.txt anew from pyproject.toml (needs uv)
+	@{ sed -n '/^requires = /s/.*"\(.*\)".*/\1/p' pyproject.toml; \
+	  $(BIN)/python -c 'import sys; from pathlib import Path; from laion_assets.dataset import tomllib; \
+	    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]; \
+	    print("\n".join(project["dependencies"] + sum(project["optional-dependencies"].values(), [])))'; } | \
+	  uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url - --output-file constraints.txt
+
+clean: ## remove .venv, caches, the demo and the data directory's Dagster storage
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo .dagster
+
+.PHONY: help env demo demo-ui dev test lint bench lock clean
