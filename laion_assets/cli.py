@@ -76,7 +76,7 @@ def load(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show shards at each stage, and what the table holds."""
+    """Show shards at each stage, what the table holds, and whether all is well (exit code 1 where it is not)."""
     from laion_assets.settings import load_settings
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.status import print_status, read_status
@@ -88,6 +88,7 @@ def status(as_json: Json = False) -> None:
         sys.stdout.write(json.dumps(found.as_json()) + "\n")
     else:
         print_status(found, console)
+    raise typer.Exit(0 if found.healthy else 1)
 
 
 @app.command()

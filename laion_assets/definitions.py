@@ -5,10 +5,14 @@ from __future__ import annotations
 import dagster as dg
 
 from laion_assets.assets.clickhouse_partition import clickhouse_partition_asset, clickhouse_partition_checks
+from laion_assets.assets.load_report import load_report_asset
 from laion_assets.assets.location import CodeLocation, ProgressOf
 from laion_assets.assets.merged_shard import merged_shard_asset, merged_shard_checks
 from laion_assets.assets.raw_shard import raw_shard_asset, raw_shard_checks
-from laion_assets.automation.jobs import load_shards
+from laion_assets.assets.remote_shard import remote_shard_asset
+from laion_assets.automation.alerts import build_alerts
+from laion_assets.automation.jobs import load_shards, observe_remote, report_health
+from laion_assets.automation.schedules import build_schedules
 from laion_assets.settings import Settings, load_settings
 
 
@@ -16,13 +20,21 @@ def build_definitions(settings: Settings, progress: ProgressOf | None = None) ->
     """Fresh definitions for these settings; `progress` shows a step's progress elsewhere than in Dagster's log."""
     location = CodeLocation(settings) if progress is None else CodeLocation(settings, progress)
     return dg.Definitions(
-        assets=[raw_shard_asset(location), merged_shard_asset(location), clickhouse_partition_asset(location)],
+        assets=[
+            remote_shard_asset(location),
+            raw_shard_asset(location),
+            merged_shard_asset(location),
+            clickhouse_partition_asset(location),
+            load_report_asset(location),
+        ],
         asset_checks=[
             *raw_shard_checks(location),
             *merged_shard_checks(location),
             *clickhouse_partition_checks(location),
         ],
-        jobs=[load_shards],
+        jobs=[load_shards, observe_remote, report_health],
+        schedules=build_schedules(settings),
+        sensors=build_alerts(settings),
         # A process a step would cost 9 to 11 s a shard where one process costs 1 s.
         executor=dg.in_process_executor,
     )

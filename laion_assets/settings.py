@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from laion_assets.dataset import Dataset, Folders, SourceLayout, describe_validation, load_dataset
@@ -39,6 +39,16 @@ Words = Annotated[tuple[str, ...], NoDecode]
 """Several words in one variable, parted by commas or blanks."""
 
 
+def _five_fields(expression: str) -> str:
+    if len(expression.split()) != 5:
+        raise ValueError("a cron schedule has five fields, for example 0 * * * * for every hour")
+    return expression
+
+
+Cron = Annotated[str, AfterValidator(_five_fields)]
+"""When a schedule ticks, in UTC."""
+
+
 class Settings(BaseSettings):
     """The settings of one code location. `load_settings` reads and checks them; docs/settings.md lists them."""
 
@@ -59,6 +69,14 @@ class Settings(BaseSettings):
 
     vector_codec: str = "NONE"
     index_granularity: int = Field(default=512, ge=1, le=8192)
+    load_shards: int = Field(default=10, ge=1)
+    load_cron: Cron = "0 * * * *"
+    retry_cron: Cron = "30 */6 * * *"
+    retry_limit: int = Field(default=3, ge=0)
+    observe_cron: Cron = "0 3 * * *"
+    report_cron: Cron = "*/30 * * * *"
+    stalled_hours: float = Field(default=6.0, gt=0)
+
     index_first: int = Field(default=10, ge=1)
     index_step: int = Field(default=10, ge=1)
     recall_target: float = Field(default=0.95, gt=0, le=1)

@@ -5,7 +5,9 @@ Dagster reads the annotation of `context` as it stands, so these modules have no
 
 import warnings
 
-from dagster._utils.warnings import PreviewWarning
+from dagster._utils.warnings import BetaWarning, PreviewWarning
 
-# Partitioned checks are in preview in Dagster 1.13, which pyproject.toml pins: a word at each import helps nobody.
+# Partitioned checks are in preview and observable source assets in beta in Dagster 1.13, which pyproject.toml pins: a
+# word of it at each import helps nobody.
 warnings.filterwarnings("ignore", message="Specifying a partitions_def on an AssetCheckSpec", category=PreviewWarning)
+warnings.filterwarnings("ignore", message="Function `observable_source_asset`", category=BetaWarning)

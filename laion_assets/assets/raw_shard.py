@@ -15,6 +15,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
     @dg.asset(
         name="raw_shard",
+        deps=["remote_shard"],
         partitions_def=location.shards,
         group_name="shards",
         kinds={"numpy", "parquet"},

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import dagster as dg
 
-CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
-"""The partitioned chain, in order."""
+from laion_assets.health.history import CHAIN
 
 load_shards = dg.define_asset_job(
     "load_shards",
     selection=dg.AssetSelection.assets(*CHAIN),
     description="One shard from its source to its partition of the table, with every check: a run a partition.",
+)
+
+observe_remote = dg.define_asset_job(
+    "observe_remote",
+    selection=dg.AssetSelection.assets("remote_shard"),
+    description="Sizes, ETags and dates of the remote files of shards that are loaded.",
+)
+
+report_health = dg.define_asset_job(
+    "report_health",
+    selection=dg.AssetSelection.assets("load_report"),
+    description="The report of the whole load, and whether all is well.",
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import dagster as dg
 from rich.console import Console
 from rich.progress import Progress
 
@@ -13,7 +12,7 @@ from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import sample_row_counts, write_sample
 from laion_assets.table.connect import connect
 from laion_assets.table.search import SearchRequest, search, vector_of
-from laion_assets.terminal.instance import make_instance
+from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import load
 from laion_assets.terminal.results import print_results
 from laion_assets.terminal.status import print_status, read_status
@@ -32,7 +31,7 @@ def run_demo(folder: Path, console: Console) -> bool:
     settings = load_settings(dataset_name="sample", data_dir=folder, source=())
     make_instance(folder / "dagster")
     _write_sample(folder / "sample", console)
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance() as instance:
         console.rule("load: raw files → merged Parquet → checked partitions of a ClickHouse table")
         if not load(settings, list(range(SHARDS)), instance, console, again=False):
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import dagster as dg
@@ -22,6 +23,15 @@ concurrency:
 """
 
 
+PROCESS_TAG = "laion_assets/process"
+"""Of runs that a command executes itself: host and process, by which a killed one is told from a live one."""
+
+
+def process_tag() -> dict[str, str]:
+    """The tag of runs that this process executes."""
+    return {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}"}
+
+
 def dagster_instance() -> dg.DagsterInstance:
     """The instance of DAGSTER_HOME, else that of this folder when it holds dagster.yaml. Raises `SettingsError`."""
     home = os.environ.get("DAGSTER_HOME")
@@ -37,7 +47,36 @@ def dagster_instance() -> dg.DagsterInstance:
     os.environ["DAGSTER_HOME"] = home
     # Its storage paths may be relative, as ours are, and mean this folder.
     os.chdir(home)
-    return dg.DagsterInstance.get()
+    instance = dg.DagsterInstance.get()
+    settle_dead_runs(instance)
+    return instance
+
+
+def settle_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Ends the runs of commands that were killed on this host, and frees their places in pools; the runs' ids.
+
+    Dagster's daemon watches only what its launcher started: such a run would stay "started" for ever, and its place in
+    the pool `clickhouse` with it.
+    """
+    settled = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])):
+        host, _, process = run.tags.get(PROCESS_TAG, "").partition("/")
+        if host != socket.gethostname() or _is_alive(int(process)):
+            continue
+        instance.report_run_failed(run, message="The command that executed this run was killed.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        settled.append(run.run_id)
+    return settled
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def make_instance(home: Path) -> None:

@@ -10,15 +10,17 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
-from laion_assets.automation.jobs import CHAIN, load_shards
+from laion_assets.automation.jobs import load_shards
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import LaionError
+from laion_assets.health.history import CHAIN, failure_reason
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.bars import ShardBars
+from laion_assets.terminal.instance import process_tag
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's console log would tear the bars apart; the events are in the instance, and the UI shows them."""
@@ -91,6 +93,7 @@ def _run(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.Dagst
         asset_selection=[dg.AssetKey(step) for step in steps],
         run_config=QUIET,
         raise_on_error=False,
+        tags=process_tag(),
     )
     rows = 0
     for event in result.get_asset_materialization_events():
@@ -98,22 +101,8 @@ def _run(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.Dagst
             rows = int(
                 str(event.step_materialization_data.materialization.metadata["dagster/partition_row_count"].value)
             )
-    error = "" if result.success else _reason(result)
+    error = "" if result.success else failure_reason(instance, result.run_id)
     return Outcome(shard, rows, time.perf_counter() - started, error)
-
-
-def _reason(result: dg.ExecuteInProcessResult) -> str:
-    """Why a run failed: the failed steps' own words, else the failed checks'."""
-    reasons = []
-    for event in result.get_step_failure_events():
-        failure = event.step_failure_data
-        if failure.user_failure_data is not None and failure.user_failure_data.description:
-            reasons.append(failure.user_failure_data.description)
-        elif failure.error is not None:
-            reasons.append((failure.error.cause or failure.error).message.strip())
-    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    reasons += [f"check {check.check_name}: {check.description or 'failed'}" for check in checks]
-    return "; ".join(dict.fromkeys(reasons)) or "the run failed: see it in the UI"
 
 
 def _materialized(instance: dg.DagsterInstance, asset: str, shard: int) -> bool:

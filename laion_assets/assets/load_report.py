@@ -1,0 +1,98 @@
+"""`load_report`: one Markdown table of the whole load, and the checks that say whether all is well."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from laion_assets.assets.location import OWNERS, POOL, CodeLocation, failing_clearly
+from laion_assets.health.findings import Finding, free_bytes, judge
+from laion_assets.health.history import CHAIN, ShardHistory, read_histories
+from laion_assets.table.connect import connect
+from laion_assets.table.schema import partitions
+
+CHECKS = {
+    "no_shards_left_failed": "No shard is left whose last run failed.",
+    "table_agrees_with_dagster": "Partitions and rows in ClickHouse are those that Dagster recorded; drift either "
+    "way is named by shard.",
+    "ingest_is_moving": "Where shards are missing, one was loaded within LAION_STALLED_HOURS.",
+    "disk_space_suffices": "The store's disk has room for what the rest of the load needs.",
+}
+
+
+def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
+    """The asset, with its checks in the same step: they judge what the report shows."""
+
+    @dg.asset(
+        name="load_report",
+        deps=["clickhouse_partition"],
+        group_name="health",
+        kinds={"markdown"},
+        owners=OWNERS,
+        tags={"stage": "report"},
+        code_version="1",
+        pool=POOL,
+        check_specs=[dg.AssetCheckSpec(name, asset="load_report", description=said) for name, said in CHECKS.items()],
+        description="Whether all is well, on one page: a row a shard with state, rows, quarantined rows, seconds a "
+        "stage, run and last error; totals, and an estimate of the time to the end.",
+    )
+    def load_report(  # a parametrized return type reads to Dagster as a single output
+        context: dg.AssetExecutionContext,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        settings = location.settings
+        histories = read_histories(context.instance, settings.dataset.shard_keys)
+        with failing_clearly(), connect(settings) as db:
+            loaded = partitions(db)
+        findings = judge(settings, histories, loaded, free_bytes(settings.data_dir))
+        counts = {state: sum(history.state == state for history in histories) for state in ("loaded", "failed")}
+        return dg.MaterializeResult(
+            metadata={
+                "report": dg.MetadataValue.md(report_markdown(histories, findings)),
+                "rows": sum(history.rows for history in histories),
+                "shards_loaded": counts["loaded"],
+                "shards_failed": counts["failed"],
+            },
+            check_results=[
+                dg.AssetCheckResult(passed=found.passed, check_name=found.check, description=found.seen)
+                for found in findings
+            ],
+        )
+
+    return load_report
+
+
+def report_markdown(histories: list[ShardHistory], findings: Sequence[Finding]) -> str:
+    """The page: findings, totals, then a row a shard that was ever begun."""
+    lines = [f"- {'✅' if found.passed else '❌'} `{found.check}`: {_cell(found.seen)}" for found in findings]
+    lines += ["", _totals(histories), ""]
+    stages = " | ".join(f"{asset} s" for asset in CHAIN)
+    lines += [
+        f"| shard | state | rows | quarantined | {stages} | rows/s | run | last error |",
+        "|---:|---|---:|---:|" + "---:|" * len(CHAIN) + "---:|---|---|",
+    ]
+    for history in histories:
+        if history.state == "missing":
+            continue
+        seconds = " | ".join(f"{history.seconds[asset]:.1f}" if asset in history.seconds else "" for asset in CHAIN)
+        run = f"[{history.run_id[:8]}](/runs/{history.run_id})" if history.run_id else ""
+        lines.append(
+            f"| {history.key} | {history.state} | {history.rows:,} | {history.quarantined:,} | {seconds} "
+            f"| {history.rows_per_second:,.0f} | {run} | {_cell(history.error)} |"
+        )
+    return "\n".join(lines)
+
+
+def _totals(histories: list[ShardHistory]) -> str:
+    loaded = [history for history in histories if history.state == "loaded"]
+    rows = sum(history.rows for history in loaded)
+    seconds = sum(sum(history.seconds.values()) for history in loaded)
+    waiting = len(histories) - len(loaded)
+    line = f"**{len(loaded)} of {len(histories)} shards loaded, {rows:,} rows.**"
+    if loaded and waiting:
+        hours = waiting * seconds / len(loaded) / 3600
+        line += f" {waiting} shards to go: about {hours:,.1f} h of work, one after the other."
+    return line
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell: no pipe, no line break, at most 300 characters."""
+    return " ".join(text.replace("|", "\\|").split())[:300]

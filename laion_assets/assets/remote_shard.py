@@ -1,0 +1,50 @@
+"""`remote_shard`: what the sources say of each shard's files, so that a changed one shows as a stale partition."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import dagster as dg
+
+from laion_assets.assets.location import CodeLocation
+from laion_assets.errors import LaionError
+from laion_assets.source.fetch import observe_shard
+
+SHARDS_AT_ONCE = 8
+"""Three small requests a shard: a load that a mirror does not notice."""
+
+
+def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
+    """The observable source asset. Shards that were never fetched are not asked for: nothing of them can be stale."""
+
+    @dg.observable_source_asset(
+        name="remote_shard",
+        partitions_def=location.shards,
+        group_name="shards",
+        tags={"stage": "remote"},
+        description="The three remote files of shard N: size with ETag or date, as the data version of `raw_shard`'s "
+        "input. A changed one marks the partitions behind it as stale.",
+    )
+    def remote_shard(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
+        fetched = context.instance.get_latest_storage_id_by_partition(
+            dg.AssetKey("raw_shard"), dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        shards = sorted(location.settings.dataset.shard_number(key) for key in fetched)
+        with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
+            seen = dict(zip(shards, pool.map(lambda shard: _version(location, shard), shards), strict=True))
+        failed = {shard: version for shard, version in seen.items() if isinstance(version, LaionError)}
+        for error in failed.values():
+            context.log.warning(f"not observed: {error}")
+        context.log.info(f"{len(seen) - len(failed)} shards observed, {len(failed)} could not be")
+        return dg.DataVersionsByPartition(
+            {str(shard): version for shard, version in seen.items() if isinstance(version, str)}
+        )
+
+    return remote_shard
+
+
+def _version(location: CodeLocation, shard: int) -> str | LaionError:
+    """A text that changes with any of the shard's files, or why it cannot be told."""
+    try:
+        files = observe_shard(location.settings, shard)
+    except LaionError as error:
+        return error
+    return "; ".join(f"{kind}: {file.version}" for kind, file in sorted(files.items()))

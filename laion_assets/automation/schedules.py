@@ -1,0 +1,82 @@
+"""Schedules: the next missing shards, failed shards again, remote files observed, the report. They load nothing."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from laion_assets.automation.jobs import load_shards, observe_remote, report_health
+from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.settings import Settings
+
+SCHEDULED = {"dagster/priority": "-1"}
+"""A person's run, priority 0, passes those that a schedule asked for."""
+
+
+def next_missing(histories: list[ShardHistory], count: int) -> tuple[list[str], str]:
+    """The next `count` shards that have no run and no partition, in order, and why there are not more of them."""
+    open_runs = sum(history.state in ("queued", "running") for history in histories)
+    if open_runs >= count:
+        return [], f"{open_runs} shards are queued or running, as many as are asked for at once"
+    waiting = [history.key for history in histories if history.state in ("missing", "fetched", "merged")]
+    failed = sum(history.state == "failed" for history in histories)
+    if not waiting:
+        return [], f"no shard is missing; {failed} failed" if failed else "all shards are loaded"
+    return waiting[: count - open_runs], ""
+
+
+def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[ShardHistory], str]:
+    """Failed shards with at most `limit` failed runs, and why there are none."""
+    failed = [history for history in histories if history.state == "failed"]
+    again = [history for history in failed if history.failures <= limit]
+    if again:
+        return again, ""
+    return [], f"{len(failed)} shards failed more than {limit} times: mend them first" if failed else "no shard failed"
+
+
+def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """The schedules, all stopped until somebody starts them in the UI."""
+    keys = settings.dataset.shard_keys
+
+    @dg.schedule(
+        name="load_next_shards",
+        job=load_shards,
+        cron_schedule=settings.load_cron,
+        description=f"Asks for the next shards that are missing, {settings.load_shards} at a time, in order; none that "
+        "is queued, running or failed.",
+    )
+    def load_next_shards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        shards, reason = next_missing(read_histories(context.instance, keys, with_errors=False), settings.load_shards)
+        if not shards:
+            return dg.SkipReason(reason)
+        tick = context.scheduled_execution_time.isoformat()
+        return [dg.RunRequest(run_key=f"{tick}/{key}", partition_key=key, tags=SCHEDULED) for key in shards]
+
+    @dg.schedule(
+        name="retry_failed_shards",
+        job=load_shards,
+        cron_schedule=settings.retry_cron,
+        description=f"Asks again for shards that failed, until {settings.retry_limit} retries failed, too.",
+    )
+    def retry_failed_shards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        histories = read_histories(context.instance, keys, with_errors=False)
+        failed, reason = failed_to_retry(histories, settings.retry_limit)
+        if not failed:
+            return dg.SkipReason(reason)
+        return [
+            dg.RunRequest(run_key=f"retry/{history.run_id}", partition_key=history.key, tags=SCHEDULED)
+            for history in failed
+        ]
+
+    observe = dg.ScheduleDefinition(
+        name="observe_remote_shards",
+        job=observe_remote,
+        cron_schedule=settings.observe_cron,
+        description="Looks at the remote files of loaded shards: a changed one shows as a stale partition.",
+    )
+    report = dg.ScheduleDefinition(
+        name="report_load",
+        job=report_health,
+        cron_schedule=settings.report_cron,
+        description="Writes `load_report` and evaluates its health checks.",
+    )
+    return [load_next_shards, retry_failed_shards, observe, report]

@@ -1,0 +1,1 @@
+"""What Dagster recorded of a load, and whether all is well. It starts, schedules and shows nothing."""

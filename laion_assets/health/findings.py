@@ -1,0 +1,114 @@
+"""Whether all is well: judgements over shard histories, the table and the disk. Checks and commands show them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from laion_assets.dataset import Dataset
+from laion_assets.health.history import ShardHistory, hours_since_last_load
+from laion_assets.settings import Settings
+from laion_assets.table.schema import PartitionState
+
+MERGED_BYTES_A_VALUE = 1.8
+"""Bytes of a merged file a vector element: 1,850 for two vectors of 512 (benchmarks/merge_encodings.py)."""
+
+TABLE_BYTES_A_VALUE = 4.1
+"""Bytes of the table a vector element with CODEC(NONE): 4,190 for two vectors of 512, texts included."""
+
+INDEX_BYTES_A_VECTOR = 1_557
+"""Of the page's index (bf16, M 64) at 512 dimensions, as measured on ClickHouse 26.9."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One judgement: its check's name, whether all is well, and what was seen in one line."""
+
+    check: str
+    passed: bool
+    seen: str
+
+
+def judge(
+    settings: Settings, histories: list[ShardHistory], partitions: list[PartitionState], free_bytes: int
+) -> list[Finding]:
+    """Every finding, in the order in which a person would ask."""
+    return [
+        no_shards_left_failed(histories),
+        table_agrees_with_dagster(histories, partitions),
+        ingest_is_moving(histories, settings.stalled_hours),
+        disk_space_suffices(settings, histories, free_bytes),
+    ]
+
+
+def no_shards_left_failed(histories: list[ShardHistory]) -> Finding:
+    """No shard whose last run failed is left."""
+    failed = [history for history in histories if history.state == "failed"]
+    shown = "; ".join(f"shard {history.key}: {history.error}" for history in failed[:5])
+    seen = f"{len(failed)} shards failed: {shown}" if failed else "no shard is left failed"
+    return Finding("no_shards_left_failed", not failed, seen)
+
+
+def table_agrees_with_dagster(histories: list[ShardHistory], partitions: list[PartitionState]) -> Finding:
+    """Partitions and rows of the table are those that Dagster recorded, either way. Shards that run are left out."""
+    in_table = {str(state.shard): state.rows for state in partitions}
+    known = {history.key for history in histories}
+    drift = [f"shard {shard}: in the table, unknown to the dataset" for shard in in_table if shard not in known]
+    for history in histories:
+        if history.state in ("running", "queued"):
+            continue
+        recorded = history.rows if history.loaded_at is not None else 0
+        found = in_table.get(history.key, 0)
+        if recorded != found:
+            drift.append(f"shard {history.key}: {found:,} rows in the table, {recorded:,} by Dagster")
+    seen = "; ".join(drift[:10]) + (f"; and {len(drift) - 10} more" if len(drift) > 10 else "")
+    return Finding("table_agrees_with_dagster", not drift, seen or f"{len(in_table)} partitions agree")
+
+
+def ingest_is_moving(histories: list[ShardHistory], stalled_hours: float) -> Finding:
+    """Where shards are missing, one was loaded within `stalled_hours`; a load that was never begun is not stalled."""
+    missing = sum(history.state != "loaded" for history in histories)
+    hours = hours_since_last_load(histories)
+    if missing == 0:
+        return Finding("ingest_is_moving", True, "all shards are loaded")
+    if hours is None:
+        return Finding("ingest_is_moving", True, f"{missing} shards are missing; none was loaded yet")
+    return Finding(
+        "ingest_is_moving",
+        hours <= stalled_hours,
+        f"{missing} shards are missing; the last was loaded {hours:.1f} h ago",
+    )
+
+
+def disk_space_suffices(settings: Settings, histories: list[ShardHistory], free_bytes: int) -> Finding:
+    """The disk of the store has room for what the rest of the load needs."""
+    needed = bytes_still_needed(settings, histories)
+    seen = f"{free_bytes / 1e9:,.0f} GB free, about {needed / 1e9:,.0f} GB needed for the rest"
+    return Finding("disk_space_suffices", free_bytes > needed, seen)
+
+
+def bytes_still_needed(settings: Settings, histories: list[ShardHistory]) -> int:
+    """Bytes that the shards which are not loaded will take on disk: merged files, table and indexes, and the raw
+    files of one shard, or of all where they are kept."""
+    dataset = settings.dataset
+    rows = _typical_rows(dataset, histories)
+    waiting = [history for history in histories if history.state != "loaded"]
+    total_rows = sum(dataset.known_rows(int(history.key)) or rows for history in waiting)
+    values = dataset.dimension * len(dataset.vector_columns)
+    a_row = values * (TABLE_BYTES_A_VALUE + (MERGED_BYTES_A_VALUE if settings.keep_merged else 0))
+    a_row += INDEX_BYTES_A_VECTOR * dataset.dimension / 512 * len(dataset.vector_columns)
+    raw_rows = total_rows if settings.keep_raw else min(total_rows, 2 * rows)
+    return round(total_rows * a_row + raw_rows * (values * 2 + 155))
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _typical_rows(dataset: Dataset, histories: list[ShardHistory]) -> int:
+    loaded = [history.rows for history in histories if history.rows]
+    return dataset.default_rows or (sum(loaded) // len(loaded) if loaded else 1_000_448)

@@ -1,0 +1,142 @@
+"""What Dagster recorded of each shard: state, rows, seconds a stage, run, last error. It starts nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import dagster as dg
+from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
+
+CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
+"""The assets that are partitioned by shard, in order."""
+
+ShardState = Literal["loaded", "running", "queued", "failed", "merged", "fetched", "missing"]
+
+PARTITION_TAG = "dagster/partition"
+ACTIVE: dict[DagsterRunStatus, ShardState] = {
+    DagsterRunStatus.QUEUED: "queued",
+    DagsterRunStatus.NOT_STARTED: "queued",
+    DagsterRunStatus.STARTING: "running",
+    DagsterRunStatus.STARTED: "running",
+    DagsterRunStatus.CANCELING: "running",
+}
+
+
+@dataclass
+class ShardHistory:
+    """One shard. `seconds` is by asset of the chain; `loaded_at` is a Unix time; `failures` counts failed runs since
+    it was last loaded."""
+
+    key: str
+    state: ShardState = "missing"
+    rows: int = 0
+    quarantined: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    loaded_at: float | None = None
+    run_id: str = ""
+    failures: int = 0
+    error: str = ""
+
+    @property
+    def rows_per_second(self) -> float:
+        """Over all stages of the chain."""
+        total = sum(self.seconds.values())
+        return self.rows / total if total else 0.0
+
+
+def read_histories(instance: DagsterInstance, keys: list[str], *, with_errors: bool = True) -> list[ShardHistory]:
+    """The history of every shard in `keys`, in their order: a few queries, whatever the number of shards."""
+    histories = {key: ShardHistory(key) for key in keys}
+    states: dict[str, ShardState] = {"raw_shard": "fetched", "merged_shard": "merged", "clickhouse_partition": "loaded"}
+    for asset in CHAIN:
+        for record in _latest_materializations(instance, AssetKey(asset)):
+            history = histories.get(record.partition_key or "")
+            if history is not None:
+                history.state = states[asset]
+                _take_materialization(history, asset, record)
+    _take_active_runs(instance, histories)
+    _take_failed_runs(instance, histories, with_errors)
+    return list(histories.values())
+
+
+def _latest_materializations(instance: DagsterInstance, asset: AssetKey) -> list[dg.EventLogRecord]:
+    latest = instance.get_latest_storage_id_by_partition(asset, DagsterEventType.ASSET_MATERIALIZATION)
+    ids = sorted(latest.values())
+    records: list[dg.EventLogRecord] = []
+    # SQLite takes at most 999 bound values in its older versions.
+    for start in range(0, len(ids), 500):
+        wanted = dg.AssetRecordsFilter(asset, storage_ids=ids[start : start + 500])
+        records += instance.fetch_materializations(wanted, limit=500).records
+    return records
+
+
+def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLogRecord) -> None:
+    materialization = record.asset_materialization
+    metadata = {} if materialization is None else materialization.metadata
+
+    def number(name: str) -> float:
+        value = metadata[name].value if name in metadata else 0
+        return float(value) if isinstance(value, (int, float)) else 0.0
+
+    history.seconds[asset] = number("seconds")
+    history.run_id = record.run_id
+    if asset == "clickhouse_partition":
+        history.rows = int(number("dagster/partition_row_count"))
+        history.quarantined = int(number("quarantined"))
+        history.loaded_at = record.timestamp
+
+
+def _take_active_runs(instance: DagsterInstance, histories: dict[str, ShardHistory]) -> None:
+    for run in instance.get_runs(RunsFilter(statuses=list(ACTIVE))):
+        history = histories.get(run.tags.get(PARTITION_TAG, ""))
+        if history is not None and _is_of_chain(run):
+            history.state, history.run_id = ACTIVE[run.status], run.run_id
+
+
+def _take_failed_runs(instance: DagsterInstance, histories: dict[str, ShardHistory], with_errors: bool) -> None:
+    """Counts the failed runs of shards that are not loaded, or failed when they were loaded again."""
+    finished = RunsFilter(statuses=[DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED, DagsterRunStatus.SUCCESS])
+    settled: set[str] = set()
+    for record in instance.get_run_records(finished):
+        run = record.dagster_run
+        history = histories.get(run.tags.get(PARTITION_TAG, ""))
+        if history is None or history.key in settled or not _is_of_chain(run):
+            continue
+        if run.status == DagsterRunStatus.SUCCESS:
+            settled.add(history.key)
+            continue
+        history.failures += 1
+        if history.failures == 1 and history.state not in ("running", "queued"):
+            history.state, history.run_id = "failed", run.run_id
+            history.error = failure_reason(instance, run.run_id) if with_errors else ""
+
+
+def _is_of_chain(run: dg.DagsterRun) -> bool:
+    selected = run.asset_selection
+    return selected is None or any(AssetKey(asset) in selected for asset in CHAIN)
+
+
+def failure_reason(instance: DagsterInstance, run_id: str) -> str:
+    """Why a run failed, in one line: the failed step's own words, else the failed checks'."""
+    reasons: list[str] = []
+    for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
+        failure = entry.dagster_event.step_failure_data if entry.dagster_event is not None else None
+        if failure is None:
+            continue
+        if failure.user_failure_data is not None and failure.user_failure_data.description:
+            reasons.append(failure.user_failure_data.description)
+        elif failure.error is not None:
+            reasons.append((failure.error.cause or failure.error).message)
+    for entry in instance.all_logs(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION):
+        check = entry.dagster_event.asset_check_evaluation_data if entry.dagster_event is not None else None
+        if check is not None and not check.passed:
+            reasons.append(f"check {check.check_name}: {check.description or 'failed'}")
+    return " ".join("; ".join(dict.fromkeys(reasons)).split()) or "the run ended before it could say why"
+
+
+def hours_since_last_load(histories: list[ShardHistory]) -> float | None:
+    """Hours since a shard was loaded; None when none ever was."""
+    times = [history.loaded_at for history in histories if history.loaded_at is not None]
+    return (time.time() - max(times)) / 3600 if times else None
