@@ -9,8 +9,7 @@ import dagster as dg
 from dagster import AssetKey, DagsterEventType, DagsterInstance
 from dagster._core.definitions.declarative_automation.automation_context import AutomationContext
 
-COVERED_SHARDS = "covered_shards"
-"""Key of `vector_index`'s metadata: the shards whose partitions it covered, as a JSON list of numbers."""
+from laion_assets.health.history import COVERED_SHARDS
 
 
 def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
@@ -78,12 +77,24 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
     return covered, planned.storage_id if planned is not None and same_run else record.storage_id
 
 
-def index_condition(*, first: int, step: int, total: int) -> dg.AutomationCondition:
+def index_condition(*, first: int, step: int, total: int) -> dg.AutomationCondition[Any]:
     """The automation condition of `vector_index`."""
     milestones = MilestoneCondition("clickhouse_partition", first, step, total)
     return (~dg.AutomationCondition.in_progress() & milestones).with_label(milestones.name)
 
 
-def report_condition() -> dg.AutomationCondition:
+def report_condition() -> dg.AutomationCondition[Any]:
     """The automation condition of `recall_report`: after each materialization of the index."""
     return dg.AutomationCondition.eager().with_label("after each build of the index")
+
+
+def milestone_sensor() -> dg.AutomationConditionSensorDefinition:
+    """What evaluates the two conditions. They are code of ours, which Dagster's daemon evaluates only in the code
+    location's own process: without `use_user_code_server` they would never be true, and nothing would say so."""
+    return dg.AutomationConditionSensorDefinition(
+        "index_at_milestones",
+        target=dg.AssetSelection.assets("vector_index", "recall_report"),
+        use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Builds the index at milestones of loaded partitions, and measures its recall after each build.",
+    )

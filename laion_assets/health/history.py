@@ -12,6 +12,9 @@ from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatu
 CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
 """The assets that are partitioned by shard, in order."""
 
+COVERED_SHARDS = "covered_shards"
+"""Key of `vector_index`'s metadata: the shards whose partitions it covers, as a JSON list of numbers."""
+
 ShardState = Literal["loaded", "running", "queued", "failed", "merged", "fetched", "missing"]
 
 PARTITION_TAG = "dagster/partition"

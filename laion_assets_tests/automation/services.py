@@ -1,0 +1,113 @@
+"""Starts the real dagster-webserver and dagster-daemon on a Dagster home of a test, and talks GraphQL to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+T = TypeVar("T")
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+class Services:
+    """A webserver and a daemon, with the environment that their code location reads. Stop them after use."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        config = (PROJECT / "dagster.yaml").read_text()
+        # The project's own configuration, with its storage in this home wherever a process was started.
+        (home / "dagster.yaml").write_text(config.replace("base_dir: .dagster", f"base_dir: {home}/.dagster"))
+        (home / "workspace.yaml").write_text((PROJECT / "workspace.yaml").read_text())
+        self._environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
+        self._port = _free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start_webserver(self) -> None:
+        """Starts it and waits until it answers."""
+        self._start("webserver", "dagster_webserver", "-h", "127.0.0.1", "-p", str(self._port))
+        wait_for(lambda: self._answers() or None, seconds=120, what="the webserver")
+
+    def start_daemon(self) -> None:
+        """Starts the daemon."""
+        self._start("daemon", "dagster._daemon", "run")
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to "webserver" or "daemon": it cannot tidy up, and the runs that it launched go on."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """Ends what runs."""
+        for process in self._processes.values():
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def query(self, query: str, **variables: Any) -> Any:
+        """The `data` of a GraphQL answer."""
+        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    def launch_backfill(self, assets: list[str], shards: list[str]) -> str:
+        """Launches a backfill as the UI does; its id."""
+        data = self.query(
+            "mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename "
+            "... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
+            p={"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": shards, "tags": []},
+        )["launchPartitionBackfill"]
+        assert data["__typename"] == "LaunchBackfillSuccess", data
+        return str(data["backfillId"])
+
+    def backfill_status(self, backfill: str) -> str:
+        """REQUESTED, COMPLETED_SUCCESS, COMPLETED_FAILED, …"""
+        data = self.query(
+            "query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }",
+            id=backfill,
+        )
+        return str(data["partitionBackfillOrError"]["status"])
+
+    def _start(self, name: str, module: str, *arguments: str) -> None:
+        log = (self.home / f"{name}.log").open("ab")
+        command = [sys.executable, "-m", module, *arguments, "-w", str(self.home / "workspace.yaml")]
+        self._processes[name] = subprocess.Popen(
+            command, cwd=self.home, env=self._environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/server_info", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def wait_for(look: Callable[[], T | None], *, seconds: float, what: str) -> T:
+    """What `look` finds, as soon as it finds something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = look()
+        if found is not None:
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,153 @@
+"""States when the index is asked for, over scripted histories of loads, builds, failures and a lost cursor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+
+from laion_assets.automation.milestones import index_condition, milestone, report_condition
+from laion_assets.health.history import COVERED_SHARDS
+
+TOTAL, FIRST, STEP = 9, 3, 2
+shards = dg.StaticPartitionsDefinition([str(number) for number in range(TOTAL)])
+INDEX = dg.AssetKey("vector_index")
+REPORT = dg.AssetKey("recall_report")
+
+
+@dg.asset(partitions_def=shards)
+def clickhouse_partition() -> None: ...
+
+
+@dg.asset(deps=[clickhouse_partition], automation_condition=index_condition(first=FIRST, step=STEP, total=TOTAL))
+def vector_index() -> None: ...
+
+
+@dg.asset(deps=[vector_index], automation_condition=report_condition())
+def recall_report() -> None: ...
+
+
+class History:
+    """A Dagster instance whose events the test writes, and the automation that looks at it tick by tick."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.definitions = dg.Definitions([clickhouse_partition, vector_index, recall_report])
+        self.cursor: AssetDaemonCursor | None = None
+
+    def load(self, *numbers: int) -> None:
+        for number in numbers:
+            event = dg.AssetMaterialization("clickhouse_partition", partition=str(number))
+            self.instance.report_runless_asset_event(event)
+
+    def build(self, *covered: int) -> None:
+        metadata = {COVERED_SHARDS: dg.MetadataValue.json(list(covered))}
+        self.instance.report_runless_asset_event(dg.AssetMaterialization("vector_index", metadata=metadata))
+
+    def asked(self) -> set[str]:
+        """The assets that one tick asks for."""
+        result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        return {key.to_user_string() for key in (INDEX, REPORT) if result.get_num_requested(key) > 0}
+
+
+@pytest.fixture
+def history() -> Iterator[History]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield History(instance)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "expected"), [(0, 0), (2, 0), (3, 3), (4, 3), (5, 5), (6, 5), (7, 7), (8, 7), (9, 9), (10, 9)]
+)
+def test_milestones_are_the_first_then_every_step_and_the_last(loaded: int, expected: int) -> None:
+    assert milestone(loaded, first=FIRST, step=STEP, total=TOTAL) == expected
+
+
+def test_a_dataset_smaller_than_the_first_milestone_is_indexed_when_it_is_whole() -> None:
+    assert [milestone(loaded, first=10, step=10, total=2) for loaded in (0, 1, 2)] == [0, 0, 2]
+
+
+def test_nothing_is_asked_for_before_the_first_milestone(history: History) -> None:
+    assert history.asked() == set()
+    history.load(0, 1)
+    assert history.asked() == set()
+
+
+def test_index_then_report_at_a_milestone_and_once(history: History) -> None:
+    history.load(0, 1, 2)
+    assert history.asked() == {"vector_index"}
+    assert history.asked() == set(), "one milestone is asked for once, and no report before the index"
+    history.build(0, 1, 2)
+    assert history.asked() == {"recall_report"}
+    history.load(3)
+    assert history.asked() == set(), "between milestones nothing is built"
+    history.load(4)
+    assert "vector_index" in history.asked()
+
+
+def test_the_last_partition_is_a_milestone(history: History) -> None:
+    history.load(*range(8))
+    history.asked()
+    history.build(*range(8))
+    assert "vector_index" not in history.asked()
+    history.load(8)
+    assert "vector_index" in history.asked()
+
+
+def test_after_a_failure_it_is_asked_for_at_the_next_milestone_and_not_before(history: History) -> None:
+    history.load(0, 1, 2)
+    assert "vector_index" in history.asked()
+    for _ in range(3):  # the run failed: nothing was materialized
+        assert history.asked() == set()
+    history.load(3)
+    assert history.asked() == set()
+    history.load(4)
+    assert "vector_index" in history.asked()
+
+
+def test_a_partition_that_is_loaded_again_is_a_reason(history: History) -> None:
+    history.load(0, 1, 2)
+    history.asked()
+    history.build(0, 1, 2)
+    history.asked()
+    history.load(1)
+    assert "vector_index" in history.asked()
+    assert "vector_index" not in history.asked(), "once for one reload"
+    history.load(1)
+    assert "vector_index" in history.asked(), "and again for another"
+
+
+def test_a_lost_cursor_asks_for_nothing_that_is_built(history: History) -> None:
+    history.load(0, 1, 2)
+    history.asked()
+    history.build(0, 1, 2)
+    history.asked()
+    history.cursor = None
+    assert "vector_index" not in history.asked()
+    history.load(3, 4)
+    history.cursor = None
+    assert "vector_index" in history.asked()
+
+
+def test_while_a_build_is_under_way_nothing_is_asked_for_and_then_it_is(history: History) -> None:
+    history.load(0, 1, 2)
+    history.asked()
+    job = history.definitions.resolve_implicit_global_asset_job_def()
+    run = history.instance.create_run_for_job(
+        job.get_subset(asset_selection={INDEX}), asset_selection=frozenset({INDEX}), status=dg.DagsterRunStatus.STARTED
+    )
+    planned = dg.AssetMaterialization("vector_index", metadata={COVERED_SHARDS: json.dumps([0, 1, 2])})
+    history.load(3, 4)
+    assert "vector_index" not in history.asked(), "a build is under way"
+    history.instance.report_runless_asset_event(planned)
+    history.instance.report_run_failed(run)
+    assert "vector_index" in history.asked(), "the milestone that passed meanwhile is asked for after it"
+
+
+def test_the_label_in_the_automation_view_says_when() -> None:
+    condition = index_condition(first=FIRST, step=STEP, total=TOTAL)
+    assert condition.get_label() == "3 partitions loaded, then every 2 more, and the last; or loaded again"

@@ -1,0 +1,149 @@
+"""States what a backfill of six shards does in real Dagster: a corrupt one, mended and retried; milestones; a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from laion_assets.health.history import CHAIN, ShardHistory, read_histories
+from laion_assets.settings import Settings, load_settings
+from laion_assets.source.sample import write_sample_shard
+from laion_assets.table.connect import connect
+from laion_assets.table.schema import partitions
+from laion_assets_tests.automation.services import Services, wait_for
+
+SHARDS = 6
+ROWS = 400
+CORRUPT = 4
+
+DATASET = f"""
+name = "six"
+shards = {SHARDS}
+dimension = 512
+clip_model = "sample"
+[[sources]]
+url = "{{data_dir}}/sample"
+"""
+
+
+class Load:
+    """Six sample shards, their settings, and Dagster's services over them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for shard in range(SHARDS):
+            write_sample_shard(folder / "data" / "sample", shard, ROWS)
+        (folder / "six.toml").write_text(DATASET)
+        self.environment = {
+            "LAION_DATASET": str(folder / "six.toml"),
+            "LAION_DATA_DIR": str(folder / "data"),
+            "LAION_INDEX_FIRST": "3",
+            "LAION_INDEX_STEP": "2",
+            "LAION_HNSW_M": "8",
+            "LAION_HNSW_EF_CONSTRUCTION": "32",
+        }
+        self.settings: Settings = load_settings(
+            dataset_name=str(folder / "six.toml"), data_dir=folder / "data", source=()
+        )
+        self.services = Services(folder / "home", self.environment)
+
+    def histories(self) -> list[ShardHistory]:
+        with dg.DagsterInstance.from_config(str(self.folder / "home")) as instance:
+            return read_histories(instance, self.settings.dataset.shard_keys)
+
+    def table_rows(self) -> dict[int, int]:
+        with connect(self.settings) as db:
+            return {state.shard: state.rows for state in partitions(db)}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
+    made = Load(tmp_path_factory.mktemp("six"))
+    try:
+        made.services.start_webserver()
+        made.services.start_daemon()
+        yield made
+    finally:
+        made.services.stop()
+
+
+def _damage(load: Load) -> bytes:
+    path = load.folder / "data" / "sample" / "img_emb" / f"img_emb_{CORRUPT}.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    return whole
+
+
+def _mend(load: Load, whole: bytes) -> None:
+    path = load.folder / "data" / "sample" / "img_emb" / f"img_emb_{CORRUPT}.npy"
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(whole)
+    fresh.replace(path)
+
+
+def test_a_backfill_with_a_corrupt_shard_a_kill_and_a_retry(load: Load) -> None:
+    whole = _damage(load)
+    backfill = load.services.launch_backfill(list(CHAIN), load.settings.dataset.shard_keys)
+
+    # The daemon dies in the middle of it, and comes back: nothing is lost or doubled.
+    wait_for(
+        lambda: any(history.state == "loaded" for history in load.histories()) or None,
+        seconds=180,
+        what="the first loaded shard",
+    )
+    load.services.kill("daemon")
+    load.services.start_daemon()
+
+    status = wait_for(lambda: _end(load, backfill), seconds=300, what="the end of the backfill")
+    assert status == "COMPLETED_FAILED"
+    histories = load.histories()
+    assert [history.key for history in histories if history.state == "failed"] == [str(CORRUPT)]
+    failed = histories[CORRUPT]
+    assert f"img_emb_{CORRUPT}.npy" in failed.error
+    assert "expected" in failed.error
+
+    _mend(load, whole)
+    retry = load.services.launch_backfill(list(CHAIN), [str(CORRUPT)])
+    assert wait_for(lambda: _end(load, retry), seconds=180, what="the end of the retry") == "COMPLETED_SUCCESS"
+    assert {history.state for history in load.histories()} == {"loaded"}
+
+    _index_then_report(load)
+    assert load.table_rows() == dict.fromkeys(range(SHARDS), ROWS)
+    _checks_are_recorded_by_partition(load)
+
+
+def _end(load: Load, backfill: str) -> str | None:
+    status = load.services.backfill_status(backfill)
+    return None if status in ("REQUESTED", "CANCELING") else status
+
+
+def _index_then_report(load: Load) -> None:
+    """The last milestone, all six shards, is indexed and then measured, by the daemon alone."""
+
+    def covered_and_reported() -> bool | None:
+        with dg.DagsterInstance.from_config(str(load.folder / "home")) as instance:
+            index = instance.get_latest_materialization_event(dg.AssetKey("vector_index"))
+            report = instance.get_latest_materialization_event(dg.AssetKey("recall_report"))
+        if index is None or index.asset_materialization is None or report is None:
+            return None
+        covered = index.asset_materialization.metadata["covered_shards"].value
+        return True if covered == list(range(SHARDS)) and report.timestamp > index.timestamp else None
+
+    wait_for(covered_and_reported, seconds=300, what="index and report at the last milestone")
+
+
+def _checks_are_recorded_by_partition(load: Load) -> None:
+    data = load.services.query(
+        "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { assetChecksOrError { "
+        "... on AssetChecks { checks { name partitionStatuses { __typename ... on AssetCheckDefaultPartitionStatuses "
+        "{ succeeded failed } } } } } } } }",
+        key={"path": ["clickhouse_partition"]},
+    )
+    checks = data["assetNodeOrError"]["assetChecksOrError"]["checks"]
+    assert [check["name"] for check in checks] == ["partition_matches_parquet"]
+    statuses = checks[0]["partitionStatuses"]
+    assert sorted(statuses["succeeded"]) == load.settings.dataset.shard_keys
+    assert statuses["failed"] == []
