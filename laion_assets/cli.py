@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="LAION's embeddings as a Dagster asset graph: shards to checked ClickHouse partitions, searched and measured.",
 )
+clip_app = typer.Typer(no_args_is_help=True, help="The CLIP encoders.")
+udf_app = typer.Typer(no_args_is_help=True, help="The ClickHouse functions encode_text and encode_image.")
+app.add_typer(clip_app, name="clip")
+app.add_typer(udf_app, name="udf")
 console = Console()
 errors = Console(stderr=True)
 
@@ -93,41 +98,55 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def search(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; - reads them from standard input.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Search by a picture; may be given several times.")] = None,
     like: Annotated[int | None, typer.Option(help="Search with the stored vector of the row with this id.")] = None,
     vector: Annotated[Path | None, typer.Option(help="Search with a vector from a .npy or .json file.")] = None,
+    texts_from: Annotated[Path | None, typer.Option("--from", help="A file of texts, a line each.")] = None,
     by: Annotated[str, typer.Option(help="image or text: which vectors are searched.")] = "image",
     limit: Annotated[int, typer.Option(help="How many answers, at most 1000.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Look at every row instead of using the index.")] = False,
+    ef: Annotated[int | None, typer.Option(help="ef_search; else what the recall report named.")] = None,
     where: Annotated[str | None, typer.Option(help="A SQL condition, such as: similarity > 0.35")] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards: 0-9, 3, or 1,4,7-9")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page of the answers to this file.")] = None,
     as_json: Json = False,
     demo_table: Demo = False,
 ) -> None:
-    """Show the rows nearest to a vector."""
+    """Show the rows nearest to a text, a picture, a row or a vector."""
     from laion_assets.settings import load_settings
-    from laion_assets.table.connect import connect
-    from laion_assets.table.search import SearchRequest, checked_by, read_vector_file, vector_of
-    from laion_assets.table.search import search as nearest
-    from laion_assets.terminal.results import print_results, results_json
+    from laion_assets.terminal.search import Asked, show_search
 
     overrides: dict[str, Any] = {"dataset_name": "sample", "data_dir": DEMO_FOLDER} if demo_table else {}
-    settings = load_settings(**overrides)
-    if (like is None) == (vector is None):
-        raise typer.BadParameter("give one of --like ID and --vector FILE")
-    request = SearchRequest(
-        by=checked_by(by),
-        limit=limit,
-        exact=exact,
-        where=where,
-        shards=None if shards is None else tuple(settings.dataset.shard_numbers(shards)),
-    )
-    with connect(settings) as db:
-        target = read_vector_file(vector) if vector is not None else vector_of(db, like or 0, request.by)
-        result = nearest(db, target, request)
-    if as_json:
-        sys.stdout.write(results_json(result) + "\n")
-    else:
-        print_results(result, console, f"nearest to {vector.name if vector is not None else f'id {like}'}")
+    asked = Asked(texts or [], image or [], like, vector, texts_from)
+    request = {"by": by, "limit": limit, "exact": exact, "where": where, "shards": shards, "ef": ef}
+    show_search(load_settings(**overrides), asked, request, console, html=html, as_json=as_json)
+
+
+@clip_app.command("check")
+def clip_check() -> None:
+    """Compare the encoders with the vectors of the table: cosine near 1 proves that the model is the dataset's."""
+    from laion_assets.clip.check import check_clip
+    from laion_assets.settings import load_settings
+
+    found = check_clip(load_settings())
+    for name, value in asdict(found).items():
+        console.print(f"{name}: {value}", highlight=False)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@udf_app.command("install")
+def udf_install(
+    scripts: Annotated[Path, typer.Option(help="The server's user_scripts_path.")],
+    config: Annotated[Path, typer.Option(help="Where user_defined_executable_functions_config looks.")],
+) -> None:
+    """Write encode_text and encode_image for a ClickHouse server on this machine."""
+    from laion_assets.clip.udf import install
+    from laion_assets.settings import load_settings
+
+    installed = install(load_settings(), scripts, config)
+    for path in (*installed.scripts, *installed.configs):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

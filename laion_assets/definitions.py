@@ -5,13 +5,17 @@ from __future__ import annotations
 import dagster as dg
 
 from laion_assets.assets.clickhouse_partition import clickhouse_partition_asset, clickhouse_partition_checks
+from laion_assets.assets.clip_encoders import clip_encoders_asset, clip_encoders_checks
 from laion_assets.assets.load_report import load_report_asset
 from laion_assets.assets.location import CodeLocation, ProgressOf
 from laion_assets.assets.merged_shard import merged_shard_asset, merged_shard_checks
 from laion_assets.assets.raw_shard import raw_shard_asset, raw_shard_checks
+from laion_assets.assets.recall_report import recall_report_asset, recall_report_checks
 from laion_assets.assets.remote_shard import remote_shard_asset
+from laion_assets.assets.vector_index import vector_index_asset, vector_index_checks
 from laion_assets.automation.alerts import build_alerts
 from laion_assets.automation.jobs import load_shards, observe_remote, report_health
+from laion_assets.automation.milestones import milestone_sensor
 from laion_assets.automation.schedules import build_schedules
 from laion_assets.settings import Settings, load_settings
 
@@ -25,16 +29,22 @@ def build_definitions(settings: Settings, progress: ProgressOf | None = None) ->
             raw_shard_asset(location),
             merged_shard_asset(location),
             clickhouse_partition_asset(location),
+            vector_index_asset(location),
+            recall_report_asset(location),
+            clip_encoders_asset(location),
             load_report_asset(location),
         ],
         asset_checks=[
             *raw_shard_checks(location),
             *merged_shard_checks(location),
             *clickhouse_partition_checks(location),
+            *vector_index_checks(location),
+            *recall_report_checks(location),
+            *clip_encoders_checks(location),
         ],
         jobs=[load_shards, observe_remote, report_health],
         schedules=build_schedules(settings),
-        sensors=build_alerts(settings),
+        sensors=[milestone_sensor(), *build_alerts(settings)],
         # A process a step would cost 9 to 11 s a shard where one process costs 1 s.
         executor=dg.in_process_executor,
     )

@@ -77,3 +77,7 @@ class PartitionCheckError(TableError):
 
 class SearchError(LaionError):
     """A search that cannot be answered as asked: vector, limit or filter."""
+
+
+class ClipError(LaionError):
+    """A text or picture that cannot be encoded, or a CLIP model that is absent or of another dimension."""

@@ -1,7 +1,5 @@
 """`clip_encoders`: the dataset's CLIP model in the store, and the ClickHouse functions that call it; its check."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

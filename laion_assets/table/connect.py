@@ -19,6 +19,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from laion_assets.errors import EngineHeldError, TableError
 from laion_assets.settings import Settings
+from laion_assets.table.functions import embedded_function_options
 
 Row = Sequence[Any]
 
@@ -100,8 +101,11 @@ def connect(settings: Settings) -> Iterator[Database]:
 
 
 def embedded_options(settings: Settings) -> dict[str, str]:
-    """Server settings for the embedded engine: its index cache and its memory limit (0 leaves the engine's own)."""
-    options = {"vector_similarity_index_cache_size": str(settings.index_cache_bytes)}
+    """Server settings for the embedded engine: index cache, memory limit (0 leaves the engine's own), functions."""
+    options = {
+        "vector_similarity_index_cache_size": str(settings.index_cache_bytes),
+        **embedded_function_options(settings),
+    }
     if settings.clickhouse_memory_bytes:
         options["max_server_memory_usage"] = str(settings.clickhouse_memory_bytes)
     return options

@@ -10,19 +10,17 @@ from rich.progress import Progress
 
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import sample_row_counts, write_sample
-from laion_assets.table.connect import connect
-from laion_assets.table.search import SearchRequest, search, vector_of
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import load
-from laion_assets.terminal.results import print_results
+from laion_assets.terminal.search import Asked, show_search
 from laion_assets.terminal.status import print_status, read_status
 
 SHARDS = 4
 ROWS = 20_000
 """Rows of the demo's full shards: 20,000, 20,000, 7,000 and 13,000, about 250 MB in the table."""
 
-LIKE = 20_000_000
-"""The row whose neighbours are shown: the first of shard 2."""
+QUERY = "white clock"
+"""What the demo searches for: two words that the sample's captions have."""
 
 
 def run_demo(folder: Path, console: Console) -> bool:
@@ -40,8 +38,9 @@ def run_demo(folder: Path, console: Console) -> bool:
     console.rule("search")
     _show_search(settings, console)
     console.print(
-        f"\nDone in {time.perf_counter() - started:.0f} s. To see it in Dagster's UI: [bold]make demo-ui[/bold]; "
-        f"to search: [bold]laion-assets search --like {LIKE} --demo[/bold]"
+        f"\nDone in {time.perf_counter() - started:.0f} s. To see it in Dagster's UI: make demo-ui. To search:\n"
+        f'  .venv/bin/laion-assets search --demo "red bicycle"',
+        highlight=False,
     )
     return True
 
@@ -56,8 +55,5 @@ def _write_sample(folder: Path, console: Console) -> None:
 
 
 def _show_search(settings: Settings, console: Console) -> None:
-    with connect(settings) as db:
-        vector = vector_of(db, LIKE, "image")
-        result = search(db, vector, SearchRequest(by="image", limit=11, exact=True))
-    query = next((found for found in result.neighbours if found.id == LIKE), result.neighbours[0])
-    print_results(result, console, f"images like that of id {LIKE}: {' '.join(query.caption.split())[:60]}")
+    request = {"by": "image", "limit": 10, "exact": True, "where": None, "shards": None, "ef": None}
+    show_search(settings, Asked([QUERY], [], None, None, None), request, console)

@@ -15,7 +15,7 @@ WIDE = 110
 """Columns of the terminal from which on URLs are shown, too; `--json` always has them."""
 
 
-def print_results(result: SearchResult, console: Console, title: str) -> None:
+def print_results(result: SearchResult, console: Console, title: str, notice: str) -> None:
     """A table as wide as the terminal: rank, distance, caption, URL, shard, id; then which way it went."""
     table = Table(title=Text(title), expand=True)
     table.add_column("", justify="right", no_wrap=True, min_width=2)
@@ -32,13 +32,12 @@ def print_results(result: SearchResult, console: Console, title: str) -> None:
         url = [Text(found.url)] if wide else []
         table.add_row(str(found.rank), f"{found.distance:.4f}", caption, *url, str(found.shard), str(found.id))
     console.print(table)
-    way = "exact search" if result.exact else "search by the index"
-    console.print(f"{way} of {result.by}_embedding took {result.seconds * 1000:.0f} ms")
+    console.print(notice, markup=False, highlight=False)
 
 
-def results_json(result: SearchResult) -> str:
-    """One JSON object: `by`, `exact`, `seconds`, and `neighbours` with their fields."""
-    return json.dumps(asdict(result), ensure_ascii=False)
+def results_json(result: SearchResult, query: str) -> str:
+    """One JSON object: `query`, `by`, `exact`, `seconds`, and `neighbours` with their fields."""
+    return json.dumps({"query": query, **asdict(result)}, ensure_ascii=False)
 
 
 def _largest_id(result: SearchResult) -> int:

@@ -1,0 +1,121 @@
+"""`recall_report`: what the index finds against exact search; the checks that it is enough, and worth having."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from laion_assets.assets.location import OWNERS, POOL, CodeLocation, Metadata, failing_clearly
+from laion_assets.automation.milestones import report_condition
+from laion_assets.recall.evaluate import Plan, evaluate, recall_folder
+from laion_assets.recall.figures import Evaluation, read_evaluation, save_evaluation
+from laion_assets.recall.plot import inline_image, recall_plot
+from laion_assets.recall.report import recall_markdown
+from laion_assets.shard.store import replacing
+from laion_assets.table.connect import connect
+
+SMALL_ROWS = 100_000
+"""Below this many rows an exact search takes a few milliseconds, and an index cannot be faster."""
+
+
+def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.AssetsDefinition:
+    """The asset. `plan` says how many queries and which search settings; the default is the whole of them."""
+
+    @dg.asset(
+        name="recall_report",
+        deps=["vector_index"],
+        group_name="search",
+        kinds={"clickhouse", "matplotlib"},
+        owners=OWNERS,
+        code_version="1",
+        pool=POOL,
+        automation_condition=report_condition(),
+        description="Recall@10 and @100 of the index against an exact search of the same rows, ties counted, and the "
+        "latency of both: image→image, text→text, text→image, image→text and vectors that are not in the table. Names "
+        "the cheapest search settings that meet LAION_RECALL_TARGET; `laion-assets search` uses them.",
+    )
+    def recall_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        folder = recall_folder(location.settings)
+        with failing_clearly():
+            with connect(location.settings) as db:
+                evaluation = evaluate(db, plan, log=context.log.info)
+            picture = recall_plot(evaluation)
+            with replacing(folder / "recall.png", subject="recall.png") as temporary:
+                temporary.write_bytes(picture)
+            save_evaluation(evaluation, folder)
+        metadata = _metadata(evaluation)
+        metadata["report"] = dg.MetadataValue.md(
+            recall_markdown(evaluation, inline_image(picture, "recall against latency"))
+        )
+        metadata["plot"] = dg.MetadataValue.path(folder / "recall.png")
+        return dg.MaterializeResult(metadata=metadata)
+
+    return recall_report
+
+
+def recall_report_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
+    """Checks on the last report."""
+
+    @dg.asset_check(
+        asset="recall_report",
+        name="recall_meets_target",
+        description="For each kind of query some search settings reach LAION_RECALL_TARGET at recall@10.",
+    )
+    def recall_meets_target() -> dg.AssetCheckResult:
+        evaluation = read_evaluation(recall_folder(location.settings))
+        if evaluation is None:
+            return _no_report()
+        best = {kind.kind: evaluation.chosen(kind.kind).at_10.mean for kind in evaluation.kinds}
+        low = [f"{kind} reaches {recall:.3f}" for kind, recall in best.items() if not evaluation.meets_target(kind)]
+        return dg.AssetCheckResult(
+            passed=not low,
+            description=f"{'; '.join(low)}, where {evaluation.target:g} is wanted" if low else None,
+            metadata=best,
+        )
+
+    @dg.asset_check(
+        asset="recall_report",
+        name="index_beats_scan",
+        description="Searching with the chosen settings is faster than an exact search, for each kind of query. Below "
+        f"{SMALL_ROWS:,} rows a scan is as fast: slower searches are then a warning.",
+    )
+    def index_beats_scan() -> dg.AssetCheckResult:
+        evaluation = read_evaluation(recall_folder(location.settings))
+        if evaluation is None:
+            return _no_report()
+        times = {kind.kind: evaluation.speedup(kind.kind) for kind in evaluation.kinds}
+        slow = [f"{kind} {speedup:.2f} times" for kind, speedup in times.items() if speedup <= 1]
+        small = evaluation.rows < SMALL_ROWS
+        return dg.AssetCheckResult(
+            passed=not slow,
+            severity=dg.AssetCheckSeverity.WARN if small else dg.AssetCheckSeverity.ERROR,
+            description=f"against exact search: {'; '.join(slow)} ({evaluation.rows:,} rows)" if slow else None,
+            metadata=times,
+        )
+
+    return [recall_meets_target, index_beats_scan]
+
+
+def _no_report() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=False, description="there is no report yet: materialize recall_report")
+
+
+def _metadata(evaluation: Evaluation) -> Metadata:
+    metadata: Metadata = {
+        "rows": evaluation.rows,
+        "partitions": len(evaluation.shards),
+        "seconds": round(evaluation.seconds, 3),
+        "exact_seconds": round(evaluation.exact_seconds, 3),
+        "exact_from_store": evaluation.exact_from_store,
+    }
+    for kind in evaluation.kinds:
+        one = evaluation.chosen(kind.kind)
+        metadata |= {
+            f"recall_at_10_{kind.kind}": one.at_10.mean,
+            f"p50_ms_{kind.kind}": round(one.latency.p50, 3),
+            f"exact_p50_ms_{kind.kind}": round(kind.exact.p50, 3),
+            f"times_faster_{kind.kind}": round(evaluation.speedup(kind.kind), 2),
+            f"search_{kind.kind}": str(one.search),
+        }
+        if one.at_100 is not None:
+            metadata[f"recall_at_100_{kind.kind}"] = one.at_100.mean
+    return metadata

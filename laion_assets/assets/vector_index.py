@@ -1,0 +1,141 @@
+"""`vector_index`: both HNSW indexes in every loaded partition; the checks that they are there, and are used."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from laion_assets.assets.location import OWNERS, POOL, CodeLocation, Metadata, check_failed, failing_clearly
+from laion_assets.automation.milestones import index_condition
+from laion_assets.errors import LaionError
+from laion_assets.health.history import COVERED_SHARDS
+from laion_assets.table.connect import connect
+from laion_assets.table.cover import index_cover, index_names, index_sizes
+from laion_assets.table.index import BuildReport, IndexParameters, build_indexes
+from laion_assets.table.index_use import IndexUse, index_use
+from laion_assets.table.search import By, SearchRequest
+from laion_assets.table.vectors import draw_rows, vectors_of
+
+
+def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
+    """The asset. It is not retried: a build that fails would fail again, and one that was cut off is resumed."""
+
+    @dg.asset(
+        name="vector_index",
+        deps=["clickhouse_partition"],
+        group_name="search",
+        kinds={"clickhouse"},
+        owners=OWNERS,
+        code_version="1",
+        pool=POOL,
+        automation_condition=index_condition(
+            first=location.settings.index_first,
+            step=location.settings.index_step,
+            total=location.settings.dataset.shards,
+        ),
+        description="`image_index` and `text_index` (HNSW, cosine distance), built in every loaded partition that "
+        "lacks them and only there. Other parameters in the settings build them anew.",
+    )
+    def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        with failing_clearly(), connect(location.settings) as db:
+            report = build_indexes(db, progress=location.progress(context), log=context.log.info)
+            table = f"{db.database}.{location.settings.table}"
+        warning = index_sizes(report.cover).cache_warning(location.settings.index_cache_bytes)
+        if warning:
+            context.log.warning(warning)
+        return dg.MaterializeResult(metadata=_metadata(location, report, table, warning))
+
+    return vector_index
+
+
+def vector_index_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
+    """Checks on what stands in the table now, and on what a search does."""
+
+    @dg.asset_check(
+        asset="vector_index",
+        name="every_part_is_indexed",
+        blocking=True,
+        pool=POOL,
+        description="Every loaded partition is one part and has each index, counted for each index apart.",
+    )
+    def every_part_is_indexed() -> dg.AssetCheckResult:
+        try:
+            with connect(location.settings) as db:
+                cover = index_cover(db)
+        except LaionError as error:
+            return check_failed(error)
+        faults = [f"partition {state.shard} has no {name}" for state in cover for name in state.missing]
+        faults += [f"partition {state.shard} has {state.parts} parts" for state in cover if state.parts != 1]
+        return dg.AssetCheckResult(
+            passed=bool(cover) and not faults,
+            description="; ".join(faults[:10]) or (None if cover else "no partition is loaded"),
+            metadata={"partitions": len(cover), "faults": len(faults)},
+        )
+
+    @dg.asset_check(
+        asset="vector_index",
+        name="index_is_used",
+        blocking=True,
+        pool=POOL,
+        description="A search by image and one by text read `_distance` out of the index, and ClickHouse counted a "
+        "search in the graph of every part. EXPLAIN alone names an index also when all rows are scanned.",
+    )
+    def index_is_used() -> dg.AssetCheckResult:
+        try:
+            uses = index_uses(location)
+        except LaionError as error:
+            return check_failed(error)
+        faults = [f"by {by}: {use.fault}" for by, use in uses.items() if use.fault]
+        return dg.AssetCheckResult(
+            passed=bool(uses) and not faults,
+            description="; ".join(faults) or (None if uses else "no row is loaded"),
+            metadata={f"graphs_searched_by_{by}": use.searches for by, use in uses.items()},
+        )
+
+    return [every_part_is_indexed, index_is_used]
+
+
+def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] = ()) -> dict[By, IndexUse]:
+    """What a search by each column does, with a drawn row's vector and ClickHouse's `settings`."""
+    columns: tuple[By, ...] = ("image", "text")
+    with connect(location.settings) as db:
+        names = index_names(db)
+        drawn = draw_rows(db, 1, seed=0)
+        return {
+            by: index_use(db, vectors_of(db, by, drawn).vectors[0], SearchRequest(by=by, settings=settings))
+            for by in columns
+            if f"{by}_index" in names and len(drawn)
+        }
+
+
+def _metadata(location: CodeLocation, report: BuildReport, table: str, warning: str | None) -> Metadata:
+    dataset = location.settings.dataset
+    parameters = IndexParameters.of(location.settings)
+    covered = [state.shard for state in report.cover if state.covered]
+    sizes = index_sizes(report.cover)
+    rows = sum(state.rows for state in report.cover)
+    per_vector = sizes.memory_bytes_a_vector or parameters.bytes_a_vector(dataset.dimension)
+    whole = round(rows / max(len(report.cover), 1) * dataset.shards * len(dataset.vector_columns) * per_vector)
+    metadata: Metadata = {
+        "dagster/table_name": table,
+        "partitions": len(covered),
+        "partitions_loaded": len(report.cover),
+        COVERED_SHARDS: dg.MetadataValue.json(covered),
+        "partitions_built": len(report.shards),
+        "rows": rows,
+        "vectors_built": report.vectors,
+        "quantization": parameters.quantization,
+        "m": parameters.m,
+        "ef_construction": parameters.ef_construction,
+        "rebuilt": report.rebuilt,
+        "seconds": round(report.seconds, 3),
+        "index_bytes_on_disk": sizes.bytes_on_disk,
+        "index_bytes_in_memory": sizes.bytes_in_memory,
+        "disk_bytes_a_vector": round(sizes.disk_bytes_a_vector, 1),
+        "memory_bytes_a_vector": round(sizes.memory_bytes_a_vector, 1),
+        "memory_bytes_for_all_shards": whole,
+    }
+    if report.core_seconds_a_million is not None:
+        metadata["core_seconds_a_million"] = round(report.core_seconds_a_million, 1)
+    if warning:
+        metadata["warning"] = warning
+    return metadata

@@ -1,0 +1,1 @@
+"""The CLIP encoders and the ClickHouse functions that call them."""

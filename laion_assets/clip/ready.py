@@ -1,0 +1,120 @@
+"""Where the CLIP model of the settings lies, and how it gets there: built, fetched, or put there by the user."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from laion_assets.clip.encoder import ClipEncoder
+from laion_assets.clip.model import (
+    SAMPLE,
+    ClipModel,
+    known_model,
+    missing_files,
+    read_manifest,
+    require_files,
+    write_manifest,
+)
+from laion_assets.errors import ClipError
+from laion_assets.progress import Progress
+from laion_assets.settings import Settings
+from laion_assets.source.storing import store_errors
+
+SAMPLE_REVISION = "seed 0, graphs 1"
+"""Raised with every change of the sample world or its graphs, so that a store with older ones is made anew."""
+
+
+def clip_model(settings: Settings) -> ClipModel:
+    """The model that the dataset names. Raises `ClipError` when it is unknown, or not of the table's dimension."""
+    dataset = settings.dataset
+    model = known_model(dataset.clip_model, dataset.name)
+    if model.name != SAMPLE and model.dimension != dataset.dimension:
+        raise ClipError(
+            f"dataset {dataset.name}",
+            found=f"{dataset.dimension} dimensions, and CLIP model {model.name} with {model.dimension}",
+            expected="a model of the table's dimension",
+            advice="correct dimension or clip_model in the dataset's description",
+        )
+    return model
+
+
+def model_folder(settings: Settings) -> Path:
+    """Where the model's `text/` and `vision/` are: LAION_CLIP_DIR, else a folder of the model's own in the store."""
+    return settings.clip_dir or settings.data_dir / "clip" / clip_model(settings).folder
+
+
+def ready_model(settings: Settings, *, fetch: bool = False, progress: Progress | None = None) -> Path:
+    """The model's folder with all its files in it.
+
+    The sample's model is built at first use (0.3 s). A real one is fetched only where `fetch` says so and the folder
+    is the store's: nothing is written to LAION_CLIP_DIR. Raises `ClipError`, which names the files that are missing.
+    """
+    model, folder = clip_model(settings), model_folder(settings)
+    if model.name == SAMPLE and settings.clip_dir is None:
+        _build_sample(settings, model, folder)
+    elif fetch and settings.clip_dir is None and missing_files(folder):
+        _fetch(model, folder, progress)
+    require_files(model, folder)
+    return folder
+
+
+def open_encoder(settings: Settings, *, threads: int | None = None) -> ClipEncoder:
+    """The encoder of the settings' dataset; its halves are loaded when first used. Raises `ClipError`."""
+    return ClipEncoder(ready_model(settings), settings.dataset.dimension, threads=threads)
+
+
+def _build_sample(settings: Settings, model: ClipModel, folder: Path) -> None:
+    dimension = settings.dataset.dimension
+    revision = f"{SAMPLE_REVISION}, {dimension} dimensions"
+    if _is_built(folder, revision):
+        return
+    # Imported late: the world needs pyarrow and the graphs need onnx, which a built model does not.
+    from laion_assets.clip.sample_model import write_sample_model
+    from laion_assets.source.sample_world import sample_world
+
+    with store_errors("the sample's CLIP model"), _one_writer(folder):
+        if _is_built(folder, revision):
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            made = Path(scratch) / "made"
+            write_sample_model(made, sample_world(dimension=dimension))
+            write_manifest(made, model, revision)
+            _take_place(made, folder, Path(scratch) / "old")
+
+
+def _is_built(folder: Path, revision: str) -> bool:
+    return read_manifest(folder).get("revision") == revision and not missing_files(folder)
+
+
+def _fetch(model: ClipModel, folder: Path, progress: Progress | None) -> None:
+    from laion_assets.clip.fetch import fetch_model
+
+    # Not a random name: what a first try fetched is there for the second.
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    with store_errors(f"CLIP model {model.name}"), _one_writer(folder):
+        if missing_files(folder):
+            partial.mkdir(exist_ok=True)
+            fetch_model(model, partial, progress)
+            shutil.rmtree(old, ignore_errors=True)
+            _take_place(partial, folder, old)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Holds the lock of a model's folder, which the kernel frees with its process; others wait. Raises `OSError`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _take_place(made: Path, folder: Path, old: Path) -> None:
+    """Gives a finished folder its name; what stood there goes to `old`."""
+    if folder.exists():
+        folder.rename(old)
+    made.rename(folder)

@@ -1,0 +1,155 @@
+"""True neighbours of query sets, by exact search of the same rows, kept in the store. It judges no index."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from laion_assets.recall.queries import QuerySet
+from laion_assets.shard.store import replacing
+from laion_assets.table.connect import Database
+from laion_assets.table.search import By
+from laion_assets.table.vectors import Block, Ids, Vectors, partition_keys, stream_vectors
+
+Distances = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrueNeighbours:
+    """The k nearest rows of each query, nearest first: ids int64 (q, k) and cosine distances float64 (q, k).
+
+    Where the table has fewer rows than k, the rest has id -1 and distance infinity. The distances come from float32
+    matrix products: for vectors of length 1 they are within 1e-6 of those in float64.
+    """
+
+    ids: Ids
+    distances: Distances
+
+
+@dataclass(frozen=True)
+class ExactAnswers:
+    """True neighbours of each query set, in its order; the seconds they took, and whether they came from the store."""
+
+    neighbours: list[TrueNeighbours]
+    seconds: float
+    from_store: bool
+
+
+def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path) -> ExactAnswers:
+    """The true neighbours of every set; each column is read once, whatever the number of sets. Raises `TableError`.
+
+    They are kept in `folder`, under a name that holds the table, its loaded partitions and the queries. A mutation that
+    changes vectors in place is not seen, since an index's build looks the same; loading a partition again is.
+    """
+    started = time.perf_counter()
+    path = folder / f"exact_{_key(db, sets, k)}.npz"
+    kept = _read(path, len(sets))
+    if kept is not None:
+        return ExactAnswers(kept, time.perf_counter() - started, from_store=True)
+    neighbours: dict[int, TrueNeighbours] = {}
+    columns: tuple[By, ...] = ("image", "text")
+    for target in columns:
+        places = [place for place, queries in enumerate(sets) if queries.kind.target == target]
+        if not places:
+            continue
+        answers = nearest_by_blocks(
+            db,
+            target,
+            np.concatenate([sets[place].vectors for place in places]),
+            np.concatenate([_own_rows(sets[place]) for place in places]),
+            k,
+        )
+        bounds = np.cumsum([0, *(len(sets[place]) for place in places)])
+        for place, start, end in zip(places, bounds[:-1], bounds[1:], strict=True):
+            neighbours[place] = TrueNeighbours(answers.ids[start:end], answers.distances[start:end])
+    found = [neighbours[place] for place in range(len(sets))]
+    _write(path, found)
+    return ExactAnswers(found, time.perf_counter() - started, from_store=False)
+
+
+def nearest_by_blocks(db: Database, by: By, queries: Vectors, own: Ids, k: int) -> TrueNeighbours:
+    """The k nearest rows of each query, (q, d), by matrix products over blocks of the table; `own` (q,) are left out.
+
+    The fastest of three ways (benchmarks/exact_neighbours.py): a query of SQL each, and one statement for all, read or
+    rank every vector once a query; here a block is read once and multiplied with all queries at once.
+    """
+    unit = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-30)
+    best = _Best(len(queries), k)
+    for block in stream_vectors(db, by):
+        best.add(block, unit, own)
+    return best.sorted()
+
+
+class _Best:
+    """The k most similar rows of each query so far; only what beats a query's k-th is looked at again."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self._k = k
+        self._similar = np.full((queries, k), -np.inf, dtype=np.float32)
+        self._ids = np.full((queries, k), -1, dtype=np.int64)
+
+    def add(self, block: Block, unit: Vectors, own: Ids) -> None:
+        norms = np.sqrt(np.einsum("ij,ij->i", block.vectors, block.vectors))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            similar = (unit @ block.vectors.T) / norms
+        # Bad vectors have no distance: they are nobody's neighbour.
+        np.nan_to_num(similar, copy=False, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
+        at = np.clip(np.searchsorted(block.ids, own), 0, len(block.ids) - 1)
+        here = np.flatnonzero(block.ids[at] == own)
+        similar[here, at[here]] = -np.inf
+        better = similar > self._similar.min(axis=1, keepdims=True)
+        for query in np.flatnonzero(better.any(axis=1)):
+            rows = np.flatnonzero(better[query])
+            values = np.concatenate([self._similar[query], similar[query, rows]])
+            ids = np.concatenate([self._ids[query], block.ids[rows]])
+            kept = np.argpartition(-values, self._k - 1)[: self._k]
+            self._similar[query], self._ids[query] = values[kept], ids[kept]
+
+    def sorted(self) -> TrueNeighbours:
+        order = np.argsort(-self._similar, axis=1, kind="stable")
+        similar = np.take_along_axis(self._similar, order, axis=1).astype(np.float64)
+        return TrueNeighbours(np.take_along_axis(self._ids, order, axis=1), 1 - similar)
+
+
+def cosine_distances(query: Vectors, vectors: Vectors) -> Distances:
+    """Cosine distances in float64 of one query, (d,), to each of (n, d); NaN for vectors of length 0."""
+    a, b = query.astype(np.float64), vectors.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distances: Distances = 1 - (b @ a) / (np.linalg.norm(b, axis=1) * np.linalg.norm(a))
+    return distances
+
+
+def _own_rows(queries: QuerySet) -> Ids:
+    return queries.ids if queries.kind.excludes_own_row else np.full(len(queries), -1, dtype=np.int64)
+
+
+def _key(db: Database, sets: list[QuerySet], k: int) -> str:
+    digest = hashlib.sha256(repr((db.database, db.settings.table, k, partition_keys(db))).encode())
+    for queries in sets:
+        digest.update(queries.kind.name.encode())
+        digest.update(queries.ids.tobytes())
+        digest.update(queries.vectors.tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _read(path: Path, sets: int) -> list[TrueNeighbours] | None:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return [TrueNeighbours(kept[f"ids_{place}"], kept[f"distances_{place}"]) for place in range(sets)]
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def _write(path: Path, neighbours: list[TrueNeighbours]) -> None:
+    arrays: dict[str, Ids | Distances] = {}
+    for place, found in enumerate(neighbours):
+        arrays |= {f"ids_{place}": found.ids, f"distances_{place}": found.distances}
+    for old in path.parent.glob("exact_*.npz"):
+        old.unlink(missing_ok=True)
+    with replacing(path, subject="true neighbours") as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes its last keyword for all of them

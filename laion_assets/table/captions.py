@@ -1,0 +1,36 @@
+"""Reads captions of the table with the vectors stored for them, to compare encoders with. It encodes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import require_table
+
+
+@dataclass(frozen=True)
+class StoredCaptions:
+    """Some rows: `ids` and `captions` (n), `vectors` (n, dimension) float32 as stored."""
+
+    ids: list[int]
+    captions: list[str]
+    vectors: npt.NDArray[np.float32]
+
+
+def stored_captions(db: Database, count: int) -> StoredCaptions:
+    """`count` rows with a caption from all over the table, the same ones while its rows are the same.
+
+    Captions that are not UTF-8 are left out. Raises `TableError` when there is no table.
+    """
+    require_table(db)
+    rows = db.rows(
+        f"SELECT id, caption, text_embedding FROM {db.table} WHERE id IN ("
+        f"SELECT id FROM {db.table} WHERE notEmpty(caption) AND isValidUTF8(caption) "
+        "ORDER BY cityHash64(id) LIMIT {count:UInt32}) ORDER BY id",
+        parameters={"count": count},
+    )
+    vectors = np.array([vector for *_, vector in rows], dtype=np.float32)
+    return StoredCaptions([int(row[0]) for row in rows], [str(row[1]) for row in rows], vectors)

@@ -1,0 +1,64 @@
+"""Proves that a search went through the vector index. EXPLAIN prints an index's name even when it was not used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy.typing as npt
+
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import partitions
+from laion_assets.table.search import SearchRequest, checked_vector, search, search_settings, search_sql
+
+
+@dataclass(frozen=True)
+class IndexUse:
+    """What one search did: whether the plan reads `_distance` out of the index, and in how many graphs it searched.
+
+    `expected` is the number of parts that it had to search, each with a graph of its own.
+    """
+
+    in_plan: bool
+    searches: int
+    expected: int
+    rescored: bool
+
+    @property
+    def fault(self) -> str | None:
+        """Why this is no proof that the index was used; None when it is one."""
+        if self.searches < self.expected:
+            return f"{self.searches} graphs searched where {self.expected} parts have one: the rest was scanned"
+        # Rescoring takes the rows from the graph and the distances from the vectors: the plan has no `_distance`.
+        if not self.in_plan and not self.rescored:
+            return "the plan does not read _distance from the index: everything was scanned"
+        return None
+
+
+def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> IndexUse:
+    """Runs a search and looks at its plan, and at the rise of ClickHouse's own count of graphs searched.
+
+    On a server that others search at the same time the count may rise further; it can then only prove less than the
+    plan. Raises as `search` does.
+    """
+    target = checked_vector(vector, db.settings.dataset.dimension).tolist()
+    before = _searches(db)
+    search(db, vector, request)
+    rise = _searches(db) - before
+    plan = db.rows(
+        f"EXPLAIN actions = 1 {search_sql(db, request)}",
+        parameters={"target": target},
+        settings=search_settings(request),
+    )
+    outputs = [str(line).partition("Output:")[2].split(", ") for (line,) in plan if "Output:" in str(line)]
+    shards = request.shards
+    return IndexUse(
+        in_plan=any("_distance" in (name.strip() for name in names) for names in outputs),
+        searches=rise,
+        expected=sum(state.parts for state in partitions(db) if shards is None or state.shard in shards),
+        rescored=str(dict(request.settings).get("vector_search_with_rescoring", 0)) in ("1", "True"),
+    )
+
+
+def _searches(db: Database) -> int:
+    rows = db.rows("SELECT value FROM system.events WHERE event = 'USearchSearchCount'")
+    return int(rows[0][0]) if rows else 0

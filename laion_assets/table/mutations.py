@@ -1,0 +1,123 @@
+"""Mutations of the table: started, followed to their end, killed when they fail. What they do is said by callers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from laion_assets.errors import TableError
+from laion_assets.table.connect import Database
+
+POLL_SECONDS = 0.25
+"""A failed mutation is seen after this; asking costs the engine below a millisecond."""
+
+STALL_SECONDS = 900.0
+"""A mutation that shows no progress for so long is given up. The graph of a million rows is written to disk in seconds
+after its last row was read, so that only an engine that does not work at all is this silent."""
+
+RowsRead = Callable[[int], None]
+"""Called with the rows that the mutation has read so far in the partition that it works on."""
+
+
+@dataclass(frozen=True)
+class MutationState:
+    """Where a mutation stands: parts it has yet to do, rows read of the part in work, and what went wrong if it did."""
+
+    parts_to_do: int
+    rows_read: int
+    failed_part: str
+    failure: str
+    postponed: str
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One unfinished or finished mutation of our table, by ClickHouse's own id."""
+
+    id: str
+
+    def state(self, db: Database) -> MutationState | None:
+        """Where it stands; None when it is done, or was killed."""
+        # The commands of one ALTER are rows of their own, with the same id and the same parts.
+        rows = db.rows(
+            "SELECT max(parts_to_do), max(latest_failed_part), max(latest_fail_reason), "
+            "any(toString(parts_postpone_reasons)) FROM system.mutations WHERE database = {database:String} "
+            "AND table = {table:String} AND mutation_id = {id:String} AND NOT is_done GROUP BY mutation_id",
+            parameters=self._names(db),
+        )
+        if not rows:
+            return None
+        (read,) = db.one(
+            "SELECT sum(rows_read) FROM system.merges "
+            "WHERE database = {database:String} AND table = {table:String} AND is_mutation",
+            parameters=self._names(db),
+        )
+        parts, failed_part, failure, postponed = rows[0]
+        return MutationState(int(parts), int(read), str(failed_part), str(failure), str(postponed))
+
+    def follow(
+        self, db: Database, subject: str, *, rows_read: RowsRead | None = None, stall_seconds: float = STALL_SECONDS
+    ) -> None:
+        """Waits for its end; `subject` names in errors what it is for.
+
+        Raises `TableError` when it failed (it is then killed, since it would be tried for ever and block the next one)
+        or when it shows no progress for `stall_seconds` (it is then left: a server may only be busy).
+        """
+        seen: tuple[int, int] | None = None
+        since = time.monotonic()
+        while (state := self.state(db)) is not None:
+            if state.failure:
+                self.kill(db)
+                raise TableError(
+                    subject, found=f"in part {state.failed_part}: {state.failure}", advice=f"mutation {self.id} is gone"
+                )
+            if (state.parts_to_do, state.rows_read) != seen:
+                seen, since = (state.parts_to_do, state.rows_read), time.monotonic()
+                if rows_read is not None:
+                    rows_read(state.rows_read)
+            elif time.monotonic() - since >= stall_seconds:
+                raise TableError(
+                    subject,
+                    found=f"no progress for {stall_seconds:g} s, {state.parts_to_do} parts to do {state.postponed}",
+                    expected="a mutation that moves",
+                    advice=f"see system.mutations for {self.id}; KILL MUTATION ends it",
+                )
+            time.sleep(POLL_SECONDS)
+
+    def kill(self, db: Database) -> None:
+        """Ends it for good. Parts that it has done stay as it made them."""
+        db.rows(
+            "KILL MUTATION WHERE database = {database:String} AND table = {table:String} AND mutation_id = {id:String}",
+            parameters=self._names(db),
+        )
+
+    def _names(self, db: Database) -> dict[str, str]:
+        return {"database": db.database, "table": db.settings.table, "id": self.id}
+
+
+def start_mutation(db: Database, commands: list[str]) -> Mutation | None:
+    """Starts one ALTER of the table with these commands and does not wait for it; None when it is done already.
+
+    Its id is that of the newest mutation with such a command, which was not there before.
+    """
+    earlier = {mutation.id for mutation in _mutations(db, commands, only_unfinished=False)}
+    db.command(f"ALTER TABLE {db.table} {', '.join(commands)}", settings={"mutations_sync": 0, "alter_sync": 0})
+    started = [mutation for mutation in _mutations(db, commands) if mutation.id not in earlier]
+    return started[-1] if started else None
+
+
+def unfinished_mutations(db: Database) -> list[Mutation]:
+    """Every mutation of the table that is not done, oldest first: also those that a killed process left."""
+    return _mutations(db, [])
+
+
+def _mutations(db: Database, commands: list[str], *, only_unfinished: bool = True) -> list[Mutation]:
+    rows = db.rows(
+        "SELECT mutation_id FROM system.mutations WHERE database = {database:String} AND table = {table:String} "
+        f"AND ({int(not only_unfinished)} OR NOT is_done) "
+        "AND (empty({commands:Array(String)}) OR has({commands:Array(String)}, trim(BOTH '()' FROM command))) "
+        "GROUP BY mutation_id ORDER BY min(create_time), toUInt64OrZero(extract(mutation_id, '\\\\d+'))",
+        parameters={"database": db.database, "table": db.settings.table, "commands": commands},
+    )
+    return [Mutation(str(mutation_id)) for (mutation_id,) in rows]

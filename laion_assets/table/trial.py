@@ -1,0 +1,148 @@
+"""Scratch tables for tuning: a sample of the table's rows in another shape, always removed. It judges nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from laion_assets.dataset import ID_STRIDE
+from laion_assets.errors import TableError
+from laion_assets.table.connect import Database
+from laion_assets.table.index import IndexParameters
+from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, create_table
+from laion_assets.table.vectors import Ids, Vectors
+
+EXPERIMENTAL_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1, "enable_qbit_type": 1}
+
+
+@dataclass(frozen=True)
+class StoredForm:
+    """A way to store vectors that is searched by scanning, without HNSW: column type, distance and settings."""
+
+    name: str
+    column: str
+    distance: str
+    settings: tuple[tuple[str, object], ...] = ()
+    experimental: bool = True
+
+
+@dataclass(frozen=True)
+class ScanTrial:
+    """What searching one stored form gave: ids for each query, seconds of each, bytes on disk a vector.
+
+    `refused` is the engine's reason when it does not have that form; the rest is then empty.
+    """
+
+    form: StoredForm
+    ids: list[list[int]]
+    seconds: list[float]
+    bytes_a_vector: float
+    refused: str = ""
+
+
+def stored_forms(dimension: int) -> list[StoredForm]:
+    """The forms that ClickHouse 26.9 has beside Array(Float32). Codes of a `Quantized` codec are stored beside the
+    vectors, which rescore ten candidates a neighbour."""
+    target = "{target:Array(Float32)}"
+    rescored = (("vector_search_use_quantized_codes", 1), ("vector_search_index_fetch_multiplier", 10.0))
+    plain = f"cosineDistance(v, {target})"
+    return [
+        StoredForm("Array(Float32), exact", "Array(Float32) CODEC(NONE)", plain, (("use_skip_indexes", 0),), False),
+        StoredForm("Array(BFloat16)", "Array(BFloat16) CODEC(NONE)", plain, experimental=False),
+        StoredForm("QBit, 8 of 16 bits", f"QBit(BFloat16, {dimension})", f"cosineDistanceTransposed(v, {target}, 8)"),
+        StoredForm("QBit, 4 of 16 bits", f"QBit(BFloat16, {dimension})", f"cosineDistanceTransposed(v, {target}, 4)"),
+        *(
+            StoredForm(
+                f"Quantized('{method}')", f"Array(Float32) CODEC(Quantized('{method}', {dimension}))", plain, rescored
+            )
+            for method in ("int8", "rabitq")
+        ),
+    ]
+
+
+@contextmanager
+def trial_table(
+    db: Database, *, rows: int, partitions: int, seed: int, index_granularity: int, parameters: IndexParameters
+) -> Iterator[Database]:
+    """A scratch table of `rows` drawn rows in equal partitions of one part each, as a database of its own.
+
+    Everything that works on the table works on it, with these index parameters. It is removed at the end, and one that
+    a killed process left at the beginning. Raises `TableError`.
+    """
+    trial = with_parameters(db, parameters, table=f"{db.settings.table}_trial", index_granularity=index_granularity)
+    db.command(f"DROP TABLE IF EXISTS {trial.table} SYNC")
+    try:
+        create_table(trial)
+        _fill(db, trial, rows, partitions, seed)
+        yield trial
+    finally:
+        db.command(f"DROP TABLE IF EXISTS {trial.table} SYNC")
+
+
+def with_parameters(db: Database, parameters: IndexParameters, **settings: object) -> Database:
+    """The same connection, for which these parameters are the settings' own."""
+    changed = {
+        "hnsw_quantization": parameters.quantization,
+        "hnsw_m": parameters.m,
+        "hnsw_ef_construction": parameters.ef_construction,
+        "extra_columns": (),
+        **settings,
+    }
+    return replace(db, settings=db.settings.model_copy(update=changed))
+
+
+def _fill(db: Database, trial: Database, rows: int, partitions: int, seed: int) -> None:
+    """Ids are given anew, one after the other within each partition, as a loaded shard has them."""
+    others = [name for name in PAGE_COLUMNS if name not in ("id", *VECTOR_COLUMNS)]
+    empty = ", ".join(f"{'0' if PAGE_COLUMNS[name] == 'Float32' else repr('')} AS {name}" for name in others)
+    vectors = ", ".join(VECTOR_COLUMNS)
+    db.command(
+        f"INSERT INTO {trial.table} (id, {', '.join(others)}, {vectors}, shard) "
+        f"SELECT (n % {partitions}) * {ID_STRIDE} + intDiv(n, {partitions}), {empty}, {vectors}, n % {partitions} "
+        f"FROM (SELECT rowNumberInAllBlocks() AS n, {vectors} FROM {db.table} "
+        f"WHERE id IN (SELECT id FROM {db.table} ORDER BY cityHash64(id, {{seed:Int64}}), id LIMIT {int(rows)}))",
+        parameters={"seed": seed},
+        # One thread: numbers and blocks then come in the table's own order, the same each time.
+        settings={"max_threads": 1, "max_insert_threads": 1, "materialize_skip_indexes_on_insert": 0},
+    )
+    db.command(f"OPTIMIZE TABLE {trial.table} FINAL", settings={"alter_sync": 2})
+
+
+def scan_trial(trial: Database, form: StoredForm, queries: Vectors, own: Ids, k: int) -> ScanTrial:
+    """Copies the trial's image vectors into one stored form and asks each query, (q, d), its own row left out."""
+    quoted = trial.name_of(f"{trial.settings.table}_form")
+    settings = EXPERIMENTAL_SETTINGS | dict(form.settings)
+    ids: list[list[int]] = []
+    seconds: list[float] = []
+    trial.command(f"DROP TABLE IF EXISTS {quoted} SYNC")
+    try:
+        trial.command(
+            f"CREATE TABLE {quoted} (id Int64, v {form.column}) ENGINE = MergeTree ORDER BY id "
+            f"SETTINGS index_granularity = {trial.settings.index_granularity}",
+            settings=EXPERIMENTAL_SETTINGS,
+        )
+        trial.command(
+            f"INSERT INTO {quoted} SELECT id, image_embedding FROM {trial.table}", settings=EXPERIMENTAL_SETTINGS
+        )
+        trial.command(f"OPTIMIZE TABLE {quoted} FINAL", settings={"alter_sync": 2})
+        (size,) = trial.one(
+            "SELECT sum(bytes_on_disk) / sum(rows) FROM system.parts WHERE database = {database:String} "
+            "AND table = {table:String} AND active",
+            parameters={"database": trial.database, "table": f"{trial.settings.table}_form"},
+        )
+        for query, excluded in zip(queries, own.tolist(), strict=True):
+            started = time.perf_counter()
+            rows = trial.rows(
+                f"SELECT id, {form.distance} AS distance FROM {quoted} ORDER BY distance LIMIT {k + 1}",
+                parameters={"target": query.tolist()},
+                settings=settings,
+            )
+            seconds.append(time.perf_counter() - started)
+            ids.append([int(row[0]) for row in rows if row[0] != excluded][:k])
+    except TableError as error:
+        return ScanTrial(form, [], [], 0.0, refused=error.found)
+    finally:
+        trial.command(f"DROP TABLE IF EXISTS {quoted} SYNC")
+    return ScanTrial(form, ids, seconds, float(size))

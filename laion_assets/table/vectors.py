@@ -1,0 +1,100 @@
+"""Vectors out of the table as numpy arrays: streamed, drawn by seed, fetched by id. It ranks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from laion_assets.dataset import ID_STRIDE
+from laion_assets.errors import TableError
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import partitions
+from laion_assets.table.search import By
+
+BLOCK_ROWS = 16_384
+"""Rows a block: 33 MB of 512 float32. RowBinary gave 0.2 million vectors a second where Arrow gave 0.1."""
+
+Ids = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+
+class Block(NamedTuple):
+    """Ids, int64 (n,), and their vectors, float32 (n, d)."""
+
+    ids: Ids
+    vectors: Vectors
+
+
+class PartitionKey(NamedTuple):
+    """What tells one loading of a partition from the next: building an index leaves it as it is."""
+
+    shard: int
+    rows: int
+    first_block: int
+    last_block: int
+
+
+def partition_keys(db: Database) -> list[PartitionKey]:
+    """The key of every part, by shard. REPLACE PARTITION gives new block numbers, a mutation keeps them."""
+    rows = db.rows(
+        "SELECT toInt64(partition), rows, min_block_number, max_block_number FROM system.parts "
+        "WHERE database = {database:String} AND table = {table:String} AND active ORDER BY 1, 3",
+        parameters={"database": db.database, "table": db.settings.table},
+    )
+    return [PartitionKey(*(int(value) for value in row)) for row in rows]
+
+
+def stream_vectors(db: Database, by: By) -> Iterator[Block]:
+    """All vectors of one column, block by block, by shard and id; memory is that of a block. Raises `TableError`.
+
+    Vectors of another length are left out: they have no place in an array, and no distance.
+    """
+    for state in partitions(db):
+        first = state.shard * ID_STRIDE
+        low, high = db.one(f"SELECT min(id), max(id) FROM {db.table} WHERE shard = {state.shard}")
+        for start in range(min(first, int(low)), int(high) + 1, BLOCK_ROWS):
+            block = _block(db, by, f"shard = {state.shard} AND id >= {start} AND id < {start + BLOCK_ROWS}")
+            if len(block.ids):
+                yield block
+
+
+def draw_rows(db: Database, count: int, seed: int) -> Ids:
+    """Ids of `count` loaded rows, or of all when there are fewer, drawn by seed: the same from the same rows."""
+    rows = db.rows(
+        f"SELECT id FROM {db.table} ORDER BY cityHash64(id, {{seed:Int64}}), id LIMIT {int(count)}",
+        parameters={"seed": seed},
+    )
+    return np.array([row_id for (row_id,) in rows], dtype=np.int64)
+
+
+def vectors_of(db: Database, by: By, ids: Sequence[int] | Ids) -> Block:
+    """The vectors of these rows, by id; rows that are not there are left out. Raises `TableError`."""
+    wanted = np.unique(np.asarray(ids, dtype=np.int64))
+    found = [
+        _block(db, by, f"id IN ({', '.join(map(str, wanted[start : start + BLOCK_ROWS].tolist()))})")
+        for start in range(0, len(wanted), BLOCK_ROWS)
+    ]
+    if not found:
+        return Block(np.empty(0, np.int64), np.empty((0, db.settings.dataset.dimension), np.float32))
+    return Block(np.concatenate([block.ids for block in found]), np.concatenate([block.vectors for block in found]))
+
+
+def _block(db: Database, by: By, condition: str) -> Block:
+    dimension = db.settings.dataset.dimension
+    # RowBinary: the id, the array's length as a varint, its elements. All records are of one size.
+    record = np.dtype([("id", "<i8"), ("length", f"S{_varint_bytes(dimension)}"), ("vector", "<f4", (dimension,))])
+    sql = f"SELECT id, {by}_embedding FROM {db.table} WHERE {condition} AND length({by}_embedding) = {dimension}"
+    try:
+        answer = db.client.raw_query(f"{sql} ORDER BY shard, id", fmt="RowBinary", settings={"max_query_size": 1 << 24})
+    except ClickHouseError as error:
+        raise TableError(db.subject, found=str(error)[:400]) from error
+    records = np.frombuffer(answer, dtype=record)
+    return Block(records["id"].astype(np.int64), np.ascontiguousarray(records["vector"], dtype=np.float32))
+
+
+def _varint_bytes(number: int) -> int:
+    return max(1, (number.bit_length() + 6) // 7)

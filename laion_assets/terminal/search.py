@@ -1,0 +1,100 @@
+"""`laion-assets search`: what was asked on the command line, its answers as tables, JSON or a page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from laion_assets.api import Answer, Query, answer
+from laion_assets.errors import SearchError
+from laion_assets.html_page import write_search_page
+from laion_assets.settings import Settings
+from laion_assets.table.search import SearchRequest, checked_by, read_vector_file
+from laion_assets.terminal.results import print_results, results_json
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for: texts, pictures, a row's id, a vector's file, a file of texts."""
+
+    texts: list[str]
+    images: list[Path]
+    like: int | None
+    vector: Path | None
+    texts_from: Path | None
+
+    def queries(self) -> list[Query]:
+        """The queries, texts first. Raises `SearchError` when nothing was asked, or a file cannot be read."""
+        queries = [Query(text=text) for text in self._texts()]
+        queries += [Query(image=image) for image in self.images]
+        if self.like is not None:
+            queries.append(Query(like=self.like))
+        if self.vector is not None:
+            queries.append(Query(vector=read_vector_file(self.vector)))
+        if not queries:
+            raise SearchError(
+                "search", found="nothing to search for", expected="a text, --image, --like, --vector or --from"
+            )
+        return queries
+
+    def _texts(self) -> list[str]:
+        texts = [text for text in self.texts if text != "-"]
+        try:
+            if "-" in self.texts:
+                texts += sys.stdin.read().splitlines()
+            if self.texts_from is not None:
+                texts += self.texts_from.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SearchError("texts", found=str(error), expected="a file of texts in UTF-8, a line each") from error
+        return [text for text in texts if text.strip()]
+
+
+def show_search(
+    settings: Settings,
+    asked: Asked,
+    request: Mapping[str, Any],
+    console: Console,
+    *,
+    html: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Searches, and shows the answers. Raises `SearchError`, `ClipError` and `TableError`."""
+    shards = request["shards"]
+    wanted = SearchRequest(
+        by=checked_by(request["by"]),
+        limit=request["limit"],
+        exact=request["exact"],
+        where=request["where"],
+        shards=None if shards is None else tuple(settings.dataset.shard_numbers(shards)),
+        settings=() if request["ef"] is None else (("hnsw_candidate_list_size_for_search", request["ef"]),),
+    )
+    answers = answer(asked.queries(), wanted, settings)
+    if html is not None:
+        notice = f"{settings.dataset.name}: {_notice(settings, answers[0])}"
+        write_search_page(html, [(found.query.label, found.result) for found in answers], notice=notice)
+        console.print(f"wrote {html}", soft_wrap=True)
+    for found in answers:
+        if as_json:
+            sys.stdout.write(results_json(found.result, found.query.label) + "\n")
+        elif html is None:
+            print_results(found.result, console, found.query.label, _notice(settings, found))
+
+
+def _notice(settings: Settings, found: Answer) -> str:
+    """Which model and way answered, and how long encoding and search took."""
+    result = found.result
+    encoded = f"encoded by {found.model} in {found.encode_seconds * 1000:.0f} ms; " if found.model else ""
+    way = "exact search" if result.exact else _index_way(settings)
+    return f"{encoded}{way} of {result.by}_embedding took {result.seconds * 1000:.0f} ms"
+
+
+def _index_way(settings: Settings) -> str:
+    return (
+        f"search (index, where it is built: {settings.hnsw_quantization}, M {settings.hnsw_m}, "
+        f"ef_construction {settings.hnsw_ef_construction})"
+    )
