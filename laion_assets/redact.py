@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 HIDDEN = "***"
@@ -20,6 +21,11 @@ def redact(url: str) -> str:
     if _has_user(url):
         rest = f"{HIDDEN}@{rest.rpartition('@')[2]}"
     return f"{scheme}://{rest}?{HIDDEN}" if query else f"{scheme}://{rest}"
+
+
+def redact_text(text: str) -> str:
+    """`text`, such as another package's error message, with every URL in it redacted."""
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda match: redact(match[0]), text)
 
 
 def _has_user(url: str) -> bool:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
 import dagster as dg
 import httpx
-import stamina
-from dagster import DagsterEventType
+import tenacity
+from dagster import DagsterEventType, DagsterInstance
 
 from laion_assets.health.history import PARTITION_TAG, failure_reason
 from laion_assets.redact import redact_text
 from laion_assets.settings import Settings
 
 TRIES = 5
-TIMEOUT_SECONDS = 10.0
-CHECKS_A_TICK = 200
+TIMEOUT_SECONDS = 5.0
+SECONDS_A_POST = 20.0
+SECONDS_A_TICK = 30.0
+"""Dagster gives a sensor 60 s a tick: what was not posted by then is posted at the next."""
+
+EVENTS_A_TICK = 200
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,22 @@ class Alert:
     text: str
 
 
+class WebhookError(Exception):
+    """The webhook did not take a post. Its words hold no part of the URL, which may be a secret."""
+
+    def __init__(self, said: str, *, worth_retrying: bool) -> None:
+        super().__init__(said)
+        self.worth_retrying = worth_retrying
+
+
+@dataclass(frozen=True)
+class News:
+    """Events after a cursor: their alerts by event, in order, and the last event that was looked at."""
+
+    alerts: list[tuple[int, Alert]]
+    newest: int
+
+
 def alert(kind: str, name: str, *, shard: str, run_id: str, reason: str, timestamp: float) -> Alert:
     """An alert without secrets: passwords in URLs of the reason are taken out."""
     said = redact_text(reason)[:1000]
@@ -46,17 +68,27 @@ def alert(kind: str, name: str, *, shard: str, run_id: str, reason: str, timesta
 def post(url: str, body: Alert) -> None:
     """Posts an alert; tries again on errors of the network and of the server (5xx, 429).
 
-    Raises `httpx.HTTPError` when that did not help; its message does not reach logs, since the URL may be a secret.
+    Raises `WebhookError` when that did not help.
     """
-
-    def worth_retrying(error: Exception) -> bool:
-        if isinstance(error, httpx.HTTPStatusError):
-            return error.response.status_code >= 500 or error.response.status_code == 429
-        return isinstance(error, httpx.TransportError)
-
-    for attempt in stamina.retry_context(on=worth_retrying, attempts=TRIES, wait_initial=0.2, wait_max=5.0):
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(worth_retrying),
+        stop=tenacity.stop_after_attempt(TRIES),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
+        reraise=True,
+    )
+    for attempt in attempts:
         with attempt:
-            httpx.post(url, json=asdict(body), timeout=TIMEOUT_SECONDS).raise_for_status()
+            _post_once(url, body)
+
+
+def _post_once(url: str, body: Alert) -> None:
+    try:
+        status = httpx.post(url, json=asdict(body), timeout=TIMEOUT_SECONDS).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        again = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+        raise WebhookError(f"the webhook could not be reached: {type(error).__name__}", worth_retrying=again) from None
+    if not 200 <= status < 300:
+        raise WebhookError(f"the webhook answered {status}", worth_retrying=status >= 500 or status == 429)
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
@@ -64,41 +96,101 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     if settings.alert_webhook is None:
         return []
     url = settings.alert_webhook.get_secret_value()
+    return [
+        _sensor(
+            "alert_on_run_failure",
+            "Posts each failed run to the webhook, once, with its reason.",
+            url,
+            failed_runs,
+            _newest_failed_run,
+        ),
+        _sensor(
+            "alert_on_failed_check",
+            "Posts each failed check to the webhook, once: a failed check that blocks nothing fails no run.",
+            url,
+            failed_checks,
+            _newest_check,
+        ),
+    ]
 
-    @dg.run_failure_sensor(
-        name="alert_on_run_failure",
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Posts each failed run to the webhook, once, with its reason.",
-    )
-    def alert_on_run_failure(context: dg.RunFailureSensorContext) -> None:
-        run = context.dagster_run
-        reason = failure_reason(context.instance, run.run_id)
-        shard = run.tags.get(PARTITION_TAG, "")
-        body = alert("run", run.job_name, shard=shard, run_id=run.run_id, reason=reason, timestamp=_now())
-        _post_or_fail(url, body)
+
+def _sensor(
+    name: str,
+    description: str,
+    url: str,
+    look: Callable[[DagsterInstance, int, str | None], News],
+    newest: Callable[[DagsterInstance], int],
+) -> dg.SensorDefinition:
+    """A sensor with a cursor of ours. Dagster's `run_failure_sensor` moves its own on also when the post failed, so
+    that alerts are lost while a webhook is down."""
 
     @dg.sensor(
-        name="alert_on_failed_check",
+        name=name,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Posts each failed check to the webhook, once: a failed check that blocks nothing fails no run.",
+        description=description,
     )
-    def alert_on_failed_check(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    def posted(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         instance = context.instance
-        after = int(context.cursor) if context.cursor else _newest_event(instance)
-        failed, newest = failed_checks(instance, after)
-        for body in failed:
-            _post_or_fail(url, body)
-        return dg.SensorResult(cursor=str(newest), skip_reason=dg.SkipReason(f"{len(failed)} failed checks posted"))
+        if context.cursor is None:
+            # A new sensor starts now: what failed before it was started is no news.
+            return dg.SensorResult(cursor=str(newest(instance)), skip_reason=dg.SkipReason("begins with what is new"))
+        origin = context.code_location_origin
+        news = look(instance, int(context.cursor), origin.location_name if origin is not None else None)
+        cursor, said = _post_all(url, news)
+        return dg.SensorResult(cursor=str(cursor), skip_reason=dg.SkipReason(said))
 
-    return [alert_on_run_failure, alert_on_failed_check]
+    return posted
 
 
-def failed_checks(instance: dg.DagsterInstance, after: int) -> tuple[list[Alert], int]:
-    """Checks that failed after an event, and the last event that was looked at."""
+def _post_all(url: str, news: News) -> tuple[int, str]:
+    """The event up to which all is posted, and how it went. Raises `dagster.Failure` when nothing could be posted."""
+    begun = time.monotonic()
+    done = None
+    for number, (event, body) in enumerate(news.alerts):
+        late = time.monotonic() - begun > SECONDS_A_TICK
+        try:
+            if not late:
+                post(url, body)
+        except WebhookError as error:
+            if done is None:
+                raise dg.Failure(f"{error}; it is tried again at the next tick") from None
+            late = True
+        if late and done is not None:
+            return done, f"{number} of {len(news.alerts)} failures posted, the others at the next tick"
+        done = event
+    return news.newest, f"{len(news.alerts)} failures posted"
+
+
+def failed_runs(instance: DagsterInstance, after: int, location: str | None = None) -> News:
+    """Runs of a code location, or of a command, that failed after an event."""
+    records = instance.fetch_run_status_changes(
+        dg.RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=after),
+        limit=EVENTS_A_TICK,
+        ascending=True,
+    ).records
+    found = []
+    for record in records:
+        run = instance.get_run_by_id(record.run_id)
+        if run is None or _is_elsewhere(run, location):
+            continue
+        body = alert(
+            "run",
+            run.job_name,
+            shard=run.tags.get(PARTITION_TAG, ""),
+            run_id=run.run_id,
+            reason=failure_reason(instance, run.run_id),
+            timestamp=record.timestamp,
+        )
+        found.append((record.storage_id, body))
+    return News(found, _last(records, after))
+
+
+def failed_checks(instance: DagsterInstance, after: int, location: str | None = None) -> News:
+    """Checks in runs of a code location, or of a command, that failed after an event."""
     records = instance.get_event_records(
         dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after),
-        limit=CHECKS_A_TICK,
+        limit=EVENTS_A_TICK,
         ascending=True,
     )
     found = []
@@ -107,36 +199,34 @@ def failed_checks(instance: dg.DagsterInstance, after: int) -> tuple[list[Alert]
         check = event.asset_check_evaluation_data if event is not None else None
         if check is None or check.passed:
             continue
-        name = f"{check.asset_key.to_user_string()}:{check.check_name}"
-        found.append(
-            alert(
-                "check",
-                name,
-                shard=check.partition or "",
-                run_id=record.run_id,
-                reason=check.description or "failed",
-                timestamp=record.timestamp,
-            )
+        run = instance.get_run_by_id(record.run_id)
+        if run is not None and _is_elsewhere(run, location):
+            continue
+        body = alert(
+            "check",
+            f"{check.asset_key.to_user_string()}:{check.check_name}",
+            shard=check.partition or "",
+            run_id=record.run_id,
+            reason=check.description or "failed",
+            timestamp=record.timestamp,
         )
-    return found, max((record.storage_id for record in records), default=after)
+        found.append((record.storage_id, body))
+    return News(found, _last(records, after))
 
 
-def _newest_event(instance: dg.DagsterInstance) -> int:
-    """A new sensor starts now: checks that failed before it was started are no news."""
-    records = instance.get_event_records(
-        dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION), limit=1
-    )
-    return records[0].storage_id if records else 0
+def _is_elsewhere(run: dg.DagsterRun, location: str | None) -> bool:
+    origin = run.remote_job_origin
+    return location is not None and origin is not None and origin.location_name != location
 
 
-def _post_or_fail(url: str, body: Alert) -> None:
-    try:
-        post(url, body)
-    except httpx.HTTPStatusError as error:
-        raise dg.Failure(f"the webhook answered {error.response.status_code}", allow_retries=True) from None
-    except httpx.HTTPError as error:
-        raise dg.Failure(f"the webhook could not be reached: {type(error).__name__}", allow_retries=True) from None
+def _newest_failed_run(instance: DagsterInstance) -> int:
+    return _last(instance.fetch_run_status_changes(DagsterEventType.RUN_FAILURE, limit=1).records, 0)
 
 
-def _now() -> float:
-    return datetime.now(timezone.utc).timestamp()
+def _newest_check(instance: DagsterInstance) -> int:
+    wanted = dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION)
+    return _last(instance.get_event_records(wanted, limit=1), 0)
+
+
+def _last(records: Sequence[dg.EventLogRecord], otherwise: int) -> int:
+    return max((record.storage_id for record in records), default=otherwise)

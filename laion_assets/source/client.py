@@ -1,168 +1,230 @@
-"""The HTTP client of a shard's fetch: TLS, time limits, redirects, failures in our words, and an end on demand.
+"""The HTTP client of a shard's fetch: TLS, proxies, time limits, redirects, failures in our words, an end on demand.
 
 What is asked for and what an answer means is `http`'s business.
+
+It is urllib3, whose `read1` hands on what the socket has in pieces of up to 256 KiB: a gigabyte costs as much processor
+time as with curl. httpx reads 64 KiB at a time through three copies, which costs half as much again.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
-import socket
 import ssl
 import threading
 import weakref
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote, urljoin
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import certifi
+import urllib3
+from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+from urllib3.response import BaseHTTPResponse
+from urllib3.util import Timeout, Url, make_headers, parse_url
 
 from laion_assets.errors import PermanentSourceError, SettingsError, SourceError
-from laion_assets.redact import redact
+from laion_assets.redact import HIDDEN, redact, redact_text
 from laion_assets.source.failures import StoppedError
 from laion_assets.source.transfer import Patience
 
 MAX_REDIRECTS = 10
+KEPT_CONNECTIONS = 4
+"""To one host: a shard has three files."""
+
+PIECE_BYTES = 1 << 18
 
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "laion-assets"}
-"""httpx asks for gzip otherwise: sizes and ranges are then those of the packed bytes."""
+"""The file as it is: of a packed one, sizes and ranges would be those of the packed bytes."""
 
 
 class SourceClient:
-    """One pool of connections for the files of a shard; several threads may use it. Close it, or use it with `with`."""
+    """The connections for the files of a shard; several threads may use them. Close it, or use it with `with`."""
 
     def __init__(self, patience: Patience, ca_file: Path | None = None, stop: threading.Event | None = None) -> None:
         """Raises `SettingsError` when `ca_file` holds no certificates."""
         self._patience = patience
         self._stop = stop or threading.Event()
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self._client = httpx.Client(verify=_tls(ca_file), headers=HEADERS)
-        # httpx logs the whole URL of each request at level INFO; a filter that is there already is not added again.
-        logging.getLogger("httpx").addFilter(_redact_urls)
+        self._ca_file = ca_file
+        if ca_file is not None:
+            _add_authority(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)
+        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+        self._responses: weakref.WeakSet[BaseHTTPResponse] = weakref.WeakSet()
+        # urllib3 logs path and query of each request at level DEBUG; a filter that is there is not added again.
+        logging.getLogger("urllib3.connectionpool").addFilter(_hide_queries)
 
     def __enter__(self) -> SourceClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for manager in self._managers.values():
+            manager.clear()
 
     def interrupt(self) -> None:
-        """End all requests of all threads, also those that wait for bytes; call it once `stop` is set."""
-        for each in list(self._sockets):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        """End what other threads read; call it once `stop` is set. One that is connecting ends by its time limit."""
+        with self._lock:
+            responses = list(self._responses)
+        for response in responses:
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # its connection has ended already
+                response.shutdown()
 
     @contextlib.contextmanager
     def open(
         self, method: str, url: str, headers: dict[str, str], subject: str, *, seconds_left: float
-    ) -> Iterator[httpx.Response]:
+    ) -> Iterator[BaseHTTPResponse]:
         """The answer to a request, after its redirects, its body still to be read; closed with the context.
 
         Raises `PermanentSourceError` (TLS, redirects without end or from https to http, a URL that is none),
         `SourceError` (all that may pass) and `StoppedError`, also for failures while the body is read.
         """
-        with self._failures(f"{subject} from {redact(url)}"):
-            request, user = self._request(method, url, headers, seconds_left)
-            response = self._follow(request, user, f"{subject} from {redact(url)}")
-            try:
-                yield response
-            finally:
-                response.close()
-
-    def _request(
-        self, method: str, url: str, headers: dict[str, str], seconds_left: float
-    ) -> tuple[httpx.Request, httpx.Auth | None]:
-        """The request, and the user that stood in the URL: taken out of it, so that it gets into no message of httpx."""
-        target = httpx.URL(url)
-        user = httpx.BasicAuth(target.username, target.password) if target.userinfo else None
-        timeout = httpx.Timeout(
-            min(self._patience.read_seconds, max(seconds_left, 0.001)),
+        place = f"{subject} from {redact(url)}"
+        timeout = Timeout(
             connect=min(self._patience.connect_seconds, max(seconds_left, 0.001)),
+            read=min(self._patience.read_seconds, max(seconds_left, 0.001)),
         )
-        target = target.copy_with(userinfo=b"")
-        extensions = {"trace": self._trace}
-        return self._client.build_request(method, target, headers=headers, timeout=timeout, extensions=extensions), user
+        with self._failures(place, connecting=True):
+            response = self._follow(method, url, headers, timeout, place)
+        try:
+            with self._lock:
+                self._responses.add(response)
+            # Looked at after it is kept: an answer that comes while `interrupt` runs is seen by the one or the other.
+            if self._stop.is_set():
+                raise StoppedError
+            with self._failures(place, connecting=False):
+                yield response
+        finally:
+            response.close()
 
-    def _follow(self, request: httpx.Request, user: httpx.Auth | None, subject: str) -> httpx.Response:
-        """Redirects by hand, for httpx would also follow one from https to http. It drops the user at another host."""
-        response = self._client.send(request, stream=True, auth=user or httpx.USE_CLIENT_DEFAULT)
-        for _ in range(MAX_REDIRECTS):
-            following = response.next_request
-            if following is None:
+    def _follow(self, method: str, url: str, headers: dict[str, str], timeout: Timeout, place: str) -> BaseHTTPResponse:
+        """Redirects by hand: urllib3 would also follow one from https to http, and keeps no user for the same host."""
+        target = parse_url(url)
+        user = _authorization(target)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._manager(target).request(
+                method,
+                target._replace(auth=None, fragment=None).url,
+                headers=HEADERS | headers | user,
+                timeout=timeout,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=False,
+            )
+            location = response.get_redirect_location()
+            if not location:
                 return response
             response.close()
-            if request.url.scheme == "https" and following.url.scheme != "https":
+            following = parse_url(urljoin(target._replace(auth=None).url, location))
+            if following.scheme not in ("http", "https") or (target.scheme, following.scheme) == ("https", "http"):
                 raise PermanentSourceError(
-                    subject, found=f"a redirect to {redact(str(following.url))}", expected="one that stays with https"
+                    place, found=f"a redirect to {redact(following.url)}", expected="one that stays with https"
                 )
-            request = following
-            response = self._client.send(request, stream=True)
-        response.close()
-        raise PermanentSourceError(subject, found=f"more than {MAX_REDIRECTS} redirects", expected="an end of them")
+            if following.auth or not _may_know_the_user(target, following):
+                user = _authorization(following)
+            target = following
+        raise PermanentSourceError(place, found=f"more than {MAX_REDIRECTS} redirects", expected="an end of them")
 
-    def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """httpcore tells of each connection that it made: keep its socket, for `interrupt`."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            connected = info["return_value"].get_extra_info("socket")
-            if isinstance(connected, socket.socket):
-                self._sockets.add(connected)
-        # Looked at after the socket is kept: one made while `interrupt` runs is seen by the one or the other.
-        if self._stop.is_set():
-            raise StoppedError
+    def _manager(self, target: Url) -> urllib3.PoolManager:
+        """The connections to a host: direct ones, or through the proxy that HTTP(S)_PROXY and NO_PROXY name for it."""
+        proxy = getproxies().get(target.scheme or "", "")
+        if proxy_bypass(target.netloc or ""):
+            proxy = ""
+        with self._lock:
+            key = target.scheme or "", proxy
+            if key not in self._managers:
+                self._managers[key] = self._connections(*key)
+            return self._managers[key]
+
+    def _connections(self, scheme: str, proxy: str) -> urllib3.PoolManager:
+        if not proxy:
+            return urllib3.PoolManager(maxsize=KEPT_CONNECTIONS, ssl_context=self._tls if scheme == "https" else None)
+        address = parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        user = make_headers(proxy_basic_auth=unquote(address.auth)) if address.auth else None
+        return urllib3.ProxyManager(
+            address._replace(auth=None).url, maxsize=KEPT_CONNECTIONS, proxy_headers=user, ssl_context=self._tls
+        )
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """The system's authorities, certifi's (small container images have none of their own) and the user's.
+
+        Made when first asked for: reading all of them takes some 40 ms.
+        """
+        context = ssl.create_default_context()
+        context.load_verify_locations(certifi.where())
+        if self._ca_file is not None:
+            _add_authority(context, self._ca_file)
+        return context
 
     @contextlib.contextmanager
-    def _failures(self, subject: str) -> Iterator[None]:
+    def _failures(self, place: str, *, connecting: bool) -> Iterator[None]:
         try:
             yield
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            # httpx's own words would show a part of the URL, perhaps of a password.
+        except LocationValueError as error:
+            # urllib3's own words would show a part of the URL, perhaps of a password.
             raise PermanentSourceError(
-                subject, found="a URL or a redirect that cannot be used", expected="http(s)://host/path"
+                place, found="a URL or a redirect that cannot be used", expected="http(s)://host/path"
             ) from error
-        except httpx.TransportError as error:
+        except HTTPError as error:
             if self._stop.is_set():
                 raise StoppedError from error
-            raise _failure(subject, error) from error
+            raise _failure(place, error, connecting=connecting) from error
 
 
-def _failure(subject: str, error: httpx.TransportError) -> SourceError:
+def body(response: BaseHTTPResponse) -> Iterator[bytes]:
+    """The bytes of an answer, as they come."""
+    while piece := response.read1(PIECE_BYTES, decode_content=False):
+        yield piece
+
+
+def _failure(place: str, error: HTTPError, *, connecting: bool) -> SourceError:
     """One failed connection or answer as our error: certificates that do not hold are permanent, the rest may pass."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return PermanentSourceError(
-                subject,
-                found=f"a TLS certificate that does not hold ({cause.verify_message})",
-                expected="a valid certificate",
-                advice="use another mirror; LAION_HTTP_CA_FILE adds a certificate authority that you trust",
-            )
-        if isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError)):
-            break
-        if isinstance(cause, ssl.SSLError) and isinstance(error, httpx.ConnectError):
-            return PermanentSourceError(subject, found=f"no TLS ({cause.reason or cause})", expected="a TLS server")
-    kind = type(error).__name__
-    return SourceError(subject, found=f"{kind}: {error}" if str(error) else kind)
+    cause = error.args[0] if error.args else ""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return PermanentSourceError(
+            place,
+            found=f"a TLS certificate that does not hold ({cause.verify_message})",
+            expected="a valid certificate",
+            advice="use another mirror; LAION_HTTP_CA_FILE adds a certificate authority that you trust",
+        )
+    ended = isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    if connecting and isinstance(error, SSLError) and isinstance(cause, ssl.SSLError) and not ended:
+        return PermanentSourceError(place, found=f"no TLS ({cause.reason or cause})", expected="a TLS server")
+    return SourceError(place, found=f"{type(error).__name__}: {redact_text(str(cause))}")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+def _authorization(target: Url) -> dict[str, str]:
+    if target.auth is None:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(unquote(target.auth).encode()).decode()}"}
 
 
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
-    context = httpx.create_ssl_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            raise SettingsError(
-                f"LAION_HTTP_CA_FILE {ca_file}", found=f"{error}", expected="a file of certificates in PEM form"
-            ) from error
-    return context
+def _may_know_the_user(target: Url, following: Url) -> bool:
+    """Whether a redirect stays with the host that the user and password are for; going over to https is safe."""
+    same_port = (target.scheme, target.port) == (following.scheme, following.port)
+    return target.host == following.host and (same_port or following.scheme == "https")
 
 
-def _redact_urls(record: logging.LogRecord) -> bool:
+def _add_authority(context: ssl.SSLContext, ca_file: Path) -> None:
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(
+            f"LAION_HTTP_CA_FILE {ca_file}", found=f"{error}", expected="a file of certificates in PEM form"
+        ) from error
+
+
+def _hide_queries(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple):
-        record.args = tuple(redact(str(arg)) if isinstance(arg, httpx.URL) else arg for arg in record.args)
+        record.args = tuple(
+            f"{arg.partition('?')[0]}?{HIDDEN}" if isinstance(arg, str) and "?" in arg else arg for arg in record.args
+        )
     return True

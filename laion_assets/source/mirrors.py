@@ -19,9 +19,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_any, stop_before_delay
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_before_delay
 
 from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.source.failures import BusySourceError, SlowSourceError, WrongFileError, reason
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its source describes it: URL (nothing secret in it), bytes, ETag and date or version; None is unknown."""
+    """A file as its source describes it: URL (nothing secret in it), bytes, ETag, date or version; None is unknown."""
 
     url: str
     size: int | None
@@ -49,8 +49,9 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Arrival:
-    """How a file came: its ETag where the source gave one, and whether it was linked into its final place."""
+    """How a file came: its URL as shown, its ETag if the source gave one, and whether it was linked into its place."""
 
+    url: str
     etag: str | None = None
     linked: bool = False
 
@@ -112,13 +113,14 @@ class Mirrors:
         """
         retrying = Retrying(
             retry=retry_if_exception_type(SourceError),
-            stop=stop_any(lambda _: not self._living(), stop_before_delay(self._patience.file_seconds)),
+            stop=self._is_over,
             wait=self._wait,
             sleep=sleep_using_event(self._transfer.stop),
             before_sleep=self._log_failure,
             retry_error_callback=self._give_up,
         )
-        return retrying(self._try, action)
+        result: Result = retrying(self._try, action)
+        return result
 
     def _try(self, action: Callable[[Source], Result]) -> Result:
         self._transfer.check_stop()
@@ -178,17 +180,25 @@ class Mirrors:
             f"next in {wait:.1f} s: {self._current.source.url}"
         )
 
-    def _give_up(self, _: RetryCallState) -> Result:
+    def _is_over(self, state: RetryCallState) -> bool:
+        return not self._living() or stop_before_delay(self._patience.file_seconds)(state)
+
+    def _give_up(self, _: RetryCallState) -> NoReturn:
         permanent = all(isinstance(candidate.error, PermanentSourceError) for candidate in self._candidates)
         tried = [f"{_told(candidate)} (tries: {candidate.tries})" for candidate in self._candidates if candidate.error]
         over = f" within {self._patience.file_seconds:g} s (LAION_HTTP_FILE_SECONDS)" if self._living() else ""
-        kind = PermanentSourceError if permanent else SourceError
-        raise kind(
+        advice = [
+            candidate.error.advice for candidate in self._candidates if candidate.error and candidate.error.advice
+        ]
+        advice.append(
+            "set LAION_SOURCE to a mirror or a folder that has it"
+            if permanent
+            else "run it again later, or add a mirror to LAION_SOURCE; what has come is kept and used"
+        )
+        raise (PermanentSourceError if permanent else SourceError)(
             self._wanted.subject,
             found=f"no source that gives it{over}: {'; '.join(tried)}",
-            advice="set LAION_SOURCE to a mirror or a folder that has it"
-            if permanent
-            else "run it again later, or add a mirror to LAION_SOURCE; what has come is kept and used",
+            advice="; ".join(dict.fromkeys(advice)),
         ) from self._failed.error
 
 

@@ -1,4 +1,4 @@
-"""A file that is being fetched: `NAME.part` beside its final place, and `NAME.part.json`, which says of what it is a part.
+"""A file that is being fetched: `NAME.part` beside its final place, and `NAME.part.json`, which says of what it is one.
 
 Both outlive the process, so that the next run goes on where this one ended. Which bytes may go on where is `http`'s and
 `folder`'s to say; who may write at all is `lock`'s.
@@ -6,13 +6,14 @@ Both outlive the process, so that the next run goes on where this one ended. Whi
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
+
+from pydantic import TypeAdapter, ValidationError
 
 from laion_assets.errors import SourceError
 from laion_assets.source.failures import WrongFileError
@@ -31,6 +32,9 @@ class Origin:
     total: int | None = None
 
 
+ORIGINS = TypeAdapter(Origin)
+
+
 class PartialFile:
     """The part of one wanted file that is there, and its way to the final name. One thread at a time uses it.
 
@@ -44,6 +48,7 @@ class PartialFile:
         self.path = self.final.with_name(f"{wanted.name}.part")
         self.sidecar = self.final.with_name(f"{wanted.name}.part.json")
         self.transfer = transfer
+        self._place = f"{wanted.subject} in {folder}"
         self.size = self.farthest = self.received = 0
         with self.storing():
             self.origin = self._read_sidecar()
@@ -61,7 +66,7 @@ class PartialFile:
 
     def storing(self) -> AbstractContextManager[None]:
         """The context in which an `OSError` is the store's."""
-        return store_errors(f"{self.wanted.subject} in {self.final.parent}")
+        return store_errors(self._place)
 
     def receive(self, origin: Origin, chunks: Iterator[bytes], pace: Pace, *, anew: bool) -> None:
         """Append `chunks`, which come from `origin`: after what is there, or `anew` in place of it.
@@ -70,9 +75,13 @@ class PartialFile:
         bytes come than were announced, `WrongFileError` when they are of another file, `StoreError` when the disk
         refuses, and what `pace` and `chunks` raise. The bytes that came stay.
         """
-        if origin.total is not None:
+        if origin.total is None:
+            origin = replace(origin, total=self.wanted.size)
+        else:
             check_size(self.wanted, origin.total, origin.url)
         start = self._start_of(origin, chunks, pace) if anew else b""
+        # Before anything is touched: a thread that a stop left behind may come here when another run has the lock.
+        self.transfer.check_stop()
         with self._opened() as file:
             if anew:
                 # The bytes go first: a sidecar must not describe another origin's bytes, also when we die in between.
@@ -102,12 +111,14 @@ class PartialFile:
                 raise
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
+            self.transfer.check_stop()
             self.path.replace(self.final)
             sync_folder(self.final.parent)
             self.sidecar.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Throw away what is there. Raises `StoreError` when the disk refuses."""
+        self.transfer.check_stop()
         with self.storing():
             self.path.unlink(missing_ok=True)
             self.sidecar.unlink(missing_ok=True)
@@ -123,7 +134,7 @@ class PartialFile:
             pace.add(len(chunk), origin.url)
             if len(start) >= START_BYTES:
                 break
-        check_start(self.wanted, start, origin.url)
+        check_start(self.wanted, start, origin.url, origin.total)
         return start
 
     @contextmanager
@@ -132,7 +143,7 @@ class PartialFile:
         with self.storing():
             file = self.path.open("ab", buffering=0)
         try:
-            yield file  # type: ignore[misc]
+            yield file
         finally:
             with self.storing():
                 file.close()
@@ -159,16 +170,16 @@ class PartialFile:
     def _describe(self, origin: Origin) -> None:
         """Note whose bytes these are, and see that the rest has room."""
         self.origin = origin
-        self.transfer.expect(self.wanted.name, origin.total or self.wanted.size, copied=True)
+        self.transfer.expect(self.wanted.name, origin.total or self.wanted.size, copied_to=self.final.parent)
         temporary = self.sidecar.with_name(f"{self.sidecar.name}.new")
         with self.storing():
-            temporary.write_text(json.dumps(asdict(origin)), encoding="utf-8")
+            temporary.write_bytes(ORIGINS.dump_json(origin))
             temporary.replace(self.sidecar)
 
     def _read_sidecar(self) -> Origin | None:
         try:
-            return Origin(**json.loads(self.sidecar.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+            return ORIGINS.validate_json(self.sidecar.read_bytes())
+        except (FileNotFoundError, ValidationError):
             return None
 
     def _grow(self, count: int) -> None:

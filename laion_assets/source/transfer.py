@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -25,7 +25,7 @@ away comes off again, as a negative number. Calls come from several threads, but
 """
 
 LogCallback: TypeAlias = Callable[[str], None]
-"""Called with one line of text, from several threads."""
+"""Called with one line of text; from several threads, but one at a time."""
 
 PROGRESS_SECONDS = 0.1
 """Least time between two calls of a `ProgressCallback`: bytes come in pieces of 64 KiB, thousands a second."""
@@ -67,54 +67,54 @@ class Patience:
 
 
 class ShardTransfer:
-    """The state that the threads of one shard's fetch share."""
+    """The state that the threads of one shard's fetch share. `sizes`: its files' names, and bytes where known."""
 
     def __init__(
         self,
         subject: str,
-        folder: Path,
-        names: list[str],
+        sizes: Mapping[str, int | None],
         *,
         progress: ProgressCallback | None = None,
         log: LogCallback | None = None,
     ) -> None:
         self.stop = threading.Event()
         self._subject = subject
-        self._folder = folder
         self._progress = progress
         self._log = log
+        self._log_lock = threading.Lock()
         self._lock = threading.Lock()
-        self._done = dict.fromkeys(names, 0)
-        self._totals: dict[str, int | None] = dict.fromkeys(names)
+        self._done = dict.fromkeys(sizes, 0)
+        self._totals = dict(sizes)
         self._copied: set[str] = set()
         self._unreported = 0
         self._reported_at = 0.0
 
     def say(self, message: str) -> None:
         """Log one line."""
-        if self._log is not None:
-            self._log(message)
+        with self._log_lock:
+            if self._log is not None:
+                self._log(message)
 
     def check_stop(self) -> None:
         """Raise `StoppedError` when the fetch is to end."""
         if self.stop.is_set():
             raise StoppedError
 
-    def expect(self, name: str, total: int | None, *, copied: bool = False) -> None:
-        """Note a file's total bytes; where it is copied into the store, check that all still to come has room.
+    def expect(self, name: str, total: int | None, *, copied_to: Path | None = None) -> None:
+        """Note a file's total bytes; where it is copied into a folder, check that all still to come has room.
 
         Raises `StoreError` when the missing bytes of the shard's copied files are more than the disk has free.
         """
         with self._lock:
             self._totals[name] = total
-            if not copied:
+            if copied_to is None:
                 return
             self._copied.add(name)
             missing = sum((self._totals[each] or 0) - self._done[each] for each in self._copied if self._totals[each])
-        free = shutil.disk_usage(self._folder).free
+        free = shutil.disk_usage(copied_to).free
         if missing > free:
             raise StoreError(
-                f"{self._subject} in {self._folder}",
+                f"{self._subject} in {copied_to}",
                 found=f"{free:,} bytes free",
                 expected=f"{missing:,} for what is still to be fetched",
                 advice="free some space, or set LAION_DATA_DIR to a larger disk",

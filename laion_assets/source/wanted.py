@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ PARQUET_MAGIC = b"PAR1"
 PARQUET_LEAST_BYTES = 12
 """Magic bytes at both ends and the four bytes of the footer's length."""
 
-START_BYTES = len(NPY_MAGIC)
-"""With so many bytes `check_start` can tell."""
+START_BYTES = 512
+"""With so many bytes `check_start` can tell: numpy's header of such a file has 128."""
 
 HASH_BLOCK_BYTES = 1 << 20
 SHOWN_BYTES = 60
@@ -78,9 +79,14 @@ def check_size(wanted: WantedFile, size: int, place: str) -> None:
         raise _wrong(wanted, place, f"{size} bytes", f"{wanted.size} bytes")
 
 
-def check_start(wanted: WantedFile, start: bytes, place: str) -> None:
-    """Raise `WrongFileError` when a file's first bytes (`START_BYTES` or more) are not of its kind."""
+def check_start(wanted: WantedFile, start: bytes, place: str, total: int | None = None) -> None:
+    """Raise `WrongFileError` when a file's first bytes (`START_BYTES`, if it has so many) are not of its kind.
+
+    Where its `total` bytes are known too, an npy header must promise as many, if it is all in `start`.
+    """
     if start.startswith(wanted.magic):
+        if wanted.kind != "metadata" and total is not None and _holds_npy_header(start):
+            _check_npy_size(wanted, io.BytesIO(start), total, place)
         return
     shown = start[:SHOWN_BYTES]
     page = shown.lstrip().startswith(b"<")
@@ -113,7 +119,9 @@ def _check_parquet_end(wanted: WantedFile, file: IO[bytes], size: int, place: st
     end = file.read(8)
     footer = int.from_bytes(end[:4], "little")
     if end[4:] != PARQUET_MAGIC or footer > size - PARQUET_LEAST_BYTES:
-        raise _wrong(wanted, place, f"{size} bytes that end in {end!r}", f"a whole Parquet file, ending in {PARQUET_MAGIC!r}")
+        raise _wrong(
+            wanted, place, f"{size} bytes that end in {end!r}", f"a whole Parquet file, ending in {PARQUET_MAGIC!r}"
+        )
 
 
 def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
@@ -132,6 +140,12 @@ def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) 
     promised = file.tell() + math.prod(shape) * dtype.itemsize
     if size != promised:
         raise _wrong(wanted, place, f"{size} bytes", f"{promised} as its header says: shape {shape} of {dtype.str}")
+
+
+def _holds_npy_header(start: bytes) -> bool:
+    """Whether numpy's header is all there: its length stands after magic and version, in two bytes, later in four."""
+    width = 2 if start[6:7] == b"\x01" else 4
+    return len(start) >= 12 and len(start) >= 8 + width + int.from_bytes(start[8 : 8 + width], "little")
 
 
 def _check_sha256(wanted: WantedFile, file: IO[bytes], place: str, pause: Callable[[], None] | None) -> None:

@@ -1,0 +1,186 @@
+"""The files of one shard, from whichever source gives them, into one folder. How one comes: `http`, `folder`.
+
+Reading what is in the files is not its business, and no more is removing them once they are merged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial as bind
+from pathlib import Path
+
+from laion_assets.dataset import FileKind
+from laion_assets.errors import SettingsError
+from laion_assets.redact import redact
+from laion_assets.settings import Settings
+from laion_assets.source.failures import WrongFileError, reason
+from laion_assets.source.folder import LocalFile
+from laion_assets.source.lock import shard_lock
+from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
+from laion_assets.source.partial import PartialFile
+from laion_assets.source.places import ShardPlaces
+from laion_assets.source.side_by_side import side_by_side
+from laion_assets.source.transfer import LogCallback, Pace, Patience, ProgressCallback, ShardTransfer
+from laion_assets.source.wanted import WantedFile, check_file, wanted_files
+
+OBSERVE_TRIES = 3
+OBSERVE_SECONDS = 120.0
+"""An observation will be made again anyway, so it does not insist as a fetch does."""
+
+
+@dataclass(frozen=True)
+class FetchedFile:
+    """A file that stands complete and checked in the store.
+
+    `url` is where it came from, without anything secret, or its own path when it stood there before. `bytes` is its
+    size, `bytes_fetched` what came over the network for it this time, `tries` the tries this time, 0 for none.
+    `linked` says that it shares its bytes with a file elsewhere on this machine.
+    """
+
+    kind: FileKind
+    path: Path
+    url: str
+    bytes: int
+    bytes_fetched: int
+    tries: int
+    seconds: float
+    etag: str | None
+    linked: bool
+
+
+def fetch_shard(
+    settings: Settings,
+    shard: int,
+    folder: Path,
+    *,
+    progress: ProgressCallback | None = None,
+    log: LogCallback | None = None,
+    patience: Patience | None = None,
+) -> list[FetchedFile]:
+    """Bring a shard's files into `folder` (made if need be), under the dataset's names, in its order of kinds.
+
+    At most `settings.http_connections` files come side by side. A file that stands there already, and passes the same
+    checks, is not fetched again. Two runs of one shard take turns, so that the second finds it complete. After an
+    interrupt or an error what has come is kept, and the next run goes on from there.
+
+    Raises `SourceError` when no source gives a file within the tries and the time, `PermanentSourceError` when all said
+    no for good, `StoreError` when the disk refuses or has not enough space, `DatasetError` for a shard that is none,
+    and `SettingsError` for a manifest, a CA file or a source that cannot be used.
+    """
+    settings.dataset.shard_number(str(shard))
+    patience = patience or Patience.of(settings)
+    files = wanted_files(settings, shard)
+    transfer = ShardTransfer(f"shard {shard}", {file.name: file.size for file in files}, progress=progress, log=log)
+    # The run that holds the lock may fetch its files one after the other, each for its whole time.
+    wait_seconds = patience.file_seconds * len(files)
+    with closing(ShardPlaces(settings, patience, transfer)) as places:
+        sources = [places.of(file) for file in files]
+        _refuse_own_folder(sources, folder)
+        with shard_lock(folder, shard, wait_seconds=wait_seconds, say=transfer.say):
+            jobs = [bind(fetch_file, *each, folder, patience, transfer) for each in zip(files, sources, strict=True)]
+            return side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
+
+
+def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = None) -> dict[FileKind, RemoteFile]:
+    """What the first source that has each of a shard's files says of it; nothing is fetched.
+
+    Raises `SourceError`, `PermanentSourceError`, `DatasetError` and `SettingsError` as `fetch_shard` does.
+    """
+    settings.dataset.shard_number(str(shard))
+    patience = Patience.of(settings)
+    patience = replace(
+        patience,
+        tries=min(patience.tries, OBSERVE_TRIES),
+        file_seconds=min(patience.file_seconds, OBSERVE_SECONDS),
+    )
+    files = wanted_files(settings, shard)
+    transfer = ShardTransfer(f"shard {shard}", {file.name: file.size for file in files}, log=log)
+    with closing(ShardPlaces(settings, patience, transfer)) as places:
+        jobs = [
+            bind(Mirrors(file, places.of(file), patience, transfer).run, lambda source: source.observe())
+            for file in files
+        ]
+        found = side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
+    return {file.kind: remote for file, remote in zip(files, found, strict=True)}
+
+
+def fetch_file(
+    wanted: WantedFile, sources: Sequence[Source], folder: Path, patience: Patience, transfer: ShardTransfer
+) -> FetchedFile:
+    """Bring one file into `folder`, which exists and is locked, from the first of `sources` that gives it.
+
+    Raises `SourceError`, `PermanentSourceError` and `StoreError` as `fetch_shard` does, and `StoppedError` when
+    `transfer` is stopped.
+    """
+    started = time.monotonic()
+    partial = PartialFile(folder, wanted, transfer)
+    mirrors = Mirrors(wanted, sources, patience, transfer, partial)
+    arrival = _standing(partial) or _complete(partial)
+    if arrival is None:
+        arrival = mirrors.run(bind(_take, partial, Pace(wanted.subject, patience)))
+    transfer.moved(wanted.name, 0, report=True)
+    return FetchedFile(
+        kind=wanted.kind,
+        path=partial.final,
+        url=arrival.url,
+        bytes=partial.final.stat().st_size,
+        bytes_fetched=partial.received,
+        tries=mirrors.tries,
+        seconds=time.monotonic() - started,
+        etag=arrival.etag,
+        linked=arrival.linked,
+    )
+
+
+def _take(partial: PartialFile, pace: Pace, source: Source) -> Arrival:
+    """One try at one source."""
+    pace.begin()
+    arrival = source.fetch(partial, pace)
+    if not arrival.linked:
+        partial.finish()
+    return arrival
+
+
+def _standing(partial: PartialFile) -> Arrival | None:
+    """The file, if it stands in its final place and is what is wanted."""
+    final, wanted, transfer = partial.final, partial.wanted, partial.transfer
+    with partial.storing():
+        if not final.exists():
+            return None
+        try:
+            check_file(wanted, final, str(final), pause=transfer.check_stop)
+        except WrongFileError as error:
+            transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
+            return None
+        facts = final.stat()
+    partial.discard()
+    transfer.expect(wanted.name, facts.st_size)
+    transfer.moved(wanted.name, facts.st_size)
+    return Arrival(str(final), linked=final.is_symlink() or facts.st_nlink > 1)
+
+
+def _complete(partial: PartialFile) -> Arrival | None:
+    """The file, if a run before this one ended between its last byte and its final name."""
+    origin = partial.origin
+    if origin is None or not partial.is_complete:
+        return None
+    try:
+        partial.finish()
+    except WrongFileError as error:
+        partial.transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
+        return None
+    return Arrival(origin.url, origin.etag)
+
+
+def _refuse_own_folder(sources: list[list[Source]], folder: Path) -> None:
+    """The store removes raw files after their merge; as a source of itself it would remove the user's only copy."""
+    for source in (each for places in sources for each in places):
+        if isinstance(source, LocalFile) and source.path.parent.resolve() == folder.resolve():
+            raise SettingsError(
+                f"LAION_SOURCE {redact(source.url)}",
+                found="the store's own folder for raw files",
+                expected="another folder: the store removes its raw files once they are merged",
+            )

@@ -1,0 +1,177 @@
+"""One file from a folder on this machine, which is linked, or from an object store, which is streamed.
+
+HTTP is `http`'s business, and whether to try again `mirrors`'s.
+
+A file of a local folder gets a hard link in the store, so that it takes no space and no time. The store may delete its
+name after the merge, and the original stays: a file lives as long as one name of it. Of the two kinds of link the hard
+one is the safer: when the original is removed or replaced, the store still has the bytes that were checked. Where the
+folder lies on another disk, or the system forbids hard links (files of other users), it is a symbolic link; deleting
+that leaves the original alone, too, but the original must then stay until the merge is done.
+
+Everything else that fsspec knows (`s3://`, `gs://`, `memory://`, …) is read through universal-pathlib, in blocks. A
+partial file is continued if URL, size and ETag (or date) are the same; from another URL if the manifest has a SHA-256.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.redact import redact, redact_text
+from laion_assets.source.failures import WrongFileError
+from laion_assets.source.mirrors import Arrival, RemoteFile
+from laion_assets.source.partial import Origin, PartialFile
+from laion_assets.source.storing import sync_folder
+from laion_assets.source.transfer import Pace
+from laion_assets.source.wanted import WantedFile, check_file
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+BLOCK_BYTES = 8 << 20
+"""One request to an object store fetches so much: S3 gives a connection its full speed from about this size on."""
+
+NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""Another disk, a file of another user (fs.protected_hardlinks), or a file system without hard links."""
+
+ETAG_KEYS = ("ETag", "etag", "md5Hash", "md5", "generation")
+DATE_KEYS = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
+"""Under these names fsspec's file systems say which version of a file there is (S3, Azure, Google, SFTP, memory)."""
+
+LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, ImportError, ValueError)
+"""Errors that trying again does not help; `ValueError` is fsspec's word for a kind of URL that it does not know."""
+
+WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
+"""boto's and Google's names for it; those packages may not be installed."""
+
+
+class LocalFile:
+    """One file of a folder on this machine."""
+
+    def __init__(self, path: Path, wanted: WantedFile) -> None:
+        self.url = str(path)
+        self.path = path
+        self._wanted = wanted
+
+    def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:  # noqa: ARG002 - a link takes no time
+        """Check the file and link it into its final place. Raises `SourceError` and its kinds, `StoreError`."""
+        with self._failures():
+            original = self.path.resolve(strict=True)
+            try:
+                check_file(self._wanted, original, self.url, pause=partial.transfer.check_stop)
+            except WrongFileError as error:
+                raise PermanentSourceError(error.subject, found=error.found, expected=error.expected) from error
+            size = original.stat().st_size
+        partial.discard()
+        with partial.storing():
+            link(original, partial.final)
+        partial.transfer.expect(self._wanted.name, size)
+        partial.transfer.moved(self._wanted.name, size)
+        return Arrival(self.url, linked=True)
+
+    def observe(self) -> RemoteFile:
+        """Size and time of change, in nanoseconds. Raises `PermanentSourceError`, `SourceError`."""
+        with self._failures():
+            facts = self.path.stat()
+        return RemoteFile(self.url, facts.st_size, None, str(facts.st_mtime_ns))
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kind = PermanentSourceError if isinstance(error, LASTING) else SourceError
+            raise kind(f"{self._wanted.subject} from {self.url}", found=error.strerror or str(error)) from error
+
+
+def link(original: Path, final: Path) -> None:
+    """Give `original` the further name `final`, in place of what had it: a hard link, else a symbolic one.
+
+    `original` is absolute and no link itself. Raises `OSError`.
+    """
+    temporary = final.with_name(f".{final.name}.link")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(original)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINK:
+            raise
+        temporary.symlink_to(original)
+    temporary.replace(final)
+    # When both names were links to one file already, replacing does nothing and leaves this one (POSIX rename).
+    temporary.unlink(missing_ok=True)
+    sync_folder(final.parent)
+
+
+class StoredFile:
+    """One file of an object store, or of any other place that fsspec reads."""
+
+    def __init__(self, url: str, folder: str, wanted: WantedFile) -> None:
+        """Raises `PermanentSourceError` when no package for such URLs is there."""
+        self.url = redact("/".join(part for part in (url.rstrip("/"), folder, wanted.name) if part))
+        self._wanted = wanted
+        self._subject = f"{wanted.subject} from {self.url}"
+        self._base = url
+        self._parts = [part for part in (*folder.split("/"), wanted.name) if part]
+
+    def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
+        """Complete `partial`, from its end if it is a part of this very file. Raises `SourceError`, `StoreError`."""
+        with self._failures():
+            path, facts = self._look()
+        origin = self._origin(facts)
+        first = partial.size if self._continues(partial.origin, origin) else 0
+        partial.receive(origin, self._blocks(path, first), pace, anew=first == 0)
+        return Arrival(self.url, origin.etag)
+
+    def observe(self) -> RemoteFile:
+        """Size, ETag and date, as far as the store says them. Raises `PermanentSourceError`, `SourceError`."""
+        with self._failures():
+            origin = self._origin(self._look()[1])
+        return RemoteFile(self.url, origin.total, origin.etag, origin.modified)
+
+    def _look(self) -> tuple[UPath, dict[str, Any]]:
+        from upath import UPath
+
+        path = UPath(self._base).joinpath(*self._parts)
+        path.fs.invalidate_cache()
+        return path, dict(path.fs.info(path.path))
+
+    def _origin(self, facts: dict[str, Any]) -> Origin:
+        size = facts.get("size")
+        etag, modified = (
+            next((str(facts[key]) for key in keys if facts.get(key)), None) for keys in (ETAG_KEYS, DATE_KEYS)
+        )
+        return Origin(self.url, etag, modified, size if isinstance(size, int) else None)
+
+    def _continues(self, old: Origin | None, new: Origin) -> bool:
+        if old is None or old.total is None or old.total != new.total:
+            return False
+        if old.url == new.url and (old.etag or old.modified):
+            return (old.etag, old.modified) == (new.etag, new.modified)
+        return self._wanted.sha256 is not None
+
+    def _blocks(self, path: UPath, first: int) -> Iterator[bytes]:
+        with self._failures(), path.open("rb", block_size=BLOCK_BYTES) as file:
+            file.seek(first)
+            while block := file.read(BLOCK_BYTES):
+                yield block
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn what the store's package raises, each its own kinds, into ours; our own pass."""
+        try:
+            yield
+        except SourceError:
+            raise
+        except Exception as error:
+            name = type(error).__name__
+            kind = PermanentSourceError if isinstance(error, LASTING) or name in WITHOUT_CREDENTIALS else SourceError
+            raise kind(
+                self._subject,
+                found=f"{name}: {redact_text(str(error))}",
+                advice="for s3:// install laion_assets[s3]" if isinstance(error, ImportError) else "",
+            ) from error

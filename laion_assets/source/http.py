@@ -1,0 +1,212 @@
+"""One file over HTTP(S): what is asked for, what each answer means, and when bytes that are there may be continued.
+
+Whether and where to try again is `mirrors`'s business; connections are `client`'s.
+
+When a partial file is continued, first rule that fits:
+
+1. At the same URL with a strong ETag: Range with If-Range of that ETag.
+2. At the same URL without one: Range with If-Range of Last-Modified, if that was a second or more older than its
+   answer's Date. Only then is a date a strong validator (RFC 9110, 8.8.2.2).
+3. With a SHA-256 from the manifest and a known size, at any URL: plain Range. The hash decides over the whole file.
+4. At another mirror: Range with If-Range of the strong ETag, if the size is known. Only a mirror whose file has the
+   same ETag and size continues.
+5. Else it starts over.
+
+Each 206 must begin where ours ends, be part of a file of the same size, and carry the ETag that was asked for; else
+what is there is thrown away. A 200 to a Range starts over. A 416 is compared: it is complete if its size is ours.
+
+Packed answers (Content-Encoding) are refused, since we ask for none, and sizes and ranges would be of packed bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+
+from urllib3.response import BaseHTTPResponse
+
+from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.redact import redact
+from laion_assets.source.client import SourceClient, body
+from laion_assets.source.failures import BusySourceError
+from laion_assets.source.mirrors import Arrival, RemoteFile
+from laion_assets.source.partial import Origin, PartialFile
+from laion_assets.source.transfer import Pace, Patience
+from laion_assets.source.wanted import WantedFile
+
+PASSING_STATUS = {408, 421, 425, 429}
+"""Statuses from 300 to 499 that may pass; the others are permanent (redirects are followed before)."""
+
+PERMANENT_STATUS = {501, 505}
+"""Statuses from 500 on that do not pass: the server cannot do it at all."""
+
+ADVICE = {
+    401: "put user and password into the URL in LAION_SOURCE",
+    403: "see whether this host wants a user, a password or a signed URL",
+    404: "see whether the host has this dataset under other folders",
+}
+
+
+class HttpFile:
+    """One file at one http or https URL."""
+
+    def __init__(self, url: str, wanted: WantedFile, client: SourceClient, patience: Patience) -> None:
+        self.url = redact(url)
+        self._url = url
+        self._wanted = wanted
+        self._client = client
+        self._patience = patience
+        self._subject = f"{wanted.subject} from {self.url}"
+
+    def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
+        """Complete `partial` with one request. Raises `SourceError`, `StoreError` and their kinds."""
+        asked = self._ask_from(partial)
+        with self._open("GET", asked, pace.seconds_left) as response:
+            if response.status == 416 and asked:
+                return self._compare(response, partial)
+            if response.status not in (200, 206) or (response.status == 206 and not asked):
+                raise self._refusal(response)
+            self._refuse_packed(response)
+            origin = self._origin(response)
+            continued = response.status == 206
+            if continued:
+                origin = self._continued(response, partial, origin, asked)
+            partial.receive(origin, body(response), pace, anew=not continued)
+        return Arrival(self.url, origin.etag)
+
+    def observe(self) -> RemoteFile:
+        """Size, ETag and date by HEAD, or by a GET of one byte where HEAD is refused. Raises `SourceError`."""
+        for method, asked in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+            with self._open(method, asked, self._patience.file_seconds) as response:
+                if response.status in (200, 206):
+                    self._refuse_packed(response)
+                    origin = self._origin(response)
+                    return RemoteFile(self.url, origin.total, response.headers.get("ETag"), _modified(response))
+                # Signed URLs allow GET alone, and answer HEAD with 403; 404 and 410 are the same for both.
+                if method == "GET" or response.status in (404, 410, 429, 503):
+                    raise self._refusal(response)
+        raise AssertionError("the loop returns or raises")
+
+    def _open(
+        self, method: str, headers: dict[str, str], seconds_left: float
+    ) -> AbstractContextManager[BaseHTTPResponse]:
+        return self._client.open(method, self._url, headers, self._wanted.subject, seconds_left=seconds_left)
+
+    def _ask_from(self, partial: PartialFile) -> dict[str, str]:
+        """The headers that ask for what is missing; none to ask for everything. The rules stand at the top."""
+        origin = partial.origin
+        if origin is None or partial.size == 0:
+            return {}
+        asked = {"Range": f"bytes={partial.size}-"}
+        same = origin.url == self.url
+        if same and (origin.etag or origin.modified):
+            return asked | {"If-Range": origin.etag or origin.modified or ""}
+        if origin.total is None:
+            return {}
+        if self._wanted.sha256 is not None:
+            return asked
+        return asked | {"If-Range": origin.etag} if origin.etag else {}
+
+    def _continued(
+        self, response: BaseHTTPResponse, partial: PartialFile, new: Origin, asked: dict[str, str]
+    ) -> Origin:
+        """The origin of a 206 that continues what is there; if it does not, that is thrown away for the next try."""
+        old = partial.origin or new
+        found = response.headers.get("Content-Range", "none")
+        first, _, total = _content_range(found)
+        if first != partial.size or (total != old.total and None not in (total, old.total)):
+            problem = found, f"bytes {partial.size}-…/{'*' if old.total is None else old.total}"
+        elif "If-Range" in asked and old.etag and new.etag != old.etag:
+            problem = f"{found} of ETag {response.headers.get('ETag', 'none')}", f"ETag {old.etag}"
+        elif "If-Range" in asked and not old.etag and _modified(response) not in (None, old.modified):
+            problem = f"{found} of {_modified(response)}", f"the file of {old.modified}"
+        else:
+            known = old if old.url == self.url else new
+            return replace(known, total=old.total if total is None else total)
+        partial.discard()
+        raise SourceError(
+            self._subject, found=f"206 with Content-Range {problem[0]}", expected=f"{problem[1]}; it starts over"
+        )
+
+    def _compare(self, response: BaseHTTPResponse, partial: PartialFile) -> Arrival:
+        """416: there is nothing after what is there. It is complete if its size is the file's, else it starts over."""
+        total = _content_range(response.headers.get("Content-Range", ""))[2]
+        known = partial.origin.total if partial.origin else None
+        if partial.size in (total, known) and (total is None or known is None or total == known):
+            return Arrival(self.url, partial.origin.etag if partial.origin else None)
+        size = partial.size
+        partial.discard()
+        raise SourceError(
+            self._subject,
+            found=f"416, a file of {'unknown size' if total is None else f'{total} bytes'}",
+            expected=f"more than the {size} bytes that are here; it starts over",
+        )
+
+    def _origin(self, response: BaseHTTPResponse) -> Origin:
+        """What an answer's bytes are a part of; weak ETags and dates are left out."""
+        headers = response.headers
+        if response.status == 206:
+            total = _content_range(headers.get("Content-Range", ""))[2]
+        else:
+            total = int(headers["Content-Length"]) if headers.get("Content-Length", "").isdecimal() else None
+        etag = headers.get("ETag", "")
+        return Origin(self.url, etag if etag.startswith('"') else None, _strong_date(headers), total)
+
+    def _refuse_packed(self, response: BaseHTTPResponse) -> None:
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise PermanentSourceError(
+                self._subject, found=f"Content-Encoding {coding}", expected="the file as it is (identity)"
+            )
+
+    def _refusal(self, response: BaseHTTPResponse) -> SourceError:
+        status = response.status
+        found = f"{status} {response.reason or ''}".strip()
+        advice = ADVICE.get(status, "")
+        if status in (429, 503):
+            busy = BusySourceError(self._subject, found=found)
+            busy.wait_seconds = _retry_after(response.headers)
+            return busy
+        passing = status in PASSING_STATUS or (not 300 <= status < 500 and status not in PERMANENT_STATUS)
+        return (SourceError if passing else PermanentSourceError)(self._subject, found=found, advice=advice)
+
+
+def _content_range(value: str) -> tuple[int | None, int | None, int | None]:
+    """First byte, last byte and whole size of a Content-Range; None for what it does not say."""
+    match = re.fullmatch(r"\s*bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*", value, re.ASCII | re.IGNORECASE)
+    if match is None:
+        return None, None, None
+    first, last, total = (None if part in (None, "*") else int(part) for part in match.groups())
+    return first, last, total
+
+
+def _modified(response: BaseHTTPResponse) -> str | None:
+    value = response.headers.get("Last-Modified")
+    return None if value is None else str(value)
+
+
+def _strong_date(headers: Mapping[str, str]) -> str | None:
+    """Last-Modified, where it is old enough beside Date to be sure that the file did not change in the same second."""
+    value = headers.get("Last-Modified", "")
+    modified, now = _seconds(value), _seconds(headers.get("Date", ""))
+    return value if modified is not None and now is not None and now - modified >= 1 else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that Retry-After asks to wait, which gives them or a date; None without it."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        return float(value)
+    until, now = _seconds(value), _seconds(headers.get("Date", ""))
+    return None if until is None else max(0.0, until - (time.time() if now is None else now))
+
+
+def _seconds(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, IndexError):
+        return None

@@ -1,0 +1,95 @@
+"""The optional manifest: sizes and SHA-256 of a dataset's files, read from one text file. It hashes no file.
+
+LAION_MANIFEST names a UTF-8 file in either of two forms, which may be mixed line by line:
+
+- what `sha256sum` prints: 64 hexadecimal digits, a blank, a blank or `*`, the name;
+- fields parted by tabs or commas: SHA-256, size in bytes and name, where SHA-256 or size may be absent or empty. A
+  field is known by its shape: any order does, a line of titles is passed over, and the checksum files of
+  tensorflow/datasets (URL, size, SHA-256, name) can be used as they are.
+
+Of a name or URL only the last part counts (`img_emb/img_emb_0.npy` is `img_emb_0.npy`). Empty lines and lines that
+start with `#` are passed over.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from laion_assets.errors import SettingsError
+
+
+class ManifestEntry(NamedTuple):
+    """What a manifest says of one file: size in bytes and SHA-256 in lower-case hexadecimal, None where it does not."""
+
+    size: int | None
+    sha256: str | None
+
+
+def load_manifest(path: Path) -> Mapping[str, ManifestEntry]:
+    """The manifest's entries by file name. Raises `SettingsError`, with the line, where it cannot be understood."""
+    entries: dict[str, ManifestEntry] = {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"manifest {path}", found=f"{error}", expected="a text file in UTF-8") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = _fields(line)
+        if number == 1 and len(fields) > 1 and not any(_is_hash(field) or _is_size(field) for field in fields):
+            continue  # the line of titles
+        for name, entry in _entries(fields, subject=f"manifest {path}, line {number}"):
+            entries[name] = _merged(entries.get(name), entry, subject=f"manifest {path}, line {number}, {name}")
+    return entries
+
+
+def _fields(line: str) -> list[str]:
+    """The fields of one line, stripped, without the empty ones."""
+    summed = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
+    if summed:
+        return [summed[1], summed[2].strip()]
+    fields = line.split("\t") if "\t" in line else next(csv.reader([line], skipinitialspace=True))
+    return [field.strip() for field in fields if field.strip()]
+
+
+def _entries(fields: list[str], *, subject: str) -> list[tuple[str, ManifestEntry]]:
+    hashes = [field.lower() for field in fields if _is_sha256(field)]
+    sizes = [int(field) for field in fields if _is_size(field)]
+    names = [field for field in fields if not _is_sha256(field) and not _is_size(field)]
+    if not names or len(hashes) > 1 or len(sizes) > 1 or not (hashes or sizes) or any(map(_is_hash, names)):
+        raise SettingsError(
+            subject,
+            found=f"{len(hashes)} SHA-256, {len(sizes)} sizes and {len(names)} names",
+            expected="a name, with one SHA-256 of 64 hexadecimal digits, one size in bytes, or both",
+        )
+    entry = ManifestEntry(sizes[0] if sizes else None, hashes[0] if hashes else None)
+    return [(name, entry) for name in {re.split(r"[/\\]", name)[-1] for name in names}]
+
+
+def _merged(known: ManifestEntry | None, new: ManifestEntry, *, subject: str) -> ManifestEntry:
+    """Two lines about one file, which may complete but not contradict each other."""
+    if known is None:
+        return new
+    for old, other in zip(known, new, strict=True):
+        if old is not None and other is not None and old != other:
+            raise SettingsError(subject, found=f"{other}", expected=f"{old}, as an earlier line says")
+    return ManifestEntry(
+        known.size if new.size is None else new.size, known.sha256 if new.sha256 is None else new.sha256
+    )
+
+
+def _is_sha256(field: str) -> bool:
+    return re.fullmatch(r"[0-9a-fA-F]{64}", field) is not None
+
+
+def _is_hash(field: str) -> bool:
+    """A checksum of some kind: MD5 has 32 digits, SHA-512 128; a name has none so long without a dot."""
+    return re.fullmatch(r"[0-9a-fA-F]{32,}", field) is not None
+
+
+def _is_size(field: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,18}", field) is not None

@@ -1,0 +1,73 @@
+"""Where each file of a shard may be: URLs and paths from the settings' sources. What is there is not its business."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from laion_assets.dataset import SourceLayout
+from laion_assets.errors import SettingsError
+from laion_assets.redact import redact
+from laion_assets.settings import Settings
+from laion_assets.source.client import SourceClient
+from laion_assets.source.folder import LocalFile, StoredFile
+from laion_assets.source.http import HttpFile
+from laion_assets.source.mirrors import Source
+from laion_assets.source.transfer import Patience, ShardTransfer
+from laion_assets.source.wanted import WantedFile
+
+
+class ShardPlaces:
+    """The sources of a shard's files, and the HTTP client that they share. Close it after use."""
+
+    def __init__(self, settings: Settings, patience: Patience, transfer: ShardTransfer) -> None:
+        self._settings = settings
+        self._patience = patience
+        self._transfer = transfer
+        self._client: SourceClient | None = None
+
+    def of(self, wanted: WantedFile) -> list[Source]:
+        """The places of one file, in the order in which they are tried. Raises `SettingsError`."""
+        return [self._source(place, wanted) for place in self._settings.sources]
+
+    def stop(self) -> None:
+        """End all that is under way in other threads."""
+        self._transfer.stop.set()
+        if self._client is not None:
+            self._client.interrupt()
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+
+    def _source(self, place: SourceLayout, wanted: WantedFile) -> Source:
+        folder = place.folders.of(wanted.kind).strip("/")
+        scheme = urlsplit(place.url).scheme if "://" in place.url else ""
+        if scheme in ("http", "https"):
+            if self._client is None:
+                self._client = SourceClient(self._patience, self._settings.http_ca_file, self._transfer.stop)
+            return HttpFile(file_url(place.url, folder, wanted.name), wanted, self._client, self._patience)
+        if scheme in ("", "file"):
+            return LocalFile(local_folder(place.url) / folder / wanted.name, wanted)
+        return StoredFile(place.url, folder, wanted)
+
+
+def file_url(base: str, folder: str, name: str) -> str:
+    """The URL of a file below `base`, whose query (an access token, perhaps) stays at the end."""
+    rest, mark, query = base.partition("#")[0].partition("?")
+    return "/".join([rest.rstrip("/"), *(quote(part) for part in (folder, name) if part)]) + mark + query
+
+
+def local_folder(source: str) -> Path:
+    """The folder of a path (relative to where we run, `~` is the user's home) or a file URL. Raises `SettingsError`."""
+    if "://" not in source:
+        return Path(source).expanduser().absolute()
+    parts = urlsplit(source)
+    if parts.netloc not in ("", "localhost"):
+        raise SettingsError(
+            f"LAION_SOURCE {redact(source)}",
+            found=f"{parts.netloc!r} as the host of a file URL",
+            expected="none, as in file:///folder, with three slashes",
+        )
+    return Path(unquote(parts.path))

@@ -1,0 +1,65 @@
+"""Jobs side by side on a few threads that can be left: the first failure, or an interrupt, ends them all.
+
+`concurrent.futures` runs the same jobs, but waits for its threads when the process ends, which a connection that is
+being made may hold up for its whole time limit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from laion_assets.source.failures import StoppedError
+
+Result = TypeVar("Result")
+
+LEAVE_AFTER_SECONDS = 1.0
+"""So long a stop waits for the threads. One that is left may finish a connection, but writes no byte any more."""
+
+
+def side_by_side(jobs: Sequence[Callable[[], Result]], *, threads: int, stop: Callable[[], None]) -> list[Result]:
+    """What each job returns, in their order, from at most `threads` threads at once.
+
+    Raises the first exception of a job, or of the calling thread while it waits (`KeyboardInterrupt`), after `stop` was
+    called to end the other jobs.
+    """
+    futures: list[Future[Result]] = [Future() for _ in jobs]
+    queue: SimpleQueue[tuple[Callable[[], Result], Future[Result]]] = SimpleQueue()
+    for pair in zip(jobs, futures, strict=True):
+        queue.put(pair)
+    workers = [threading.Thread(target=_work, args=(queue,), daemon=True) for _ in range(min(threads, len(jobs)))]
+    try:
+        for worker in workers:
+            worker.start()
+        _wait_for(futures)
+    except BaseException:
+        stop()
+        ends_at = time.monotonic() + LEAVE_AFTER_SECONDS
+        for worker in workers:
+            worker.join(max(0.0, ends_at - time.monotonic()))
+        raise
+    return [future.result() for future in futures]
+
+
+def _wait_for(futures: Sequence[Future[Result]]) -> None:
+    """Wait until all are done or one failed, and raise its exception."""
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    failures = [failure for failure in (future.exception() for future in done) if failure is not None]
+    if failures:
+        raise next((each for each in failures if not isinstance(each, StoppedError)), failures[0])
+
+
+def _work(queue: SimpleQueue[tuple[Callable[[], Result], Future[Result]]]) -> None:
+    while True:
+        try:
+            job, future = queue.get_nowait()
+        except Empty:
+            return
+        try:
+            future.set_result(job())
+        except BaseException as error:  # the waiting thread raises it
+            future.set_exception(error)

@@ -1,0 +1,69 @@
+"""Quick fetches of a shard, here or in a process of their own. Little is imported: each process has to start first."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+from laion_assets.settings import Settings, load_settings
+from laion_assets.source.fetch import FetchedFile, fetch_shard
+from laion_assets.source.transfer import Patience
+
+SPAWN = multiprocessing.get_context("spawn")
+
+QUICK = Patience(
+    tries=8,
+    connect_seconds=2.0,
+    read_seconds=2.0,
+    file_seconds=20.0,
+    backoff_seconds=0.01,
+    backoff_most_seconds=0.05,
+    floor_window_seconds=0.4,
+    min_bytes_per_second=0,
+)
+
+
+def settings_for(*sources: str | Path, data_dir: Path, dataset: str | Path = "sample", **fields: Any) -> Settings:
+    """Settings with these sources."""
+    named = {"LAION_DATASET": str(dataset), "source": tuple(map(str, sources)), "data_dir": data_dir}
+    return load_settings(**named, **fields)
+
+
+def run(source: str, raw: Path, log: list[str] | None = None) -> list[FetchedFile]:
+    """Fetch shard 0 in this process. No limit of time is so short that it could pass for an interrupt."""
+    say = None if log is None else log.append
+    patience = replace(QUICK, connect_seconds=60.0, read_seconds=60.0)
+    return fetch_shard(settings_for(source, data_dir=raw.parent), 0, raw, patience=patience, log=say)
+
+
+def run_and_tell(source: str, raw: Path, told: SimpleQueue[object]) -> None:
+    """Fetch shard 0 in a process of its own, and tell what came over the network, or how it ended and when."""
+    told.put("started")
+    try:
+        told.put(sum(file.bytes_fetched for file in run(source, raw)))
+    except KeyboardInterrupt:
+        told.put(time.monotonic())
+    except Exception as error:
+        told.put(f"{error}")
+        raise
+
+
+@contextmanager
+def process(source: str, raw: Path) -> Iterator[tuple[BaseProcess, Callable[[], object]]]:
+    """A process that fetches, and the way to hear what it tells."""
+    told = SPAWN.SimpleQueue()
+    child = SPAWN.Process(target=run_and_tell, args=(source, raw, told))
+    child.start()
+    assert told.get() == "started"
+    try:
+        yield child, told.get
+    finally:
+        child.kill()
+        child.join()

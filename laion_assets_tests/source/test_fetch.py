@@ -1,0 +1,222 @@
+"""The three files of a shard: side by side, from the first place that has them, each fetched once and reported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from laion_assets.errors import DatasetError, PermanentSourceError, SourceError
+from laion_assets.source.fetch import FetchedFile, fetch_shard, observe_shard
+from laion_assets.source.partial import Origin
+from laion_assets.source.places import file_url
+from laion_assets_tests.source.fetching import QUICK, settings_for
+from laion_assets_tests.source.misbehaving_server import MisbehavingServer, misbehaving_server
+from laion_assets_tests.source.served_shard import (
+    CONTENT,
+    FILES,
+    IMAGE,
+    METADATA,
+    SIZE,
+    TEXT,
+    kinds,
+    leave_part,
+    shard_files,
+)
+
+THREE = (IMAGE, TEXT, METADATA)
+TOTAL = sum(len(FILES[name]) for name in THREE)
+
+DATASET = """
+name = "small"
+shards = 12
+digits = 2
+dimension = 512
+default_rows = 300
+rows = { 7 = 100 }
+[[sources]]
+url = "BASE"
+folders = { image = "images", text = "texts", metadata = "metadata" }
+"""
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "raw"
+
+
+def fetch(source: str, raw: Path, **fields: Any) -> list[FetchedFile]:
+    """Shard 0 from one source."""
+    return fetch_shard(settings_for(source, data_dir=raw.parent, **fields), 0, raw, patience=QUICK)
+
+
+def test_the_files_of_a_shard_arrive_in_the_order_of_their_kinds(server: MisbehavingServer, raw: Path) -> None:
+    fetched = fetch(server.base(), raw)
+    assert [file.kind for file in fetched] == ["image", "text", "metadata"]
+    assert [file.path for file in fetched] == [raw / name for name in THREE]
+    assert [file.path.read_bytes() for file in fetched] == [FILES[name] for name in THREE]
+    assert sorted(path.name for path in raw.iterdir()) == sorted([".0.lock", *THREE])
+
+
+@pytest.mark.parametrize(("connections", "at_once"), [(1, 1), (2, 2), (3, 3), (16, 3)])
+def test_so_many_files_come_side_by_side_as_there_are_connections(
+    server: MisbehavingServer, raw: Path, connections: int, at_once: int
+) -> None:
+    fetch(server.base("dribble=1000000"), raw, http_connections=connections)
+    assert server.most_at_once == at_once
+
+
+def test_a_file_that_stands_complete_is_not_fetched_again(server: MisbehavingServer, raw: Path) -> None:
+    fetch(server.base(), raw)
+    (raw / TEXT).unlink()
+    server.requests.clear()
+    again = kinds(fetch(server.base(), raw))
+    assert [request.path for request in server.requests] == [f"/well-behaved/text_emb/{TEXT}"]
+    assert (again["image"].tries, again["image"].bytes_fetched, again["image"].bytes) == (0, 0, SIZE)
+    assert again["image"].url == str(raw / IMAGE)
+
+
+@pytest.mark.parametrize("damaged", [b"", CONTENT[:-1], CONTENT + b"x", b"<html>"])
+def test_a_file_that_stands_damaged_is_fetched_again(server: MisbehavingServer, raw: Path, damaged: bytes) -> None:
+    fetch(server.base(), raw)
+    (raw / IMAGE).write_bytes(damaged)
+    assert kinds(fetch(server.base(), raw))["image"].bytes_fetched == SIZE
+    assert (raw / IMAGE).read_bytes() == CONTENT
+
+
+def test_a_leftover_beside_a_file_that_stands_goes_away(server: MisbehavingServer, raw: Path) -> None:
+    fetch(server.base(), raw)
+    leave_part(raw, IMAGE, b"x" * 100, Origin("http://x/y", '"e"', None, SIZE))
+    fetch(server.base(), raw)
+    assert sorted(path.name for path in raw.iterdir()) == sorted([".0.lock", *THREE])
+
+
+# Layouts, mirrors, and what the dataset knows.
+
+
+def test_a_404_moves_on_to_the_next_layout_and_mirror(server: MisbehavingServer, raw: Path) -> None:
+    flat = MisbehavingServer.base
+    with misbehaving_server(FILES) as other:
+        settings = settings_for(server.base("status=404"), other.base("times=1"), data_dir=raw.parent)
+        fetched = fetch_shard(settings, 0, raw, patience=QUICK)
+        assert kinds(fetched)["image"].url == f"{flat(other, 'times=1')}/img_emb/{IMAGE}"
+    asked = [request.path for request in server.asked(IMAGE)]
+    assert asked == [f"/status=404/img_emb/{IMAGE}", f"/status=404/{IMAGE}"]
+    assert fetched[0].tries == 3
+
+
+def test_a_shard_nowhere_to_be_found_names_every_url(server: MisbehavingServer, raw: Path) -> None:
+    with pytest.raises(PermanentSourceError) as caught:
+        fetch(server.base("status=404"), raw, http_connections=1)
+    for path in (f"img_emb/{IMAGE}", IMAGE):
+        assert f"{server.base('status=404')}/{path}: 404 Not Found (tries: 1)" in str(caught.value)
+    assert "shard 0" in str(caught.value) and "LAION_SOURCE" in str(caught.value)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, server: MisbehavingServer) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(DATASET.replace("BASE", server.base()))
+    return path
+
+
+def test_the_datasets_own_folders_and_names_are_used(server: MisbehavingServer, raw: Path, dataset: Path) -> None:
+    files = shard_files(rows=100)
+    renamed = {name.replace("_0.", "_07."): content for name, content in files.items()}
+    server.files.update(renamed)
+    fetched = fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 7, raw, patience=QUICK)
+    assert [request.path for request in server.asked("img_emb_07.npy")] == ["/well-behaved/images/img_emb_07.npy"]
+    assert fetched[0].path.name == "img_emb_07.npy"
+    again = fetch_shard(settings_for(server.base("times=1"), data_dir=raw.parent, dataset=dataset), 7, raw)
+    assert [file.tries for file in again] == [0, 0, 0]
+
+
+def test_a_size_that_the_dataset_knows_is_enforced_before_a_byte_comes(
+    server: MisbehavingServer, raw: Path, dataset: Path
+) -> None:
+    server.files.update({name.replace("_0.", "_03."): content for name, content in shard_files(rows=299).items()})
+    with pytest.raises(SourceError, match=rf"{SIZE - 1024} bytes, expected {SIZE} bytes") as caught:
+        fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 3, raw, patience=QUICK)
+    assert "shard 3, " in str(caught.value)
+    assert not list(raw.glob("*.npy*"))
+
+
+@pytest.mark.parametrize("shard", [-1, 4, 100])
+def test_a_shard_that_is_none_is_said(raw: Path, shard: int) -> None:
+    settings = settings_for("http://127.0.0.1:9", data_dir=raw.parent)
+    for call in (lambda: fetch_shard(settings, shard, raw), lambda: observe_shard(settings, shard)):
+        with pytest.raises(DatasetError):
+            call()
+
+
+def test_one_file_that_cannot_be_had_ends_the_others_which_keep_their_parts(
+    server: MisbehavingServer, raw: Path
+) -> None:
+    del server.files[METADATA]
+    try:
+        with pytest.raises(PermanentSourceError, match=f"shard 0, {METADATA}"):
+            fetch(server.base("dribble=50000&times=9"), raw)
+    finally:
+        server.files[METADATA] = FILES[METADATA]
+    assert not (raw / IMAGE).exists()
+    server.calm = True
+    came = {name: (raw / f"{name}.part").stat().st_size for name in (IMAGE, TEXT) if (raw / f"{name}.part").exists()}
+    fetched = kinds(fetch(server.base("dribble=50000&times=9"), raw))
+    assert fetched["image"].bytes_fetched == SIZE - came.get(IMAGE, 0)
+
+
+@pytest.mark.parametrize(
+    ("base", "url"),
+    [
+        ("https://host/a/", "https://host/a/img_emb/b%201.npy"),
+        ("https://host", "https://host/img_emb/b%201.npy"),
+        ("https://host/a?sig=1&x=/y#z", "https://host/a/img_emb/b%201.npy?sig=1&x=/y"),
+    ],
+)
+def test_the_url_of_a_file_is_below_its_base(base: str, url: str) -> None:
+    assert file_url(base, "img_emb", "b 1.npy") == url
+
+
+# Progress, and observation.
+
+
+@pytest.mark.parametrize("behaviour", ["well-behaved", "cut=100000", "cut=100000&times=1&validator=none"])
+def test_progress_adds_up_to_the_shard(server: MisbehavingServer, raw: Path, behaviour: str) -> None:
+    calls: list[tuple[int, int | None]] = []
+    settings = settings_for(server.base(behaviour), data_dir=raw.parent)
+    for _ in ("fetched", "standing"):
+        calls.clear()
+        fetch_shard(settings, 0, raw, progress=lambda done, total: calls.append((done, total)), patience=QUICK)
+        assert sum(done for done, _ in calls) == TOTAL
+        assert calls[-1][1] == TOTAL
+
+
+def test_a_part_counts_as_done(server: MisbehavingServer, raw: Path) -> None:
+    leave_part(raw, IMAGE, CONTENT[:-10], Origin(f"{server.base()}/img_emb/{IMAGE}", None, None, SIZE))
+    done: list[int] = []
+    fetch_shard(
+        settings_for(server.base(), data_dir=raw.parent),
+        0,
+        raw,
+        progress=lambda count, _: done.append(count),
+        patience=replace(QUICK, tries=1),
+    )
+    assert sum(done) == TOTAL
+
+
+def test_a_shard_is_observed_without_being_fetched(server: MisbehavingServer, raw: Path) -> None:
+    seen = observe_shard(settings_for(server.base("status=404"), server.base(), data_dir=raw.parent), 0)
+    assert {kind: remote.size for kind, remote in seen.items()} == {
+        "image": SIZE,
+        "text": SIZE,
+        "metadata": len(FILES[METADATA]),
+    }
+    assert seen["image"].url == f"{server.base()}/img_emb/{IMAGE}"
+    assert server.sent() == 0 and not raw.exists()
+
+
+def test_an_observation_does_not_insist(server: MisbehavingServer, raw: Path) -> None:
+    with pytest.raises(SourceError, match="tries: 2"):
+        observe_shard(settings_for(server.base("status=503&retry_after=0"), data_dir=raw.parent, http_tries=2), 0)

@@ -1,0 +1,95 @@
+"""The manifest is read as people have it, and what it says of a file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from laion_assets.errors import SettingsError, SourceError
+from laion_assets.source.fetch import fetch_shard
+from laion_assets.source.manifest import ManifestEntry, load_manifest
+from laion_assets_tests.source.fetching import QUICK, settings_for
+from laion_assets_tests.source.misbehaving_server import MisbehavingServer
+from laion_assets_tests.source.served_shard import CONTENT, IMAGE, SHA256, SIZE, TEXT, kinds
+
+OTHER = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "entry"),
+    [
+        (f"{SHA256}  {IMAGE}", ManifestEntry(None, SHA256)),
+        (f"{SHA256.upper()} *./img_emb/{IMAGE}\r\n", ManifestEntry(None, SHA256)),
+        (f"{SHA256}\t{SIZE}\t{IMAGE}", ManifestEntry(SIZE, SHA256)),
+        (f"{SHA256},{SIZE},{IMAGE}", ManifestEntry(SIZE, SHA256)),
+        (f'{SHA256}, {SIZE}, "img_emb/{IMAGE}"', ManifestEntry(SIZE, SHA256)),
+        (f"sha256\tsize\tname\n{SHA256}\t{SIZE}\t{IMAGE}", ManifestEntry(SIZE, SHA256)),
+        (f"name,size\n{IMAGE},{SIZE}", ManifestEntry(SIZE, None)),
+        (f"\t{SIZE}\t{IMAGE}", ManifestEntry(SIZE, None)),
+        (f"\ufeff# made by hand\n\n{IMAGE}\t{SHA256}\n", ManifestEntry(None, SHA256)),
+        (f"{SHA256}  {IMAGE}\n{SIZE}\t{IMAGE}", ManifestEntry(SIZE, SHA256)),
+        (f"https://host/img_emb/{IMAGE}\t{SIZE}\t{SHA256}\t{IMAGE}", ManifestEntry(SIZE, SHA256)),
+    ],
+)
+def test_forms_that_people_have_are_read(tmp_path: Path, text: str, entry: ManifestEntry) -> None:
+    path = tmp_path / "manifest"
+    path.write_text(text, encoding="utf-8")
+    assert load_manifest(path) == {IMAGE: entry}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{SHA256}  a.npy\nwhat is this", "line 2"),
+        (f"{SHA256[:-1]}  {IMAGE}", "64 hexadecimal digits"),
+        (f"{SHA256}\t{OTHER}\t{IMAGE}", "2 SHA-256"),
+        (f"{SHA256}\t{SIZE}", "0 names"),
+        (f"{SHA256}  {IMAGE}\n{OTHER}  other/{IMAGE}", "as an earlier line says"),
+    ],
+)
+def test_a_line_that_is_not_understood_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "manifest"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=said):
+        load_manifest(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "manifest"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=str(path)):
+        load_manifest(path)
+
+
+def test_a_file_of_the_manifest_is_held_to_it(server: MisbehavingServer, tmp_path: Path) -> None:
+    manifest = tmp_path / "SHA256SUMS"
+    manifest.write_text(f"{SHA256}  {IMAGE}\n{OTHER}  {TEXT}\n")
+    settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest)
+    with pytest.raises(SourceError, match=f"shard 0, {TEXT}.*expected {OTHER} as the manifest says"):
+        fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)
+    assert not (tmp_path / "raw" / TEXT).exists()
+    manifest.write_text(f"{SHA256}  {IMAGE}\n")
+    assert kinds(fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK))["text"].bytes == SIZE
+
+
+def test_a_standing_file_is_held_to_the_manifest_too(server: MisbehavingServer, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / IMAGE).write_bytes(CONTENT[:-1] + b"x")
+    manifest = tmp_path / "SHA256SUMS"
+    manifest.write_text(f"{SHA256}  {IMAGE}\n")
+    log: list[str] = []
+    settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest)
+    fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK, log=log.append)
+    assert (tmp_path / "raw" / IMAGE).read_bytes() == CONTENT
+    assert "it is fetched again" in log[0]
+
+
+def test_a_manifest_may_not_contradict_the_dataset(tmp_path: Path) -> None:
+    manifest = tmp_path / "sizes.tsv"
+    manifest.write_text("\t1000\timg_emb_0.npy\n")
+    settings = settings_for("http://127.0.0.1:9", data_dir=tmp_path, dataset="laion400m", manifest=manifest)
+    with pytest.raises(SettingsError, match=r"1000 bytes, expected 1024458880"):
+        fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)

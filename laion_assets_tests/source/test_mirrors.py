@@ -1,0 +1,129 @@
+"""Several sources of one file: which is tried when, and when a part from one may be completed from another."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.source.partial import Origin
+from laion_assets_tests.source.fetching import QUICK
+from laion_assets_tests.source.misbehaving_server import MisbehavingServer
+from laion_assets_tests.source.served_shard import (
+    CONTENT,
+    IMAGE,
+    SHA256,
+    SIZE,
+    OneFile,
+    etag_of,
+    leave_part,
+    wanted_image,
+)
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["status=404", "status=500", "status=503&retry_after=60", "page=1", "encoding=gzip", "redirects=99"],
+)
+def test_when_one_fails_the_next_serves_at_once(server: MisbehavingServer, tmp_path: Path, bad: str) -> None:
+    one = OneFile(tmp_path, patience=replace(QUICK, backoff_seconds=30.0, backoff_most_seconds=30.0, read_seconds=0.3))
+    started = time.monotonic()
+    fetched = one.fetch(server.base(bad), server.base("times=1"))
+    assert fetched.path.read_bytes() == CONTENT
+    assert fetched.tries == 2 and len(one.log) == 1
+    assert time.monotonic() - started < 10
+
+
+def test_a_dead_mirror_costs_one_try(server: MisbehavingServer, one: OneFile) -> None:
+    assert one.fetch(DEAD, server.base()).tries == 2
+
+
+def test_mirrors_that_fail_take_turns_and_all_are_named(server: MisbehavingServer, one: OneFile) -> None:
+    places = [server.base("status=500"), server.base("status=404"), server.base("status=502")]
+    error = one.failure(*places)
+    assert type(error) is SourceError
+    assert all(place in str(error) for place in places)
+    assert "500 Internal Server Error (tries: 8)" in str(error) and "404 Not Found (tries: 1)" in str(error)
+    statuses = [request.status for request in server.requests]
+    assert statuses[:3] == [500, 404, 502]
+    assert statuses.count(500) == statuses.count(502) == QUICK.tries
+    assert max(abs(statuses[:n].count(500) - statuses[:n].count(502)) for n in range(len(statuses))) <= 2
+
+
+def test_only_when_all_said_no_for_good_it_is_permanent(server: MisbehavingServer, one: OneFile) -> None:
+    error = one.failure(server.base("status=404"), server.base("status=403"), server.base("status=410"))
+    assert isinstance(error, PermanentSourceError)
+    assert all(f"{status}" in str(error) for status in ("404 Not Found", "403 Forbidden", "410 Gone"))
+    assert len(server.requests) == 3
+
+
+def test_a_mirror_that_gets_on_keeps_its_turn(server: MisbehavingServer, one: OneFile) -> None:
+    fetched = one.fetch(server.base("cut=100000"), server.base())
+    assert fetched.bytes_fetched == SIZE
+    assert {request.path.split("/")[1] for request in server.requests} == {"cut=100000"}
+
+
+def test_a_mirror_that_gets_no_further_is_left(server: MisbehavingServer, one: OneFile) -> None:
+    """It starts over each time, and is cut at the same byte: bytes come, but none beyond those that came before."""
+    fetched = one.fetch(server.base("cut=100000&validator=none"), server.base("times=1"))
+    assert fetched.path.read_bytes() == CONTENT
+    assert fetched.tries <= 1 + QUICK.idle_tries + 1
+
+
+def test_a_mirror_that_falls_silent_is_left(server: MisbehavingServer, tmp_path: Path) -> None:
+    one = OneFile(tmp_path, patience=replace(QUICK, read_seconds=0.1))
+    assert one.fetch(server.base("stall=100000&validator=none"), server.base()).tries <= 1 + QUICK.idle_tries + 1
+
+
+def test_a_slow_mirror_is_left(server: MisbehavingServer, tmp_path: Path) -> None:
+    one = OneFile(tmp_path, patience=replace(QUICK, min_bytes_per_second=200_000))
+    assert one.fetch(server.base("dribble=50000"), server.base()).tries == 2
+
+
+def test_a_part_goes_on_at_a_mirror_with_the_same_etag_and_size(server: MisbehavingServer, one: OneFile) -> None:
+    leave_part(one.folder, IMAGE, CONTENT[:100_000], Origin(f"{DEAD}/img_emb/{IMAGE}", etag_of(CONTENT), None, SIZE))
+    fetched = one.fetch(server.base())
+    assert fetched.path.read_bytes() == CONTENT
+    assert fetched.bytes_fetched == SIZE - 100_000
+    assert server.requests[0].headers["if-range"] == etag_of(CONTENT)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        Origin(f"{DEAD}/x", '"another"', None, SIZE),
+        Origin(f"{DEAD}/x", None, "Mon, 02 Aug 2021 10:00:00 GMT", SIZE),
+        Origin(f"{DEAD}/x", etag_of(CONTENT), None, SIZE + 1),
+        Origin(f"{DEAD}/x", etag_of(CONTENT), None, None),
+        Origin(f"{DEAD}/x", None, None, SIZE),
+    ],
+    ids=["other ETag", "date only", "other size", "no size", "nothing"],
+)
+def test_a_part_without_proof_starts_over_at_another_mirror(
+    server: MisbehavingServer, one: OneFile, origin: Origin
+) -> None:
+    leave_part(one.folder, IMAGE, b"\x93NUMPY of another release".ljust(1000), origin)
+    assert one.fetch(server.base()).path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("etag", [None, '"another"'])
+@pytest.mark.parametrize("validator", ["etag", "none"])
+def test_a_part_goes_on_anywhere_when_a_sha256_will_prove_it(
+    server: MisbehavingServer, one: OneFile, etag: str | None, validator: str
+) -> None:
+    leave_part(one.folder, IMAGE, CONTENT[:100_000], Origin(f"{DEAD}/x", etag, None, SIZE))
+    fetched = one.fetch(server.base(f"validator={validator}"), wanted=wanted_image(sha256=SHA256))
+    assert fetched.path.read_bytes() == CONTENT
+    assert fetched.bytes_fetched == SIZE - 100_000
+
+
+def test_a_page_at_the_next_mirror_does_not_cost_the_part(server: MisbehavingServer, one: OneFile) -> None:
+    place = f"{server.base('status=500')}/img_emb/{IMAGE}"
+    leave_part(one.folder, IMAGE, CONTENT[:100_000], Origin(place, etag_of(CONTENT), None, SIZE))
+    one.failure(server.base("status=500"), server.base("page=1&length=chunked"), server.base("truncated=500"))
+    assert (one.folder / f"{IMAGE}.part").stat().st_size == 100_000
