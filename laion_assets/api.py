@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
 from laion_assets.errors import SearchError
+from laion_assets.recall.figures import read_search_settings, recall_folder
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.search import By, SearchRequest, SearchResult, checked_by, checked_vector, vector_of
@@ -70,7 +71,7 @@ def answer(queries: Sequence[Query], request: SearchRequest, settings: Settings)
         return [
             Answer(
                 query,
-                search_table(db, _vector(db, query, vector, request.by), request),
+                search_table(db, _vector(db, query, vector, request.by), _tuned(request, query, settings)),
                 None if vector is None else model,
                 0.0 if vector is None else seconds,
             )
@@ -131,6 +132,18 @@ def frame(result: SearchResult) -> pl.DataFrame:
         "nsfw": pl.String,
     }
     return pl.DataFrame([asdict(neighbour) for neighbour in result.neighbours], schema=columns)
+
+
+def _tuned(request: SearchRequest, query: Query, settings: Settings) -> SearchRequest:
+    """The request with the search settings that the recall report named for this kind of query.
+
+    Those that the caller gave stay, and an exact search needs none.
+    """
+    if request.exact or request.settings:
+        return request
+    asked_by = "text" if query.text is not None else request.by if query.like is not None else "image"
+    named = read_search_settings(recall_folder(settings)).get(f"{asked_by}_to_{request.by}")
+    return request if named is None else replace(request, settings=named.pairs(request.limit))
 
 
 def _check(query: Query) -> None:

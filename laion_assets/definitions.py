@@ -6,6 +6,7 @@ import dagster as dg
 
 from laion_assets.assets.clickhouse_partition import clickhouse_partition_asset, clickhouse_partition_checks
 from laion_assets.assets.clip_encoders import clip_encoders_asset, clip_encoders_checks
+from laion_assets.assets.hnsw_tuning import hnsw_tuning_asset
 from laion_assets.assets.load_report import load_report_asset
 from laion_assets.assets.location import CodeLocation, ProgressOf
 from laion_assets.assets.merged_shard import merged_shard_asset, merged_shard_checks
@@ -14,7 +15,7 @@ from laion_assets.assets.recall_report import recall_report_asset, recall_report
 from laion_assets.assets.remote_shard import remote_shard_asset
 from laion_assets.assets.vector_index import vector_index_asset, vector_index_checks
 from laion_assets.automation.alerts import build_alerts
-from laion_assets.automation.jobs import load_shards, observe_remote, report_health
+from laion_assets.automation.jobs import build_index, load_shards, observe_remote, report_health
 from laion_assets.automation.milestones import milestone_sensor
 from laion_assets.automation.schedules import build_schedules
 from laion_assets.settings import Settings, load_settings
@@ -31,6 +32,7 @@ def build_definitions(settings: Settings, progress: ProgressOf | None = None) ->
             clickhouse_partition_asset(location),
             vector_index_asset(location),
             recall_report_asset(location),
+            hnsw_tuning_asset(location),
             clip_encoders_asset(location),
             load_report_asset(location),
         ],
@@ -42,7 +44,7 @@ def build_definitions(settings: Settings, progress: ProgressOf | None = None) ->
             *recall_report_checks(location),
             *clip_encoders_checks(location),
         ],
-        jobs=[load_shards, observe_remote, report_health],
+        jobs=[load_shards, build_index, observe_remote, report_health],
         schedules=build_schedules(settings),
         sensors=[milestone_sensor(), *build_alerts(settings)],
         # A process a step would cost 9 to 11 s a shard where one process costs 1 s.

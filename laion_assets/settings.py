@@ -76,10 +76,14 @@ class Settings(BaseSettings):
     observe_cron: Cron = "0 3 * * *"
     report_cron: Cron = "*/30 * * * *"
     stalled_hours: float = Field(default=6.0, gt=0)
+    fresh_days: float = Field(default=30.0, ge=1, le=3650)
 
     index_first: int = Field(default=10, ge=1)
     index_step: int = Field(default=10, ge=1)
     recall_target: float = Field(default=0.95, gt=0, le=1)
+    recall_queries: int = Field(default=100, ge=1, le=10_000)
+    tuning_rows: int = Field(default=50_000, ge=1_000)
+    tuning_partitions: int = Field(default=1, ge=1, le=1_000)
     hnsw_quantization: Quantization = "bf16"
     hnsw_m: int = Field(default=64, ge=2, le=512)
     hnsw_ef_construction: int = Field(default=256, ge=2, le=100_000)

@@ -11,3 +11,4 @@ from dagster._utils.warnings import BetaWarning, PreviewWarning
 # word of it at each import helps nobody.
 warnings.filterwarnings("ignore", message="Specifying a partitions_def on an AssetCheckSpec", category=PreviewWarning)
 warnings.filterwarnings("ignore", message="Function `observable_source_asset`", category=BetaWarning)
+warnings.filterwarnings("ignore", message="Parameter `use_user_code_server`", category=BetaWarning)

@@ -1,5 +1,6 @@
 """`load_report`: one Markdown table of the whole load, and the checks that say whether all is well."""
 
+import re
 from collections.abc import Sequence
 
 import dagster as dg
@@ -94,5 +95,5 @@ def _totals(histories: list[ShardHistory]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell: no pipe, no line break, at most 300 characters."""
-    return " ".join(text.replace("|", "\\|").split())[:300]
+    """Text that stays in its cell, as it is: no line break, no sign that Markdown reads, at most 300 characters."""
+    return re.sub(r"([\\|<>`*\[\]])", r"\\\1", " ".join(text.split())[:300])

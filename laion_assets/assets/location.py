@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 
 import dagster as dg
@@ -51,6 +52,12 @@ class CodeLocation:
     def extra_columns(self) -> dict[str, ColumnType]:
         """The extra metadata columns that the settings ask for, with their types."""
         return {name: EXTRA_COLUMN_TYPES[name] for name in self.settings.extra_columns}
+
+    @cached_property
+    def freshness(self) -> dg.FreshnessPolicy:
+        """Of assets over the whole table. Not for those by shard: Dagster looks at the last partition of all, and a
+        corpus is loaded once."""
+        return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=self.settings.fresh_days))
 
     def shard(self, context: Context) -> int:
         """The shard of the partition that a step or a check runs for."""

@@ -6,8 +6,8 @@ import dagster as dg
 
 from laion_assets.assets.location import OWNERS, POOL, CodeLocation, Metadata, failing_clearly
 from laion_assets.automation.milestones import report_condition
-from laion_assets.recall.evaluate import Plan, evaluate, recall_folder
-from laion_assets.recall.figures import Evaluation, read_evaluation, save_evaluation
+from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder, save_evaluation
 from laion_assets.recall.plot import inline_image, recall_plot
 from laion_assets.recall.report import recall_markdown
 from laion_assets.shard.store import replacing
@@ -18,7 +18,7 @@ SMALL_ROWS = 100_000
 
 
 def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.AssetsDefinition:
-    """The asset. `plan` says how many queries and which search settings; the default is the whole of them."""
+    """The asset. `plan` names queries and search settings; by default LAION_RECALL_QUERIES of each kind."""
 
     @dg.asset(
         name="recall_report",
@@ -29,6 +29,7 @@ def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.
         code_version="1",
         pool=POOL,
         automation_condition=report_condition(),
+        freshness_policy=location.freshness,
         description="Recall@10 and @100 of the index against an exact search of the same rows, ties counted, and the "
         "latency of both: image→image, text→text, text→image, image→text and vectors that are not in the table. Names "
         "the cheapest search settings that meet LAION_RECALL_TARGET; `laion-assets search` uses them.",
@@ -37,7 +38,9 @@ def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.
         folder = recall_folder(location.settings)
         with failing_clearly():
             with connect(location.settings) as db:
-                evaluation = evaluate(db, plan, log=context.log.info)
+                queries = location.settings.recall_queries
+                default = Plan(queries, queries_at_100=(queries + 3) // 4)
+                evaluation = evaluate(db, plan or default, log=context.log.info)
             picture = recall_plot(evaluation)
             with replacing(folder / "recall.png", subject="recall.png") as temporary:
                 temporary.write_bytes(picture)

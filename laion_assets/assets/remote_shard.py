@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 
 from laion_assets.assets.location import CodeLocation
 from laion_assets.errors import LaionError
@@ -27,7 +28,8 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         fetched = context.instance.get_latest_storage_id_by_partition(
             dg.AssetKey("raw_shard"), dg.DagsterEventType.ASSET_MATERIALIZATION
         )
-        shards = sorted(location.settings.dataset.shard_number(key) for key in fetched)
+        # In the order of their numbers; keys of another dataset that this instance knew are left out.
+        shards = [number for number, key in enumerate(location.settings.dataset.shard_keys) if key in fetched]
         with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
             seen = dict(zip(shards, pool.map(lambda shard: _version(location, shard), shards), strict=True))
         failed = {shard: version for shard, version in seen.items() if isinstance(version, LaionError)}
@@ -39,6 +41,23 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         )
 
     return remote_shard
+
+
+def record_version(location: CodeLocation, context: dg.AssetExecutionContext, shard: int) -> None:
+    """Observes a shard's remote files before its step fetches them: what later observations are compared with.
+
+    Without it a shard that nobody had observed before its fetch would show as stale after the first observation, or
+    never.
+    """
+    version = _version(location, shard)
+    if isinstance(version, LaionError):
+        context.log.warning(f"not observed: {version}")
+        return
+    key = dg.AssetKey("remote_shard")
+    tags = {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+    context.log_event(dg.AssetObservation(key, partition=str(shard), tags=tags))
+    # Dagster looked up the versions of the step's inputs as it began; it looks again when the step ends.
+    context.op_execution_context.get_step_execution_context().wipe_input_asset_version_info(key)
 
 
 def _version(location: CodeLocation, shard: int) -> str | LaionError:

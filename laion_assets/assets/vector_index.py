@@ -32,6 +32,7 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
             step=location.settings.index_step,
             total=location.settings.dataset.shards,
         ),
+        freshness_policy=location.freshness,
         description="`image_index` and `text_index` (HNSW, cosine distance), built in every loaded partition that "
         "lacks them and only there. Other parameters in the settings build them anew.",
     )

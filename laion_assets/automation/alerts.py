@@ -68,23 +68,25 @@ def alert(kind: str, name: str, *, shard: str, run_id: str, reason: str, timesta
 def post(url: str, body: Alert) -> None:
     """Posts an alert; tries again on errors of the network and of the server (5xx, 429).
 
-    Raises `httpx.HTTPError` when that did not help; its message does not reach logs, since the URL may be a secret.
+    Raises `WebhookError` when that did not help.
     """
     attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_worth_retrying),
-        stop=tenacity.stop_after_attempt(TRIES),
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, WebhookError) and error.worth_retrying),
+        stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(SECONDS_A_POST),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
         reraise=True,
     )
-    for attempt in attempts:
-        with attempt:
-            httpx.post(url, json=asdict(body), timeout=TIMEOUT_SECONDS).raise_for_status()
+    attempts(_post_once, url, body)
 
 
-def _is_worth_retrying(error: BaseException) -> bool:
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code >= 500 or error.response.status_code == 429
-    return isinstance(error, httpx.TransportError)
+def _post_once(url: str, body: Alert) -> None:
+    try:
+        status = httpx.post(url, json=asdict(body), timeout=TIMEOUT_SECONDS).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        again = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+        raise WebhookError(f"the webhook could not be reached: {type(error).__name__}", worth_retrying=again) from None
+    if not 200 <= status < 300:
+        raise WebhookError(f"the webhook answered {status}", worth_retrying=status >= 500 or status == 429)
 
 
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:

@@ -12,6 +12,12 @@ load_shards = dg.define_asset_job(
     description="One shard from its source to its partition of the table, with every check: a run a partition.",
 )
 
+build_index = dg.define_asset_job(
+    "build_index",
+    selection=dg.AssetSelection.assets("vector_index", "recall_report"),
+    description="The indexes of all loaded partitions that lack them, and their recall against exact search.",
+)
+
 observe_remote = dg.define_asset_job(
     "observe_remote",
     selection=dg.AssetSelection.assets("remote_shard"),

@@ -9,6 +9,8 @@ from typing import Literal
 import dagster as dg
 from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 
+from laion_assets.redact import redact_text
+
 CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
 """The assets that are partitioned by shard, in order."""
 
@@ -29,8 +31,8 @@ ACTIVE: dict[DagsterRunStatus, ShardState] = {
 
 @dataclass
 class ShardHistory:
-    """One shard. `seconds` is by asset of the chain; `loaded_at` is a Unix time; `failures` counts failed runs since
-    it was last loaded."""
+    """One shard. `seconds` is by asset of the chain; `loaded_at` is a Unix time; `failures` counts the runs that failed
+    or were canceled since the last one that succeeded."""
 
     key: str
     state: ShardState = "missing"
@@ -122,7 +124,8 @@ def _is_of_chain(run: dg.DagsterRun) -> bool:
 
 
 def failure_reason(instance: DagsterInstance, run_id: str) -> str:
-    """Why a run failed, in one line: the failed step's own words, else the failed checks'."""
+    """Why a run failed, in one line without secrets: the failed step's own words and the failed checks', else what
+    ended the run (it was canceled, its process was gone)."""
     reasons: list[str] = []
     for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
         failure = entry.dagster_event.step_failure_data if entry.dagster_event is not None else None
@@ -136,7 +139,11 @@ def failure_reason(instance: DagsterInstance, run_id: str) -> str:
         check = entry.dagster_event.asset_check_evaluation_data if entry.dagster_event is not None else None
         if check is not None and not check.passed:
             reasons.append(f"check {check.check_name}: {check.description or 'failed'}")
-    return " ".join("; ".join(dict.fromkeys(reasons)).split()) or "the run ended before it could say why"
+    for ending in () if reasons else (DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED):
+        events = (entry.dagster_event for entry in instance.all_logs(run_id, of_type=ending))
+        reasons += [event.message for event in events if event is not None and event.message]
+    said = redact_text("; ".join(dict.fromkeys(reasons)))
+    return " ".join(said.split()) or "the run ended before it could say why"
 
 
 def hours_since_last_load(histories: list[ShardHistory]) -> float | None:

@@ -12,13 +12,20 @@ import numpy.typing as npt
 
 from laion_assets.errors import TableError
 from laion_assets.recall.exact import TrueNeighbours, cosine_distances, true_neighbours
-from laion_assets.recall.figures import Evaluation, KindSummary, Latency, Measurement, Recall, SearchSettings
+from laion_assets.recall.figures import (
+    Evaluation,
+    KindSummary,
+    Latency,
+    Measurement,
+    Recall,
+    SearchSettings,
+    recall_folder,
+)
 from laion_assets.recall.queries import COPY_DISTANCE, QuerySet, draw_query_sets
-from laion_assets.settings import Settings
 from laion_assets.table.connect import Database
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import partitions, require_table
-from laion_assets.table.search import MAX_LIMIT, By, SearchRequest, search
+from laion_assets.table.search import By, SearchRequest, search
 from laion_assets.table.vectors import Ids, Vectors, vectors_of
 
 TOLERANCE = 2e-6
@@ -61,11 +68,6 @@ class _Found:
 
     ids: list[list[int]]
     seconds: list[float]
-
-
-def recall_folder(settings: Settings) -> Path:
-    """Where an evaluation's files are in the store."""
-    return settings.data_dir / "recall"
 
 
 def evaluate(
@@ -135,10 +137,7 @@ def _search(
 ) -> _Found:
     """The k rows that each query finds, its own row left out where its kind says so; exact without settings."""
     wanted = k + int(queries.kind.excludes_own_row)
-    pairs: tuple[tuple[str, object], ...] = ()
-    if settings is not None:
-        most = MAX_LIMIT // wanted
-        pairs = SearchSettings(settings.ef, min(settings.multiplier, most)).pairs()
+    pairs = settings.pairs(wanted) if settings is not None else ()
     request = SearchRequest(by=queries.kind.target, limit=wanted, exact=settings is None, settings=pairs)
     ids: list[list[int]] = []
     seconds: list[float] = []

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.settings import Settings
 from laion_assets.shard.store import replacing
+from laion_assets.table.search import MAX_LIMIT
 
 FILE_NAME = "recall.json"
 
@@ -24,15 +26,16 @@ class SearchSettings:
     ef: int
     multiplier: int = 0
 
-    def pairs(self) -> tuple[tuple[str, object], ...]:
-        """For `SearchRequest.settings`."""
+    def pairs(self, limit: int = 10) -> tuple[tuple[str, object], ...]:
+        """For `SearchRequest.settings` of a search of this limit, within ClickHouse's 1,000 candidates a search."""
         plain = ("hnsw_candidate_list_size_for_search", self.ef)
+        multiplier = min(self.multiplier, max(1, MAX_LIMIT // limit))
         if not self.multiplier:
             return (plain, ("vector_search_with_rescoring", 0))
         return (
             plain,
             ("vector_search_with_rescoring", 1),
-            ("vector_search_index_fetch_multiplier", float(self.multiplier)),
+            ("vector_search_index_fetch_multiplier", float(multiplier)),
         )
 
     def __str__(self) -> str:
@@ -131,6 +134,11 @@ class Evaluation:
         """Exact search's median latency over that of the chosen settings."""
         exact = next(summary.exact.p50 for summary in self.kinds if summary.kind == kind)
         return exact / self.chosen(kind).latency.p50
+
+
+def recall_folder(settings: Settings) -> Path:
+    """Where an evaluation's files are in the store."""
+    return settings.data_dir / "recall"
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> Path:

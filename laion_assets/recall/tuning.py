@@ -17,7 +17,7 @@ from laion_assets.recall.queries import draw_query_sets
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database
 from laion_assets.table.cover import index_sizes
-from laion_assets.table.index import IndexParameters, build_indexes
+from laion_assets.table.index import IndexParameters, build_indexes, say_nothing
 from laion_assets.table.schema import partitions, require_table
 from laion_assets.table.trial import scan_trial, stored_forms, trial_table, with_parameters
 
@@ -164,7 +164,7 @@ class Tuning:
 def tune(db: Database, plan: TuningPlan, *, log: Log | None = None) -> Tuning:
     """Tries all of the plan in a scratch table, which is always removed. Raises `TableError`."""
     require_table(db)
-    say = log or (lambda line: None)  # noqa: ARG005  # for callers that follow nothing
+    say = log or say_nothing
     states = partitions(db)
     loaded = sum(state.rows for state in states)
     rows, rows_a_shard = min(plan.rows, loaded), loaded / max(len(states), 1)

@@ -19,8 +19,8 @@ def tuning_markdown(tuning: Tuning, picture: str = "") -> str:
             _trials(tuning),
             *([_forms(tuning)] if tuning.forms else []),
             "Recall@10 is that of the worst kind of query at its cheapest search settings that meet the target, "
-            "then at its best. Stars are on the Pareto front of build cost, memory and recall. Core-hours are those of the "
-            "trial, times (rows a shard / rows a part)^0.16.",
+            "then at its best. Stars are on the Pareto front of build cost, memory and recall. Core-hours are the "
+            "trial's, times (rows a shard / rows a part)^0.16.",
         ]
     )
 
@@ -71,7 +71,8 @@ def _trials(tuning: Tuning) -> str:
         lines.append(
             f"| {'★' if one in front else ''} | {one.parameters.quantization} | {one.parameters.m} | "
             f"{one.parameters.ef_construction} | {one.granularity} | {one.build_cost:,.0f} | "
-            f"{one.memory_bytes_a_vector:,.0f} | {one.disk_bytes_a_vector:,.0f} | {one.recall:.3f} | {one.best_recall:.3f} | "
+            f"{one.memory_bytes_a_vector:,.0f} | {one.disk_bytes_a_vector:,.0f} | "
+            f"{one.recall:.3f} | {one.best_recall:.3f} | "
             f"{'yes' if one.meets_target else 'no'} | {one.latency_ms:.1f} | {searches} | "
             f"{'–' if hours is None else f'{hours:,.1f}'} | {tuning.memory_gb(one):,.1f} |"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -173,7 +174,7 @@ class _Merger:
             return _Block(batch, None, rows)
         bad = reasons != ""
         for reason in reasons[bad]:
-            self.tally.reasons[" and ".join(part.split(" length ")[0] for part in str(reason).split(" and "))] += 1
+            self.tally.reasons[re.sub(r"(?<= length) \S+", "", str(reason))] += 1
         for index in np.flatnonzero(bad)[: max(0, 3 - len(self.tally.first_refused))]:
             self.tally.first_refused.append(f"row {row + int(index):,}: {reasons[index]}")
         sound = np.flatnonzero(~bad)

@@ -18,6 +18,9 @@ MAX_BYTES_A_ROW = 65_536
 """Average bytes of text a row beyond which a file is refused: LAION's longest URL has 3,487 bytes, its longest
 caption about 2,100. It bounds the memory that one block can take to about half a gigabyte."""
 
+UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What pyarrow raises for a damaged file; the last for names that are not UTF-8."""
+
 ColumnType = Literal["String", "Int32", "Int64", "Float32"]
 
 _ARROW_TYPES: dict[ColumnType, pa.DataType] = {
@@ -59,11 +62,11 @@ class MetadataReader:
         try:
             self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
             self._schema = self._file.schema_arrow
-        except (OSError, pa.ArrowException) as error:
+            self.rows: int = self._file.metadata.num_rows
+            self.columns = self._find_columns()
+            self._refuse_huge_text()
+        except UNREADABLE as error:
             raise self._unreadable(error) from error
-        self.rows: int = self._file.metadata.num_rows
-        self.columns = self._find_columns()
-        self._refuse_huge_text()
         self.nulls = NullCounts(dict.fromkeys(self.types, 0))
 
     def blocks(self, block_rows: int) -> Iterator[dict[str, pa.Array]]:
@@ -88,7 +91,7 @@ class MetadataReader:
             if waiting:
                 yield self._fill(pa.Table.from_batches(pending))
                 seen += waiting
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error) from error
         if seen != self.rows:
             raise ShardFileError(self._subject, found=f"{seen:,} rows", expected=f"{self.rows:,}, as its footer says")
@@ -117,13 +120,16 @@ class MetadataReader:
         return columns
 
     def _refuse_huge_text(self) -> None:
+        limit = max(self.rows, 1_000) * MAX_BYTES_A_ROW
+        groups = [self._file.metadata.row_group(group) for group in range(self._file.metadata.num_row_groups)]
+        # Columns are asked one by one only where all together are too much: pyarrow 26 ends the process on a column
+        # whose entry in the footer is damaged.
+        if sum(group.total_byte_size for group in groups) <= limit:
+            return
         wanted = {name for name in self.columns.values() if name is not None}
-        size = 0
-        for group in range(self._file.metadata.num_row_groups):
-            row_group = self._file.metadata.row_group(group)
-            chunks = (row_group.column(index) for index in range(row_group.num_columns))
-            size += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
-        if size > max(self.rows, 1_000) * MAX_BYTES_A_ROW:
+        chunks = (group.column(index) for group in groups for index in range(group.num_columns))
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+        if size > limit:
             raise ShardFileError(
                 self._subject,
                 found=f"{size:,} bytes of text in {self.rows:,} rows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def _parse_header(
     file.seek(8)
     try:
         shape, fortran_order, dtype = readers[version](file, max_header_size=MAX_HEADER_BYTES)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, EOFError) as error:
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, EOFError) as error:
         raise refuse(f"a header that does not parse ({_first_line(error)})", "numpy's header") from error
     return shape, fortran_order, dtype
 

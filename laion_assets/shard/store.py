@@ -93,13 +93,13 @@ def shard_files(dataset: Dataset, shard: int, folder: Path) -> ShardFiles:
 
 
 def remove_file(path: Path) -> int:
-    """Removes a file if it is there; its size in bytes, or 0 where it was not."""
+    """Removes a file if it is there; the bytes that this frees: none where another name of the file stays."""
     try:
-        size = path.lstat().st_size
+        facts = path.lstat()
         path.unlink()
     except FileNotFoundError:
         return 0
-    return size
+    return facts.st_size if facts.st_nlink == 1 else 0
 
 
 @contextlib.contextmanager

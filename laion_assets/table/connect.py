@@ -53,11 +53,24 @@ class Database:
             self.client.command(sql, parameters=dict(parameters or {}), settings=dict(settings or {}))
 
     def rows(
-        self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
+        self,
+        sql: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        settings: Mapping[str, object] | None = None,
+        text_as_bytes: bool = False,
     ) -> list[Row]:
-        """The rows of a query. Raises `TableError`."""
+        """The rows of a query. Raises `TableError`.
+
+        Text comes as `str`, and in hexadecimal where it is not UTF-8 (the client's way), or all of it as `bytes`.
+        """
         with _typed_errors(self.subject):
-            result = self.client.query(sql, parameters=dict(parameters or {}), settings=dict(settings or {}))
+            result = self.client.query(
+                sql,
+                parameters=dict(parameters or {}),
+                settings=dict(settings or {}),
+                query_formats={"String": "bytes"} if text_as_bytes else None,
+            )
             return list(result.result_rows)
 
     def one(
@@ -162,11 +175,21 @@ def _holder(folder: Path) -> str | None:
 
 def _open_server(url: str) -> Client:
     parts = urlsplit(url)
-    subject = f"ClickHouse at {parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+    try:
+        port = parts.port or (8443 if parts.scheme == "https" else 8123)
+    except ValueError:
+        # Its message would show what stands there, which may be a piece of the password.
+        raise TableError(
+            "LAION_CLICKHOUSE",
+            found="a port that is no number from 1 to 65535",
+            expected="http(s)://user:password@host:port/database",
+            advice="write / as %2F, # as %23 and ? as %3F in a password",
+        ) from None
+    subject = f"ClickHouse at {parts.scheme}://{parts.hostname}:{port}"
     with _typed_errors(subject):
         return clickhouse_connect.get_client(
             host=parts.hostname or "localhost",
-            port=parts.port or (8443 if parts.scheme == "https" else 8123),
+            port=port,
             username=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
             secure=parts.scheme == "https",

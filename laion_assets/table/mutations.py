@@ -54,7 +54,8 @@ class Mutation:
             parameters=self._names(db),
         )
         parts, failed_part, failure, postponed = rows[0]
-        return MutationState(int(parts), int(read), str(failed_part), str(failure), str(postponed))
+        failure = str(failure).partition(" (version ")[0][:400]
+        return MutationState(int(parts), int(read), str(failed_part), failure, str(postponed))
 
     def follow(
         self, db: Database, subject: str, *, rows_read: RowsRead | None = None, stall_seconds: float = STALL_SECONDS

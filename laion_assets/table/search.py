@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.errors import SearchError
+from laion_assets.errors import SearchError, TableError
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import require_table
 
@@ -69,7 +70,12 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
     require_table(db)
     _check(db, request)
     started = time.perf_counter()
-    rows = db.rows(search_sql(db, request), parameters={"target": target.tolist()}, settings=search_settings(request))
+    rows = db.rows(
+        search_sql(db, request),
+        parameters={"target": target.tolist()},
+        settings=search_settings(request),
+        text_as_bytes=True,
+    )
     seconds = time.perf_counter() - started
     found = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(rows, start=1)]
     return SearchResult(found, request.by, request.exact, seconds)
@@ -124,6 +130,16 @@ def _check(db: Database, request: SearchRequest) -> None:
         )
     if request.by == "text" and not db.settings.dataset.has_text:
         raise SearchError(f"dataset {db.settings.dataset.name}", found="no text embeddings", expected="by image")
+    if request.where:
+        _check_condition(db, request.where)
+
+
+def _check_condition(db: Database, where: str) -> None:
+    """Raises `SearchError` unless the condition is one by itself: `1) OR (1` would be two in our parentheses."""
+    try:
+        db.one("SELECT formatQuery({query:String})", parameters={"query": f"SELECT 1 WHERE {where}\n"})
+    except TableError as error:
+        raise SearchError("where", found=error.found, expected="a SQL condition, such as: similarity > 0.35") from error
 
 
 def _conditions(request: SearchRequest) -> str:
@@ -161,7 +177,7 @@ def read_vector_file(path: Path) -> npt.NDArray[np.float32]:
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
         return np.asarray(json.loads(path.read_text(encoding="utf-8")), dtype=np.float32)
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, RecursionError, tokenize.TokenError) as error:
         raise SearchError(
             f"vector file {path}", found=" ".join(str(error).split())[:200], expected="a .npy file or a JSON list"
         ) from error

@@ -69,9 +69,12 @@ def trial_table(
     """A scratch table of `rows` drawn rows in equal partitions of one part each, as a database of its own.
 
     Everything that works on the table works on it, with these index parameters. It is removed at the end, and one that
-    a killed process left at the beginning. Raises `TableError`.
+    a killed process left at the beginning, or by the next load, as its name is that of a staging table. Raises
+    `TableError`.
     """
-    trial = with_parameters(db, parameters, table=f"{db.settings.table}_trial", index_granularity=index_granularity)
+    trial = with_parameters(
+        db, parameters, table=f"{db.settings.table}_staging_trial", index_granularity=index_granularity
+    )
     db.command(f"DROP TABLE IF EXISTS {trial.table} SYNC")
     try:
         create_table(trial)
@@ -113,31 +116,17 @@ def _fill(db: Database, trial: Database, rows: int, partitions: int, seed: int) 
 def scan_trial(trial: Database, form: StoredForm, queries: Vectors, own: Ids, k: int) -> ScanTrial:
     """Copies the trial's image vectors into one stored form and asks each query, (q, d), its own row left out."""
     quoted = trial.name_of(f"{trial.settings.table}_form")
-    settings = EXPERIMENTAL_SETTINGS | dict(form.settings)
     ids: list[list[int]] = []
     seconds: list[float] = []
     trial.command(f"DROP TABLE IF EXISTS {quoted} SYNC")
     try:
-        trial.command(
-            f"CREATE TABLE {quoted} (id Int64, v {form.column}) ENGINE = MergeTree ORDER BY id "
-            f"SETTINGS index_granularity = {trial.settings.index_granularity}",
-            settings=EXPERIMENTAL_SETTINGS,
-        )
-        trial.command(
-            f"INSERT INTO {quoted} SELECT id, image_embedding FROM {trial.table}", settings=EXPERIMENTAL_SETTINGS
-        )
-        trial.command(f"OPTIMIZE TABLE {quoted} FINAL", settings={"alter_sync": 2})
-        (size,) = trial.one(
-            "SELECT sum(bytes_on_disk) / sum(rows) FROM system.parts WHERE database = {database:String} "
-            "AND table = {table:String} AND active",
-            parameters={"database": trial.database, "table": f"{trial.settings.table}_form"},
-        )
+        size = _store_as(trial, form, quoted)
         for query, excluded in zip(queries, own.tolist(), strict=True):
             started = time.perf_counter()
             rows = trial.rows(
                 f"SELECT id, {form.distance} AS distance FROM {quoted} ORDER BY distance LIMIT {k + 1}",
                 parameters={"target": query.tolist()},
-                settings=settings,
+                settings=EXPERIMENTAL_SETTINGS | dict(form.settings),
             )
             seconds.append(time.perf_counter() - started)
             ids.append([int(row[0]) for row in rows if row[0] != excluded][:k])
@@ -145,4 +134,21 @@ def scan_trial(trial: Database, form: StoredForm, queries: Vectors, own: Ids, k:
         return ScanTrial(form, [], [], 0.0, refused=error.found)
     finally:
         trial.command(f"DROP TABLE IF EXISTS {quoted} SYNC")
-    return ScanTrial(form, ids, seconds, float(size))
+    return ScanTrial(form, ids, seconds, size)
+
+
+def _store_as(trial: Database, form: StoredForm, quoted: str) -> float:
+    """Makes and fills the table of one stored form; its bytes on disk a row."""
+    trial.command(
+        f"CREATE TABLE {quoted} (id Int64, v {form.column}) ENGINE = MergeTree ORDER BY id "
+        f"SETTINGS index_granularity = {trial.settings.index_granularity}",
+        settings=EXPERIMENTAL_SETTINGS,
+    )
+    trial.command(f"INSERT INTO {quoted} SELECT id, image_embedding FROM {trial.table}", settings=EXPERIMENTAL_SETTINGS)
+    trial.command(f"OPTIMIZE TABLE {quoted} FINAL", settings={"alter_sync": 2})
+    (size,) = trial.one(
+        "SELECT sum(bytes_on_disk) / sum(rows) FROM system.parts WHERE database = {database:String} "
+        "AND table = {table:String} AND active",
+        parameters={"database": trial.database, "table": f"{trial.settings.table}_form"},
+    )
+    return float(size)

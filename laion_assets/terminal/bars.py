@@ -12,7 +12,7 @@ class ShardBars:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("[bold]{task.fields[title]:>10}"),
+            TextColumn("[bold]{task.fields[title]:>12}"),
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
@@ -31,12 +31,13 @@ class ShardBars:
     def bar(self, key: str) -> ShardBar:
         """The bar of the shard with this partition key."""
         if key not in self._tasks:
-            self._tasks[key] = self._progress.add_task("waits", total=None, title=f"shard {key}", amount="")
+            title = f"shard {key}" if key.isdecimal() else key
+            self._tasks[key] = self._progress.add_task("waits", total=None, title=title, amount="")
         return ShardBar(self._progress, self._tasks[key])
 
     def for_step(self, context: dg.AssetExecutionContext) -> ShardBar:
         """The bar that a step of the chain reports to."""
-        return self.bar(context.partition_key)
+        return self.bar(context.partition_key if context.has_partition_key else context.asset_key.to_user_string())
 
 
 class ShardBar:

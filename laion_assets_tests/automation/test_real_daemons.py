@@ -42,6 +42,7 @@ class Load:
             "LAION_DATA_DIR": str(folder / "data"),
             "LAION_INDEX_FIRST": "3",
             "LAION_INDEX_STEP": "2",
+            "LAION_RECALL_QUERIES": "5",
             "LAION_HNSW_M": "8",
             "LAION_HNSW_EF_CONSTRUCTION": "32",
         }
@@ -107,7 +108,7 @@ def test_a_backfill_with_a_corrupt_shard_a_kill_and_a_retry(load: Load) -> None:
 
     _mend(load, whole)
     retry = load.services.launch_backfill(list(CHAIN), [str(CORRUPT)])
-    assert wait_for(lambda: _end(load, retry), seconds=180, what="the end of the retry") == "COMPLETED_SUCCESS"
+    assert wait_for(lambda: _end(load, retry), seconds=300, what="the end of the retry") == "COMPLETED_SUCCESS"
     assert {history.state for history in load.histories()} == {"loaded"}
 
     _index_then_report(load)

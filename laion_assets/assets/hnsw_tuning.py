@@ -1,0 +1,66 @@
+"""`hnsw_tuning`: HNSW parameters tried on a sample of the loaded rows, and the cheapest that meet the target."""
+
+import dagster as dg
+
+from laion_assets.assets.location import OWNERS, POOL, CodeLocation, Metadata, failing_clearly
+from laion_assets.recall.plot import inline_image
+from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings, tune, tuning_folder
+from laion_assets.recall.tuning_report import tuning_markdown, tuning_plot
+from laion_assets.shard.store import replacing
+from laion_assets.table.connect import connect
+
+
+def hnsw_tuning_asset(location: CodeLocation, plan: TuningPlan | None = None) -> dg.AssetsDefinition:
+    """The asset. `plan` is the sample's size and shape, and what is tried on it."""
+
+    @dg.asset(
+        name="hnsw_tuning",
+        deps=["clickhouse_partition"],
+        group_name="search",
+        kinds={"clickhouse", "matplotlib"},
+        owners=OWNERS,
+        code_version="1",
+        pool=POOL,
+        description="Trials of quantization, M, ef_construction and granularity on a sample, in a scratch table that "
+        "is always removed: build cost, memory, recall and latency, the Pareto front, and the cheapest parameters that "
+        "meet LAION_RECALL_TARGET beside those of ClickHouse's page. Other stored forms of vectors are tried too.",
+    )
+    def hnsw_tuning(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        with failing_clearly():
+            with connect(location.settings) as db:
+                tuning = tune(db, plan or _plan(location), log=context.log.info)
+            picture = tuning_plot(tuning)
+            path = tuning_folder(location.settings) / "tuning.png"
+            with replacing(path, subject="tuning.png") as temporary:
+                temporary.write_bytes(picture)
+        report = tuning_markdown(tuning, inline_image(picture, "recall against memory"))
+        return dg.MaterializeResult(
+            metadata={
+                **_metadata(tuning),
+                "report": dg.MetadataValue.md(report),
+                "plot": dg.MetadataValue.path(path),
+            }
+        )
+
+    return hnsw_tuning
+
+
+def _plan(location: CodeLocation) -> TuningPlan:
+    return TuningPlan(rows=location.settings.tuning_rows, partitions=location.settings.tuning_partitions)
+
+
+def _metadata(tuning: Tuning) -> Metadata:
+    metadata: Metadata = {"rows": tuning.rows, "partitions": tuning.partitions, "trials": len(tuning.trials)}
+    for what, trial in (("cheapest", tuning.cheapest), ("smallest", tuning.smallest)):
+        if trial is None:
+            metadata[what] = "none meets the target"
+            continue
+        metadata |= {
+            what: dg.MetadataValue.json(recommended_settings(trial)),
+            f"{what}_recall_at_10": trial.best_recall,
+            f"{what}_bytes_a_vector": round(trial.memory_bytes_a_vector, 1),
+            f"{what}_memory_gb": round(tuning.memory_gb(trial), 1),
+        }
+        if (hours := tuning.build_core_hours(trial)) is not None:
+            metadata[f"{what}_core_hours"] = round(hours, 1)
+    return metadata

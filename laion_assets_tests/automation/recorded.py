@@ -1,0 +1,58 @@
+"""Writes histories of shards into a Dagster instance: materializations, and runs in every state. It asserts nothing."""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+
+from laion_assets.definitions import build_definitions
+from laion_assets.health.history import CHAIN
+from laion_assets.settings import Settings
+
+ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("laion_assets"), "__repository__")
+"""Where the runs say that they come from: a queued one must."""
+
+
+class Recorder:
+    """An instance whose history the test writes; no step is executed."""
+
+    def __init__(self, instance: DagsterInstance, settings: Settings) -> None:
+        self.instance = instance
+        self.job = build_definitions(settings).resolve_job_def("load_shards")
+
+    def load(self, *shards: int, rows: int = 100, quarantined: int = 0, upto: str = "clickhouse_partition") -> None:
+        """Materializes the chain of these shards, or its beginning; one second a stage."""
+        for shard in shards:
+            for asset in CHAIN[: CHAIN.index(upto) + 1]:
+                self.instance.report_runless_asset_event(
+                    dg.AssetMaterialization(
+                        asset,
+                        partition=str(shard),
+                        metadata={"dagster/partition_row_count": rows, "quarantined": quarantined, "seconds": 1.0},
+                    )
+                )
+
+    def run(self, shard: int, status: DagsterRunStatus, *assets: str) -> dg.DagsterRun:
+        """Records a run of a shard's chain, or of some of its assets, in a state."""
+        selected = frozenset(AssetKey(asset) for asset in assets or CHAIN)
+        return self.instance.create_run_for_job(
+            self.job.get_subset(asset_selection=selected),
+            status=status,
+            asset_selection=selected,
+            tags={"dagster/partition": str(shard)},
+            remote_job_origin=ORIGIN.get_job_origin(self.job.name),
+        )
+
+    def fail(self, *shards: int, message: str = "no space left") -> list[dg.DagsterRun]:
+        """Records a failed run of each of these shards."""
+        runs = [self.run(shard, DagsterRunStatus.STARTED) for shard in shards]
+        for run in runs:
+            self.instance.report_run_failed(run, message)
+        return runs
+
+    def succeed(self, *shards: int) -> None:
+        """Loads these shards, with a run each that says so; only the last stage is recorded."""
+        for shard in shards:
+            self.instance.report_runless_asset_event(dg.AssetMaterialization(CHAIN[-1], partition=str(shard)))
+            self.run(shard, DagsterRunStatus.SUCCESS)

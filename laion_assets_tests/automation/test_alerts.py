@@ -1,0 +1,213 @@
+"""States what reaches a webhook when runs and checks fail: each once, as documented, without secrets, or later."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from laion_assets.automation.alerts import TRIES, Alert, WebhookError, alert, build_alerts, post
+from laion_assets.settings import load_settings
+
+PASSWORD = "s3cret-hunter2"  # noqa: S105 - made up
+PATH = "/services/T0/B0/token-of-the-webhook"
+shards = dg.StaticPartitionsDefinition(["0", "1", "2"])
+
+
+@dg.asset(partitions_def=shards)
+def fetched(context: dg.AssetExecutionContext) -> None:
+    if context.partition_key != "0":
+        raise dg.Failure(f"shard {context.partition_key}: no answer from https://me:{PASSWORD}@mirror.example/x?sig=1")
+
+
+@dg.asset_check(asset=fetched, partitions_def=shards)
+def is_whole(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=False, description=f"12 rows are missing, see http://u:{PASSWORD}@host/")
+
+
+@dg.asset_check(asset=fetched, partitions_def=shards)
+def is_there() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+
+DEFINITIONS = dg.Definitions([fetched], asset_checks=[is_whole, is_there], executor=dg.in_process_executor)
+
+
+class Webhook:
+    """A real HTTP server that keeps what is posted to it and answers with statuses as told, then with 200."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.tries = 0
+        self.answers: list[int] = []
+        webhook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                webhook.tries += 1
+                body = self.rfile.read(int(self.headers["content-length"]))
+                status = webhook.answers.pop(0) if webhook.answers else 200
+                if status == 200:
+                    assert self.path == PATH
+                    assert self.headers["content-type"] == "application/json"
+                    webhook.bodies.append(json.loads(body))
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}{PATH}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    made = Webhook()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+class Sensor:
+    """One of our sensors, ticking as the daemon has it: with the cursor that the last tick gave back."""
+
+    def __init__(self, name: str, url: str, instance: dg.DagsterInstance) -> None:
+        sensors = {sensor.name: sensor for sensor in build_alerts(load_settings(alert_webhook=url))}
+        self.sensor, self.instance = sensors[name], instance
+        self.cursor: str | None = None
+        self.tick()
+
+    def tick(self) -> str | None:
+        """Evaluates it once; what it says. A tick that fails leaves the cursor where it was."""
+        with dg.build_sensor_context(self.instance, cursor=self.cursor, sensor_name=self.sensor.name) as context:
+            data = self.sensor.evaluate_tick(context)
+        self.cursor = data.cursor
+        return data.skip_message
+
+
+def run(instance: dg.DagsterInstance, shard: str) -> dg.ExecuteInProcessResult:
+    job = DEFINITIONS.resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(instance=instance, partition_key=shard, raise_on_error=False)
+
+
+def test_without_a_webhook_there_are_no_sensors() -> None:
+    assert build_alerts(load_settings()) == []
+
+
+def test_the_sensors_run_without_being_started(webhook: Webhook) -> None:
+    for sensor in build_alerts(load_settings(alert_webhook=webhook.url)):
+        assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+        assert PATH not in f"{sensor.description}{sensor.metadata}{sensor.tags}"
+
+
+def test_a_failed_run_is_posted_once_with_its_reason(webhook: Webhook, instance: dg.DagsterInstance) -> None:
+    run(instance, "1")
+    sensor = Sensor("alert_on_run_failure", webhook.url, instance)
+    assert webhook.bodies == [], "what failed before the sensor was new is no news"
+    failed = run(instance, "2")
+    run(instance, "0")
+    assert sensor.tick() == "1 failures posted"
+    assert sensor.tick() == "0 failures posted"
+    (body,) = webhook.bodies
+    assert set(body) == {"kind", "name", "shard", "run_id", "reason", "at", "text"}
+    assert (body["kind"], body["name"], body["shard"]) == ("run", "__ASSET_JOB", "2")
+    assert body["run_id"] == failed.run_id
+    assert body["reason"] == "shard 2: no answer from https://***@mirror.example/x?***"
+    assert body["at"].endswith("+00:00")
+    assert body["text"] == f"run __ASSET_JOB of shard 2 failed: {body['reason']}"
+
+
+def test_a_failed_check_is_posted_once_and_one_that_passed_never(
+    webhook: Webhook, instance: dg.DagsterInstance
+) -> None:
+    sensor = Sensor("alert_on_failed_check", webhook.url, instance)
+    done = run(instance, "0")
+    assert done.success, "a failed check that blocks nothing fails no run"
+    assert sensor.tick() == "1 failures posted"
+    assert sensor.tick() == "0 failures posted"
+    (body,) = webhook.bodies
+    assert (body["kind"], body["name"], body["shard"]) == ("check", "fetched:is_whole", "0")
+    assert body["reason"] == "12 rows are missing, see http://***@host/"
+    assert body["run_id"] == done.run_id
+    run(instance, "0")
+    sensor.tick()
+    assert len(webhook.bodies) == 2, "another evaluation that failed is another alert"
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_webhook_that_fails_first_is_asked_again(webhook: Webhook, status: int) -> None:
+    webhook.answers = [status, status]
+    post(webhook.url, _some_alert())
+    assert (webhook.tries, len(webhook.bodies)) == (3, 1)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 302])
+def test_a_webhook_that_refuses_is_not_asked_again(webhook: Webhook, status: int) -> None:
+    webhook.answers = [status]
+    with pytest.raises(WebhookError, match=f"answered {status}"):
+        post(webhook.url, _some_alert())
+    assert webhook.tries == 1
+
+
+def test_while_the_webhook_is_down_nothing_is_lost_and_nothing_is_posted_twice(
+    webhook: Webhook, instance: dg.DagsterInstance
+) -> None:
+    sensor = Sensor("alert_on_run_failure", webhook.url, instance)
+    for shard in ("1", "2", "1"):
+        run(instance, shard)
+    webhook.answers = [503] * TRIES
+    with pytest.raises(dg.Failure, match="the webhook answered 503"):
+        sensor.tick()
+    webhook.answers = [200] + [503] * TRIES
+    assert sensor.tick() == "1 of 3 failures posted, the others at the next tick"
+    assert sensor.tick() == "2 failures posted"
+    assert [body["shard"] for body in webhook.bodies] == ["1", "2", "1"]
+
+
+def test_a_webhook_that_cannot_be_reached_is_told_without_its_url(
+    webhook: Webhook, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sensor = Sensor("alert_on_failed_check", webhook.url, instance)
+    run(instance, "0")
+    webhook.close()
+    with pytest.raises(dg.Failure) as raised:
+        sensor.tick()
+    failure = raised.value
+    assert failure.description == "the webhook could not be reached: ConnectError; it is tried again at the next tick"
+    assert failure.__suppress_context__, "the error of the network, which may name the URL, does not reach logs"
+    shown = "".join(str(vars(record)) for record in caplog.records) + "".join(capfd.readouterr())
+    assert "token-of-the-webhook" not in shown
+
+
+def test_no_body_holds_a_secret(webhook: Webhook, instance: dg.DagsterInstance) -> None:
+    sensors = [Sensor(name, webhook.url, instance) for name in ("alert_on_run_failure", "alert_on_failed_check")]
+    run(instance, "0")
+    run(instance, "1")
+    for sensor in sensors:
+        sensor.tick()
+    assert len(webhook.bodies) == 2
+    assert PASSWORD not in json.dumps(webhook.bodies)
+
+
+def test_a_long_reason_is_cut() -> None:
+    body = alert("run", "load_shards", shard="", run_id="r", reason="x" * 5000, timestamp=0)
+    assert len(body.reason) == 1000
+    assert body.text.startswith("run load_shards failed: xxx")
+
+
+def _some_alert() -> Alert:
+    return alert("run", "load_shards", shard="3", run_id="r", reason="why", timestamp=0)
