@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from laion_assets.assets.location import IO_RETRY, OWNERS, POOL, CodeLocation, Metadata, check_failed, failing_clearly
+from laion_assets.assets.location import (
+    CLICKHOUSE_DOCS,
+    IO_RETRY,
+    OWNERS,
+    POOL,
+    CodeLocation,
+    Metadata,
+    check_failed,
+    failing_clearly,
+)
 from laion_assets.errors import LaionError
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import remove_file
@@ -28,6 +37,9 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
         code_version="1",
         retry_policy=IO_RETRY,
         pool=POOL,
+        metadata={
+            "docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/getting-started/example-datasets/laion-400m-dataset")
+        },
         description="Partition N of the table: exactly one part, equal to `merged_N.parquet`. Staged and checked, "
         "then swapped in whole: readers see the old rows or the new ones, never a part and never both.",
     )
@@ -109,6 +121,9 @@ def _metadata(loaded: LoadedPartition, quarantined: int, columns: dict[str, str]
         "dagster/partition_row_count": loaded.rows,
         "dagster/table_name": table,
         "dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()]),
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {name: [dg.TableColumnDep("merged_shard", name)] for name in columns if name != "shard"}
+        ),
         "quarantined": quarantined,
         "bytes": loaded.bytes_on_disk,
         "seconds": round(seconds, 3),

@@ -17,6 +17,8 @@ from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
 from laion_assets.shard.metadata import ColumnType
 from laion_assets.shard.store import ShardStore
 
+CLICKHOUSE_DOCS = "https://clickhouse.com/docs"
+
 OWNERS = ["team:embeddings"]
 POOL = "clickhouse"
 """Steps and checks that touch the table: one at a time on the embedded engine (dagster.yaml sets the limit)."""

@@ -146,7 +146,7 @@ def _column_schema(location: CodeLocation) -> dg.TableSchema:
 
 def _metadata(location: CodeLocation, merged: MergedShard, seconds: float, freed: int) -> Metadata:
     quarantine = location.store.quarantine_path(merged.shard)
-    return {
+    metadata: Metadata = {
         "dagster/partition_row_count": merged.rows,
         "dagster/uri": merged.path.as_uri(),
         "quarantined": merged.quarantined,
@@ -156,4 +156,7 @@ def _metadata(location: CodeLocation, merged: MergedShard, seconds: float, freed
         "rows_per_second": round(merged.rows / seconds),
         "nulls_filled": dg.MetadataValue.json(merged.nulls),
         "raw_bytes_freed": freed,
-    } | ({"quarantine": dg.MetadataValue.path(quarantine)} if merged.quarantined else {})
+    }
+    if merged.quarantined:
+        metadata["quarantine"] = dg.MetadataValue.path(quarantine)
+    return metadata

@@ -37,6 +37,7 @@ def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.
     def recall_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         folder = recall_folder(location.settings)
         with failing_clearly():
+            location.progress(context).begin("recall")
             with connect(location.settings) as db:
                 queries = location.settings.recall_queries
                 default = Plan(queries, queries_at_100=(queries + 3) // 4)

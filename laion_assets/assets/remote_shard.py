@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
+from dagster._core.storage.tags import KIND_PREFIX
 
 from laion_assets.assets.location import CodeLocation
 from laion_assets.errors import LaionError
@@ -20,7 +21,7 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         name="remote_shard",
         partitions_def=location.shards,
         group_name="shards",
-        tags={"stage": "remote"},
+        tags={"stage": "remote", f"{KIND_PREFIX}http": ""},
         description="The three remote files of shard N: size with ETag or date, as the data version of `raw_shard`'s "
         "input. A changed one marks the partitions behind it as stale.",
     )

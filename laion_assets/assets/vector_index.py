@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from laion_assets.assets.location import OWNERS, POOL, CodeLocation, Metadata, check_failed, failing_clearly
+from laion_assets.assets.location import (
+    CLICKHOUSE_DOCS,
+    OWNERS,
+    POOL,
+    CodeLocation,
+    Metadata,
+    check_failed,
+    failing_clearly,
+)
 from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS
@@ -25,6 +33,8 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         group_name="search",
         kinds={"clickhouse"},
         owners=OWNERS,
+        tags={"stage": "index"},
+        metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
         code_version="1",
         pool=POOL,
         automation_condition=index_condition(

@@ -132,7 +132,8 @@ def _one_active_part(db: Database, table: str, shard: int) -> int:
     """Bytes on disk of a partition's only active part. Raises `TableError` when there are more or none."""
     parts, size = db.one(
         "SELECT count(), sum(bytes_on_disk) FROM system.parts "
-        "WHERE database = {database:String} AND table = {table:String} AND partition = {partition:String} AND active",
+        "WHERE database = {database:String} AND table = {table:String} AND partition = {partition:String} "
+        "AND active AND rows > 0",
         parameters={"database": db.database, "table": table, "partition": str(shard)},
     )
     if parts != 1:

@@ -141,12 +141,16 @@ def drop_stale_staging(db: Database) -> list[str]:
 
 
 def partitions(db: Database) -> list[PartitionState]:
-    """Every loaded partition, by shard; none when there is no table."""
+    """Every loaded partition, by shard; none when there is no table.
+
+    REPLACE and DROP PARTITION leave an empty part in the place of the old one, which is active, when the folder was
+    closed and opened between, until the engine sweeps it: parts without rows are not counted.
+    """
     if not table_exists(db):
         return []
     rows = db.rows(
         "SELECT toInt64(partition), sum(rows), count(), sum(bytes_on_disk), sum(secondary_indices_uncompressed_bytes) "
-        "FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active "
+        "FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
         "GROUP BY partition ORDER BY 1",
         parameters={"database": db.database, "table": db.settings.table},
     )

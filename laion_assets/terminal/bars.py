@@ -56,8 +56,8 @@ class ShardBar:
 
     def advance(self, done: int, total: int | None = None) -> None:
         """`done` more of the stage's units."""
-        self._progress.update(self._task, advance=done, **({} if total is None else {"total": total}))
         task = self._progress.tasks[self._task]
+        self._progress.update(self._task, advance=done, total=task.total if total is None else total)
         self._progress.update(self._task, amount=f"{_short(task.completed)} of {_short(task.total)} {self._unit}")
 
     def end(self, word: str, amount: str) -> None:

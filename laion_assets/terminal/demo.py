@@ -20,7 +20,7 @@ SHARDS = 4
 ROWS = 20_000
 """Rows of the demo's full shards: 20,000, 20,000, 7,000 and 13,000, about 250 MB in the table."""
 
-QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 20}
+QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 10}
 """A graph that is built in a fifth of the time that the defaults (M 64, ef_construction 256) take."""
 
 QUERY = "white clock"

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from laion_assets.health.findings import Finding, free_bytes, judge
-from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.health.history import ShardHistory, ShardState, read_histories
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 
-STATES = ("loaded", "merged", "fetched", "running", "queued", "failed", "missing")
+STATES: tuple[ShardState, ...] = ("loaded", "merged", "fetched", "running", "queued", "failed", "missing")
 
 
 @dataclass(frozen=True)
