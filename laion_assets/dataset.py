@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -69,6 +69,22 @@ class SourceLayout(BaseModel):
     folders: Folders = Folders()
 
 
+class Defaults(BaseModel):
+    """What stands in the table where the metadata has no such column; None means that the column must be there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    url: str | None = None
+    caption: str | None = None
+    NSFW: str | None = None
+    similarity: float | None = None
+
+    def of(self, column: str) -> str | float | None:
+        """The default of one of the table's columns; None for columns that have none."""
+        value: str | float | None = getattr(self, column) if column in METADATA_COLUMNS else None
+        return value
+
+
 class Dataset(BaseModel):
     """A dataset of LAION's layout: each shard is two npy files and a Parquet file whose rows correspond.
 
@@ -90,9 +106,9 @@ class Dataset(BaseModel):
     has_text: bool = True
     clip_model: str | None = None
     columns: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    defaults: dict[str, str | float] = Field(default_factory=dict)
+    defaults: Defaults = Defaults()
     default_rows: int | None = Field(default=None, ge=0, le=ID_STRIDE)
-    rows: dict[int, int] = Field(default_factory=dict)
+    rows: dict[int, Annotated[int, Field(ge=0, le=ID_STRIDE)]] = Field(default_factory=dict)
     sources: tuple[SourceLayout, ...] = ()
 
     @field_validator("image_file", "text_file", "metadata_file")
@@ -122,10 +138,11 @@ class Dataset(BaseModel):
 
     @model_validator(mode="after")
     def _columns_are_known(self) -> Dataset:
-        for field, names in (("columns", self.columns), ("defaults", self.defaults)):
-            unknown = sorted(set(names) - set(METADATA_COLUMNS))
-            if unknown:
-                raise ValueError(f"{field} names {unknown}; the table has {list(METADATA_COLUMNS)}")
+        unknown = sorted(set(self.columns) - set(METADATA_COLUMNS))
+        if unknown:
+            raise ValueError(f"columns names {unknown}; the table has {list(METADATA_COLUMNS)}")
+        if len({self.image_file, self.text_file, self.metadata_file}) < 3:
+            raise ValueError("image_file, text_file and metadata_file are three names: they lie side by side")
         outside = sorted(shard for shard in self.rows if not 0 <= shard < self.shards)
         if outside:
             raise ValueError(f"rows names shards {outside} outside 0 to {self.shards - 1}")
@@ -168,7 +185,7 @@ class Dataset(BaseModel):
 
     def shard_number(self, key: str) -> int:
         """The shard of a partition key. Raises `DatasetError` when there is none."""
-        if not re.fullmatch(r"0|[1-9]\d*", key, re.ASCII) or int(key) >= self.shards:
+        if not re.fullmatch(r"0|[1-9]\d{0,8}", key, re.ASCII) or int(key) >= self.shards:
             raise DatasetError(
                 f"dataset {self.name}",
                 found=f"shard {key!r}",

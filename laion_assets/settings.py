@@ -6,7 +6,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -149,8 +149,11 @@ class Settings(BaseSettings):
     @field_validator("clickhouse")
     @classmethod
     def _clickhouse_is_a_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and urlsplit(url.get_secret_value()).scheme not in ("chdb", "http", "https"):
-            raise ValueError("it is chdb:///folder, or http(s)://user:password@host:port/database")
+        if url is not None and not _is_database_url(url.get_secret_value()):
+            raise ValueError(
+                "it is chdb:///folder, or http(s)://user:password@host:port/database, "
+                "where a password's / # ? @ are written %2F %23 %3F %40"
+            )
         return url
 
     @cached_property
@@ -161,7 +164,7 @@ class Settings(BaseSettings):
     @cached_property
     def clickhouse_url(self) -> SecretStr:
         """Where the table is: LAION_CLICKHOUSE, else the embedded engine's folder in the data directory."""
-        return self.clickhouse or SecretStr(f"chdb://{self.data_dir / 'clickhouse'}")
+        return self.clickhouse or SecretStr(f"chdb://{quote(str(self.data_dir / 'clickhouse'))}")
 
     @cached_property
     def sources(self) -> tuple[SourceLayout, ...]:
@@ -176,6 +179,19 @@ class Settings(BaseSettings):
             )
         layouts = dict.fromkeys((*(place.folders for place in self.dataset.sources), *PLAIN_LAYOUTS))
         return tuple(SourceLayout(url=url, folders=folders) for url in self.source for folders in layouts)
+
+
+def _is_database_url(url: str) -> bool:
+    """Whether it can be taken apart as it was meant: an unescaped sign of a password would move its end elsewhere."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "chdb":
+        return True
+    rest = f"{parts.path}{parts.query}{parts.fragment}"
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in rest
 
 
 def load_settings(**overrides: object) -> Settings:

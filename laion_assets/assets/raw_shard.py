@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from laion_assets.assets.location import IO_RETRY, OWNERS, CodeLocation, check_failed, failing_clearly
+from laion_assets.assets.remote_shard import observe_before_fetch
 from laion_assets.errors import LaionError
 from laion_assets.shard.inspect import inspect_shard
 from laion_assets.source.fetch import fetch_shard
@@ -29,6 +30,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
     def raw_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)
         progress = location.progress(context)
+        observe_before_fetch(context, location, shard)
         progress.begin("fetch", unit="bytes")
         with failing_clearly():
             fetched = fetch_shard(

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 from dagster._core.storage.tags import KIND_PREFIX
 
@@ -59,6 +60,21 @@ def record_version(location: CodeLocation, context: dg.AssetExecutionContext, sh
     context.log_event(dg.AssetObservation(key, partition=str(shard), tags=tags))
     # Dagster looked up the versions of the step's inputs as it began; it looks again when the step ends.
     context.op_execution_context.get_step_execution_context().wipe_input_asset_version_info(key)
+
+
+def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocation, shard: int) -> None:
+    """Records the remote files' version just before they are fetched, as the version of this step's input.
+
+    Otherwise the first observation after it would look like a change. Dagster reads the versions of inputs before a
+    step begins, so they are read once more.
+    """
+    version = _version(location, shard)
+    if isinstance(version, LaionError):
+        context.log.warning(f"not observed: {version}")
+        return
+    tags = {DATA_VERSION_TAG: version}
+    context.log_event(dg.AssetObservation("remote_shard", partition=context.partition_key, tags=tags))
+    context.op_execution_context.get_step_execution_context().fetch_external_input_asset_version_info()
 
 
 def _version(location: CodeLocation, shard: int) -> str | LaionError:

@@ -103,7 +103,7 @@ class MetadataReader:
         for column in self.types:
             aliases: Sequence[str] = self._dataset.aliases(column) if column in METADATA_COLUMNS else (column,)
             name = next((alias for alias in aliases if alias in names), None)
-            if name is None and column not in self._dataset.defaults:
+            if name is None and self._dataset.defaults.of(column) is None:
                 missing.append(f"{column} (looked for {', '.join(aliases)})")
             elif name is not None and names.count(name) > 1:
                 raise ShardFileError(self._subject, found=f"{names.count(name)} columns named {name}", expected="one")
@@ -141,7 +141,7 @@ class MetadataReader:
         for column, kind in self.types.items():
             name = self.columns[column]
             if name is None:
-                default = self._dataset.defaults[column]
+                default = self._dataset.defaults.of(column)
                 block[column] = pa.repeat(pa.scalar(default, type=_ARROW_TYPES[kind]), table.num_rows)
                 continue
             values = _as_type(table.column(name), kind, f"{self._subject}, column {name}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import dagster as dg
@@ -38,10 +41,13 @@ class Outcome:
 
 
 def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
-    """Loads what is missing of `shards`, goes on after a failed one, prints a table; whether all are loaded."""
+    """Loads what is missing of `shards`, goes on after a failed one, prints a table; whether all are loaded.
+
+    Raises `KeyboardInterrupt` after the run in which Ctrl-C came.
+    """
     rows_in_table = loaded_rows(settings)
     outcomes: list[Outcome] = []
-    with ShardBars(console) as bars:
+    with ShardBars(console) as bars, _interrupts() as interrupted:
         job = build_definitions(settings, bars.for_step).resolve_job_def(load_shards.name)
         for shard in shards:
             steps = list(CHAIN) if again else missing_steps(settings, shard, instance, shard in rows_in_table)
@@ -49,6 +55,8 @@ def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, co
                 outcomes.append(Outcome(shard, rows_in_table[shard], 0.0, skipped=True))
                 continue
             outcome = _run(job, shard, steps, instance)
+            if interrupted():
+                raise KeyboardInterrupt
             outcomes.append(outcome)
             bars.bar(str(shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")
     console.print(outcome_table(outcomes))
@@ -103,6 +111,31 @@ def _run(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.Dagst
             )
     error = "" if result.success else failure_reason(instance, result.run_id)
     return Outcome(shard, rows, time.perf_counter() - started, error)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether Ctrl-C came. Use in the main thread.
+
+    Dagster has handlers of its own during a run: a Ctrl-C fails the step that is running, and one between two steps is
+    forgotten at the run's end. Python notes a signal in the wakeup file whatever its handler does.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def came() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return signal.SIGINT in os.read(reader, 1024)
+        return False
+
+    try:
+        yield came
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
 
 
 def _materialized(instance: dg.DagsterInstance, asset: str, shard: int) -> bool:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[2]
 
+
 class Services:
     """A webserver and a daemon, with the environment that their code location reads. Stop them after use."""
 

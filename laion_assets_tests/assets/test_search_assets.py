@@ -1,0 +1,147 @@
+"""What `vector_index` and `recall_report` promise as assets: their metadata, their checks, and how they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from laion_assets.assets.hnsw_tuning import hnsw_tuning_asset
+from laion_assets.assets.location import CodeLocation
+from laion_assets.assets.recall_report import recall_report_asset, recall_report_checks
+from laion_assets.assets.vector_index import index_uses, vector_index_asset, vector_index_checks
+from laion_assets.health.history import COVERED_SHARDS
+from laion_assets.recall.evaluate import Plan
+from laion_assets.recall.figures import SearchSettings, read_search_settings
+from laion_assets.recall.tuning import TuningPlan
+from laion_assets.settings import Settings
+from laion_assets.table.connect import connect
+from laion_assets.table.index import IndexParameters
+from laion_assets.table.search import SearchRequest, search
+from laion_assets_tests.table.loaded import insert_behind_our_back, load_sample, sample_settings
+
+PLAN = Plan(queries=20, grid=(SearchSettings(16), SearchSettings(256), SearchSettings(64, 5)), queries_at_100=5)
+
+
+def materialize(settings: Settings, *, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
+    """Runs both assets and their checks."""
+    location = CodeLocation(settings)
+    return dg.materialize(
+        [
+            dg.AssetSpec("clickhouse_partition"),
+            vector_index_asset(location),
+            recall_report_asset(location, PLAN),
+            *vector_index_checks(location),
+            *recall_report_checks(location),
+        ],
+        raise_on_error=raise_on_error,
+    )
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+def metadata(result: dg.ExecuteInProcessResult, key: str) -> dict[str, object]:
+    (materialization,) = result.asset_materializations_for_node(key)
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings = sample_settings(tmp_path_factory.mktemp("search"), hnsw_m=16, hnsw_ef_construction=64)
+    load_sample(settings, {0: 2000, 2: 700})
+    return settings
+
+
+def test_a_whole_run_builds_measures_and_passes(loaded: Settings) -> None:
+    result = materialize(loaded)
+    assert result.success
+    passed = checks(result)
+    # Exact search of 2,700 rows is as fast as any: only told.
+    assert passed.pop("index_beats_scan") in (True, False)
+    assert passed == {"every_part_is_indexed": True, "index_is_used": True, "recall_meets_target": True}
+    index = metadata(result, "vector_index")
+    assert (index["partitions"], index["partitions_loaded"], index[COVERED_SHARDS]) == (2, 2, [0, 2])
+    assert (index["rows"], index["vectors_built"], index["quantization"], index["m"]) == (2700, 5400, "bf16", 16)
+    assert index["memory_bytes_a_vector"] == pytest.approx(1173, rel=0.02)
+    assert index["memory_bytes_for_all_shards"] == pytest.approx(1350 * 4 * 2 * 1173, rel=0.02)
+    assert isinstance(index["core_seconds_a_million"], float)
+    report = metadata(result, "recall_report")
+    assert "data:image/png;base64," in str(report["report"])
+    assert (loaded.data_dir / "recall" / "recall.png").read_bytes().startswith(b"\x89PNG")
+    for kind in ("image_to_image", "text_to_text", "text_to_image", "image_to_text", "held_out_to_image"):
+        assert 0.95 <= float(str(report[f"recall_at_10_{kind}"])) <= 1
+    chosen = read_search_settings(loaded.data_dir / "recall")["text_to_image"]
+    with connect(loaded) as db:
+        query = np.eye(1, 512, dtype=np.float32)[0]
+        assert len(search(db, query, SearchRequest(settings=chosen.pairs())).neighbours) == 10
+
+
+def test_a_search_that_scans_silently_fails_index_is_used(loaded: Settings) -> None:
+    materialize(loaded)
+    silent = index_uses(CodeLocation(loaded), settings=(("query_plan_try_use_vector_search", 0),))
+    assert {by: bool(use.fault) for by, use in silent.items()} == {"image": True, "text": True}
+
+
+def test_a_part_without_index_fails_every_part_is_indexed(loaded: Settings) -> None:
+    materialize(loaded)
+    with connect(loaded) as db:
+        db.command(f"ALTER TABLE {db.table} CLEAR INDEX text_index IN PARTITION 2", settings={"mutations_sync": 2})
+    every, used = vector_index_checks(CodeLocation(loaded))
+    verdict = every()
+    assert isinstance(verdict, dg.AssetCheckResult)
+    assert (verdict.passed, verdict.description) == (False, "partition 2 has no text_index")
+    verdict = used()
+    assert isinstance(verdict, dg.AssetCheckResult)
+    assert not verdict.passed
+    assert str(verdict.description).startswith("by text: 1 graphs searched where 2 parts have one")
+
+
+def test_a_bad_index_fails_recall_meets_target(tmp_path: Path) -> None:
+    settings = sample_settings(tmp_path, hnsw_m=2, hnsw_ef_construction=4)
+    load_sample(settings, {0: 4000})
+    result = materialize(settings)
+    verdict = checks(result)
+    assert verdict["every_part_is_indexed"]
+    assert not verdict["recall_meets_target"]
+
+
+def test_tuning_names_what_it_recommends(loaded: Settings) -> None:
+    plan = TuningPlan(
+        rows=800,
+        parameters=(IndexParameters("bf16", 16, 64), IndexParameters("i8", 8, 32)),
+        grid=(SearchSettings(64), SearchSettings(64, 5)),
+        queries=5,
+        other_forms=False,
+    )
+    asset = hnsw_tuning_asset(CodeLocation(loaded), plan)
+    result = dg.materialize([dg.AssetSpec("clickhouse_partition"), asset])
+    tuned = metadata(result, "hnsw_tuning")
+    assert (tuned["rows"], tuned["partitions"], tuned["trials"]) == (800, 1, 2)
+    assert tuned["cheapest_recall_at_10"] is not None
+    assert set(dict(tuned["cheapest"])) >= {"LAION_HNSW_QUANTIZATION", "LAION_HNSW_M"}  # type: ignore[call-overload]
+    assert "data:image/png;base64," in str(tuned["report"])
+
+
+def test_bad_vectors_fail_the_asset_with_partition_and_row(tmp_path: Path) -> None:
+    settings = sample_settings(tmp_path)
+    load_sample(settings, {0: 300})
+    with connect(settings) as db:
+        insert_behind_our_back(db, 0, 7, "image_embedding", "arrayMap(x -> nan, image_embedding)")
+    result = materialize(settings, raise_on_error=False)
+    assert not result.success
+    failure = result.failure_data_for_node("vector_index")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert "partition 0: found row 500007: image_embedding is not finite" in str(failure.user_failure_data.description)
+
+
+def test_without_a_table_the_asset_says_what_to_do(tmp_path: Path) -> None:
+    result = materialize(sample_settings(tmp_path), raise_on_error=False)
+    failure = result.failure_data_for_node("vector_index")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert "load a shard first" in str(failure.user_failure_data.description)

@@ -1,0 +1,86 @@
+"""Opens pages of Dagster's UI in a headless Chromium, for tests and for the screenshots of the docs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import httpx
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+WIDTH, HEIGHT = 1400, 900
+SECONDS = 90.0
+"""How long anything on a page may take to come: the code location is loaded when it is first asked for."""
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--hide-scrollbars",
+]
+
+
+def chromium_path() -> str | None:
+    """The system's Chromium."""
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+
+
+@contextlib.contextmanager
+def open_browser(url: str) -> Iterator[Page]:
+    """A page of the UI at `url`, which pages are asked for relative to; it reaches nothing but this machine."""
+    from playwright.sync_api import Route, sync_playwright
+
+    def refuse_strangers(route: Route) -> None:
+        if route.request.url.startswith((url, "data:", "blob:")):
+            route.continue_()
+        else:
+            route.abort()
+
+    # Else a greeting lies over the first page.
+    httpx.post(f"{url}/graphql", json={"query": "mutation { setNuxSeen }"}, timeout=SECONDS).raise_for_status()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=FLAGS)
+        context = browser.new_context(base_url=url, viewport={"width": WIDTH, "height": HEIGHT})
+        context.set_default_timeout(SECONDS * 1000)
+        context.route("**/*", refuse_strangers)
+        try:
+            yield context.new_page()
+        finally:
+            browser.close()
+
+
+def open_graph(page: Page) -> None:
+    """Opens the lineage graph with every asset shown."""
+    groups = ",".join(f"global@global:{name}" for name in ("shards", "search", "health"))
+    page.goto(f"/asset-groups/?expanded={quote(groups)}")
+    page.get_by_text("Global asset lineage").wait_for()
+    page.get_by_role("img", name="zoom_in").wait_for()
+
+
+def open_markdown(page: Page, asset: str, *, timeout: float) -> None:
+    """Opens the Markdown report of an asset's last materialization, waiting for there to be one."""
+    page.goto(f"/assets/{asset}?view=events")
+    page.get_by_text("[Show Markdown]").first.click(timeout=timeout)
+    page.get_by_role("dialog").wait_for()
+
+
+def save_picture(page: Page, path: Path) -> None:
+    """A picture of the page as PNG, in a palette of 128 colours: a page of text needs no more."""
+    from PIL import Image
+
+    page.mouse.move(0, 0)
+    picture = Image.open(io.BytesIO(page.screenshot()))
+    picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)

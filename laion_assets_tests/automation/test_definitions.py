@@ -1,0 +1,208 @@
+"""States what the code location holds: the assets as they explain themselves, checks, sensors; and a light import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster import AssetCheckKey, AssetKey
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
+from dagster._core.definitions.sensor_definition import SensorType
+
+from laion_assets.assets.location import OWNERS, POOL
+from laion_assets.definitions import build_definitions
+from laion_assets.health.history import CHAIN
+from laion_assets.settings import load_settings
+
+ASSETS = {
+    "remote_shard": True,
+    "raw_shard": True,
+    "merged_shard": True,
+    "clickhouse_partition": True,
+    "vector_index": False,
+    "recall_report": False,
+    "hnsw_tuning": False,
+    "clip_encoders": False,
+    "load_report": False,
+}
+"""The asset keys that users and scripts rely on, and whether they are partitioned by shard."""
+
+BLOCKING = {
+    "raw_shard": {"rows_agree"},
+    "merged_shard": {"vectors_are_sound", "rows_are_aligned", "metadata_is_sound"},
+    "clickhouse_partition": {"partition_matches_parquet"},
+    "vector_index": {"every_part_is_indexed", "index_is_used"},
+}
+TOLD = {
+    "recall_report": {"recall_meets_target", "index_beats_scan"},
+    "clip_encoders": {"encoders_fit_table"},
+    "load_report": {"no_shards_left_failed", "table_agrees_with_dagster", "ingest_is_moving", "disk_space_suffices"},
+}
+"""Checks that stop what comes after them, and checks that only tell."""
+
+TOUCH_THE_TABLE = {"clickhouse_partition", "vector_index", "recall_report", "hnsw_tuning", "load_report"}
+CHECKS_OF_THE_TABLE = {"partition_matches_parquet", "every_part_is_indexed", "index_is_used"}
+
+HEAVY = ("matplotlib", "pandas", "fastembed", "onnx", "onnxruntime", "polars", "chdb", "fsspec", "s3fs")
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return build_definitions(load_settings())
+
+
+@pytest.fixture(scope="module")
+def graph(definitions: dg.Definitions) -> AssetGraph:
+    return definitions.get_repository_def().asset_graph
+
+
+def test_the_assets_are_those_of_the_design(graph: AssetGraph) -> None:
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(ASSETS)
+
+
+@pytest.mark.parametrize(("name", "partitioned"), ASSETS.items())
+def test_partitions_are_shards_in_the_order_of_their_numbers(graph: AssetGraph, name: str, partitioned: bool) -> None:
+    partitions = graph.get(AssetKey(name)).partitions_def
+    assert (partitions is not None) == partitioned
+    if partitions is not None:
+        assert list(partitions.get_partition_keys()) == [str(number) for number in range(410)]
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_an_asset_explains_itself(graph: AssetGraph, name: str) -> None:
+    node = graph.get(AssetKey(name))
+    assert node.group_name in {"shards", "search", "health"}
+    assert len(node.description or "") > 40
+    assert node.kinds, "an icon in the graph"
+    if name == "remote_shard":
+        return  # Dagster's observable source assets have no owners and no code version
+    assert list(node.owners) == OWNERS
+    assert node.code_version == "1"
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_a_run_of_the_chain_is_of_one_partition(graph: AssetGraph, name: str) -> None:
+    """With a backfill policy runs carry a range of partitions, and checks record no partition."""
+    assert graph.get(AssetKey(name)).backfill_policy is None
+
+
+def test_the_graph_tells_the_story(graph: AssetGraph) -> None:
+    parents = {name: {key.to_user_string() for key in graph.get(AssetKey(name)).parent_keys} for name in ASSETS}
+    assert parents["raw_shard"] == {"remote_shard"}
+    assert parents["merged_shard"] == {"raw_shard"}
+    assert parents["clickhouse_partition"] == {"merged_shard"}
+    assert parents["vector_index"] == {"clickhouse_partition"}
+    assert parents["recall_report"] == {"vector_index"}
+    assert parents["load_report"] == {"clickhouse_partition"}
+
+
+def test_the_checks_are_all_there_and_no_others(graph: AssetGraph) -> None:
+    expected = {AssetCheckKey(AssetKey(asset), name) for asset, names in (BLOCKING | TOLD).items() for name in names}
+    assert set(graph.asset_check_keys) == expected
+
+
+@pytest.mark.parametrize(("asset", "name"), [(asset, name) for asset, names in BLOCKING.items() for name in names])
+def test_a_check_of_what_is_built_upon_blocks_and_has_the_partitions_of_its_asset(
+    graph: AssetGraph, asset: str, name: str
+) -> None:
+    spec = graph.get_check_spec(AssetCheckKey(AssetKey(asset), name))
+    assert spec.blocking
+    assert spec.description
+    assert spec.partitions_def == graph.get(AssetKey(asset)).partitions_def
+
+
+@pytest.mark.parametrize(("asset", "name"), [(asset, name) for asset, names in TOLD.items() for name in names])
+def test_a_check_that_only_tells_blocks_nothing(graph: AssetGraph, asset: str, name: str) -> None:
+    spec = graph.get_check_spec(AssetCheckKey(AssetKey(asset), name))
+    assert not spec.blocking
+    assert spec.description
+
+
+def test_what_touches_the_table_is_in_its_pool(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    pools = {
+        key.to_user_string(): node.op.pool
+        for key, node in repository.assets_defs_by_key.items()
+        if isinstance(node.node_def, dg.OpDefinition)
+    }
+    assert {name for name, pool in pools.items() if pool == POOL} == TOUCH_THE_TABLE
+    checks = {key.name: check.op.pool for key, check in repository.asset_checks_defs_by_key.items()}
+    own = {name for name, pool in checks.items() if pool == POOL} - TOLD["load_report"]
+    assert own == CHECKS_OF_THE_TABLE
+
+
+@pytest.mark.parametrize("name", ["vector_index", "recall_report"])
+def test_what_is_of_the_whole_table_has_a_condition_and_a_freshness_policy(name: str) -> None:
+    graph = build_definitions(load_settings(fresh_days=3)).get_repository_def().asset_graph
+    node = graph.get(AssetKey(name))
+    assert node.automation_condition is not None
+    assert isinstance(node.freshness_policy, TimeWindowFreshnessPolicy)
+    assert node.freshness_policy.fail_window.to_timedelta().days == 3
+    assert all(graph.get(AssetKey(other)).freshness_policy is None for other in CHAIN)
+
+
+def test_the_milestone_sensor_runs_in_our_process_and_by_itself(definitions: dg.Definitions) -> None:
+    (sensor,) = (found for found in definitions.sensors or [] if found.name == "index_at_milestones")
+    assert isinstance(sensor, dg.AutomationConditionSensorDefinition)
+    # What `use_user_code_server=True` makes of it: the daemon's own process knows no condition of ours.
+    assert sensor.sensor_type == SensorType.AUTOMATION, (
+        "without it a condition of ours is never true, and nothing says so"
+    )
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+
+
+def test_every_asset_with_a_condition_is_looked_at_by_that_sensor(
+    definitions: dg.Definitions, graph: AssetGraph
+) -> None:
+    (sensor,) = (found for found in definitions.sensors or [] if found.name == "index_at_milestones")
+    assert isinstance(sensor, dg.AutomationConditionSensorDefinition)
+    automated = {key for key in graph.get_all_asset_keys() if graph.get(key).automation_condition is not None}
+    assert sensor.asset_selection.resolve(graph) == automated
+
+
+def test_definitions_load_as_dagster_loads_them(definitions: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(definitions)
+
+
+PROBE = f"""
+import socket, sys
+def refused(*_): raise AssertionError("the network was asked")
+socket.socket.connect = socket.getaddrinfo = refused
+opened = []
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        opened.append(arguments[0])
+    if event in ("os.mkdir", "sqlite3.connect"):
+        opened.append((event, arguments[0]))
+sys.dont_write_bytecode = True
+sys.addaudithook(hook)
+from laion_assets.definitions import defs
+defs().get_repository_def()
+print([name for name in {HEAVY!r} if name in sys.modules])
+print(opened)
+"""
+
+
+def test_importing_the_code_location_is_light_and_touches_neither_network_nor_disk_nor_database(tmp_path: Path) -> None:
+    environment = {"LAION_DATA_DIR": str(tmp_path / "store"), "LAION_CLICKHOUSE": "http://user:pass@192.0.2.1:8123/db"}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROBE],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **environment,
+        },
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    heavy, opened = result.stdout.splitlines()
+    assert heavy == "[]"
+    assert opened == "[]"
+    assert list(tmp_path.iterdir()) == []

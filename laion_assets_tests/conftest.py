@@ -1,0 +1,166 @@
+"""What tests of several rooms share: sample shards, ways to spoil them, settings, a store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from laion_assets.dataset import Dataset, load_dataset
+from laion_assets.settings import Settings, load_settings
+from laion_assets.shard.merge import merge_shard
+from laion_assets.shard.merged import MergedShard
+from laion_assets.shard.store import ShardFiles, ShardStore
+from laion_assets.source.sample import write_sample_shard
+
+REPOSITORY = Path(__file__).parents[1]
+REAL = REPOSITORY.parent / "shared" / "real"
+"""Genuine files, which stay outside the repository."""
+
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"genuine files are not at {REAL}")
+
+SAMPLE = load_dataset("sample")
+SAMPLE_ROWS = (1_000, 620, 250, 400)
+"""Rows of the sample shards: 620 have all 20 awkward captions."""
+
+VECTORS = ("image_embedding", "text_embedding")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard in memory, as numpy and pyarrow read it, to be spoilt and written."""
+
+    images: npt.NDArray[Any]
+    texts: npt.NDArray[Any]
+    table: pa.Table
+
+    @classmethod
+    def read(cls, folder: Path, shard: int) -> Shard:
+        """A shard of a folder in LAION's layout."""
+        return cls(
+            np.load(folder / "img_emb" / f"img_emb_{shard}.npy"),
+            np.load(folder / "text_emb" / f"text_emb_{shard}.npy"),
+            pq.read_table(folder / "metadata" / f"metadata_{shard}.parquet"),
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many it has."""
+        return self.table.num_rows
+
+    def head(self, rows: int) -> Shard:
+        """Its first rows."""
+        return Shard(self.images[:rows], self.texts[:rows], self.table.slice(0, rows))
+
+    def with_column(self, name: str, values: pa.Array) -> Shard:
+        """The shard with a column of its metadata replaced, or added."""
+        if name in self.table.column_names:
+            return replace(self, table=self.table.set_column(self.table.column_names.index(name), name, values))
+        return replace(self, table=self.table.append_column(name, values))
+
+    def with_vector(self, row: int, values: npt.ArrayLike, *, kind: str = "images") -> Shard:
+        """The shard with one vector replaced."""
+        spoilt = np.array(getattr(self, kind))
+        spoilt[row] = values
+        return replace(self, images=spoilt) if kind == "images" else replace(self, texts=spoilt)
+
+    def texts_of_column(self, name: str) -> list[bytes]:
+        """A column of texts as bytes, with nothing for null."""
+        return [text or b"" for text in self.table[name].cast(pa.binary()).to_pylist()]
+
+    def write(self, folder: Path, shard: int) -> None:
+        """Writes it in LAION's layout: three folders."""
+        for name in ("img_emb", "text_emb", "metadata"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        np.save(folder / "img_emb" / f"img_emb_{shard}.npy", self.images)
+        np.save(folder / "text_emb" / f"text_emb_{shard}.npy", self.texts)
+        pq.write_table(self.table, folder / "metadata" / f"metadata_{shard}.parquet", compression="snappy")
+
+    def place(self, store: ShardStore, shard: int = 0) -> ShardFiles:
+        """Writes its raw files into a store."""
+        files = store.raw_files(shard)
+        store.raw_folder.mkdir(parents=True, exist_ok=True)
+        np.save(files.image, self.images)
+        if files.text is not None:
+            np.save(files.text, self.texts)
+        pq.write_table(self.table, files.metadata)
+        return files
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have settings, and a Dagster instance, of their own."""
+    for name in [*os.environ]:
+        if name.startswith("LAION_") or name == "DAGSTER_HOME":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four sample shards in LAION's layout; nobody writes into it."""
+    folder = tmp_path_factory.mktemp("sample")
+    for shard, rows in enumerate(SAMPLE_ROWS):
+        write_sample_shard(folder, shard, rows, seed=11)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_shards(sample_folder: Path) -> list[Shard]:
+    """The same shards as arrays and tables."""
+    return [Shard.read(sample_folder, shard) for shard in range(len(SAMPLE_ROWS))]
+
+
+@pytest.fixture
+def settings(sample_folder: Path, tmp_path: Path) -> Settings:
+    """Settings for the sample shards, with a store of the test's own."""
+    return settings_for(tmp_path / "data", sample_folder)
+
+
+@pytest.fixture
+def store(settings: Settings) -> ShardStore:
+    """The store of those settings."""
+    return ShardStore(settings.data_dir, settings.dataset)
+
+
+@pytest.fixture
+def merged_from(store: ShardStore) -> Callable[[Shard, int], MergedShard]:
+    """Merges a shard from memory as shard N of the store."""
+
+    def merge(shard: Shard, number: int = 0) -> MergedShard:
+        shard.place(store, number)
+        return merge_shard(store, number, max_bad_fraction=0.001)
+
+    return merge
+
+
+def settings_for(data_dir: Path, source: Path, **fields: object) -> Settings:
+    """Settings for a store and a folder of shards."""
+    named: dict[str, object] = {"dataset_name": "sample", "clickhouse_wait_seconds": 0.5}
+    return load_settings(**{**named, "source": (str(source),), "data_dir": data_dir, **fields})
+
+
+def sample_dataset(**fields: object) -> Dataset:
+    """The sample's dataset with other fields."""
+    return Dataset.model_validate({**SAMPLE.model_dump(), **fields})
+
+
+def copy_sample(sample_folder: Path, folder: Path) -> Path:
+    """A copy of the sample shards that may be spoilt."""
+    return Path(shutil.copytree(sample_folder, folder))
+
+
+def assert_one_line(error: BaseException, *parts: str) -> None:
+    """An error is one line that holds all of these parts."""
+    message = str(error)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message

@@ -1,0 +1,131 @@
+"""States when all is well: failed shards, drift either way named by shard, a load that stands still, disk space."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from laion_assets.health.findings import (
+    bytes_still_needed,
+    disk_space_suffices,
+    free_bytes,
+    ingest_is_moving,
+    judge,
+    no_shards_left_failed,
+    table_agrees_with_dagster,
+)
+from laion_assets.health.history import ShardHistory, ShardState
+from laion_assets.settings import Settings, load_settings
+from laion_assets.table.schema import PartitionState
+
+
+def shard(
+    key: int, state: ShardState = "loaded", *, rows: int = 100, hours_ago: float = 1, error: str = ""
+) -> ShardHistory:
+    """A shard's history; rows and a time of loading only where it is loaded."""
+    if state != "loaded":
+        return ShardHistory(str(key), state, error=error)
+    return ShardHistory(str(key), state, rows=rows, loaded_at=time.time() - hours_ago * 3600)
+
+
+def partition(key: int, rows: int = 100) -> PartitionState:
+    return PartitionState(key, rows, parts=1, bytes_on_disk=1, index_bytes=0)
+
+
+def test_failed_shards_are_named_with_their_errors() -> None:
+    assert no_shards_left_failed([shard(0), shard(1, "running")]).passed
+    finding = no_shards_left_failed([shard(0), shard(7, "failed", error="no space left")])
+    assert not finding.passed
+    assert finding.seen == "1 shards failed: shard 7: no space left"
+
+
+def test_of_many_failed_shards_the_first_are_named_and_all_are_counted() -> None:
+    seen = no_shards_left_failed([shard(key, "failed", error="e") for key in range(400)]).seen
+    assert seen.startswith("400 shards failed: shard 0: e; ")
+    assert len(seen) < 200
+
+
+def test_a_table_that_is_as_dagster_has_it_agrees() -> None:
+    finding = table_agrees_with_dagster([shard(0), shard(1), shard(2, "missing")], [partition(0), partition(1)])
+    assert finding.passed
+    assert finding.seen == "2 partitions agree"
+    assert table_agrees_with_dagster([shard(0, rows=0)], []).passed, "a shard without rows is no partition"
+
+
+@pytest.mark.parametrize(
+    ("histories", "partitions", "seen"),
+    [
+        ([shard(5)], [], "shard 5: 0 rows in the table, 100 by Dagster"),
+        ([shard(5, "missing")], [partition(5)], "shard 5: 100 rows in the table, 0 by Dagster"),
+        ([shard(5)], [partition(5, rows=90)], "shard 5: 90 rows in the table, 100 by Dagster"),
+        ([shard(0)], [partition(0), partition(77)], "shard 77: in the table, unknown to the dataset"),
+    ],
+    ids=["dropped from the table", "never loaded by Dagster", "other rows", "of another dataset"],
+)
+def test_drift_either_way_is_named_by_shard(
+    histories: list[ShardHistory], partitions: list[PartitionState], seen: str
+) -> None:
+    finding = table_agrees_with_dagster(histories, partitions)
+    assert not finding.passed
+    assert finding.seen == seen
+
+
+def test_shards_that_run_are_no_drift_and_failed_ones_are_looked_at() -> None:
+    running = [shard(0, "running"), shard(1, "queued")]
+    assert table_agrees_with_dagster(running, [partition(0, rows=5)]).passed
+    failed_again = ShardHistory("2", "failed", rows=100, loaded_at=time.time())
+    assert table_agrees_with_dagster([failed_again], [partition(2)]).passed, "its old rows stand, as Dagster has it"
+    assert not table_agrees_with_dagster([failed_again], []).passed
+
+
+def test_of_much_drift_ten_shards_are_named() -> None:
+    seen = table_agrees_with_dagster([shard(key) for key in range(25)], []).seen
+    assert seen.count("shard ") == 10
+    assert seen.endswith("; and 15 more")
+
+
+def test_a_load_that_stands_still_is_told_from_one_that_moves_ended_or_never_began() -> None:
+    waiting = shard(1, "missing")
+    assert ingest_is_moving([shard(0, hours_ago=5), waiting], 6).passed
+    stalled = ingest_is_moving([shard(0, hours_ago=30), shard(2, hours_ago=7), waiting], 6)
+    assert not stalled.passed
+    assert stalled.seen == "1 shards are missing; the last was loaded 7.0 h ago"
+    assert ingest_is_moving([shard(0, hours_ago=1000)], 6).passed, "nothing is missing"
+    assert ingest_is_moving([waiting], 6).passed, "it was never begun"
+    assert not ingest_is_moving([shard(0, hours_ago=9), shard(1, "failed")], 6).passed
+
+
+def test_disk_space_is_held_against_what_the_rest_needs(settings: Settings) -> None:
+    rest = [shard(0, rows=1_000_000), shard(1, "missing"), shard(2, "failed")]
+    needed = bytes_still_needed(settings, rest)
+    # Two shards of a million rows: 1.85 + 4.19 + 3.1 kB a row, and both shards' raw files of 2.2 kB a row.
+    assert needed == pytest.approx(2e6 * (1_850 + 4_190 + 3_114 + 2_203), rel=0.02)
+    assert disk_space_suffices(settings, rest, needed + 1).passed
+    finding = disk_space_suffices(settings, rest, needed - 1)
+    assert not finding.passed
+    assert finding.seen == "23 GB free, about 23 GB needed for the rest"
+    assert bytes_still_needed(settings, [shard(0)]) == 0
+
+
+def test_what_the_rest_needs_follows_the_settings(settings: Settings, tmp_path: Path) -> None:
+    def needed(**fields: object) -> int:
+        rest = [shard(0, rows=1000), *(shard(key, "missing") for key in range(1, 5))]
+        return bytes_still_needed(load_settings(dataset_name="sample", data_dir=tmp_path, **fields), rest)
+
+    assert needed(keep_merged=False) < needed() < needed(keep_raw=True)
+    assert needed(clickhouse="http://host:8123/") < needed() / 2, "a server's table is not on this disk"
+
+
+def test_the_space_of_a_store_that_is_not_made_yet_is_its_disk_s(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "not" / "yet") == pytest.approx(free_bytes(tmp_path), rel=0.05)
+
+
+def test_judgements_come_in_the_order_in_which_a_person_asks(settings: Settings) -> None:
+    findings = judge(settings, [shard(0), shard(1)], [partition(0), partition(1)], free_bytes=1)
+    assert [finding.check for finding in findings] == [
+        "no_shards_left_failed",
+        "table_agrees_with_dagster",
+        "ingest_is_moving",
+        "disk_space_suffices",
+    ]
+    assert all(finding.passed for finding in findings)

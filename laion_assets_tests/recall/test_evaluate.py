@@ -1,0 +1,163 @@
+"""What a recall figure promises: ties count, a bad index shows, and the settings that it names do what they promise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from laion_assets.errors import TableError
+from laion_assets.recall.evaluate import Judge, Plan, evaluate
+from laion_assets.recall.exact import nearest_by_blocks, true_neighbours
+from laion_assets.recall.figures import (
+    Evaluation,
+    KindSummary,
+    Latency,
+    Measurement,
+    Recall,
+    SearchSettings,
+    read_evaluation,
+    read_search_settings,
+    save_evaluation,
+)
+from laion_assets.recall.plot import inline_image, recall_plot
+from laion_assets.recall.queries import Kind, QuerySet, draw_query_sets
+from laion_assets.recall.report import recall_markdown
+from laion_assets.settings import Settings
+from laion_assets.table.connect import connect
+from laion_assets.table.index import build_indexes
+from laion_assets.table.search import SearchRequest, search
+from laion_assets.table.vectors import vectors_of
+from laion_assets_tests.table.loaded import load_sample, sample_settings
+
+COPIES = 900
+QUICK = Plan(queries=15, grid=(SearchSettings(64), SearchSettings(64, 5)), queries_at_100=5)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """2,500 rows, of which the first 900 have one image and one text."""
+    settings = sample_settings(tmp_path_factory.mktemp("copies"), hnsw_m=16, hnsw_ef_construction=64)
+    load_sample(settings, {0: 2500}, copies=COPIES)
+    with connect(settings) as db:
+        build_indexes(db)
+    return settings
+
+
+def test_with_900_copies_of_one_vector_recall_is_right(copied: Settings) -> None:
+    with connect(copied) as db:
+        drawn = vectors_of(db, "image", [5])
+        own = QuerySet(Kind("image", "image"), drawn.ids, drawn.vectors)
+        truth = nearest_by_blocks(db, "image", own.vectors, own.ids, 100)
+        assert truth.distances[0].max() < 1e-6
+        judge = Judge(db, own, truth, np.arange(2500))
+        any_ten = [row for row in range(500, 700) if row not in truth.ids[0]][:10]
+        right = judge.recall([any_ten], 10)
+        assert right.mean == 1.0
+        assert right.by_id == 0.0
+        nine_and_a_stranger = [*any_ten[:9], 2000]
+        assert judge.recall([nine_and_a_stranger], 10).mean == pytest.approx(0.9)
+        assert judge.recall([[]], 10).mean == 0.0
+        by_index = search(db, own.vectors[0], SearchRequest(limit=11)).neighbours
+        assert judge.recall([[one.id for one in by_index if one.id != 5][:10]], 10).mean == 1.0
+
+
+def test_an_exact_search_has_full_recall_for_every_kind(copied: Settings) -> None:
+    with connect(copied) as db:
+        sets = draw_query_sets(db, 15, seed=3)
+        for queries, truth in zip(
+            sets, true_neighbours(db, sets, 10, copied.data_dir / "exact").neighbours, strict=True
+        ):
+            judge = Judge(db, queries, truth, np.arange(2500))
+            request = SearchRequest(by=queries.kind.target, limit=11, exact=True)
+            found = []
+            for own, vector in zip(queries.ids, queries.vectors, strict=True):
+                ids = [one.id for one in search(db, vector, request).neighbours]
+                found.append([row for row in ids if not (queries.kind.excludes_own_row and row == own)][:10])
+            recall = judge.recall(found, 10)
+            assert (queries.kind.name, recall.minimum) == (queries.kind.name, 1.0)
+
+
+def test_copies_of_one_vector_are_asked_once(copied: Settings) -> None:
+    with connect(copied) as db:
+        sets = draw_query_sets(db, 100, seed=0)
+        names = [queries.kind.name for queries in sets]
+        assert sorted(names) == [
+            "held_out_to_image", "image_to_image", "image_to_text", "text_to_image", "text_to_text",
+        ]  # fmt: skip
+        for queries in sets:
+            unit = queries.vectors / np.linalg.norm(queries.vectors, axis=1, keepdims=True)
+            assert (np.triu(unit @ unit.T, k=1) < 1 - 1e-6).all()
+            assert len(queries) == 100
+        assert all((a.vectors == b.vectors).all() for a, b in zip(sets, draw_query_sets(db, 100, 0), strict=True))
+        held_out = sets[names.index("held_out_to_image")]
+        nearest = nearest_by_blocks(db, "image", held_out.vectors, np.full(100, -1), 1).distances
+        assert nearest.min() > 0.01
+
+
+def test_a_bad_index_is_seen(tmp_path: Path) -> None:
+    settings = sample_settings(tmp_path, hnsw_m=2, hnsw_ef_construction=4)
+    load_sample(settings, {0: 5000})
+    with connect(settings) as db:
+        build_indexes(db)
+        measured = evaluate(db, Plan(queries=30, grid=(SearchSettings(16), SearchSettings(64)), queries_at_100=0))
+    assert not all(measured.meets_target(kind.kind) for kind in measured.kinds)
+
+
+def test_an_evaluation_without_rows_says_what_to_do(tmp_path: Path) -> None:
+    with connect(sample_settings(tmp_path)) as db, pytest.raises(TableError, match="load a shard first"):
+        evaluate(db, QUICK)
+
+
+def measurement(search: SearchSettings, recall: float, p50: float) -> Measurement:
+    return Measurement("text_to_image", search, Recall(recall, 0.5, 0.1, 0.4), None, Latency(p50, p50, p50))
+
+
+def evaluation(*measurements: Measurement) -> Evaluation:
+    return Evaluation(
+        rows=1000, shards=[0, 2], index="bf16, M 64, ef_construction 256", target=0.95, tolerance=2e-6, seed=0,
+        exact_seconds=1.0, exact_from_store=False, seconds=2.0,
+        kinds=[KindSummary("text_to_image", 10, 0, Latency(40, 50, 60))], measurements=list(measurements),
+    )  # fmt: skip
+
+
+def test_the_fastest_search_that_meets_the_target_is_chosen_and_kept(tmp_path: Path) -> None:
+    fast, enough, slow = (
+        (SearchSettings(16), 0.9, 2.0),
+        (SearchSettings(128), 0.96, 5.0),
+        (SearchSettings(512), 1.0, 9.0),
+    )
+    measured = evaluation(*(measurement(*one) for one in (slow, fast, enough)))
+    assert measured.chosen("text_to_image").search == SearchSettings(128)
+    assert measured.speedup("text_to_image") == 8.0
+    save_evaluation(measured, tmp_path)
+    assert read_evaluation(tmp_path) == measured
+    assert read_search_settings(tmp_path) == {"text_to_image": SearchSettings(128)}
+    low = replace(measured, target=1.01)
+    assert low.chosen("text_to_image").search == SearchSettings(512)
+    assert not low.meets_target("text_to_image")
+    (tmp_path / "recall.json").write_text("{}")
+    assert read_search_settings(tmp_path) == {}
+    assert read_search_settings(tmp_path / "nowhere") == {}
+
+
+def test_search_settings_are_clickhouses_own() -> None:
+    assert dict(SearchSettings(64).pairs()) == {
+        "hnsw_candidate_list_size_for_search": 64, "vector_search_with_rescoring": 0,
+    }  # fmt: skip
+    rescored = dict(SearchSettings(256, 20).pairs())
+    assert rescored["vector_search_index_fetch_multiplier"] == 20.0
+    assert dict(SearchSettings(256, 20).pairs(limit=200))["vector_search_index_fetch_multiplier"] == 5.0
+    assert str(SearchSettings(256, 20)) == "ef 256, rescoring × 20"
+
+
+def test_the_report_shows_every_figure_and_its_picture() -> None:
+    measured = evaluation(measurement(SearchSettings(16), 0.9, 2.0), measurement(SearchSettings(16, 5), 0.97, 3.0))
+    picture = recall_plot(measured)
+    assert picture.startswith(b"\x89PNG")
+    text = recall_markdown(measured, inline_image(picture, "plot"))
+    assert "![plot](data:image/png;base64," in text
+    assert "| text to image (10) | ef 16, rescoring × 5 | 0.970 |" in text
+    assert text.count("| text to image | ef 16") == 2

@@ -1,0 +1,55 @@
+"""Loads made-up shards into the embedded engine, for tests of what stands on a loaded table. It asserts nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from laion_assets.settings import Settings, load_settings
+from laion_assets.shard.merge import merge_shard
+from laion_assets.shard.store import ShardStore
+from laion_assets.source.sample import write_sample_shard
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.load import load_partition
+
+FAST = {"hnsw_m": 8, "hnsw_ef_construction": 32}
+"""Index parameters for tests that are not about recall: a thousand rows take 0.1 s."""
+
+
+def sample_settings(folder: Path, **overrides: object) -> Settings:
+    """Settings for the sample dataset with its store in `folder`, and a fast index."""
+    return load_settings(dataset_name="sample", data_dir=folder, **{**FAST, **overrides})
+
+
+def load_sample(
+    settings: Settings, rows: dict[int, int], *, copies: int = 0, seed: int = 7, shards: tuple[int, ...] | None = None
+) -> None:
+    """Writes, merges and loads shards of these rows; row 0's image and text stand in the first `copies` rows too."""
+    store = ShardStore(settings.data_dir, settings.dataset)
+    store.raw_folder.mkdir(parents=True, exist_ok=True)
+    for shard, count in rows.items():
+        if shards is not None and shard not in shards:
+            continue
+        for path in write_sample_shard(settings.data_dir / "sample", shard, count, seed=seed):
+            path.replace(store.raw_folder / path.name)
+        if copies:
+            files = store.raw_files(shard)
+            for path in (files.paths()["image"], files.paths()["text"]):
+                vectors: npt.NDArray[np.float16] = np.load(path)
+                vectors[:copies] = vectors[0]
+                np.save(path, vectors)
+        merged = merge_shard(store, shard, max_bad_fraction=0.01)
+        with connect(settings) as db:
+            load_partition(db, merged)
+        store.remove_raw(shard)
+
+
+def insert_behind_our_back(db: Database, shard: int, row_id: int, column: str, vector: str) -> None:
+    """Puts a copy of row `row_id` into its partition as row `row_id + 500000`, with a SQL expression as its vector."""
+    row = f"(SELECT * FROM {db.table} WHERE shard = {shard} AND id = {row_id})"
+    db.command(
+        f"INSERT INTO {db.table} SELECT * REPLACE ({vector} AS {column}, id + 500000 AS id) FROM {row}",
+        settings={"materialize_skip_indexes_on_insert": 0},
+    )

@@ -1,0 +1,213 @@
+"""Connecting: the engine's folder, held or free, and servers that are wrong; errors are clear and keep secrets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from laion_assets.errors import EngineHeldError, TableError
+from laion_assets.settings import Settings, load_settings
+from laion_assets.table.connect import connect
+from laion_assets_tests.conftest import assert_one_line
+
+SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the embedded engine's folder until a line is written to it."""
+    program = """
+    import sys
+    from laion_assets.settings import load_settings
+    from laion_assets.table.connect import connect
+    with connect(load_settings(dataset_name="sample", data_dir=sys.argv[1])) as db:
+        db.one("SELECT 1")
+        print("held", flush=True)
+        sys.stdin.readline()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def server_settings(url: str) -> Settings:
+    """Settings for a server."""
+    return load_settings(dataset_name="sample", clickhouse=url)
+
+
+def test_the_embedded_engine_is_opened_in_the_store(settings: Settings) -> None:
+    with connect(settings) as db:
+        assert db.embedded
+        assert db.table == "`default`.`laion`"
+        assert db.one("SELECT 1 + 1") == (2,)
+    assert (settings.data_dir / "clickhouse").is_dir()
+
+
+def test_what_was_stored_is_there_when_the_folder_is_opened_again(settings: Settings) -> None:
+    with connect(settings) as db:
+        db.command("CREATE TABLE kept (x UInt8) ENGINE = MergeTree ORDER BY x")
+        db.command("INSERT INTO kept VALUES (7)")
+    with connect(settings) as db:
+        assert db.rows("SELECT x FROM kept") == [(7,)]
+
+
+@pytest.mark.parametrize(
+    "name", ['a\'b "c"', "with space", "per%20cent", "ünï-çødé", "a&b=c", "semi;colon", "hash#tag", "what?"]
+)
+def test_folders_of_any_name_are_opened(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    settings = load_settings(dataset_name="sample", data_dir=folder)
+    with connect(settings) as db:
+        db.command("CREATE TABLE here (x UInt8) ENGINE = MergeTree ORDER BY x")
+    assert (folder / "clickhouse" / "store").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_may_be_named_in_the_url(tmp_path: Path) -> None:
+    with connect(server_settings(f"chdb://{tmp_path}/the%20table")) as db:
+        db.command("CREATE TABLE here (x UInt8) ENGINE = MergeTree ORDER BY x")
+    assert (tmp_path / "the table" / "store").is_dir()
+
+
+def test_a_statement_that_fails_is_one_line_without_a_stack_trace(settings: Settings) -> None:
+    with connect(settings) as db:
+        with pytest.raises(TableError) as caught:
+            db.rows("SELECT * FROM nowhere")
+        assert_one_line(caught.value, "table default.laion", "nowhere")
+        assert "Stack trace" not in str(caught.value)
+        assert "version" not in str(caught.value)
+        with pytest.raises(TableError, match="found 3 rows, expected one row"):
+            db.one("SELECT number FROM numbers(3)")
+        assert db.one("SELECT 1") == (1,)
+
+
+def test_a_folder_that_another_process_holds_is_an_error_that_names_the_process(settings: Settings) -> None:
+    with holder(settings.data_dir) as process:
+        started = time.monotonic()
+        with pytest.raises(EngineHeldError) as caught, connect(settings):
+            pass
+        assert time.monotonic() - started >= settings.clickhouse_wait_seconds
+    assert_one_line(caught.value, f"process {process.pid} holds it", "within 0.5 s", "LAION_CLICKHOUSE")
+    assert str(settings.data_dir / "clickhouse") in str(caught.value)
+
+
+def test_a_folder_that_becomes_free_while_we_wait_is_opened(settings: Settings) -> None:
+    patient = settings.model_copy(update={"clickhouse_wait_seconds": 30.0})
+    with holder(settings.data_dir) as process:
+        assert process.stdin is not None
+        threading.Timer(0.8, lambda: process.stdin and (process.stdin.write("\n"), process.stdin.flush())).start()
+        with connect(patient) as db:
+            assert db.one("SELECT 1") == (1,)
+        assert process.wait(10) == 0
+
+
+def test_a_folder_whose_holder_was_killed_is_opened_at_once(settings: Settings) -> None:
+    with holder(settings.data_dir) as process:
+        process.kill()
+        process.wait(10)
+        with connect(settings) as db:
+            assert db.one("SELECT 1") == (1,)
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    settings = load_settings(dataset_name="sample", data_dir=tmp_path / "file")
+    with pytest.raises(TableError) as caught, connect(settings):
+        pass
+    assert_one_line(caught.value, str(tmp_path / "file"), "a folder that can be written")
+
+
+def test_a_server_that_does_not_answer_is_one_clear_error_without_the_password() -> None:
+    settings = server_settings(f"http://me:{SECRET}@127.0.0.1:9/laion")
+    with pytest.raises(TableError) as caught, connect(settings):
+        pass
+    assert_one_line(caught.value, "ClickHouse at http://127.0.0.1:9", "refused")
+    assert SECRET not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_host_that_does_not_exist_is_one_clear_error() -> None:
+    with pytest.raises(TableError) as caught, connect(server_settings(f"https://me:{SECRET}@no.such.host.invalid/db")):
+        pass
+    assert_one_line(caught.value, "ClickHouse at https://no.such.host.invalid")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["abc", "99999", "-1"])
+def test_a_port_that_is_none_is_refused_without_the_password(port: str) -> None:
+    with (
+        pytest.raises(TableError) as caught,
+        connect(server_settings(f"http://me:{SECRET}@host:{port}/d")),
+    ):
+        pass
+    assert_one_line(caught.value, "LAION_CLICKHOUSE", "host:port")
+    assert SECRET not in str(caught.value)
+
+
+class Impostor(BaseHTTPRequestHandler):
+    """A web server that is no ClickHouse, or one that knows no such user."""
+
+    status = 200
+    body = b"<html><body>Welcome to nginx!</body></html>"
+
+    def do_POST(self) -> None:
+        """Answers anything."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_GET = do_POST
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def impostor(status: int, body: bytes) -> Iterator[int]:
+    """The port of a server that always answers so."""
+    kind = type("Answers", (Impostor,), {"status": status, "body": body})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html><body>Welcome to nginx!</body></html>"),
+        (200, b""),
+        (404, b"<html>not found</html>"),
+        (502, b"bad gateway"),
+        (403, b"Code: 516. DB::Exception: me: Authentication failed: password is incorrect. (AUTHENTICATION_FAILED)"),
+    ],
+)
+def test_a_server_that_is_no_clickhouse_or_refuses_us_is_one_clear_error(status: int, body: bytes) -> None:
+    with impostor(status, body) as port:
+        with (
+            pytest.raises(TableError) as caught,
+            connect(server_settings(f"http://me:{SECRET}@127.0.0.1:{port}/laion")),
+        ):
+            pass
+        assert_one_line(caught.value, f"ClickHouse at http://127.0.0.1:{port}")
+        assert SECRET not in str(caught.value)
+        assert len(str(caught.value)) < 600

@@ -1,0 +1,216 @@
+"""What building the vector indexes promises: all that is lacking and only that, resumed, and clear when it fails."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from laion_assets.errors import TableError
+from laion_assets.settings import Settings
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.cover import IndexSizes, PartitionCover, index_cover, index_sizes
+from laion_assets.table.index import IndexParameters, build_indexes, declared_indexes
+from laion_assets.table.index_use import index_use
+from laion_assets.table.mutations import start_mutation, unfinished_mutations
+from laion_assets.table.search import SearchRequest, vector_of
+from laion_assets_tests.table.loaded import insert_behind_our_back, load_sample, sample_settings
+
+ROWS = {0: 1500, 1: 600}
+BOTH = ["image_index", "text_index"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = sample_settings(tmp_path)
+    load_sample(settings, ROWS)
+    return settings
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Database]:
+    with connect(settings) as opened:
+        yield opened
+
+
+class Steps:
+    """Remembers the progress that it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int | None, str]] = []
+        self.done = 0
+
+    def begin(self, stage: str, total: int | None = None, unit: str = "") -> None:
+        self.stages.append((stage, total, unit))
+
+    def advance(self, done: int, total: int | None = None) -> None:
+        assert total is None
+        self.done += done
+
+
+def missing(cover: list[PartitionCover]) -> dict[int, list[str]]:
+    return {state.shard: state.missing for state in cover}
+
+
+def part_names(db: Database) -> set[str]:
+    return {str(name) for (name,) in db.rows("SELECT name FROM system.parts WHERE active AND table = 'laion'")}
+
+
+def test_every_partition_gets_both_indexes_once(db: Database) -> None:
+    assert missing(index_cover(db)) == {0: BOTH, 1: BOTH}
+    steps, lines = Steps(), list[str]()
+    report = build_indexes(db, progress=steps, log=lines.append)
+    assert (report.shards, report.vectors, report.rebuilt) == ([0, 1], 4200, False)
+    assert missing(report.cover) == {0: [], 1: []}
+    assert steps.stages == [("index", 2100, "rows")]
+    assert steps.done == 2100
+    assert "2 of 2 partitions, 2,100 of 2,100 rows (100%)" in lines[-1]
+    parts = part_names(db)
+    assert len(parts) == 2
+    again = build_indexes(db)
+    assert (again.shards, again.vectors) == ([], 0)
+    assert part_names(db) == parts
+
+
+def test_what_is_lacking_is_known_for_each_partition_and_index(db: Database) -> None:
+    build_indexes(db)
+    for shard, name in ((0, "text_index"), (1, "image_index")):
+        db.command(f"ALTER TABLE {db.table} CLEAR INDEX {name} IN PARTITION {shard}", settings={"mutations_sync": 2})
+    assert missing(index_cover(db)) == {0: ["text_index"], 1: ["image_index"]}
+    assert build_indexes(db).vectors == 2100
+    assert missing(index_cover(db)) == {0: [], 1: []}
+    assert not db.rows("SELECT name FROM system.tables WHERE name LIKE '%probe%'")
+
+
+def test_a_part_without_index_beside_one_with_it_counts_as_lacking(db: Database) -> None:
+    build_indexes(db)
+    insert_behind_our_back(db, 1, 10_000_005, "caption", "caption")
+    state = index_cover(db)[1]
+    assert (state.parts, state.missing) == (2, BOTH)
+
+
+def test_a_partition_that_is_loaded_again_gets_its_index_back(settings: Settings) -> None:
+    with connect(settings) as db:
+        build_indexes(db)
+    load_sample(settings, ROWS, shards=(1,))
+    with connect(settings) as db:
+        assert missing(index_cover(db)) == {0: [], 1: BOTH}
+        assert build_indexes(db).shards == [1]
+
+
+def test_other_parameters_rebuild_and_say_what_it_costs(settings: Settings) -> None:
+    with connect(settings) as db:
+        build_indexes(db)
+    changed = settings.model_copy(update={"hnsw_quantization": "i8"})
+    lines: list[str] = []
+    with connect(changed) as db:
+        report = build_indexes(db, log=lines.append)
+        assert report.rebuilt
+        assert report.shards == [0, 1]
+        assert "'i8', 8, 32" in declared_indexes(db)["image_index"][1]
+        size = index_sizes(report.cover).memory_bytes_a_vector
+        assert size == pytest.approx(IndexParameters.of(changed).bytes_a_vector(512), rel=0.02)
+    assert "dropped, since settings ask for" in lines[0]
+    assert "over 2,100 rows takes about" in lines[0]
+
+
+def test_bad_vectors_in_the_table_are_named_before_anything_is_built(db: Database) -> None:
+    for vector, what in (
+        ("arrayMap(x -> nan, image_embedding)", "not finite"),
+        ("arraySlice(image_embedding, 1, 100)", "of 100 elements"),
+        ("arrayMap(x -> toFloat32(0), image_embedding)", "of length 0"),
+    ):
+        insert_behind_our_back(db, 1, 10_000_007, "image_embedding", vector)
+        with pytest.raises(TableError, match=rf"partition 1: found row 10500007: image_embedding is {what}"):
+            build_indexes(db)
+        db.command(f"DELETE FROM {db.table} WHERE id = 10500007", settings={"lightweight_deletes_sync": 2})
+        db.command(f"OPTIMIZE TABLE {db.table} PARTITION 1 FINAL", settings={"alter_sync": 2})
+    assert missing(index_cover(db))[0] == []
+    build_indexes(db)
+    assert missing(index_cover(db)) == {0: [], 1: []}
+
+
+def test_a_build_that_fails_stops_at_once_with_its_reason_and_blocks_nothing(db: Database) -> None:
+    build_indexes(db)
+    insert_behind_our_back(db, 1, 10_000_007, "text_embedding", "arrayMap(x -> inf, text_embedding)")
+    started = time.monotonic()
+    mutation = start_mutation(db, ["MATERIALIZE INDEX text_index IN PARTITION 1"])
+    assert mutation is not None
+    with pytest.raises(TableError, match=r"partition 1.*non-finite"):
+        mutation.follow(db, "partition 1")
+    assert time.monotonic() - started < 5
+    assert unfinished_mutations(db) == []
+    assert len(db.rows(f"SELECT id FROM {db.table} WHERE shard = 0 LIMIT 5")) == 5
+
+
+def test_a_build_that_does_not_move_is_given_up(db: Database) -> None:
+    db.command(f"SYSTEM STOP MERGES {db.table}")
+    with pytest.raises(TableError, match=r"no progress for 0\.5 s.*KILL MUTATION"):
+        build_indexes(db, stall_seconds=0.5)
+    db.command(f"SYSTEM START MERGES {db.table}")
+    build_indexes(db)
+    assert missing(index_cover(db)) == {0: [], 1: []}
+
+
+def _build_slowly(settings: Settings, marker: Path) -> None:
+    def log(line: str) -> None:
+        marker.write_text(line)
+
+    with connect(settings) as db:
+        build_indexes(db, log=log)
+
+
+def test_a_build_that_was_killed_goes_on_and_is_whole(tmp_path: Path) -> None:
+    settings = sample_settings(tmp_path, hnsw_m=32, hnsw_ef_construction=256)
+    load_sample(settings, {0: 3000, 1: 600})
+    marker = tmp_path / "building"
+    process = multiprocessing.get_context("spawn").Process(target=_build_slowly, args=(settings, marker))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.4)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    lines: list[str] = []
+    with connect(settings) as db:
+        assert sum(len(state.missing) for state in index_cover(db)) >= 2
+        report = build_indexes(db, log=lines.append)
+        assert missing(report.cover) == {0: [], 1: []}
+        assert any("an earlier run left unfinished" in line for line in lines)
+        assert report.shards == [1]
+        assert [state.parts for state in report.cover] == [1, 1]
+        for by in ("image", "text"):
+            assert index_use(db, vector_of(db, 5, by), SearchRequest(by=by)).fault is None
+
+
+def test_a_search_that_scans_silently_is_seen(db: Database) -> None:
+    build_indexes(db)
+    vector = vector_of(db, 3, "image")
+    use = index_use(db, vector, SearchRequest())
+    assert (use.in_plan, use.searches, use.expected, use.fault) == (True, 2, 2, None)
+    assert index_use(db, vector, SearchRequest(shards=(1,))).searches == 1
+    silent = index_use(db, vector, SearchRequest(settings=(("max_limit_for_vector_search_queries", 5),)))
+    assert (silent.in_plan, silent.searches) == (False, 0)
+    assert silent.fault is not None
+
+
+def test_a_cache_that_is_too_small_is_said(db: Database) -> None:
+    sizes = IndexSizes(vectors=10, bytes_on_disk=90, bytes_in_memory=100)
+    assert sizes.cache_warning(200) is None
+    warning = sizes.cache_warning(199)
+    assert warning is not None
+    assert "LAION_INDEX_CACHE_BYTES" in warning
+
+
+def test_bytes_a_vector_are_those_that_the_engine_reported() -> None:
+    measured = {("bf16", 64): 1557, ("bf16", 16): 1173, ("i8", 16): 661, ("b1", 16): 213}
+    for (quantization, m), size in measured.items():
+        parameters = IndexParameters(quantization, m, 64)  # type: ignore[arg-type]
+        assert parameters.bytes_a_vector(512) == pytest.approx(size, rel=0.01)

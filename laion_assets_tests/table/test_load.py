@@ -1,0 +1,483 @@
+"""Loading: a partition equals its merged file row by row, stands whole or not at all, and can be loaded again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from laion_assets.errors import LaionError, PartitionCheckError, TableError, TableShapeError
+from laion_assets.settings import Settings
+from laion_assets.shard.merge import merge_shard
+from laion_assets.shard.merged import MergedShard, read_merged
+from laion_assets.shard.store import ShardStore
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.load import load_partition
+from laion_assets.table.schema import create_staging, partitions
+from laion_assets.table.verify import parquet_fingerprint, partition_figures, vectors_agree
+from laion_assets_tests.conftest import Shard, assert_one_line, settings_for
+
+Merge = Callable[[Shard, int], MergedShard]
+Rows = list[tuple[Any, ...]]
+
+COLUMNS = "id, url, caption, NSFW, similarity, image_embedding, text_embedding"
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Database]:
+    """An empty database of the test's own."""
+    with connect(settings) as opened:
+        yield opened
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """Text as its bytes."""
+    return text.encode() if isinstance(text, str) else text
+
+
+def table_rows(db: Database, shard: int) -> Rows:
+    """A partition's rows in the order of their ids, texts as bytes, NaN as None."""
+    found = db.rows(f"SELECT {COLUMNS} FROM {db.table} WHERE shard = {shard} ORDER BY id", text_as_bytes=True)
+    return [comparable(row) for row in found]
+
+
+def comparable(row: Any) -> tuple[Any, ...]:
+    """A row whose texts are bytes, and whose vectors and scores compare by value."""
+    row_id, url, caption, nsfw, similarity, image, text = row
+    scores = None if math.isnan(similarity) else float(similarity)
+    vectors = (np.asarray(image, np.float32).tobytes(), np.asarray(text, np.float32).tobytes())
+    return int(row_id), as_bytes(url), as_bytes(caption), as_bytes(nsfw), scores, *vectors
+
+
+def file_rows(path: Path) -> Rows:
+    """A merged file's rows, as pyarrow reads them."""
+    table = pq.read_table(path, columns=COLUMNS.split(", "))
+    texts = {name: table[name].cast(pa.binary()).to_pylist() for name in ("url", "caption", "NSFW")}
+    vectors = {
+        name: pc.list_flatten(table[name]).to_numpy().reshape(table.num_rows, 512)
+        for name in ("image_embedding", "text_embedding")
+    }
+    columns = (table["id"].to_pylist(), *texts.values(), table["similarity"].to_pylist(), *vectors.values())
+    return [comparable(row) for row in zip(*columns, strict=True)]
+
+
+def rewrite(merged: MergedShard, change: Callable[[pa.Table], pa.Table]) -> MergedShard:
+    """A merged file whose rows were changed and whose footer still says what it said."""
+    table = pq.read_table(merged.path)
+    facts = replace(merged).footer()
+    schema = table.schema
+    changed = change(table)
+    pq.write_table(changed.cast(schema).replace_schema_metadata(facts), merged.path, row_group_size=100)
+    return read_merged(merged.path, shard=merged.shard) if changed.num_rows == merged.rows else merged
+
+
+def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    """The table with a column replaced."""
+    place = table.column_names.index(name)
+    return table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+
+
+def with_vector(table: pa.Table, row: int, vector: list[float], name: str = "image_embedding") -> pa.Table:
+    """The table with a vector replaced."""
+    vectors = table[name].to_pylist()
+    vectors[row] = vector
+    return with_column(table, name, vectors)
+
+
+def staging_tables(db: Database) -> list[str]:
+    """Staging tables that there are."""
+    return [str(name) for (name,) in db.rows("SELECT name FROM system.tables WHERE name LIKE '%staging%'")]
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_a_partition_equals_its_file_row_by_row(
+    number: int, db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[number], number)
+    loaded = load_partition(db, merged)
+    assert (loaded.shard, loaded.rows) == (number, sample_shards[number].rows)
+    rows = table_rows(db, number)
+    assert rows == file_rows(merged.path)
+    assert [row[2] for row in rows] == sample_shards[number].texts_of_column("caption")
+    assert [row[1] for row in rows] == sample_shards[number].texts_of_column("url")
+
+
+def test_a_partition_is_exactly_one_active_part(db: Database, merged_from: Merge, sample_shards: list[Shard]) -> None:
+    for number in range(3):
+        loaded = load_partition(db, merged_from(sample_shards[number], number))
+        assert loaded.bytes_on_disk > 0
+    assert [(state.shard, state.rows, state.parts) for state in partitions(db)] == [
+        (0, 1_000, 1),
+        (1, 620, 1),
+        (2, 250, 1),
+    ]
+    assert staging_tables(db) == []
+
+
+def test_ids_are_unique_and_say_shard_and_row(db: Database, merged_from: Merge, sample_shards: list[Shard]) -> None:
+    for number in (0, 3):
+        load_partition(db, merged_from(sample_shards[number], number))
+    assert db.one(f"SELECT count(), uniqExact(id), countIf(intDiv(id, 10000000) != shard) FROM {db.table}") == (
+        1_400,
+        1_400,
+        0,
+    )
+
+
+def test_loading_twice_is_the_same_as_loading_once(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 1)
+    first = load_partition(db, merged)
+    rows = table_rows(db, 1)
+    again = load_partition(db, merged)
+    assert again.fingerprint == first.fingerprint
+    assert table_rows(db, 1) == rows
+    assert [(state.rows, state.parts) for state in partitions(db)] == [(620, 1)]
+
+
+def test_a_shard_that_changed_replaces_its_partition_and_no_other(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    load_partition(db, merged_from(sample_shards[0], 0))
+    load_partition(db, merged_from(sample_shards[1], 1))
+    other = table_rows(db, 0)
+    merged = merged_from(sample_shards[2], 1)
+    load_partition(db, merged)
+    assert table_rows(db, 1) == file_rows(merged.path)
+    assert table_rows(db, 0) == other
+
+
+def test_stages_are_named_as_they_begin_and_timed(db: Database, merged_from: Merge, sample_shards: list[Shard]) -> None:
+    stages: list[str] = []
+    loaded = load_partition(db, merged_from(sample_shards[2], 0), stage=stages.append)
+    assert stages == ["insert", "merge parts", "check", "replace"]
+    assert list(loaded.seconds) == stages
+    assert loaded.total_seconds == sum(loaded.seconds.values()) > 0
+
+
+def test_several_inserted_blocks_become_one_part(
+    db: Database, merged_from: Merge, sample_shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from laion_assets.table import load as module
+
+    small = {"max_block_size": 100, "max_insert_block_size": 100, "min_insert_block_size_rows": 100}
+    monkeypatch.setattr(module, "INSERT_SETTINGS", module.INSERT_SETTINGS | small)
+    merged = merged_from(sample_shards[0], 0)
+    load_partition(db, merged)
+    assert [(state.rows, state.parts) for state in partitions(db)] == [(1_000, 1)]
+    assert table_rows(db, 0) == file_rows(merged.path)
+
+
+def test_quarantined_rows_are_not_in_the_table_and_the_rest_keeps_its_ids(
+    db: Database, store: ShardStore, sample_shards: list[Shard]
+) -> None:
+    sample_shards[1].with_vector(5, np.nan).with_vector(600, 0).place(store)
+    load_partition(db, merge_shard(store, 0, max_bad_fraction=0.01))
+    ids = [row[0] for row in table_rows(db, 0)]
+    assert ids == [row for row in range(620) if row not in (5, 600)]
+
+
+def test_captions_that_look_like_sql_or_are_not_text_are_loaded_byte_for_byte(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    captions = [
+        b"'); DROP TABLE laion; --",
+        b'" OR ""="',
+        b"\\'; SELECT 1 /*",
+        b"{target:Array(Float32)}",
+        b"\x00 NUL \x00",
+        b"\xff\xfe\xc3",
+        b"`laion`\n\r\t\x1a\\N",
+        b"",
+        *[b"plain"] * 242,
+    ]
+    column = pa.array(captions, pa.binary()).view(pa.string())
+    load_partition(db, merged_from(sample_shards[2].with_column("caption", column), 0))
+    assert [row[2] for row in table_rows(db, 0)] == captions
+
+
+def test_a_store_with_quotes_in_its_path_is_loaded_from(
+    tmp_path: Path, sample_folder: Path, sample_shards: list[Shard]
+) -> None:
+    settings = settings_for(tmp_path / 'a\'b "c" \\d', sample_folder)
+    store = ShardStore(settings.data_dir, settings.dataset)
+    sample_shards[2].place(store)
+    merged = merge_shard(store, 0, max_bad_fraction=0)
+    with connect(settings) as db:
+        load_partition(db, merged)
+        assert table_rows(db, 0) == file_rows(merged.path)
+
+
+@pytest.mark.parametrize("name", ["all*", "b{1,2}", "wh?t"])
+def test_a_path_that_the_engine_takes_for_a_pattern_is_refused_clearly(
+    name: str, tmp_path: Path, sample_folder: Path, sample_shards: list[Shard]
+) -> None:
+    settings = settings_for(tmp_path / name, sample_folder, clickhouse=f"chdb://{tmp_path}/engine")
+    store = ShardStore(settings.data_dir, settings.dataset)
+    sample_shards[2].place(store)
+    merged = merge_shard(store, 0, max_bad_fraction=0)
+    with connect(settings) as db:
+        with pytest.raises(TableError) as caught:
+            load_partition(db, merged)
+        assert_one_line(caught.value, str(merged.path), "a pattern's signs", "move LAION_DATA_DIR")
+        assert staging_tables(db) == []
+
+
+def test_a_shard_without_rows_is_a_partition_that_is_not_there(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    load_partition(db, merged_from(sample_shards[2], 0))
+    load_partition(db, merged_from(sample_shards[2], 1))
+    loaded = load_partition(db, merged_from(sample_shards[0].head(0), 1))
+    assert (loaded.rows, loaded.bytes_on_disk) == (0, 0)
+    assert [state.shard for state in partitions(db)] == [0]
+
+
+def test_a_shard_of_one_row_is_loaded(db: Database, merged_from: Merge, sample_shards: list[Shard]) -> None:
+    merged = merged_from(sample_shards[0].head(1), 2)
+    load_partition(db, merged)
+    assert table_rows(db, 2) == file_rows(merged.path)
+
+
+def unchanged_by(db: Database, merged: MergedShard, *parts: str) -> LaionError:
+    """The error of a load, after which the table and its tables are as before."""
+    before = table_rows(db, merged.shard)
+    assert before
+    with pytest.raises(LaionError) as caught:
+        load_partition(db, merged)
+    assert_one_line(caught.value, *parts)
+    assert table_rows(db, merged.shard) == before
+    assert [state.parts for state in partitions(db)] == [1]
+    assert staging_tables(db) == []
+    return caught.value
+
+
+NAN = [math.nan] * 512
+FAULTS: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
+    "a NaN vector": (lambda table: with_vector(table, 77, NAN), "1 rows with a vector that is not finite"),
+    "an infinite value": (lambda table: with_vector(table, 3, [math.inf, *[0.0] * 511]), "1 rows with a vector"),
+    "a zero text vector": (lambda table: with_vector(table, 9, [0.0] * 512, "text_embedding"), "1 rows with a vector"),
+    "a vector of length 2": (lambda table: with_vector(table, 9, [2.0, *[0.0] * 511]), "1 rows with a vector"),
+    "a short vector": (lambda table: with_vector(table, 8, [1.0] * 511), "1 vectors that have not 512 elements"),
+    "an empty vector": (lambda table: with_vector(table, 8, []), "1 vectors that have not 512 elements"),
+    "ids of another shard": (
+        lambda table: with_column(table, "id", pc.add(table["id"], 10_000_000).combine_chunks()),
+        "ids 10000000 to 10000619 that are of another shard",
+    ),
+    "one id of another shard": (
+        lambda table: with_column(table, "id", [-1, *range(1, 620)]),
+        "that are of another shard",
+    ),
+    "fewer rows": (lambda table: table.slice(1), "619 rows staged, 619 in the file, 620 by its footer"),
+    "doubled rows": (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "621 rows staged"),
+    "shuffled texts": (
+        lambda table: with_column(table, "text_embedding", table["text_embedding"].to_pylist()[::-1]),
+        "rows that do not belong together: an image and its text have cosine",
+    ),
+    "texts that slipped": (
+        lambda table: with_column(
+            table, "text_embedding", [*table["text_embedding"].to_pylist()[1:], table["text_embedding"].to_pylist()[0]]
+        ),
+        "rows that do not belong together",
+    ),
+    "scores of other rows": (
+        lambda table: with_column(table, "similarity", table["similarity"].to_pylist()[::-1]),
+        "rows that do not belong together: similarity correlates by",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_merged_file_leaves_the_table_as_it_was(
+    fault: str, db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    change, said = FAULTS[fault]
+    error = unchanged_by(db, rewrite(merged, change), "shard 0, merged_0.parquet", said)
+    assert isinstance(error, PartitionCheckError)
+    assert "the table is unchanged" in error.advice
+
+
+def test_a_row_that_appears_twice_is_found(db: Database, merged_from: Merge, sample_shards: list[Shard]) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    spoilt = rewrite(merged, lambda table: with_column(table, "id", [0, 0, *range(2, 620)]))
+    unchanged_by(db, spoilt, "shard 0, merged_0.parquet", "1 rows whose id another row has")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
+def test_a_truncated_file_leaves_the_table_as_it_was(
+    kept: float, db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    content = merged.path.read_bytes()
+    merged.path.write_bytes(content[: int(len(content) * kept)])
+    unchanged_by(db, merged, "default.laion")
+
+
+def test_a_damaged_page_leaves_the_table_as_it_was(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    content = bytearray(merged.path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 1_000] = bytes(1_000)
+    merged.path.write_bytes(content)
+    unchanged_by(db, merged, "default.laion")
+
+
+def test_a_file_that_is_gone_leaves_the_table_as_it_was(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    merged.path.unlink()
+    unchanged_by(db, merged, "default.laion", "merged_0.parquet")
+
+
+def test_the_file_of_another_shard_is_refused(
+    db: Database, store: ShardStore, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    other = merged_from(sample_shards[0].head(620), 3)
+    other.path.replace(store.merged_path(0))
+    unchanged_by(db, merged, "of another shard")
+
+
+def test_the_metadata_of_another_shard_is_refused(db: Database, merged_from: Merge, sample_shards: list[Shard]) -> None:
+    load_partition(db, merged_from(sample_shards[1], 0))
+    mixed = replace(sample_shards[1], table=sample_shards[0].head(620).table)
+    unchanged_by(db, merged_from(mixed, 0), "rows that do not belong together: similarity correlates by")
+
+
+def test_faults_are_named_together(db: Database, merged_from: Merge, sample_shards: list[Shard]) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    spoilt = rewrite(merged, lambda table: with_vector(with_vector(table, 1, NAN), 2, [1.0]).slice(0, 600))
+    unchanged_by(db, spoilt, "600 rows staged", "1 vectors that have not 512", "rows with a vector that is not finite")
+
+
+def test_staging_tables_of_killed_processes_are_dropped(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[2], 0)
+    load_partition(db, merged)
+    for shard in (0, 9):
+        staging = create_staging(db, shard)
+        db.command(f"INSERT INTO {staging} (id, shard) VALUES (1, {shard})")
+    load_partition(db, merged)
+    assert staging_tables(db) == []
+    assert table_rows(db, 0) == file_rows(merged.path)
+
+
+def test_a_table_of_another_shape_is_refused_and_kept(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    db.command(f"CREATE TABLE {db.table} (id Int64, caption String) ENGINE = MergeTree ORDER BY id")
+    db.command(f"INSERT INTO {db.table} VALUES (1, 'precious')")
+    with pytest.raises(TableShapeError, match="no column url String"):
+        load_partition(db, merged_from(sample_shards[2], 0))
+    assert db.rows(f"SELECT * FROM {db.table}") == [(1, "precious")]
+
+
+def test_extra_columns_reach_the_table(tmp_path: Path, sample_folder: Path, sample_shards: list[Shard]) -> None:
+    settings = settings_for(tmp_path / "data", sample_folder, extra_columns=("LICENSE", "original_height"))
+    store = ShardStore(settings.data_dir, settings.dataset)
+    shard = sample_shards[2]
+    shard.place(store)
+    extra = {"LICENSE": "String", "original_height": "Int32"}
+    merged = merge_shard(store, 0, max_bad_fraction=0, extra_columns=extra)  # type: ignore[arg-type]
+    with connect(settings) as db:
+        load_partition(db, merged)
+        rows = db.rows(f"SELECT LICENSE, original_height FROM {db.table} ORDER BY id", text_as_bytes=True)
+    expected = zip(shard.texts_of_column("LICENSE"), shard.table["original_height"].to_pylist(), strict=True)
+    assert [(as_bytes(license_), height) for license_, height in rows] == list(expected)
+
+
+def test_a_dataset_without_text_embeddings_is_loaded_with_empty_ones(
+    tmp_path: Path, sample_folder: Path, sample_shards: list[Shard]
+) -> None:
+    path = tmp_path / "images.toml"
+    path.write_text('name = "images"\nshards = 4\ndimension = 512\nhas_text = false\n', encoding="utf-8")
+    settings = settings_for(tmp_path / "data", sample_folder, dataset_name=str(path))
+    store = ShardStore(settings.data_dir, settings.dataset)
+    sample_shards[2].place(store)
+    with connect(settings) as db:
+        load_partition(db, merge_shard(store, 0, max_bad_fraction=0))
+        assert db.one(f"SELECT count(), sum(length(text_embedding)), min(length(image_embedding)) FROM {db.table}") == (
+            250,
+            0,
+            512,
+        )
+
+
+def test_pushing_the_file_as_to_a_server_gives_the_same_partition(
+    db: Database, merged_from: Merge, sample_shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from laion_assets.table import load as module
+
+    captions = pa.array([b"\xff\xfe not UTF-8", b"\x00", *[b"plain"] * 618], pa.binary()).view(pa.string())
+    merged = merged_from(sample_shards[1].with_column("caption", captions), 0)
+    by_file = load_partition(db, merged)
+    rows = table_rows(db, 0)
+    monkeypatch.setattr(module, "PUSH_ROWS", 250)
+    pushed = load_partition(replace(db, embedded=False), merged)
+    assert pushed.fingerprint == by_file.fingerprint
+    assert table_rows(db, 0) == rows
+    assert [(state.rows, state.parts) for state in partitions(db)] == [(620, 1)]
+
+
+def test_vectors_in_the_table_are_compared_with_the_files_bit_for_bit(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    assert vectors_agree(db, merged) == 620
+    turned = rewrite(merged, lambda table: with_vector(table, 333, table["image_embedding"][332].as_py()))
+    assert vectors_agree(db, turned) is None
+
+
+def test_the_fingerprint_tells_every_change_of_a_text_or_a_score(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[2], 0)
+    loaded = load_partition(db, merged)
+    assert (loaded.rows, loaded.fingerprint) == parquet_fingerprint(db, merged)
+    original = pq.read_table(merged.path)
+    for name, value in (("url", "x"), ("caption", "x"), ("NSFW", "x"), ("similarity", 0.123), ("id", 249)):
+        changed = with_column(original, name, [value, *original[name].to_pylist()[1:]])
+        rewrite(merged, lambda _, changed=changed: changed)  # type: ignore[misc]
+        assert parquet_fingerprint(db, merged)[1] != loaded.fingerprint
+
+
+def test_the_fingerprint_of_rows_in_another_order_is_the_same(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[2], 0)
+    loaded = load_partition(db, merged)
+    rewrite(merged, lambda table: table.take(list(range(249, -1, -1))))
+    assert parquet_fingerprint(db, merged)[1] == loaded.fingerprint
+
+
+def test_figures_of_a_partition_count_its_unsound_vectors(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    load_partition(db, merged_from(sample_shards[2], 0))
+    sound = partition_figures(db, db.table, "shard = 0")
+    assert (sound.rows, sound.wrong_length, sound.unsound, sound.first_id, sound.last_id) == (250, 0, 0, 0, 249)
+    db.command(f"INSERT INTO {db.table} (id, image_embedding, shard) VALUES (900, [1, nan], 0)")
+    spoilt = partition_figures(db, db.table, "shard = 0")
+    assert (spoilt.rows, spoilt.wrong_length, spoilt.unsound, spoilt.last_id) == (251, 1, 1, 900)

@@ -1,0 +1,328 @@
+"""Datasets: presets with their known sizes, file names, selections of shards, TOML files good and bad."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laion_assets.dataset import Dataset, load_dataset, parse_dataset, preset_names
+from laion_assets.errors import DatasetError
+from laion_assets_tests.conftest import REPOSITORY, assert_one_line
+
+LAION400M = load_dataset("laion400m")
+FACTS = REPOSITORY.parent / "shared" / "facts" / "laion400m_shards.json"
+MINIMAL = 'name = "mine"\nshards = 3\ndimension = 8\n'
+
+
+def refusal(toml: str) -> DatasetError:
+    """The error with which a dataset file is refused."""
+    with pytest.raises(DatasetError) as caught:
+        parse_dataset(toml, "mine.toml")
+    assert_one_line(caught.value, "dataset file mine.toml")
+    return caught.value
+
+
+def test_the_presets_are_valid_datasets_under_their_own_names() -> None:
+    assert {"laion400m", "laion2b-en", "sample"} <= set(preset_names())
+    for name in preset_names():
+        assert load_dataset(name).name == name
+
+
+def test_laion400m_has_407_million_rows_in_410_shards() -> None:
+    assert LAION400M.shards == 410
+    assert sum(LAION400M.known_rows(shard) or 0 for shard in range(410)) == 407_314_954
+    assert LAION400M.known_rows(0) == 1_000_448
+    assert LAION400M.known_rows(408) == 1_000_501
+    assert (LAION400M.dimension, LAION400M.dtype, LAION400M.normalised) == (512, "<f2", True)
+
+
+def test_laion400m_knows_the_bytes_of_its_npy_files_and_not_of_its_metadata() -> None:
+    assert LAION400M.known_bytes("image", 0) == 1_024_458_880
+    assert LAION400M.known_bytes("text", 8) == 658_099_328
+    assert LAION400M.known_bytes("metadata", 0) is None
+
+
+@pytest.mark.skipif(not FACTS.is_file(), reason=f"the published sizes are not at {FACTS}")
+def test_laion400m_sizes_are_those_that_tensorflow_datasets_publishes() -> None:
+    facts = json.loads(FACTS.read_text())
+    assert facts["shards"] == LAION400M.shards
+    for shard in range(LAION400M.shards):
+        published = facts["exceptions"].get(str(shard), facts["default"])
+        assert LAION400M.known_rows(shard) == published["rows"]
+        assert LAION400M.known_bytes("image", shard) == published["bytes"]
+
+
+def test_laion400m_is_looked_for_at_both_hosts_in_their_own_folders() -> None:
+    deploy, eye = LAION400M.sources
+    assert deploy.url == "https://deploy.laion.ai/8f83b608504d46bb81708ec86e912220/embeddings"
+    assert [deploy.folders.of(kind) for kind in LAION400M.file_kinds] == ["img_emb", "text_emb", "metadata"]
+    assert eye.url == "https://the-eye.eu/public/AI/cah/laion400m-met-release/laion400m-embeddings"
+    assert [eye.folders.of(kind) for kind in LAION400M.file_kinds] == ["images", "texts", "metadata"]
+
+
+def test_laion2b_has_2314_shards_of_768_dimensions_whose_rows_nobody_knows() -> None:
+    dataset = load_dataset("laion2b-en")
+    assert (dataset.shards, dataset.dimension, dataset.digits) == (2314, 768, 4)
+    assert dataset.known_rows(0) is None
+    assert dataset.known_bytes("image", 0) is None
+
+
+def test_file_names_are_padded_as_the_dataset_says() -> None:
+    assert LAION400M.file_name("image", 7) == "img_emb_7.npy"
+    assert LAION400M.file_name("text", 409) == "text_emb_409.npy"
+    assert LAION400M.file_name("metadata", 0) == "metadata_0.parquet"
+    padded = load_dataset("laion2b-en")
+    assert padded.file_name("image", 7) == "img_emb_0007.npy"
+    assert padded.file_name("metadata", 2313) == "metadata_2313.parquet"
+
+
+def test_partition_keys_are_shard_numbers_in_numeric_order() -> None:
+    assert LAION400M.shard_keys[:3] == ["0", "1", "2"]
+    assert LAION400M.shard_keys[9:12] == ["9", "10", "11"]
+    assert LAION400M.shard_keys[-1] == "409"
+    assert load_dataset("laion2b-en").shard_keys[7] == "7"
+
+
+@pytest.mark.parametrize(
+    ("selection", "shards"),
+    [
+        ("0-9", list(range(10))),
+        ("3", [3]),
+        ("1,4,7-9", [1, 4, 7, 8, 9]),
+        ("9,1,9,0-1", [0, 1, 9]),
+        (" 1 , 4 - 5 ", [1, 4, 5]),
+        ("409", [409]),
+        ("5-5", [5]),
+    ],
+)
+def test_selections_give_their_shards_sorted_and_each_once(selection: str, shards: list[int]) -> None:
+    assert LAION400M.shard_numbers(selection) == shards
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        *("9-0", "007", "²", "٣", "", ",", "1,", "-", "-1", "1-", "410", "0-410", "1.0", "1e2", "a", "0x1", "1-2-3"),
+        *("+1", "9" * 5_000),
+    ],
+)
+def test_selections_that_name_no_shards_are_refused_in_one_line(selection: str) -> None:
+    with pytest.raises(DatasetError) as caught:
+        LAION400M.shard_numbers(selection)
+    assert_one_line(caught.value, "dataset laion400m")
+
+
+def test_a_shard_beyond_the_last_is_refused_with_the_range() -> None:
+    with pytest.raises(DatasetError, match=r"found shard '410', expected 0 to 409"):
+        LAION400M.shard_number("410")
+
+
+@given(st.text(max_size=30))
+def test_any_selection_gives_shards_of_the_dataset_or_an_error_of_ours(selection: str) -> None:
+    try:
+        shards = LAION400M.shard_numbers(selection)
+    except DatasetError:
+        return
+    assert shards == sorted(set(shards))
+    assert shards
+    assert set(shards) <= set(range(410))
+
+
+def test_a_dataset_needs_a_name_a_number_of_shards_and_a_dimension() -> None:
+    dataset = parse_dataset(MINIMAL, "mine.toml")
+    assert (dataset.name, dataset.shards, dataset.dimension) == ("mine", 3, 8)
+    assert dataset.file_name("image", 2) == "img_emb_2.npy"
+    error = refusal("")
+    for field in ("name", "shards", "dimension"):
+        assert f"{field}: Field required" in error.found
+
+
+def test_a_dataset_file_says_everything_about_the_layout(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        """
+        name = "mine"
+        shards = 12
+        digits = 2
+        image_file = "images-{shard}.npy"
+        metadata_file = "{shard}.parquet"
+        dimension = 8
+        dtype = "float32"
+        normalised = false
+        has_text = false
+        columns = { url = "image_path", caption = ["TITLE", "title"] }
+        defaults = { NSFW = "", similarity = nan }
+        default_rows = 100
+        rows = { 11 = 7 }
+        [[sources]]
+        url = "https://example.org/mine"
+        folders = { image = "i", text = "t", metadata = "m" }
+        """,
+        encoding="utf-8",
+    )
+    dataset = load_dataset(str(path))
+    assert dataset.file_name("image", 3) == "images-03.npy"
+    assert dataset.file_name("metadata", 3) == "03.parquet"
+    assert dataset.file_kinds == ("image", "metadata")
+    assert dataset.vector_columns == ("image_embedding",)
+    assert dataset.dtype == np.dtype(np.float32).str
+    assert dataset.aliases("url") == ("image_path",)
+    assert dataset.aliases("caption") == ("TITLE", "title")
+    assert "similarity" in dataset.aliases("similarity")
+    assert (dataset.known_rows(0), dataset.known_rows(11)) == (100, 7)
+    assert dataset.known_bytes("image", 11) == 128 + 7 * 8 * 4
+    assert dataset.sources[0].folders.of("image") == "i"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('name = ""', "name: "),
+        ("name = 3", "name: "),
+        ("shards = 0", "shards: "),
+        ("shards = 65537", "shards: "),
+        ('shards = "many"', "shards: "),
+        ("shards = 1.5", "shards: "),
+        ("digits = 0", "digits: "),
+        ("digits = 10", "digits: "),
+        ("dimension = 0", "dimension: "),
+        ("dimension = -8", "dimension: "),
+        ('dtype = "int8"', "dtype: 'int8' is not a float of 2, 4 or 8 bytes"),
+        ('dtype = "object"', "dtype: 'object' is not a float"),
+        ('dtype = "f16"', "dtype: 'f16' is not a float"),
+        ('dtype = "nonsense"', "dtype: 'nonsense' is no numpy dtype"),
+        ('dtype = "f2,f2"', "dtype: "),
+        ('normalised = "perhaps"', "normalised: "),
+        ("has_text = 7", "has_text: "),
+        ('image_file = "img.npy"', "image_file: a file name has {shard} in it once"),
+        ('text_file = "{shard}{shard}"', "text_file: a file name has {shard} in it once"),
+        ('metadata_file = "../{shard}.parquet"', "metadata_file: a file name has {shard} in it once"),
+        ('image_file = "{shard}{0}"', "image_file: a file name has {shard} in it once"),
+        ('columns = "url"', "columns: "),
+        ("columns = { url = 3 }", "columns.url: "),
+        ('columns = { address = "url" }', "columns names ['address']"),
+        ('defaults = { height = "0" }', "defaults.height: Extra inputs"),
+        ('defaults = { NSFW = ["a"] }', "defaults.NSFW"),
+        ("default_rows = -1", "default_rows: "),
+        ("default_rows = 10000001", "default_rows: "),
+        ("rows = { 9 = 100 }", "rows names shards [9] outside 0 to 2"),
+        ("rows = { a = 100 }", "rows.a"),
+        ('rows = { 1 = "all" }', "rows.1: "),
+        ('sources = "https://example.org"', "sources: "),
+        ("sources = [{}]", "sources.0.url: Field required"),
+        ('sources = [{ url = "x", folders = { images = "i" } }]', "sources.0.folders.images: "),
+        ("clip_model = 1", "clip_model: "),
+        ("description = 1", "description: "),
+        ('colour = "blue"', "colour: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_field_is_named_in_one_line(line: str, said: str) -> None:
+    field = line.partition(" ")[0]
+    kept = "".join(each + "\n" for each in MINIMAL.splitlines() if not each.startswith(f"{field} "))
+    assert said in refusal(kept + line + "\n").found
+
+
+def test_several_wrong_fields_are_all_named() -> None:
+    found = refusal('name = "mine"\nshards = 0\ndimension = 0\nbogus = 1\n').found
+    for field in ("shards", "dimension", "bogus"):
+        assert f"{field}: " in found
+
+
+def test_a_default_that_its_column_cannot_take_is_refused() -> None:
+    assert "similarity" in refusal(MINIMAL + 'defaults = { similarity = "high" }\n').found
+    assert "NSFW" in refusal(MINIMAL + "defaults = { NSFW = 3.0 }\n").found
+
+
+def test_a_known_row_count_that_no_shard_can_have_is_refused() -> None:
+    assert "rows" in refusal(MINIMAL + "rows = { 1 = -5 }\n").found
+    assert "rows" in refusal(MINIMAL + "rows = { 1 = 10000001 }\n").found
+
+
+def test_the_three_files_of_a_shard_have_three_names() -> None:
+    assert "file" in refusal(MINIMAL + 'image_file = "e_{shard}.npy"\ntext_file = "e_{shard}.npy"\n').found
+
+
+@pytest.mark.parametrize(
+    "toml",
+    ["name = ", "[[[", "\x00", "a = 1\na = 2\n", "a = " + "[" * 3_000, "a = 1e", 'x = "\\ud800"', "d = 1979-13-41"],
+)
+def test_what_is_not_toml_is_refused_in_one_line(toml: str) -> None:
+    assert "valid TOML" in refusal(toml).expected
+
+
+def test_an_unknown_preset_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("laion5b")
+    assert_one_line(caught.value, "'laion5b'", "laion2b-en, laion400m, sample", ".toml")
+
+
+def test_a_dataset_file_that_cannot_be_read_is_refused_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes(b'name = "caf\xe9"\n')
+    (tmp_path / "folder.toml").mkdir()
+    for name in ("absent.toml", "latin.toml", "folder.toml"):
+        with pytest.raises(DatasetError) as caught:
+            load_dataset(str(tmp_path / name))
+        assert_one_line(caught.value, str(tmp_path / name), "a TOML file in UTF-8")
+
+
+FIELDS = [*Dataset.model_fields, "bogus"]
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=12),
+    st.sampled_from(["<f2", "V8", "O", "M8[ns]", "(2,)f4", "f4,f4", "{shard}", "img_{shard}.npy", "\x00{shard}"]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["url", "NSFW", "1", "-1", "folders", "x"]), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_is_a_dataset_or_an_error_of_ours(text: str) -> None:
+    try:
+        parse_dataset(text, "hostile.toml")
+    except DatasetError as error:
+        assert_one_line(error)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6))
+def test_any_toml_is_a_dataset_or_an_error_of_ours(fields: Mapping[str, object]) -> None:
+    text = 'name = "x"\nshards = 2\ndimension = 4\n' if not {"name", "shards", "dimension"} & set(fields) else ""
+    text += "".join(f"{name} = {as_toml(value)}\n" for name, value in fields.items())
+    try:
+        dataset = parse_dataset(text, "hostile.toml")
+    except DatasetError as error:
+        assert_one_line(error)
+    else:
+        assert dataset.shard_numbers("0") == [0]
+        for kind in dataset.file_kinds:
+            assert "/" not in dataset.file_name(kind, 0)
+
+
+def as_toml(value: object) -> str:
+    """A value as TOML writes it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return json.dumps(value, ensure_ascii=True) if value.isprintable() and value.isascii() else "'?'"
+        case list():
+            return f"[{', '.join(map(as_toml, value))}]"
+        case dict():
+            return "{" + ", ".join(f'"{name}" = {as_toml(inner)}' for name, inner in value.items()) + "}"
+        case _:
+            return str(value)

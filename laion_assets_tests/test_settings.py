@@ -1,0 +1,298 @@
+"""Settings: every LAION_* variable is read, checked, named when wrong, documented; secrets are never shown."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from laion_assets.dataset import Folders
+from laion_assets.errors import DatasetError, LaionError, SettingsError
+from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings, load_settings
+from laion_assets_tests.conftest import REPOSITORY, assert_one_line
+
+SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
+
+ENVIRONMENT: dict[str, tuple[str, object]] = {
+    "dataset_name": ("laion2b-en", "laion2b-en"),
+    "source": ("https://a.example/x, file:///mnt/b  s3://c/d", ("https://a.example/x", "file:///mnt/b", "s3://c/d")),
+    "data_dir": ("/mnt/store", Path("/mnt/store")),
+    "load_shards": ("3", 3),
+    "load_cron": ("5 * * * *", "5 * * * *"),
+    "retry_cron": ("6 * * * *", "6 * * * *"),
+    "retry_limit": ("1", 1),
+    "observe_cron": ("7 * * * *", "7 * * * *"),
+    "report_cron": ("8 * * * *", "8 * * * *"),
+    "stalled_hours": ("2.5", 2.5),
+    "fresh_days": ("7", 7.0),
+    "recall_queries": ("20", 20),
+    "tuning_rows": ("40000", 40_000),
+    "tuning_partitions": ("4", 4),
+    "table": ("my_laion", "my_laion"),
+    "keep_raw": ("true", True),
+    "keep_merged": ("0", False),
+    "max_bad_fraction": ("0.25", 0.25),
+    "extra_columns": ("width,height,width LICENSE", ("width", "height", "LICENSE")),
+    "vector_codec": ("ZSTD(3)", "ZSTD(3)"),
+    "index_granularity": ("8192", 8192),
+    "index_first": ("1", 1),
+    "index_step": ("5", 5),
+    "recall_target": ("0.99", 0.99),
+    "hnsw_quantization": ("i8", "i8"),
+    "hnsw_m": ("32", 32),
+    "hnsw_ef_construction": ("128", 128),
+    "clickhouse_memory_bytes": ("1000000000", 1_000_000_000),
+    "clickhouse_wait_seconds": ("1.5", 1.5),
+    "index_cache_bytes": ("0", 0),
+    "http_tries": ("3", 3),
+    "http_connect_seconds": ("1", 1.0),
+    "http_read_seconds": ("2.5", 2.5),
+    "http_file_seconds": ("60", 60.0),
+    "http_min_bytes_per_second": ("0", 0),
+    "http_connections": ("1", 1),
+    "http_ca_file": ("/etc/ca.pem", Path("/etc/ca.pem")),
+    "manifest": ("/etc/manifest.json", Path("/etc/manifest.json")),
+    "clip_dir": ("/mnt/clip", Path("/mnt/clip")),
+    "image_root": ("/mnt/images", Path("/mnt/images")),
+    "cluster": ("main", "main"),
+}
+"""What each variable may hold, and what it then means; those of a secret are tested apart."""
+
+WRONG: dict[str, str] = {
+    "source": "HTTP//://x",
+    "load_cron": "every hour",
+    "retry_limit": "-1",
+    "stalled_hours": "0",
+    "recall_queries": "0",
+    "tuning_rows": "10",
+    "table": "laion; DROP TABLE laion",
+    "keep_raw": "perhaps",
+    "keep_merged": "2",
+    "max_bad_fraction": "1.5",
+    "extra_columns": "width,colour",
+    "vector_codec": "ZSTD(3)) ORDER BY id --",
+    "index_granularity": "0",
+    "index_first": "0",
+    "index_step": "ten",
+    "recall_target": "0",
+    "hnsw_quantization": "f8",
+    "hnsw_m": "1",
+    "hnsw_ef_construction": "1",
+    "clickhouse_memory_bytes": "-1",
+    "clickhouse_wait_seconds": "-1",
+    "index_cache_bytes": "5 GB",
+    "http_tries": "0",
+    "http_connect_seconds": "0",
+    "http_read_seconds": "nan",
+    "http_file_seconds": "-5",
+    "http_min_bytes_per_second": "-1",
+    "http_connections": "65",
+    "clickhouse": f"postgres://user:{SECRET}@host/db",
+}
+"""What they may not hold."""
+
+
+def variable(field: str) -> str:
+    """The name of a field's variable."""
+    return "LAION_DATASET" if field == "dataset_name" else f"LAION_{field.upper()}"
+
+
+def refusal(**overrides: object) -> SettingsError:
+    """The error with which settings are refused, which is one line."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**overrides)
+    assert_one_line(caught.value)
+    return caught.value
+
+
+def test_every_setting_is_tried_by_these_tests() -> None:
+    secrets = {"clickhouse", "alert_webhook"}
+    assert set(ENVIRONMENT) | secrets == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("field", ENVIRONMENT)
+def test_each_variable_is_read_from_the_environment(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, meaning = ENVIRONMENT[field]
+    assert getattr(load_settings(), field) != meaning
+    monkeypatch.setenv(variable(field), text)
+    assert getattr(load_settings(), field) == meaning
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_wrong_value_is_named_by_its_variable_and_not_shown(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable(field), WRONG[field])
+    error = refusal()
+    assert f"{variable(field)}" in error.found
+    assert "docs/settings.md" in error.advice
+    assert SECRET not in str(error)
+
+
+def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in ("keep_raw", "hnsw_m", "table"):
+        monkeypatch.setenv(variable(field), WRONG[field])
+    found = refusal().found
+    assert all(name in found for name in ("LAION_KEEP_RAW", "LAION_HNSW_M", "LAION_TABLE"))
+
+
+def test_secrets_are_read_and_shown_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_CLICKHOUSE", f"https://me:{SECRET}@db.example:8443/laion")
+    monkeypatch.setenv("LAION_ALERT_WEBHOOK", f"https://hooks.example/{SECRET}")
+    settings = load_settings()
+    assert settings.clickhouse_url.get_secret_value() == f"https://me:{SECRET}@db.example:8443/laion"
+    assert settings.alert_webhook is not None
+    assert settings.alert_webhook.get_secret_value().endswith(SECRET)
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.clickhouse_url)):
+        assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    "url", [f"postgres://u:{SECRET}@h/d", f"http//u:{SECRET}@h", f"{SECRET}", f"http://[::1:{SECRET}@h/d", ""]
+)
+def test_a_clickhouse_url_that_cannot_be_is_refused_without_its_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAION_CLICKHOUSE", url)
+    error = refusal()
+    assert "LAION_CLICKHOUSE" in error.found
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and not chain[-1].__suppress_context__:
+        chain.append(cause)
+    for each in chain:
+        assert SECRET not in f"{each!r} {each}"
+
+
+@pytest.mark.parametrize("sign", ["/", "#", "?"])
+@pytest.mark.parametrize("secret", [SECRET, "12"])
+def test_a_password_whose_signs_are_not_written_as_a_url_has_them_is_refused(secret: str, sign: str) -> None:
+    error = refusal(clickhouse=f"http://me:{secret}{sign}{SECRET}@host:8123/laion")
+    assert "LAION_CLICKHOUSE" in error.found
+    assert SECRET not in str(error)
+
+
+@pytest.mark.parametrize("name", ["per%20cent", "hash#tag", "with space", "a'b"])
+def test_the_tables_folder_is_in_the_store_whatever_the_stores_name(name: str, tmp_path: Path) -> None:
+    parts = urlsplit(load_settings(data_dir=tmp_path / name).clickhouse_url.get_secret_value())
+    assert unquote(parts.netloc + parts.path) == str(tmp_path / name / "clickhouse")
+
+
+def test_unknown_overrides_are_refused() -> None:
+    assert refusal(keep_rawish=True).found == "LAION_KEEP_RAWISH: Extra inputs are not permitted"
+
+
+def test_overrides_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_TABLE", "from_environment")
+    monkeypatch.setenv("LAION_DATASET", "laion2b-en")
+    settings = load_settings(table="given", dataset_name="sample")
+    assert (settings.table, settings.dataset.name) == ("given", "sample")
+
+
+def test_the_defaults_are_those_of_clickhouses_page() -> None:
+    settings = load_settings()
+    assert settings.dataset.name == "laion400m"
+    assert settings.table == "laion"
+    assert (settings.hnsw_quantization, settings.hnsw_m, settings.hnsw_ef_construction) == ("bf16", 64, 256)
+    assert (settings.keep_raw, settings.keep_merged, settings.max_bad_fraction) == (False, True, 0.001)
+    assert (settings.index_first, settings.index_step, settings.recall_target) == (10, 10, 0.95)
+
+
+def test_without_a_clickhouse_url_the_table_is_in_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().clickhouse_url.get_secret_value() == f"chdb://{tmp_path}/data/clickhouse"
+    assert load_settings(data_dir="elsewhere").data_dir == tmp_path / "elsewhere"
+
+
+def test_a_home_folder_may_be_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_settings(data_dir="~/laion").data_dir == tmp_path / "laion"
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.table = "other"  # type: ignore[misc]  # it is frozen: that is the point
+
+
+def test_a_source_may_hold_any_layout_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_SOURCE", "https://mirror.example/laion /mnt/laion")
+    places = load_settings().sources
+    assert [place.url for place in places] == ["https://mirror.example/laion"] * 3 + ["/mnt/laion"] * 3
+    assert {place.folders for place in places} == {
+        Folders(),
+        Folders(image="images", text="texts", metadata="metadata"),
+        Folders(image="", text="", metadata=""),
+    }
+
+
+def test_without_a_source_the_datasets_own_places_are_tried() -> None:
+    settings = load_settings()
+    assert settings.sources == settings.dataset.sources
+
+
+def test_the_samples_place_is_in_the_store(tmp_path: Path) -> None:
+    assert load_settings(dataset_name="sample", data_dir=tmp_path).sources[0].url == f"{tmp_path}/sample"
+
+
+def test_a_dataset_without_any_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\nshards = 1\ndimension = 8\n', encoding="utf-8")
+    monkeypatch.setenv("LAION_DATASET", str(path))
+    assert "LAION_SOURCE" in refusal().expected
+    monkeypatch.setenv("LAION_SOURCE", "/mnt/mine")
+    assert load_settings().dataset.name == "mine"
+
+
+def test_a_dataset_that_does_not_exist_is_refused_when_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_DATASET", "laion9000")
+    with pytest.raises(DatasetError, match="'laion9000'"):
+        load_settings()
+
+
+def test_extra_columns_are_ones_that_the_metadata_has() -> None:
+    assert load_settings(extra_columns=tuple(EXTRA_COLUMN_TYPES)).extra_columns == tuple(EXTRA_COLUMN_TYPES)
+    assert "['url'] is not among" in refusal(extra_columns=("url",)).found
+
+
+@pytest.mark.parametrize("codec", ["NONE", "ZSTD(3)", "LZ4HC(9)", "Delta(4), ZSTD(1)", "FPC, LZ4"])
+def test_codecs_are_written_as_clickhouse_writes_them(codec: str) -> None:
+    assert load_settings(vector_codec=codec).vector_codec == codec
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from([*ENVIRONMENT, "clickhouse", "alert_webhook"]), st.text(st.characters(codec="utf-8"), max_size=20)
+)
+def test_any_text_in_a_variable_is_a_setting_or_an_error_of_ours(field: str, text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(variable(field), text.replace("\x00", ""))
+        try:
+            load_settings()
+        except LaionError as error:
+            assert_one_line(error)
+
+
+def test_settings_travel_to_another_process() -> None:
+    settings = load_settings(table="travels", clickhouse=f"http://u:{SECRET}@h/d")
+    copied = pickle.loads(pickle.dumps(settings))  # noqa: S301 - our own bytes
+    assert copied == settings
+    assert copied.clickhouse_url.get_secret_value() == f"http://u:{SECRET}@h/d"
+
+
+DOCUMENT = REPOSITORY / "docs" / "settings.md"
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_each_variable_is_documented(field: str) -> None:
+    assert f"`{variable(field)}`" in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_no_variable_is_documented_that_does_not_exist() -> None:
+    known = {variable(field) for field in Settings.model_fields}
+    words = DOCUMENT.read_text(encoding="utf-8").replace("`", " ").replace("=", " ").replace(",", " ").split()
+    named = {word.rstrip(".:;)|") for word in words if word.startswith("LAION_")}
+    assert named <= known, json.dumps(sorted(named - known))
