@@ -1,0 +1,1 @@
+"""The benchmarks, each against its peers: `python -m benchmarks`. Nothing of the product imports them."""

@@ -1,0 +1,59 @@
+"""The embedded engine as peers use it, their tables, and what is in them after a run. It imports none of ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+
+TABLE = "laion"
+FOLDER = "clickhouse"
+"""Of the engine, within a peer's folder; our own default too."""
+
+PAGE_TABLE = f"""
+CREATE TABLE {TABLE} (
+  id Int64, url String, caption String, NSFW String, similarity Float32,
+  image_embedding Array(Float32), text_embedding Array(Float32)
+) ENGINE = MergeTree ORDER BY id SETTINGS index_granularity = 8192
+"""
+"""The table of ClickHouse's page on LAION-400M, before its indexes."""
+
+OUR_TABLE = f"""
+CREATE TABLE {TABLE} (
+  id Int64, url String, caption String, NSFW String, similarity Float32,
+  image_embedding Array(Float32) CODEC(NONE), text_embedding Array(Float32) CODEC(NONE), shard UInt16
+) ENGINE = MergeTree PARTITION BY shard ORDER BY id SETTINGS index_granularity = 512
+"""
+"""A table of our shape, for peers that are to bring about what we bring about."""
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Client]:
+    """The engine on its folder in a peer's folder."""
+    client = clickhouse_connect.get_client(interface="chdb", path=str(folder / FOLDER))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def main() -> None:
+    """`python -m benchmarks.engine FOLDER`: rows, parts, bytes and a hash of urls and vectors (captions differ: the
+    page's way strips their quotes)."""
+    with opened(Path(sys.argv[1])) as client:
+        rows, content = client.query(
+            f"SELECT count(), toString(sum(cityHash64(url, image_embedding, text_embedding))) FROM {TABLE}"
+        ).result_rows[0]
+        parts, size = client.query(
+            f"SELECT count(), sum(bytes_on_disk) FROM system.parts WHERE table = '{TABLE}' AND active"
+        ).result_rows[0]
+    sys.stdout.write(json.dumps({"rows": rows, "parts": parts, "table_bytes": size, "content": content}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

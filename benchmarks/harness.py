@@ -1,0 +1,178 @@
+"""Runs peers in turns, each as whole processes on a fresh folder, and compares them. It writes no report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.process import Measured, measure
+
+Command = list[str]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How a benchmark is to be run: rounds, small sizes for a trial, and where big files may lie."""
+
+    runs: int
+    quick: bool
+    scratch: Path
+
+    def rows(self, full: int, quick: int) -> int:
+        """Rows to work on."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to do the work.
+
+    `prepare` puts its inputs into a fresh folder (links; not timed) and gives the commands to time, by name, in order.
+    `inspect` is run after them, not timed: its JSON says what came out. `inputs` are read once before each round.
+    """
+
+    name: str
+    prepare: Callable[[Path], dict[str, Command]]
+    inputs: Sequence[Path] = ()
+    inspect: Callable[[Path], Command] | None = None
+
+
+@dataclass
+class Round:
+    """One round of one peer: its commands in order, and what came out."""
+
+    stages: dict[str, Measured]
+    outcome: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def wall(self) -> float:
+        """Seconds of all its processes."""
+        return sum(stage.wall for stage in self.stages.values())
+
+    @property
+    def inside(self) -> float:
+        """Seconds of their named parts."""
+        return sum(stage.inside for stage in self.stages.values())
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of all its processes."""
+        return sum(stage.cpu for stage in self.stages.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the largest of its processes."""
+        return max(stage.peak_bytes for stage in self.stages.values())
+
+    def figure(self, name: str) -> float:
+        """A figure that one of the commands, or the inspection, gave. Raises `KeyError`."""
+        for figures in (self.outcome, *(stage.result for stage in self.stages.values())):
+            if name in figures:
+                return float(str(figures[name]))
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, least and most of some runs."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def text(self, form: str = ".2f") -> str:
+        """Median, and the range in brackets."""
+        return f"{self.median:{form}} ({self.low:{form}}–{self.high:{form}})"
+
+
+Rounds = dict[str, list[Round]]
+Value = Callable[[Round], float]
+
+
+def wall(one: Round) -> float:
+    """Wall seconds."""
+    return one.wall
+
+
+def inside(one: Round) -> float:
+    """Seconds of the named parts: without the start of the interpreter and imports."""
+    return one.inside
+
+
+def cpu(one: Round) -> float:
+    """CPU seconds: what is left to compare when the machine is not quiet."""
+    return one.cpu
+
+
+def peak(one: Round) -> float:
+    """Bytes of anonymous memory at most."""
+    return float(one.peak_bytes)
+
+
+def spread(rounds: Rounds, peer: str, value: Value) -> Spread:
+    """A value over a peer's rounds."""
+    return Spread.of([value(one) for one in rounds[peer]])
+
+
+def figure(name: str) -> Value:
+    """A named figure of a round."""
+    return lambda one: one.figure(name)
+
+
+def ratio(rounds: Rounds, over: str, under: str, value: Value, under_value: Value | None = None) -> Spread:
+    """`over` divided by `under`, pair by pair: both of the same round, minutes apart at most."""
+    pairs = zip(rounds[over], rounds[under], strict=True)
+    return Spread.of([value(a) / (under_value or value)(b) for a, b in pairs])
+
+
+def compare(bench: Bench, peers: Sequence[Peer]) -> Rounds:
+    """Runs every peer once a round; each round begins with another peer, so that none always follows the same one.
+
+    Before each peer the disk is synced, so that none pays for another's writes, and its input files are read once, so
+    that all find them in the page cache. What a peer wrote is removed before the next one begins.
+    """
+    rounds: Rounds = {peer.name: [] for peer in peers}
+    for number in range(bench.runs):
+        turn = number % len(peers)
+        for peer in (*peers[turn:], *peers[:turn]):
+            done = _run(bench.scratch / "work", peer)
+            rounds[peer.name].append(done)
+            sys.stderr.write(
+                f"  round {number + 1}/{bench.runs}  {peer.name}: {done.wall:.2f} s, CPU {done.cpu:.2f} s, "
+                f"{done.peak_bytes / 1e6:.0f} MB\n"
+            )
+    return rounds
+
+
+def _run(folder: Path, peer: Peer) -> Round:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        commands = peer.prepare(folder)
+        os.sync()
+        for path in peer.inputs:
+            read_once(path)
+        done = Round({name: measure(command) for name, command in commands.items()})
+        if peer.inspect is not None:
+            done.outcome = dict(measure(peer.inspect(folder)).result)
+        return done
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_once(path: Path) -> None:
+    """Brings a file into the page cache."""
+    buffer = bytearray(8 << 20)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass

@@ -1,0 +1,53 @@
+"""Measured program: our merge and our load with all checks, as the assets call them. It compares nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+from benchmarks.shards import SHARD
+from benchmarks.stage import StageReport
+from laion_assets.settings import load_settings
+from laion_assets.shard.merge import merge_shard
+from laion_assets.shard.merged import read_merged
+from laion_assets.shard.store import ShardStore
+from laion_assets.table.connect import connect
+from laion_assets.table.load import load_partition
+
+
+class _NoPandas(MetaPathFinder):
+    """pandas is here for the page's way only: who installs ours has none, but pyarrow would import it where it is."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        """Finds nothing, and lets nobody else find pandas."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
+def main() -> None:
+    """`python -m benchmarks.ours merge|load|both FOLDER`: FOLDER is the store, with the raw files in `raw/`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("step", choices=("merge", "load", "both"))
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    sys.meta_path.insert(0, _NoPandas())
+    settings = load_settings(dataset_name="sample", data_dir=given.folder)
+    store = ShardStore(settings.data_dir, settings.dataset)
+    report = StageReport()
+    if given.step in ("merge", "both"):
+        with report.phase("merge"):
+            made = merge_shard(store, SHARD, max_bad_fraction=settings.max_bad_fraction)
+        report.say(merged_bytes=made.file_bytes, quarantined=made.quarantined)
+    if given.step in ("load", "both"):
+        with report.phase("load"):
+            merged = read_merged(store.merged_path(SHARD), shard=SHARD)
+            with connect(settings) as db:
+                loaded = load_partition(db, merged)
+        report.say(part_bytes=loaded.bytes_on_disk, load_seconds=loaded.seconds)
+    report.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Benchmark: recall@10 of the index at the search settings that it names, on sample rows and on real vectors."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.alone import GrowingReport, index_parameters, parser, reported
+from benchmarks.real_vectors import AbsentError, Floats, glove_vectors, minilm_vectors
+from benchmarks.search_data import sample_table, vector_table
+from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table, named
+from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.figures import Evaluation, SearchSettings
+from laion_assets.table.connect import Database
+from laion_assets.table.cover import index_sizes
+from laion_assets.table.index import IndexParameters, build_indexes
+
+GRID = (
+    *(SearchSettings(ef) for ef in (64, 128, 256, 512)),
+    SearchSettings(64, multiplier=5),
+    SearchSettings(256, multiplier=5),
+    SearchSettings(256, multiplier=20),
+    SearchSettings(256, multiplier=90),
+)
+
+TARGETS = {"image_to_image": 0.99, "text_to_image": 0.95}
+TARGET = 0.95
+GOAL_ROWS = 200_000
+"""Up to this many sample rows in one part the targets are goals; beyond, figures are reported as they come."""
+
+ABOUT = """\
+{parameters}; each table is one part. {queries} queries a kind, drawn from the rows; recall@10 counts distances with
+ties, against exact neighbours of the same rows. The settings named are the fastest of the grid that reach the target:
+0.99 for image→image, 0.95 for the others; where none does, those of the highest recall. Real vectors are one column, so
+the kinds are: vectors asked of their own column, and vectors that are not in the table (drawn ones with noise)."""
+
+HEAD = ["vectors", "kind", "target", "settings named", "recall@10", "p50 ms", "exact p50 ms", "at ef 64, plain"]
+
+
+def main() -> None:
+    """`python -m benchmarks.recall`."""
+    options = parser(__doc__, "recall")
+    options.add_argument("--rows", type=int, nargs="*", default=[200_000], help="sample rows, one table each")
+    options.add_argument("--parameters", type=index_parameters, default=IndexParameters())
+    options.add_argument("--queries", type=int, default=50)
+    options.add_argument("--real", nargs="*", choices=("glove", "minilm"), default=["glove", "minilm"])
+    options.add_argument("--real-rows", type=int, default=400_000, help="at most so many real vectors")
+    options.add_argument("--captions", type=Path, help="Parquet with a column TEXT or caption, for MiniLM")
+    given = options.parse_args()
+    about = ABOUT.format(parameters=given.parameters, queries=given.queries)
+    with reported("recall", about, given) as report:
+        summary = [HEAD]
+        for kind in given.real:
+            _real(report, given, kind, summary)
+        for rows in given.rows:
+            name = f"sample, {rows:,} rows"
+            with sample_table(report.scratch / f"sample_{rows}", rows, given.parameters, report.say) as db:
+                measured = _measured(report, db, name, given.queries)
+            goals = TARGETS if rows <= GOAL_ROWS else {}
+            _summarise(report, summary, name, measured, goals)
+
+
+def _real(report: GrowingReport, given: argparse.Namespace, kind: str, summary: list[list[str]]) -> None:
+    """A set of real vectors, or a word on why there is none."""
+    makers: dict[str, Callable[[int], Floats]] = {
+        "glove": glove_vectors,
+        "minilm": partial(minilm_vectors, given.captions),
+    }
+    try:
+        report.say(f"reading {kind}")
+        vectors = makers[kind](given.real_rows)
+    except AbsentError as error:
+        report.note(f"{kind}: left out, {error}.")
+        report.say(f"{kind}: left out, {error}")
+        return
+    name = f"{kind}, {len(vectors):,} of {vectors.shape[1]} dimensions"
+    with vector_table(report.scratch / kind, kind, vectors, given.parameters, report.say) as db:
+        measured = _measured(report, db, name, given.queries)
+    _summarise(report, summary, name, measured, {})
+
+
+def _measured(report: GrowingReport, db: Database, name: str, queries: int) -> Evaluation:
+    """Builds and evaluates, and puts both into the report."""
+    built = build_indexes(db, progress=report.progress(), log=report.say)
+    size = index_sizes(built.cover).memory_bytes_a_vector
+    cores = built.core_seconds or 0.0
+    report.note(f"{name}: {cores:,.0f} core-seconds to build {built.vectors:,} vectors, {size:,.0f} bytes a vector.")
+    folder = db.settings.data_dir / "recall"
+    folder.mkdir(exist_ok=True)
+    evaluation = evaluate(db, Plan(queries, grid=GRID, queries_at_100=0), folder=folder, log=report.say)
+    report.table(name, measured_table(evaluation))
+    report.evaluation(name, evaluation)
+    return evaluation
+
+
+def _summarise(
+    report: GrowingReport, summary: list[list[str]], name: str, evaluation: Evaluation, goals: dict[str, float]
+) -> None:
+    """Names the settings of each kind; figures for the two kinds that have a target of their own."""
+    for kind in kinds_of(evaluation):
+        target = TARGETS.get(kind, TARGET)
+        best = named(evaluation, kind, target)
+        plain = next(one for one in evaluation.of_kind(kind) if one.search == SearchSettings(64)).at_10.mean
+        times = [f"{best.latency.p50:.1f}", f"{exact_ms(evaluation, kind):.1f}", f"{plain:.3f}"]
+        summary.append([name, NAMES[kind], f"{target}", str(best.search), f"{best.at_10.mean:.3f}", *times])
+        if kind in TARGETS:
+            report.figure(
+                f"{name}: recall@10 {NAMES[kind]}, {best.search}", best.at_10.mean, sign="≥", goal=goals.get(kind)
+            )
+    report.section.tables = {"Settings named": summary, **report.section.tables}
+    report.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Writes what was measured as a dated Markdown and JSON report that names the machine. It runs no peer."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Rounds, Spread, peak, spread, wall
+from benchmarks.process import ROOT
+
+PACKAGES = ("laion_assets", "chdb-core", "clickhouse-connect", "numpy", "pyarrow", "polars", "pandas")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure with what is wanted of it: `goal` is the bound, in the direction of `sign`; None where none is set."""
+
+    name: str
+    value: Spread
+    unit: str = ""
+    sign: str = "≤"
+    goal: float | None = None
+    form: str = ".2f"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median reaches the goal."""
+        if self.goal is None:
+            return None
+        return self.value.median <= self.goal if self.sign == "≤" else self.value.median >= self.goal
+
+    def cells(self) -> list[str]:
+        """Its row of the report's table."""
+        unit = f" {self.unit}" if self.unit else ""
+        wanted = "" if self.goal is None else f"{self.sign} {self.goal:{self.form}}{unit}"
+        verdict = {None: "", True: "yes", False: "**no**"}[self.met]
+        return [self.name, f"{self.value.text(self.form)}{unit}", wanted, verdict]
+
+
+@dataclass
+class Section:
+    """What one benchmark found: a word on what was done, tables (the first row is the head), figures, all runs."""
+
+    name: str
+    about: str
+    figures: list[Figure] = field(default_factory=list)
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    rounds: Rounds = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """The section's part of the report."""
+        lines = [f"## {self.name}", "", self.about, ""]
+        if self.figures:
+            head = ["figure", "median (least–most)", "wanted", "reached"]
+            lines += [*_table([head, *(figure.cells() for figure in self.figures)]), ""]
+        for title, rows in self.tables.items():
+            lines += [f"{title}:", "", *_table(rows), ""]
+        return "\n".join(lines)
+
+
+def stages_table(rounds: Rounds) -> list[list[str]]:
+    """Every peer and, below it, each of its processes and their named parts."""
+    rows = [["", "wall s", "CPU s", "peak anonymous MB", "others' cores"]]
+    for name, runs in rounds.items():
+        cpu = spread(rounds, name, lambda one: one.cpu)
+        others = spread(rounds, name, lambda one: max(stage.others for stage in one.stages.values()))
+        memory = spread(rounds, name, peak)
+        rows.append([f"**{name}**", spread(rounds, name, wall).text(), cpu.text(), _mega(memory), others.text()])
+        for stage, first in runs[0].stages.items():
+            measured = [one.stages[stage] for one in runs]
+            if len(runs[0].stages) > 1:
+                walls = Spread.of([m.wall for m in measured])
+                cpus = Spread.of([m.cpu for m in measured])
+                memory = Spread.of([float(m.peak_bytes) for m in measured])
+                rows.append([f"– {stage}, whole process", walls.text(), cpus.text(), _mega(memory), ""])
+            for phase in first.phases:
+                seconds = Spread.of([m.phases[phase] for m in measured])
+                memory = Spread.of([float(m.phase_peaks[phase]) for m in measured])
+                rows.append([f"– – {phase}", seconds.text(), "", _mega(memory), ""])
+    return rows
+
+
+def _mega(value: Spread) -> str:
+    return Spread(value.median / 1e6, value.low / 1e6, value.high / 1e6).text(".0f")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    processor = re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo"))
+    total = re.search(r"MemTotal:\s*(\d+) kB", _text("/proc/meminfo"))
+    virtual = ", virtual machine" if " hypervisor" in _text("/proc/cpuinfo") else ""
+    facts = {
+        "processor": f"{processor[1] if processor else platform.machine()}, {os.cpu_count()} cores{virtual}",
+        "memory": f"{int(total[1]) / 2**20:.1f} GiB" if total else "unknown",
+        "system": f"{platform.system()} {platform.release()}",
+        "load at the start": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "Python": platform.python_version(),
+        "revision": _revision(),
+    }
+    for package in PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "absent"
+    return facts
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _revision() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def write_report(
+    sections: Sequence[Section], title: str, command: str, facts: dict[str, str], began: datetime, folder: Path
+) -> Path:
+    """Writes `DATE-TITLE.md` and `.json` with every run; the path of the former. Call it again to add sections."""
+    folder.mkdir(parents=True, exist_ok=True)
+    minutes = (datetime.now(timezone.utc) - began).total_seconds() / 60
+    path = folder / f"{began:%Y-%m-%d-%H%M}-{title}.md"
+    lines = [f"# Benchmarks of {began:%Y-%m-%d %H:%M} UTC", "", f"`{command}` ({minutes:.0f} minutes)", ""]
+    lines += [*_table([["machine", ""], *([name, value] for name, value in facts.items())]), ""]
+    lines += [
+        "Every figure is of whole processes, interpreter start and imports included, unless it says otherwise. Peers "
+        "take turns; a ratio is of two runs of the same round. Memory is anonymous resident memory (RssAnon), looked "
+        "at every 10 ms. Before each run the disk is synced and the input files are read once. Others' cores is what "
+        "other processes of the machine used meanwhile: where it is not near 0, times are too long.",
+        "",
+    ]
+    path.write_text("\n".join(lines) + "\n".join(section.markdown() for section in sections), encoding="utf-8")
+    content = {
+        "command": command,
+        "began": began.isoformat(),
+        "machine": facts,
+        "sections": [_plain(s) for s in sections],
+    }
+    path.with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    plain = asdict(section)
+    for figure, row in zip(section.figures, plain["figures"], strict=True):
+        row["met"] = figure.met
+    return plain

@@ -1,0 +1,106 @@
+"""Tables that search benchmarks work on: sample or given vectors, by the project's own chain. It times nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laion_assets.settings import Settings, load_settings
+from laion_assets.shard.merge import merge_shard
+from laion_assets.shard.store import ShardStore, remove_file
+from laion_assets.source.sample import write_sample_shard
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.cover import CACHE_FACTOR
+from laion_assets.table.index import IndexParameters
+from laion_assets.table.load import load_partition
+
+SHARD = 0
+GIB = 2**30
+
+ONE_COLUMN = """\
+name = "{name}"
+shards = 1
+dimension = {dimension}
+dtype = "{dtype}"
+normalised = true
+has_text = false
+
+[defaults]
+NSFW = ""
+similarity = nan
+
+[[sources]]
+url = "{{data_dir}}/none"
+"""
+"""A dataset of vectors alone: those of the image column."""
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def sample_table(
+    folder: Path, rows: int, parameters: IndexParameters, say: Say, *, granularity: int = 512
+) -> Iterator[Database]:
+    """A table of one partition of sample rows, both columns, not indexed. Its files go where they are not needed."""
+    settings = _settings("sample", folder, parameters, granularity, 2 * rows, 512)
+    store = ShardStore(settings.data_dir, settings.dataset)
+    store.raw_folder.mkdir(parents=True, exist_ok=True)
+    say(f"making {rows:,} sample rows")
+    for path in write_sample_shard(folder / "sample", SHARD, rows):
+        path.replace(store.raw_folder / path.name)
+    with _loaded(settings, store, say) as db:
+        yield db
+
+
+@contextmanager
+def vector_table(
+    folder: Path, name: str, vectors: npt.NDArray[np.floating], parameters: IndexParameters, say: Say
+) -> Iterator[Database]:
+    """A table of one partition of given vectors of length 1, (n, d), float16 or float32, in the image column."""
+    rows, dimension = vectors.shape
+    folder.mkdir(parents=True, exist_ok=True)
+    description = folder / f"{name}.toml"
+    description.write_text(ONE_COLUMN.format(name=name, dimension=dimension, dtype=vectors.dtype.str))
+    settings = _settings(str(description), folder, parameters, 512, rows, dimension)
+    store = ShardStore(settings.data_dir, settings.dataset)
+    store.raw_folder.mkdir(parents=True, exist_ok=True)
+    files = store.raw_files(SHARD).paths()
+    np.save(files["image"], vectors)
+    numbers = [str(row) for row in range(rows)]
+    pq.write_table(pa.table({"url": numbers, "caption": numbers}), files["metadata"])
+    with _loaded(settings, store, say) as db:
+        yield db
+
+
+def _settings(
+    dataset: str, folder: Path, parameters: IndexParameters, granularity: int, vectors: int, dimension: int
+) -> Settings:
+    """The index cache holds every index, since reading them again and again would be measured instead."""
+    cache = int(1.25 * CACHE_FACTOR * vectors * parameters.bytes_a_vector(dimension))
+    return load_settings(
+        dataset_name=dataset,
+        data_dir=folder,
+        index_granularity=granularity,
+        index_cache_bytes=max(5 * GIB, cache),
+        hnsw_quantization=parameters.quantization,
+        hnsw_m=parameters.m,
+        hnsw_ef_construction=parameters.ef_construction,
+    )
+
+
+@contextmanager
+def _loaded(settings: Settings, store: ShardStore, say: Say) -> Iterator[Database]:
+    merged = merge_shard(store, SHARD, max_bad_fraction=0.01)
+    store.remove_raw(SHARD)
+    say(f"merged, {merged.file_bytes / 1e6:,.0f} MB; loading")
+    with connect(settings) as db:
+        loaded = load_partition(db, merged)
+        remove_file(merged.path)
+        say(f"{loaded.rows:,} rows loaded, {loaded.bytes_on_disk / 1e6:,.0f} MB")
+        yield db

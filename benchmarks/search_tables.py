@@ -1,0 +1,44 @@
+"""Evaluations as tables and figures of a report. It measures nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from laion_assets.recall.figures import Evaluation, Measurement
+
+KINDS = ("image_to_image", "text_to_image", "text_to_text", "image_to_text")
+"""The four kinds of query, those that people ask first."""
+
+NAMES = {
+    kind: kind.replace("_to_", "→").replace("held_out", "not in the table") for kind in (*KINDS, "held_out_to_image")
+}
+
+MEASURED_HEAD = ["kind", "search", "recall@10", "p5", "least", "p50 ms", "p99 ms", "exact p50 ms"]
+
+
+def kinds_of(evaluation: Evaluation) -> list[str]:
+    """The kinds that an evaluation has, in the order of a report."""
+    there = {summary.kind for summary in evaluation.kinds}
+    return [kind for kind in NAMES if kind in there]
+
+
+def named(evaluation: Evaluation, kind: str, target: float) -> Measurement:
+    """The fastest settings that reach a recall; where none does, those of the highest."""
+    return replace(evaluation, target=target).chosen(kind)
+
+
+def exact_ms(evaluation: Evaluation, kind: str) -> float:
+    """Median latency of exact search."""
+    return next(summary.exact.p50 for summary in evaluation.kinds if summary.kind == kind)
+
+
+def measured_table(evaluation: Evaluation) -> list[list[str]]:
+    """Every kind at every search setting."""
+    rows = [MEASURED_HEAD]
+    for kind in kinds_of(evaluation):
+        exact = f"{exact_ms(evaluation, kind):.1f}"
+        for one in evaluation.of_kind(kind):
+            recall, latency = one.at_10, one.latency
+            figures = [f"{recall.mean:.3f}", f"{recall.p5:.2f}", f"{recall.minimum:.2f}"]
+            rows.append([NAMES[kind], str(one.search), *figures, f"{latency.p50:.1f}", f"{latency.p99:.1f}", exact])
+    return rows

@@ -1,0 +1,32 @@
+"""What a measured program tells the harness: its parts with their times, and its figures. It measures no memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class StageReport:
+    """Collects named parts and figures of this process, and prints them as one line of JSON at the end."""
+
+    def __init__(self) -> None:
+        self._phases: list[tuple[str, float, float]] = []
+        self._figures: dict[str, object] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times one part by the clock that the harness's looks at memory have too."""
+        start = time.monotonic()
+        yield
+        self._phases.append((name, start, time.monotonic()))
+
+    def say(self, **figures: object) -> None:
+        """Adds figures."""
+        self._figures.update(figures)
+
+    def close(self) -> None:
+        """Prints everything."""
+        sys.stdout.write(json.dumps({**self._figures, "phases": self._phases}) + "\n")

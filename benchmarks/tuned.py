@@ -1,0 +1,147 @@
+"""Benchmark: tuned index parameters against those of ClickHouse's page: build, bytes, recall, and where they break."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from benchmarks.alone import GrowingReport, index_parameters, parser, reported, shape
+from benchmarks.search_data import sample_table
+from benchmarks.search_tables import KINDS, NAMES, exact_ms, named
+from laion_assets.dataset import load_dataset
+from laion_assets.recall.figures import Measurement
+from laion_assets.recall.tuning import PAGE_PARAMETERS, TRIAL_GRID, Trial, TuningPlan, tune
+from laion_assets.table.connect import Database
+from laion_assets.table.index import IndexParameters
+
+TARGET = 0.95
+FEWER_CORE_SECONDS, FEWER_BYTES, SMALL_BYTES = 4.0, 2.0, 250.0
+
+ABOUT = """\
+Sample rows (512 dimensions, both columns) in a scratch table of so many equal partitions of one part each; {queries}
+queries a kind; each build and search by `recall.tuning`. *Worst recall@10* is that of the worst of the four kinds of
+query, each at the fastest search settings with {target} or more, or at those of the most recall where none has that.
+Rescoring ranks candidates by the stored vectors; it reads whole granules, so rows a granule are varied. Times faster is
+the median of exact search over that of those settings, for the kind with the least. The reference is the page's
+{page}, on the same rows in as many partitions, at the first granularity."""
+
+HEAD = [
+    "rows × partitions", "parameters", "rows a granule", "core-s a million vectors", "bytes a vector",
+    "GB for all of LAION-400M", "worst recall@10",
+    *(f"{NAMES[kind]}: settings, recall@10, ms (exact ms)" for kind in KINDS), "times faster, least", "holds",
+]  # fmt: skip
+
+
+def main() -> None:
+    """`python -m benchmarks.tuned`."""
+    options = parser(__doc__, "tuned")
+    options.add_argument(
+        "--shapes", type=shape, nargs="+", help="ROWSxPARTITIONS of each table",
+        default=[(200_000, 1), (200_000, 10), (200_000, 40), (40_000, 1)],
+    )  # fmt: skip
+    options.add_argument(
+        "--parameters", type=index_parameters, nargs="+", help="tuned ones",
+        default=[IndexParameters("i8", 16, 64), IndexParameters("b1", 16, 64)],
+    )  # fmt: skip
+    options.add_argument("--granularities", type=int, nargs="+", default=[512, 64], help="rows a granule")
+    options.add_argument("--page-rows", type=int, default=200_000, help="no reference is built above so many rows")
+    options.add_argument("--queries", type=int, default=50)
+    given = options.parse_args()
+    about = ABOUT.format(queries=given.queries, target=TARGET, page=PAGE_PARAMETERS)
+    rows = max(rows for rows, _ in given.shapes)
+    with (
+        reported("tuned", about, given) as report,
+        sample_table(report.scratch, rows, PAGE_PARAMETERS, report.say) as db,
+    ):
+        table = [HEAD]
+        for one in given.shapes:
+            _try_shape(report, db, one, given, table)
+
+
+def _try_shape(
+    report: GrowingReport, db: Database, one: tuple[int, int], given: argparse.Namespace, table: list[list[str]]
+) -> None:
+    """The reference, then the tuned parameters at every granularity; the report is written after each build."""
+    rows, partitions = one
+    reference: Trial | None = None
+    for granularity in given.granularities:
+        with_reference = granularity == given.granularities[0] and rows <= given.page_rows
+        for parameters in [*([PAGE_PARAMETERS] if with_reference else []), *given.parameters]:
+            report.say(f"{rows:,} rows × {partitions}: {parameters}, granularity {granularity}")
+            plan = TuningPlan(
+                rows, partitions, [parameters], [granularity], TRIAL_GRID, given.queries, other_forms=False
+            )
+            (trial,) = tune(db, plan, log=report.say).trials
+            table.append(_row(one, trial))
+            report.table("Trials", table)
+            report.raw(f"{rows}x{partitions}, {trial}", asdict(trial))
+            if parameters == PAGE_PARAMETERS:
+                reference = trial
+                report.figure(f"{_words(one)}, {trial.parameters}: worst recall@10", worst_recall(trial))
+            else:
+                _compare(report, one, trial, reference)
+
+
+def _compare(report: GrowingReport, one: tuple[int, int], trial: Trial, reference: Trial | None) -> None:
+    """Figures of one tuned choice; whether each shape reaches its goals is what the benchmark is to show."""
+    name = f"{_words(one)}, {trial.parameters}, {trial.granularity} a granule"
+    report.figure(f"{name}: worst recall@10", worst_recall(trial), sign="≥", goal=TARGET)
+    report.figure(f"{name}: times faster than exact, least", _least_speedup(trial), form=".1f")
+    small = trial.parameters.quantization == "b1"
+    if small:
+        report.figure(f"{name}: bytes a vector", trial.memory_bytes_a_vector, sign="≤", goal=SMALL_BYTES, form=".0f")
+    if reference is not None:
+        cores = (reference.core_seconds_a_million or 0.0) / (trial.core_seconds_a_million or 1.0)
+        size = reference.memory_bytes_a_vector / trial.memory_bytes_a_vector
+        report.figure(f"{name}: times fewer core-seconds", cores, sign="≥", goal=FEWER_CORE_SECONDS, form=".1f")
+        report.figure(f"{name}: times fewer bytes", size, sign="≥", goal=FEWER_BYTES, form=".2f")
+
+
+def _row(one: tuple[int, int], trial: Trial) -> list[str]:
+    cells = []
+    for kind in KINDS:
+        best = _best(trial, kind)
+        cells.append(
+            f"{best.search}, {best.at_10.mean:.3f}, {best.latency.p50:.1f} ({exact_ms(trial.evaluation, kind):.1f})"
+        )
+    recall, faster = worst_recall(trial), _least_speedup(trial)
+    broken = [word for word, bad in (("recall", recall < TARGET), ("slower than exact", faster < 1)) if bad]
+    return [
+        f"{one[0]:,} × {one[1]}",
+        str(trial.parameters),
+        f"{trial.granularity}",
+        f"{trial.core_seconds_a_million or 0:,.0f}",
+        f"{trial.memory_bytes_a_vector:,.0f}",
+        f"{trial.memory_bytes_a_vector * _laion_vectors() / 1e9:,.0f}",
+        f"{recall:.3f}",
+        *cells,
+        f"{faster:.1f}",
+        f"no: {', '.join(broken)}" if broken else "yes",
+    ]
+
+
+def worst_recall(trial: Trial) -> float:
+    """Recall@10 of the worst of the four kinds, each at its best settings."""
+    return min(_best(trial, kind).at_10.mean for kind in KINDS)
+
+
+def _least_speedup(trial: Trial) -> float:
+    return min(exact_ms(trial.evaluation, kind) / _best(trial, kind).latency.p50 for kind in KINDS)
+
+
+def _best(trial: Trial, kind: str) -> Measurement:
+    return named(trial.evaluation, kind, TARGET)
+
+
+def _laion_vectors() -> int:
+    """Of all shards, both columns."""
+    dataset = load_dataset("laion400m")
+    return sum(dataset.known_rows(shard) or 0 for shard in range(dataset.shards)) * len(dataset.vector_columns)
+
+
+def _words(one: tuple[int, int]) -> str:
+    return f"{one[0]:,} rows in {one[1]}"
+
+
+if __name__ == "__main__":
+    main()
