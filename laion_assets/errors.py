@@ -51,6 +51,10 @@ class StoreError(LaionError):
     """The store cannot take or give a file: no space, read-only, or a raw file that was removed after its merge."""
 
 
+class MissingRawError(StoreError):
+    """A step needs raw files that are not in the store: they must be fetched (again) first, so waiting is no use."""
+
+
 class ShardFileError(LaionError):
     """One of a shard's files is not what its dataset says: magic, dtype, shape, size, columns, row count."""
 

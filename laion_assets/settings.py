@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -199,6 +200,7 @@ def load_settings(**overrides: object) -> Settings:
 
     A value that does not hold is named with its variable; the value itself is not shown, since it may be a secret.
     """
+    _refuse_unknown_variables()
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks each value
     except ValidationError as error:
@@ -214,6 +216,19 @@ def load_settings(**overrides: object) -> Settings:
             expected="LAION_SOURCE, or [[sources]] in the dataset's file",
         )
     return settings
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would leave its setting at the default, and nobody would know."""
+    known = {_variable(field) for field in Settings.model_fields} | {"LAION_DATASET"}
+    unknown = sorted(name for name in os.environ if name.startswith("LAION_") and name not in known)
+    if unknown:
+        raise SettingsError(
+            "settings",
+            found=f"{', '.join(unknown)} in the environment",
+            expected="a variable that exists",
+            advice="docs/settings.md lists every variable",
+        )
 
 
 def _variable(field: str) -> str:

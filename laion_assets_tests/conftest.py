@@ -55,7 +55,7 @@ class Shard:
     @property
     def rows(self) -> int:
         """How many it has."""
-        return self.table.num_rows
+        return int(self.table.num_rows)
 
     def head(self, rows: int) -> Shard:
         """Its first rows."""

@@ -78,6 +78,12 @@ WRONG: dict[str, str] = {
     "extra_columns": "width,colour",
     "vector_codec": "ZSTD(3)) ORDER BY id --",
     "index_granularity": "0",
+    "load_shards": "0",
+    "retry_cron": "once a day",
+    "observe_cron": "",
+    "report_cron": "* * *",
+    "fresh_days": "-1",
+    "tuning_partitions": "0",
     "index_first": "0",
     "index_step": "ten",
     "recall_target": "0",
@@ -152,7 +158,11 @@ def test_secrets_are_read_and_shown_by_nobody(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "url", [f"postgres://u:{SECRET}@h/d", f"http//u:{SECRET}@h", f"{SECRET}", f"http://[::1:{SECRET}@h/d", ""]
+    "url",
+    [
+        *(f"postgres://u:{SECRET}@h/d", f"http//u:{SECRET}@h", f"{SECRET}", f"http://[::1:{SECRET}@h/d", ""),
+        *(f"http://me:{SECRET}@h:{port}/d" for port in ("abc", "99999", "-1")),
+    ],
 )
 def test_a_clickhouse_url_that_cannot_be_is_refused_without_its_password(
     url: str, monkeypatch: pytest.MonkeyPatch

@@ -63,7 +63,9 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 def report_markdown(histories: list[ShardHistory], findings: Sequence[Finding]) -> str:
     """The page: findings, totals, then a row a shard that was ever begun."""
-    lines = [f"- {'✅' if found.passed else '❌'} `{found.check}`: {_cell(found.seen)}" for found in findings]
+    lines = [
+        f"- {'passed' if found.passed else '**failed**'} `{found.check}`: {_cell(found.seen)}" for found in findings
+    ]
     lines += ["", _totals(histories), ""]
     stages = " | ".join(f"{asset} s" for asset in CHAIN)
     lines += [

@@ -11,7 +11,14 @@ from functools import cached_property
 import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
 
-from laion_assets.errors import EngineHeldError, LaionError, PermanentSourceError, SourceError, StoreError
+from laion_assets.errors import (
+    EngineHeldError,
+    LaionError,
+    MissingRawError,
+    PermanentSourceError,
+    SourceError,
+    StoreError,
+)
 from laion_assets.progress import LoggedProgress, Progress
 from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
 from laion_assets.shard.metadata import ColumnType
@@ -31,6 +38,7 @@ IO_RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL
 """For steps that do IO. Errors that a repetition cannot mend are raised with `allow_retries=False`."""
 
 WORTH_RETRYING = (SourceError, EngineHeldError, StoreError)
+NOT_WORTH_RETRYING = (PermanentSourceError, MissingRawError)
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def failing_clearly() -> Iterator[None]:
     try:
         yield
     except LaionError as error:
-        worth_retrying = isinstance(error, WORTH_RETRYING) and not isinstance(error, PermanentSourceError)
+        worth_retrying = isinstance(error, WORTH_RETRYING) and not isinstance(error, NOT_WORTH_RETRYING)
         raise dg.Failure(
             description=str(error),
             metadata={"subject": error.subject, "found": error.found, "expected": error.expected}

@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 from dagster._core.storage.tags import KIND_PREFIX
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.errors import ShardFileError
+from laion_assets.errors import LaionError, ShardFileError
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
@@ -48,7 +48,7 @@ def read_header(path: Path, *, subject: str, dimension: int) -> NpyHeader:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            shape, fortran_order, dtype = _parse_header(file, refuse)
+            shape, fortran_order, dtype = parse_header(file, refuse)
             offset = file.tell()
     except OSError as error:
         raise refuse(f"{error.strerror or error}", "a readable npy file") from error
@@ -65,9 +65,13 @@ def read_header(path: Path, *, subject: str, dimension: int) -> NpyHeader:
     return NpyHeader(rows, columns, dtype, fortran_order, offset)
 
 
-def _parse_header(
-    file: BinaryIO, refuse: Callable[[str, str], ShardFileError]
+def parse_header(
+    file: IO[bytes], refuse: Callable[[str, str], LaionError]
 ) -> tuple[tuple[int, ...], bool, np.dtype[np.floating]]:
+    """Shape, order and dtype of an npy file at its beginning, by numpy's own reader; nothing is ever unpickled or run.
+
+    Raises what `refuse` makes of what was found and what was expected.
+    """
     start = file.read(12)
     if start[:6] != MAGIC:
         raise refuse(f"a file that starts with {start[:16]!r}", "an npy file (\\x93NUMPY)")

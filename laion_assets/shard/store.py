@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laion_assets.dataset import Dataset, FileKind
-from laion_assets.errors import StoreError
+from laion_assets.errors import MissingRawError, StoreError
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class ShardStore:
         return self.folder / "merged" / f"quarantine_{shard}.parquet"
 
     def require_raw(self, shard: int) -> ShardFiles:
-        """The raw files, which must be there. Raises `StoreError`, which says how to get them back."""
+        """The raw files, which must be there. Raises `MissingRawError`, which says how to get them back."""
         files = self.raw_files(shard)
         missing = files.missing()
         if missing:
             gone = (
                 " (removed after its merge, since LAION_KEEP_RAW is false)" if self.merged_path(shard).exists() else ""
             )
-            raise StoreError(
+            raise MissingRawError(
                 f"shard {shard}",
                 found=f"no {', '.join(path.name for path in missing)} in {self.raw_folder}{gone}",
                 advice=f"materialize raw_shard for partition {shard} first",

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-
 from laion_assets.dataset import FileKind
 from laion_assets.errors import SettingsError
 from laion_assets.settings import Settings
+from laion_assets.shard.npy import parse_header
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.manifest import ManifestEntry, load_manifest
 
@@ -127,14 +126,7 @@ def _check_parquet_end(wanted: WantedFile, file: IO[bytes], size: int, place: st
 def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
     """numpy's own header reader; data are not read, and objects (pickles) are refused."""
     file.seek(0)
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, _, dtype = read(file)
-    except KeyError:
-        raise _wrong(wanted, place, f"npy version {version}", "version 1.0 or 2.0") from None
-    except ValueError as error:
-        raise _wrong(wanted, place, f"a header that numpy cannot read ({error})", "an npy header") from error
+    shape, _, dtype = parse_header(file, lambda found, expected: _wrong(wanted, place, found, expected))
     if dtype.hasobject:
         raise _wrong(wanted, place, "pickled Python objects", "numbers")
     promised = file.tell() + math.prod(shape) * dtype.itemsize

@@ -133,7 +133,8 @@ def _sizes_of(db: Database, probe: str, shard: int, names: list[str]) -> dict[st
     lacking: set[str] = set()
     # Parts are taken out again one by one: what a total does not lose then, that part did not have.
     for (part,) in db.rows(
-        "SELECT name FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active",
+        "SELECT name FROM system.parts WHERE database = {database:String} AND table = {table:String} "
+        "AND active AND rows > 0",
         parameters={"database": db.database, "table": probe},
     ):
         db.command(f"ALTER TABLE {quoted} DROP PART {{part:String}}", parameters={"part": str(part)})

@@ -42,7 +42,7 @@ def partition_keys(db: Database) -> list[PartitionKey]:
     """The key of every part, by shard. REPLACE PARTITION gives new block numbers, a mutation keeps them."""
     rows = db.rows(
         "SELECT toInt64(partition), rows, min_block_number, max_block_number FROM system.parts "
-        "WHERE database = {database:String} AND table = {table:String} AND active ORDER BY 1, 3",
+        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 ORDER BY 1, 3",
         parameters={"database": db.database, "table": db.settings.table},
     )
     return [PartitionKey(*(int(value) for value in row)) for row in rows]

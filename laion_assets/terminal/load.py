@@ -43,7 +43,7 @@ class Outcome:
 def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
     """Loads what is missing of `shards`, goes on after a failed one, prints a table; whether all are loaded.
 
-    Raises `KeyboardInterrupt` after the run in which Ctrl-C came.
+    Raises `KeyboardInterrupt` after the run in which Ctrl-C came, and says first that the same call goes on.
     """
     rows_in_table = loaded_rows(settings)
     outcomes: list[Outcome] = []
@@ -56,6 +56,7 @@ def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, co
                 continue
             outcome = _run(job, shard, steps, instance)
             if interrupted():
+                console.print("stopped: the same command goes on where it was", style="yellow")
                 raise KeyboardInterrupt
             outcomes.append(outcome)
             bars.bar(str(shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")

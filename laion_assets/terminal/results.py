@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 
 from rich.console import Console
@@ -27,9 +28,8 @@ def print_results(result: SearchResult, console: Console, title: str, notice: st
     table.add_column("shard", justify="right", no_wrap=True, min_width=5)
     table.add_column("id", justify="right", no_wrap=True, min_width=max(8, len(str(_largest_id(result)))))
     for found in result.neighbours:
-        # Text, not markup: a caption may hold brackets that Rich would take for a style.
-        caption = Text(" ".join(found.caption.split()))
-        url = [Text(found.url)] if wide else []
+        caption = _shown(found.caption)
+        url = [_shown(found.url)] if wide else []
         table.add_row(str(found.rank), f"{found.distance:.4f}", caption, *url, str(found.shard), str(found.id))
     console.print(table)
     console.print(notice, markup=False, highlight=False)
@@ -38,6 +38,11 @@ def print_results(result: SearchResult, console: Console, title: str, notice: st
 def results_json(result: SearchResult, query: str) -> str:
     """One JSON object: `query`, `by`, `exact`, `seconds`, and `neighbours` with their fields."""
     return json.dumps({"query": query, **asdict(result)}, ensure_ascii=False)
+
+
+def _shown(text: str) -> Text:
+    """Text of the crawl in one line: its brackets are no style, and its control codes do not reach the terminal."""
+    return Text(re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", " ".join(text.split())))
 
 
 def _largest_id(result: SearchResult) -> int:

@@ -83,7 +83,7 @@ def test_findings_stand_first() -> None:
     page = report_markdown(
         [], [Finding("ingest_is_moving", True, "all"), Finding("disk_space_suffices", False, "1\n2")]
     )
-    assert page.splitlines()[:2] == ["- ✅ `ingest_is_moving`: all", "- ❌ `disk_space_suffices`: 1 2"]
+    assert page.splitlines()[:2] == ["- passed `ingest_is_moving`: all", "- **failed** `disk_space_suffices`: 1 2"]
 
 
 @pytest.fixture(scope="module")

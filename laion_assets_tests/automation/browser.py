@@ -70,6 +70,14 @@ def open_graph(page: Page) -> None:
     page.get_by_role("img", name="zoom_in").wait_for()
 
 
+def materialize(page: Page, asset: str) -> None:
+    """Materializes an unpartitioned asset, what it is made from being there, by its button."""
+    page.goto(f"/assets/{asset}")
+    # To leave the page before it asked for the run would leave the run out.
+    with page.expect_response(lambda response: "mutation Launch" in (response.request.post_data or "")):
+        page.get_by_role("button", name="Materialize").first.click()
+
+
 def open_markdown(page: Page, asset: str, *, timeout: float) -> None:
     """Opens the Markdown report of an asset's last materialization, waiting for there to be one."""
     page.goto(f"/assets/{asset}?view=events")

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from laion_assets.source.sample import write_sample_shard
-from laion_assets_tests.automation.browser import SECONDS, chromium_path, open_browser, open_graph, open_markdown
+from laion_assets_tests.automation.browser import (
+    SECONDS,
+    chromium_path,
+    materialize,
+    open_browser,
+    open_graph,
+    open_markdown,
+)
 from laion_assets_tests.automation.services import Services, wait_for
 
 if TYPE_CHECKING:
@@ -112,8 +119,7 @@ def _the_recall_report_has_its_picture(page: Page) -> None:
 
 
 def _the_load_report_has_its_table(page: Page) -> None:
-    page.goto("/assets/load_report")
-    page.get_by_role("button", name="Materialize").first.click()
+    materialize(page, "load_report")
     open_markdown(page, "load_report", timeout=MILLISECONDS)
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(f"2 of 3 shards loaded, {2 * ROWS} rows.").wait_for()

@@ -1,0 +1,149 @@
+"""Takes the pictures of docs/images anew: a load of sample shards in the UI, from the first shard to its reports.
+
+Run it with `make screenshots`. It needs Chromium and `playwright`, works in a folder of its own and takes some minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from laion_assets.health.history import CHAIN
+from laion_assets.source.sample import write_sample_shard
+from laion_assets_tests.automation.browser import (
+    chromium_path,
+    materialize,
+    open_browser,
+    open_graph,
+    open_markdown,
+    save_picture,
+)
+from laion_assets_tests.automation.services import Services, wait_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+IMAGES = Path(__file__).resolve().parent / "images"
+SHARDS, ROWS = 8, 2_000
+CORRUPT = 2
+MINUTES = 15
+DATASET = f"""\
+name = "sample"
+shards = {SHARDS}
+dimension = 512
+clip_model = "sample"
+[[sources]]
+url = "{{data_dir}}/sample"
+"""
+
+
+def main() -> None:
+    """Loads the sample with one corrupt shard, mends it, and takes four pictures on the way."""
+    if chromium_path() is None:
+        sys.exit("Chromium is needed: apt-get install chromium")
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="laion-screenshots-") as name:
+        folder = Path(name)
+        services = _services(folder)
+        try:
+            services.start_webserver()
+            services.start_daemon()
+            with open_browser(services.url) as page:
+                _take_pictures(page, services, folder)
+        finally:
+            services.stop()
+
+
+def _services(folder: Path) -> Services:
+    """A Dagster instance over sample shards, one of which is cut off."""
+    for shard in range(SHARDS):
+        write_sample_shard(folder / "data" / "sample", shard, ROWS)
+    (folder / "sample.toml").write_text(DATASET, encoding="utf-8")
+    environment = {
+        "LAION_DATASET": str(folder / "sample.toml"),
+        "LAION_DATA_DIR": str(folder / "data"),
+        "LAION_INDEX_FIRST": str(SHARDS - 1),
+        "LAION_HNSW_M": "16",
+        "LAION_HNSW_EF_CONSTRUCTION": "64",
+    }
+    return Services(folder / "home", environment)
+
+
+def _take_pictures(page: Page, services: Services, folder: Path) -> None:
+    images = folder / "data" / "sample" / "img_emb" / f"img_emb_{CORRUPT}.npy"
+    whole = images.read_bytes()
+    images.write_bytes(whole[:-1000])
+    services.launch_backfill(list(CHAIN), [str(shard) for shard in range(SHARDS)])
+
+    # In the midst of the backfill: loaded, failed, running and missing shards side by side.
+    page.goto("/assets/clickhouse_partition?view=partitions")
+    _when_partitions(page, at_least=SHARDS // 2)
+    page.get_by_title("0", exact=True).first.click()
+    time.sleep(3)
+    save_picture(page, IMAGES / "backfill.png")
+
+    # The milestone is reached without the corrupt shard; index and recall come by themselves.
+    open_markdown(page, "recall_report", timeout=MINUTES * 60_000)
+    _widen(page)
+    save_picture(page, IMAGES / "recall_report.png")
+
+    # The report is asked for while the corrupt shard is there to be seen.
+    materialize(page, "load_report")
+    open_markdown(page, "load_report", timeout=MINUTES * 60_000)
+    _widen(page)
+    save_picture(page, IMAGES / "load_report.png")
+
+    # The whole graph once that shard was mended and retried, and the last milestone was built.
+    mended = images.with_suffix(".new")
+    mended.write_bytes(whole)
+    mended.replace(images)
+    services.launch_backfill(list(CHAIN), [str(CORRUPT)])
+    page.goto("/assets/clickhouse_partition?view=partitions")
+    _when_partitions(page, at_least=SHARDS)
+    materialize(page, "load_report")
+    _when_settled(services)
+    open_graph(page)
+    page.get_by_text("Hide navigation").click()
+    page.get_by_role("img", name="panel_show_right").click()
+    time.sleep(2)
+    open_graph(page)
+    time.sleep(4)
+    save_picture(page, IMAGES / "lineage.png")
+
+
+def _when_settled(services: Services) -> None:
+    """Waits until the automation asked for nothing more: no run under way for longer than its sensor sleeps."""
+    active = "{ runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED]}) { ... on Runs { count } } }"
+    quiet_since = time.monotonic()
+
+    def settled() -> bool | None:
+        nonlocal quiet_since
+        if services.query(active)["runsOrError"]["count"]:
+            quiet_since = time.monotonic()
+        time.sleep(2)
+        return time.monotonic() - quiet_since > 75 or None
+
+    wait_for(settled, seconds=MINUTES * 60, what="the end of all runs")
+
+
+def _when_partitions(page: Page, *, at_least: int) -> None:
+    """Waits until so many partitions are materialized."""
+
+    def there() -> bool | None:
+        shown = page.get_by_text("Materialized (").first.inner_text()
+        return int(shown.partition("(")[2].rstrip(")")) >= at_least or None
+
+    wait_for(there, seconds=MINUTES * 60, what=f"the loading of {at_least} shards")
+
+
+def _widen(page: Page) -> None:
+    """A report's dialog over the whole window."""
+    page.add_style_tag(content="[role=dialog] { width: 1300px !important; max-width: 1300px !important; }")
+    time.sleep(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The Dagster instance that commands use: DAGSTER_HOME's, else this folder's, and what killed commands left in it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from laion_assets.errors import SettingsError
+from laion_assets.terminal.instance import (
+    MINIMAL_CONFIG,
+    PROCESS_TAG,
+    dagster_instance,
+    make_instance,
+    process_tag,
+    settle_dead_runs,
+)
+from laion_assets_tests.conftest import assert_one_line
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding an instance changes the folder and DAGSTER_HOME; both are put back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", "put back")
+    monkeypatch.delenv("DAGSTER_HOME")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """An instance of the test's own."""
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def test_the_instance_is_that_of_dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_instance(tmp_path / "home")
+    (tmp_path / "dagster.yaml").write_text(MINIMAL_CONFIG)
+    with dagster_instance() as instance:
+        assert instance.root_directory == str(tmp_path / "home")
+
+
+def test_without_dagster_home_it_is_that_of_this_folder(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text(MINIMAL_CONFIG)
+    with dagster_instance() as instance:
+        assert instance.root_directory == str(tmp_path)
+
+
+@pytest.mark.parametrize("home", [None, "/nowhere"])
+def test_a_folder_without_dagster_yaml_is_refused_with_what_to_do(
+    home: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if home is not None:
+        monkeypatch.setenv("DAGSTER_HOME", home)
+    with pytest.raises(SettingsError) as caught:
+        dagster_instance()
+    assert_one_line(caught.value, f"no dagster.yaml in {home or 'this folder'}", "set DAGSTER_HOME")
+
+
+def test_an_instance_of_its_own_sends_no_telemetry_and_keeps_what_is_set(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    make_instance(home)
+    assert (home / "dagster.yaml").read_text() == MINIMAL_CONFIG
+    with dagster_instance() as instance:
+        assert not instance.telemetry_enabled
+    (home / "dagster.yaml").write_text(f"{MINIMAL_CONFIG}# mine\n")
+    make_instance(home)
+    assert (home / "dagster.yaml").read_text().endswith("# mine\n")
+
+
+def started_run(instance: dg.DagsterInstance, tag: str | None) -> str:
+    """A run that is under way, of the process that the tag names."""
+    run = instance.create_run(
+        job_name="load_shards",
+        run_id=None,
+        run_config=None,
+        status=dg.DagsterRunStatus.STARTED,
+        tags=None if tag is None else {PROCESS_TAG: tag},
+        root_run_id=None,
+        parent_run_id=None,
+        step_keys_to_execute=None,
+        execution_plan_snapshot=None,
+        job_snapshot=None,
+        parent_job_snapshot=None,
+        asset_selection=None,
+        asset_check_selection=None,
+        resolved_op_selection=None,
+        op_selection=None,
+        remote_job_origin=None,
+        job_code_origin=None,
+        asset_graph=None,  # type: ignore[arg-type]  # only runs with a plan need one
+    )
+    return run.run_id
+
+
+def test_runs_of_processes_that_are_gone_are_ended_and_others_are_not(instance: dg.DagsterInstance) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = socket.gethostname()
+    dead = started_run(instance, f"{host}/{gone.pid}")
+    others = [
+        started_run(instance, f"{host}/{os.getppid()}"),
+        started_run(instance, f"elsewhere.example/{gone.pid}"),
+        started_run(instance, None),
+    ]
+    assert settle_dead_runs(instance) == [dead]
+    run = instance.get_run_by_id(dead)
+    assert run is not None
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    for other in others:
+        still = instance.get_run_by_id(other)
+        assert still is not None
+        assert still.status == dg.DagsterRunStatus.STARTED
+    assert settle_dead_runs(instance) == []
+
+
+def test_the_tag_names_this_process() -> None:
+    assert process_tag() == {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}"}

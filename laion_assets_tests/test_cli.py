@@ -1,0 +1,302 @@
+"""The command as people run it: a load with a corrupt shard, stopped and gone on with; searches; errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from laion_assets.cli import app
+from laion_assets.settings import load_settings
+from laion_assets.table.connect import connect
+from laion_assets.table.schema import partitions
+from laion_assets.terminal.instance import make_instance
+from laion_assets_tests.conftest import SAMPLE_ROWS, Shard, copy_sample
+
+SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
+GROUP = typer.main.get_command(app)
+COMMANDS = sorted(GROUP.list_commands(None)) if hasattr(GROUP, "list_commands") else []
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder to work in, with sample shards, a store and a Dagster instance of its own."""
+
+    folder: Path
+
+    @classmethod
+    def made(cls, folder: Path, sample_folder: Path) -> Workspace:
+        """A fresh one."""
+        copy_sample(sample_folder, folder / "source")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAGSTER_HOME", "restored afterwards")
+            make_instance(folder / "home")
+        return cls(folder)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the command finds in its environment."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LAION_")}
+        return kept | {
+            "COLUMNS": "250",
+            "DAGSTER_HOME": str(self.folder / "home"),
+            "LAION_DATASET": "sample",
+            "LAION_SOURCE": str(self.folder / "source"),
+            "LAION_DATA_DIR": str(self.folder / "data"),
+            "LAION_CLICKHOUSE_WAIT_SECONDS": "1",
+        }
+
+    def start(self, *arguments: str, **changed: str) -> subprocess.Popen[str]:
+        """Starts the command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "laion_assets.cli", *arguments],
+            cwd=self.folder,
+            env=self.environment | changed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        """Runs the command to its end."""
+        with self.start(*arguments, **changed) as process:
+            said, complained = process.communicate(timeout=150)
+        return subprocess.CompletedProcess(arguments, process.returncode, said, complained)
+
+    def partitions(self) -> list[tuple[int, int, int]]:
+        """Shard, rows and parts of the table's partitions."""
+        with connect(load_settings(dataset_name="sample", data_dir=self.folder / "data")) as db:
+            return [(state.shard, state.rows, state.parts) for state in partitions(db)]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A load of shards 0 to 2 of which one is corrupt, the same call after it was mended, and what came of them."""
+
+    workspace: Workspace
+    first: subprocess.CompletedProcess[str]
+    after_first: list[tuple[int, int, int]]
+    second: subprocess.CompletedProcess[str]
+    after_second: list[tuple[int, int, int]]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> Story:
+    """Two calls of `load 0-2`."""
+    workspace = Workspace.made(tmp_path_factory.mktemp("cli"), sample_folder)
+    corrupt = workspace.folder / "source" / "text_emb" / "text_emb_1.npy"
+    sound = corrupt.read_bytes()
+    corrupt.write_bytes(sound[:-1000])
+    first = workspace.run("load", "0-2")
+    after_first = workspace.partitions()
+    corrupt.write_bytes(sound)
+    second = workspace.run("load", "0-2")
+    return Story(workspace, first, after_first, second, workspace.partitions())
+
+
+def test_a_load_goes_on_after_a_corrupt_shard_and_exits_with_1(story: Story) -> None:
+    assert story.first.returncode == 1, story.first
+    assert story.after_first == [(0, SAMPLE_ROWS[0], 1), (2, SAMPLE_ROWS[2], 1)]
+
+
+def test_a_load_ends_with_a_table_of_what_failed_and_why(story: Story) -> None:
+    rows = {cells[0]: cells for line in story.first.stdout.splitlines() if len(cells := outcome_cells(line)) >= 5}
+    assert rows["0"][1:3] == ["loaded", "1,000"]
+    assert rows["2"][1:3] == ["loaded", "250"]
+    assert rows["1"][1:3] == ["failed", "0"]
+    assert "text_emb_1.npy" in story.first.stdout
+    assert "Traceback" not in story.first.stdout + story.first.stderr
+
+
+def outcome_cells(line: str) -> list[str]:
+    """The cells of a line of the table that ends a load."""
+    return [cell.strip() for cell in line.strip("│┃|").split("│")] if "│" in line else []
+
+
+def test_a_second_load_goes_on_where_the_first_ended(story: Story) -> None:
+    assert story.second.returncode == 0, story.second
+    rows = {cells[0]: cells for line in story.second.stdout.splitlines() if len(cells := outcome_cells(line)) >= 5}
+    assert {shard: cells[1] for shard, cells in rows.items() if shard in "012"} == {
+        "0": "was loaded",
+        "1": "loaded",
+        "2": "was loaded",
+    }
+    assert story.after_second == [(shard, SAMPLE_ROWS[shard], 1) for shard in range(3)]
+
+
+def test_status_says_what_stands_at_each_stage(story: Story) -> None:
+    result = story.workspace.run("status", "--json")
+    assert result.returncode == 0, result
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert found["dataset"] == "sample"
+    assert (found["partitions"], found["rows"]) == (3, sum(SAMPLE_ROWS[:3]))
+    assert (found["shards"]["loaded"], found["shards"]["failed"], found["shards"]["missing"]) == (3, 0, 1)
+
+
+def test_status_is_shown_as_a_table(story: Story) -> None:
+    result = story.workspace.run("status")
+    assert result.returncode == 0, result
+    assert "sample: 4 shards" in result.stdout
+    assert f"{sum(SAMPLE_ROWS[:3]):,}" in result.stdout
+
+
+def test_a_search_like_a_row_finds_the_row_itself(story: Story, sample_shards: list[Shard]) -> None:
+    result = story.workspace.run("search", "--like", "10000123", "--exact", "--json", "--limit", "7")
+    assert result.returncode == 0, result
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert found["exact"] is True
+    assert [each["rank"] for each in found["neighbours"]] == list(range(1, 8))
+    itself = next(each for each in found["neighbours"] if each["id"] == 10_000_123)
+    assert itself["distance"] == pytest.approx(0, abs=1e-5)
+    assert itself["caption"].encode() == sample_shards[1].texts_of_column("caption")[123]
+    assert itself["shard"] == 1
+
+
+def test_a_search_by_a_vector_of_a_file_takes_conditions_and_shards(story: Story, sample_shards: list[Shard]) -> None:
+    path = story.workspace.folder / "query.npy"
+    np.save(path, sample_shards[0].images[5])
+    result = story.workspace.run(
+        *("search", "--vector", str(path), "--by", "image", "--exact", "--json"),
+        *("--where", "id < 50 OR shard = 2", "--shards", "0"),
+    )
+    assert result.returncode == 0, result
+    found = json.loads(result.stdout)["neighbours"]
+    assert found[0]["id"] == 5
+    assert len(found) == 10
+    assert all(each["id"] < 50 for each in found)
+
+
+def test_a_search_is_shown_as_a_table(story: Story) -> None:
+    result = story.workspace.run("search", "--like", "5", "--exact", "--by", "text", "--limit", "3")
+    assert result.returncode == 0, result
+    assert "distance" in result.stdout
+    assert "exact search of text_embedding" in result.stdout
+
+
+ERRORS: list[tuple[tuple[str, ...], dict[str, str], str]] = [
+    (("load", "9"), {}, "found shard '9', expected 0 to 3"),
+    (("load", "abc"), {}, "shard 'abc'"),
+    (("load", "0"), {"LAION_KEEP_RAW": "perhaps"}, "LAION_KEEP_RAW"),
+    (("load", "0"), {"LAION_DATASET": "laion9000"}, "no preset of that name"),
+    (("status",), {"DAGSTER_HOME": "/nowhere"}, "no dagster.yaml in /nowhere"),
+    (("status",), {"LAION_CLICKHOUSE": f"http://me:{SECRET}@127.0.0.1:9/d"}, "ClickHouse at http://127.0.0.1:9"),
+    (("search", "--like", "999999999"), {}, "id 999999999: found no row"),
+    (("search", "--like", "5", "--limit", "1001"), {}, "limit: found 1,001"),
+    (("search", "--like", "5", "--by", "sound"), {}, "expected image or text"),
+    (("search", "--like", "5", "--where", "id <"), {}, "expected a SQL condition"),
+    (("search", "--vector", "absent.npy"), {}, "vector file absent.npy"),
+    (("search", "--like", "5", "--shards", "7"), {}, "found shard '7'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "changed", "said"), ERRORS)
+def test_an_error_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], changed: dict[str, str], said: str, story: Story
+) -> None:
+    result = story.workspace.run(*arguments, **changed)
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("laion-assets: ")
+    assert said in line
+    assert SECRET not in line
+
+
+def test_a_search_wants_one_query(story: Story) -> None:
+    result = story.workspace.run("search")
+    assert result.returncode == 2, result
+    assert "Traceback" not in result.stderr
+    assert "--like" in result.stderr
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Waits until something is so, while a process runs."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_call_goes_on(tmp_path: Path, sample_folder: Path) -> None:
+    workspace = Workspace.made(tmp_path / "ctrl-c", sample_folder)
+    with workspace.start("load", "0-3") as process:
+        wait_for((workspace.folder / "data" / "merged" / "merged_1.parquet").exists, process)
+        process.send_signal(signal.SIGINT)
+        said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130, (said, complained)
+    assert "the same command goes on where it was" in said + complained
+    assert "Traceback" not in said + complained
+    assert all(rows == SAMPLE_ROWS[shard] for shard, rows, _ in workspace.partitions())
+    assert len(workspace.partitions()) < 4
+    again = workspace.run("load", "0-3")
+    assert again.returncode == 0, again
+    assert "was loaded" in again.stdout
+    assert workspace.partitions() == [(shard, rows, 1) for shard, rows in enumerate(SAMPLE_ROWS)]
+
+
+def test_the_sample_is_written_where_it_is_wanted(tmp_path: Path, sample_folder: Path) -> None:
+    workspace = Workspace.made(tmp_path / "sample", sample_folder)
+    result = workspace.run("sample", "made here", "--shards", "2", "--rows", "300", "--seed", "5")
+    assert result.returncode == 0, result
+    made = workspace.folder / "made here"
+    assert [Shard.read(made, shard).rows for shard in range(2)] == [300, 195]
+    assert f"LAION_SOURCE={made}" in result.stdout.replace("\n", "")
+
+
+SMALL_DEMO = """
+from laion_assets.cli import main
+from laion_assets.terminal import demo
+demo.ROWS = 300
+main()
+"""
+"""The demo with few rows, since two indexes over 60,000 take a minute."""
+
+
+def test_the_demo_ends_with_a_search_over_what_it_loaded(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", SMALL_DEMO, "demo", "--folder", str(tmp_path / "demo")],
+        cwd=tmp_path,
+        env=Workspace(tmp_path).environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result
+    assert "exact search" in result.stdout
+    assert "Done in" in result.stdout
+    with connect(load_settings(dataset_name="sample", data_dir=tmp_path / "demo")) as db:
+        found = [(state.shard, state.rows, state.parts) for state in partitions(db)]
+        assert db.one(f"SELECT uniqExact(id) FROM {db.table}") == (900,)
+    assert found == [(0, 300, 1), (1, 300, 1), (2, 105, 1), (3, 195, 1)]
+
+
+def test_without_arguments_the_command_shows_its_help(tmp_path: Path) -> None:
+    result = Workspace(tmp_path).run()
+    assert "Usage" in result.stdout + result.stderr
+    for command in COMMANDS:
+        assert command in result.stdout + result.stderr
+
+
+def test_there_are_the_commands_that_the_readme_promises() -> None:
+    assert {"demo", "sample", "load", "search", "status"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
