@@ -6,7 +6,7 @@ BIN := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 env: .venv/.made ## make .venv from pyproject.toml and constraints.txt (every other target does this first)
 
@@ -39,6 +39,9 @@ lint: env ## ruff (lint and format) and mypy in strict mode
 bench: env ## run the benchmarks, each against its peers (BENCH=name for one)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+screenshots: env ## take the pictures of docs/images anew (needs Chromium)
+	@$(BIN)/python docs/screenshots.py
+
 lock: env ## write constraints.txt anew from pyproject.toml (needs uv)
 	@{ sed -n '/^requires = /s/.*"\(.*\)".*/\1/p' pyproject.toml; \
 	  $(BIN)/python -c 'import sys; from pathlib import Path; from laion_assets.dataset import tomllib; \
@@ -49,4 +52,4 @@ lock: env ## write constraints.txt anew from pyproject.toml (needs uv)
 clean: ## remove .venv, caches, the demo and the data directory's Dagster storage
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo .dagster
 
-.PHONY: help env demo demo-ui dev test lint bench lock clean
+.PHONY: help env demo demo-ui dev test lint bench screenshots lock clean
