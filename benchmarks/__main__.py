@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import shlex
 import sys
 from collections.abc import Callable
@@ -26,6 +27,16 @@ BENCHMARKS: dict[str, Callable[[Bench], Section]] = {
 def main() -> None:
     """Runs what was named, or all; the report is written after each, so that an interruption loses only one."""
     given = _arguments()
+    given.scratch.mkdir(parents=True, exist_ok=True)
+    with (given.scratch / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another run works in {given.scratch}: two at once would measure each other")
+        _run(given)
+
+
+def _run(given: argparse.Namespace) -> None:
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     began, facts = datetime.now(timezone.utc), machine()
     bench = Bench(given.runs or (1 if given.quick else 5), given.quick, given.scratch.absolute())

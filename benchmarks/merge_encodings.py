@@ -1,4 +1,4 @@
-"""Benchmark: how a merged file is encoded best: bytes a row, seconds to write it, seconds for ClickHouse to read it.
+"""Benchmark: how a merged file is encoded best: bytes a row, what it costs to write it and ClickHouse to read it.
 
 As a program it writes and reads one file in one way.
 """
@@ -88,11 +88,16 @@ def _seconds(phase: str) -> Value:
     return lambda one: one.stages["write"].phases[phase]
 
 
+def _cpu(phase: str) -> Value:
+    return lambda one: one.stages["write"].phase_cpu[phase]
+
+
 def _table(rounds: Rounds) -> list[list[str]]:
-    rows = [["compression, vectors, rows a group", "bytes a row", "seconds to write", "seconds to read"]]
+    rows = [["compression, vectors, rows a group", "bytes a row", "write, s", "write, CPU s", "read, s", "read, CPU s"]]
     for name in rounds:
         size = spread(rounds, name, figure("bytes_a_row")).median
-        times = [spread(rounds, name, _seconds(phase)).text() for phase in ("write", "read")]
+        values = (_seconds("write"), _cpu("write"), _seconds("read"), _cpu("read"))
+        times = [spread(rounds, name, value).text() for value in values]
         rows.append([f"**{name}**" if name == OURS else name, f"{size:,.0f}", *times])
     return rows
 

@@ -32,9 +32,9 @@ class Measured:
     """One run of one command.
 
     `peak_bytes` is of anonymous resident memory (RssAnon: no file-backed pages), children included. `phases` are the
-    seconds of the parts that the command named, `phase_peaks` the memory in each. `result` is the rest of its JSON.
-    `others` is how many cores all other processes of the machine used meanwhile: with more than a few hundredths the
-    times are not of a quiet machine.
+    seconds of the parts that the command named, `phase_cpu` and `phase_peaks` the CPU seconds and memory of each.
+    `result` is the rest of its JSON. `others` is how many cores all other processes of the machine used meanwhile:
+    with more than a few hundredths the times are not of a quiet machine.
     """
 
     wall: float
@@ -43,6 +43,7 @@ class Measured:
     peak_bytes: int
     others: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
+    phase_cpu: dict[str, float] = field(default_factory=dict)
     phase_peaks: dict[str, int] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -95,15 +96,16 @@ def measure(command: Sequence[str]) -> Measured:
             end = errors.read().decode(errors="replace")[-1_500:]
             raise StageFailedError(f"{' '.join(command[1:])} ended with {process.returncode}: {end}{said[-500:]}")
     result = _last_json(said)
-    spans: list[tuple[str, float, float]] = [tuple(span) for span in result.pop("phases", [])]
+    spans: list[tuple[str, float, float, float]] = [tuple(span) for span in result.pop("phases", [])]
     return Measured(
         wall=wall,
         user=usage.ru_utime,
         system=usage.ru_stime,
         peak_bytes=memory.peak(),
         others=max(0.0, busy - usage.ru_utime - usage.ru_stime) / wall,
-        phases={name: end - start for name, start, end in spans},
-        phase_peaks={name: memory.peak(start, end) for name, start, end in spans},
+        phases={name: end - start for name, start, end, _ in spans},
+        phase_cpu={name: cpu for name, *_, cpu in spans},
+        phase_peaks={name: memory.peak(start, end) for name, start, end, _ in spans},
         result=result,
     )
 

@@ -84,8 +84,9 @@ def stages_table(rounds: Rounds) -> list[list[str]]:
                 rows.append([f"– {stage}, whole process", walls.text(), cpus.text(), _mega(memory), ""])
             for phase in first.phases:
                 seconds = Spread.of([m.phases[phase] for m in measured])
+                cpus = Spread.of([m.phase_cpu[phase] for m in measured])
                 memory = Spread.of([float(m.phase_peaks[phase]) for m in measured])
-                rows.append([f"– – {phase}", seconds.text(), "", _mega(memory), ""])
+                rows.append([f"– – {phase}", seconds.text(), cpus.text(), _mega(memory), ""])
     return rows
 
 
@@ -152,7 +153,7 @@ def write_report(
         "other processes of the machine used meanwhile: where it is not near 0, times are too long.",
         "",
     ]
-    path.write_text("\n".join(lines) + "\n".join(section.markdown() for section in sections), encoding="utf-8")
+    path.write_text("\n".join(lines) + "\n" + "\n".join(section.markdown() for section in sections), encoding="utf-8")
     content = {
         "command": command,
         "began": began.isoformat(),

@@ -50,7 +50,12 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
             merged = read_merged(location.store.merged_path(shard), shard=shard)
             progress.begin("load", merged.rows, "rows")
             with connect(location.settings) as db:
-                loaded = load_partition(db, merged, stage=progress.begin)
+                loaded = load_partition(
+                    db,
+                    merged,
+                    stage=lambda name: progress.begin(name, merged.rows if name == "insert" else None, "rows"),
+                    inserted=progress.advance,
+                )
                 columns = table_columns(db)
                 table = f"{db.database}.{location.settings.table}"
             if not location.settings.keep_merged:

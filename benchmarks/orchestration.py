@@ -1,0 +1,248 @@
+"""What Dagster costs around the engine's work: imports, a run, a backfill, and looking at a load of 410 partitions.
+
+`python -m benchmarks.orchestration [--quick]` prints a Markdown table and, after it, the same as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import AssetKey, DagsterRunStatus
+
+from laion_assets.assets.load_report import report_markdown
+from laion_assets.definitions import build_definitions
+from laion_assets.health.findings import judge
+from laion_assets.health.history import CHAIN, PARTITION_TAG, read_histories
+from laion_assets.settings import load_settings
+from laion_assets.source.sample import write_sample_shard
+from laion_assets.table.schema import PartitionState
+from laion_assets_tests.automation.services import Services, wait_for
+
+PARTITIONS = 410
+MATERIALIZATIONS = 2_000
+ROWS = 200
+"""Rows of a tiny shard: the engine has next to nothing to do."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure: what it is, seconds, at most how many it should be, and how it was measured."""
+
+    name: str
+    seconds: float
+    limit: float | None
+    how: str
+
+
+def main() -> None:
+    """Measures all of it; `--quick` with fewer rounds and shards, to see that it works."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and shards")
+    quick = parser.parse_args().quick
+    rounds, shards, events = (2, 4, 1_200) if quick else (7, 50, MATERIALIZATIONS)
+    with tempfile.TemporaryDirectory(prefix="laion-orchestration-") as name:
+        figures = [
+            *import_figures(rounds),
+            *history_figures(Path(name) / "history", rounds, events),
+            *run_figures(Path(name) / "runs", shards),
+        ]
+    sys.stdout.write(markdown(figures) + "\n")
+    sys.stdout.write(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
+
+
+def markdown(figures: list[Figure]) -> str:
+    """A row a figure."""
+    lines = ["| what | seconds | at most | how |", "|---|---:|---:|---|"]
+    for figure in figures:
+        limit = "" if figure.limit is None else f"{figure.limit:g}"
+        lines.append(f"| {figure.name} | {figure.seconds:.3f} | {limit} | {figure.how} |")
+    return "\n".join(lines)
+
+
+def import_figures(rounds: int) -> list[Figure]:
+    """Importing the code location in a fresh process, over importing Dagster."""
+    code = (
+        "import time; a = time.perf_counter(); import dagster; b = time.perf_counter(); "
+        "import laion_assets.definitions; c = time.perf_counter(); print(b - a, c - b)"
+    )
+    times = []
+    for _ in range(rounds + 1):  # the first fills the disk's cache
+        shown = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+        times.append([float(word) for word in shown.stdout.split()])
+    dagster, ours = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    return [
+        Figure("import dagster", dagster, None, f"median of {rounds} processes"),
+        Figure("import laion_assets.definitions over it", ours, 0.5, f"median of {rounds} processes"),
+    ]
+
+
+def history_figures(home: Path, rounds: int, events: int) -> list[Figure]:
+    """Schedule, condition, health and the UI's partition view over a long history in SQLite."""
+    settings = load_settings(dataset_name="laion400m", data_dir=home / "data", clickhouse=None)
+    services = Services(home, {"LAION_DATASET": "laion400m", "LAION_DATA_DIR": str(home / "data")})
+    definitions = build_definitions(settings)
+    keys = settings.dataset.shard_keys
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        _record_history(instance, definitions, keys, events)
+        table = [PartitionState(int(key), ROWS, 1, 1, 1) for key in keys[:-10]]
+
+        def schedule() -> None:
+            context = dg.build_schedule_context(
+                instance,
+                scheduled_execution_time=datetime(2026, 1, 1, tzinfo=timezone.utc),
+                repository_def=definitions.get_repository_def(),
+            )
+            with context:
+                asked = definitions.get_repository_def().get_schedule_def("load_next_shards").evaluate_tick(context)
+            assert len(asked.run_requests or []) == settings.load_shards
+
+        def condition() -> None:
+            result = dg.evaluate_automation_conditions(definitions, instance)
+            assert result.get_num_requested(AssetKey("vector_index")) == 1
+
+        def health() -> None:
+            histories = read_histories(instance, keys)
+            findings = judge(settings, histories, table, free_bytes=10**15)
+            assert report_markdown(histories, findings)
+
+        figures = [
+            _timed("evaluate load_next_shards", schedule, rounds, events),
+            _timed("evaluate the milestone condition", condition, rounds, events),
+            _timed("read histories, judge health, write the report", health, rounds, events),
+        ]
+    try:
+        services.start_webserver()
+        figures.append(
+            _timed("GraphQL: partition view of an asset with its checks", lambda: _view(services), rounds, events)
+        )
+    finally:
+        services.stop()
+    return figures
+
+
+def _view(services: Services) -> None:
+    data = services.query(
+        "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { "
+        "partitionKeyConnection(limit: 1000, ascending: true) { results } "
+        "assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions "
+        "unmaterializedPartitions materializingPartitions } } "
+        "assetChecksOrError { ... on AssetChecks { checks { name partitionStatuses { __typename } } } } } } }",
+        key={"path": ["clickhouse_partition"]},
+    )
+    assert len(data["assetNodeOrError"]["assetPartitionStatuses"]["materializedPartitions"]) == PARTITIONS - 10
+
+
+def _record_history(instance: dg.DagsterInstance, definitions: dg.Definitions, keys: list[str], events: int) -> None:
+    """All but ten shards loaded, some of them again, and a run of each."""
+    loaded, recorded = keys[:-10], 0
+    while recorded < events:
+        for key in loaded[: (events - recorded + len(CHAIN) - 1) // len(CHAIN)]:
+            for asset in CHAIN:
+                metadata = {"dagster/partition_row_count": ROWS, "seconds": 1.0, "quarantined": 0}
+                instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key, metadata=metadata))
+                recorded += 1
+    job = definitions.resolve_job_def("load_shards")
+    for key in loaded:
+        instance.create_run_for_job(
+            job,
+            status=DagsterRunStatus.SUCCESS,
+            asset_selection=frozenset(AssetKey(asset) for asset in CHAIN),
+            tags={PARTITION_TAG: key},
+        )
+
+
+def _timed(name: str, call: Callable[[], None], rounds: int, events: int) -> Figure:
+    call()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    how = f"{PARTITIONS} partitions, {events:,} materializations; median of {rounds}"
+    return Figure(name, statistics.median(times), 1.0, how)
+
+
+def run_figures(folder: Path, shards: int) -> list[Figure]:
+    """One shard's run from its launch to its end, then a backfill of many, in real Dagster."""
+    for shard in range(shards + 3):
+        write_sample_shard(folder / "sample", shard, ROWS)
+    (folder / "tiny.toml").write_text(
+        f'name = "tiny"\nshards = {shards + 3}\ndimension = 512\n[[sources]]\nurl = "{folder / "sample"}"\n'
+    )
+    environment = {
+        "LAION_DATASET": str(folder / "tiny.toml"),
+        "LAION_DATA_DIR": str(folder / "data"),
+        "LAION_INDEX_FIRST": "1000000",
+    }
+    services = Services(folder / "home", environment)
+    try:
+        services.start_webserver()
+        services.start_daemon()
+        runs = [_run(services, str(shards + number)) for number in range(3)]
+        backfill = _backfill(services, [str(shard) for shard in range(shards)])
+    finally:
+        services.stop()
+    outside, inside, steps = (statistics.median(column) for column in zip(*runs, strict=True))
+    return [
+        Figure("a shard's run, launch to end, less its steps", outside, 4.0, "median of 3 runs, one at a time"),
+        Figure("of it inside the run, start to end, less its steps", inside, 1.5, "median of 3 runs"),
+        Figure("the steps and checks themselves", steps, None, f"{ROWS} rows; median of 3 runs"),
+        Figure(f"a shard in a backfill of {shards}, two runs at a time", backfill / shards, None, "wall time / shards"),
+    ]
+
+
+def _run(services: Services, shard: str) -> tuple[float, float, float]:
+    """Seconds of one run outside its steps from its launch, outside them from its start, and in them."""
+    launched = time.time()
+    selector = {"repositoryLocationName": "laion_assets", "repositoryName": "__repository__", "jobName": "load_shards"}
+    tags = [{"key": PARTITION_TAG, "value": shard}]
+    data = services.query(
+        "mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename ... on LaunchRunSuccess "
+        "{ run { runId } } ... on PythonError { message } } }",
+        p={"selector": selector, "executionMetadata": {"tags": tags}},
+    )["launchRun"]
+    assert data["__typename"] == "LaunchRunSuccess", data
+    run = data["run"]["runId"]
+    ended = wait_for(lambda: _ended(services, run), seconds=300, what=f"the run of shard {shard}")
+    in_steps = sum(step["endTime"] - step["startTime"] for step in ended["stepStats"])
+    return ended["endTime"] - launched - in_steps, ended["endTime"] - ended["startTime"] - in_steps, in_steps
+
+
+def _ended(services: Services, run: str) -> dict[str, Any] | None:
+    found: dict[str, Any] = services.query(
+        "query($r: ID!) { runOrError(runId: $r) { ... on Run { status startTime endTime "
+        "stepStats { stepKey startTime endTime } } } }",
+        r=run,
+    )["runOrError"]
+    assert found["status"] not in ("FAILURE", "CANCELED"), found
+    return found if found["status"] == "SUCCESS" else None
+
+
+def _backfill(services: Services, shards: list[str]) -> float:
+    """Seconds from the launch of a backfill to the end of its last run."""
+    launched = time.time()
+    backfill = services.launch_backfill(list(CHAIN), shards)
+    wait_for(
+        lambda: services.backfill_status(backfill) == "COMPLETED_SUCCESS" or None, seconds=3600, what="the backfill"
+    )
+    ends = services.query(
+        "query($f: RunsFilter!) { runsOrError(filter: $f) { ... on Runs { results { endTime } } } }",
+        f={"tags": [{"key": "dagster/backfill", "value": backfill}]},
+    )["runsOrError"]["results"]
+    return float(max(run["endTime"] for run in ends)) - launched
+
+
+if __name__ == "__main__":
+    main()
