@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,9 +85,6 @@ def open_markdown(page: Page, asset: str, *, timeout: float) -> None:
 
 
 def save_picture(page: Page, path: Path) -> None:
-    """A picture of the page as PNG, in a palette of 128 colours: a page of text needs no more."""
-    from PIL import Image
-
+    """A picture of the page as PNG, without the pointer over anything."""
     page.mouse.move(0, 0)
-    picture = Image.open(io.BytesIO(page.screenshot()))
-    picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    page.screenshot(path=path)
