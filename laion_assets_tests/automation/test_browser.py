@@ -46,6 +46,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         "LAION_DATASET": str(folder / "three.toml"),
         "LAION_DATA_DIR": str(folder / "data"),
         "LAION_INDEX_FIRST": "2",
+        "LAION_RECALL_QUERIES": "5",
         "LAION_HNSW_M": "8",
         "LAION_HNSW_EF_CONSTRUCTION": "32",
     }
