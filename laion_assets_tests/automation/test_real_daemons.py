@@ -101,13 +101,16 @@ def test_a_backfill_with_a_corrupt_shard_a_kill_and_a_retry(load: Load) -> None:
     status = wait_for(lambda: _end(load, backfill), seconds=300, what="the end of the backfill")
     assert status == "COMPLETED_FAILED"
     histories = load.histories()
-    assert [history.key for history in histories if history.state == "failed"] == [str(CORRUPT)]
+    left = [history.key for history in histories if history.state == "failed"]
+    # A run that was being launched when the daemon died never came: run monitoring fails it, and it is retried, too.
+    assert str(CORRUPT) in left
+    assert len(left) <= 2
     failed = histories[CORRUPT]
     assert f"img_emb_{CORRUPT}.npy" in failed.error
     assert "expected" in failed.error
 
     _mend(load, whole)
-    retry = load.services.launch_backfill(list(CHAIN), [str(CORRUPT)])
+    retry = load.services.launch_backfill(list(CHAIN), left)
     assert wait_for(lambda: _end(load, retry), seconds=300, what="the end of the retry") == "COMPLETED_SUCCESS"
     assert {history.state for history in load.histories()} == {"loaded"}
 
@@ -140,11 +143,11 @@ def _checks_are_recorded_by_partition(load: Load) -> None:
     data = load.services.query(
         "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { assetChecksOrError { "
         "... on AssetChecks { checks { name partitionStatuses { __typename ... on AssetCheckDefaultPartitionStatuses "
-        "{ succeeded failed } } } } } } } }",
+        "{ succeededPartitions failedPartitions } } } } } } } }",
         key={"path": ["clickhouse_partition"]},
     )
     checks = data["assetNodeOrError"]["assetChecksOrError"]["checks"]
     assert [check["name"] for check in checks] == ["partition_matches_parquet"]
     statuses = checks[0]["partitionStatuses"]
-    assert sorted(statuses["succeeded"]) == load.settings.dataset.shard_keys
-    assert statuses["failed"] == []
+    assert sorted(statuses["succeededPartitions"]) == load.settings.dataset.shard_keys
+    assert statuses["failedPartitions"] == []
