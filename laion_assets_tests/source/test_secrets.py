@@ -17,6 +17,7 @@ def test_a_password_is_sent_to_its_host_only_and_shown_nowhere(
     server: MisbehavingServer, one: OneFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="urllib3")  # another package sets it to WARNING where it was imported
     with misbehaving_server(FILES) as other:
         there = other.base("cut=200000").replace("/", "~")
         fetched = one.fetch(server.base(f"to={there}", user="me:secretpass@"))
@@ -33,6 +34,7 @@ def test_a_token_in_the_query_is_sent_and_shown_nowhere(
     server: MisbehavingServer, one: OneFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="urllib3")  # another package sets it to WARNING where it was imported
     one.patience = replace(QUICK, read_seconds=0.2)
     fetched = one.fetch(server.base("stall=100000&times=1") + "?sig=secretsig")
     assert fetched.bytes_fetched == SIZE
