@@ -44,23 +44,6 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
     return remote_shard
 
 
-def record_version(location: CodeLocation, context: dg.AssetExecutionContext, shard: int) -> None:
-    """Observes a shard's remote files before its step fetches them: what later observations are compared with.
-
-    Without it a shard that nobody had observed before its fetch would show as stale after the first observation, or
-    never.
-    """
-    version = _version(location, shard)
-    if isinstance(version, LaionError):
-        context.log.warning(f"not observed: {version}")
-        return
-    key = dg.AssetKey("remote_shard")
-    tags = {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
-    context.log_event(dg.AssetObservation(key, partition=str(shard), tags=tags))
-    # Dagster looked up the versions of the step's inputs as it began; it looks again when the step ends.
-    context.op_execution_context.get_step_execution_context().wipe_input_asset_version_info(key)
-
-
 def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocation, shard: int) -> None:
     """Records the remote files' version just before they are fetched, as the version of this step's input.
 
@@ -71,7 +54,7 @@ def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocati
     if isinstance(version, LaionError):
         context.log.warning(f"not observed: {version}")
         return
-    tags = {DATA_VERSION_TAG: version}
+    tags = {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
     context.log_event(dg.AssetObservation("remote_shard", partition=context.partition_key, tags=tags))
     context.op_execution_context.get_step_execution_context().fetch_external_input_asset_version_info()
 
