@@ -12,19 +12,12 @@ import pyarrow.parquet as pq
 
 from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
-from laion_assets.shard.metadata import METADATA_TYPES, ColumnType
+from laion_assets.shard.metadata import ARROW_TYPES, METADATA_TYPES, ColumnType
 from laion_assets.shard.soundness import Alignment
 
 FACTS_KEY = b"laion_assets"
 FORMAT = 1
 """Of merged files; another number means that the shard must be merged again."""
-
-ARROW_TYPES: dict[ColumnType, pa.DataType] = {
-    "String": pa.string(),
-    "Int32": pa.int32(),
-    "Int64": pa.int64(),
-    "Float32": pa.float32(),
-}
 
 
 @dataclass(frozen=True)

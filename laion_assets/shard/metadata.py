@@ -23,12 +23,14 @@ UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 ColumnType = Literal["String", "Int32", "Int64", "Float32"]
 
-_ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "String": pa.string(),
     "Int32": pa.int32(),
     "Int64": pa.int64(),
     "Float32": pa.float32(),
 }
+"""How each kind of column stands in Arrow, when it is read and when it is merged."""
+
 _NULL_VALUES: dict[ColumnType, str | int | float] = {"String": "", "Int32": 0, "Int64": 0, "Float32": float("nan")}
 
 METADATA_TYPES: dict[str, ColumnType] = {
@@ -142,12 +144,12 @@ class MetadataReader:
             name = self.columns[column]
             if name is None:
                 default = self._dataset.defaults.of(column)
-                block[column] = pa.repeat(pa.scalar(default, type=_ARROW_TYPES[kind]), table.num_rows)
+                block[column] = pa.repeat(pa.scalar(default, type=ARROW_TYPES[kind]), table.num_rows)
                 continue
             values = _as_type(table.column(name), kind, f"{self._subject}, column {name}")
             if values.null_count:
                 self.nulls.by_column[column] += values.null_count
-                values = pc.fill_null(values, pa.scalar(_NULL_VALUES[kind], type=_ARROW_TYPES[kind]))
+                values = pc.fill_null(values, pa.scalar(_NULL_VALUES[kind], type=ARROW_TYPES[kind]))
             block[column] = values
         return block
 
@@ -160,7 +162,7 @@ class MetadataReader:
 
 def _as_type(column: pa.ChunkedArray, kind: ColumnType, subject: str) -> pa.Array:
     """One contiguous array of the Arrow type for `kind`; bytes of text are not looked into."""
-    target = _ARROW_TYPES[kind]
+    target = ARROW_TYPES[kind]
     array = column.combine_chunks()
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()

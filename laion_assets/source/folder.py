@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.redact import redact, redact_text
+from laion_assets.shard.store import sync_folder
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile
-from laion_assets.source.storing import sync_folder
 from laion_assets.source.transfer import Pace
 from laion_assets.source.wanted import WantedFile, check_file
 

@@ -1,12 +1,10 @@
-"""What the disk refuses, said as a `StoreError` with advice, and names that last. It writes no file."""
+"""What the disk refuses, said as a `StoreError` with advice. It writes no file."""
 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from laion_assets.errors import StoreError
 
@@ -37,12 +35,3 @@ def store_errors(subject: str) -> Iterator[None]:
             expected="a folder that takes the file",
             advice=ADVICE.get(error.errno or 0, "see that the disk is well and LAION_DATA_DIR can be written"),
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk, so that a name survives a loss of power. Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
