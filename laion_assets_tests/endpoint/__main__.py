@@ -1,0 +1,40 @@
+"""`python -m laion_assets_tests.endpoint FOLDER …`: serves one chDB folder until its standard input ends."""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+import sys
+import threading
+from pathlib import Path
+
+from laion_assets_tests.endpoint.engine import Engine
+from laion_assets_tests.endpoint.http import Endpoint
+
+
+def main() -> None:
+    """Prints the port when it is ready. It lives no longer than whoever holds the other end of its standard input."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--user", action="append", default=[], metavar="NAME:PASSWORD")
+    parser.add_argument("--user-files", type=Path, required=True)
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of chDB")
+    parser.add_argument("--certificate", type=Path, help="PEM with certificate and key: serve https")
+    given = parser.parse_args()
+    tls = None
+    if given.certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(given.certificate)
+    options = dict(option.partition("=")[::2] for option in given.option)
+    engine = Engine(given.folder, given.user_files, options)
+    server = Endpoint(engine, dict(user.partition(":")[::2] for user in given.user), tls)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdout.write(f"{server.server_address[1]}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    server.stopped.set()
+    server.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""chDB behind the endpoint: a connection a request or session, ids of queries, results as blocks. It knows no HTTP."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import chdb
+
+BLOCKWISE_FORMATS = ("Native", "RowBinary", "TabSeparated", "CSV", "JSONEachRow")
+"""Formats whose blocks can be sent one after the other; chDB makes a header and footer of others for each block."""
+
+FILE_FUNCTION = re.compile(r"\bfile\('((?:[^'\\]|\\.)*)'")
+
+
+class EngineError(Exception):
+    """What ClickHouse answers: its message, with the code that it begins with."""
+
+    @property
+    def code(self) -> int:
+        """ClickHouse's number of the error; 0 where the message has none."""
+        found = re.search(r"Code: (\d+)", str(self))
+        return int(found[1]) if found else 0
+
+
+@dataclass
+class Summary:
+    """What a statement read or wrote, as in X-ClickHouse-Summary."""
+
+    read_rows: int = 0
+    read_bytes: int = 0
+    written_rows: int = 0
+    written_bytes: int = 0
+    elapsed_ns: int = 0
+
+
+@dataclass
+class Statement:
+    """One request: the SQL, its settings and parameters, database, session and id."""
+
+    sql: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    database: str = ""
+    session: str = ""
+    query_id: str = ""
+
+
+class Engine:
+    """One chDB folder. `user_files` is the only folder that `file()` may read, as on a server."""
+
+    def __init__(self, folder: Path, user_files: Path, options: Mapping[str, str]) -> None:
+        self._target = f"{folder}?{urlencode({'user_files_path': f'{user_files}/', **options})}"
+        self._user_files = user_files.resolve()
+        self._root = chdb.connect(self._target)
+        """Open for as long as the engine: the last connection to close would end it."""
+        self._sessions: dict[str, Any] = {}
+        self._running: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def run(self, statement: Statement) -> Iterator[Running]:
+        """A connection with the request's database and settings, given back at the end. Raises `EngineError`."""
+        connection = self._connection(statement.session)
+        running = Running(connection, self._local(self._with_our_ids(statement)))
+        registered = ""
+        try:
+            if statement.query_id:
+                self._register(statement.query_id)
+                registered = statement.query_id
+            running.prepare()
+            yield running
+        except RuntimeError as error:
+            raise EngineError(_from_code(str(error))) from error
+        finally:
+            with self._lock:
+                self._running.discard(registered)
+            if not statement.session:
+                connection.close()
+
+    def _connection(self, session: str) -> Any:
+        if not session:
+            return chdb.connect(self._target)
+        with self._lock:
+            if session not in self._sessions:
+                self._sessions[session] = chdb.connect(self._target)
+            return self._sessions[session]
+
+    def _register(self, query_id: str) -> None:
+        with self._lock:
+            if query_id in self._running:
+                raise EngineError(
+                    f"Code: 216. DB::Exception: Query with id = {query_id} is already running. "
+                    "(QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING)"
+                )
+            self._running.add(query_id)
+
+    def _with_our_ids(self, statement: Statement) -> Statement:
+        """chDB gives each query an id of its own: it stands for the client's in `system.processes` and in KILL."""
+        with self._lock:
+            asked_of = [
+                name for name in self._running if name in statement.sql or name in statement.parameters.values()
+            ]
+            for name in asked_of:
+                sql = f"SELECT query_id FROM system.processes WHERE Settings['log_comment'] = '{name}'"
+                ours = self._root.query(sql, "TabSeparated").bytes().decode().strip()
+                statement.sql = statement.sql.replace(name, ours)
+                statement.parameters = {key: text.replace(name, ours) for key, text in statement.parameters.items()}
+        return statement
+
+    def _local(self, statement: Statement) -> Statement:
+        """chDB's file() reads any path, a server's only those under its user_files."""
+
+        def resolve(found: re.Match[str]) -> str:
+            path = (self._user_files / found[1].replace("\\'", "'").replace("\\\\", "\\")).resolve()
+            if not path.is_relative_to(self._user_files):
+                raise EngineError(
+                    f"Code: 291. DB::Exception: File `{path}` is not inside `{self._user_files}`. "
+                    "(DATABASE_ACCESS_DENIED)"
+                )
+            return "file('" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+        statement.sql = FILE_FUNCTION.sub(resolve, statement.sql)
+        return statement
+
+
+class Running:
+    """A statement on its connection."""
+
+    def __init__(self, connection: Any, statement: Statement) -> None:
+        self._connection = connection
+        self._statement = statement
+        self.summary = Summary()
+
+    def prepare(self) -> None:
+        """Database and settings; `readonly` last, since it forbids to set more."""
+        if self._statement.database:
+            self._connection.query(f"USE `{self._statement.database}`", "Null")
+        settings = {"log_comment": self._statement.query_id, **self._statement.settings}
+        for name, value in sorted(settings.items(), key=lambda setting: setting[0] == "readonly"):
+            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+            self._connection.query(f"SET {name} = '{escaped}'", "Null")
+
+    def whole(self, form: str) -> bytes:
+        """The answer when all of it is there."""
+        result = self._connection.query(self._statement.sql, form, params=dict(self._statement.parameters))
+        self.summary = Summary(result.rows_read(), result.bytes_read(), elapsed_ns=int(result.elapsed() * 1e9))
+        return bytes(result.bytes())
+
+    def blocks(self, form: str) -> Iterator[bytes]:
+        """The answer block by block, as it comes."""
+        with self._connection.send_query(self._statement.sql, form, params=dict(self._statement.parameters)) as stream:
+            for block in stream:
+                yield bytes(block.bytes())
+
+    def insert(self, form: str, body: Iterator[bytes]) -> None:
+        """An INSERT whose rows come as `body`. Where that breaks off, blocks that were written stay, as on a server."""
+        with self._connection.send_insert(self._statement.sql, form) as inserter:
+            for piece in body:
+                inserter.append(piece)
+            result = inserter.finish()
+        self.summary = Summary(
+            written_rows=result.rows_written, written_bytes=result.bytes_written, elapsed_ns=int(result.elapsed * 1e9)
+        )
+
+
+def _from_code(message: str) -> str:
+    """chDB puts words of its own before ClickHouse's message."""
+    return message[max(message.find("Code: "), 0) :].strip()
