@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     clickhouse_memory_bytes: int = Field(default=0, ge=0)
     clickhouse_wait_seconds: float = Field(default=20.0, ge=0)
     index_cache_bytes: int = Field(default=5 * 2**30, ge=0)
+    index_build_threads: int = Field(default=0, ge=0, le=1024)
 
     http_tries: int = Field(default=100, ge=1)
     http_connect_seconds: float = Field(default=20.0, gt=0)

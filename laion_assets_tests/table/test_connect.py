@@ -16,7 +16,7 @@ import pytest
 
 from laion_assets.errors import EngineHeldError, TableError
 from laion_assets.settings import Settings, load_settings
-from laion_assets.table.connect import connect
+from laion_assets.table.connect import available_cores, connect
 from laion_assets_tests.conftest import assert_one_line
 
 SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
@@ -63,6 +63,12 @@ def test_what_was_stored_is_there_when_the_folder_is_opened_again(settings: Sett
         db.command("INSERT INTO kept VALUES (7)")
     with connect(settings) as db:
         assert db.rows("SELECT x FROM kept") == [(7,)]
+
+
+def test_an_index_is_built_by_as_many_threads_as_there_are_cores(settings: Settings) -> None:
+    sql = "SELECT value FROM system.server_settings WHERE name = 'max_build_vector_similarity_index_thread_pool_size'"
+    with connect(settings) as db:
+        assert db.one(sql) == (str(available_cores()),)
 
 
 @pytest.mark.parametrize(
