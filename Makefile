@@ -13,11 +13,11 @@ env: .venv/.made ## make .venv from pyproject.toml and constraints.txt (every ot
 .venv/.made: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python '>=3.10' .venv && \
-	  uv pip install --quiet --python .venv --constraint constraints.txt --build-constraint constraints.txt --editable '.[s3,dev]'; \
+	  uv pip install --quiet --python .venv --constraint constraints.txt --build-constraint constraints.txt --editable '.[s3,postgres,k8s,dev]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.11 …")' && \
 	  $(PYTHON) -m venv .venv && \
-	  PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[s3,dev]'; \
+	  PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[s3,postgres,k8s,dev]'; \
 	fi
 	@touch .venv/.made
 
@@ -42,12 +42,10 @@ bench: env ## run the benchmarks, each against its peers (BENCH=name for one)
 screenshots: env ## take the pictures of docs/images anew (needs Chromium)
 	@$(BIN)/python docs/screenshots.py
 
-lock: env ## write constraints.txt anew from pyproject.toml (needs uv)
-	@{ sed -n '/^requires = /s/.*"\(.*\)".*/\1/p' pyproject.toml; \
-	  $(BIN)/python -c 'import sys; from pathlib import Path; from laion_assets.dataset import tomllib; \
-	    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]; \
-	    print("\n".join(project["dependencies"] + sum(project["optional-dependencies"].values(), [])))'; } | \
-	  uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url - --output-file constraints.txt
+lock: ## write constraints.txt anew from pyproject.toml (needs uv)
+	@sed -n '/^requires = /s/.*"\(.*\)".*/\1/p' pyproject.toml | \
+	  uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url \
+	  --all-extras --output-file constraints.txt pyproject.toml -
 
 clean: ## remove .venv, caches, the demo and the data directory's Dagster storage
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo .dagster

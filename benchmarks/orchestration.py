@@ -176,22 +176,12 @@ def _timed(name: str, call: Callable[[], None], rounds: int, events: int) -> Fig
 
 def run_figures(folder: Path, shards: int) -> list[Figure]:
     """One shard's run from its launch to its end, then a backfill of many, in real Dagster."""
-    for shard in range(shards + 3):
-        write_sample_shard(folder / "sample", shard, ROWS)
-    (folder / "tiny.toml").write_text(
-        f'name = "tiny"\nshards = {shards + 3}\ndimension = 512\n[[sources]]\nurl = "{folder / "sample"}"\n'
-    )
-    environment = {
-        "LAION_DATASET": str(folder / "tiny.toml"),
-        "LAION_DATA_DIR": str(folder / "data"),
-        "LAION_INDEX_FIRST": "1000000",
-    }
-    services = Services(folder / "home", environment)
+    services = Services(folder / "home", tiny_shards(folder, shards + 3))
     try:
         services.start_webserver()
         services.start_daemon()
         runs = [_run(services, str(shards + number)) for number in range(3)]
-        backfill = _backfill(services, [str(shard) for shard in range(shards)])
+        backfill = backfill_seconds(services, shards)
     finally:
         services.stop()
     outside, inside, steps = (statistics.median(column) for column in zip(*runs, strict=True))
@@ -201,6 +191,20 @@ def run_figures(folder: Path, shards: int) -> list[Figure]:
         Figure("the steps and checks themselves", steps, None, f"{ROWS} rows; median of 3 runs"),
         Figure(f"a shard in a backfill of {shards}, two runs at a time", backfill / shards, None, "wall time / shards"),
     ]
+
+
+def tiny_shards(folder: Path, shards: int) -> dict[str, str]:
+    """Writes shards of next to no rows; the environment of a code location that loads them."""
+    for shard in range(shards):
+        write_sample_shard(folder / "sample", shard, ROWS)
+    (folder / "tiny.toml").write_text(
+        f'name = "tiny"\nshards = {shards}\ndimension = 512\n[[sources]]\nurl = "{folder / "sample"}"\n'
+    )
+    return {
+        "LAION_DATASET": str(folder / "tiny.toml"),
+        "LAION_DATA_DIR": str(folder / "data"),
+        "LAION_INDEX_FIRST": "1000000",
+    }
 
 
 def _run(services: Services, shard: str) -> tuple[float, float, float]:
@@ -230,10 +234,10 @@ def _ended(services: Services, run: str) -> dict[str, Any] | None:
     return found if found["status"] == "SUCCESS" else None
 
 
-def _backfill(services: Services, shards: list[str]) -> float:
-    """Seconds from the launch of a backfill to the end of its last run."""
+def backfill_seconds(services: Services, shards: int) -> float:
+    """Seconds from the launch of a backfill of the first shards to the end of its last run."""
     launched = time.time()
-    backfill = services.launch_backfill(list(CHAIN), shards)
+    backfill = services.launch_backfill(list(CHAIN), [str(shard) for shard in range(shards)])
     wait_for(
         lambda: services.backfill_status(backfill) == "COMPLETED_SUCCESS" or None, seconds=3600, what="the backfill"
     )

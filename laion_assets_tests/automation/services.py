@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,23 +13,28 @@ from typing import Any, TypeVar
 
 import httpx
 
+from laion_assets_tests.postgres import free_port
+
 T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Services:
-    """A webserver and a daemon, with the environment that their code location reads. Stop them after use."""
+    """A webserver and a daemon, with the environment that their code location reads. Stop them after use.
 
-    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+    `config` is one of the project's configurations of Dagster.
+    """
+
+    def __init__(self, home: Path, environment: Mapping[str, str], config: str = "dagster.yaml") -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        config = (PROJECT / "dagster.yaml").read_text()
+        text = (PROJECT / config).read_text()
         # The project's own configuration, with its storage in this home wherever a process was started.
-        (home / "dagster.yaml").write_text(config.replace("base_dir: .dagster", f"base_dir: {home}/.dagster"))
+        (home / "dagster.yaml").write_text(text.replace("base_dir: .dagster", f"base_dir: {home}/.dagster"))
         (home / "workspace.yaml").write_text((PROJECT / "workspace.yaml").read_text())
         self._environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -106,9 +110,3 @@ def wait_for(look: Callable[[], T | None], *, seconds: float, what: str) -> T:
             return found
         time.sleep(0.5)
     raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

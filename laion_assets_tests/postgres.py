@@ -1,0 +1,84 @@
+"""A PostgreSQL cluster of a test's own, on a free port of this machine, with a password. It holds no project's data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+USER = "dagster"
+
+
+def program(name: str) -> Path | None:
+    """One of PostgreSQL's programs; Debian keeps those of a server out of the PATH."""
+    found = shutil.which(name)
+    places = [Path(found)] if found else sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return places[-1] if places else None
+
+
+needs_postgres = pytest.mark.skipif(
+    program("initdb") is None or program("pg_ctl") is None, reason="PostgreSQL is not installed (apt: postgresql)"
+)
+
+
+@contextlib.contextmanager
+def private_cluster() -> Iterator[dict[str, str]]:
+    """A new cluster while the block runs; the variables that deploy/dagster.yaml reads its address from.
+
+    PostgreSQL refuses to run as root, so that root hands it to `nobody`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="laion-postgres-"))
+    password, port = secrets.token_urlsafe(), free_port()
+    (folder / "password").write_text(password)
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        for path in (folder, folder / "password"):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    try:
+        _run("initdb", "-D", "data", "-U", USER, "--pwfile=password", "--auth=scram-sha-256", "--no-sync", cwd=folder)
+        options = f"-h 127.0.0.1 -p {port} -c unix_socket_directories='' -c fsync=off"
+        _run("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start", cwd=folder)
+        try:
+            yield {
+                "DAGSTER_PG_HOST": "127.0.0.1",
+                "DAGSTER_PG_PORT": str(port),
+                "DAGSTER_PG_USERNAME": USER,
+                "DAGSTER_PG_PASSWORD": password,
+                "DAGSTER_PG_DATABASE": "postgres",
+            }
+        finally:
+            _run("pg_ctl", "-D", "data", "-m", "immediate", "stop", cwd=folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _run(name: str, *arguments: str, cwd: Path) -> None:
+    user = "nobody" if os.geteuid() == 0 else None
+    ended = subprocess.run(
+        [str(program(name)), *arguments],
+        cwd=cwd,
+        user=user,
+        group=None if user is None else pwd.getpwnam(user).pw_gid,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # the server inherits it: a pipe would never end
+        stderr=(log := (cwd / "errors").open("w+")),
+        check=False,
+    )
+    log.seek(0)
+    assert ended.returncode == 0, log.read()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
