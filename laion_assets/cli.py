@@ -81,7 +81,11 @@ def load(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show shards at each stage, what the table holds, and whether all is well (exit code 1 where it is not)."""
+    """Show shards at each stage, what the table holds, the last recall, and whether all is well.
+
+    Exit code 1 where a finding is bad. While a load or another command holds the embedded engine, it answers at once
+    with what Dagster recorded, says who holds the table, and goes by the findings that could be made.
+    """
     from laion_assets.settings import load_settings
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.status import print_status, read_status

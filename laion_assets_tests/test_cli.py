@@ -24,6 +24,7 @@ from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.instance import make_instance
 from laion_assets_tests.conftest import SAMPLE_ROWS, Shard, copy_sample
+from laion_assets_tests.table.loaded import holder
 
 SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
 GROUP = typer.main.get_command(app)
@@ -143,6 +144,24 @@ def test_status_says_what_stands_at_each_stage(story: Story) -> None:
     assert found["dataset"] == "sample"
     assert (found["partitions"], found["rows"]) == (3, sum(SAMPLE_ROWS[:3]))
     assert (found["shards"]["loaded"], found["shards"]["failed"], found["shards"]["missing"]) == (3, 0, 1)
+    assert (found["table_held"], found["healthy"], found["recall"]) == ("", True, None)
+
+
+def test_status_answers_at_once_while_another_process_holds_the_table(story: Story) -> None:
+    patient = {"LAION_CLICKHOUSE_WAIT_SECONDS": "100000"}
+    with holder(story.workspace.folder / "data") as process:
+        result = story.workspace.run("status", "--json", **patient)
+        shown = story.workspace.run("status", **patient)
+    assert (result.returncode, shown.returncode) == (0, 0), "nothing that is known is bad"
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert f"held by process {process.pid}" in found["table_held"]
+    assert (found["partitions"], found["rows"]) == (None, None)
+    assert found["shards"]["loaded"] == 3
+    told = {each["check"]: each["passed"] for each in found["findings"]}
+    assert told["table_agrees_with_dagster"] is None
+    assert told["no_shards_left_failed"] is True
+    assert f"table: not looked at (embedded ClickHouse in {story.workspace.folder}" in shown.stdout
+    assert f"held by process {process.pid}" in shown.stdout
 
 
 def test_status_is_shown_as_a_table(story: Story) -> None:

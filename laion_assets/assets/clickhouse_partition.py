@@ -74,6 +74,7 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         blocking=True,
         partitions_def=location.shards,
         pool=POOL,
+        retry_policy=IO_RETRY,
         description="Rows and a hash over ids, urls, captions and scores of the partition equal those of the merged "
         "file, every vector is sound, and vectors from four places of the file are in the table bit for bit. Where the "
         "file was removed (LAION_KEEP_MERGED), the hash that was recorded at loading stands for it.",

@@ -80,15 +80,25 @@ def failing_clearly() -> Iterator[None]:
     try:
         yield
     except LaionError as error:
-        worth_retrying = isinstance(error, WORTH_RETRYING) and not isinstance(error, NOT_WORTH_RETRYING)
-        raise dg.Failure(
-            description=str(error),
-            metadata={"subject": error.subject, "found": error.found, "expected": error.expected}
-            | ({"what to do": error.advice} if error.advice else {}),
-            allow_retries=worth_retrying,
-        ) from error
+        raise _failure(error) from error
 
 
 def check_failed(error: LaionError) -> dg.AssetCheckResult:
-    """A check's answer when what it looks at is so wrong that it cannot be read."""
+    """A check's answer when what it looks at is so wrong that it cannot be read.
+
+    Raises `dagster.Failure` where it could not look at all, since another process holds the engine: that says nothing
+    of the data. The step is tried again, then it fails, and the check is neither passed nor failed.
+    """
+    if isinstance(error, EngineHeldError):
+        raise _failure(error) from error
     return dg.AssetCheckResult(passed=False, description=str(error), metadata={"found": error.found})
+
+
+def _failure(error: LaionError) -> dg.Failure:
+    worth_retrying = isinstance(error, WORTH_RETRYING) and not isinstance(error, NOT_WORTH_RETRYING)
+    return dg.Failure(
+        description=str(error),
+        metadata={"subject": error.subject, "found": error.found, "expected": error.expected}
+        | ({"what to do": error.advice} if error.advice else {}),
+        allow_retries=worth_retrying,
+    )

@@ -6,6 +6,7 @@ import dagster as dg
 
 from laion_assets.assets.location import (
     CLICKHOUSE_DOCS,
+    IO_RETRY,
     OWNERS,
     POOL,
     CodeLocation,
@@ -66,6 +67,7 @@ def vector_index_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
         name="every_part_is_indexed",
         blocking=True,
         pool=POOL,
+        retry_policy=IO_RETRY,
         description="Every loaded partition is one part and has each index, counted for each index apart.",
     )
     def every_part_is_indexed() -> dg.AssetCheckResult:
@@ -87,6 +89,7 @@ def vector_index_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
         name="index_is_used",
         blocking=True,
         pool=POOL,
+        retry_policy=IO_RETRY,
         description="A search by image and one by text read `_distance` out of the index, and ClickHouse counted a "
         "search in the graph of every part. EXPLAIN alone names an index also when all rows are scanned.",
     )

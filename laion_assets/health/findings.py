@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laion_assets.dataset import Dataset
+from laion_assets.errors import EngineHeldError
 from laion_assets.health.history import ShardHistory, hours_since_last_load
 from laion_assets.settings import Settings
-from laion_assets.table.schema import PartitionState
+from laion_assets.table.connect import connect
+from laion_assets.table.schema import PartitionState, partitions
 
 MERGED_BYTES_A_VALUE = 1.8
 """Bytes of a merged file a vector element: 1,850 for two vectors of 512 (benchmarks/merge_encodings.py)."""
@@ -21,22 +23,37 @@ INDEX_BYTES_A_VECTOR = 1_557
 """Of the page's index (bf16, M 64) at 512 dimensions, as measured on ClickHouse 26.9."""
 
 
+TableLook = list[PartitionState] | EngineHeldError
+"""The table's partitions, or who holds the embedded engine, so that they could not be looked at."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One judgement: its check's name, whether all is well, and what was seen in one line."""
+    """One judgement: its check's name, whether all is well (None: it could not be told), what was seen in one line."""
 
     check: str
-    passed: bool
+    passed: bool | None
     seen: str
 
 
-def judge(
-    settings: Settings, histories: list[ShardHistory], partitions: list[PartitionState], free_bytes: int
-) -> list[Finding]:
+def look_at_table(settings: Settings, *, wait_seconds: float | None = None) -> TableLook:
+    """The table's partitions; where another process holds the embedded engine for longer than `wait_seconds` (None: the
+    settings' own), that fact. It is no failure: a load or a build holds it for as long as it works.
+
+    Raises `TableError` when the table cannot be asked for another reason.
+    """
+    try:
+        with connect(settings, wait_seconds=wait_seconds) as db:
+            return partitions(db)
+    except EngineHeldError as error:
+        return error
+
+
+def judge(settings: Settings, histories: list[ShardHistory], table: TableLook, free_bytes: int) -> list[Finding]:
     """Every finding, in the order in which a person would ask."""
     return [
         no_shards_left_failed(histories),
-        table_agrees_with_dagster(histories, partitions),
+        table_agrees_with_dagster(histories, table),
         ingest_is_moving(histories, settings.stalled_hours),
         disk_space_suffices(settings, histories, free_bytes),
     ]
@@ -50,9 +67,11 @@ def no_shards_left_failed(histories: list[ShardHistory]) -> Finding:
     return Finding("no_shards_left_failed", not failed, seen)
 
 
-def table_agrees_with_dagster(histories: list[ShardHistory], partitions: list[PartitionState]) -> Finding:
+def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -> Finding:
     """Partitions and rows of the table are those that Dagster recorded, either way. Shards that run are left out."""
-    in_table = {str(state.shard): state.rows for state in partitions}
+    if isinstance(table, EngineHeldError):
+        return Finding("table_agrees_with_dagster", None, f"not looked at: {table.subject}: {table.found}")
+    in_table = {str(state.shard): state.rows for state in table}
     known = {history.key for history in histories}
     drift = [f"shard {shard}: in the table, unknown to the dataset" for shard in in_table if shard not in known]
     for history in histories:

@@ -94,17 +94,17 @@ class Database:
 
 
 @contextlib.contextmanager
-def connect(settings: Settings) -> Iterator[Database]:
+def connect(settings: Settings, *, wait_seconds: float | None = None) -> Iterator[Database]:
     """Opens the database that the settings name and closes it at the end of the block.
 
     The embedded engine's folder belongs to one process at a time, so it is opened for a step and given back; where it
-    is held this waits `clickhouse_wait_seconds`, then raises `EngineHeldError`. Raises `TableError` when the server
-    cannot be reached or refuses.
+    is held this waits `wait_seconds` (None: the settings' `clickhouse_wait_seconds`), then raises `EngineHeldError`.
+    Raises `TableError` when the server cannot be reached or refuses.
     """
     url = settings.clickhouse_url.get_secret_value()
     parts = urlsplit(url)
     if parts.scheme == "chdb":
-        client = _open_embedded(Path(unquote(parts.netloc + parts.path)), settings)
+        client = _open_embedded(Path(unquote(parts.netloc + parts.path)), settings, wait_seconds)
         database = "default"
     else:
         client = _open_server(url)
@@ -139,7 +139,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open_embedded(folder: Path, settings: Settings) -> Client:
+def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None) -> Client:
     subject = f"embedded ClickHouse in {folder}"
     if "?" in str(folder):
         # chDB would take the rest of the path for options, and open another folder.
@@ -148,7 +148,8 @@ def _open_embedded(folder: Path, settings: Settings) -> Client:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TableError(subject, found=f"{error.strerror}", expected="a folder that can be written") from error
-    deadline = time.monotonic() + settings.clickhouse_wait_seconds
+    wait_seconds = settings.clickhouse_wait_seconds if wait_seconds is None else wait_seconds
+    deadline = time.monotonic() + wait_seconds
     while True:
         try:
             return clickhouse_connect.get_client(
@@ -166,8 +167,8 @@ def _open_embedded(folder: Path, settings: Settings) -> Client:
             if time.monotonic() >= deadline:
                 raise EngineHeldError(
                     subject,
-                    found=f"that {holder} holds it",
-                    expected=f"it to be free within {settings.clickhouse_wait_seconds:g} s",
+                    found=f"held by {holder}",
+                    expected=f"it to be free within {wait_seconds:g} s",
                     advice="wait for that step to end, or use a ClickHouse server (LAION_CLICKHOUSE)",
                 ) from error
             time.sleep(0.25)

@@ -1,4 +1,7 @@
-"""`laion-assets status`: shards at each stage, what the table holds, and whether all is well. It changes nothing."""
+"""`laion-assets status`: shards at each stage, what the table holds, and whether all is well. It changes nothing.
+
+Where another process holds the embedded engine, Dagster's half is told at once, and that the table was not looked at.
+"""
 
 from __future__ import annotations
 
@@ -9,52 +12,105 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
-from laion_assets.health.findings import Finding, free_bytes, judge
+from laion_assets.errors import EngineHeldError
+from laion_assets.health.findings import Finding, free_bytes, judge, look_at_table
 from laion_assets.health.history import ShardHistory, ShardState, read_histories
+from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
-from laion_assets.table.connect import connect
-from laion_assets.table.schema import partitions
+from laion_assets.table.schema import PartitionState
+
+MARKS = {True: "[green]✔[/]", False: "[red]✘[/]", None: "[yellow]?[/]"}
+SHOWN = 10
+"""Runs under way that are named."""
 
 STATES: tuple[ShardState, ...] = ("loaded", "merged", "fetched", "running", "queued", "failed", "missing")
 
 
 @dataclass(frozen=True)
-class Status:
-    """The state of a load: shards by state, what the table holds, findings, and the shards that failed with why."""
+class TableFacts:
+    """What the table holds."""
 
-    dataset: str
-    shards: dict[str, int]
     partitions: int
     rows: int
     bytes_on_disk: int
     indexed_partitions: int
+
+    @classmethod
+    def of(cls, states: list[PartitionState]) -> TableFacts:
+        """The sums over its partitions."""
+        return cls(
+            partitions=len(states),
+            rows=sum(state.rows for state in states),
+            bytes_on_disk=sum(state.bytes_on_disk for state in states),
+            indexed_partitions=sum(state.index_bytes > 0 for state in states),
+        )
+
+
+@dataclass(frozen=True)
+class RecallFacts:
+    """The last recall report: rows and partitions that it measured, recall@10 by kind, and kinds below target."""
+
+    rows: int
+    partitions: int
+    index: str
+    at_10: dict[str, float]
+    below_target: list[str]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> RecallFacts:
+        """At the search settings that the report named."""
+        kinds = [summary.kind for summary in evaluation.kinds]
+        return cls(
+            rows=evaluation.rows,
+            partitions=len(evaluation.shards),
+            index=evaluation.index,
+            at_10={kind: evaluation.chosen(kind).at_10.mean for kind in kinds},
+            below_target=[kind for kind in kinds if not evaluation.meets_target(kind)],
+        )
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a load: shards by state, what the table holds, the last recall report, findings, and the shards that
+    are under way or failed. `table` is None where it could not be looked at, and `table_held` says by whom it is held.
+    """
+
+    dataset: str
+    shards: dict[str, int]
+    table: TableFacts | None
+    table_held: str
+    recall: RecallFacts | None
     findings: list[Finding]
+    running: list[ShardHistory]
     failed: list[ShardHistory]
 
     @property
     def healthy(self) -> bool:
-        """Whether every finding is good."""
-        return all(finding.passed for finding in self.findings)
+        """Whether no finding is bad; one that could not be told is not."""
+        return all(finding.passed is not False for finding in self.findings)
 
     def as_json(self) -> dict[str, object]:
-        """For machines: plain numbers, texts and lists."""
-        return {**asdict(self), "healthy": self.healthy}
+        """For machines: plain numbers, texts and lists. The table's figures stand beside the others, null when held."""
+        facts = asdict(self)
+        table = facts.pop("table") or dict.fromkeys(TableFacts.__dataclass_fields__)
+        return {**facts, **table, "healthy": self.healthy}
 
 
 def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
-    """Asks Dagster and the table. Raises `TableError` when the table cannot be asked."""
+    """Asks Dagster and the table, and waits for neither. Raises `TableError` when the table cannot be asked, though
+    nobody holds it."""
     histories = read_histories(instance, settings.dataset.shard_keys)
     counts = Counter(history.state for history in histories)
-    with connect(settings) as db:
-        loaded = partitions(db)
+    table = look_at_table(settings, wait_seconds=0)
+    evaluation = read_evaluation(recall_folder(settings))
     return Status(
         dataset=settings.dataset.name,
         shards={state: counts[state] for state in STATES},
-        partitions=len(loaded),
-        rows=sum(state.rows for state in loaded),
-        bytes_on_disk=sum(state.bytes_on_disk for state in loaded),
-        indexed_partitions=sum(state.index_bytes > 0 for state in loaded),
-        findings=judge(settings, histories, loaded, free_bytes(settings.data_dir)),
+        table=None if isinstance(table, EngineHeldError) else TableFacts.of(table),
+        table_held=f"{table.subject}: {table.found}" if isinstance(table, EngineHeldError) else "",
+        recall=None if evaluation is None else RecallFacts.of(evaluation),
+        findings=judge(settings, histories, table, free_bytes(settings.data_dir)),
+        running=[history for history in histories if history.state in ("running", "queued") and history.run_id],
         failed=[history for history in histories if history.state == "failed"],
     )
 
@@ -64,12 +120,31 @@ def print_status(status: Status, console: Console) -> None:
     table = Table(*STATES, title=f"{status.dataset}: {sum(status.shards.values())} shards")
     table.add_row(*(str(status.shards[state]) for state in STATES))
     console.print(table)
-    console.print(
-        f"table: {status.rows:,} rows in {status.partitions} partitions, "
-        f"{status.bytes_on_disk / 1e9:.2f} GB on disk; {status.indexed_partitions} partitions have a vector index"
-    )
+    console.print(_table_line(status), markup=False, soft_wrap=True)
+    if status.recall is not None:
+        console.print(_recall_line(status.recall), markup=False, soft_wrap=True)
+    for history in status.running[:SHOWN]:
+        console.print(f"shard {history.key} {history.state}: run {history.run_id}", markup=False, highlight=False)
+    if len(status.running) > SHOWN:
+        console.print(f"and {len(status.running) - SHOWN} more")
     for history in status.failed:
         console.print(f"shard {history.key} failed: {history.error}", style="red", markup=False)
     for finding in status.findings:
-        console.print(f"{'[green]✔' if finding.passed else '[red]✘'}[/] {finding.check}: ", end="")
+        console.print(f"{MARKS[finding.passed]} {finding.check}: ", end="")
         console.print(finding.seen, markup=False, highlight=False)
+
+
+def _table_line(status: Status) -> str:
+    table = status.table
+    if table is None:
+        return f"table: not looked at ({status.table_held}); what follows is what Dagster recorded"
+    return (
+        f"table: {table.rows:,} rows in {table.partitions} partitions, "
+        f"{table.bytes_on_disk / 1e9:.2f} GB on disk; {table.indexed_partitions} partitions have a vector index"
+    )
+
+
+def _recall_line(recall: RecallFacts) -> str:
+    figures = ", ".join(f"{kind.replace('_', ' ')} {mean:.3f}" for kind, mean in recall.at_10.items())
+    low = f"; below the target: {', '.join(recall.below_target)}" if recall.below_target else ""
+    return f"last recall@10, {recall.rows:,} rows in {recall.partitions} partitions: {figures}{low}"

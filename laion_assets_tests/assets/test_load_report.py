@@ -13,7 +13,7 @@ from laion_assets.health.findings import Finding
 from laion_assets.health.history import ShardHistory
 from laion_assets.settings import Settings
 from laion_assets_tests.automation.recorded import Recorder
-from laion_assets_tests.table.loaded import load_sample, sample_settings
+from laion_assets_tests.table.loaded import holder, load_sample, sample_settings
 
 STAGES = {"raw_shard": 10.0, "merged_shard": 20.0, "clickhouse_partition": 30.0}
 LOADED = ShardHistory("0", "loaded", rows=1_200_000, quarantined=7, seconds=STAGES, loaded_at=1.0, run_id="a1b2c3d4-e5")
@@ -134,6 +134,36 @@ def test_failed_shards_and_drift_fail_its_checks_and_not_the_report(recorder: Re
     assert checks["ingest_is_moving"].passed
     assert metadata["shards_failed"] == 1
     assert [row[1] for row in rows(str(metadata["report"]))] == ["loaded", "failed", "loaded"]
+
+
+def test_while_the_table_is_held_the_report_is_made_and_only_that_check_is_left_out(
+    recorder: Recorder, loaded: Settings
+) -> None:
+    recorder.load(0, rows=60)
+    recorder.load(1, rows=80)
+    with holder(loaded.data_dir) as process:
+        metadata, checks = materialize(recorder, loaded.model_copy(update={"clickhouse_wait_seconds": 0.5}))
+    assert {name: check.passed for name, check in checks.items()} == {
+        "no_shards_left_failed": True,
+        "ingest_is_moving": True,
+        "disk_space_suffices": True,
+    }
+    assert "- *not told* `table_agrees_with_dagster`: not looked at: embedded" in str(metadata["report"])
+    assert f"held by process {process.pid}" in str(metadata["report"])
+    assert "**2 of 4 shards loaded, 140 rows.**" in str(metadata["report"])
+
+
+def test_one_check_can_be_asked_for_alone(recorder: Recorder, loaded: Settings) -> None:
+    recorder.load(0, rows=60)
+    key = dg.AssetCheckKey(dg.AssetKey("load_report"), "table_agrees_with_dagster")
+    result = dg.materialize(
+        [dg.AssetSpec("clickhouse_partition"), load_report_asset(CodeLocation(loaded))],
+        instance=recorder.instance,
+        selection=dg.AssetSelection.checks(key),
+    )
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("table_agrees_with_dagster", False)
+    assert result.get_asset_materialization_events() == []
 
 
 def test_before_anything_is_loaded_all_is_well(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.search import SearchRequest, search
-from laion_assets_tests.table.loaded import insert_behind_our_back, load_sample, sample_settings
+from laion_assets_tests.table.loaded import holder, insert_behind_our_back, load_sample, sample_settings
 
 PLAN = Plan(queries=20, grid=(SearchSettings(16), SearchSettings(256), SearchSettings(64, 5)), queries_at_100=5)
 
@@ -98,6 +98,16 @@ def test_a_part_without_index_fails_every_part_is_indexed(loaded: Settings) -> N
     assert isinstance(verdict, dg.AssetCheckResult)
     assert not verdict.passed
     assert str(verdict.description).startswith("by text: 1 graphs searched where 2 parts have one")
+
+
+def test_a_check_that_cannot_look_since_the_table_is_held_is_not_failed_but_tried_again(loaded: Settings) -> None:
+    hasty = loaded.model_copy(update={"clickhouse_wait_seconds": 0.0})
+    with holder(loaded.data_dir) as process:
+        for check in vector_index_checks(CodeLocation(hasty)):
+            with pytest.raises(dg.Failure, match=f"held by process {process.pid}") as raised:
+                check()
+            assert raised.value.allow_retries
+            assert check.op.retry_policy is not None
 
 
 def test_a_bad_index_fails_recall_meets_target(tmp_path: Path) -> None:

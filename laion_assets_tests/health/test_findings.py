@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import (
     bytes_still_needed,
     disk_space_suffices,
@@ -76,6 +77,13 @@ def test_shards_that_run_are_no_drift_and_failed_ones_are_looked_at() -> None:
     failed_again = ShardHistory("2", "failed", rows=100, loaded_at=time.time())
     assert table_agrees_with_dagster([failed_again], [partition(2)]).passed, "its old rows stand, as Dagster has it"
     assert not table_agrees_with_dagster([failed_again], []).passed
+
+
+def test_a_table_that_is_held_is_neither_well_nor_bad() -> None:
+    held = EngineHeldError("embedded ClickHouse in /x", found="held by process 7")
+    finding = table_agrees_with_dagster([shard(0)], held)
+    assert finding.passed is None
+    assert finding.seen == "not looked at: embedded ClickHouse in /x: held by process 7"
 
 
 def test_of_much_drift_ten_shards_are_named() -> None:

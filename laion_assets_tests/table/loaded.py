@@ -1,7 +1,12 @@
-"""Loads made-up shards into the embedded engine, for tests of what stands on a loaded table. It asserts nothing."""
+"""Loads made-up shards into the embedded engine, and holds it, for tests of what stands on a table."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +58,25 @@ def insert_behind_our_back(db: Database, shard: int, row_id: int, column: str, v
         f"INSERT INTO {db.table} SELECT * REPLACE ({vector} AS {column}, id + 500000 AS id) FROM {row}",
         settings={"materialize_skip_indexes_on_insert": 0},
     )
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the embedded engine's folder until a line is written to it."""
+    program = """
+    import sys
+    from laion_assets.settings import load_settings
+    from laion_assets.table.connect import connect
+    with connect(load_settings(dataset_name="sample", data_dir=sys.argv[1])) as db:
+        db.one("SELECT 1")
+        print("held", flush=True)
+        sys.stdin.readline()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -18,30 +15,9 @@ from laion_assets.errors import EngineHeldError, TableError
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import available_cores, connect
 from laion_assets_tests.conftest import assert_one_line
+from laion_assets_tests.table.loaded import holder
 
 SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
-
-
-@contextmanager
-def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the embedded engine's folder until a line is written to it."""
-    program = """
-    import sys
-    from laion_assets.settings import load_settings
-    from laion_assets.table.connect import connect
-    with connect(load_settings(dataset_name="sample", data_dir=sys.argv[1])) as db:
-        db.one("SELECT 1")
-        print("held", flush=True)
-        sys.stdin.readline()
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def server_settings(url: str) -> Settings:
@@ -107,7 +83,7 @@ def test_a_folder_that_another_process_holds_is_an_error_that_names_the_process(
         with pytest.raises(EngineHeldError) as caught, connect(settings):
             pass
         assert time.monotonic() - started >= settings.clickhouse_wait_seconds
-    assert_one_line(caught.value, f"process {process.pid} holds it", "within 0.5 s", "LAION_CLICKHOUSE")
+    assert_one_line(caught.value, f"held by process {process.pid}", "within 0.5 s", "LAION_CLICKHOUSE")
     assert str(settings.data_dir / "clickhouse") in str(caught.value)
 
 
