@@ -1,4 +1,4 @@
-"""Alerts: run failures and failed checks posted to a webhook, each once. What failed is found by Dagster."""
+"""Alerts: failed runs, and checks that fail or recover, posted to a webhook, each change once. Dagster finds them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from typing import Literal
 
 import dagster as dg
 import httpx
 import tenacity
 from dagster import DagsterEventType, DagsterInstance
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 
 from laion_assets.health.history import PARTITION_TAG, failure_reason
 from laion_assets.redact import redact_text
@@ -27,13 +30,17 @@ EVENTS_A_TICK = 200
 
 @dataclass(frozen=True)
 class Alert:
-    """The JSON body of a post: what failed ("run" or "check"), its name, shard, run, reason, and when (ISO 8601, UTC).
+    """The JSON body of a post, as docs/settings.md describes it.
 
-    `text` says the same in one line, which is what Slack, Mattermost and Teams show of a body.
+    What it is about (`kind`, `name`, `shard`), what became of it (`state`, and the `severity` of what failed), the
+    `run_id`, the `reason`, and when (`at`, ISO 8601, UTC). `text` says the same in one line, which is what Slack,
+    Mattermost and Teams show of a body.
     """
 
-    kind: str
+    kind: Literal["run", "check"]
     name: str
+    state: Literal["failed", "recovered"]
+    severity: Literal["ERROR", "WARN", ""]
     shard: str
     run_id: str
     reason: str
@@ -57,12 +64,24 @@ class News:
     newest: int
 
 
-def alert(kind: str, name: str, *, shard: str, run_id: str, reason: str, timestamp: float) -> Alert:
-    """An alert without secrets: passwords in URLs of the reason are taken out."""
+def alert(
+    kind: Literal["run", "check"],
+    name: str,
+    *,
+    shard: str,
+    run_id: str,
+    reason: str,
+    timestamp: float,
+    severity: Literal["ERROR", "WARN", ""] = "ERROR",
+) -> Alert:
+    """An alert without secrets: passwords in URLs of the reason are taken out. Without a severity it is a recovery."""
+    became: Literal["failed", "recovered"] = "failed" if severity else "recovered"
     said = redact_text(reason)[:1000]
     at = datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="seconds")
     where = f" of shard {shard}" if shard else ""
-    return Alert(kind, name, shard, run_id, said, at, f"{kind} {name}{where} failed: {said}")
+    warned = " (a warning)" if severity == "WARN" else ""
+    text = f"{kind} {name}{where} {became}{warned}: {said}"
+    return Alert(kind, name, became, severity, shard, run_id, said, at, text)
 
 
 def post(url: str, body: Alert) -> None:
@@ -104,9 +123,10 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
         ),
         _sensor(
             "alert_on_failed_check",
-            "Posts each failed check to the webhook, once: a failed check that blocks nothing fails no run.",
+            "Posts each check that begins to fail or to warn, and that recovers, to the webhook, once: a failed check "
+            "that blocks nothing fails no run, and one that stays failed is no news.",
             url,
-            failed_checks,
+            changed_checks,
             _newest_check,
         ),
     ]
@@ -155,9 +175,9 @@ def _post_all(url: str, news: News) -> tuple[int, str]:
                 raise dg.Failure(f"{error}; it is tried again at the next tick") from None
             late = True
         if late and done is not None:
-            return done, f"{number} of {len(news.alerts)} failures posted, the others at the next tick"
+            return done, f"{number} of {len(news.alerts)} alerts posted, the others at the next tick"
         done = event
-    return news.newest, f"{len(news.alerts)} failures posted"
+    return news.newest, f"{len(news.alerts)} alerts posted"
 
 
 def failed_runs(instance: DagsterInstance, after: int, location: str | None = None) -> News:
@@ -184,8 +204,11 @@ def failed_runs(instance: DagsterInstance, after: int, location: str | None = No
     return News(found, _last(records, after))
 
 
-def failed_checks(instance: DagsterInstance, after: int, location: str | None = None) -> News:
-    """Checks in runs of a code location, or of a command, that failed after an event."""
+def changed_checks(instance: DagsterInstance, after: int, location: str | None = None) -> News:
+    """Checks in runs of a code location, or of a command, that after an event came out other than the time before.
+
+    What came before is read from Dagster's log and not kept in a cursor: it holds through restarts and resets.
+    """
     records = instance.get_event_records(
         dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after),
         limit=EVENTS_A_TICK,
@@ -195,7 +218,7 @@ def failed_checks(instance: DagsterInstance, after: int, location: str | None = 
     for record in records:
         event = record.event_log_entry.dagster_event
         check = event.asset_check_evaluation_data if event is not None else None
-        if check is None or check.passed:
+        if check is None or _severity(check) == _severity_before(instance, check, record.timestamp):
             continue
         run = instance.get_run_by_id(record.run_id)
         if run is not None and _is_elsewhere(run, location):
@@ -205,11 +228,39 @@ def failed_checks(instance: DagsterInstance, after: int, location: str | None = 
             f"{check.asset_key.to_user_string()}:{check.check_name}",
             shard=check.partition or "",
             run_id=record.run_id,
-            reason=check.description or "failed",
+            reason=check.description or ("passed" if check.passed else "failed"),
             timestamp=record.timestamp,
+            severity=_severity(check),
         )
         found.append((record.storage_id, body))
     return News(found, _last(records, after))
+
+
+def _severity(check: dg.AssetCheckEvaluation) -> Literal["ERROR", "WARN", ""]:
+    """Of a failed check; nothing for one that passed."""
+    if check.passed:
+        return ""
+    return "WARN" if check.severity == dg.AssetCheckSeverity.WARN else "ERROR"
+
+
+def _severity_before(
+    instance: DagsterInstance, check: dg.AssetCheckEvaluation, timestamp: float
+) -> Literal["ERROR", "WARN", ""]:
+    """How the check of this partition came out the time before; one that never was evaluated had not failed."""
+    cursor = None
+    while records := instance.event_log_storage.get_asset_check_execution_history(
+        check.asset_check_key,
+        limit=100,
+        cursor=cursor,
+        status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
+        partition_filter=PartitionKeyFilter(key=check.partition),
+    ):
+        events = [record for record in records if record.event is not None and record.event.timestamp < timestamp]
+        if events:
+            latest = max(events, key=lambda record: record.event.timestamp if record.event is not None else 0.0)
+            return _severity(latest.evaluation) if latest.evaluation is not None else ""
+        cursor = records[-1].id
+    return ""
 
 
 def _is_elsewhere(run: dg.DagsterRun, location: str | None) -> bool:

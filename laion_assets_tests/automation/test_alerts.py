@@ -1,4 +1,4 @@
-"""States what reaches a webhook when runs and checks fail: each once, as documented, without secrets, or later."""
+"""States what reaches a webhook when runs fail and checks change: each once, as documented, or later; no secret."""
 
 import json
 import threading
@@ -14,18 +14,35 @@ from laion_assets.settings import load_settings
 
 PASSWORD = "s3cret-hunter2"  # noqa: S105 - made up
 PATH = "/services/T0/B0/token-of-the-webhook"
-shards = dg.StaticPartitionsDefinition(["0", "1", "2"])
+shards = dg.StaticPartitionsDefinition(["0", "1", "2", "3"])
 
 
 @dg.asset(partitions_def=shards)
 def fetched(context: dg.AssetExecutionContext) -> None:
-    if context.partition_key != "0":
+    if context.partition_key in ("1", "2"):
         raise dg.Failure(f"shard {context.partition_key}: no answer from https://me:{PASSWORD}@mirror.example/x?sig=1")
 
 
+FAILED = dg.AssetCheckResult(passed=False, description=f"12 rows are missing, see http://u:{PASSWORD}@host/")
+WARNED = dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="slow")
+PASSED = dg.AssetCheckResult(passed=True)
+
+
+class Verdict:
+    """What `is_whole` finds, which a test sets."""
+
+    now = FAILED
+
+
+@pytest.fixture(autouse=True)
+def _verdict() -> Iterator[None]:
+    yield
+    Verdict.now = FAILED
+
+
 @dg.asset_check(asset=fetched, partitions_def=shards)
-def is_whole(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=False, description=f"12 rows are missing, see http://u:{PASSWORD}@host/")
+def is_whole() -> dg.AssetCheckResult:
+    return Verdict.now
 
 
 @dg.asset_check(asset=fetched, partitions_def=shards)
@@ -85,11 +102,12 @@ def instance() -> Iterator[dg.DagsterInstance]:
 class Sensor:
     """One of our sensors, ticking as the daemon has it: with the cursor that the last tick gave back."""
 
-    def __init__(self, name: str, url: str, instance: dg.DagsterInstance) -> None:
+    def __init__(self, name: str, url: str, instance: dg.DagsterInstance, cursor: str | None = None) -> None:
         sensors = {sensor.name: sensor for sensor in build_alerts(load_settings(alert_webhook=url))}
         self.sensor, self.instance = sensors[name], instance
-        self.cursor: str | None = None
-        self.tick()
+        self.cursor = cursor
+        if cursor is None:
+            self.tick()
 
     def tick(self) -> str | None:
         """Evaluates it once; what it says. A tick that fails leaves the cursor where it was."""
@@ -120,11 +138,12 @@ def test_a_failed_run_is_posted_once_with_its_reason(webhook: Webhook, instance:
     assert webhook.bodies == [], "what failed before the sensor was new is no news"
     failed = run(instance, "2")
     run(instance, "0")
-    assert sensor.tick() == "1 failures posted"
-    assert sensor.tick() == "0 failures posted"
+    assert sensor.tick() == "1 alerts posted"
+    assert sensor.tick() == "0 alerts posted"
     (body,) = webhook.bodies
-    assert set(body) == {"kind", "name", "shard", "run_id", "reason", "at", "text"}
+    assert set(body) == {"kind", "name", "state", "severity", "shard", "run_id", "reason", "at", "text"}
     assert (body["kind"], body["name"], body["shard"]) == ("run", "__ASSET_JOB", "2")
+    assert (body["state"], body["severity"]) == ("failed", "ERROR")
     assert body["run_id"] == failed.run_id
     assert body["reason"] == "shard 2: no answer from https://***@mirror.example/x?***"
     assert body["at"].endswith("+00:00")
@@ -137,15 +156,80 @@ def test_a_failed_check_is_posted_once_and_one_that_passed_never(
     sensor = Sensor("alert_on_failed_check", webhook.url, instance)
     done = run(instance, "0")
     assert done.success, "a failed check that blocks nothing fails no run"
-    assert sensor.tick() == "1 failures posted"
-    assert sensor.tick() == "0 failures posted"
+    assert sensor.tick() == "1 alerts posted"
+    assert sensor.tick() == "0 alerts posted"
     (body,) = webhook.bodies
     assert (body["kind"], body["name"], body["shard"]) == ("check", "fetched:is_whole", "0")
     assert body["reason"] == "12 rows are missing, see http://***@host/"
     assert body["run_id"] == done.run_id
+    assert (body["state"], body["severity"]) == ("failed", "ERROR")
     run(instance, "0")
-    sensor.tick()
-    assert len(webhook.bodies) == 2, "another evaluation that failed is another alert"
+    assert sensor.tick() == "0 alerts posted", "a check that stays failed is no news"
+
+
+def test_each_change_of_a_check_is_posted_once_also_when_the_daemon_was_restarted(
+    webhook: Webhook, instance: dg.DagsterInstance
+) -> None:
+    sensor = Sensor("alert_on_failed_check", webhook.url, instance)
+    told = []
+    for verdict in (PASSED, FAILED, FAILED, PASSED, PASSED, WARNED, WARNED, FAILED, WARNED, PASSED):
+        Verdict.now = verdict
+        run(instance, "0")
+        sensor = Sensor("alert_on_failed_check", webhook.url, instance, sensor.cursor)
+        sensor.tick()
+        told.append([(body["state"], body["severity"]) for body in webhook.bodies])
+        webhook.bodies.clear()
+    assert told == [
+        [],
+        [("failed", "ERROR")],
+        [],
+        [("recovered", "")],
+        [],
+        [("failed", "WARN")],
+        [],
+        [("failed", "ERROR")],
+        [("failed", "WARN")],
+        [("recovered", "")],
+    ]
+
+
+def test_changes_of_one_tick_are_posted_in_their_order(webhook: Webhook, instance: dg.DagsterInstance) -> None:
+    sensor = Sensor("alert_on_failed_check", webhook.url, instance)
+    for verdict in (WARNED, WARNED, PASSED):
+        Verdict.now = verdict
+        run(instance, "0")
+    webhook.answers = [200] + [503] * TRIES
+    assert sensor.tick() == "1 of 2 alerts posted, the others at the next tick"
+    assert sensor.tick() == "1 alerts posted"
+    assert [body["text"] for body in webhook.bodies] == [
+        "check fetched:is_whole of shard 0 failed (a warning): slow",
+        "check fetched:is_whole of shard 0 recovered: passed",
+    ]
+
+
+def test_each_shard_s_check_is_followed_by_itself(webhook: Webhook, instance: dg.DagsterInstance) -> None:
+    sensor = Sensor("alert_on_failed_check", webhook.url, instance)
+    for shard, verdict in (("0", FAILED), ("3", FAILED), ("3", PASSED), ("0", FAILED)):
+        Verdict.now = verdict
+        run(instance, shard)
+        sensor.tick()
+    assert [(body["shard"], body["state"]) for body in webhook.bodies] == [
+        ("0", "failed"),
+        ("3", "failed"),
+        ("3", "recovered"),
+    ]
+
+
+def test_what_had_failed_before_the_sensor_began_is_told_only_when_it_recovers(
+    webhook: Webhook, instance: dg.DagsterInstance
+) -> None:
+    run(instance, "0")
+    sensor = Sensor("alert_on_failed_check", webhook.url, instance)
+    run(instance, "0")
+    assert sensor.tick() == "0 alerts posted"
+    Verdict.now = PASSED
+    run(instance, "0")
+    assert sensor.tick() == "1 alerts posted"
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
@@ -173,8 +257,8 @@ def test_while_the_webhook_is_down_nothing_is_lost_and_nothing_is_posted_twice(
     with pytest.raises(dg.Failure, match="the webhook answered 503"):
         sensor.tick()
     webhook.answers = [200] + [503] * TRIES
-    assert sensor.tick() == "1 of 3 failures posted, the others at the next tick"
-    assert sensor.tick() == "2 failures posted"
+    assert sensor.tick() == "1 of 3 alerts posted, the others at the next tick"
+    assert sensor.tick() == "2 alerts posted"
     assert [body["shard"] for body in webhook.bodies] == ["1", "2", "1"]
 
 
