@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
-from laion_assets.health.history import CHAIN
+from laion_assets.health.history import CHAIN, LOAD_JOB
 
 load_shards = dg.define_asset_job(
-    "load_shards",
+    LOAD_JOB,
     selection=dg.AssetSelection.assets(*CHAIN),
     description="One shard from its source to its partition of the table, with every check: a run a partition.",
 )

@@ -42,7 +42,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         job=load_shards,
         cron_schedule=settings.load_cron,
         description=f"Asks for the next shards that are missing, {settings.load_shards} at a time, in order; none that "
-        "is queued, running or failed.",
+        "is queued, running, failed, or waits in a backfill.",
     )
     def load_next_shards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         shards, reason = next_missing(read_histories(context.instance, keys, with_errors=False), settings.load_shards)

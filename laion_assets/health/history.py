@@ -8,11 +8,15 @@ from typing import Literal
 
 import dagster as dg
 from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 
 from laion_assets.redact import redact_text
 
 CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
 """The assets that are partitioned by shard, in order."""
+
+LOAD_JOB = "load_shards"
+"""The job of that chain."""
 
 COVERED_SHARDS = "covered_shards"
 """Key of `vector_index`'s metadata: the shards whose partitions it covers, as a JSON list of numbers."""
@@ -61,6 +65,7 @@ def read_histories(instance: DagsterInstance, keys: list[str], *, with_errors: b
             if history is not None:
                 history.state = states[asset]
                 _take_materialization(history, asset, record)
+    _take_backfills(instance, histories)
     _take_active_runs(instance, histories)
     _take_failed_runs(instance, histories, with_errors)
     return list(histories.values())
@@ -91,6 +96,26 @@ def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLog
         history.rows = int(number("dagster/partition_row_count"))
         history.quarantined = int(number("quarantined"))
         history.loaded_at = record.timestamp
+
+
+def _take_backfills(instance: DagsterInstance, histories: dict[str, ShardHistory]) -> None:
+    """Shards of backfills under way that have no run yet are queued: the backfill makes runs a few at a time."""
+    for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])):
+        for key in _without_a_run(backfill) & histories.keys():
+            histories[key].state, histories[key].run_id = "queued", ""
+
+
+def _without_a_run(backfill: PartitionBackfill) -> set[str]:
+    """Partitions of the chain that a backfill, of assets or of the job `load_shards`, has not asked a run for yet."""
+    if backfill.asset_backfill_data is None:
+        names = list(backfill.partition_names or []) if backfill.job_name == LOAD_JOB else []
+        submitted = backfill.last_submitted_partition_name
+        return set(names[names.index(submitted) + 1 :] if submitted in names else names)
+    data = backfill.asset_backfill_data
+    waiting = data.target_subset - data.requested_subset - data.failed_and_downstream_subset
+    subsets = waiting.partitions_subsets_by_asset_key
+    ours = [subsets[AssetKey(asset)] for asset in CHAIN if AssetKey(asset) in subsets]
+    return {key for subset in ours for key in subset.get_partition_keys()}
 
 
 def _take_active_runs(instance: DagsterInstance, histories: dict[str, ShardHistory]) -> None:

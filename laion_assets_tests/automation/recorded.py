@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import dagster as dg
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
 from laion_assets.definitions import build_definitions
@@ -19,7 +24,8 @@ class Recorder:
 
     def __init__(self, instance: DagsterInstance, settings: Settings) -> None:
         self.instance = instance
-        self.job = build_definitions(settings).resolve_job_def("load_shards")
+        self.definitions = build_definitions(settings)
+        self.job = self.definitions.resolve_job_def("load_shards")
 
     def load(self, *shards: int, rows: int = 100, quarantined: int = 0, upto: str = "clickhouse_partition") -> None:
         """Materializes the chain of these shards, or its beginning; one second a stage."""
@@ -55,6 +61,37 @@ class Recorder:
         for run in runs:
             self.instance.report_run_failed(run, message)
         return runs
+
+    def backfill(self, *shards: int) -> PartitionBackfill:
+        """Records a backfill of these shards' chain as the UI does, before any of its runs is made."""
+        graph = self.definitions.get_repository_def().asset_graph
+        backfill = PartitionBackfill.from_asset_partitions(
+            backfill_id=f"backfill{time.monotonic_ns()}",
+            asset_graph=graph,
+            partition_names=[str(shard) for shard in shards],
+            asset_selection=[AssetKey(asset) for asset in CHAIN],
+            backfill_timestamp=time.time(),
+            tags={},
+            dynamic_partitions_store=self.instance,
+            all_partitions=False,
+            title=None,
+            description=None,
+            run_config=None,
+        )
+        self.instance.add_backfill(backfill)
+        return backfill
+
+    def make_runs(self, backfill: PartitionBackfill, *shards: int) -> PartitionBackfill:
+        """Notes in a backfill, as the daemon does, that it has asked for the runs of these shards; queues them."""
+        graph = self.definitions.get_repository_def().asset_graph
+        data = backfill.get_asset_backfill_data(graph)
+        asked = {AssetKeyPartitionKey(AssetKey(asset), str(shard)) for asset in CHAIN for shard in shards}
+        requested = data.requested_subset | AssetGraphSubset.from_asset_partition_set(asked, graph)
+        made = backfill.with_asset_backfill_data(data.replace_requested_subset(requested), self.instance, graph)
+        self.instance.update_backfill(made)
+        for shard in shards:
+            self.run(shard, DagsterRunStatus.QUEUED)
+        return made
 
     def succeed(self, *shards: int) -> None:
         """Ends a run of each of these shards well, its last stage materialized."""

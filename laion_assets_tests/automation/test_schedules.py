@@ -11,14 +11,15 @@ import pytest
 from dagster import AssetKey, DagsterRunStatus
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.definitions.run_request import RunRequest
+from dagster._core.execution.backfill import BulkActionStatus
 from dagster._core.loader import LoadingContextForTest
 
 from laion_assets.automation.schedules import build_schedules
 from laion_assets.definitions import build_definitions
-from laion_assets.health.history import CHAIN
+from laion_assets.health.history import CHAIN, read_histories
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import write_sample_shard
-from laion_assets_tests.automation.recorded import Recorder
+from laion_assets_tests.automation.recorded import ORIGIN, Recorder
 
 TICK = datetime(2026, 1, 5, 10, tzinfo=timezone.utc)
 
@@ -97,6 +98,53 @@ def test_none_that_is_queued_running_or_failed(
     recorder.run(4, DagsterRunStatus.STARTING)
     recorder.run(5, DagsterRunStatus.NOT_STARTED)
     assert why_none(settings, instance) == "4 shards are queued or running, as many as are asked for at once"
+
+
+def test_none_that_waits_in_a_backfill_for_its_run(
+    settings: Settings, instance: dg.DagsterInstance, recorder: Recorder
+) -> None:
+    backfill = recorder.backfill(0, 1, 2)
+    assert asked(settings, instance) == ["3"], "three of the four at a time are asked for"
+    backfill = recorder.make_runs(backfill, 0)
+    assert asked(settings, instance) == ["3"], "a run, and two that wait for theirs"
+    instance.update_backfill(backfill._replace(status=BulkActionStatus.CANCELED))
+    assert asked(settings, instance) == ["1", "2", "3"]
+    recorder.backfill(*range(12))
+    assert why_none(settings, instance) == "12 shards are queued or running, as many as are asked for at once"
+
+
+def test_a_shard_that_failed_in_a_backfill_is_failed_and_one_that_waits_in_another_is_not_retried(
+    settings: Settings, instance: dg.DagsterInstance, recorder: Recorder
+) -> None:
+    recorder.make_runs(recorder.backfill(0, 1), 1)
+    recorder.fail(5, 6)
+    recorder.backfill(5)
+    assert asked(settings, instance, "retry_failed_shards") == ["6"]
+    recorder.load_last(0)
+    assert [history.state for history in read_histories(instance, ["0", "1", "5", "6"])] == [
+        "queued",
+        "queued",
+        "queued",
+        "failed",
+    ]
+
+
+def test_shards_of_a_backfill_of_the_job_are_asked_for_by_it(
+    settings: Settings, instance: dg.DagsterInstance, recorder: Recorder
+) -> None:
+    origin = ORIGIN.get_partition_set_origin("load_shards_partition_set")
+    backfill = recorder.backfill(0)._replace(
+        backfill_id="of the job",
+        asset_backfill_data=None,
+        asset_selection=None,
+        partition_set_origin=origin,
+        partition_names=["0", "1", "2"],
+    )
+    instance.update_backfill(recorder.backfill(9)._replace(status=BulkActionStatus.COMPLETED))
+    instance.add_backfill(backfill)
+    assert asked(settings, instance) == ["3"]
+    instance.update_backfill(backfill._replace(last_submitted_partition_name="1"))
+    assert [history.state for history in read_histories(instance, ["1", "2"])] == ["missing", "queued"]
 
 
 def test_a_shard_that_was_only_fetched_or_merged_is_missing(
