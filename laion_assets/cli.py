@@ -111,7 +111,7 @@ def search(
     limit: Annotated[int, typer.Option(help="How many answers, at most 1000.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Look at every row instead of using the index.")] = False,
     ef: Annotated[int | None, typer.Option(help="ef_search; else what the recall report named.")] = None,
-    where: Annotated[str | None, typer.Option(help="A SQL condition, such as: similarity > 0.35")] = None,
+    where: Annotated[str | None, typer.Option(help="A SQL condition over columns, such as: similarity > 0.35")] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards: 0-9, 3, or 1,4,7-9")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page of the answers to this file.")] = None,
     as_json: Json = False,

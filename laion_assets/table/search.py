@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.errors import SearchError, TableError
+from laion_assets.errors import SearchError
+from laion_assets.table.condition import DISTANCE, check_condition
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import require_table
 
@@ -51,7 +52,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What is asked besides the vector: `where` is a SQL condition, `shards` prunes partitions."""
+    """What is asked besides the vector: `where` is a SQL condition over columns, `shards` prunes partitions."""
 
     by: By = "image"
     limit: int = 10
@@ -85,8 +86,8 @@ def search_sql(db: Database, request: SearchRequest) -> str:
     """The statement of a search; its vector is the parameter `target`."""
     distance = f"cosineDistance({request.by}_embedding, {{target:Array(Float32)}})"
     return (
-        f"SELECT {distance} AS distance, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
-        f"ORDER BY distance LIMIT {request.limit}"
+        f"SELECT {distance} AS {DISTANCE}, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
+        f"ORDER BY {DISTANCE} LIMIT {request.limit}"
     )
 
 
@@ -131,15 +132,7 @@ def _check(db: Database, request: SearchRequest) -> None:
     if request.by == "text" and not db.settings.dataset.has_text:
         raise SearchError(f"dataset {db.settings.dataset.name}", found="no text embeddings", expected="by image")
     if request.where:
-        _check_condition(db, request.where)
-
-
-def _check_condition(db: Database, where: str) -> None:
-    """Raises `SearchError` unless the condition is one by itself: `1) OR (1` would be two in our parentheses."""
-    try:
-        db.one("SELECT formatQuery({query:String})", parameters={"query": f"SELECT 1 WHERE {where}\n"})
-    except TableError as error:
-        raise SearchError("where", found=error.found, expected="a SQL condition, such as: similarity > 0.35") from error
+        check_condition(db, request.where)
 
 
 def _conditions(request: SearchRequest) -> str:
