@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, DPI = 6.4, 4.0, 80
 
+COLOURS = {
+    "image_to_image": "#0072B2",
+    "text_to_text": "#009E73",
+    "text_to_image": "#D55E00",
+    "image_to_text": "#E69F00",
+    "held_out_to_image": "#000000",
+}
+"""Of the palette of Okabe and Ito, which people who see colours differently tell apart; blue and vermilion, its two
+most distinct, are those of image→image and text→image."""
+
 
 def recall_plot(evaluation: Evaluation) -> bytes:
     """Recall@10 against median latency, a line for each kind of query; circles are rescored. PNG, about 30 kB."""
@@ -23,14 +33,15 @@ def recall_plot(evaluation: Evaluation) -> bytes:
         plain = [one for one in measured if not one.search.multiplier]
         rescored = [one for one in measured if one.search.multiplier]
         label = summary.kind.replace("_", " ")
-        (line,) = axes.plot([m.latency.p50 for m in plain], [m.at_10.mean for m in plain], marker=".", label=label)
+        colour = COLOURS[summary.kind]
+        axes.plot([m.latency.p50 for m in plain], [m.at_10.mean for m in plain], marker=".", label=label, color=colour)
         axes.plot(
             [m.latency.p50 for m in rescored],
             [m.at_10.mean for m in rescored],
             linestyle="none",
             marker="o",
             fillstyle="none",
-            color=line.get_color(),
+            color=colour,
         )
     axes.axhline(evaluation.target, color="grey", linestyle="--", linewidth=1)
     axes.set_xscale("log")

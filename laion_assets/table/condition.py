@@ -129,7 +129,7 @@ def _lambda_parameters(nodes: list[_Node]) -> Iterator[str]:
 
 
 def _allowed(db: Database, functions: set[str]) -> set[str]:
-    """Which of these functions are of the categories above, by names in lower case; aliases go by what they stand for."""
+    """Which of these functions are of the categories above, by lower-case name; aliases go by what they stand for."""
     rows = db.rows(
         "SELECT lower(name) FROM system.functions WHERE NOT is_aggregate AND lower(name) IN {names:Array(String)} "
         "AND if(alias_to = '', name, alias_to) IN ("
