@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
+from croniter import CroniterError, croniter
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -40,13 +41,20 @@ Words = Annotated[tuple[str, ...], NoDecode]
 """Several words in one variable, parted by commas or blanks."""
 
 
-def _five_fields(expression: str) -> str:
+def _is_a_schedule(expression: str) -> str:
+    """Checked by the parser that Dagster itself has a copy of; it also finds days that never come, such as 30 2."""
     if len(expression.split()) != 5:
         raise ValueError("a cron schedule has five fields, for example 0 * * * * for every hour")
+    try:
+        croniter(expression).get_next()
+    except CroniterError as error:
+        raise ValueError(
+            f"no cron schedule: {error}; minute 0-59, hour 0-23, day 1-31, month 1-12 and weekday 0-6"
+        ) from None
     return expression
 
 
-Cron = Annotated[str, AfterValidator(_five_fields)]
+Cron = Annotated[str, AfterValidator(_is_a_schedule)]
 """When a schedule ticks, in UTC."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from dagster._utils.schedules import is_valid_cron_string
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -117,6 +118,28 @@ def refusal(**overrides: object) -> SettingsError:
         load_settings(**overrides)
     assert_one_line(caught.value)
     return caught.value
+
+
+@pytest.mark.parametrize("field", ["load_cron", "retry_cron", "observe_cron", "report_cron"])
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("61 * * * *", "[61 * * * *] is not acceptable, out of range"),
+        ("0 25 * * *", "out of range"),
+        ("0 0 30 2 *", "failed to find next date"),
+        ("0 0 * * 8", "out of range"),
+        ("*/0 * * * *", "step '0' in field 0 is not acceptable"),
+        ("a b c d e", "is not acceptable"),
+        ("H * * * *", "hash_id"),
+        ("0 0 * * * *", "a cron schedule has five fields"),
+    ],
+)
+def test_a_schedule_that_never_comes_is_refused(
+    field: str, expression: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_valid_cron_string(expression), "Dagster would refuse it, too, when the code location is loaded"
+    monkeypatch.setenv(variable(field), expression)
+    assert_one_line(refusal(), variable(field), said)
 
 
 def test_every_setting_is_tried_by_these_tests() -> None:

@@ -14,6 +14,8 @@ MINIMAL_CONFIG = """\
 # Written by laion-assets for a Dagster instance of its own; storage lies beside this file.
 telemetry:
   enabled: false
+nux:
+  enabled: false
 concurrency:
   runs:
     max_concurrent_runs: 2

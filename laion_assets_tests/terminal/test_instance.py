@@ -69,6 +69,7 @@ def test_an_instance_of_its_own_sends_no_telemetry_and_keeps_what_is_set(tmp_pat
     assert (home / "dagster.yaml").read_text() == MINIMAL_CONFIG
     with dagster_instance() as instance:
         assert not instance.telemetry_enabled
+        assert not instance.nux_enabled
     (home / "dagster.yaml").write_text(f"{MINIMAL_CONFIG}# mine\n")
     make_instance(home)
     assert (home / "dagster.yaml").read_text().endswith("# mine\n")
