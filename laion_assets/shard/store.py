@@ -78,7 +78,11 @@ class ShardStore:
 
     def remove_raw(self, shard: int) -> int:
         """Removes the raw files of a shard; the bytes that this freed here (a link frees none of its original's)."""
-        return sum(remove_file(path) for path in self.raw_files(shard).paths().values())
+        paths = self.raw_files(shard).paths().values()
+        freed = sum(remove_file(path) for path in paths)
+        for path in paths:
+            remove_file(origin_path(path))
+        return freed
 
 
 def shard_files(dataset: Dataset, shard: int, folder: Path) -> ShardFiles:
@@ -90,6 +94,11 @@ def shard_files(dataset: Dataset, shard: int, folder: Path) -> ShardFiles:
         text=folder / dataset.file_name("text", shard) if dataset.has_text else None,
         metadata=folder / dataset.file_name("metadata", shard),
     )
+
+
+def origin_path(path: Path) -> Path:
+    """Where it is noted what a raw file came from, beside it."""
+    return path.with_name(f".{path.name}.origin.json")
 
 
 def remove_file(path: Path) -> int:

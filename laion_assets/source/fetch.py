@@ -13,7 +13,7 @@ from functools import partial as bind
 from pathlib import Path
 
 from laion_assets.dataset import FileKind
-from laion_assets.errors import SettingsError
+from laion_assets.errors import SettingsError, SourceError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.source.failures import WrongFileError, reason
@@ -23,6 +23,7 @@ from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
 from laion_assets.source.partial import PartialFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
+from laion_assets.source.standing import has_changed, remember, remembered
 from laion_assets.source.transfer import LogCallback, Pace, Patience, ProgressCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile, check_file, wanted_files
 
@@ -63,8 +64,9 @@ def fetch_shard(
     """Bring a shard's files into `folder` (made if need be), under the dataset's names, in its order of kinds.
 
     At most `settings.http_connections` files come side by side. A file that stands there already, and passes the same
-    checks, is not fetched again. Two runs of one shard take turns, so that the second finds it complete. After an
-    interrupt or an error what has come is kept, and the next run goes on from there.
+    checks, is not fetched again, unless its source says that it has another now (size, ETag or date). Two runs of one
+    shard take turns, so that the second finds it complete. After an interrupt or an error what has come is kept, and
+    the next run goes on from there.
 
     Raises `SourceError` when no source gives a file within the tries and the time, `PermanentSourceError` when all said
     no for good, `StoreError` when the disk refuses or has not enough space, `DatasetError` for a shard that is none,
@@ -118,9 +120,12 @@ def fetch_file(
     started = time.monotonic()
     partial = PartialFile(folder, wanted, transfer)
     mirrors = Mirrors(wanted, sources, patience, transfer, partial)
-    arrival = _standing(partial) or _complete(partial)
+    arrival = _standing(partial, sources, patience) or _complete(partial)
     if arrival is None:
         arrival = mirrors.run(bind(_take, partial, Pace(wanted.subject, patience)))
+    if arrival.remote is not None:
+        with partial.storing():
+            remember(partial.final, arrival.remote)
     transfer.moved(wanted.name, 0, report=True)
     return FetchedFile(
         kind=wanted.kind,
@@ -144,8 +149,8 @@ def _take(partial: PartialFile, pace: Pace, source: Source) -> Arrival:
     return arrival
 
 
-def _standing(partial: PartialFile) -> Arrival | None:
-    """The file, if it stands in its final place and is what is wanted."""
+def _standing(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> Arrival | None:
+    """The file, if it stands in its final place, is what is wanted, and its source has no other."""
     final, wanted, transfer = partial.final, partial.wanted, partial.transfer
     with partial.storing():
         if not final.exists():
@@ -156,10 +161,34 @@ def _standing(partial: PartialFile) -> Arrival | None:
             transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
             return None
         facts = final.stat()
+    if _has_another(partial, sources, patience):
+        return None
     partial.discard()
     transfer.expect(wanted.name, facts.st_size)
     transfer.moved(wanted.name, facts.st_size)
     return Arrival(str(final), linked=final.is_symlink() or facts.st_nlink > 1)
+
+
+def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> bool:
+    """Whether the first source that answers has another file than the one that stands. Each is asked once.
+
+    A SHA-256 in the manifest has said already that it is the right one. What no source can be asked about stays.
+    """
+    wanted, transfer = partial.wanted, partial.transfer
+    with partial.storing():
+        then = remembered(partial.final)
+    if then is None or wanted.sha256 is not None:
+        return False
+    hasty = replace(patience, tries=1, file_seconds=min(patience.file_seconds, OBSERVE_SECONDS))
+    try:
+        now = Mirrors(wanted, sources, hasty, transfer).run(lambda source: source.observe())
+    except SourceError as error:
+        transfer.say(f"{wanted.subject}: what stands is used, since it cannot be compared: {error}")
+        return False
+    if not has_changed(then, now):
+        return False
+    transfer.say(f"{wanted.subject}: {now.url} has {now.version}, here is {then.version}; it is fetched again")
+    return True
 
 
 def _complete(partial: PartialFile) -> Arrival | None:
@@ -172,7 +201,7 @@ def _complete(partial: PartialFile) -> Arrival | None:
     except WrongFileError as error:
         partial.transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
         return None
-    return Arrival(origin.url, origin.etag)
+    return Arrival(origin.url, origin.etag, remote=RemoteFile(origin.url, origin.total, origin.etag, origin.modified))
 
 
 def _refuse_own_folder(sources: list[list[Source]], folder: Path) -> None:

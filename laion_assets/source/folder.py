@@ -65,13 +65,14 @@ class LocalFile:
                 check_file(self._wanted, original, self.url, pause=partial.transfer.check_stop)
             except WrongFileError as error:
                 raise PermanentSourceError(error.subject, found=error.found, expected=error.expected) from error
+            remote = self.observe()
             size = original.stat().st_size
         partial.discard()
         with partial.storing():
             link(original, partial.final)
         partial.transfer.expect(self._wanted.name, size)
         partial.transfer.moved(self._wanted.name, size)
-        return Arrival(self.url, linked=True)
+        return Arrival(self.url, linked=True, remote=remote)
 
     def observe(self) -> RemoteFile:
         """Size and time of change, in nanoseconds. Raises `PermanentSourceError`, `SourceError`."""
@@ -125,13 +126,12 @@ class StoredFile:
         origin = self._origin(facts)
         first = partial.size if self._continues(partial.origin, origin) else 0
         partial.receive(origin, self._blocks(path, first), pace, anew=first == 0)
-        return Arrival(self.url, origin.etag)
+        return Arrival(self.url, origin.etag, remote=_remote(origin))
 
     def observe(self) -> RemoteFile:
         """Size, ETag and date, as far as the store says them. Raises `PermanentSourceError`, `SourceError`."""
         with self._failures():
-            origin = self._origin(self._look()[1])
-        return RemoteFile(self.url, origin.total, origin.etag, origin.modified)
+            return _remote(self._origin(self._look()[1]))
 
     def _look(self) -> tuple[UPath, dict[str, Any]]:
         from upath import UPath
@@ -175,3 +175,7 @@ class StoredFile:
                 found=f"{name}: {redact_text(str(error))}",
                 advice="for s3:// install laion_assets[s3]" if isinstance(error, ImportError) else "",
             ) from error
+
+
+def _remote(origin: Origin) -> RemoteFile:
+    return RemoteFile(origin.url, origin.total, origin.etag, origin.modified)

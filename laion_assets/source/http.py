@@ -76,7 +76,8 @@ class HttpFile:
             if continued:
                 origin = self._continued(response, partial, origin, asked)
             partial.receive(origin, body(response), pace, anew=not continued)
-        return Arrival(self.url, origin.etag)
+            remote = self._remote(response, origin.total)
+        return Arrival(self.url, origin.etag, remote=remote)
 
     def observe(self) -> RemoteFile:
         """Size, ETag and date by HEAD, or by a GET of one byte where HEAD is refused. Raises `SourceError`."""
@@ -84,8 +85,7 @@ class HttpFile:
             with self._open(method, asked, self._patience.file_seconds) as response:
                 if response.status in (200, 206):
                     self._refuse_packed(response)
-                    origin = self._origin(response)
-                    return RemoteFile(self.url, origin.total, response.headers.get("ETag"), _modified(response))
+                    return self._remote(response, self._origin(response).total)
                 # Signed URLs allow GET alone, and answer HEAD with 403; 404 and 410 are the same for both.
                 if method == "GET" or response.status in (404, 410, 429, 503):
                     raise self._refusal(response)
@@ -155,6 +155,9 @@ class HttpFile:
             total = int(headers["Content-Length"]) if headers.get("Content-Length", "").isdecimal() else None
         etag = headers.get("ETag", "")
         return Origin(self.url, etag if etag.startswith('"') else None, _strong_date(headers), total)
+
+    def _remote(self, response: BaseHTTPResponse, total: int | None) -> RemoteFile:
+        return RemoteFile(self.url, total, response.headers.get("ETag"), _modified(response))
 
     def _refuse_packed(self, response: BaseHTTPResponse) -> None:
         coding = response.headers.get("Content-Encoding", "identity").strip().lower()

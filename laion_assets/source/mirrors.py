@@ -49,11 +49,15 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Arrival:
-    """How a file came: its URL as shown, its ETag if the source gave one, and whether it was linked into its place."""
+    """How a file came: its URL as shown, its ETag if the source gave one, and whether it was linked into its place.
+
+    `remote` is what its source said of it, as when it is observed; None where none was asked.
+    """
 
     url: str
     etag: str | None = None
     linked: bool = False
+    remote: RemoteFile | None = None
 
 
 class Source(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from laion_assets.errors import DatasetError, PermanentSourceError, SourceError
+from laion_assets.shard.store import ShardStore
 from laion_assets.source.fetch import FetchedFile, fetch_shard, observe_shard
 from laion_assets.source.partial import Origin
 from laion_assets.source.places import file_url
@@ -23,10 +24,13 @@ from laion_assets_tests.source.served_shard import (
     TEXT,
     kinds,
     leave_part,
+    npy_bytes,
     shard_files,
 )
 
 THREE = (IMAGE, TEXT, METADATA)
+NOTES = [f".{name}.origin.json" for name in THREE]
+"""What each came from."""
 TOTAL = sum(len(FILES[name]) for name in THREE)
 
 DATASET = """
@@ -47,6 +51,11 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "data" / "raw"
 
 
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def fetch(source: str, raw: Path, **fields: Any) -> list[FetchedFile]:
     """Shard 0 from one source."""
     return fetch_shard(settings_for(source, data_dir=raw.parent, **fields), 0, raw, patience=QUICK)
@@ -57,7 +66,7 @@ def test_the_files_of_a_shard_arrive_in_the_order_of_their_kinds(server: Misbeha
     assert [file.kind for file in fetched] == ["image", "text", "metadata"]
     assert [file.path for file in fetched] == [raw / name for name in THREE]
     assert [file.path.read_bytes() for file in fetched] == [FILES[name] for name in THREE]
-    assert sorted(path.name for path in raw.iterdir()) == sorted([".0.lock", *THREE])
+    assert names(raw) == sorted([".0.lock", *THREE, *NOTES])
 
 
 @pytest.mark.parametrize(("connections", "at_once"), [(1, 1), (2, 2), (3, 3), (16, 3)])
@@ -73,7 +82,8 @@ def test_a_file_that_stands_complete_is_not_fetched_again(server: MisbehavingSer
     (raw / TEXT).unlink()
     server.requests.clear()
     again = kinds(fetch(server.base(), raw))
-    assert [request.path for request in server.requests] == [f"/well-behaved/text_emb/{TEXT}"]
+    asked = [request.path for request in server.requests if request.method == "GET"]
+    assert asked == [f"/well-behaved/text_emb/{TEXT}"]
     assert (again["image"].tries, again["image"].bytes_fetched, again["image"].bytes) == (0, 0, SIZE)
     assert again["image"].url == str(raw / IMAGE)
 
@@ -90,7 +100,60 @@ def test_a_leftover_beside_a_file_that_stands_goes_away(server: MisbehavingServe
     fetch(server.base(), raw)
     leave_part(raw, IMAGE, b"x" * 100, Origin("http://x/y", '"e"', None, SIZE))
     fetch(server.base(), raw)
-    assert sorted(path.name for path in raw.iterdir()) == sorted([".0.lock", *THREE])
+    assert names(raw) == sorted([".0.lock", *THREE, *NOTES])
+
+
+# A remote file that changes while its copy stands.
+
+
+@pytest.mark.parametrize(
+    "changed", [npy_bytes(seed=9), npy_bytes(350, seed=9)], ids=["of the same size", "of another size"]
+)
+def test_a_file_that_changed_at_its_source_is_fetched_again_and_the_others_are_not(
+    changed: bytes, server: MisbehavingServer, raw: Path
+) -> None:
+    fetch(server.base(), raw)
+    server.files[IMAGE] = changed
+    try:
+        for expected in ([IMAGE], []):
+            server.requests.clear()
+            fetched = kinds(fetch(server.base(), raw))
+            gets = [request.path.rpartition("/")[2] for request in server.requests if request.method == "GET"]
+            assert gets == expected
+            assert (raw / IMAGE).read_bytes() == changed
+            assert (fetched["text"].bytes_fetched, fetched["metadata"].bytes_fetched) == (0, 0)
+    finally:
+        server.files[IMAGE] = CONTENT
+
+
+@pytest.mark.parametrize("validator", ["etag", "weak", "date", "none"])
+def test_a_file_that_did_not_change_stands_whatever_its_source_says_of_versions(
+    validator: str, server: MisbehavingServer, raw: Path
+) -> None:
+    source = server.base(f"validator={validator}")
+    fetch(source, raw)
+    assert [file.tries for file in fetch(source, raw)] == [0, 0, 0]
+
+
+def test_while_no_source_answers_what_stands_is_used(server: MisbehavingServer, raw: Path) -> None:
+    fetch(server.base(), raw)
+    log: list[str] = []
+    settings = settings_for("http://127.0.0.1:9", data_dir=raw.parent)
+    again = fetch_shard(settings, 0, raw, patience=QUICK, log=log.append)
+    assert [file.tries for file in again] == [0, 0, 0]
+    assert sum("what stands is used, since it cannot be compared" in line for line in log) == 3
+
+
+def test_a_mirror_with_an_etag_of_its_own_has_the_same_file(server: MisbehavingServer, raw: Path) -> None:
+    fetch(server.base(), raw)
+    assert [file.tries for file in fetch(server.base("validator=date"), raw)] == [0, 0, 0]
+
+
+def test_where_files_are_removed_nothing_of_them_stays(server: MisbehavingServer, raw: Path) -> None:
+    settings = settings_for(server.base(), data_dir=raw.parent)
+    fetch(server.base(), raw)
+    assert ShardStore(settings.data_dir, settings.dataset).remove_raw(0) == TOTAL
+    assert names(raw) == [".0.lock"]
 
 
 # Layouts, mirrors, and what the dataset knows.

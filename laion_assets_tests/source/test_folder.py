@@ -98,6 +98,17 @@ def test_removing_or_replacing_the_original_leaves_the_stores_file(tmp_path: Pat
     assert fetched["text"].path.read_bytes() == FILES[TEXT]
 
 
+def test_an_original_that_was_replaced_is_linked_anew_and_the_others_stand(tmp_path: Path) -> None:
+    originals = write_shard(tmp_path / "mine")
+    fetch(originals, tmp_path)
+    (originals / "other").write_bytes(FILES["grown"])
+    (originals / "other").replace(originals / "text_emb" / TEXT)
+    again = kinds(fetch(originals, tmp_path))
+    assert again["text"].path.samefile(originals / "text_emb" / TEXT)
+    assert {kind: file.tries for kind, file in again.items()} == {"image": 0, "text": 1, "metadata": 0}
+    assert [file.tries for file in fetch(originals, tmp_path)] == [0, 0, 0]
+
+
 def test_on_another_disk_the_link_is_symbolic(tmp_path: Path, elsewhere: Path) -> None:
     if elsewhere.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system here")

@@ -120,7 +120,7 @@ def test_a_complete_part_needs_no_server(one: OneFile) -> None:
     leave_part(one.folder, IMAGE, CONTENT, Origin("http://gone.invalid/x", '"e"', None, SIZE))
     fetched = one.fetch("http://gone.invalid")
     assert (fetched.bytes_fetched, fetched.tries, fetched.url) == (0, 0, "http://gone.invalid/x")
-    assert sorted(path.name for path in one.folder.iterdir()) == [IMAGE]
+    assert sorted(path.name for path in one.folder.iterdir()) == [f".{IMAGE}.origin.json", IMAGE]
 
 
 @pytest.mark.parametrize(

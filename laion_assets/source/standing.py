@@ -1,0 +1,49 @@
+"""What a file that stands in the store came from, kept beside it: by this a changed remote file is told from the same.
+
+It fetches and removes nothing. The note goes with the file (`shard.store` removes both).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from laion_assets.shard.store import origin_path
+from laion_assets.source.mirrors import RemoteFile
+
+REMOTE_FILES = TypeAdapter(RemoteFile)
+
+
+def remember(final: Path, remote: RemoteFile) -> None:
+    """Notes what `final`, which stands, came from. Raises `OSError`.
+
+    It is written after the file: one that a crash left without its note, or with that of the file before, is at worst
+    fetched once more, or not compared.
+    """
+    note = origin_path(final)
+    temporary = note.with_name(f"{note.name}.new")
+    temporary.write_bytes(REMOTE_FILES.dump_json(remote))
+    temporary.replace(note)
+
+
+def remembered(final: Path) -> RemoteFile | None:
+    """What was noted; None where nothing was, or it cannot be read."""
+    try:
+        return REMOTE_FILES.validate_json(origin_path(final).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def has_changed(then: RemoteFile, now: RemoteFile) -> bool:
+    """Whether a source says that the file is another than it was: another size, ETag, or date where there is no ETag.
+
+    Two mirrors give one file ETags and dates of their own, so that between URLs only sizes are compared.
+    """
+    if None not in (then.size, now.size) and then.size != now.size:
+        return True
+    if then.url != now.url:
+        return False
+    if then.etag and now.etag:
+        return then.etag != now.etag
+    return bool(then.modified and now.modified) and then.modified != now.modified
