@@ -36,8 +36,16 @@ test: env ## run every test
 lint: env ## ruff (lint and format) and mypy in strict mode
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 
-bench: env ## run the benchmarks, each against its peers (BENCH=name for one)
+bench: .venv/.bench ## run the benchmarks, each against its peers: hours (BENCH=name for one, --quick to see them run)
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+.venv/.bench: .venv/.made
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --quiet --python .venv --constraint constraints.txt --build-constraint constraints.txt --editable '.[s3,postgres,k8s,dev,bench]'; \
+	else \
+	  PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[s3,postgres,k8s,dev,bench]'; \
+	fi
+	@touch .venv/.bench
 
 screenshots: env ## take the pictures of docs/images anew (needs Chromium)
 	@$(BIN)/python docs/screenshots.py

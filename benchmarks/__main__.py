@@ -1,16 +1,22 @@
-"""`python -m benchmarks [NAME …]`: runs benchmarks by name and writes their report. What they do is in their files."""
+"""`python -m benchmarks [NAME …]`: runs benchmarks by name and writes their report. What they do is in their files.
+
+Those of whole processes take the options below. Search, index, Dagster and CLIP benchmarks have options of their own:
+`python -m benchmarks NAME --help`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import importlib
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import floor, ingest, ingest_million, merge_encodings, sample
+from benchmarks import ingest, ingest_million, merge_encodings, sample
 from benchmarks.harness import Bench
 from benchmarks.process import REPORTS, SCRATCH, compile_all
 from benchmarks.report import Section, machine, write_report
@@ -20,51 +26,92 @@ BENCHMARKS: dict[str, Callable[[Bench], Section]] = {
     "ingest_million": ingest_million.run,
     "merge_encodings": merge_encodings.run,
     "sample": sample.run,
-    "floor": floor.run,
 }
+
+WITH_OPTIONS: dict[str, str] = {
+    "recall": "--rows 2000 --real --queries 5",
+    "latency": "--rows 2000 --partitions 1 2 --sweep-rows 2000 --sweep 1 2 --queries 5",
+    "exact_neighbours": "--rows 5000 --queries 50 --singles 5 --statement 3 --runs 1",
+    "tuned": "--shapes 2000x1 --granularities 512 --queries 5",
+    "index_build": "--rows 2000 --runs 1",
+    "orchestration": "--quick",
+    "clip_full_size": "--runs 1 --calls 1",
+    "clip_functions": "--texts 500 --runs 1 --calls 3",
+}
+"""Benchmarks with options of their own, and those that make them quick. Their `main` gives back a section."""
 
 
 def main() -> None:
     """Runs what was named, or all; the report is written after each, so that an interruption loses only one."""
+    name, *rest = sys.argv[1:] or [""]
+    if name in WITH_OPTIONS and not set(rest) & {*BENCHMARKS, *WITH_OPTIONS}:
+        quick = "--quick" in rest
+        rest = [word for word in rest if word != "--quick"]
+        with _alone_in(SCRATCH):
+            _run_one(name, [*(_quick_options(name) if quick else []), *rest])
+        return
     given = _arguments()
-    given.scratch.mkdir(parents=True, exist_ok=True)
-    with (given.scratch / "lock").open("w") as lock:
+    with _alone_in(given.scratch):
+        _run(given)
+
+
+@contextmanager
+def _alone_in(scratch: Path) -> Iterator[None]:
+    """Two runs at once would measure each other."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with (scratch / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit(f"another run works in {given.scratch}: two at once would measure each other")
-        _run(given)
+            sys.exit(f"another run works in {scratch}: two at once would measure each other")
+        yield
+
+
+def _run_one(name: str, options: list[str]) -> Section:
+    """One with options of its own, which writes a report of its own while it goes. Its packages may be heavy."""
+    section: Section = importlib.import_module(f"benchmarks.{name}").main(options)
+    return section
+
+
+def _quick_options(name: str) -> list[str]:
+    return [*shlex.split(WITH_OPTIONS[name]), "--report", str(SCRATCH)]
 
 
 def _run(given: argparse.Namespace) -> None:
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     began, facts = datetime.now(timezone.utc), machine()
-    bench = Bench(given.runs or (1 if given.quick else 5), given.quick, given.scratch.absolute())
+    bench = Bench(given.runs or (1 if given.quick else 5), given.quick, given.scratch.absolute(), given.rows)
     compile_all()
     folder = bench.scratch if given.quick else REPORTS
-    names = given.names or list(BENCHMARKS)
-    title = "all" if set(names) == set(BENCHMARKS) else "-".join(names)
+    names = given.names or [*BENCHMARKS, *WITH_OPTIONS]
+    title = "all" if not given.names else "-".join(names)
     sections: list[Section] = []
     for name in names:
         sys.stderr.write(f"{name}\n")
-        sections.append(BENCHMARKS[name](bench))
-        sys.stdout.write(sections[-1].markdown() + "\n")
+        if name in BENCHMARKS:
+            sections.append(BENCHMARKS[name](bench))
+            sys.stdout.write(sections[-1].markdown() + "\n")
+        else:
+            own = _quick_options(name) if given.quick else []
+            sections.append(_run_one(name, [*own, "--report", str(bench.scratch), "--scratch", str(bench.scratch)]))
         report = write_report(sections, title, command, facts, began, folder)
     sys.stdout.write(f"report: {report}\n")
 
 
 def _arguments() -> argparse.Namespace:
+    known = [*BENCHMARKS, *WITH_OPTIONS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all where none is given")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all where none is given")
     parser.add_argument("--runs", type=int, help="rounds: 5, or 1 with --quick")
+    parser.add_argument("--rows", type=int, help="rows of a shard, instead of each benchmark's own")
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to see that all works; the report is scratch"
     )
     parser.add_argument("--scratch", type=Path, default=SCRATCH, help="for sample shards and tables: 20 GB")
     given = parser.parse_args()
-    unknown = [name for name in given.names if name not in BENCHMARKS]
+    unknown = [name for name in given.names if name not in known]
     if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     return given
 
 

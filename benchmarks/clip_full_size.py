@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.alone import GrowingReport, parser, reported
 from benchmarks.clip_random_weights import DIMENSION, PIXELS, write_random_pair
+from benchmarks.report import Section
 from laion_assets.clip.encoder import IMAGE_BATCH, ClipEncoder
 
 QUERY = "a red leather sofa in a living room with a cat"
@@ -32,12 +33,12 @@ default threads. They take turns, a ratio is of two runs of the same round. Text
 pictures {pictures}."""
 
 
-def main() -> None:
-    """`python -m benchmarks.clip_full_size`."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks clip_full_size`."""
     options = parser(__doc__, "clip_full_size")
     options.add_argument("--runs", type=int, default=9, help="rounds")
     options.add_argument("--calls", type=int, default=10, help="single texts of each peer in a round")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     width, height = PICTURE_SIZE
     about = ABOUT.format(width=width, height=height, texts=TEXTS, pictures=IMAGE_BATCH)
     with reported("clip_full_size", about, given) as report:
@@ -47,6 +48,7 @@ def main() -> None:
         encoder = ClipEncoder(folder, DIMENSION)
         _texts(report, encoder, folder, given)
         _images(report, encoder, given.runs)
+    return report.section
 
 
 def _texts(report: GrowingReport, encoder: ClipEncoder, folder: Path, given: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from fastembed import TextEmbedding
 from benchmarks.alone import GrowingReport, parser, reported
 from benchmarks.harness import Bench, Command, Peer, Rounds, compare
 from benchmarks.process import measure
-from benchmarks.report import stages_table
+from benchmarks.report import Section, stages_table
 from laion_assets.clip.encoder import TEXT_CLASS
 from laion_assets.clip.ready import ready_model
 from laion_assets.clip.udf import install_embedded
@@ -68,13 +68,13 @@ assert len(polars.DataFrame(found.result_rows, orient="row")) == 10
 """
 
 
-def main() -> None:
-    """`python -m benchmarks.clip_functions`."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks clip_functions`."""
     options = parser(__doc__, "clip_functions")
     options.add_argument("--texts", type=int, default=10_000, help="rows of the table")
     options.add_argument("--runs", type=int, default=9, help="rounds of each part")
     options.add_argument("--calls", type=int, default=50, help="warm calls of each peer in a round")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     with reported("clip_functions", ABOUT.format(texts=given.texts, calls=given.calls), given) as report:
         report.say(f"making a table of {given.texts:,} sample rows")
         settings = load_settings(dataset_name="sample", data_dir=report.scratch / "store")
@@ -82,6 +82,7 @@ def main() -> None:
         _cold(report, settings, table, given.runs)
         with connect(settings) as db:
             _warm(report, db, _model_alone(settings), given)
+    return report.section
 
 
 def _load_sample(settings: Settings, rows: int) -> str:

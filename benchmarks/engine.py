@@ -44,15 +44,21 @@ def opened(folder: Path) -> Iterator[Client]:
 
 def main() -> None:
     """`python -m benchmarks.engine FOLDER`: rows, parts, bytes and a hash of urls and vectors (captions differ: the
-    page's way strips their quotes)."""
+    page's way strips their quotes).
+
+    `checksum` is what every database can say: bytes of all urls, and the sums of all vectors' elements as float64,
+    which are exact whatever their order, since the elements were float16.
+    """
     with opened(Path(sys.argv[1])) as client:
-        rows, content = client.query(
-            f"SELECT count(), toString(sum(cityHash64(url, image_embedding, text_embedding))) FROM {TABLE}"
+        rows, content, urls, images, texts = client.query(
+            "SELECT count(), toString(sum(cityHash64(url, image_embedding, text_embedding))), sum(length(url)), "
+            f"sum(arraySum(image_embedding)), sum(arraySum(text_embedding)) FROM {TABLE}"
         ).result_rows[0]
         parts, size = client.query(
             f"SELECT count(), sum(bytes_on_disk) FROM system.parts WHERE table = '{TABLE}' AND active"
         ).result_rows[0]
-    sys.stdout.write(json.dumps({"rows": rows, "parts": parts, "table_bytes": size, "content": content}) + "\n")
+    found = {"rows": rows, "parts": parts, "table_bytes": size, "content": content}
+    sys.stdout.write(json.dumps({**found, "checksum": f"{urls} {images!r} {texts!r}"}) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.alone import GrowingReport, parser, reported
 from benchmarks.harness import Spread
+from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from laion_assets.recall.exact import TrueNeighbours, nearest_by_blocks
 from laion_assets.recall.queries import QuerySet, draw_query_sets
@@ -28,15 +29,15 @@ timed on {singles} queries and scaled to {queries:,} in proportion. *One stateme
 one process."""
 
 
-def main() -> None:
-    """`python -m benchmarks.exact_neighbours`."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks exact_neighbours`."""
     options = parser(__doc__, "exact_neighbours")
     options.add_argument("--rows", type=int, default=500_000)
     options.add_argument("--queries", type=int, default=1_000)
     options.add_argument("--singles", type=int, default=50, help="single queries that are timed")
     options.add_argument("--statement", type=int, default=20, help="queries in one statement")
     options.add_argument("--runs", type=int, default=3, help="rounds")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     about = ABOUT.format(**vars(given))
     with (
         reported("exact_neighbours", about, given) as report,
@@ -46,6 +47,7 @@ def main() -> None:
         if len(queries) < given.queries:
             report.note(f"There were {len(queries):,} different vectors among those drawn: so many are asked.")
         _compare(report, db, queries, given.singles, given.statement, given.runs)
+    return report.section
 
 
 def _compare(report: GrowingReport, db: Database, queries: QuerySet, singles: int, statement: int, runs: int) -> None:

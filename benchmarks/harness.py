@@ -17,15 +17,16 @@ Command = list[str]
 
 @dataclass(frozen=True)
 class Bench:
-    """How a benchmark is to be run: rounds, small sizes for a trial, and where big files may lie."""
+    """How a benchmark is to be run: rounds, small sizes for a trial, where big files lie, rows that were asked for."""
 
     runs: int
     quick: bool
     scratch: Path
+    asked_rows: int | None = None
 
     def rows(self, full: int, quick: int) -> int:
         """Rows to work on."""
-        return quick if self.quick else full
+        return self.asked_rows or (quick if self.quick else full)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.alone import GrowingReport, index_parameters, parser, reported
 from benchmarks.harness import Bench, Command, Peer, Rounds, Spread, compare, figure, inside, ratio, spread
 from benchmarks.process import python
+from benchmarks.report import Section
 from benchmarks.search_data import SHARD
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.index import IndexParameters
@@ -23,15 +24,15 @@ Core-seconds are the process's CPU time during that build alone: loading, start 
 turns, a ratio is of two runs of the same round."""
 
 
-def main() -> None:
-    """`python -m benchmarks.index_build`."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks index_build`."""
     options = parser(__doc__, "index_build")
     options.add_argument("--rows", type=int, default=50_000)
     options.add_argument("--runs", type=int, default=3, help="rounds")
     options.add_argument(
         "--parameters", type=index_parameters, nargs="+", default=[IndexParameters(), IndexParameters("bf16", 16, 64)]
     )
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     if importlib.util.find_spec("usearch") is None:
         options.error("usearch is not installed: uv pip install usearch")
     with reported("index_build", ABOUT.format(rows=given.rows), given) as report:
@@ -41,6 +42,7 @@ def main() -> None:
             path.unlink()
         for parameters in given.parameters:
             _measure(report, vectors, parameters, given.runs)
+    return report.section
 
 
 def _measure(report: GrowingReport, vectors: Path, parameters: IndexParameters, runs: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.alone import GrowingReport, index_parameters, parser, reported
+from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table, named
 from laion_assets.recall.evaluate import Plan, evaluate
@@ -49,8 +50,8 @@ class _Shape:
     pruned_ms: float
 
 
-def main() -> None:
-    """`python -m benchmarks.latency`."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks latency`."""
     options = parser(__doc__, "latency")
     options.add_argument("--rows", type=int, default=500_000, help="of the main tables; 0 for none")
     options.add_argument("--partitions", type=int, nargs="+", default=[1, 5], help="of the main tables")
@@ -59,7 +60,7 @@ def main() -> None:
     options.add_argument("--sweep", type=int, nargs="+", default=[1, 5, 20, 50], help="partitions in the sweep")
     options.add_argument("--sweep-parameters", type=index_parameters, default=IndexParameters("bf16", 16, 64))
     options.add_argument("--queries", type=int, default=50)
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     largest = max([given.parameters, given.sweep_parameters], key=lambda one: one.bytes_a_vector(512))
     with (
         reported("latency", ABOUT.format(target=TARGET, **vars(given)), given) as report,
@@ -69,6 +70,7 @@ def main() -> None:
             _sweep(report, db, given)
         if given.rows:
             _main_tables(report, db, given)
+    return report.section
 
 
 def _main_tables(report: GrowingReport, db: Database, given: argparse.Namespace) -> None:

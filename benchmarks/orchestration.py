@@ -1,19 +1,13 @@
-"""What Dagster costs around the engine's work: imports, a run, a backfill, and looking at a load of 410 partitions.
-
-`python -m benchmarks.orchestration [--quick]` prints a Markdown table and, after it, the same as JSON.
-"""
+"""Benchmark: what Dagster costs around the engine's work: imports, a run, a backfill, looking at 410 partitions."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +15,8 @@ from typing import Any
 import dagster as dg
 from dagster import AssetKey, DagsterRunStatus
 
+from benchmarks.alone import parser, reported
+from benchmarks.report import Section
 from laion_assets.assets.load_report import report_markdown
 from laion_assets.definitions import build_definitions
 from laion_assets.health.findings import judge
@@ -35,6 +31,8 @@ MATERIALIZATIONS = 2_000
 ROWS = 200
 """Rows of a tiny shard: the engine has next to nothing to do."""
 
+ABOUT = "Seconds of wall time. Runs and the backfill are real: a webserver and a daemon on a folder of their own."
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -46,29 +44,25 @@ class Figure:
     how: str
 
 
-def main() -> None:
-    """Measures all of it; `--quick` with fewer rounds and shards, to see that it works."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and shards")
-    quick = parser.parse_args().quick
-    rounds, shards, events = (2, 4, 1_200) if quick else (7, 50, MATERIALIZATIONS)
-    with tempfile.TemporaryDirectory(prefix="laion-orchestration-") as name:
-        figures = [
-            *import_figures(rounds),
-            *history_figures(Path(name) / "history", rounds, events),
-            *run_figures(Path(name) / "runs", shards),
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks orchestration`: `--quick` with fewer rounds and shards, to see that it works."""
+    options = parser(__doc__, "orchestration")
+    options.add_argument("--quick", action="store_true", help="fewer rounds and shards")
+    given = options.parse_args(arguments)
+    rounds, shards, events = (2, 4, 1_200) if given.quick else (7, 50, MATERIALIZATIONS)
+    with reported("orchestration", ABOUT, given) as report:
+        how = [["what", "how"]]
+        parts: list[Callable[[], list[Figure]]] = [
+            lambda: import_figures(rounds),
+            lambda: history_figures(report.scratch / "history", rounds, events),
+            lambda: run_figures(report.scratch / "runs", shards),
         ]
-    sys.stdout.write(markdown(figures) + "\n")
-    sys.stdout.write(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
-
-
-def markdown(figures: list[Figure]) -> str:
-    """A row a figure."""
-    lines = ["| what | seconds | at most | how |", "|---|---:|---:|---|"]
-    for figure in figures:
-        limit = "" if figure.limit is None else f"{figure.limit:g}"
-        lines.append(f"| {figure.name} | {figure.seconds:.3f} | {limit} | {figure.how} |")
-    return "\n".join(lines)
+        for part in parts:
+            for one in part():
+                report.figure(one.name, one.seconds, "s", sign="≤", goal=one.limit)
+                how.append([one.name, one.how])
+        report.table("How", how)
+    return report.section
 
 
 def import_figures(rounds: int) -> list[Figure]:

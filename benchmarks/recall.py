@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.alone import GrowingReport, index_parameters, parser, reported
 from benchmarks.real_vectors import AbsentError, Floats, glove_vectors, minilm_vectors
+from benchmarks.report import Section
 from benchmarks.search_data import sample_table, vector_table
 from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table, named
 from laion_assets.recall.evaluate import Plan, evaluate
@@ -39,8 +40,8 @@ the kinds are: vectors asked of their own column, and vectors that are not in th
 HEAD = ["vectors", "kind", "target", "settings named", "recall@10", "p50 ms", "exact p50 ms", "at ef 64, plain"]
 
 
-def main() -> None:
-    """`python -m benchmarks.recall`."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks recall`."""
     options = parser(__doc__, "recall")
     options.add_argument("--rows", type=int, nargs="*", default=[200_000], help="sample rows, one table each")
     options.add_argument("--parameters", type=index_parameters, default=IndexParameters())
@@ -48,7 +49,7 @@ def main() -> None:
     options.add_argument("--real", nargs="*", choices=("glove", "minilm"), default=["glove", "minilm"])
     options.add_argument("--real-rows", type=int, default=400_000, help="at most so many real vectors")
     options.add_argument("--captions", type=Path, help="Parquet with a column TEXT or caption, for MiniLM")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     about = ABOUT.format(parameters=given.parameters, queries=given.queries)
     with reported("recall", about, given) as report:
         summary = [HEAD]
@@ -60,6 +61,7 @@ def main() -> None:
                 measured = _measured(report, db, name, given.queries)
             goals = TARGETS if rows <= GOAL_ROWS else {}
             _summarise(report, summary, name, measured, goals)
+    return report.section
 
 
 def _real(report: GrowingReport, given: argparse.Namespace, kind: str, summary: list[list[str]]) -> None:

