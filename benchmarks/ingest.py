@@ -107,7 +107,7 @@ def run(bench: Bench) -> Section:
     _require_equal(rounds, shard.rows)
     scale = shard.rows / page_shard.rows
     scaled = f"; measured on {page_shard.rows:,} rows and scaled to {shard.rows:,}" if scale > 1 else ""
-    about = ABOUT.format(rows=shard.rows, raw=shard.raw_bytes / 1e6, scaled=scaled, polars=POLARS, pandas=PANDAS)
+    about = ABOUT.format(rows=shard.rows, raw=shard.raw_bytes / 1e6, scaled=scaled)
     absent = [name for name in (DUCKDB, LANCEDB) if name not in rounds]
     if absent:
         about += f" Left out, since not installed: {', '.join(absent)}."

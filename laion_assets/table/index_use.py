@@ -8,7 +8,14 @@ import numpy.typing as npt
 
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import partitions
-from laion_assets.table.search import SearchRequest, checked_vector, search, search_settings, search_sql
+from laion_assets.table.search import (
+    SearchRequest,
+    checked_vector,
+    search,
+    search_settings,
+    search_sql,
+    vector_parameter,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
     On a server that others search at the same time the count may rise further; it can then only prove less than the
     plan. Raises as `search` does.
     """
-    target = checked_vector(vector, db.settings.dataset.dimension).tolist()
+    target = vector_parameter(checked_vector(vector, db.settings.dataset.dimension))
     before = _searches(db)
     search(db, vector, request)
     rise = _searches(db) - before

@@ -68,15 +68,19 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
     Raises `SearchError` for a vector, limit or condition that cannot be, `TableError` when there is no table.
     """
     target = checked_vector(vector, db.settings.dataset.dimension)
-    require_table(db)
     _check(db, request)
     started = time.perf_counter()
-    rows = db.rows(
-        search_sql(db, request),
-        parameters={"target": target.tolist()},
-        settings=search_settings(request),
-        text_as_bytes=True,
-    )
+    try:
+        rows = db.rows(
+            search_sql(db, request),
+            parameters={"target": vector_parameter(target)},
+            settings=search_settings(request),
+            text_as_bytes=True,
+        )
+    except TableError:
+        # Asked only now: three more queries before each search took as long as the search itself.
+        require_table(db)
+        raise
     seconds = time.perf_counter() - started
     found = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(rows, start=1)]
     return SearchResult(found, request.by, request.exact, seconds)
@@ -89,6 +93,15 @@ def search_sql(db: Database, request: SearchRequest) -> str:
         f"SELECT {distance} AS {DISTANCE}, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
         f"ORDER BY {DISTANCE} LIMIT {request.limit}"
     )
+
+
+def vector_parameter(vector: npt.NDArray[np.float32]) -> str:
+    """A vector as the text of the query parameter `target`: nine digits name every float32.
+
+    The client takes a list, too, and spends seven times as long on it, a tenth of a search by the index.
+    """
+    values: list[float] = vector.tolist()
+    return f"[{','.join(['%.9g'] * len(values)) % tuple(values)}]"
 
 
 def search_settings(request: SearchRequest) -> dict[str, object]:

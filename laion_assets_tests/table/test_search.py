@@ -17,7 +17,16 @@ from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
-from laion_assets.table.search import By, SearchRequest, checked_by, checked_vector, read_vector_file, search, vector_of
+from laion_assets.table.search import (
+    By,
+    SearchRequest,
+    checked_by,
+    checked_vector,
+    read_vector_file,
+    search,
+    vector_of,
+    vector_parameter,
+)
 from laion_assets_tests.conftest import Shard, assert_one_line, settings_for
 
 EXACT = SearchRequest(exact=True)
@@ -45,6 +54,14 @@ def distances(vectors: npt.NDArray[Any], target: npt.NDArray[np.float32]) -> npt
     wide, aim = vectors.astype(np.float64), target.astype(np.float64)
     found: npt.NDArray[np.float64] = 1 - wide @ aim / (np.linalg.norm(wide, axis=1) * np.linalg.norm(aim))
     return found
+
+
+def test_a_query_vector_reaches_the_engine_bit_for_bit(db: Database) -> None:
+    random = np.random.default_rng(0).standard_normal(480).astype(np.float32)
+    odd = np.array([0, -0.0, 1, -1, 1 / 3, 2**-24, 65504, 1e-38, 3.4e38, np.float32(np.pi)] * 3 + [7, 8], np.float32)
+    vector = np.concatenate([random, odd])
+    (found,) = db.one("SELECT {target:Array(Float32)}", parameters={"target": vector_parameter(vector)})
+    assert np.array_equal(np.asarray(found, np.float32), vector)
 
 
 @pytest.mark.parametrize("by", ["image", "text"])

@@ -1,0 +1,198 @@
+"""Vector indexes behind one interface: ours by SQL, libraries, other databases. What is compared is in search.py."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.search_data import Say, vector_table
+from laion_assets.recall.figures import SearchSettings
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.cover import index_sizes
+from laion_assets.table.index import IndexParameters, build_indexes
+from laion_assets.table.search import SearchRequest, search
+
+Floats = npt.NDArray[np.float32]
+Setting = tuple[int, ...]
+Searcher = Callable[[Floats], list[int]]
+"""The rows nearest to one vector, (dimension,), nearest first."""
+
+K = 10
+CORES = os.cpu_count() or 1
+EF = tuple((ef,) for ef in (16, 32, 64, 128, 256, 512))
+
+
+@dataclass
+class Engine(ABC):
+    """One index over given vectors of length 1; row numbers are its keys.
+
+    `grid` are the search settings that are tried, whose numbers `words` name. After `build`: CPU seconds of the index
+    alone, and bytes a vector of what a search needs in memory (on disk, where a database reads its index from there).
+    """
+
+    name: str
+    words: tuple[str, ...]
+    grid: Sequence[Setting]
+    package: str = ""
+    core_seconds: float = 0.0
+    bytes_a_vector: float = 0.0
+
+    @abstractmethod
+    def build(self, vectors: Floats, folder: Path, say: Say) -> None:
+        """Indexes `vectors`, (n, d); files may lie in `folder`."""
+
+    @abstractmethod
+    def searcher(self, setting: Setting) -> AbstractContextManager[Searcher]:
+        """For one thread, at one setting; of two settings at a time only one holds."""
+
+    def close(self) -> None:  # noqa: B027
+        """Gives back what it holds; libraries leave that to Python."""
+
+    def text(self, setting: Setting) -> str:
+        """A setting in words."""
+        return ", ".join(f"{word} {number}" for word, number in zip(self.words, setting, strict=True) if number)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.process_time()
+        yield
+        self.core_seconds = time.process_time() - started
+
+
+@dataclass
+class Ours(Engine):
+    """The project's own table and its search, which brings caption, url, id, NSFW and shard of each answer."""
+
+    parameters: IndexParameters = field(default_factory=IndexParameters)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _db: Database | None = None
+
+    def build(self, vectors: Floats, folder: Path, say: Say) -> None:
+        """Loads a table, then builds its index, with all that the project does then."""
+        self._db = self._stack.enter_context(vector_table(folder / "ours", "ours", vectors, self.parameters, say))
+        built = build_indexes(self._db, log=say)
+        self.core_seconds = built.core_seconds or 0.0
+        self.bytes_a_vector = index_sizes(built.cover).memory_bytes_a_vector
+
+    @contextmanager
+    def searcher(self, setting: Setting) -> Iterator[Searcher]:
+        """By a connection of its own: one is not for two threads."""
+        assert self._db is not None
+        ef, multiplier = setting
+        pairs = (SearchSettings(ef, multiplier=multiplier) if multiplier else SearchSettings(ef)).pairs(K)
+        request = SearchRequest(limit=K, settings=pairs)
+        with connect(self._db.settings) as db:
+            yield lambda vector: [found.id for found in search(db, vector, request).neighbours]
+
+    def close(self) -> None:
+        """Closes the engine."""
+        self._stack.close()
+
+
+@dataclass
+class Usearch(Engine):
+    """The library that ClickHouse's index is made of."""
+
+    parameters: IndexParameters = field(default_factory=IndexParameters)
+    _index: Any = None
+
+    def build(self, vectors: Floats, _folder: Path, _say: Say) -> None:
+        """As ClickHouse has it: M is `connectivity`, without a table of keys."""
+        self._index = importlib.import_module("usearch.index").Index(
+            ndim=vectors.shape[1],
+            metric="cos",
+            dtype=self.parameters.quantization,
+            connectivity=self.parameters.m,
+            expansion_add=self.parameters.ef_construction,
+            enable_key_lookups=False,
+        )
+        with self._timed():
+            self._index.add(np.arange(len(vectors), dtype=np.uint64), vectors, threads=CORES, copy=True)
+        self.bytes_a_vector = self._index.serialized_length / len(vectors)
+
+    @contextmanager
+    def searcher(self, setting: Setting) -> Iterator[Searcher]:
+        """One query a call."""
+        index = self._index
+        index.expansion_search = setting[0]
+        yield lambda vector: index.search(vector, K, threads=1).keys.tolist()
+
+
+@dataclass
+class Hnswlib(Engine):
+    """The reference implementation of HNSW, float32."""
+
+    parameters: IndexParameters = field(default_factory=IndexParameters)
+    _index: Any = None
+
+    def build(self, vectors: Floats, folder: Path, _say: Say) -> None:
+        """Vectors of length 1, so the inner product ranks as the cosine does."""
+        self._index = importlib.import_module("hnswlib").Index("ip", vectors.shape[1])
+        self._index.init_index(len(vectors), self.parameters.m, self.parameters.ef_construction)
+        with self._timed():
+            self._index.add_items(vectors, num_threads=CORES)
+        path = folder / "hnswlib.bin"
+        self._index.save_index(str(path))
+        self.bytes_a_vector = path.stat().st_size / len(vectors)
+        path.unlink()
+
+    @contextmanager
+    def searcher(self, setting: Setting) -> Iterator[Searcher]:
+        """One query a call."""
+        index = self._index
+        index.set_ef(setting[0])
+        yield lambda vector: index.knn_query(vector, K, num_threads=1)[0][0].tolist()
+
+
+@dataclass
+class Faiss(Engine):
+    """faiss by the name that its factory gives an index."""
+
+    key: str = ""
+    ef_construction: int = 0
+    _index: Any = None
+
+    def build(self, vectors: Floats, _folder: Path, _say: Say) -> None:
+        """Trains where the index has to be trained, and adds."""
+        faiss = importlib.import_module("faiss")
+        faiss.omp_set_num_threads(CORES)
+        self._index = faiss.index_factory(vectors.shape[1], self.key, faiss.METRIC_INNER_PRODUCT)
+        if self.ef_construction:
+            self._index.hnsw.efConstruction = self.ef_construction
+        with self._timed():
+            self._index.train(vectors)
+            self._index.add(vectors)
+        self.bytes_a_vector = len(faiss.serialize_index(self._index)) / len(vectors)
+
+    @contextmanager
+    def searcher(self, setting: Setting) -> Iterator[Searcher]:
+        """One query a call; an IVF looks for its nearest lists by a graph as wide as there are lists to look into."""
+        faiss, index = importlib.import_module("faiss"), self._index
+        faiss.omp_set_num_threads(1)
+        if "IVF" in self.key:
+            lists = faiss.extract_index_ivf(index)
+            lists.nprobe = setting[0]
+            faiss.downcast_index(lists.quantizer).hnsw.efSearch = max(16, setting[0])
+        else:
+            index.hnsw.efSearch = setting[0]
+        yield lambda vector: index.search(vector[None], K)[1][0].tolist()
+
+
+def autofaiss_key(rows: int, dimension: int) -> str:
+    """The index that autofaiss takes where memory forbids vectors as they are: OPQ, lists found by a graph, PQ.
+
+    Its rule for lists up to a million rows is the power of 2 nearest to 4·√rows; 64 bytes a vector is a usual size.
+    """
+    lists = max(64, 2 ** round(np.log2(4 * np.sqrt(rows))))
+    code = 64 if dimension % 64 == 0 else dimension // 2
+    return f"OPQ{code}_{dimension},IVF{lists}_HNSW32,PQ{code}x8"

@@ -1,0 +1,78 @@
+"""Vectors to search, queries that are not among them, and the true neighbours by which answers are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.real_vectors import Floats, glove_vectors, minilm_vectors
+from benchmarks.search_data import SHARD
+from benchmarks.search_engines import K
+from laion_assets.source.sample import write_sample_shard
+
+TOLERANCE = 2e-6
+"""By how much a found row's cosine may fall short of the tenth true neighbour's: ties are found, too."""
+
+REAL_ROWS = 400_000
+
+
+@dataclass
+class QueriedVectors:
+    """Vectors to index, (n, d), and by kind the queries, (q, d), and the cosine of each one's tenth neighbour, (q,)."""
+
+    name: str
+    vectors: Floats
+    queries: dict[str, Floats]
+    tenth: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind, queries in self.queries.items():
+            near = np.argpartition(-(queries @ self.vectors.T), 4 * K, axis=1)[:, : 4 * K]
+            cosines = [self.cosines(kind, number, rows) for number, rows in enumerate(near)]
+            self.tenth[kind] = np.array([np.sort(each)[-K] for each in cosines])
+
+    def cosines(self, kind: str, number: int, rows: Sequence[int] | npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Between one query and some rows."""
+        query = self.queries[kind][number].astype(np.float64)
+        chosen = self.vectors[np.asarray(rows, dtype=np.intp)].astype(np.float64)
+        cosines: npt.NDArray[np.float64] = chosen @ query / np.linalg.norm(chosen, axis=1) / np.linalg.norm(query)
+        return cosines
+
+    def recall(self, kind: str, found: list[list[int]]) -> float:
+        """Mean recall@10 of the answers to the queries of a kind, in their order."""
+        near = [
+            (
+                self.cosines(kind, number, [row for row in rows if row >= 0]) >= self.tenth[kind][number] - TOLERANCE
+            ).sum()
+            for number, rows in enumerate(found)
+        ]
+        return float(np.mean(near)) / K
+
+
+def sample_vectors(folder: Path, rows: int, queries: int) -> QueriedVectors:
+    """Images of a sample shard; the images and the texts of its last rows ask. Files go to `folder`, and away."""
+    image, text, metadata = write_sample_shard(folder, SHARD, rows + queries)
+    images, texts = (_unit(np.load(path)) for path in (image, text))
+    for path in (image, text, metadata):
+        path.unlink()
+    kinds = {"image→image": images[rows:], "text→image": texts[rows:]}
+    return QueriedVectors(f"{rows:,} sample vectors of 512 dimensions", images[:rows], kinds)
+
+
+def real_vectors(name: str, captions: Path | None, queries: int) -> QueriedVectors:
+    """`glove` or `minilm`, but for some drawn ones, which ask. Raises `AbsentError`."""
+    vectors = glove_vectors(REAL_ROWS) if name == "glove" else minilm_vectors(captions, REAL_ROWS)
+    order = np.random.default_rng(0).permutation(len(vectors))
+    kept = np.ascontiguousarray(vectors[np.sort(order[queries:])])
+    name = f"{name}, {len(kept):,} real vectors of {vectors.shape[1]} dimensions"
+    return QueriedVectors(name, kept, {"not in the table": vectors[order[:queries]]})
+
+
+def _unit(vectors: npt.NDArray[np.floating]) -> Floats:
+    wide = vectors.astype(np.float32)
+    unit: Floats = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    return unit
