@@ -1,0 +1,119 @@
+"""Benchmark: what a search by the index costs beyond the graph's own, part by part. It compares no other engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from benchmarks.alone import GrowingReport, index_parameters, parser, reported
+from benchmarks.harness import Spread
+from benchmarks.report import Section
+from benchmarks.search_data import vector_table
+from benchmarks.search_engines import Usearch
+from benchmarks.search_truth import sample_vectors
+from laion_assets.recall.figures import SearchSettings
+from laion_assets.table.connect import Database
+from laion_assets.table.index import IndexParameters, build_indexes
+from laion_assets.table.schema import require_table
+from laion_assets.table.search import SearchRequest, search, search_settings, search_sql, vector_parameter
+from laion_assets.table.vectors import Vectors
+
+ABOUT = """\
+One part of {rows:,} sample vectors, {parameters}, ef {ef}, no rescoring, k = 10. Each line is one
+statement or call with a query vector, in turns with the others, {queries} times a round, {runs} rounds; figures are CPU
+milliseconds of the process (all threads), which other programs on the machine blur least: the median of a round, and the spread over
+rounds. Differences of two lines are what a step costs. There is no HTTP in it: the engine is in the process."""
+
+Call = Callable[[Vectors], object]
+
+
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks query_cost`."""
+    options = parser(__doc__, "query_cost")
+    options.add_argument("--rows", type=int, default=50_000)
+    options.add_argument("--queries", type=int, default=50)
+    options.add_argument("--runs", type=int, default=5, help="rounds")
+    options.add_argument("--ef", type=int, default=64)
+    options.add_argument("--parameters", type=index_parameters, default=IndexParameters("bf16", 16, 64))
+    given = options.parse_args(arguments)
+    with reported("query_cost", ABOUT.format(**vars(given)), given) as report:
+        data = sample_vectors(report.scratch / "sample", given.rows, given.queries)
+        library = Usearch("usearch", ("ef",), [], parameters=given.parameters)
+        library.build(data.vectors, report.scratch, report.say)
+        with (
+            library.searcher((given.ef,)) as alone,
+            vector_table(report.scratch / "ours", "ours", data.vectors, given.parameters, report.say) as db,
+        ):
+            build_indexes(db, log=report.say)
+            calls: dict[str, Call] = {"usearch, one query": alone, **_calls(db, given.ef)}
+            _measure(report, calls, data.queries["image→image"], given.runs)
+    return report.section
+
+
+def _calls(db: Database, ef: int) -> dict[str, Call]:
+    """From the least to the whole search."""
+    request = SearchRequest(limit=10, settings=SearchSettings(ef).pairs())
+    sql, settings = search_sql(db, request), search_settings(request)
+
+    def asked(query: str, **more: object) -> Call:
+        return lambda vector: db.rows(
+            query, parameters={"target": vector_parameter(vector)}, settings={**settings, **more}, text_as_bytes=True
+        )
+
+    bare = sql.replace(", caption, url, shard, id, NSFW", "")
+    if bare == sql:
+        raise RuntimeError(f"the search's columns are not those that are left out here: {sql}")
+    return {
+        "SELECT 1": lambda _vector: db.rows("SELECT 1"),
+        "SELECT 1, with the search's settings": lambda _vector: db.rows("SELECT 1", settings=settings),
+        "the vector as text, in Python alone": vector_parameter,
+        "the vector as a parameter: SELECT length({target:Array(Float32)})": asked(
+            "SELECT length({target:Array(Float32)})"
+        ),
+        "the same, sent as a list": lambda vector: db.rows(
+            "SELECT length({target:Array(Float32)})", parameters={"target": vector.tolist()}, settings=settings
+        ),
+        "parse and analyse: EXPLAIN QUERY TREE of the search": asked(f"EXPLAIN QUERY TREE {sql}"),
+        "and plan, with the graph searched: EXPLAIN": asked(f"EXPLAIN {sql}"),
+        "the search, its distances only": asked(bare),
+        "the search, with id": asked(bare.replace(" AS distance", " AS distance, id")),
+        "the search, with all columns of an answer": asked(sql),
+        "the same, columns read before the sort (lazy materialization off)": asked(
+            sql, query_plan_optimize_lazy_materialization=0
+        ),
+        "the same, one thread": asked(sql, max_threads=1),
+        "the same, without a query log": asked(sql, log_queries=0),
+        "search() of the project, as its caller sees it": lambda vector: search(db, vector, request),
+        "a look at the table's shape (once before every search, until it was taken out)": lambda _v: require_table(db),
+    }
+
+
+def _measure(report: GrowingReport, calls: dict[str, Call], queries: Vectors, runs: int) -> None:
+    medians: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call(queries[0])
+    for number in range(runs):
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for vector in queries:
+            for name, call in calls.items():
+                started = time.process_time()
+                call(vector)
+                seconds[name].append(time.process_time() - started)
+        for name, values in seconds.items():
+            medians[name].append(1000 * float(np.median(values)))
+        report.say(f"round {number + 1} of {runs}")
+    report.table(
+        "CPU ms a query", [["", "CPU ms"], *([name, Spread.of(each).text(".3f")] for name, each in medians.items())]
+    )
+    ours, alone = (medians[name] for name in ("search() of the project, as its caller sees it", "usearch, one query"))
+    report.figure("our search, of the graph's alone", _ratios(ours, alone), sign="≤", goal=3, form=".1f")
+
+
+def _ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(over, under, strict=True)]
+
+
+if __name__ == "__main__":
+    main()
