@@ -21,10 +21,11 @@ from laion_assets.table.search import SearchRequest, search, search_settings, se
 from laion_assets.table.vectors import Vectors
 
 ABOUT = """\
-One part of {rows:,} sample vectors, {parameters}, ef {ef}, no rescoring, k = 10. Each line is one
-statement or call with a query vector, in turns with the others, {queries} times a round, {runs} rounds; figures are CPU
-milliseconds of the process (all threads), which other programs on the machine blur least: the median of a round, and the spread over
-rounds. Differences of two lines are what a step costs. There is no HTTP in it: the engine is in the process."""
+One part of {rows:,} sample vectors, {parameters}, ef {ef}, no rescoring, k = 10. Each line
+is one statement or call with a query vector, in turns with the others, {queries} times a round, {runs} rounds. Figures
+are CPU milliseconds of the process (all threads), which other programs on the machine blur least: the median of a
+round, and the spread over rounds. Differences of two lines are what a step costs. There is no HTTP in it: the engine is
+in the process."""
 
 Call = Callable[[Vectors], object]
 
