@@ -79,7 +79,7 @@ def _calls(db: Database, ef: int) -> dict[str, Call]:
         "parse and analyse: EXPLAIN QUERY TREE of the search": asked(f"EXPLAIN QUERY TREE {sql}"),
         "and plan, with the graph searched: EXPLAIN": asked(f"EXPLAIN {sql}"),
         "the search, its distances only": asked(bare),
-        "the search, with id": asked(bare.replace(" AS distance", " AS distance, id")),
+        "the search, with id": asked(bare.replace(" FROM ", ", id FROM ", 1)),
         "the search, with all columns of an answer": asked(sql),
         "the same, columns read before the sort (lazy materialization off)": asked(
             sql, query_plan_optimize_lazy_materialization=0

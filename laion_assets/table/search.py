@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.errors import SearchError
+from laion_assets.errors import SearchError, TableError
 from laion_assets.table.condition import DISTANCE, check_condition
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import require_table
