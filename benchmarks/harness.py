@@ -140,19 +140,31 @@ def compare(bench: Bench, peers: Sequence[Peer]) -> Rounds:
     """Runs every peer once a round; each round begins with another peer, so that none always follows the same one.
 
     Before each peer the disk is synced, so that none pays for another's writes, and its input files are read once, so
-    that all find them in the page cache. What a peer wrote is removed before the next one begins.
+    that all find them in the page cache. What a peer wrote is removed before the next one begins. Ctrl-C ends it with
+    the rounds that are whole.
     """
     rounds: Rounds = {peer.name: [] for peer in peers}
     for number in range(bench.runs):
         turn = number % len(peers)
-        for peer in (*peers[turn:], *peers[:turn]):
-            done = _run(bench.scratch / "work", peer)
-            rounds[peer.name].append(done)
-            sys.stderr.write(
-                f"  round {number + 1}/{bench.runs}  {peer.name}: {done.wall:.2f} s, CPU {done.cpu:.2f} s, "
-                f"{done.peak_bytes / 1e6:.0f} MB\n"
-            )
+        try:
+            done = {peer.name: _told(bench, number, peer) for peer in (*peers[turn:], *peers[:turn])}
+        except KeyboardInterrupt:
+            if not number:
+                raise
+            sys.stderr.write(f"  ended after {number} rounds\n")
+            break
+        for name, one in done.items():
+            rounds[name].append(one)
     return rounds
+
+
+def _told(bench: Bench, number: int, peer: Peer) -> Round:
+    done = _run(bench.scratch / "work", peer)
+    sys.stderr.write(
+        f"  round {number + 1}/{bench.runs}  {peer.name}: {done.wall:.2f} s, CPU {done.cpu:.2f} s, "
+        f"{done.peak_bytes / 1e6:.0f} MB\n"
+    )
+    return done
 
 
 def _run(folder: Path, peer: Peer) -> Round:

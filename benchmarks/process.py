@@ -84,7 +84,11 @@ def measure(command: Sequence[str]) -> Measured:
         process = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT, env=_environment())
         memory = _MemoryWatch(process.pid)
         memory.start()
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
         wall = time.monotonic() - started
         busy = _busy_seconds() - busy
         memory.stop()
