@@ -61,4 +61,4 @@ def merged_file(scratch: Path, rows: int) -> Path:
     store = ShardStore(scratch / f"merged_of_{rows}", load_dataset("sample"))
     shutil.rmtree(store.folder, ignore_errors=True)
     sample_shard(scratch, rows).link_into(store.raw_folder)
-    return merge_shard(store, SHARD, max_bad_fraction=0.001).path
+    return Path(str(merge_shard(store, SHARD, max_bad_fraction=0.001).path))

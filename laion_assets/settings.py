@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     dataset_name: str = Field(default="laion400m", validation_alias="LAION_DATASET")
     source: Words = ()
     data_dir: Path = Path("data")
+    store: str | None = None
+    store_collection: str | None = None
     clickhouse: SecretStr | None = None
     table: str = "laion"
 
@@ -137,17 +139,33 @@ class Settings(BaseSettings):
             raise ValueError(f"{unknown} is not among {sorted(EXTRA_COLUMN_TYPES)}")
         return tuple(dict.fromkeys(columns))
 
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _data_dir_is_here(cls, folder: object) -> object:
+        if "://" in str(folder):
+            raise ValueError("a folder on this machine; a bucket for raw and merged files is named in LAION_STORE")
+        return folder
+
+    @field_validator("store")
+    @classmethod
+    def _store_is_a_bucket(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/+[A-Za-z0-9._=-]+)*/*", url):
+            raise ValueError(
+                "a store is s3://bucket or s3://bucket/prefix, the prefix of letters, digits and . _ = - /"
+            )
+        return None if url is None else url.rstrip("/")
+
     @field_validator("data_dir", "http_ca_file", "manifest", "clip_dir", "image_root")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
 
-    @field_validator("table")
+    @field_validator("table", "store_collection", "cluster")
     @classmethod
-    def _table_is_a_name(cls, table: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,100}", table):
-            raise ValueError("a table's name is letters, digits and underscores, and starts with no digit")
-        return table
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,100}", name):
+            raise ValueError("a name in ClickHouse is letters, digits and underscores, and starts with no digit")
+        return name
 
     @field_validator("vector_codec")
     @classmethod

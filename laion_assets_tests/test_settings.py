@@ -24,6 +24,8 @@ ENVIRONMENT: dict[str, tuple[str, object]] = {
     "dataset_name": ("laion2b-en", "laion2b-en"),
     "source": ("https://a.example/x, file:///mnt/b  s3://c/d", ("https://a.example/x", "file:///mnt/b", "s3://c/d")),
     "data_dir": ("/mnt/store", Path("/mnt/store")),
+    "store": ("s3://bucket/laion/", "s3://bucket/laion"),
+    "store_collection": ("bucket", "bucket"),
     "load_shards": ("3", 3),
     "load_cron": ("5 * * * *", "5 * * * *"),
     "retry_cron": ("6 * * * *", "6 * * * *"),
@@ -68,6 +70,9 @@ ENVIRONMENT: dict[str, tuple[str, object]] = {
 
 WRONG: dict[str, str] = {
     "source": "HTTP//://x",
+    "data_dir": "s3://bucket/laion",
+    "store": f"s3://user:{SECRET}@bucket/laion",
+    "store_collection": "a.b",
     "load_cron": "every hour",
     "retry_limit": "-1",
     "stalled_hours": "0",

@@ -55,8 +55,8 @@ class CodeLocation:
 
     @cached_property
     def store(self) -> ShardStore:
-        """The data directory."""
-        return ShardStore(self.settings.data_dir, self.settings.dataset)
+        """The store of raw and merged files."""
+        return ShardStore.of(self.settings)
 
     @cached_property
     def extra_columns(self) -> dict[str, ColumnType]:

@@ -49,6 +49,7 @@ def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
             )
             seconds = time.perf_counter() - started
             freed = 0 if location.settings.keep_raw else location.store.remove_raw(shard)
+            location.store.drop_copies(shard)
         return dg.MaterializeResult(metadata=_metadata(location, merged, seconds, freed))
 
     return merged_shard
@@ -158,5 +159,5 @@ def _metadata(location: CodeLocation, merged: MergedShard, seconds: float, freed
         "raw_bytes_freed": freed,
     }
     if merged.quarantined:
-        metadata["quarantine"] = dg.MetadataValue.path(quarantine)
+        metadata["quarantine"] = dg.MetadataValue.path(str(quarantine))
     return metadata

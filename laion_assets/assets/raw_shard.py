@@ -33,6 +33,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
         observe_before_fetch(context, location, shard)
         progress.begin("fetch", unit="bytes")
         with failing_clearly():
+            location.store.bring_raw(shard)
             fetched = fetch_shard(
                 location.settings,
                 shard,
@@ -41,6 +42,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 log=context.log.info,
             )
             inspection = inspect_shard(location.store.raw_files(shard), location.extra_columns)
+            location.store.publish_raw(shard)
         return dg.MaterializeResult(
             metadata={
                 "dagster/partition_row_count": inspection.rows,

@@ -109,18 +109,24 @@ def disk_space_suffices(settings: Settings, histories: list[ShardHistory], free_
 
 def bytes_still_needed(settings: Settings, histories: list[ShardHistory]) -> int:
     """Bytes that the shards which are not loaded will take on the store's disk: merged files, table and indexes where
-    the engine is embedded, and the raw files of the two shards that are under way, or of all where they are kept."""
+    the engine is embedded, and the raw files of the two shards that are under way, or of all where they are kept.
+
+    Of a bucket's files only those under way lie on the disk.
+    """
     dataset = settings.dataset
     rows = _typical_rows(dataset, histories)
     waiting = [history for history in histories if history.state != "loaded"]
     total_rows = sum(dataset.known_rows(int(history.key)) or rows for history in waiting)
     values = dataset.dimension * len(dataset.vector_columns)
-    a_row = values * MERGED_BYTES_A_VALUE if settings.keep_merged else 0.0
+    under_way = min(total_rows, 2 * rows)
+    merged_rows = under_way if settings.store is not None else total_rows if settings.keep_merged else 0
+    a_row = 0.0
     if settings.clickhouse_url.get_secret_value().startswith("chdb:"):
         a_row += values * TABLE_BYTES_A_VALUE
         a_row += INDEX_BYTES_A_VECTOR * dataset.dimension / 512 * len(dataset.vector_columns)
-    raw_rows = total_rows if settings.keep_raw else min(total_rows, 2 * rows)
-    return round(total_rows * a_row + raw_rows * (values * 2 + 155))
+    raw_rows = total_rows if settings.keep_raw and settings.store is None else under_way
+    merged = merged_rows * values * MERGED_BYTES_A_VALUE
+    return round(total_rows * a_row + merged + raw_rows * (values * 2 + 155))
 
 
 def free_bytes(folder: Path) -> int:

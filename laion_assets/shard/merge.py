@@ -22,7 +22,7 @@ from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, r
 from laion_assets.shard.metadata import ColumnType, MetadataReader
 from laion_assets.shard.npy import Float32Rows, NpyReader
 from laion_assets.shard.soundness import Alignment, vector_faults
-from laion_assets.shard.store import ShardFiles, ShardStore, remove_file, replacing
+from laion_assets.shard.store import Location, ShardFiles, ShardStore, remove_file
 
 BLOCK_ROWS = 8_192
 """Rows a block and a row group. From 2,048 to 16,384 rows the file's size and the writer's time differ by less than
@@ -73,9 +73,9 @@ def merge_shard(
     files = store.require_raw(shard)
     inspection = inspect_shard(files, extra_columns)
     limit = int(max_bad_fraction * inspection.rows)
-    merger = _Merger(files, inspection, extra_columns or {})
+    merger = _Merger(store, files, inspection, extra_columns or {})
     merged_path, quarantine_path = store.merged_path(shard), store.quarantine_path(shard)
-    with replacing(merged_path, subject=f"shard {shard}") as temporary:
+    with store.replacing(merged_path, subject=f"shard {shard}") as temporary:
         refused = merger.write(temporary, quarantine_path, limit, progress)
         if refused > limit:
             raise TooManyBadRowsError(
@@ -92,7 +92,10 @@ def merge_shard(
 class _Merger:
     """One merge: reads blocks ahead in a thread while the blocks before are encoded and written."""
 
-    def __init__(self, files: ShardFiles, inspection: ShardInspection, extra: dict[str, ColumnType]) -> None:
+    def __init__(
+        self, store: ShardStore, files: ShardFiles, inspection: ShardInspection, extra: dict[str, ColumnType]
+    ) -> None:
+        self._store = store
         self._files = files
         self._dataset: Dataset = files.dataset
         self._inspection = inspection
@@ -105,7 +108,7 @@ class _Merger:
         self._offsets = pa.array(np.arange(BLOCK_ROWS + 1, dtype=np.int32) * np.int32(files.dataset.dimension))
         self.tally = _Tally()
 
-    def write(self, merged: Path, quarantine: Path, limit: int, progress: RowProgress | None) -> int:
+    def write(self, merged: Path, quarantine: Location, limit: int, progress: RowProgress | None) -> int:
         """Writes both files; the number of rows refused, which stops at the first block that exceeds `limit`."""
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(open_writer(merged, self._schema, self._dataset))
@@ -115,7 +118,9 @@ class _Merger:
                     writer.write_table(pa.Table.from_batches([block.sound]), row_group_size=BLOCK_ROWS)
                 if block.refused is not None:
                     if quarantine_writer is None:
-                        path = stack.enter_context(replacing(quarantine, subject=f"shard {self._files.shard}"))
+                        path = stack.enter_context(
+                            self._store.replacing(quarantine, subject=f"shard {self._files.shard}")
+                        )
                         quarantine_writer = open_writer(path, self._refused_schema, self._dataset)
                         stack.enter_context(quarantine_writer)
                     quarantine_writer.write_table(pa.Table.from_batches([block.refused]))

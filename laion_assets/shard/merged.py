@@ -14,6 +14,7 @@ from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
 from laion_assets.shard.metadata import ARROW_TYPES, METADATA_TYPES, ColumnType
 from laion_assets.shard.soundness import Alignment
+from laion_assets.shard.store import Location, readable
 
 FACTS_KEY = b"laion_assets"
 FORMAT = 1
@@ -28,7 +29,7 @@ class MergedShard:
     filled by column, `source_bytes` are the sizes of the raw files it came from, by name.
     """
 
-    path: Path
+    path: Location
     dataset: str
     shard: int
     rows: int
@@ -53,13 +54,14 @@ class MergedShard:
         return {FACTS_KEY: json.dumps(facts).encode()}
 
 
-def read_merged(path: Path, *, shard: int) -> MergedShard:
-    """The facts of a merged file from its footer, in milliseconds. Raises `ShardFileError`."""
+def read_merged(path: Location, *, shard: int) -> MergedShard:
+    """The facts of a merged file from its footer, in milliseconds. Raises `ShardFileError`, `StoreError`."""
     subject = f"shard {shard}, {path.name}"
     again = f"materialize merged_shard for partition {shard}"
     try:
-        metadata = pq.read_metadata(path)
-        size = path.stat().st_size
+        with readable(path, subject=subject) as source:
+            metadata = pq.read_metadata(source)
+            size = path.stat().st_size
     except (OSError, pa.ArrowException) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0][:200]
         raise ShardFileError(subject, found=reason, expected="a merged Parquet file", advice=again) from error

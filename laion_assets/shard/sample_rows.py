@@ -14,6 +14,7 @@ from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
 from laion_assets.shard.merged import MergedShard
 from laion_assets.shard.soundness import vector_faults
+from laion_assets.shard.store import readable
 
 ROW_GROUPS = 4
 """First, last and two between: 32,768 of LAION's million rows, a tenth of a second."""
@@ -38,7 +39,7 @@ def sample_rows(merged: MergedShard, dataset: Dataset, row_groups: int = ROW_GRO
     """Rows of up to `row_groups` row groups spread over the file. Raises `ShardFileError` when they cannot be read."""
     columns = ["id", "url", "caption", *dataset.vector_columns]
     try:
-        with pq.ParquetFile(merged.path) as file:
+        with readable(merged.path, subject=merged.subject) as source, pq.ParquetFile(source) as file:
             count = file.metadata.num_row_groups
             chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(row_groups, count))})
             table = file.read_row_groups(chosen, columns=columns) if count else file.schema_arrow.empty_table()

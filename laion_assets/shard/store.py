@@ -5,12 +5,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 from laion_assets.dataset import Dataset, FileKind
 from laion_assets.errors import MissingRawError, StoreError
+from laion_assets.settings import Settings
+from laion_assets.shard import bucket
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+Location: TypeAlias = "Path | UPath"
+"""A file of the store: in a folder, or an object of a bucket."""
 
 
 @dataclass(frozen=True)
@@ -39,50 +48,117 @@ class ShardFiles:
 
 @dataclass(frozen=True)
 class ShardStore:
-    """The store of one dataset: `raw/`, `merged/` and scratch files below `folder`."""
+    """The store of one dataset: `raw/` and `merged/` below `folder`, or below `url` in a bucket.
+
+    With a bucket, raw files are written and read in `folder` and merged ones are written there, so that any host can
+    do any step: a file is put into the bucket whole, and what a step needs and has no copy of is brought from it.
+    """
 
     folder: Path
     dataset: Dataset
+    url: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> ShardStore:
+        """The store that the settings name."""
+        return cls(settings.data_dir, settings.dataset, settings.store)
 
     @property
     def raw_folder(self) -> Path:
-        """Where the three raw files of every shard lie, under the names that their source gives them."""
+        """Where the three raw files of every shard lie on this machine, under the names that their source gives."""
         return self.folder / "raw"
 
     def raw_files(self, shard: int) -> ShardFiles:
-        """The raw files of one shard, there or not."""
+        """The raw files of one shard on this machine, there or not."""
         return shard_files(self.dataset, shard, self.raw_folder)
 
-    def merged_path(self, shard: int) -> Path:
+    def merged_path(self, shard: int) -> Location:
         """`merged/merged_N.parquet`."""
-        return self.folder / "merged" / f"merged_{shard}.parquet"
+        return self._location("merged", f"merged_{shard}.parquet")
 
-    def quarantine_path(self, shard: int) -> Path:
+    def quarantine_path(self, shard: int) -> Location:
         """`merged/quarantine_N.parquet`: only there when rows were refused."""
-        return self.folder / "merged" / f"quarantine_{shard}.parquet"
+        return self._location("merged", f"quarantine_{shard}.parquet")
 
     def require_raw(self, shard: int) -> ShardFiles:
-        """The raw files, which must be there. Raises `MissingRawError`, which says how to get them back."""
+        """The raw files, on this machine. Raises `MissingRawError`, which says how to get them back, `StoreError`."""
+        self.bring_raw(shard)
         files = self.raw_files(shard)
         missing = files.missing()
         if missing:
-            gone = (
-                " (removed after its merge, since LAION_KEEP_RAW is false)" if self.merged_path(shard).exists() else ""
-            )
+            merged = file_exists(self.merged_path(shard))
+            gone = " (removed after its merge, since LAION_KEEP_RAW is false)" if merged else ""
             raise MissingRawError(
                 f"shard {shard}",
-                found=f"no {', '.join(path.name for path in missing)} in {self.raw_folder}{gone}",
+                found=f"no {', '.join(path.name for path in missing)} in {self._location('raw')}{gone}",
                 advice=f"materialize raw_shard for partition {shard} first",
             )
         return files
 
+    def bring_raw(self, shard: int) -> None:
+        """Brings those raw files that are in the bucket to this machine, unless their copies are here.
+
+        Raises `StoreError`. Nothing is to do where the store is a folder.
+        """
+        for file, source in self._raw_objects(shard):
+            subject = f"shard {shard}, {file.name}"
+            upload = bucket.upload_of(source, subject=subject)
+            if upload is None or upload == bucket.copy_of(file):
+                continue
+            with replacing(file, subject=subject) as temporary:
+                bucket.get(source, temporary, subject=subject)
+            if bucket.upload_of(source, subject=subject) != upload:
+                remove_file(file)
+                raise StoreError(subject, found="another file in its place while it was copied", advice="try it again")
+            bucket.note_copy(file, upload)
+
+    def publish_raw(self, shard: int) -> None:
+        """Puts those raw files into the bucket that are not copies of its own. Raises `StoreError`."""
+        for file, target in self._raw_objects(shard):
+            subject = f"shard {shard}, {file.name}"
+            if bucket.copy_of(file) != (bucket.upload_of(target, subject=subject) or ""):
+                bucket.note_copy(file, bucket.put(file, target, subject=subject))
+
+    def drop_copies(self, shard: int) -> None:
+        """Removes this machine's copies of raw files that are in the bucket, when no step needs them any more."""
+        for file, _ in self._raw_objects(shard):
+            bucket.forget_copy(file)
+            remove_file(origin_path(file))
+            remove_file(file)
+
     def remove_raw(self, shard: int) -> int:
-        """Removes the raw files of a shard; the bytes that this freed here (a link frees none of its original's)."""
-        paths = self.raw_files(shard).paths().values()
-        freed = sum(remove_file(path) for path in paths)
-        for path in paths:
+        """Removes the raw files of a shard; the bytes that this freed (a link frees none of its original's)."""
+        freed = sum(remove_file(target) for _, target in self._raw_objects(shard))
+        for path in self.raw_files(shard).paths().values():
+            size = remove_file(path)
+            freed += size if self.url is None else 0
+            bucket.forget_copy(path)
             remove_file(origin_path(path))
         return freed
+
+    @contextlib.contextmanager
+    def replacing(self, location: Location, *, subject: str) -> Iterator[Path]:
+        """Gives a path to write a merged file to, which takes its place when the block ends well; see `replacing`."""
+        if isinstance(location, Path):
+            with replacing(location, subject=subject) as temporary:
+                yield temporary
+            return
+
+        def publish(temporary: Path) -> None:
+            bucket.put(temporary, location, subject=subject)
+
+        with replacing(self.folder / "merged" / location.name, subject=subject, publish=publish) as temporary:
+            yield temporary
+
+    def _location(self, *parts: str) -> Location:
+        return self.folder.joinpath(*parts) if self.url is None else bucket.bucket_path(self.url, *parts)
+
+    def _raw_objects(self, shard: int) -> list[tuple[Path, UPath]]:
+        """Each raw file on this machine with its object; none where the store is a folder."""
+        if self.url is None:
+            return []
+        paths = self.raw_files(shard).paths().values()
+        return [(path, bucket.bucket_path(self.url, "raw", path.name)) for path in paths]
 
 
 def shard_files(dataset: Dataset, shard: int, folder: Path) -> ShardFiles:
@@ -101,8 +177,25 @@ def origin_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.origin.json")
 
 
-def remove_file(path: Path) -> int:
+def file_exists(location: Location) -> bool:
+    """Whether a file of the store is there. Raises `StoreError` when a bucket cannot say."""
+    return location.exists() if isinstance(location, Path) else bucket.exists(location, subject=str(location))
+
+
+@contextlib.contextmanager
+def readable(location: Location, *, subject: str) -> Iterator[Path | IO[bytes]]:
+    """What pyarrow reads a file of the store from: its path, or an open object. Raises `StoreError`, `OSError`."""
+    if isinstance(location, Path):
+        yield location
+    else:
+        with bucket.opened(location, subject=subject) as file:
+            yield file
+
+
+def remove_file(path: Location) -> int:
     """Removes a file if it is there; the bytes that this frees: none where another name of the file stays."""
+    if not isinstance(path, Path):
+        return bucket.remove(path, subject=str(path))
     try:
         facts = path.lstat()
         path.unlink()
@@ -112,8 +205,9 @@ def remove_file(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, subject: str) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, which takes its place, whole and synced, when the block ends well.
+def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, which takes its place, whole and synced, when the block ends well; or which
+    `publish` takes elsewhere then.
 
     One writer at a time: a second process waits for the first. A temporary that a killed process left is removed,
     and so is ours when the block fails. Raises `StoreError` when the folder cannot be written, or is full.
@@ -125,7 +219,10 @@ def replacing(path: Path, *, subject: str) -> Iterator[Path]:
             remove_file(temporary)
             try:
                 yield temporary
-                _publish(temporary, path)
+                if publish is None:
+                    _publish(temporary, path)
+                else:
+                    publish(temporary)
             finally:
                 remove_file(temporary)
     except OSError as error:

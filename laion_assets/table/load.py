@@ -15,6 +15,7 @@ from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table.connect import Database
+from laion_assets.table.parquet_source import parquet_columns, parquet_source
 from laion_assets.table.schema import (
     create_staging,
     create_table,
@@ -22,7 +23,7 @@ from laion_assets.table.schema import (
     drop_stale_staging,
     table_columns,
 )
-from laion_assets.table.verify import check_equal_to_file, parquet_columns, parquet_source
+from laion_assets.table.verify import check_equal_to_file
 
 INSERT_SETTINGS: dict[str, object] = {
     # Blocks in the file's order make parts whose ids do not overlap: the merge to one part was twice as fast.
@@ -110,7 +111,7 @@ def _insert(db: Database, staging: str, merged: MergedShard, inserted: Rows | No
     listed = ", ".join(quote_identifier(name) for name in columns)
     # A merge in the background would write rows a second time before the one merge that is wanted.
     db.command(f"SYSTEM STOP MERGES {staging}")
-    if db.embedded:
+    if db.embedded or db.settings.store is not None:
         source = parquet_source(db, merged.path)
         first = merged.shard * ID_STRIDE
         rows = merged.rows + merged.quarantined

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from clickhouse_connect.driver.binding import format_str, quote_identifier
+from clickhouse_connect.driver.binding import quote_identifier
 
 from laion_assets.dataset import ID_STRIDE
-from laion_assets.errors import PartitionCheckError, TableError
+from laion_assets.errors import PartitionCheckError
 from laion_assets.shard.merged import MergedShard
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE, alignment_fault
 from laion_assets.table.connect import Database
-from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, table_columns
+from laion_assets.table.parquet_source import parquet_source
 
 STRANGERS_ROWS = 8_192
 """Rows from which the cosine of strangers is taken: its standard error is then below 0.001."""
@@ -118,27 +117,6 @@ def _fingerprint(db: Database) -> str:
     hashed = ["id", "url", "caption", "NSFW", "if(isNaN(similarity), 2e9, similarity)"]
     hashed += [quote_identifier(name) for name in db.settings.extra_columns]
     return f"sum(cityHash64({', '.join(hashed)}))"
-
-
-def parquet_columns(db: Database) -> dict[str, str]:
-    """Name and ClickHouse type of the columns that a merged file has."""
-    vectors = db.settings.dataset.vector_columns
-    page = {name: kind for name, kind in PAGE_COLUMNS.items() if name not in VECTOR_COLUMNS or name in vectors}
-    extra = {name: kind for name, kind in table_columns(db).items() if name in db.settings.extra_columns}
-    return {**page, **extra}
-
-
-def parquet_source(db: Database, path: Path) -> str:
-    """The file() table function over a merged file, with our types (inferred ones are Nullable).
-
-    Raises `TableError` for a path that ClickHouse would take for a pattern.
-    """
-    if any(sign in str(path) for sign in "*?{}"):
-        raise TableError(
-            f"{path}", found="a pattern's signs (* ? { })", expected="a path without them", advice="move LAION_DATA_DIR"
-        )
-    structure = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in parquet_columns(db).items())
-    return f"file({format_str(str(path))}, 'Parquet', {format_str(structure)})"
 
 
 def vectors_agree(db: Database, merged: MergedShard, slices: int = 4, slice_rows: int = 8_192) -> int | None:

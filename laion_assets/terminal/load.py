@@ -69,7 +69,7 @@ def missing_steps(settings: Settings, shard: int, instance: dg.DagsterInstance, 
     if in_table and _materialized(instance, "clickhouse_partition", shard):
         return []
     if _materialized(instance, "merged_shard", shard):
-        store = ShardStore(settings.data_dir, settings.dataset)
+        store = ShardStore.of(settings)
         with contextlib.suppress(LaionError):
             read_merged(store.merged_path(shard), shard=shard)
             return ["clickhouse_partition"]

@@ -328,7 +328,7 @@ def test_a_merged_file_of_another_shard_is_refused(
     store: ShardStore, merged_from: Merge, sample_shards: list[Shard]
 ) -> None:
     merged = merged_from(sample_shards[2], 3)
-    merged.path.rename(store.merged_path(1))
+    merged.path.rename(str(store.merged_path(1)))
     with pytest.raises(ShardFileError) as caught:
         read_merged(store.merged_path(1), shard=1)
     assert_one_line(caught.value, "shard 1, merged_1.parquet", "shard 3, 250 rows", "materialize merged_shard")

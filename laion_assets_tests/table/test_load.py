@@ -18,7 +18,7 @@ from laion_assets.errors import LaionError, PartitionCheckError, TableError, Tab
 from laion_assets.settings import Settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, read_merged
-from laion_assets.shard.store import ShardStore
+from laion_assets.shard.store import Location, ShardStore
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 from laion_assets.table.schema import create_staging, partitions
@@ -57,7 +57,7 @@ def comparable(row: Any) -> tuple[Any, ...]:
     return int(row_id), as_bytes(url), as_bytes(caption), as_bytes(nsfw), scores, *vectors
 
 
-def file_rows(path: Path) -> Rows:
+def file_rows(path: Location) -> Rows:
     """A merged file's rows, as pyarrow reads them."""
     table = pq.read_table(path, columns=COLUMNS.split(", "))
     texts = {name: table[name].cast(pa.binary()).to_pylist() for name in ("url", "caption", "NSFW")}
@@ -334,7 +334,7 @@ def test_a_damaged_page_leaves_the_table_as_it_was(
     content = bytearray(merged.path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 1_000] = bytes(1_000)
-    merged.path.write_bytes(content)
+    merged.path.write_bytes(bytes(content))
     unchanged_by(db, merged, "default.laion")
 
 
@@ -353,7 +353,7 @@ def test_the_file_of_another_shard_is_refused(
     merged = merged_from(sample_shards[1], 0)
     load_partition(db, merged)
     other = merged_from(sample_shards[0].head(620), 3)
-    other.path.replace(store.merged_path(0))
+    other.path.rename(str(store.merged_path(0)))
     unchanged_by(db, merged, "of another shard")
 
 

@@ -1,0 +1,56 @@
+"""How the engine itself reads a merged Parquet file: from a folder, or out of the store's bucket. It loads nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clickhouse_connect.driver.binding import format_str, quote_identifier
+
+from laion_assets.errors import TableError
+from laion_assets.shard.bucket import bucket_errors
+from laion_assets.shard.store import Location
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, table_columns
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+
+def parquet_columns(db: Database) -> dict[str, str]:
+    """Name and ClickHouse type of the columns that a merged file has."""
+    vectors = db.settings.dataset.vector_columns
+    page = {name: kind for name, kind in PAGE_COLUMNS.items() if name not in VECTOR_COLUMNS or name in vectors}
+    extra = {name: kind for name, kind in table_columns(db).items() if name in db.settings.extra_columns}
+    return {**page, **extra}
+
+
+def parquet_source(db: Database, location: Location) -> str:
+    """The table function over a merged file, with our types (inferred ones are Nullable): `file()`, or `s3()`.
+
+    No credential is in it. The embedded engine takes those of its process (AWS_*), a server its own; where
+    LAION_STORE_COLLECTION names one of the engine's named collections, address and credentials are those in it.
+    Raises `TableError` for a path that ClickHouse would take for a pattern, `StoreError` without a bucket's address.
+    """
+    if any(sign in str(location) for sign in "*?{}"):
+        raise TableError(
+            f"{location}",
+            found="a pattern's signs (* ? { })",
+            expected="a path without them",
+            advice="move LAION_DATA_DIR",
+        )
+    structure = format_str(", ".join(f"{quote_identifier(name)} {kind}" for name, kind in parquet_columns(db).items()))
+    if isinstance(location, Path):
+        return f"file({format_str(str(location))}, 'Parquet', {structure})"
+    collection, store = db.settings.store_collection, db.settings.store
+    if collection is not None and store is not None:
+        key = str(location).removeprefix(f"{store}/")
+        name = quote_identifier(collection)
+        return f"s3({name}, filename = {format_str(key)}, format = 'Parquet', structure = {structure})"
+    return f"s3({format_str(_http_url(location))}, 'Parquet', {structure})"
+
+
+def _http_url(location: UPath) -> str:
+    """The object's address as this process's client knows it: ClickHouse has no address for `s3://` by itself."""
+    with bucket_errors(str(location)):
+        return f"{location.fs.s3.meta.endpoint_url.rstrip('/')}/{location.path}"
