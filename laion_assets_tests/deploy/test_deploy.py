@@ -1,0 +1,148 @@
+"""What deploy/ says: files that hold against their schemas, agree with each other, pin versions and hold no secret.
+
+No container was started and no cluster was asked here: Docker's daemon and Kubernetes could not be had.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster._config import validate_config
+from dagster._core.instance.config import dagster_instance_config_schema
+
+from laion_assets.settings import Settings
+from laion_assets_tests.conftest import REPOSITORY
+
+DEPLOY = REPOSITORY / "deploy"
+COMPOSE = DEPLOY / "docker-compose.yaml"
+
+
+def read(name: str) -> Any:
+    """A YAML file of deploy/."""
+    return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+
+
+def constraint(package: str) -> str:
+    """The version that constraints.txt pins."""
+    found = re.search(rf"^{package}==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def env_names(value: Any) -> set[str]:
+    """Names of all `{env: NAME}` of a configuration of Dagster."""
+    if isinstance(value, list):
+        return {name for each in value for name in env_names(each)}
+    if not isinstance(value, dict):
+        return set()
+    if set(value) == {"env"} and isinstance(value["env"], str):
+        return {value["env"]}
+    return {name for each in value.values() for name in env_names(each)}
+
+
+def test_the_compose_file_holds_against_the_compose_specification() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def _docker_compose() -> list[str] | None:
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) is None:
+            continue
+        if subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0:
+            return command
+    return None
+
+
+@pytest.mark.skipif(_docker_compose() is None, reason="docker compose is not installed")
+def test_docker_compose_takes_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DAGSTER_PG_PASSWORD=a\nCLICKHOUSE_PASSWORD=b\nLAION_SOURCE=/c\n")
+    command = [*(_docker_compose() or []), "--env-file", str(tmp_path / ".env"), "-f", str(COMPOSE), "config", "-q"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_images_are_pinned_to_a_version() -> None:
+    images = [service["image"] for service in read("docker-compose.yaml")["services"].values()]
+    images.append(re.findall(r"^FROM (\S+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)[0])
+    assert all(re.search(r":\d+\.\d+", image) for image in images), images
+
+
+def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
+    wanted = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
+    example = re.findall(r"^(\w+)=$", (DEPLOY / ".env.example").read_text(), re.MULTILINE)
+    assert wanted == set(example)
+    assert {"/deploy/.env", "/deploy/store.env"} <= set((REPOSITORY / ".gitignore").read_text().split())
+
+
+def test_no_password_is_written_down() -> None:
+    for name, service in read("docker-compose.yaml")["services"].items():
+        for variable, value in service.get("environment", {}).items():
+            assert "PASSWORD" not in variable or str(value).startswith("${"), (name, variable)
+    assert "assword:" not in (DEPLOY / "helm-values.yaml").read_text().replace("postgresqlPassword:", "assword:")
+    assert set(read("helm-values.yaml")["postgresql"]) == {
+        "enabled",
+        "postgresqlHost",
+        "postgresqlUsername",
+        "postgresqlDatabase",
+        "service",
+    }
+
+
+def test_dagsters_configuration_is_one_and_its_variables_are_those_of_the_containers() -> None:
+    configuration = read("dagster.yaml")
+    checked = validate_config(dagster_instance_config_schema(), configuration)
+    assert checked.success, checked.errors
+    given = set(read("docker-compose.yaml")["x-dagster"]["environment"])
+    in_image = set(re.findall(r"(\w+)=/", (DEPLOY / "Dockerfile").read_text()))
+    assert env_names(configuration) <= given | in_image
+
+
+def test_the_workspace_asks_the_code_locations_container() -> None:
+    (location,) = read("workspace.yaml")["load_from"]
+    server = location["grpc_server"]
+    assert server["host"] in read("docker-compose.yaml")["services"]
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    assert f'"-p", "{server["port"]}", "-m", "laion_assets.definitions"' in dockerfile
+    assert server["location_name"] == "laion_assets"
+
+
+def test_every_setting_that_is_given_exists() -> None:
+    names = set(re.findall(r"\bLAION_[A-Z_]+\b", "".join(path.read_text() for path in DEPLOY.glob("*.*"))))
+    known = {f"LAION_{field.upper()}" for field in Settings.model_fields} | {"LAION_DATASET"}
+    assert names <= known
+
+
+def test_the_chart_and_its_images_are_of_the_version_that_is_pinned() -> None:
+    values = read("helm-values.yaml")
+    version = constraint("dagster")
+    assert values["dagsterWebserver"]["image"]["tag"] == values["dagsterDaemon"]["image"]["tag"] == version
+    assert f"--version {version} " in (DEPLOY / "helm-values.yaml").read_text()
+
+
+def test_the_charts_run_launcher_is_one_that_dagster_takes() -> None:
+    launcher = pytest.importorskip("dagster_k8s", reason="dagster-k8s is the optional package of laion_assets[k8s]")
+    values = read("helm-values.yaml")["runLauncher"]
+    assert values["type"] == launcher.K8sRunLauncher.__name__
+    given = {_snake(name): value for name, value in values["config"]["k8sRunLauncher"].items()}
+    configuration = {
+        **given,
+        "service_account_name": "dagster",
+        "instance_config_map": "dagster-instance",
+        "dagster_home": "/opt/dagster/dagster_home",
+        "postgres_password_secret": "dagster-postgresql-secret",
+    }
+    checked = validate_config(launcher.K8sRunLauncher.config_type(), configuration)
+    assert checked.success, checked.errors
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"([A-Z])", lambda found: f"_{found[1].lower()}", name)
