@@ -16,8 +16,8 @@ from laion_assets.assets.location import (
 )
 from laion_assets.errors import LaionError
 from laion_assets.shard.merged import read_merged
-from laion_assets.shard.store import remove_file
-from laion_assets.table.connect import connect
+from laion_assets.shard.store import file_exists, remove_file
+from laion_assets.table.cluster import connect_to_partition, table_name
 from laion_assets.table.load import LoadedPartition, load_partition
 from laion_assets.table.schema import table_columns
 from laion_assets.table.verify import parquet_fingerprint, partition_figures, vectors_agree
@@ -49,7 +49,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
         with failing_clearly():
             merged = read_merged(location.store.merged_path(shard), shard=shard)
             progress.begin("load", merged.rows, "rows")
-            with connect(location.settings) as db:
+            with connect_to_partition(location.settings, shard) as db:
                 loaded = load_partition(
                     db,
                     merged,
@@ -57,7 +57,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
                     inserted=progress.advance,
                 )
                 columns = table_columns(db)
-                table = f"{db.database}.{location.settings.table}"
+                table = table_name(location.settings)
             if not location.settings.keep_merged:
                 remove_file(merged.path)
         return dg.MaterializeResult(metadata=_metadata(loaded, merged.quarantined, columns, table))
@@ -84,9 +84,9 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         path = location.store.merged_path(shard)
         compared: int | None = 0
         try:
-            with connect(location.settings) as db:
+            with connect_to_partition(location.settings, shard) as db:
                 figures = partition_figures(db, db.table, f"shard = {shard}")
-                if path.exists():
+                if file_exists(path):
                     merged = read_merged(path, shard=shard)
                     expected = parquet_fingerprint(db, merged)
                     compared = vectors_agree(db, merged)

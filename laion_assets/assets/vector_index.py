@@ -17,10 +17,12 @@ from laion_assets.assets.location import (
 from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS
+from laion_assets.table.cluster import table_name
+from laion_assets.table.cluster_index import build_everywhere, cover_everywhere, use_everywhere
 from laion_assets.table.connect import connect
-from laion_assets.table.cover import index_cover, index_names, index_sizes
-from laion_assets.table.index import BuildReport, IndexParameters, build_indexes
-from laion_assets.table.index_use import IndexUse, index_use
+from laion_assets.table.cover import index_names, index_sizes
+from laion_assets.table.index import BuildReport, IndexParameters
+from laion_assets.table.index_use import IndexUse
 from laion_assets.table.search import By, SearchRequest
 from laion_assets.table.vectors import draw_rows, vectors_of
 
@@ -48,9 +50,9 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         "lacks them and only there. Other parameters in the settings build them anew.",
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        with failing_clearly(), connect(location.settings) as db:
-            report = build_indexes(db, progress=location.progress(context), log=context.log.info)
-            table = f"{db.database}.{location.settings.table}"
+        with failing_clearly():
+            report = build_everywhere(location.settings, progress=location.progress(context), log=context.log.info)
+            table = table_name(location.settings)
         warning = index_sizes(report.cover).cache_warning(location.settings.index_cache_bytes)
         if warning:
             context.log.warning(warning)
@@ -72,16 +74,15 @@ def vector_index_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
     )
     def every_part_is_indexed() -> dg.AssetCheckResult:
         try:
-            with connect(location.settings) as db:
-                cover = index_cover(db)
+            cover = cover_everywhere(location.settings)
         except LaionError as error:
             return check_failed(error)
-        faults = [f"partition {state.shard} has no {name}" for state in cover for name in state.missing]
-        faults += [f"partition {state.shard} has {state.parts} parts" for state in cover if state.parts != 1]
+        faults = [f"partition {state.shard} has no {name}{at}" for at, state in cover for name in state.missing]
+        faults += [f"partition {state.shard} has {state.parts} parts{at}" for at, state in cover if state.parts != 1]
         return dg.AssetCheckResult(
             passed=bool(cover) and not faults,
             description="; ".join(faults[:10]) or (None if cover else "no partition is loaded"),
-            metadata={"partitions": len(cover), "faults": len(faults)},
+            metadata={"partitions": len({state.shard for _, state in cover}), "faults": len(faults)},
         )
 
     @dg.asset_check(
@@ -115,7 +116,7 @@ def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] 
         names = index_names(db)
         drawn = draw_rows(db, 1, seed=0)
         return {
-            by: index_use(db, vectors_of(db, by, drawn).vectors[0], SearchRequest(by=by, settings=settings))
+            by: use_everywhere(db, vectors_of(db, by, drawn).vectors[0], SearchRequest(by=by, settings=settings))
             for by in columns
             if f"{by}_index" in names and len(drawn)
         }

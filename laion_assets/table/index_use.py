@@ -48,9 +48,9 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
     plan. Raises as `search` does.
     """
     target = vector_parameter(checked_vector(vector, db.settings.dataset.dimension))
-    before = _searches(db)
+    before = graphs_searched(db)
     search(db, vector, request)
-    rise = _searches(db) - before
+    rise = graphs_searched(db) - before
     plan = db.rows(
         f"EXPLAIN actions = 1 {search_sql(db, request)}",
         parameters={"target": target},
@@ -66,6 +66,7 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
     )
 
 
-def _searches(db: Database) -> int:
-    rows = db.rows("SELECT value FROM system.events WHERE event = 'USearchSearchCount'")
-    return int(rows[0][0]) if rows else 0
+def graphs_searched(db: Database, events: str = "system.events") -> int:
+    """How many graphs were searched since the servers started whose `events` these are."""
+    (count,) = db.one(f"SELECT sum(value) FROM {events} WHERE event = 'USearchSearchCount'")
+    return int(count)

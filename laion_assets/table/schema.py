@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clickhouse_connect.driver.binding import quote_identifier
+from clickhouse_connect.driver.binding import format_str, quote_identifier
 
 from laion_assets.errors import TableError, TableShapeError
-from laion_assets.settings import EXTRA_COLUMN_TYPES
+from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
 from laion_assets.table.connect import Database
 
 PAGE_COLUMNS = {
@@ -44,7 +44,7 @@ def table_columns(db: Database) -> dict[str, str]:
 def create_table(db: Database) -> None:
     """Creates the table where it is absent. Raises `TableShapeError` when one of that name has another shape."""
     if not table_exists(db):
-        db.command(_create_statement(db, db.settings.table))
+        db.command(table_definition(db, db.settings.table))
     require_shape(db)
 
 
@@ -93,7 +93,9 @@ def require_shape(db: Database) -> None:
         "WHERE database = {database:String} AND name = {table:String}",
         parameters=names,
     )
-    if not str(engine).endswith("MergeTree") or (partition_key, sorting_key) != ("shard", "id"):
+    ours = engine == "Distributed" if db.settings.cluster is not None else str(engine).endswith("MergeTree")
+    keys = ("", "") if db.settings.cluster is not None else ("shard", "id")
+    if not ours or (partition_key, sorting_key) != keys:
         differences.append(f"ENGINE {engine} PARTITION BY {partition_key or 'nothing'} ORDER BY {sorting_key}")
     if differences:
         raise TableShapeError(
@@ -115,7 +117,7 @@ def create_staging(db: Database, shard: int) -> str:
     REPLACE PARTITION takes a part without an index into a table with one, but not the other way round.
     """
     drop_staging(db, shard)
-    db.command(_create_statement(db, f"{db.settings.table}_staging_{shard}"))
+    db.command(table_definition(db, f"{db.settings.table}_staging_{shard}"))
     return staging_name(db, shard)
 
 
@@ -150,14 +152,26 @@ def partitions(db: Database) -> list[PartitionState]:
         return []
     rows = db.rows(
         "SELECT toInt64(partition), sum(rows), count(), sum(bytes_on_disk), sum(secondary_indices_uncompressed_bytes) "
-        "FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
-        "GROUP BY partition ORDER BY 1",
-        parameters={"database": db.database, "table": db.settings.table},
+        f"FROM {parts_table(db)} WHERE database = {{database:String}} AND table = {{table:String}} AND active "
+        "AND rows > 0 GROUP BY partition ORDER BY 1",
+        parameters={"database": db.database, "table": local_table(db.settings)},
     )
     return [PartitionState(*(int(value) for value in row)) for row in rows]
 
 
-def _create_statement(db: Database, table: str) -> str:
+def local_table(settings: Settings) -> str:
+    """The table that holds rows: in a cluster it is on each node, under the Distributed one."""
+    return settings.table if settings.cluster is None else f"{settings.table}_local"
+
+
+def parts_table(db: Database) -> str:
+    """`system.parts`; in a cluster that of one replica of each cluster shard."""
+    return (
+        "system.parts" if db.settings.cluster is None else f"cluster({format_str(db.settings.cluster)}, system.parts)"
+    )
+
+
+def table_definition(db: Database, table: str, *, engine: str = "MergeTree", everywhere: str = "") -> str:
     """One template for the table and its staging tables, since REPLACE PARTITION wants equal structures.
 
     - index_granularity: rows a granule. ClickHouse's 8192 rows of 4 kB make granules of 10 MB (its limit of bytes a
@@ -173,8 +187,8 @@ def _create_statement(db: Database, table: str) -> str:
         for name, kind in table_columns(db).items()
     )
     return (
-        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (\n  {columns}\n) "
-        f"ENGINE = MergeTree PARTITION BY shard ORDER BY id "
+        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)}{everywhere} (\n  {columns}\n) "
+        f"ENGINE = {engine} PARTITION BY shard ORDER BY id "
         f"SETTINGS index_granularity = {db.settings.index_granularity}, materialize_skip_indexes_on_merge = 0, "
         "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1"
     )

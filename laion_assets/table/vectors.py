@@ -12,7 +12,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.table.connect import Database
-from laion_assets.table.schema import partitions
+from laion_assets.table.schema import local_table, partitions, parts_table
 from laion_assets.table.search import By
 
 BLOCK_ROWS = 16_384
@@ -41,9 +41,9 @@ class PartitionKey(NamedTuple):
 def partition_keys(db: Database) -> list[PartitionKey]:
     """The key of every part, by shard. REPLACE PARTITION gives new block numbers, a mutation keeps them."""
     rows = db.rows(
-        "SELECT toInt64(partition), rows, min_block_number, max_block_number FROM system.parts "
+        f"SELECT toInt64(partition), rows, min_block_number, max_block_number FROM {parts_table(db)} "
         "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 ORDER BY 1, 3",
-        parameters={"database": db.database, "table": db.settings.table},
+        parameters={"database": db.database, "table": local_table(db.settings)},
     )
     return [PartitionKey(*(int(value) for value in row)) for row in rows]
 

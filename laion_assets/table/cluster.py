@@ -1,0 +1,189 @@
+"""A ClickHouse cluster: its nodes, which of them holds a partition, and a connection to that one's own table.
+
+ClickHouse calls its groups of replicas shards, as the dataset calls its files: here the former are cluster shards. A
+partition lives whole on one of them, in the table `<table>_local`; `<table>` is a Distributed table over all. On a node
+everything is done as on a server alone: a node's `Database` is about its local table, and names no cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from clickhouse_connect.driver.binding import format_str, quote_identifier
+from pydantic import SecretStr
+
+from laion_assets.errors import TableError
+from laion_assets.settings import Settings
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.schema import local_table, table_definition
+
+
+@dataclass(frozen=True)
+class Node:
+    """One server: which replica of which cluster shard it is, as system.clusters numbers them, and its name there.
+
+    `here` is the one that was asked.
+    """
+
+    cluster_shard: int
+    replica: int
+    host: str
+    here: bool
+
+    @property
+    def name(self) -> str:
+        """How errors and logs name it."""
+        return f"{self.host} (cluster shard {self.cluster_shard}, replica {self.replica})"
+
+
+def table_name(settings: Settings) -> str:
+    """The table that searches ask, with its database and unquoted."""
+    parts = urlsplit(settings.clickhouse_url.get_secret_value())
+    database = "" if parts.scheme == "chdb" else unquote(parts.path.strip("/"))
+    return f"{database or 'default'}.{settings.table}"
+
+
+@contextlib.contextmanager
+def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
+    """The database whose table holds, or will hold, partition `shard`: without a cluster the only one there is.
+
+    In a cluster its tables are made where they are lacking. Where the partition stands already it stays, so that it is
+    never on two cluster shards; a new one goes where `placed_on` says. Of the replicas the first that answers is taken.
+    Raises `TableError`.
+    """
+    if settings.cluster is None:
+        with connect(settings) as db:
+            yield db
+        return
+    with connect(settings) as entry:
+        create_cluster_tables(entry)
+        known = nodes(entry)
+        home = home_of(entry, shard, known)
+    with contextlib.ExitStack() as stack:
+        yield _first_that_answers(stack, settings, [node for node in known if node.cluster_shard == home])
+
+
+def every_node(settings: Settings) -> list[Node]:
+    """Every node of the cluster; none without one. Raises `TableError`."""
+    if settings.cluster is None:
+        return []
+    with connect(settings) as entry:
+        return nodes(entry)
+
+
+def nodes(entry: Database) -> list[Node]:
+    """The cluster's nodes, by cluster shard and replica. Raises `TableError` when there is no such cluster."""
+    rows = entry.rows(
+        "SELECT shard_num, replica_num, host_name, is_local FROM system.clusters "
+        "WHERE cluster = {cluster:String} ORDER BY shard_num, replica_num",
+        parameters={"cluster": entry.settings.cluster},
+    )
+    if not rows:
+        names = [str(name) for (name,) in entry.rows("SELECT DISTINCT cluster FROM system.clusters ORDER BY 1")]
+        raise TableError(
+            f"cluster {entry.settings.cluster}",
+            found=f"{', '.join(names) or 'no cluster'} in system.clusters",
+            expected="it among them",
+            advice="set LAION_CLUSTER to a name of remote_servers",
+        )
+    return [Node(int(number), int(replica), str(host), bool(here)) for number, replica, host, here in rows]
+
+
+def placed_on(shard: int, cluster_shards: Sequence[int]) -> int:
+    """The cluster shard that a new partition goes to: rendezvous hashing, that with the greatest hash of both numbers.
+
+    Every process finds the same without asking anyone. A cluster shard that is added takes an equal share from each
+    other, and nothing else moves. Of 410 partitions the fullest of up to 15 has at most 1.25 times its share.
+    """
+    return max(cluster_shards, key=lambda number: (_weight(shard, number), number))
+
+
+def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
+    """The cluster shard that partition `shard` stands on, or is to stand on. Raises `TableError` when it is on two."""
+    found = entry.rows(
+        f"SELECT DISTINCT _shard_num FROM {system_table(entry, 'parts')} WHERE database = {{database:String}} "
+        "AND table = {table:String} AND partition = {partition:String} AND active AND rows > 0 ORDER BY 1",
+        parameters={"database": entry.database, "table": local_table(entry.settings), "partition": str(shard)},
+    )
+    homes = [int(number) for (number,) in found]
+    if len(homes) > 1:
+        raise TableError(
+            f"{entry.subject}, partition {shard}",
+            found=f"it on cluster shards {' and '.join(map(str, homes))}",
+            expected="it on one",
+            advice="drop the older one, see docs/operations.md",
+        )
+    return homes[0] if homes else placed_on(shard, sorted({node.cluster_shard for node in known}))
+
+
+def create_cluster_tables(entry: Database) -> None:
+    """Makes database, local tables and Distributed table on every node, where they are lacking."""
+    for statement in cluster_statements(entry):
+        entry.command(statement)
+
+
+def cluster_statements(entry: Database) -> list[str]:
+    """The DDL of the cluster.
+
+    The Distributed table has no sharding key: ClickHouse then refuses an INSERT through it, which would put rows of a
+    partition on several nodes.
+    """
+    everywhere, name = _on_cluster(entry), format_str(str(entry.settings.cluster))
+    database, local = format_str(entry.database), format_str(local_table(entry.settings))
+    distributed = f"ENGINE = Distributed({name}, {database}, {local})"
+    return [
+        f"CREATE DATABASE IF NOT EXISTS {quote_identifier(entry.database)}{everywhere}",
+        table_definition(entry, local_table(entry.settings), engine=_replicated(entry), everywhere=everywhere),
+        f"CREATE TABLE IF NOT EXISTS {entry.table}{everywhere} "
+        f"AS {entry.name_of(local_table(entry.settings))} {distributed}",
+    ]
+
+
+def system_table(entry: Database, name: str, *, every_replica: bool = False) -> str:
+    """A system table of all cluster shards, one replica of each, or of every replica."""
+    function = "clusterAllReplicas" if every_replica else "cluster"
+    return f"{function}({format_str(str(entry.settings.cluster))}, system.{name})"
+
+
+def node_settings(settings: Settings, node: Node) -> Settings:
+    """Settings for which the only table is a node's local one: the same URL with the node's host.
+
+    All nodes are asked on the port, and with the user and password, of LAION_CLICKHOUSE.
+    """
+    url = settings.clickhouse_url.get_secret_value()
+    if not node.here:
+        parts = urlsplit(url)
+        user, mark, _ = parts.netloc.rpartition("@")
+        port = f":{parts.port}" if parts.port else ""
+        host = f"[{node.host}]" if ":" in node.host else node.host
+        url = parts._replace(netloc=f"{user}{mark}{host}{port}").geturl()
+    changed = {"clickhouse": SecretStr(url), "cluster": None, "table": local_table(settings)}
+    copy = settings.model_copy(update=changed)
+    copy.__dict__.pop("clickhouse_url", None)  # a cached property, of the URL before
+    return copy
+
+
+def _first_that_answers(stack: contextlib.ExitStack, settings: Settings, replicas: Sequence[Node]) -> Database:
+    for node in replicas[:-1]:
+        with contextlib.suppress(TableError):
+            return stack.enter_context(connect(node_settings(settings, node)))
+    return stack.enter_context(connect(node_settings(settings, replicas[-1])))
+
+
+def _weight(shard: int, cluster_shard: int) -> int:
+    digest = hashlib.blake2b(f"{shard}/{cluster_shard}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _on_cluster(entry: Database) -> str:
+    return f" ON CLUSTER {quote_identifier(str(entry.settings.cluster))}"
+
+
+def _replicated(entry: Database) -> str:
+    """{shard} and {replica} are macros of each server's configuration, as ClickHouse's own guide has them."""
+    path = f"/clickhouse/tables/{{shard}}/{entry.database}/{local_table(entry.settings)}"
+    return f"ReplicatedMergeTree({format_str(path)}, '{{replica}}')"

@@ -1,0 +1,243 @@
+"""A cluster: where partitions go, what its DDL says, and what one node that is a whole cluster does.
+
+No cluster of several servers could be run here. What follows runs on one embedded engine whose configuration names it
+as a cluster of one, so that Distributed tables and `clusterAllReplicas` are the engine's own. It has no queue for
+distributed DDL, and leaves a replicated table read-only: there ON CLUSTER is taken out, and the local table is not
+replicated. Statements with both are parsed by the engine, and pinned here word for word.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from laion_assets.api import search
+from laion_assets.assets.location import CodeLocation
+from laion_assets.assets.recall_report import recall_report_asset
+from laion_assets.assets.vector_index import vector_index_asset, vector_index_checks
+from laion_assets.errors import TableError
+from laion_assets.recall.evaluate import Plan
+from laion_assets.recall.figures import SearchSettings
+from laion_assets.settings import Settings
+from laion_assets.table import cluster, connect
+from laion_assets.table.cluster import (
+    Node,
+    cluster_statements,
+    connect_to_partition,
+    home_of,
+    node_settings,
+    nodes,
+    placed_on,
+    system_table,
+)
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import partitions, parts_table
+from laion_assets.terminal.status import read_status
+from laion_assets_tests.assets.test_chain import failed_checks, failures, run
+from laion_assets_tests.conftest import assert_one_line, settings_for
+
+CONFIGURATION = """
+<clickhouse>
+  <tcp_port>9000</tcp_port>
+  <remote_servers>
+    <one><shard><internal_replication>true</internal_replication>
+      <replica><host>127.0.0.1</host><port>9000</port></replica>
+    </shard></one>
+  </remote_servers>
+  <macros><shard>1</shard><replica>a</replica></macros>
+</clickhouse>
+"""
+
+SNAPSHOT = [
+    "CREATE DATABASE IF NOT EXISTS `default` ON CLUSTER `one`",
+    "CREATE TABLE IF NOT EXISTS `default`.`laion_local` ON CLUSTER `one` ( `id` Int64, `url` String, `caption` String, "
+    "`NSFW` String, `similarity` Float32, `image_embedding` Array(Float32) CODEC(NONE), "
+    "`text_embedding` Array(Float32) CODEC(NONE), `shard` UInt16 ) "
+    "ENGINE = ReplicatedMergeTree('/clickhouse/tables/{shard}/default/laion_local', '{replica}') "
+    "PARTITION BY shard ORDER BY id SETTINGS index_granularity = 512, materialize_skip_indexes_on_merge = 0, "
+    "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1",
+    "CREATE TABLE IF NOT EXISTS `default`.`laion` ON CLUSTER `one` AS `default`.`laion_local` "
+    "ENGINE = Distributed('one', 'default', 'laion_local')",
+]
+
+
+def grown(shards: int) -> list[int]:
+    """The numbers of a cluster's shards."""
+    return list(range(1, shards + 1))
+
+
+@given(st.integers(0, 65_535), st.sets(st.integers(1, 200), min_size=1, max_size=40))
+def test_each_partition_has_one_place_whatever_the_order_of_the_nodes(shard: int, numbers: set[int]) -> None:
+    home = placed_on(shard, sorted(numbers))
+    assert home in numbers
+    assert home == placed_on(shard, sorted(numbers, reverse=True))
+
+
+@given(st.integers(0, 65_535), st.integers(1, 64))
+def test_a_node_that_is_added_takes_partitions_and_moves_no_other(shard: int, shards: int) -> None:
+    before, after = placed_on(shard, grown(shards)), placed_on(shard, grown(shards + 1))
+    assert after in (before, shards + 1)
+
+
+@given(st.integers(0, 65_535), st.integers(2, 64), st.data())
+def test_a_node_that_is_taken_away_gives_up_its_own_partitions_only(
+    shard: int, shards: int, data: st.DataObject
+) -> None:
+    gone = data.draw(st.sampled_from(grown(shards)))
+    before = placed_on(shard, grown(shards))
+    after = placed_on(shard, [number for number in grown(shards) if number != gone])
+    assert before in (after, gone)
+
+
+@pytest.mark.parametrize("shards", range(1, 33))
+def test_410_partitions_are_balanced_within_a_bound(shards: int) -> None:
+    """The fullest of up to 15 cluster shards has at most a quarter more than its share, of up to 32 at most 90 %."""
+    counts = Counter(placed_on(shard, grown(shards)) for shard in range(410))
+    assert sum(counts.values()) == 410
+    assert max(counts.values()) <= 410 / shards * (1.25 if shards <= 15 else 1.9)
+
+
+@pytest.fixture
+def settings(sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a cluster of one node, and the engine's configuration that makes it one."""
+    configuration = tmp_path / "cluster.xml"
+    configuration.write_text(CONFIGURATION)
+    options = connect.embedded_options
+
+    def with_configuration(settings: Settings) -> dict[str, str]:
+        return {**options(settings), "config-file": str(configuration)}
+
+    monkeypatch.setattr(connect, "embedded_options", with_configuration)
+    fast = {"hnsw_m": 8, "hnsw_ef_construction": 32, "recall_queries": 5}
+    return settings_for(tmp_path / "data", sample_folder, cluster="one", **fast)
+
+
+@pytest.fixture
+def whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The same, without what this engine has not: a queue for distributed DDL, and replication."""
+    monkeypatch.setattr(cluster, "_on_cluster", lambda _: "")
+    monkeypatch.setattr(cluster, "_replicated", lambda _: "MergeTree")
+    return settings
+
+
+@pytest.fixture
+def entry(settings: Settings) -> Iterator[Database]:
+    with connect.connect(settings) as db:
+        yield db
+
+
+def one_line(statement: str) -> str:
+    return " ".join(statement.split())
+
+
+def test_the_ddl_of_a_cluster_is_what_the_engine_parses_and_is_pinned_here(entry: Database) -> None:
+    statements = [one_line(statement) for statement in cluster_statements(entry)]
+    assert statements == SNAPSHOT
+    for statement in statements:
+        assert "CreateQuery" in str(entry.rows(f"EXPLAIN AST {statement}")[0][0])
+
+
+@pytest.mark.parametrize(
+    ("statement", "parsed"),
+    [
+        (
+            "ALTER TABLE `default`.`laion_local` REPLACE PARTITION 3 FROM `default`.`laion_local_staging_3`",
+            "AlterQuery",
+        ),
+        ("ALTER TABLE `default`.`laion_local` MATERIALIZE INDEX image_index IN PARTITION 3", "AlterQuery"),
+        (
+            "ALTER TABLE `default`.`laion_local` FETCH PARTITION 3 FROM '/clickhouse/tables/1/default/laion_local'",
+            "Alter",
+        ),
+        ("ALTER TABLE `default`.`laion_local` ATTACH PARTITION 3", "AlterQuery"),
+        ("ALTER TABLE `default`.`laion_local` DROP PARTITION 3", "AlterQuery"),
+        ("DROP TABLE IF EXISTS `default`.`laion_local` ON CLUSTER `one` SYNC", "DropQuery"),
+    ],
+)
+def test_statements_for_a_node_and_those_of_the_handbook_are_parsed(
+    statement: str, parsed: str, entry: Database
+) -> None:
+    assert parsed in str(entry.rows(f"EXPLAIN AST {statement}")[0][0])
+
+
+def test_nodes_are_found_in_system_clusters(entry: Database) -> None:
+    assert nodes(entry) == [Node(1, 1, "127.0.0.1", here=True)]
+    assert system_table(entry, "events", every_replica=True) == "clusterAllReplicas('one', system.events)"
+    assert parts_table(entry) == "cluster('one', system.parts)"
+
+
+def test_a_cluster_that_is_not_there_is_an_error_that_names_those_that_are(settings: Settings) -> None:
+    other = settings.model_copy(update={"cluster": "two"})
+    with connect.connect(other) as db, pytest.raises(TableError) as caught:
+        nodes(db)
+    assert_one_line(caught.value, "cluster two", "found one in system.clusters", "LAION_CLUSTER")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("node-2.example", "https://me:p%40ss@node-2.example:8443/laion"),
+        ("fd00::2", "https://me:p%40ss@[fd00::2]:8443/laion"),
+    ],
+)
+def test_a_node_is_asked_with_the_user_and_port_of_the_first(host: str, address: str, settings: Settings) -> None:
+    url = SecretStr("https://me:p%40ss@node-1.example:8443/laion")
+    server = settings.model_copy(update={"clickhouse": url})
+    assert server.clickhouse_url == url
+    there = node_settings(server, Node(2, 1, host, here=False))
+    assert there.clickhouse_url.get_secret_value() == address
+    assert (there.table, there.cluster) == ("laion_local", None)
+    assert node_settings(server, Node(1, 1, "node-1", here=True)).clickhouse_url == url
+
+
+def test_a_partition_stays_where_it_stands(whole: Settings) -> None:
+    added = Node(2, 1, "another", here=False)
+    shard = next(shard for shard in range(100) if placed_on(shard, [1, 2]) == 2)
+    with connect_to_partition(whole, shard) as db:
+        assert db.settings.table == "laion_local"
+    with connect.connect(whole) as db:
+        assert home_of(db, shard, [*nodes(db), added]) == 2
+        db.command(f"INSERT INTO {db.name_of('laion_local')} (id, shard) VALUES (1, {shard})")
+        assert home_of(db, shard, [*nodes(db), added]) == 1
+
+
+def test_a_load_an_index_a_report_and_a_search_on_a_cluster_of_one(whole: Settings) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        for shard in (1, 2):
+            result = run(whole, shard, instance)
+            assert result.success, (failures(result), failed_checks(result))
+        status = read_status(whole, instance)
+        assert (status.partitions, status.rows, status.shards["loaded"]) == (2, 870, 2)
+        assert next(found for found in status.findings if found.check == "table_agrees_with_dagster").passed
+    location = CodeLocation(whole)
+    result = dg.materialize(
+        [
+            dg.AssetSpec("clickhouse_partition"),
+            vector_index_asset(location),
+            *vector_index_checks(location),
+            recall_report_asset(location, Plan(queries=5, grid=(SearchSettings(64),), queries_at_100=2)),
+        ]
+    )
+    assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
+        "every_part_is_indexed": True,
+        "index_is_used": True,
+    }
+    assert search(like=20_000_007, limit=3, settings=whole)["id"][0] == 20_000_007
+    with connect.connect(whole) as db:
+        assert [(state.shard, state.rows, state.parts) for state in partitions(db)] == [(1, 620, 1), (2, 250, 1)]
+        assert sorted(str(name) for (name,) in db.rows("SHOW TABLES")) == ["laion", "laion_local"]
+
+
+def test_a_node_without_its_index_fails_both_checks(whole: Settings) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(whole, 2, instance).success
+    for check in vector_index_checks(CodeLocation(whole)):
+        judge = check.op.compute_fn.decorated_fn  # type: ignore[union-attr]
+        assert not judge().passed
