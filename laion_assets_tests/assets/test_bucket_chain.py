@@ -155,7 +155,8 @@ def test_status_and_the_report_are_those_of_a_folder(tmp_path: Path, instance: d
     settings = host(tmp_path, "here")
     assert run(settings, 2, instance).success
     status = read_status(settings, instance)
-    assert (status.shards["loaded"], status.partitions, status.rows) == (1, 1, 250)
+    assert status.table is not None
+    assert (status.shards["loaded"], status.table.partitions, status.table.rows) == (1, 1, 250)
     assert status.healthy
     report = dg.materialize(
         [dg.AssetSpec("clickhouse_partition"), load_report_asset(CodeLocation(settings))], instance=instance

@@ -214,7 +214,8 @@ def test_a_load_an_index_a_report_and_a_search_on_a_cluster_of_one(whole: Settin
             result = run(whole, shard, instance)
             assert result.success, (failures(result), failed_checks(result))
         status = read_status(whole, instance)
-        assert (status.partitions, status.rows, status.shards["loaded"]) == (2, 870, 2)
+        assert status.table is not None
+        assert (status.table.partitions, status.table.rows, status.shards["loaded"]) == (2, 870, 2)
         assert next(found for found in status.findings if found.check == "table_agrees_with_dagster").passed
     location = CodeLocation(whole)
     result = dg.materialize(
