@@ -7,7 +7,7 @@ from laion_assets.recall.plot import inline_image
 from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings, tune, tuning_folder
 from laion_assets.recall.tuning_report import tuning_markdown, tuning_plot
 from laion_assets.shard.store import replacing
-from laion_assets.table.connect import connect
+from laion_assets.table.cluster import connect_to_own_rows
 
 
 def hnsw_tuning_asset(location: CodeLocation, plan: TuningPlan | None = None) -> dg.AssetsDefinition:
@@ -27,7 +27,7 @@ def hnsw_tuning_asset(location: CodeLocation, plan: TuningPlan | None = None) ->
     )
     def hnsw_tuning(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with failing_clearly():
-            with connect(location.settings) as db:
+            with connect_to_own_rows(location.settings) as db:
                 tuning = tune(db, plan or _plan(location), log=context.log.info)
             picture = tuning_plot(tuning)
             path = tuning_folder(location.settings) / "tuning.png"

@@ -27,7 +27,7 @@ def stored_captions(db: Database, count: int) -> StoredCaptions:
     """
     require_table(db)
     rows = db.rows(
-        f"SELECT id, caption, text_embedding FROM {db.table} WHERE id IN ("
+        f"SELECT id, caption, text_embedding FROM {db.table} WHERE id GLOBAL IN ("
         f"SELECT id FROM {db.table} WHERE notEmpty(caption) AND isValidUTF8(caption) "
         "ORDER BY cityHash64(id) LIMIT {count:UInt32}) ORDER BY id",
         parameters={"count": count},

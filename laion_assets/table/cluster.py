@@ -67,6 +67,14 @@ def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
         yield _first_that_answers(stack, settings, [node for node in known if node.cluster_shard == home])
 
 
+@contextlib.contextmanager
+def connect_to_own_rows(settings: Settings) -> Iterator[Database]:
+    """The database whose table holds rows itself: in a cluster the local table of the node of LAION_CLICKHOUSE."""
+    here = Node(0, 0, "", here=True)
+    with connect(settings if settings.cluster is None else node_settings(settings, here)) as db:
+        yield db
+
+
 def every_node(settings: Settings) -> list[Node]:
     """Every node of the cluster; none without one. Raises `TableError`."""
     if settings.cluster is None:

@@ -91,7 +91,6 @@ def with_parameters(db: Database, parameters: IndexParameters, **settings: objec
         "hnsw_m": parameters.m,
         "hnsw_ef_construction": parameters.ef_construction,
         "extra_columns": (),
-        "cluster": None,
         **settings,
     }
     return replace(db, settings=db.settings.model_copy(update=changed))

@@ -30,6 +30,7 @@ from laion_assets.table import cluster, connect
 from laion_assets.table.cluster import (
     Node,
     cluster_statements,
+    connect_to_own_rows,
     connect_to_partition,
     home_of,
     node_settings,
@@ -234,6 +235,8 @@ def test_a_load_an_index_a_report_and_a_search_on_a_cluster_of_one(whole: Settin
     with connect.connect(whole) as db:
         assert [(state.shard, state.rows, state.parts) for state in partitions(db)] == [(1, 620, 1), (2, 250, 1)]
         assert sorted(str(name) for (name,) in db.rows("SHOW TABLES")) == ["laion", "laion_local"]
+    with connect_to_own_rows(whole) as db:
+        assert (db.settings.table, sum(state.rows for state in partitions(db))) == ("laion_local", 870)
 
 
 def test_a_node_without_its_index_fails_both_checks(whole: Settings) -> None:
