@@ -32,6 +32,7 @@ from laion_assets.table.cluster import (
     cluster_statements,
     connect_to_own_rows,
     connect_to_partition,
+    create_cluster_tables,
     home_of,
     node_settings,
     nodes,
@@ -51,6 +52,10 @@ CONFIGURATION = """
     <one><shard><internal_replication>true</internal_replication>
       <replica><host>127.0.0.1</host><port>9000</port></replica>
     </shard></one>
+    <two>
+      <shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
+      <shard><replica><host>127.0.0.2</host><port>9000</port></replica></shard>
+    </two>
   </remote_servers>
   <macros><shard>1</shard><replica>a</replica></macros>
 </clickhouse>
@@ -175,10 +180,22 @@ def test_nodes_are_found_in_system_clusters(entry: Database) -> None:
 
 
 def test_a_cluster_that_is_not_there_is_an_error_that_names_those_that_are(settings: Settings) -> None:
-    other = settings.model_copy(update={"cluster": "two"})
+    other = settings.model_copy(update={"cluster": "three"})
     with connect.connect(other) as db, pytest.raises(TableError) as caught:
         nodes(db)
-    assert_one_line(caught.value, "cluster two", "found one in system.clusters", "LAION_CLUSTER")
+    assert_one_line(caught.value, "cluster three", "found one, two in system.clusters", "LAION_CLUSTER")
+
+
+def test_an_insert_through_the_distributed_table_would_scatter_a_partition_and_is_refused(whole: Settings) -> None:
+    two = whole.model_copy(update={"cluster": "two"})
+    with connect.connect(two) as db:
+        assert [(node.cluster_shard, node.host, node.here) for node in nodes(db)] == [
+            (1, "127.0.0.1", True),
+            (2, "127.0.0.2", False),
+        ]
+        create_cluster_tables(db)
+        with pytest.raises(TableError, match="no sharding key"):
+            db.command(f"INSERT INTO {db.table} (id, shard) VALUES (1, 0)")
 
 
 @pytest.mark.parametrize(
