@@ -43,6 +43,9 @@ CATEGORIES = (
 """Of `system.functions` in ClickHouse 26.9: functions of their arguments alone. Files, dictionaries, settings, users,
 the server and programs of one's own are in other categories, or in none."""
 
+MULTIPLYING = "arrayjoin"
+"""It stands among the arrays, and makes several rows of one."""
+
 MEMBERSHIP = re.compile(r"(global)?(not)?(null)?in(ignoreset)?", re.IGNORECASE)
 """`IN` and its kin, whose right side may be a table's name."""
 
@@ -136,4 +139,4 @@ def _allowed(db: Database, functions: set[str]) -> set[str]:
         "SELECT name FROM system.functions WHERE NOT is_aggregate AND categories IN {categories:Array(String)})",
         parameters={"names": [name.lower() for name in functions], "categories": list(CATEGORIES)},
     )
-    return {str(name) for (name,) in rows}
+    return {str(name) for (name,) in rows} - {MULTIPLYING}
