@@ -37,6 +37,9 @@ EXTRA_COLUMN_TYPES: dict[str, Literal["String", "Int32", "Int64", "Float32"]] = 
 PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
 """Layouts that copies have: clip-retrieval's three folders, or all files in one folder as `wget` leaves them."""
 
+QueryKind = Literal["image_to_image", "text_to_text", "text_to_image", "image_to_text", "held_out_to_image"]
+"""The kinds of query whose recall is measured: what is asked with, and which vectors are searched."""
+
 Words = Annotated[tuple[str, ...], NoDecode]
 """Several words in one variable, parted by commas or blanks."""
 
@@ -92,9 +95,13 @@ class Settings(BaseSettings):
     index_first: int = Field(default=10, ge=1)
     index_step: int = Field(default=10, ge=1)
     recall_target: float = Field(default=0.95, gt=0, le=1)
+    recall_targets: Annotated[dict[QueryKind, Annotated[float, Field(gt=0, le=1)]], NoDecode] = Field(
+        default_factory=dict
+    )
     recall_queries: int = Field(default=100, ge=1, le=10_000)
     tuning_rows: int = Field(default=50_000, ge=1_000)
     tuning_partitions: int = Field(default=1, ge=1, le=1_000)
+    tuning_granularities: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], NoDecode] = ()
     hnsw_quantization: Quantization = "bf16"
     hnsw_m: int = Field(default=64, ge=2, le=512)
     hnsw_ef_construction: int = Field(default=256, ge=2, le=100_000)
@@ -118,10 +125,18 @@ class Settings(BaseSettings):
     alert_webhook: SecretStr | None = None
     cluster: str | None = None
 
-    @field_validator("source", "extra_columns", mode="before")
+    @field_validator("source", "extra_columns", "tuning_granularities", mode="before")
     @classmethod
     def _split_words(cls, value: object) -> object:
         return tuple(word for word in re.split(r"[,\s]+", value) if word) if isinstance(value, str) else value
+
+    @field_validator("recall_targets", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [word.partition("=") for word in re.split(r"[,\s]+", value) if word]
+        return {kind: target for kind, _, target in pairs}
 
     @field_validator("source")
     @classmethod

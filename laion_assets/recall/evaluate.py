@@ -24,7 +24,7 @@ from laion_assets.recall.figures import (
 from laion_assets.recall.queries import COPY_DISTANCE, QuerySet, draw_query_sets
 from laion_assets.table.connect import Database
 from laion_assets.table.index import IndexParameters
-from laion_assets.table.schema import partitions, require_table
+from laion_assets.table.schema import PartitionState, partitions, require_table
 from laion_assets.table.search import By, SearchRequest, search
 from laion_assets.table.vectors import Ids, Vectors, vectors_of
 
@@ -32,7 +32,13 @@ TOLERANCE = 2e-6
 """By how much the distance of a found row may exceed the k-th true one. The distances of both are computed again from
 the stored vectors, in float64 and in float32: those that a bf16 index gives are off by up to 0.01."""
 
+ROWS_A_QUERY, LEAST_QUERIES = 100, 10
+"""Of a small table fewer queries are asked: one for each hundred rows, as it is for a hundred of 10,000."""
+
 EF_SEARCH = (16, 32, 64, 128, 256, 512)
+ANSWERS = 11
+"""Rows that are asked for: ten, and the drawn row itself."""
+
 EXACT_SEARCHES = 20
 """Exact searches that are timed a kind: they are all alike, and on a large table slow."""
 
@@ -62,6 +68,20 @@ class Plan:
     queries_at_100: int = 25
 
 
+def plan_for(states: Sequence[PartitionState], queries: int) -> Plan:
+    """The plan for a table of these partitions, at most `queries` a kind: what would look at all of it is left out.
+
+    One query for each 100 rows, at least 10, a quarter of them at 100. Of ef_search, the values up to the first that is
+    no less than the rows of the largest part, whose graph such a search sees whole. Of rescoring, the multipliers whose
+    candidates are fewer than those rows. A part of 1,000 rows has the whole grid, a table of 10,000 a hundred queries.
+    """
+    rows, largest = sum(state.rows for state in states), max(state.rows for state in states)
+    count = min(queries, max(LEAST_QUERIES, rows // ROWS_A_QUERY))
+    efs = [ef for place, ef in enumerate(EF_SEARCH) if place == 0 or EF_SEARCH[place - 1] < largest]
+    grid = [one for one in DEFAULT_GRID if one.ef in efs and one.multiplier * ANSWERS < largest]
+    return Plan(count, grid=grid, queries_at_100=(count + 3) // 4)
+
+
 @dataclass(frozen=True)
 class _Found:
     """Ids that one set's searches gave at one setting, row by row as they came, and the seconds of each."""
@@ -73,13 +93,16 @@ class _Found:
 def evaluate(
     db: Database, plan: Plan | None = None, *, folder: Path | None = None, log: Log | None = None
 ) -> Evaluation:
-    """Recall and latency of the table's indexes for every kind of query. Raises `TableError`, also without rows."""
-    plan = plan or Plan()
+    """Recall and latency of the table's indexes for every kind of query; without a plan, by the one for its size.
+
+    Raises `TableError`, also without rows.
+    """
     require_table(db)
     started = time.perf_counter()
     states = partitions(db)
     if not states:
         raise TableError(db.subject, found="no rows", advice="load a shard first: laion-assets load 0")
+    plan = plan or plan_for(states, db.settings.recall_queries)
     sets = draw_query_sets(db, plan.queries, plan.seed)
     exact = true_neighbours(db, sets, 100 if plan.queries_at_100 else 10, folder or recall_folder(db.settings))
     if log is not None:
@@ -98,6 +121,7 @@ def evaluate(
         shards=[state.shard for state in states],
         index=str(IndexParameters.of(db.settings)),
         target=db.settings.recall_target,
+        targets={str(kind): target for kind, target in db.settings.recall_targets.items()},
         tolerance=TOLERANCE,
         seed=plan.seed,
         exact_seconds=exact.seconds,

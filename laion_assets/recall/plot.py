@@ -43,7 +43,8 @@ def recall_plot(evaluation: Evaluation) -> bytes:
             fillstyle="none",
             color=colour,
         )
-    axes.axhline(evaluation.target, color="grey", linestyle="--", linewidth=1)
+    for target in sorted({evaluation.target_of(summary.kind) for summary in evaluation.kinds}):
+        axes.axhline(target, color="grey", linestyle="--", linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("median latency, ms (circles: with rescoring)")
     axes.set_ylabel("recall@10")

@@ -11,7 +11,7 @@ def recall_markdown(evaluation: Evaluation, picture: str = "") -> str:
     return "\n\n".join(
         [
             f"**{evaluation.rows:,} rows in {len(evaluation.shards)} partitions, index {evaluation.index}, target "
-            f"{evaluation.target:g}**",
+            f"{_targets(evaluation)}**",
             _summary(evaluation),
             *([picture] if picture else []),
             _details(evaluation),
@@ -21,6 +21,11 @@ def recall_markdown(evaluation: Evaluation, picture: str = "") -> str:
             f"{source}; seed {evaluation.seed}; the whole took {evaluation.seconds:.0f} s.",
         ]
     )
+
+
+def _targets(evaluation: Evaluation) -> str:
+    own = [f"{kind.replace('_', ' ')} {target:g}" for kind, target in evaluation.targets.items()]
+    return ", ".join([f"{evaluation.target:g}", *own])
 
 
 def _summary(evaluation: Evaluation) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from laion_assets.errors import TableError
-from laion_assets.recall.evaluate import Judge, Plan, evaluate
+from laion_assets.recall.evaluate import DEFAULT_GRID, Judge, Plan, evaluate, plan_for
 from laion_assets.recall.exact import nearest_by_blocks, true_neighbours
 from laion_assets.recall.figures import (
     Evaluation,
@@ -28,6 +28,7 @@ from laion_assets.recall.report import recall_markdown
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.index import build_indexes
+from laion_assets.table.schema import PartitionState
 from laion_assets.table.search import SearchRequest, search
 from laion_assets.table.vectors import vectors_of
 from laion_assets_tests.table.loaded import load_sample, sample_settings
@@ -141,6 +142,45 @@ def test_the_fastest_search_that_meets_the_target_is_chosen_and_kept(tmp_path: P
     (tmp_path / "recall.json").write_text("{}")
     assert read_search_settings(tmp_path) == {}
     assert read_search_settings(tmp_path / "nowhere") == {}
+
+
+def test_the_plan_shrinks_with_the_table() -> None:
+    def plan(*rows: int) -> Plan:
+        return plan_for([PartitionState(shard, count, 1, 1, 1) for shard, count in enumerate(rows)], 100)
+
+    large = plan(1_000_000, 700_000)
+    assert (large.queries, large.queries_at_100, large.grid) == (100, 25, list(DEFAULT_GRID))
+    assert (plan(5_000, 3_000).queries, plan(5_000).queries_at_100) == (80, 13)
+    small = plan(250, 400)
+    assert (small.queries, small.queries_at_100) == (10, 3)
+    assert {one.ef for one in small.grid} == {16, 32, 64, 128, 256, 512}, "256 is less than the 400 rows of a part"
+    assert {one.multiplier for one in small.grid} == {0, 5, 20}, "90 would rescore more candidates than there are rows"
+    tiny = plan(40)
+    assert [str(one) for one in tiny.grid] == ["ef 16", "ef 32", "ef 64"]
+    assert plan_for([PartitionState(0, 10**6, 1, 1, 1)], 7).queries == 7, "never more than the setting"
+
+
+def test_without_a_plan_a_small_table_is_asked_ten_queries_a_kind(tmp_path: Path) -> None:
+    settings = sample_settings(tmp_path, recall_targets={"image_to_image": 0.97})
+    load_sample(settings, {0: 300})
+    with connect(settings) as db:
+        build_indexes(db)
+        found = evaluate(db)
+    assert {kind.queries for kind in found.kinds} == {10}
+    assert len(found.measurements) == 5 * len(plan_for([PartitionState(0, 300, 1, 1, 1)], 100).grid)
+    assert (found.target_of("image_to_image"), found.target_of("text_to_image")) == (0.97, 0.95)
+
+
+def test_a_kind_may_have_a_target_of_its_own(tmp_path: Path) -> None:
+    fast, slow = measurement(SearchSettings(16), 0.96, 2.0), measurement(SearchSettings(64), 0.995, 3.0)
+    plain = evaluation(fast, slow)
+    assert plain.chosen("text_to_image").search == SearchSettings(16)
+    strict = replace(plain, targets={"text_to_image": 0.99})
+    assert strict.chosen("text_to_image").search == SearchSettings(64)
+    assert not replace(plain, targets={"text_to_image": 0.999}).meets_target("text_to_image")
+    assert "target 0.95, text to image 0.99**" in recall_markdown(strict)
+    save_evaluation(strict, tmp_path)
+    assert read_evaluation(tmp_path) == strict
 
 
 def test_search_settings_are_clickhouses_own() -> None:
