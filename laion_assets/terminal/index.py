@@ -1,8 +1,11 @@
-"""Runs the job `build_index` in this process, and shows the recall that it measured."""
+"""Runs the job `build_index` in this process, and shows the recall that it measured, or that stands."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import dagster as dg
+from dagster import AssetKey, DagsterEventType
 from rich.console import Console
 from rich.table import Table
 
@@ -11,13 +14,26 @@ from laion_assets.definitions import build_definitions
 from laion_assets.health.history import failure_reason
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
+from laion_assets.table.connect import connect
+from laion_assets.table.cover import index_cover
+from laion_assets.table.index import IndexParameters
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.instance import process_tag
 from laion_assets.terminal.load import QUIET
 
 
 def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console: Console) -> bool:
-    """Builds what is missing of the indexes, measures their recall, prints it; whether that went well."""
+    """Builds what is missing of the indexes, measures their recall, prints it; whether that went well.
+
+    Where nothing has changed since the last report, it says so and shows that.
+    """
+    standing = standing_report(settings, instance)
+    if standing is not None:
+        found, measured_at = standing
+        when = datetime.fromtimestamp(measured_at).astimezone().strftime("%Y-%m-%d %H:%M")
+        console.print(f"index and recall stand as they were built and measured at {when}: nothing has changed since")
+        console.print(recall_table(found))
+        return True
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(build_index.name)
         result = job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, tags=process_tag())
@@ -27,6 +43,35 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
         return False
     console.print(recall_table(evaluation))
     return True
+
+
+def standing_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[Evaluation, float] | None:
+    """The last evaluation and its Unix time, if what it measured stands: the same partitions, none loaded since, all
+    indexed with the settings' parameters, held against the settings' targets; else None. Raises `TableError`."""
+    evaluation = read_evaluation(recall_folder(settings))
+    loaded = instance.get_latest_storage_id_by_partition(
+        AssetKey("clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
+    )
+    index, report = (
+        next(iter(instance.fetch_materializations(AssetKey(asset), limit=1).records), None)
+        for asset in ("vector_index", "recall_report")
+    )
+    if evaluation is None or not loaded or index is None or report is None:
+        return None
+    wanted = (str(IndexParameters.of(settings)), settings.recall_target, dict(settings.recall_targets))
+    if (evaluation.index, evaluation.target, evaluation.targets) != wanted:
+        return None
+    if not max(loaded.values()) < index.storage_id < report.storage_id:
+        return None
+    with connect(settings) as db:
+        cover = index_cover(db)
+    rows = sum(state.rows for state in cover)
+    if not all(state.covered for state in cover) or (evaluation.rows, evaluation.shards) != (
+        rows,
+        [state.shard for state in cover],
+    ):
+        return None
+    return evaluation, report.timestamp
 
 
 def recall_table(evaluation: Evaluation) -> Table:
