@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from laion_assets.clip.encoder import ClipEncoder
@@ -22,7 +19,8 @@ from laion_assets.clip.model import (
 from laion_assets.errors import ClipError
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
-from laion_assets.source.storing import store_errors
+from laion_assets.shard.lock import file_lock
+from laion_assets.shard.storing import store_errors
 
 SAMPLE_REVISION = "seed 0, graphs 1"
 """Raised with every change of the sample world or its graphs, so that a store with older ones is made anew."""
@@ -76,7 +74,8 @@ def _build_sample(settings: Settings, model: ClipModel, folder: Path) -> None:
     from laion_assets.clip.sample_model import write_sample_model
     from laion_assets.source.sample_world import sample_world
 
-    with store_errors("the sample's CLIP model"), _one_writer(folder):
+    subject = "the sample's CLIP model"
+    with store_errors(subject), file_lock(folder.with_name(f".{folder.name}.lock"), subject):
         if _is_built(folder, revision):
             return
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
@@ -95,22 +94,14 @@ def _fetch(model: ClipModel, folder: Path, progress: Progress | None) -> None:
 
     # Not a random name: what a first try fetched is there for the second.
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    with store_errors(f"CLIP model {model.name}"), _one_writer(folder):
+    subject = f"CLIP model {model.name}"
+    with store_errors(subject), file_lock(folder.with_name(f".{folder.name}.lock"), subject):
         if missing_files(folder):
             partial.mkdir(exist_ok=True)
             fetch_model(model, partial, progress)
             shutil.rmtree(old, ignore_errors=True)
             _take_place(partial, folder, old)
             shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
-    """Holds the lock of a model's folder, which the kernel frees with its process; others wait. Raises `OSError`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _take_place(made: Path, folder: Path, old: Path) -> None:

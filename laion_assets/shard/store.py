@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from laion_assets.dataset import Dataset, FileKind
 from laion_assets.errors import MissingRawError, StoreError
 from laion_assets.settings import Settings
 from laion_assets.shard import bucket
+from laion_assets.shard.lock import file_lock
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -209,13 +209,12 @@ def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | Non
     """Gives a temporary path beside `path`, which takes its place, whole and synced, when the block ends well; or which
     `publish` takes elsewhere then.
 
-    One writer at a time: a second process waits for the first. A temporary that a killed process left is removed,
+    One writer at a time: a second waits for the first (`file_lock`). A temporary that a killed process left is removed,
     and so is ours when the block fails. Raises `StoreError` when the folder cannot be written, or is full.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f".{path.name}.lock")):
+        with file_lock(path.with_name(f".{path.name}.lock"), subject):
             remove_file(temporary)
             try:
                 yield temporary
@@ -231,33 +230,6 @@ def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | Non
             found=f"{error.strerror or error} while {path} was written",
             advice="free space, or point LAION_DATA_DIR to a folder that can be written",
         ) from error
-
-
-@contextlib.contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Holds an advisory lock, which the kernel frees with its process, and leaves no lock file behind."""
-    while True:
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # The holder before us removed the file: what we locked is no longer what others would open.
-            if _is_same_file(descriptor, lock):
-                yield
-                lock.unlink(missing_ok=True)
-                return
-        except BaseException:
-            if _is_same_file(descriptor, lock):
-                lock.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _publish(temporary: Path, path: Path) -> None:

@@ -16,9 +16,9 @@ from laion_assets.dataset import FileKind
 from laion_assets.errors import SettingsError, SourceError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
+from laion_assets.shard.lock import file_lock
 from laion_assets.source.failures import WrongFileError, reason
 from laion_assets.source.folder import LocalFile
-from laion_assets.source.lock import shard_lock
 from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
 from laion_assets.source.partial import PartialFile
 from laion_assets.source.places import ShardPlaces
@@ -81,7 +81,8 @@ def fetch_shard(
     with closing(ShardPlaces(settings, patience, transfer)) as places:
         sources = [places.of(file) for file in files]
         _refuse_own_folder(sources, folder)
-        with shard_lock(folder, shard, wait_seconds=wait_seconds, say=transfer.say):
+        lock, subject = folder / f".{shard}.lock", f"shard {shard} in {folder}"
+        with file_lock(lock, subject, wait_seconds=wait_seconds, say=transfer.say):
             jobs = [bind(fetch_file, *each, folder, patience, transfer) for each in zip(files, sources, strict=True)]
             return side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
 

@@ -69,7 +69,7 @@ def leftovers(store: ShardStore) -> list[str]:
     """Files beside the merged ones that should not be there."""
     folder = store.merged_path(0).parent
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return [name for name in names if name.startswith(".") or name.endswith((".tmp", ".lock"))]
+    return [name for name in names if name.endswith(".tmp") or (name.startswith(".") and not name.endswith(".lock"))]
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])

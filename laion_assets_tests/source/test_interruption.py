@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import StoreError
+from laion_assets.shard.lock import file_lock
 from laion_assets.source.failures import StoppedError
-from laion_assets.source.lock import shard_lock
 from laion_assets.source.partial import Origin, PartialFile
 from laion_assets.source.transfer import Pace, ShardTransfer
 from laion_assets_tests.source.fetching import QUICK, process, run
@@ -132,27 +132,13 @@ def test_two_processes_at_one_shard_fetch_it_once(server: MisbehavingServer, tmp
 
 def test_the_second_run_says_that_it_waits(server: MisbehavingServer, tmp_path: Path) -> None:
     log: list[str] = []
-    with shard_lock(tmp_path, 0, wait_seconds=1, say=log.append):
+    with file_lock(tmp_path / ".0.lock", "shard 0"):
         thread = threading.Thread(target=run, args=(server.base(), tmp_path, log))
         thread.start()
         wait_until(lambda: len(log) == 1)
-        assert server.requests == [] and "another run fetches it" in log[0]
+        assert server.requests == [] and "another run is at it" in log[0]
     thread.join()
     assert (tmp_path / IMAGE).read_bytes() == CONTENT
-
-
-def test_a_wait_for_another_run_has_an_end(tmp_path: Path) -> None:
-    with (
-        shard_lock(tmp_path, 7, wait_seconds=1, say=print),
-        pytest.raises(StoreError, match=r"shard 7 .*\.7\.lock held by another run"),
-        shard_lock(tmp_path, 7, wait_seconds=0.1, say=print),
-    ):
-        pass
-
-
-def test_shards_do_not_wait_for_one_another(tmp_path: Path) -> None:
-    with shard_lock(tmp_path, 1, wait_seconds=0, say=print), shard_lock(tmp_path, 2, wait_seconds=0, say=print):
-        pass
 
 
 # Disks that refuse.
