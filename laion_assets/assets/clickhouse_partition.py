@@ -6,11 +6,10 @@ import dagster as dg
 
 from laion_assets.assets.location import (
     CLICKHOUSE_DOCS,
-    IO_RETRY,
-    OWNERS,
-    POOL,
     CodeLocation,
     Metadata,
+    asset,
+    asset_check,
     check_failed,
     failing_clearly,
 )
@@ -26,17 +25,15 @@ from laion_assets.table.verify import parquet_fingerprint, partition_figures, ve
 def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
     """The asset. It verifies its input itself, since a blocking check gates only the run that it is part of."""
 
-    @dg.asset(
-        name="clickhouse_partition",
-        deps=["merged_shard"],
-        partitions_def=location.shards,
-        group_name="shards",
+    @asset(
+        location,
+        "clickhouse_partition",
+        group="shards",
         kinds={"clickhouse"},
-        owners=OWNERS,
-        tags={"stage": "loaded"},
-        code_version="1",
-        retry_policy=IO_RETRY,
-        pool=POOL,
+        deps=["merged_shard"],
+        stage="loaded",
+        by_shard=True,
+        touches_table=True,
         metadata={
             "docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/getting-started/example-datasets/laion-400m-dataset")
         },
@@ -68,13 +65,13 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
 def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
     """The check on what stands in the table now."""
 
-    @dg.asset_check(
-        asset="clickhouse_partition",
-        name="partition_matches_parquet",
+    @asset_check(
+        location,
+        "clickhouse_partition",
+        "partition_matches_parquet",
         blocking=True,
-        partitions_def=location.shards,
-        pool=POOL,
-        retry_policy=IO_RETRY,
+        by_shard=True,
+        touches_table=True,
         description="Rows and a hash over ids, urls, captions and scores of the partition equal those of the merged "
         "file, every vector is sound, and vectors from four places of the file are in the table bit for bit. Where the "
         "file was removed (LAION_KEEP_MERGED), the hash that was recorded at loading stands for it.",

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 
-from laion_assets.assets.location import IO_RETRY, OWNERS, CodeLocation, Metadata, check_failed, failing_clearly
+from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_check, check_failed, failing_clearly
 from laion_assets.clip.model import FileFact, file_facts, read_manifest
 from laion_assets.clip.ready import clip_model, open_encoder, ready_model
 from laion_assets.clip.udf import InstalledFunctions, install_embedded
@@ -16,13 +16,11 @@ from laion_assets.errors import LaionError
 def clip_encoders_asset(location: CodeLocation) -> dg.AssetsDefinition:
     """The asset. It needs no shard, so it can be materialized at any time before the first search."""
 
-    @dg.asset(
-        name="clip_encoders",
-        group_name="search",
+    @asset(
+        location,
+        "clip_encoders",
+        group="search",
         kinds={"onnx"},
-        owners=OWNERS,
-        code_version="1",
-        retry_policy=IO_RETRY,
         description="The CLIP text and image encoders of the dataset, in the store or in LAION_CLIP_DIR: fetched once "
         "(the sample's are built), with revision and checksums; and encode_text and encode_image for the embedded "
         "ClickHouse. For a server run `laion-assets udf install`.",
@@ -41,9 +39,10 @@ def clip_encoders_asset(location: CodeLocation) -> dg.AssetsDefinition:
 def clip_encoders_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
     """The check that the encoders can be searched with."""
 
-    @dg.asset_check(
-        asset="clip_encoders",
-        name="encoders_fit_table",
+    @asset_check(
+        location,
+        "clip_encoders",
+        "encoders_fit_table",
         description="A text and a picture encode to vectors of the table's dimension and of length 1. Whether the "
         "model is the one that made the dataset is for `laion-assets clip check`, which compares with stored vectors.",
     )

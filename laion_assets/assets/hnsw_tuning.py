@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from laion_assets.assets.location import OWNERS, POOL, CodeLocation, Metadata, failing_clearly
+from laion_assets.assets.location import CodeLocation, Metadata, asset, failing_clearly
 from laion_assets.recall.plot import inline_image
 from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings, tune, tuning_folder
 from laion_assets.recall.tuning_report import tuning_markdown, tuning_plot
@@ -13,14 +13,13 @@ from laion_assets.table.cluster import connect_to_own_rows
 def hnsw_tuning_asset(location: CodeLocation, plan: TuningPlan | None = None) -> dg.AssetsDefinition:
     """The asset. `plan` is the sample's size and shape, and what is tried on it."""
 
-    @dg.asset(
-        name="hnsw_tuning",
-        deps=["clickhouse_partition"],
-        group_name="search",
+    @asset(
+        location,
+        "hnsw_tuning",
+        group="search",
         kinds={"clickhouse", "matplotlib"},
-        owners=OWNERS,
-        code_version="1",
-        pool=POOL,
+        deps=["clickhouse_partition"],
+        touches_table=True,
         description="Trials of quantization, M, ef_construction and granularity on a sample, in a scratch table that "
         "is always removed: build cost, memory, recall and latency, the Pareto front, and the cheapest parameters that "
         "meet LAION_RECALL_TARGET beside those of ClickHouse's page. Other stored forms of vectors are tried too.",
@@ -46,7 +45,8 @@ def hnsw_tuning_asset(location: CodeLocation, plan: TuningPlan | None = None) ->
 
 
 def _plan(location: CodeLocation) -> TuningPlan:
-    return TuningPlan(rows=location.settings.tuning_rows, partitions=location.settings.tuning_partitions)
+    settings = location.settings
+    return TuningPlan(settings.tuning_rows, settings.tuning_partitions, granularities=settings.tuning_granularities)
 
 
 def _metadata(tuning: Tuning) -> Metadata:

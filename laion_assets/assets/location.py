@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
@@ -72,6 +73,63 @@ class CodeLocation:
     def shard(self, context: Context) -> int:
         """The shard of the partition that a step or a check runs for."""
         return self.settings.dataset.shard_number(context.partition_key)
+
+
+def asset(
+    location: CodeLocation,
+    name: str,
+    description: str,
+    *,
+    group: str,
+    kinds: set[str],
+    deps: Sequence[str] = (),
+    stage: str = "",
+    by_shard: bool = False,
+    touches_table: bool = False,
+    **more: Any,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Dagster's `asset` with what all of ours have in common; `more` is for what only one has.
+
+    All are tried again where a repetition can mend it (`failing_clearly` says where): a table that is held for a moment
+    must not cost a milestone, which is asked for once.
+    """
+    decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+        name=name,
+        description=description,
+        deps=list(deps),
+        group_name=group,
+        kinds=kinds,
+        owners=OWNERS,
+        tags={"stage": stage} if stage else {},
+        code_version="1",
+        partitions_def=location.shards if by_shard else None,
+        retry_policy=IO_RETRY,
+        pool=POOL if touches_table else None,
+        **more,
+    )
+    return decorator
+
+
+def asset_check(
+    location: CodeLocation,
+    asset: str,
+    name: str,
+    description: str,
+    *,
+    blocking: bool = False,
+    by_shard: bool = False,
+    touches_table: bool = False,
+) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
+    """Dagster's `asset_check` with what all of ours have in common; one that touches the table is tried again."""
+    return dg.asset_check(
+        asset=asset,
+        name=name,
+        description=description,
+        blocking=blocking,
+        partitions_def=location.shards if by_shard else None,
+        pool=POOL if touches_table else None,
+        retry_policy=IO_RETRY if touches_table else None,
+    )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import dagster as dg
 
-from laion_assets.assets.location import IO_RETRY, OWNERS, CodeLocation, Metadata, check_failed, failing_clearly
+from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_check, check_failed, failing_clearly
 from laion_assets.errors import LaionError
 from laion_assets.shard.inspect import inspect_shard
 from laion_assets.shard.merge import merge_shard
@@ -19,16 +19,14 @@ MAX_EMPTY_FRACTION = 0.5
 def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
     """The asset. It removes the raw files once the merged file stands, unless LAION_KEEP_RAW is true."""
 
-    @dg.asset(
-        name="merged_shard",
-        deps=["raw_shard"],
-        partitions_def=location.shards,
-        group_name="shards",
+    @asset(
+        location,
+        "merged_shard",
+        group="shards",
         kinds={"parquet", "python"},
-        owners=OWNERS,
-        tags={"stage": "merged"},
-        code_version="1",
-        retry_policy=IO_RETRY,
+        deps=["raw_shard"],
+        stage="merged",
+        by_shard=True,
         description="`merged_N.parquet`: one row per sample, both vectors as Float32 lists, captions byte for byte. "
         "Rows whose vectors may not reach the table are in `quarantine_N.parquet` with the reason.",
         metadata={"dagster/column_schema": _column_schema(location)},
@@ -61,13 +59,7 @@ def merged_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
     def check(
         name: str, description: str, judge: Callable[[MergedShard], dg.AssetCheckResult]
     ) -> dg.AssetChecksDefinition:
-        @dg.asset_check(
-            asset="merged_shard",
-            name=name,
-            description=description,
-            blocking=True,
-            partitions_def=location.shards,
-        )
+        @asset_check(location, "merged_shard", name, description, blocking=True, by_shard=True)
         def checked(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
             shard = location.shard(context)
             try:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from laion_assets.assets.location import IO_RETRY, OWNERS, CodeLocation, check_failed, failing_clearly
+from laion_assets.assets.location import CodeLocation, asset, asset_check, check_failed, failing_clearly
 from laion_assets.assets.remote_shard import observe_before_fetch
 from laion_assets.errors import LaionError
 from laion_assets.shard.inspect import inspect_shard
@@ -14,16 +14,14 @@ from laion_assets.source.fetch import fetch_shard
 def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
     """The asset. Its files come from the first source that has them, and are those of one release."""
 
-    @dg.asset(
-        name="raw_shard",
-        deps=["remote_shard"],
-        partitions_def=location.shards,
-        group_name="shards",
+    @asset(
+        location,
+        "raw_shard",
+        group="shards",
         kinds={"numpy", "parquet"},
-        owners=OWNERS,
-        tags={"stage": "raw"},
-        code_version="1",
-        retry_policy=IO_RETRY,
+        deps=["remote_shard"],
+        stage="raw",
+        by_shard=True,
         description="The files `img_emb_N.npy`, `text_emb_N.npy` and `metadata_N.parquet` of shard N in the store: "
         "fetched by resuming downloads, or linked from a folder; sizes, magic bytes and headers verified.",
     )
@@ -62,11 +60,12 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
 def raw_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
     """Blocking checks: nothing is merged from files that do not fit together."""
 
-    @dg.asset_check(
-        asset="raw_shard",
-        name="rows_agree",
+    @asset_check(
+        location,
+        "raw_shard",
+        "rows_agree",
         blocking=True,
-        partitions_def=location.shards,
+        by_shard=True,
         description="The two npy headers and the metadata's footer promise the same number of rows, and the files' "
         "sizes hold what they promise: row k of the three is one sample.",
     )

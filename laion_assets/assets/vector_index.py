@@ -6,11 +6,10 @@ import dagster as dg
 
 from laion_assets.assets.location import (
     CLICKHOUSE_DOCS,
-    IO_RETRY,
-    OWNERS,
-    POOL,
     CodeLocation,
     Metadata,
+    asset,
+    asset_check,
     check_failed,
     failing_clearly,
 )
@@ -28,18 +27,17 @@ from laion_assets.table.vectors import draw_rows, vectors_of
 
 
 def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
-    """The asset. It is not retried: a build that fails would fail again, and one that was cut off is resumed."""
+    """The asset. A build that fails would fail again, and is not retried; one that was cut off is resumed."""
 
-    @dg.asset(
-        name="vector_index",
-        deps=["clickhouse_partition"],
-        group_name="search",
+    @asset(
+        location,
+        "vector_index",
+        group="search",
         kinds={"clickhouse"},
-        owners=OWNERS,
-        tags={"stage": "index"},
+        deps=["clickhouse_partition"],
+        stage="index",
+        touches_table=True,
         metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
-        code_version="1",
-        pool=POOL,
         automation_condition=index_condition(
             first=location.settings.index_first,
             step=location.settings.index_step,
@@ -63,14 +61,17 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 def vector_index_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
     """Checks on what stands in the table now, and on what a search does."""
+    return [_every_part_is_indexed(location), _index_is_used(location)]
 
-    @dg.asset_check(
-        asset="vector_index",
-        name="every_part_is_indexed",
+
+def _every_part_is_indexed(location: CodeLocation) -> dg.AssetChecksDefinition:
+    @asset_check(
+        location,
+        "vector_index",
+        "every_part_is_indexed",
+        "Every loaded partition is one part and has each index, counted for each index apart.",
         blocking=True,
-        pool=POOL,
-        retry_policy=IO_RETRY,
-        description="Every loaded partition is one part and has each index, counted for each index apart.",
+        touches_table=True,
     )
     def every_part_is_indexed() -> dg.AssetCheckResult:
         try:
@@ -85,14 +86,18 @@ def vector_index_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
             metadata={"partitions": len({state.shard for _, state in cover}), "faults": len(faults)},
         )
 
-    @dg.asset_check(
-        asset="vector_index",
-        name="index_is_used",
+    return every_part_is_indexed
+
+
+def _index_is_used(location: CodeLocation) -> dg.AssetChecksDefinition:
+    @asset_check(
+        location,
+        "vector_index",
+        "index_is_used",
+        "A search by image and one by text read `_distance` out of the index, and ClickHouse counted a search in the "
+        "graph of every part. EXPLAIN alone names an index also when all rows are scanned.",
         blocking=True,
-        pool=POOL,
-        retry_policy=IO_RETRY,
-        description="A search by image and one by text read `_distance` out of the index, and ClickHouse counted a "
-        "search in the graph of every part. EXPLAIN alone names an index also when all rows are scanned.",
+        touches_table=True,
     )
     def index_is_used() -> dg.AssetCheckResult:
         try:
@@ -106,7 +111,7 @@ def vector_index_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
             metadata={f"graphs_searched_by_{by}": use.searches for by, use in uses.items()},
         )
 
-    return [every_part_is_indexed, index_is_used]
+    return index_is_used
 
 
 def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] = ()) -> dict[By, IndexUse]:
