@@ -3,6 +3,7 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
+PORT ?= 3000
 export DAGSTER_HOME ?= $(CURDIR)
 
 help: ## list the targets
@@ -25,10 +26,10 @@ demo: env ## run the main job on four sample shards: raw, merged, loaded, search
 	@$(BIN)/laion-assets demo
 
 demo-ui: env ## show the demo in Dagster's UI, at http://127.0.0.1:3000
-	@DAGSTER_HOME=$(CURDIR)/data/demo/dagster LAION_DATASET=sample LAION_DATA_DIR=$(CURDIR)/data/demo $(BIN)/dagster dev
+	@DAGSTER_HOME=$(CURDIR)/data/demo/dagster LAION_DATASET=sample LAION_DATA_DIR=$(CURDIR)/data/demo $(BIN)/dagster dev --port $(PORT)
 
-dev: env ## start Dagster's UI on this folder, at http://127.0.0.1:3000
-	@$(BIN)/dagster dev
+dev: env ## start Dagster's UI on this folder, at http://127.0.0.1:3000 (PORT=3001 for another)
+	@$(BIN)/dagster dev --port $(PORT)
 
 test: env ## run every test
 	@$(BIN)/python -m pytest

@@ -101,21 +101,31 @@ def ingest_is_moving(histories: list[ShardHistory], stalled_hours: float) -> Fin
 
 
 def disk_space_suffices(settings: Settings, histories: list[ShardHistory], free_bytes: int) -> Finding:
-    """The disk of the store has room for what the rest of the load needs."""
+    """The disk of the store has room for what the rest of the load needs.
+
+    How many rows a shard has is known where the dataset's file says `default_rows`, else when one is loaded: until
+    then it could not be told.
+    """
     needed = bytes_still_needed(settings, histories)
+    if needed is None:
+        seen = f"{free_bytes / 1e9:,.0f} GB free; what the load needs can be told when a shard is loaded"
+        return Finding("disk_space_suffices", None, seen)
     seen = f"{free_bytes / 1e9:,.0f} GB free, about {needed / 1e9:,.0f} GB needed for the rest"
     return Finding("disk_space_suffices", free_bytes > needed, seen)
 
 
-def bytes_still_needed(settings: Settings, histories: list[ShardHistory]) -> int:
+def bytes_still_needed(settings: Settings, histories: list[ShardHistory]) -> int | None:
     """Bytes that the shards which are not loaded will take on the store's disk: merged files, table and indexes where
     the engine is embedded, and the raw files of the two shards that are under way, or of all where they are kept.
 
-    Of a bucket's files only those under way lie on the disk.
+    Of a bucket's files only those under way lie on the disk. None where nothing is known of the rows of a shard.
     """
     dataset = settings.dataset
-    rows = _typical_rows(dataset, histories)
     waiting = [history for history in histories if history.state != "loaded"]
+    rows = _typical_rows(dataset, histories)
+    if rows is None and waiting:
+        return None
+    rows = rows or 0
     total_rows = sum(dataset.known_rows(int(history.key)) or rows for history in waiting)
     values = dataset.dimension * len(dataset.vector_columns)
     under_way = min(total_rows, 2 * rows)
@@ -136,6 +146,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _typical_rows(dataset: Dataset, histories: list[ShardHistory]) -> int:
+def _typical_rows(dataset: Dataset, histories: list[ShardHistory]) -> int | None:
     loaded = [history.rows for history in histories if history.rows]
-    return dataset.default_rows or (sum(loaded) // len(loaded) if loaded else 1_000_448)
+    return dataset.default_rows or (sum(loaded) // len(loaded) if loaded else None)

@@ -170,5 +170,6 @@ def test_before_anything_is_loaded_all_is_well(tmp_path: Path) -> None:
     settings = sample_settings(tmp_path)
     with dg.DagsterInstance.ephemeral() as instance:
         metadata, checks = materialize(Recorder(instance, settings), settings)
-    assert {name: check.passed for name, check in checks.items()} == dict.fromkeys(CHECKS, True)
+    told = set(CHECKS) - {"disk_space_suffices"}
+    assert {name: check.passed for name, check in checks.items()} == dict.fromkeys(told, True)
     assert "**0 of 4 shards loaded, 0 rows.**" in str(metadata["report"])

@@ -106,6 +106,7 @@ def test_a_load_that_stands_still_is_told_from_one_that_moves_ended_or_never_beg
 def test_disk_space_is_held_against_what_the_rest_needs(settings: Settings) -> None:
     rest = [shard(0, rows=1_000_000), shard(1, "missing"), shard(2, "failed")]
     needed = bytes_still_needed(settings, rest)
+    assert needed is not None
     # Two shards of a million rows: 1.85 + 4.19 + 3.1 kB a row, and both shards' raw files of 2.2 kB a row.
     assert needed == pytest.approx(2e6 * (1_850 + 4_190 + 3_114 + 2_203), rel=0.02)
     assert disk_space_suffices(settings, rest, needed + 1).passed
@@ -115,10 +116,20 @@ def test_disk_space_is_held_against_what_the_rest_needs(settings: Settings) -> N
     assert bytes_still_needed(settings, [shard(0)]) == 0
 
 
+def test_before_a_shard_is_loaded_what_a_dataset_of_one_s_own_needs_cannot_be_told(settings: Settings) -> None:
+    finding = disk_space_suffices(settings, [shard(0, "running"), shard(1, "missing")], 5 * 10**9)
+    assert finding.passed is None
+    assert finding.seen == "5 GB free; what the load needs can be told when a shard is loaded"
+    known = load_settings(dataset_name="laion400m", data_dir=settings.data_dir)
+    assert disk_space_suffices(known, [shard(0, "missing")], 10**9).passed is False
+
+
 def test_what_the_rest_needs_follows_the_settings(settings: Settings, tmp_path: Path) -> None:
     def needed(**fields: object) -> int:
         rest = [shard(0, rows=1000), *(shard(key, "missing") for key in range(1, 5))]
-        return bytes_still_needed(load_settings(dataset_name="sample", data_dir=tmp_path, **fields), rest)
+        found = bytes_still_needed(load_settings(dataset_name="sample", data_dir=tmp_path, **fields), rest)
+        assert found is not None
+        return found
 
     assert needed(keep_merged=False) < needed() < needed(keep_raw=True)
     assert needed(clickhouse="http://host:8123/") < needed() / 2, "a server's table is not on this disk"
