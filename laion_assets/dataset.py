@@ -213,12 +213,20 @@ def preset_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def user_path(path: str | Path) -> Path:
+    """A path as a person writes it: `~` is a home. What names nobody's home stays as it is, and is not found later."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def load_dataset(name_or_path: str) -> Dataset:
     """A preset by its name, or a dataset described in a TOML file by its path. Raises `DatasetError`."""
     if name_or_path in preset_names():
         text = (resources.files("laion_assets") / "presets" / f"{name_or_path}.toml").read_text(encoding="utf-8")
         return parse_dataset(text, name_or_path)
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.suffix != ".toml":
         raise DatasetError(
             f"dataset {name_or_path!r}",

@@ -13,7 +13,7 @@ from croniter import CroniterError, croniter
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from laion_assets.dataset import Dataset, Folders, SourceLayout, describe_validation, load_dataset
+from laion_assets.dataset import Dataset, Folders, SourceLayout, describe_validation, load_dataset, user_path
 from laion_assets.errors import SettingsError
 
 Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     @field_validator("data_dir", "http_ca_file", "manifest", "clip_dir", "image_root")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().absolute()
+        return None if path is None else user_path(path).absolute()
 
     @field_validator("table", "store_collection", "cluster")
     @classmethod

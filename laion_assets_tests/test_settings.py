@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from laion_assets.dataset import Folders
 from laion_assets.errors import DatasetError, LaionError, SettingsError
 from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings, load_settings
+from laion_assets.source.places import local_folder
 from laion_assets_tests.conftest import REPOSITORY, assert_one_line
 
 SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
@@ -149,6 +150,16 @@ def test_a_schedule_that_never_comes_is_refused(
     assert not is_valid_cron_string(expression), "Dagster would refuse it, too, when the code location is loaded"
     monkeypatch.setenv(variable(field), expression)
     assert_one_line(refusal(), variable(field), said)
+
+
+def test_a_tilde_that_names_nobody_s_home_is_a_path_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_DATA_DIR", "~nobody_of_that_name/data")
+    assert load_settings().data_dir.name == "data"
+    monkeypatch.setenv("LAION_DATASET", "~0/mine.toml")
+    with pytest.raises(DatasetError) as caught:
+        load_settings()
+    assert_one_line(caught.value, "~0/mine.toml")
+    assert local_folder("~0/x").name == "x"
 
 
 def test_every_setting_is_tried_by_these_tests() -> None:

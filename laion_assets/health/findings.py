@@ -27,6 +27,10 @@ TableLook = list[PartitionState] | EngineHeldError
 """The table's partitions, or who holds the embedded engine, so that they could not be looked at."""
 
 
+NAMED = 5
+"""Failed shards that a finding names."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One judgement: its check's name, whether all is well (None: it could not be told), what was seen in one line."""
@@ -62,9 +66,15 @@ def judge(settings: Settings, histories: list[ShardHistory], table: TableLook, f
 def no_shards_left_failed(histories: list[ShardHistory]) -> Finding:
     """No shard whose last run failed is left."""
     failed = [history for history in histories if history.state == "failed"]
-    shown = "; ".join(f"shard {history.key}: {history.error}" for history in failed[:5])
+    shown = "; ".join(_failure(history) for history in failed[:NAMED])
     seen = f"{len(failed)} shards failed: {shown}" if failed else "no shard is left failed"
     return Finding("no_shards_left_failed", not failed, seen)
+
+
+def _failure(history: ShardHistory) -> str:
+    """A failed shard with its error, which names the shard already where it is one of ours."""
+    name = f"shard {history.key}"
+    return history.error if history.error.startswith((f"{name}:", f"{name},")) else f"{name}: {history.error}"
 
 
 def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -> Finding:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 from laion_assets.dataset import Dataset, FileKind
-from laion_assets.errors import MissingRawError, StoreError
+from laion_assets.errors import MissingRawError
 from laion_assets.settings import Settings
 from laion_assets.shard import bucket
 from laion_assets.shard.lock import file_lock
+from laion_assets.shard.storing import store_errors
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -213,23 +214,16 @@ def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | Non
     and so is ours when the block fails. Raises `StoreError` when the folder cannot be written, or is full.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with file_lock(path.with_name(f".{path.name}.lock"), subject):
+    with store_errors(f"{subject}, {path}"), file_lock(path.with_name(f".{path.name}.lock"), subject):
+        remove_file(temporary)
+        try:
+            yield temporary
+            if publish is None:
+                _publish(temporary, path)
+            else:
+                publish(temporary)
+        finally:
             remove_file(temporary)
-            try:
-                yield temporary
-                if publish is None:
-                    _publish(temporary, path)
-                else:
-                    publish(temporary)
-            finally:
-                remove_file(temporary)
-    except OSError as error:
-        raise StoreError(
-            subject,
-            found=f"{error.strerror or error} while {path} was written",
-            advice="free space, or point LAION_DATA_DIR to a folder that can be written",
-        ) from error
 
 
 def _publish(temporary: Path, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from laion_assets.dataset import SourceLayout
+from laion_assets.dataset import SourceLayout, user_path
 from laion_assets.errors import SettingsError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
@@ -62,7 +62,7 @@ def file_url(base: str, folder: str, name: str) -> str:
 def local_folder(source: str) -> Path:
     """The folder of a path (relative to where we run, `~` is the user's home) or a file URL. Raises `SettingsError`."""
     if "://" not in source:
-        return Path(source).expanduser().absolute()
+        return user_path(source).absolute()
     parts = urlsplit(source)
     if parts.netloc not in ("", "localhost"):
         raise SettingsError(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.findings import Finding, free_bytes, judge, look_at_table
+from laion_assets.health.findings import NAMED, Finding, free_bytes, judge, look_at_table
 from laion_assets.health.history import ShardHistory, ShardState, read_histories
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
@@ -127,7 +127,7 @@ def print_status(status: Status, console: Console) -> None:
         console.print(f"shard {history.key} {history.state}: run {history.run_id}", markup=False, highlight=False)
     if len(status.running) > SHOWN:
         console.print(f"and {len(status.running) - SHOWN} more")
-    for history in status.failed:
+    for history in status.failed[NAMED:]:  # the finding below names the first
         console.print(f"shard {history.key} failed: {history.error}", style="red", markup=False)
     for finding in status.findings:
         console.print(f"{MARKS[finding.passed]} {finding.check}: ", end="")

@@ -124,7 +124,7 @@ def test_failed_shards_and_drift_fail_its_checks_and_not_the_report(recorder: Re
     recorder.fail(2, message="shard 2: found a | in it")
     metadata, checks = materialize(recorder, loaded)
     assert not checks["no_shards_left_failed"].passed
-    assert checks["no_shards_left_failed"].description == "1 shards failed: shard 2: shard 2: found a | in it"
+    assert checks["no_shards_left_failed"].description == "1 shards failed: shard 2: found a | in it"
     drift = checks["table_agrees_with_dagster"]
     assert not drift.passed
     assert drift.description == (

@@ -38,6 +38,8 @@ def test_failed_shards_are_named_with_their_errors() -> None:
     finding = no_shards_left_failed([shard(0), shard(7, "failed", error="no space left")])
     assert not finding.passed
     assert finding.seen == "1 shards failed: shard 7: no space left"
+    ours = "shard 7, img_emb_7.npy: found 3 bytes"
+    assert no_shards_left_failed([shard(7, "failed", error=ours)]).seen == f"1 shards failed: {ours}"
 
 
 def test_of_many_failed_shards_the_first_are_named_and_all_are_counted() -> None:

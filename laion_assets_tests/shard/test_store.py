@@ -124,4 +124,4 @@ def test_a_disk_that_refuses_is_an_error_that_says_which_file_and_what_to_do(tmp
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StoreError) as caught, replacing(tmp_path / "file" / "below", subject="shard 7"):
         pass
-    assert_one_line(caught.value, "shard 7", "below", "free space, or point LAION_DATA_DIR")
+    assert_one_line(caught.value, "shard 7", str(tmp_path / "file"), "LAION_DATA_DIR")
