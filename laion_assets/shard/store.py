@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 from laion_assets.dataset import Dataset, FileKind
-from laion_assets.errors import MissingRawError
+from laion_assets.errors import MissingRawError, StoreError
 from laion_assets.settings import Settings
 from laion_assets.shard import bucket
 from laion_assets.shard.lock import file_lock

@@ -171,5 +171,7 @@ def test_the_disk_need_not_hold_what_a_bucket_holds(tmp_path: Path) -> None:
     server = {"clickhouse": "https://db.example:8443/laion", "dataset_name": "laion400m", "keep_raw": True}
     in_bucket = bytes_still_needed(host(tmp_path, "here", **server), waiting)
     in_folder = bytes_still_needed(host(tmp_path, "here", **server, store=None), waiting)
+    assert in_bucket is not None
+    assert in_folder is not None
     # Two shards under way of a hundred.
     assert in_bucket == pytest.approx(in_folder / 50, rel=0.01)
