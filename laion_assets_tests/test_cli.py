@@ -155,6 +155,7 @@ def test_status_answers_at_once_while_another_process_holds_the_table(story: Sto
         result = story.workspace.run("status", "--json", **patient)
         shown = story.workspace.run("status", **patient)
     assert (result.returncode, shown.returncode) == (0, 0), "nothing that is known is bad"
+    assert (result.stderr, shown.stderr) == ("", ""), "also the engine is silent"
     found: dict[str, Any] = json.loads(result.stdout)
     assert f"held by process {process.pid}" in found["table_held"]
     assert (found["partitions"], found["rows"]) == (None, None)

@@ -15,7 +15,7 @@ from laion_assets.assets.location import (
 )
 from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
-from laion_assets.health.history import COVERED_SHARDS
+from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.table.cluster import table_name
 from laion_assets.table.cluster_index import build_everywhere, cover_everywhere, use_everywhere
 from laion_assets.table.connect import connect
@@ -48,13 +48,14 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         "lacks them and only there. Other parameters in the settings build them anew.",
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        loads_seen = _last_load(context.instance)
         with failing_clearly():
             report = build_everywhere(location.settings, progress=location.progress(context), log=context.log.info)
             table = table_name(location.settings)
         warning = index_sizes(report.cover).cache_warning(location.settings.index_cache_bytes)
         if warning:
             context.log.warning(warning)
-        return dg.MaterializeResult(metadata=_metadata(location, report, table, warning))
+        return dg.MaterializeResult(metadata=_metadata(location, report, table, warning) | {LOADS_SEEN: loads_seen})
 
     return vector_index
 
@@ -125,6 +126,14 @@ def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] 
             for by in columns
             if f"{by}_index" in names and len(drawn)
         }
+
+
+def _last_load(instance: dg.DagsterInstance) -> int:
+    """The number of the last event by which a partition was loaded; 0 where none was."""
+    loads = instance.get_latest_storage_id_by_partition(
+        dg.AssetKey("clickhouse_partition"), dg.DagsterEventType.ASSET_MATERIALIZATION
+    )
+    return max(loads.values(), default=0)
 
 
 def _metadata(location: CodeLocation, report: BuildReport, table: str, warning: str | None) -> Metadata:

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster import AssetKey, DagsterEventType, DagsterInstance
 from dagster._core.definitions.declarative_automation.automation_context import AutomationContext
 
-from laion_assets.health.history import COVERED_SHARDS
+from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 
 
 def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
@@ -61,9 +61,10 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
 
 
 def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int]:
-    """The partitions that the last materialization covered, and the event after which loads are newer than its run.
+    """The partitions that the last materialization covered, and the event after which loads are newer than its build.
 
-    That is the event that planned the run: a partition that was loaded while the index was built counts as newer.
+    The build notes that itself, when it begins: a run may have waited in the queue while more partitions were loaded,
+    and those it covers are no news. Without the note it is the event that planned the run.
     """
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
@@ -71,6 +72,9 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
     recorded: Any = event.asset_materialization.metadata.get(COVERED_SHARDS)
     shards = recorded.value if recorded is not None else []
     covered = {str(shard) for shard in (json.loads(shards) if isinstance(shards, str) else shards)}
+    seen = event.asset_materialization.metadata.get(LOADS_SEEN)
+    if seen is not None and isinstance(seen.value, int):
+        return covered, seen.value
     record = instance.fetch_materializations(key, limit=1).records[0]
     planned = instance.get_latest_planned_materialization_info(key)
     same_run = planned is not None and planned.run_id == event.run_id

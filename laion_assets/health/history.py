@@ -21,6 +21,9 @@ LOAD_JOB = "load_shards"
 COVERED_SHARDS = "covered_shards"
 """Key of `vector_index`'s metadata: the shards whose partitions it covers, as a JSON list of numbers."""
 
+LOADS_SEEN = "loads_seen"
+"""Key of `vector_index`'s metadata: the last event of a loaded partition before its build began, as Dagster counts."""
+
 ShardState = Literal["loaded", "running", "queued", "failed", "merged", "fetched", "missing"]
 
 PARTITION_TAG = "dagster/partition"

@@ -150,28 +150,34 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
         raise TableError(subject, found=f"{error.strerror}", expected="a folder that can be written") from error
     wait_seconds = settings.clickhouse_wait_seconds if wait_seconds is None else wait_seconds
     deadline = time.monotonic() + wait_seconds
+    failures = 0
     while True:
-        try:
-            return clickhouse_connect.get_client(
-                interface="chdb", path=str(folder), chdb_options=embedded_options(settings)
+        # Asked first: the engine would write a line of its own to standard error at each try.
+        holder = _holder(folder)
+        if holder is None:
+            try:
+                return clickhouse_connect.get_client(
+                    interface="chdb", path=str(folder), chdb_options=embedded_options(settings)
+                )
+            except ClickHouseError as error:
+                failures += 1
+                holder = _holder(folder)
+                # Once is no proof: another process may have opened it, or asked as we do, at the same moment.
+                if holder is None and failures > 1:
+                    raise TableError(
+                        subject,
+                        found=_first_sentence(error),
+                        expected="a folder that the engine can open",
+                        advice="see that it can be written and was not made by a newer version",
+                    ) from error
+        if holder is not None and time.monotonic() >= deadline:
+            raise EngineHeldError(
+                subject,
+                found=f"held by {holder}",
+                expected=f"it to be free within {wait_seconds:g} s",
+                advice="wait for that step to end, or use a ClickHouse server (LAION_CLICKHOUSE)",
             )
-        except ClickHouseError as error:
-            holder = _holder(folder)
-            if holder is None:
-                raise TableError(
-                    subject,
-                    found=_first_sentence(error),
-                    expected="a folder that the engine can open",
-                    advice="see that it can be written and was not made by a newer version",
-                ) from error
-            if time.monotonic() >= deadline:
-                raise EngineHeldError(
-                    subject,
-                    found=f"held by {holder}",
-                    expected=f"it to be free within {wait_seconds:g} s",
-                    advice="wait for that step to end, or use a ClickHouse server (LAION_CLICKHOUSE)",
-                ) from error
-            time.sleep(0.25)
+        time.sleep(0.25)
 
 
 def _holder(folder: Path) -> str | None:

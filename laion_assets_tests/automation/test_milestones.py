@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+from dagster._core.events import StepMaterializationData
 
 from laion_assets.automation.milestones import index_condition, milestone, report_condition
-from laion_assets.health.history import COVERED_SHARDS
+from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 
 TOTAL, FIRST, STEP = 9, 3, 2
 shards = dg.StaticPartitionsDefinition([str(number) for number in range(TOTAL)])
@@ -43,8 +45,14 @@ class History:
             event = dg.AssetMaterialization("clickhouse_partition", partition=str(number))
             self.instance.report_runless_asset_event(event)
 
-    def build(self, *covered: int) -> None:
-        metadata = {COVERED_SHARDS: dg.MetadataValue.json(list(covered))}
+    def last_load(self) -> int:
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        return max(self.instance.get_latest_storage_id_by_partition(clickhouse_partition.key, kind).values())
+
+    def build(self, *covered: int, seen: int | None = None) -> None:
+        metadata: dict[str, Any] = {COVERED_SHARDS: dg.MetadataValue.json(list(covered))}
+        if seen is not None:
+            metadata[LOADS_SEEN] = seen
         self.instance.report_runless_asset_event(dg.AssetMaterialization("vector_index", metadata=metadata))
 
     def asked(self) -> set[str]:
@@ -119,6 +127,37 @@ def test_a_partition_that_is_loaded_again_is_a_reason(history: History) -> None:
     assert "vector_index" not in history.asked(), "once for one reload"
     history.load(1)
     assert "vector_index" in history.asked(), "and again for another"
+
+
+def test_what_was_loaded_while_the_build_waited_in_the_queue_is_no_news_and_what_came_after_it_began_is(
+    history: History,
+) -> None:
+    history.load(0, 1, 2)
+    assert "vector_index" in history.asked()
+    job = history.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={INDEX})
+    run = history.instance.create_run_for_job(
+        job, asset_selection=frozenset({INDEX}), status=dg.DagsterRunStatus.QUEUED
+    )
+    history.load(3)
+    seen = history.last_load()
+    with_note = {COVERED_SHARDS: dg.MetadataValue.json([0, 1, 2, 3]), LOADS_SEEN: seen}
+    history.instance.report_dagster_event(materialized(run, with_note), run.run_id)
+    history.instance.report_run_failed(run)
+    assert "vector_index" not in history.asked(), "it covers them all"
+    history.build(0, 1, 2, 3, seen=seen)
+    history.load(2)
+    history.build(0, 1, 2, 3, seen=seen)
+    assert "vector_index" in history.asked(), "2 was loaded again after the build began"
+
+
+def materialized(run: dg.DagsterRun, metadata: dict[str, Any]) -> dg.DagsterEvent:
+    """The event of a run's step that made the index."""
+    return dg.DagsterEvent(
+        event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+        job_name=run.job_name,
+        step_key="vector_index",
+        event_specific_data=StepMaterializationData(dg.AssetMaterialization(INDEX, metadata=metadata)),
+    )
 
 
 def test_a_lost_cursor_asks_for_nothing_that_is_built(history: History) -> None:
