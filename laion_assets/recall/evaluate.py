@@ -32,8 +32,8 @@ TOLERANCE = 2e-6
 """By how much the distance of a found row may exceed the k-th true one. The distances of both are computed again from
 the stored vectors, in float64 and in float32: those that a bf16 index gives are off by up to 0.01."""
 
-ROWS_A_QUERY, LEAST_QUERIES = 100, 10
-"""Of a small table fewer queries are asked: one for each hundred rows, as it is for a hundred of 10,000."""
+ROWS_A_QUERY, LEAST_QUERIES = 1_000, 10
+"""Of a small table fewer queries are asked. From 100,000 rows on, where a scan begins to be slower, it is a hundred."""
 
 EF_SEARCH = (16, 32, 64, 128, 256, 512)
 ANSWERS = 11
@@ -71,9 +71,10 @@ class Plan:
 def plan_for(states: Sequence[PartitionState], queries: int) -> Plan:
     """The plan for a table of these partitions, at most `queries` a kind: what would look at all of it is left out.
 
-    One query for each 100 rows, at least 10, a quarter of them at 100. Of ef_search, the values up to the first that is
-    no less than the rows of the largest part, whose graph such a search sees whole. Of rescoring, the multipliers whose
-    candidates are fewer than those rows. A part of 1,000 rows has the whole grid, a table of 10,000 a hundred queries.
+    One query for each 1,000 rows, at least 10, a quarter of them at 100. Of ef_search, the values up to the first that
+    is no less than the rows of the largest part, whose graph such a search sees whole. Of rescoring, the multipliers
+    whose candidates are fewer than those rows. A part of 1,000 rows has the whole grid, a table of 100,000 a hundred
+    queries.
     """
     rows, largest = sum(state.rows for state in states), max(state.rows for state in states)
     count = min(queries, max(LEAST_QUERIES, rows // ROWS_A_QUERY))

@@ -150,7 +150,7 @@ def test_the_plan_shrinks_with_the_table() -> None:
 
     large = plan(1_000_000, 700_000)
     assert (large.queries, large.queries_at_100, large.grid) == (100, 25, list(DEFAULT_GRID))
-    assert (plan(5_000, 3_000).queries, plan(5_000).queries_at_100) == (80, 13)
+    assert (plan(50_000, 30_000).queries, plan(50_000).queries_at_100) == (80, 13)
     small = plan(250, 400)
     assert (small.queries, small.queries_at_100) == (10, 3)
     assert {one.ef for one in small.grid} == {16, 32, 64, 128, 256, 512}, "256 is less than the 400 rows of a part"
