@@ -214,7 +214,8 @@ def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | Non
     and so is ours when the block fails. Raises `StoreError` when the folder cannot be written, or is full.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with store_errors(f"{subject}, {path}"), file_lock(path.with_name(f".{path.name}.lock"), subject):
+    subject = f"{subject}, {path}"
+    with store_errors(subject), file_lock(path.with_name(f".{path.name}.lock"), subject):
         remove_file(temporary)
         try:
             yield temporary

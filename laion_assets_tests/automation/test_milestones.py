@@ -136,7 +136,7 @@ def test_what_was_loaded_while_the_build_waited_in_the_queue_is_no_news_and_what
     assert "vector_index" in history.asked()
     job = history.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={INDEX})
     run = history.instance.create_run_for_job(
-        job, asset_selection=frozenset({INDEX}), status=dg.DagsterRunStatus.QUEUED
+        job, asset_selection=frozenset({INDEX}), status=dg.DagsterRunStatus.STARTED
     )
     history.load(3)
     seen = history.last_load()
