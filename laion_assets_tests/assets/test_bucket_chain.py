@@ -25,6 +25,7 @@ from laion_assets.terminal.status import read_status
 from laion_assets_tests.assets.test_chain import failed_checks, failures, materialized, recorded, run, table_state
 from laion_assets_tests.bucket import KEY, SECRET, S3Server, keys, s3_server, upload
 from laion_assets_tests.conftest import settings_for
+from laion_assets_tests.endpoint.process import endpoint_process
 
 RAW = ["raw/img_emb_2.npy", "raw/metadata_2.parquet", "raw/text_emb_2.npy"]
 
@@ -128,6 +129,23 @@ def test_no_credential_reaches_a_statement_a_log_or_dagster(
     assert statement.startswith(f"s3('{server.address}/laion/")
     said = [statement, caplog.text, *(str(record) for record in instance.all_logs(result.run_id))]
     assert not any(secret in text for text in said for secret in (SECRET, KEY))
+
+
+def test_a_server_reads_the_object_itself_and_is_told_no_credential(
+    server: S3Server, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    with endpoint_process(tmp_path / "server") as clickhouse:
+        settings = host(tmp_path, "here", clickhouse=clickhouse.url())
+        server.requests.clear()
+        result = run(settings, 2, instance)
+        assert result.success, (failures(result), failed_checks(result))
+        assert [(shard, rows) for shard, rows, _ in table_state(settings)] == [(2, 250)]
+        inserts = [request["sql"] for request in clickhouse.log("INSERT INTO")]
+        assert inserts
+        assert all(f"s3('{server.address}/laion/{tmp_path.name}/merged/merged_2.parquet'" in sql for sql in inserts)
+        assert not any(secret in request["sql"] for request in clickhouse.log() for secret in (SECRET, KEY))
+        # The server's process has AWS_* variables of its own.
+        assert KEY in {request.signed_by for request in server.requests if request.agent.startswith("ClickHouse")}
 
 
 def test_a_named_collection_gives_the_engine_its_credentials(

@@ -44,6 +44,7 @@ from laion_assets.table.schema import partitions, parts_table
 from laion_assets.terminal.status import read_status
 from laion_assets_tests.assets.test_chain import failed_checks, failures, run
 from laion_assets_tests.conftest import assert_one_line, settings_for
+from laion_assets_tests.endpoint.process import endpoint_process
 
 CONFIGURATION = """
 <clickhouse>
@@ -254,6 +255,23 @@ def test_a_load_an_index_a_report_and_a_search_on_a_cluster_of_one(whole: Settin
         assert sorted(str(name) for (name,) in db.rows("SHOW TABLES")) == ["laion", "laion_local"]
     with connect_to_own_rows(whole) as db:
         assert (db.settings.table, sum(state.rows for state in partitions(db))) == ("laion_local", 870)
+
+
+def test_a_node_that_is_a_server_is_asked_over_http(whole: Settings, tmp_path: Path, sample_folder: Path) -> None:
+    (tmp_path / "server.xml").write_text(CONFIGURATION)
+    with endpoint_process(tmp_path / "server", options={"config-file": str(tmp_path / "server.xml")}) as server:
+        url = server.url("clustered")
+        settings = settings_for(server.user_files / "data", sample_folder, cluster="one", clickhouse=url)
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = run(settings, 2, instance)
+        assert result.success, (failures(result), failed_checks(result))
+        with connect.connect(settings) as db:
+            assert db.one("SELECT count() FROM clustered.laion") == (250,)
+            assert [(state.shard, state.rows) for state in partitions(db)] == [(2, 250)]
+        replaced = [request["sql"] for request in server.log("REPLACE PARTITION")]
+        assert [one_line(sql) for sql in replaced] == [
+            "ALTER TABLE `clustered`.`laion_local` REPLACE PARTITION 2 FROM `clustered`.`laion_local_staging_2`"
+        ]
 
 
 def test_a_node_without_its_index_fails_both_checks(whole: Settings) -> None:
