@@ -1,0 +1,142 @@
+"""Benchmark: what grows with the number of partitions: loading the next shard, indexing it, a search, Dagster's pages.
+
+`python -m benchmarks.growth [--quick]`. The shards are tiny, so that what is left is what each step does besides its
+rows: what it lists, what it reads again, and what the engine and Dagster keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import alone, orchestration
+from benchmarks.process import Measured, measure, python
+from laion_assets.source.sample import write_sample_shard
+
+ROWS = 200
+NEXT = 4
+"""Shards that are loaded at each step, one call each: the first of a process is not counted."""
+
+STEPS = (1, 10, 50, 200, 410)
+QUICK_STEPS = (1, 5)
+EVENTS, QUICK_EVENTS = (1_230, 12_300), (1_230, 2_460)
+
+ABOUT = f"""\
+Shards of {ROWS} rows are loaded as `laion-assets load N` loads them: raw, merged, checked, swapped in, with every
+check, in one Dagster instance (SQLite). At each number of loaded partitions a fresh process loads {NEXT} more, one call
+each; the first call of the process is left out, the median of the others counts, and peak memory is that of the process
+(anonymous). Then the new partitions are indexed (M 8), 50 searches are asked, and the state is read that
+`laion-assets status` shows. CPU seconds are what is left to compare where the machine is not quiet."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was measured with `loaded` partitions in the table."""
+
+    loaded: int
+    load: Measured
+    index: Measured
+    look: Measured
+
+    @property
+    def wall(self) -> float:
+        """Seconds of loading one more shard."""
+        return float(statistics.median(self.load.result["walls"][1:]))
+
+    @property
+    def cores(self) -> float:
+        """CPU seconds of loading one more shard."""
+        return float(statistics.median(self.load.result["cores"][1:]))
+
+    def cells(self) -> list[str]:
+        """Its row of the table."""
+        look: dict[str, Any] = self.look.result
+        index: dict[str, Any] = self.index.result
+        return [
+            f"{self.loaded:,}",
+            f"{self.wall:.2f} / {self.cores:.2f}",
+            f"{self.load.peak_bytes / 1e6:.0f}",
+            f"{index['seconds'] / NEXT:.2f} / {index['cores'] / NEXT:.2f}",
+            f"{index['cover']:.2f} / {index['cover_cores']:.2f}",
+            f"{look['index'] * 1e3:.1f} / {look['index_cores'] * 1e3:.1f}",
+            f"{look['exact'] * 1e3:.1f} / {look['exact_cores'] * 1e3:.1f}",
+            f"{look['status']:.2f} / {look['status_cores']:.2f}",
+        ]
+
+
+HEAD = [
+    "partitions loaded", "load the next shard, s / CPU s", "peak MB", "index a partition, s / CPU s",
+    "list what is indexed, s / CPU s", "search by index, ms / CPU ms", "exact, ms / CPU ms", "status, s / CPU s",
+]  # fmt: skip
+
+
+def main() -> None:
+    """Measures all of it."""
+    parser = alone.parser(__doc__, "growth")
+    parser.add_argument("--quick", action="store_true", help="few partitions and events, to see that all works")
+    given = parser.parse_args()
+    with alone.reported("growth", ABOUT, given) as report:
+        steps = _partitions(report, QUICK_STEPS if given.quick else STEPS)
+        _figures(report, steps)
+        _pages(report, given)
+
+
+def _partitions(report: alone.GrowingReport, numbers: tuple[int, ...]) -> list[Step]:
+    folder = report.scratch
+    (folder / "tiny.toml").write_text(
+        f'name = "tiny"\nshards = {numbers[-1] + NEXT}\ndimension = 512\n[[sources]]\nurl = "{folder / "sample"}"\n'
+    )
+    for shard in range(numbers[-1] + NEXT):
+        write_sample_shard(folder / "sample", shard, ROWS)
+    steps: list[Step] = []
+    there = 0
+    for number in numbers:
+        _program("load", folder, there, number - there)
+        _program("index", folder)
+        load = _program("load", folder, number, NEXT)
+        step = Step(number, load, _program("index", folder), _program("look", folder))
+        there = number + NEXT
+        steps.append(step)
+        report.say(f"{number} partitions: {step.wall:.2f} s, CPU {step.cores:.2f} s")
+        report.table("With so many partitions loaded", [HEAD, *(one.cells() for one in steps)])
+        report.raw(f"{number} partitions", {"load": load.result, "index": step.index.result, "look": step.look.result})
+    return steps
+
+
+def _figures(report: alone.GrowingReport, steps: list[Step]) -> None:
+    few, many = steps[1 if len(steps) > 2 else 0], steps[-1]
+    title = f"of it with {few.loaded} partitions"
+    last = f"with {many.loaded} partitions"
+    report.figure(f"loading the next shard {last}, {title}", many.wall / few.wall, sign="≤", goal=1.2, form=".2f")
+    report.figure(f"CPU seconds of it, {title}", many.cores / few.cores, sign="≤", goal=1.2, form=".2f")
+    report.figure(f"memory of it, {title}", many.load.peak_bytes / few.load.peak_bytes, sign="≤", goal=1.2, form=".2f")
+    for name in ("index", "exact"):
+        apart = (many.look.result[name] - steps[0].look.result[name]) / (many.loaded - steps[0].loaded)
+        report.figure(f"a search ({name}): each further partition", apart * 1e3, "ms")
+
+
+def _pages(report: alone.GrowingReport, given: argparse.Namespace) -> None:
+    """Dagster's view of 410 partitions and its schedules, with a short and a ten times longer history."""
+    rows = [["with 410 partitions", *(f"{events:,} events, s" for events in _events(given)), "times"]]
+    measured = [
+        orchestration.history_figures(report.scratch / f"history_{events}", 2 if given.quick else 5, events)
+        for events in _events(given)
+    ]
+    for short, long in zip(*measured, strict=True):
+        rows.append([short.name, f"{short.seconds:.3f}", f"{long.seconds:.3f}", f"{long.seconds / short.seconds:.2f}"])
+    report.table("Dagster's history (SQLite)", rows)
+
+
+def _events(given: argparse.Namespace) -> tuple[int, int]:
+    return QUICK_EVENTS if given.quick else EVENTS
+
+
+def _program(step: str, folder: Path, *numbers: int) -> Measured:
+    return measure(python("benchmarks.growing", step, folder, *numbers))
+
+
+if __name__ == "__main__":
+    main()
