@@ -80,6 +80,35 @@ def load(
 
 
 @app.command()
+def plan(
+    shards: Annotated[str, typer.Argument(help="0-409, 3, or 1,4,7-9")],
+    hosts: Annotated[int, typer.Option(min=1, help="Machines like this one that share the shards.")] = 1,
+    bandwidth: Annotated[float | None, typer.Option(min=0.001, help="MB/s a host; else tried for 8 seconds.")] = None,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask the source for sizes that are not known.")] = False,
+    recalibrate: Annotated[bool, typer.Option("--recalibrate", help="Measure this machine again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what loading shards will cost: bytes, time, disk and memory, by a calibration of this machine."""
+    from laion_assets.settings import load_settings
+    from laion_assets.terminal.plan import plan_load, print_plan
+
+    settings = load_settings()
+    made = plan_load(
+        settings,
+        settings.dataset.shard_numbers(shards),
+        errors if as_json else console,
+        hosts=hosts,
+        megabytes_per_second=bandwidth,
+        ask=ask or None,
+        recalibrate=recalibrate,
+    )
+    if as_json:
+        sys.stdout.write(json.dumps(made.as_json()) + "\n")
+    else:
+        print_plan(made, console)
+
+
+@app.command()
 def status(as_json: Json = False) -> None:
     """Show shards at each stage, what the table holds, the last recall, and whether all is well.
 

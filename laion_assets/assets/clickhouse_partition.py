@@ -14,6 +14,7 @@ from laion_assets.assets.location import (
     failing_clearly,
 )
 from laion_assets.errors import LaionError
+from laion_assets.machine import StepMeter
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import file_exists, remove_file
 from laion_assets.table.cluster import connect_to_partition, table_name
@@ -43,7 +44,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
     def clickhouse_partition(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)
         progress = location.progress(context)
-        with failing_clearly():
+        with failing_clearly(), StepMeter() as meter:
             merged = read_merged(location.store.merged_path(shard), shard=shard)
             progress.begin("load", merged.rows, "rows")
             with connect_to_partition(location.settings, shard) as db:
@@ -57,7 +58,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 table = table_name(location.settings)
             if not location.settings.keep_merged:
                 remove_file(merged.path)
-        return dg.MaterializeResult(metadata=_metadata(loaded, merged.quarantined, columns, table))
+        return dg.MaterializeResult(metadata=_metadata(loaded, merged.quarantined, columns, table) | meter.metadata())
 
     return clickhouse_partition
 

@@ -9,6 +9,8 @@ from laion_assets.assets.location import OWNERS, CodeLocation, Metadata, failing
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import Finding, free_bytes, judge, look_at_table
 from laion_assets.health.history import CHAIN, ShardHistory, read_histories
+from laion_assets.health.planned import plan_against_actual
+from laion_assets.plan.kept import Compared
 
 ASSET = dg.AssetKey("load_report")
 
@@ -58,7 +60,8 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
             context.log.warning(f"the table was not looked at: {table}")
         findings = judge(settings, histories, table, free_bytes(settings.data_dir))
         if ASSET in context.selected_asset_keys:
-            yield dg.MaterializeResult(asset_key=ASSET, metadata=_metadata(histories, findings))
+            compared = plan_against_actual(settings, context.instance, histories, table)
+            yield dg.MaterializeResult(asset_key=ASSET, metadata=_metadata(histories, findings, compared))
         for found in findings:
             if found.passed is not None and dg.AssetCheckKey(ASSET, found.check) in context.selected_asset_check_keys:
                 yield dg.AssetCheckResult(
@@ -68,20 +71,22 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
     return load_report
 
 
-def _metadata(histories: list[ShardHistory], findings: list[Finding]) -> Metadata:
+def _metadata(histories: list[ShardHistory], findings: list[Finding], compared: list[Compared]) -> Metadata:
     counts = {state: sum(history.state == state for history in histories) for state in ("loaded", "failed")}
     return {
-        "report": dg.MetadataValue.md(report_markdown(histories, findings)),
+        "report": dg.MetadataValue.md(report_markdown(histories, findings, compared)),
         "rows": sum(history.rows for history in histories),
         "shards_loaded": counts["loaded"],
         "shards_failed": counts["failed"],
     }
 
 
-def report_markdown(histories: list[ShardHistory], findings: Sequence[Finding]) -> str:
-    """The page: findings, totals, then a row a shard that was ever begun."""
+def report_markdown(
+    histories: list[ShardHistory], findings: Sequence[Finding], compared: Sequence[Compared] = ()
+) -> str:
+    """The page: findings, totals, the plan against what happened, then a row a shard that was ever begun."""
     lines = [f"- {VERDICTS[found.passed]} `{found.check}`: {_cell(found.seen)}" for found in findings]
-    lines += ["", _totals(histories), ""]
+    lines += ["", _totals(histories), "", *_plan_lines(compared)]
     stages = " | ".join(f"{asset} s" for asset in CHAIN)
     lines += [
         f"| shard | state | rows | quarantined | {stages} | rows/s | run | last error |",
@@ -109,6 +114,17 @@ def _totals(histories: list[ShardHistory]) -> str:
         hours = waiting * seconds / len(loaded) / 3600
         line += f" {waiting} shards to go: about {hours:,.1f} h of work, one after the other."
     return line
+
+
+def _plan_lines(compared: Sequence[Compared]) -> list[str]:
+    if not compared:
+        return []
+    lines = ["Plan of the last load against what happened since:", "", "| | planned | actual | plan's error |"]
+    lines += ["|---|---:|---:|---:|"]
+    for one in compared:
+        planned, actual = (f"{value:,.0f} {one.unit}" for value in (one.planned, one.actual))
+        lines.append(f"| {one.name} | {planned} | {actual} | {one.error:+.0%} |")
+    return [*lines, ""]
 
 
 def _cell(text: str) -> str:

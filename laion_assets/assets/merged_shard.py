@@ -1,12 +1,12 @@
 """`merged_shard`: one Parquet file a shard, one row a sample; checks of vectors, metadata and alignment."""
 
-import time
 from collections.abc import Callable, Sequence
 
 import dagster as dg
 
 from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_check, check_failed, failing_clearly
 from laion_assets.errors import LaionError
+from laion_assets.machine import StepMeter
 from laion_assets.shard.inspect import inspect_shard
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, read_merged
@@ -34,8 +34,7 @@ def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
     def merged_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)
         progress = location.progress(context)
-        started = time.perf_counter()
-        with failing_clearly():
+        with failing_clearly(), StepMeter() as meter:
             files = location.store.require_raw(shard)
             progress.begin("merge", inspect_shard(files, location.extra_columns).rows, "rows")
             merged = merge_shard(
@@ -45,10 +44,9 @@ def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 extra_columns=location.extra_columns,
                 progress=progress.advance,
             )
-            seconds = time.perf_counter() - started
             freed = 0 if location.settings.keep_raw else location.store.remove_raw(shard)
             location.store.drop_copies(shard)
-        return dg.MaterializeResult(metadata=_metadata(location, merged, seconds, freed))
+        return dg.MaterializeResult(metadata=_metadata(location, merged, meter, freed))
 
     return merged_shard
 
@@ -137,7 +135,7 @@ def _column_schema(location: CodeLocation) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(field.name, str(field.type), constraints=constraints) for field in fields])
 
 
-def _metadata(location: CodeLocation, merged: MergedShard, seconds: float, freed: int) -> Metadata:
+def _metadata(location: CodeLocation, merged: MergedShard, meter: StepMeter, freed: int) -> Metadata:
     quarantine = location.store.quarantine_path(merged.shard)
     metadata: Metadata = {
         "dagster/partition_row_count": merged.rows,
@@ -145,8 +143,9 @@ def _metadata(location: CodeLocation, merged: MergedShard, seconds: float, freed
         "quarantined": merged.quarantined,
         "bytes": merged.file_bytes,
         "bytes_a_row": round(merged.file_bytes / max(merged.rows, 1), 1),
-        "seconds": round(seconds, 3),
-        "rows_per_second": round(merged.rows / seconds),
+        "seconds": round(meter.seconds, 3),
+        "rows_per_second": round(merged.rows / meter.seconds),
+        **meter.metadata(),
         "nulls_filled": dg.MetadataValue.json(merged.nulls),
         "raw_bytes_freed": freed,
     }

@@ -7,6 +7,7 @@ import dagster as dg
 from laion_assets.assets.location import CodeLocation, asset, asset_check, check_failed, failing_clearly
 from laion_assets.assets.remote_shard import observe_before_fetch
 from laion_assets.errors import LaionError
+from laion_assets.machine import StepMeter
 from laion_assets.shard.inspect import inspect_shard
 from laion_assets.source.fetch import fetch_shard
 
@@ -30,7 +31,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
         progress = location.progress(context)
         observe_before_fetch(context, location, shard)
         progress.begin("fetch", unit="bytes")
-        with failing_clearly():
+        with failing_clearly(), StepMeter() as meter:
             location.store.bring_raw(shard)
             fetched = fetch_shard(
                 location.settings,
@@ -51,6 +52,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 "files": dg.MetadataValue.md("\n".join(f"- `{file.path.name}` from {file.url}" for file in fetched)),
                 "dtype": inspection.image.dtype.str,
                 "dimension": inspection.image.dimension,
+                **meter.metadata(),
             }
         )
 

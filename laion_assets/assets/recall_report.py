@@ -6,6 +6,7 @@ import dagster as dg
 
 from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_check, failing_clearly
 from laion_assets.automation.milestones import report_condition
+from laion_assets.machine import StepMeter
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder, save_evaluation
 from laion_assets.recall.plot import inline_image, recall_plot
@@ -35,7 +36,7 @@ def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.
     )
     def recall_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         folder = recall_folder(location.settings)
-        with failing_clearly():
+        with failing_clearly(), StepMeter() as meter:
             location.progress(context).begin("recall")
             with connect(location.settings) as db:
                 evaluation = evaluate(db, plan, log=context.log.info)
@@ -43,7 +44,7 @@ def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.
             with replacing(folder / "recall.png", subject="recall.png") as temporary:
                 temporary.write_bytes(picture)
             save_evaluation(evaluation, folder)
-        metadata = _metadata(evaluation)
+        metadata = _metadata(evaluation) | meter.metadata()
         metadata["report"] = dg.MetadataValue.md(
             recall_markdown(evaluation, inline_image(picture, "recall against latency"))
         )

@@ -16,6 +16,7 @@ from laion_assets.assets.location import (
 from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
+from laion_assets.machine import StepMeter
 from laion_assets.table.cluster import table_name
 from laion_assets.table.cluster_index import build_everywhere, cover_everywhere, use_everywhere
 from laion_assets.table.connect import connect
@@ -49,13 +50,14 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         loads_seen = _last_load(context.instance)
-        with failing_clearly():
+        with failing_clearly(), StepMeter() as meter:
             report = build_everywhere(location.settings, progress=location.progress(context), log=context.log.info)
             table = table_name(location.settings)
         warning = index_sizes(report.cover).cache_warning(location.settings.index_cache_bytes)
         if warning:
             context.log.warning(warning)
-        return dg.MaterializeResult(metadata=_metadata(location, report, table, warning) | {LOADS_SEEN: loads_seen})
+        metadata = _metadata(location, report, table, warning) | meter.metadata() | {LOADS_SEEN: loads_seen}
+        return dg.MaterializeResult(metadata=metadata)
 
     return vector_index
 

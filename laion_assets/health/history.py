@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,14 +39,17 @@ ACTIVE: dict[DagsterRunStatus, ShardState] = {
 
 @dataclass
 class ShardHistory:
-    """One shard. `seconds` is by asset of the chain; `loaded_at` is a Unix time; `failures` counts the runs that failed
-    or were canceled since the last one that succeeded."""
+    """One shard. `seconds` is by asset of the chain; `raw_bytes` are its source's files, `peak_bytes` the most resident
+    memory of a step; `loaded_at` is a Unix time; `failures` counts the runs that failed or were canceled since the last
+    one that succeeded."""
 
     key: str
     state: ShardState = "missing"
     rows: int = 0
     quarantined: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    raw_bytes: int = 0
+    peak_bytes: int = 0
     loaded_at: float | None = None
     run_id: str = ""
     failures: int = 0
@@ -85,19 +89,25 @@ def _latest_materializations(instance: DagsterInstance, asset: AssetKey) -> list
     return records
 
 
-def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLogRecord) -> None:
+def recorded_numbers(record: dg.EventLogRecord) -> defaultdict[str, float]:
+    """The numbers that a materialization recorded, by name; 0 for others."""
     materialization = record.asset_materialization
     metadata = {} if materialization is None else materialization.metadata
+    numbers: defaultdict[str, float] = defaultdict(float)
+    numbers.update({name: kept.value for name, kept in metadata.items() if isinstance(kept.value, (int, float))})
+    return numbers
 
-    def number(name: str) -> float:
-        value = metadata[name].value if name in metadata else 0
-        return float(value) if isinstance(value, (int, float)) else 0.0
 
-    history.seconds[asset] = number("seconds")
+def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLogRecord) -> None:
+    numbers = recorded_numbers(record)
+    history.seconds[asset] = numbers["seconds"]
+    history.peak_bytes = max(history.peak_bytes, int(numbers["peak_memory_bytes"]))
     history.run_id = record.run_id
+    if asset == "raw_shard":
+        history.raw_bytes = int(numbers["bytes"])
     if asset == "clickhouse_partition":
-        history.rows = int(number("dagster/partition_row_count"))
-        history.quarantined = int(number("quarantined"))
+        history.rows = int(numbers["dagster/partition_row_count"])
+        history.quarantined = int(numbers["quarantined"])
         history.loaded_at = record.timestamp
 
 

@@ -13,6 +13,7 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
+from laion_assets.assets.location import ProgressOf
 from laion_assets.automation.jobs import load_shards
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import LaionError
@@ -24,6 +25,7 @@ from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.instance import process_tag
+from laion_assets.terminal.plan import keep_plan_for
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's console log would tear the bars apart; the events are in the instance, and the UI shows them."""
@@ -43,18 +45,24 @@ class Outcome:
 def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
     """Loads what is missing of `shards`, goes on after a failed one, prints a table; whether all are loaded.
 
+    The plan of what is missing is kept first, so that `laion-assets status` can hold it against what happened.
+
     Raises `KeyboardInterrupt` after the run in which Ctrl-C came, and says first that the same call goes on.
     """
-    rows_in_table = loaded_rows(settings)
+    with connect(settings) as db:
+        loaded = partitions(db)
+    rows_in_table = {state.shard: state.rows for state in loaded}
+    if any(shard not in rows_in_table for shard in shards):
+        keep_plan_for(settings, shards, loaded)
     outcomes: list[Outcome] = []
     with ShardBars(console) as bars, _interrupts() as interrupted:
-        job = build_definitions(settings, bars.for_step).resolve_job_def(load_shards.name)
+        job = shard_job(settings, bars.for_step)
         for shard in shards:
             steps = list(CHAIN) if again else missing_steps(settings, shard, instance, shard in rows_in_table)
             if not steps:
                 outcomes.append(Outcome(shard, rows_in_table[shard], 0.0, skipped=True))
                 continue
-            outcome = _run(job, shard, steps, instance)
+            outcome = run_shard(job, shard, steps, instance)
             if interrupted():
                 console.print("stopped: the same command goes on where it was", style="yellow")
                 raise KeyboardInterrupt
@@ -76,12 +84,6 @@ def missing_steps(settings: Settings, shard: int, instance: dg.DagsterInstance, 
     return list(CHAIN)
 
 
-def loaded_rows(settings: Settings) -> dict[int, int]:
-    """Rows in the table by shard."""
-    with connect(settings) as db:
-        return {state.shard: state.rows for state in partitions(db)}
-
-
 def outcome_table(outcomes: list[Outcome]) -> Table:
     """A row a shard: what succeeded and failed, and why."""
     table = Table("shard", "result", "rows", "seconds", "rows/s", "why", title="load_shards")
@@ -94,7 +96,13 @@ def outcome_table(outcomes: list[Outcome]) -> Table:
     return table
 
 
-def _run(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance) -> Outcome:
+def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefinition:
+    """The job `load_shards` under these settings."""
+    return build_definitions(settings, progress).resolve_job_def(load_shards.name)
+
+
+def run_shard(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance) -> Outcome:
+    """Runs these assets of one shard in this process; a failure is in the outcome."""
     started = time.perf_counter()
     result = job.execute_in_process(
         partition_key=str(shard),

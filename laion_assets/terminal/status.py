@@ -6,7 +6,7 @@ Where another process holds the embedded engine, Dagster's half is told at once,
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 from rich.console import Console
@@ -15,9 +15,12 @@ from rich.table import Table
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import NAMED, Finding, free_bytes, judge, look_at_table
 from laion_assets.health.history import ShardHistory, ShardState, read_histories
+from laion_assets.health.planned import plan_against_actual
+from laion_assets.plan.kept import Compared
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
+from laion_assets.terminal.plan import comparison_table
 
 MARKS = {True: "[green]✔[/]", False: "[red]✘[/]", None: "[yellow]?[/]"}
 SHOWN = 10
@@ -71,8 +74,8 @@ class RecallFacts:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a load: shards by state, what the table holds, the last recall report, findings, and the shards that
-    are under way or failed. `table` is None where it could not be looked at, and `table_held` says by whom it is held.
+    """The state of a load: shards by state, what the table holds, the last recall report, findings, the shards that are
+    under way or failed, and the plan of the last load against what happened. `table` is None where it could not be looked at, and `table_held` says by whom it is held.
     """
 
     dataset: str
@@ -83,6 +86,7 @@ class Status:
     findings: list[Finding]
     running: list[ShardHistory]
     failed: list[ShardHistory]
+    plan: list[Compared] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -112,6 +116,7 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
         findings=judge(settings, histories, table, free_bytes(settings.data_dir)),
         running=[history for history in histories if history.state in ("running", "queued") and history.run_id],
         failed=[history for history in histories if history.state == "failed"],
+        plan=plan_against_actual(settings, instance, histories, table),
     )
 
 
@@ -123,6 +128,8 @@ def print_status(status: Status, console: Console) -> None:
     console.print(_table_line(status), markup=False, soft_wrap=True)
     if status.recall is not None:
         console.print(_recall_line(status.recall), markup=False, soft_wrap=True)
+    if status.plan:
+        console.print(comparison_table(status.plan))
     for history in status.running[:SHOWN]:
         console.print(f"shard {history.key} {history.state}: run {history.run_id}", markup=False, highlight=False)
     if len(status.running) > SHOWN:

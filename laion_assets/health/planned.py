@@ -1,0 +1,92 @@
+"""What became of the plan that was kept when a load began: Dagster's records and the table beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+from dagster import AssetKey, DagsterInstance
+
+from laion_assets.health.history import CHAIN, ShardHistory, recorded_numbers
+from laion_assets.plan.calibration import SHARD_STAGES
+from laion_assets.plan.kept import Compared, Happened, compare, plan_path, read_plan
+from laion_assets.plan.plan import LoadPlan
+from laion_assets.settings import Settings
+from laion_assets.shard.store import ShardStore
+from laion_assets.table.schema import PartitionState
+
+SINCE_LIMIT = 1_000
+"""Runs of index and recall that are looked at: there is one a milestone."""
+
+
+def plan_against_actual(
+    settings: Settings, instance: DagsterInstance, histories: list[ShardHistory], loaded: list[PartitionState]
+) -> list[Compared]:
+    """The kept plan beside what happened since it was made; nothing without a plan, or before its first shard."""
+    plan = read_plan(plan_path(settings))
+    if plan is None or plan.dataset != settings.dataset.name:
+        return []
+    planned = {shard.shard for shard in plan.shards}
+    done = [one for one in histories if int(one.key) in planned and (one.loaded_at or 0) >= plan.made_at]
+    if not done:
+        return []
+    happened = _happened(settings, instance, plan, done, loaded)
+    return compare(plan, happened, keep_raw=settings.keep_raw, keep_merged=settings.keep_merged)
+
+
+def _happened(
+    settings: Settings,
+    instance: DagsterInstance,
+    plan: LoadPlan,
+    done: list[ShardHistory],
+    loaded: list[PartitionState],
+) -> Happened:
+    shards = [int(one.key) for one in done]
+    seconds = {
+        stage: sum(one.seconds.get(asset, 0.0) for one in done)
+        for stage, asset in zip(SHARD_STAGES, CHAIN, strict=False)
+    }
+    # Checks, and Dagster itself: what of a run was no step's.
+    seconds["checks"] = max(0.0, _run_seconds(instance, done) - sum(seconds.values()))
+    columns = len(settings.dataset.vector_columns)
+    built = _since(instance, "vector_index", plan)
+    if built:
+        seconds["index"] = sum(numbers["seconds"] for numbers in built)
+    reports = _since(instance, "recall_report", plan)
+    if reports and len(shards) == len(plan.shards):
+        seconds["recall"] = reports[0]["seconds"]
+    peaks = {
+        "load": max(one.peak_bytes for one in done),
+        "index": int(max((numbers["peak_memory_bytes"] for numbers in built), default=0)),
+    }
+    rows_indexed = round(sum(numbers["vectors_built"] for numbers in built) / columns)
+    disk = _disk_bytes(settings, shards, loaded)
+    return Happened(shards, seconds, sum(one.raw_bytes for one in done), disk, rows_indexed, peaks)
+
+
+def _run_seconds(instance: DagsterInstance, done: list[ShardHistory]) -> float:
+    records = instance.get_run_records(dg.RunsFilter(run_ids=[one.run_id for one in done]))
+    return sum((record.end_time or 0.0) - (record.start_time or record.end_time or 0.0) for record in records)
+
+
+def _since(instance: DagsterInstance, asset: str, plan: LoadPlan) -> list[dict[str, float]]:
+    """The numbers of each materialization since the plan was made, the newest first."""
+    wanted = dg.AssetRecordsFilter(AssetKey(asset), after_timestamp=plan.made_at)
+    records = instance.fetch_materializations(wanted, limit=SINCE_LIMIT).records
+    return [recorded_numbers(record) for record in records]
+
+
+def _disk_bytes(settings: Settings, shards: list[int], loaded: list[PartitionState]) -> int:
+    """Bytes of these shards' partitions, indexes included, and of what the store keeps of their files."""
+    store = ShardStore(settings.data_dir, settings.dataset)
+    total = sum(state.bytes_on_disk for state in loaded if state.shard in shards)
+    if not settings.clickhouse_url.get_secret_value().startswith("chdb:"):
+        total = 0
+    for shard in shards:
+        paths = [store.merged_path(shard), *store.raw_files(shard).paths().values()]
+        total += sum(_size(path) for path in paths)
+    return total
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

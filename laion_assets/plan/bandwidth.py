@@ -1,0 +1,79 @@
+"""How fast the source gives its files: tried for a few seconds on one shard. What comes is thrown away."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from laion_assets.errors import LaionError
+from laion_assets.redact import redact
+from laion_assets.settings import Settings
+from laion_assets.source.fetch import fetch_shard
+from laion_assets.source.transfer import Patience
+
+TRIAL_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes a second of all connections together, None where it is not known, 0 where nothing needs to be copied; and
+    how it is known."""
+
+    bytes_per_second: float | None
+    how: str
+
+    def seconds(self, size: int) -> float:
+        """Seconds for so many bytes; 0 where nothing is copied, or nothing is known."""
+        return size / self.bytes_per_second if self.bytes_per_second else 0.0
+
+
+def given_bandwidth(megabytes_per_second: float) -> Bandwidth:
+    """What the caller says."""
+    return Bandwidth(megabytes_per_second * 1e6, f"{megabytes_per_second:g} MB/s as given")
+
+
+def tried_bandwidth(settings: Settings, shard: int, seconds: float = TRIAL_SECONDS) -> Bandwidth:
+    """Fetches a shard for at most so many seconds into a scratch folder of the store, which is removed."""
+    trial = _Trial(seconds)
+    patience = replace(Patience.of(settings), tries=2, file_seconds=2 * seconds, connect_seconds=seconds)
+    source = redact(settings.sources[0].url)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bandwidth-", dir=settings.data_dir) as folder:
+        try:
+            files = fetch_shard(settings, shard, Path(folder), progress=trial.moved, patience=patience)
+        except _EnoughError:
+            pass
+        except LaionError as error:
+            return Bandwidth(None, f"not known: {error.subject}: {error.found}")
+        else:
+            if all(file.linked for file in files):
+                return Bandwidth(0.0, f"files of {source} are linked, not copied")
+    return Bandwidth(trial.rate, f"{trial.rate / 1e6:,.1f} MB/s from {source}, tried for {trial.seconds:.1f} s")
+
+
+class _EnoughError(Exception):
+    """The trial has seen enough."""
+
+
+class _Trial:
+    """Counts bytes, and ends the fetch after its time."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._started = time.monotonic()
+        self._bytes = 0
+        self.seconds = 0.0
+
+    def moved(self, done: int, _total: int | None) -> None:
+        """As a `ProgressCallback`."""
+        self._bytes += done
+        self.seconds = time.monotonic() - self._started
+        if self.seconds >= self._limit:
+            raise _EnoughError
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        return self._bytes / max(self.seconds, 1e-3)

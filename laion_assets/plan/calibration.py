@@ -1,0 +1,133 @@
+"""What shards, indexes and searches cost on one machine, as measured, and where that is kept. It measures nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+from laion_assets.machine import Machine
+from laion_assets.settings import Settings
+from laion_assets.shard.store import replacing
+from laion_assets.table.index import IndexParameters
+
+SHARD_STAGES = ("fetch", "merge", "load", "checks")
+"""Of one shard's run. `checks` is all of the run that is no step's: asset checks, and Dagster itself."""
+
+
+@dataclass(frozen=True)
+class ShardCost:
+    """One shard's run: seconds and core seconds by stage, peaks of resident memory by stage, and what it left."""
+
+    rows: int
+    seconds: dict[str, float]
+    core_seconds: dict[str, float]
+    peak_bytes: dict[str, int]
+    merged_bytes: int
+    table_bytes: int
+
+
+@dataclass(frozen=True)
+class IndexCost:
+    """Building both indexes of `parts` parts of `rows` rows each, 512 dimensions."""
+
+    rows: int
+    parts: int
+    seconds: float
+    core_seconds: float
+    peak_bytes: int
+    memory_bytes_a_vector: float
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """Searches of a table of `parts` parts and `rows` rows in all, in seconds: one by the index (median), one of the
+    many that a recall report asks (mean), and the true neighbours of all its queries."""
+
+    rows: int
+    parts: int
+    search: float
+    report_search: float
+    true_neighbours: float
+
+
+@dataclass(frozen=True)
+class ExactCost:
+    """An exact search over so many rows, in seconds (median)."""
+
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One calibration: when (Unix time), on which machine, with which settings, how many seconds it took, and two
+    measurements of each kind, the small one first."""
+
+    made_at: float
+    machine: Machine
+    index: IndexParameters
+    settings: dict[str, str]
+    shards: list[ShardCost]
+    indexes: list[IndexCost]
+    searches: list[SearchCost]
+    exact: list[ExactCost]
+    seconds: float
+
+    def is_of(self, settings: Settings) -> bool:
+        """Whether it was made here, with these versions and the same settings of table and index."""
+        same = self.index == IndexParameters.of(settings) and self.settings == relevant_settings(settings)
+        return same and self.machine == Machine.here()
+
+    def __str__(self) -> str:
+        return f"{time.strftime('%Y-%m-%d', time.gmtime(self.made_at))} on {self.machine}"
+
+
+def relevant_settings(settings: Settings) -> dict[str, str]:
+    """What of the settings changes the costs, besides the index's parameters."""
+    return {
+        "vector_codec": settings.vector_codec,
+        "index_granularity": str(settings.index_granularity),
+        "recall_queries": str(settings.recall_queries),
+    }
+
+
+def calibration_path(settings: Settings) -> Path:
+    """Where the store keeps it."""
+    return settings.data_dir / "plan" / "calibration.json"
+
+
+def keep_calibration(calibration: Calibration, path: Path) -> None:
+    """Writes it as JSON. Raises `StoreError`."""
+    with replacing(path, subject="calibration") as temporary:
+        temporary.write_text(json.dumps(asdict(calibration), indent=1), encoding="utf-8")
+
+
+def read_calibration(path: Path) -> Calibration | None:
+    """The one that was kept; None without one, or with one of another make."""
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def reference_calibration() -> Calibration:
+    """The one that is shipped, of a machine of two cores: for plans that nobody has calibrated yet."""
+    return _parsed((resources.files("laion_assets.plan") / "reference.json").read_text(encoding="utf-8"))
+
+
+def _parsed(text: str) -> Calibration:
+    facts = json.loads(text)
+    return Calibration(
+        **facts
+        | {
+            "machine": Machine(**facts["machine"]),
+            "index": IndexParameters(**facts["index"]),
+            "shards": [ShardCost(**cost) for cost in facts["shards"]],
+            "indexes": [IndexCost(**cost) for cost in facts["indexes"]],
+            "searches": [SearchCost(**cost) for cost in facts["searches"]],
+            "exact": [ExactCost(**cost) for cost in facts["exact"]],
+        }
+    )

@@ -1,0 +1,106 @@
+"""The plan that was kept when a load began, held against what happened. What happened is said by its caller."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from laion_assets.plan.bandwidth import Bandwidth
+from laion_assets.plan.calibration import SHARD_STAGES
+from laion_assets.plan.plan import (
+    STAGES,
+    DiskUse,
+    IndexChoice,
+    LoadPlan,
+    MemoryUse,
+    PlannedShard,
+    StageCost,
+)
+from laion_assets.settings import Settings
+from laion_assets.shard.store import replacing
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What became of a plan's shards so far, of those that were loaded since it was made.
+
+    `seconds` is by stage, with `index` and `recall` where they were run since; `rows_indexed` are the rows that index
+    runs built, `index_bytes` their graphs on disk; `peak_bytes` is the most resident memory of `load` and of `index`.
+    """
+
+    shards: list[int]
+    seconds: dict[str, float]
+    raw_bytes: int
+    disk_bytes: int
+    rows_indexed: int
+    peak_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of the plan, for what was done of it, beside what it was."""
+
+    name: str
+    planned: float
+    actual: float
+    unit: str
+
+    @property
+    def error(self) -> float:
+        """The plan's error, as a share of what it was: 0.1 where it planned a tenth too much."""
+        return self.planned / self.actual - 1 if self.actual else 0.0
+
+
+def plan_path(settings: Settings) -> Path:
+    """Where the store keeps the plan of the last load."""
+    return settings.data_dir / "plan" / "plan.json"
+
+
+def keep_plan(plan: LoadPlan, path: Path) -> None:
+    """Writes it. Raises `StoreError`."""
+    with replacing(path, subject="plan") as temporary:
+        temporary.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+
+
+def read_plan(path: Path) -> LoadPlan | None:
+    """The one that was kept; None without one, or with one of another make."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return LoadPlan(
+            **facts
+            | {
+                "shards": [PlannedShard(**shard) for shard in facts["shards"]],
+                "bandwidth": Bandwidth(**facts["bandwidth"]),
+                "stages": {name: StageCost(**cost) for name, cost in facts["stages"].items()},
+                "disks": [DiskUse(**disk) for disk in facts["disks"]],
+                "memory": MemoryUse(**facts["memory"]),
+                "choices": [IndexChoice(**choice) for choice in facts["choices"]],
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def compare(plan: LoadPlan, happened: Happened, *, keep_raw: bool, keep_merged: bool) -> list[Compared]:
+    """The plan for the shards that were loaded since, figure by figure, beside what happened; none before the first."""
+    done = [shard for shard in plan.shards if shard.shard in happened.shards]
+    if not done:
+        return []
+    planned = {name: sum(shard.seconds[name] for shard in done) for name in SHARD_STAGES}
+    indexed = happened.rows_indexed / plan.index_rows if plan.index_rows else 0.0
+    planned["index"] = plan.stages["index"].seconds * plan.hosts * indexed
+    planned["recall"] = plan.stages["recall"].seconds
+    names = [name for name in STAGES if name in happened.seconds]
+    found = [Compared(name, planned[name], happened.seconds[name], "s") for name in names]
+    together = sum(planned[name] for name in names), sum(happened.seconds[name] for name in names)
+    found.append(Compared("time", *together, "s"))
+    found.append(Compared("bytes of the source", sum(shard.raw_bytes for shard in done), happened.raw_bytes, "bytes"))
+    rest = sum(shard.raw_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes for shard in done)
+    rest += round(sum(shard.index_bytes for shard in plan.shards) * min(indexed, 1.0))
+    found.append(Compared("disk", rest, happened.disk_bytes, "bytes"))
+    peaks = {"load": plan.memory.load_bytes, "index": plan.memory.index_build_bytes}
+    for name, peak in happened.peak_bytes.items():
+        if peak:
+            found.append(Compared(f"memory to {name}", peaks[name], peak, "bytes"))
+    return found

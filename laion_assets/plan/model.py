@@ -1,0 +1,160 @@
+"""From a calibration to the cost of any shard, index and search. It knows no set of shards and no host.
+
+- A stage of a shard's run is a fixed cost and one a row: the line through two measured shards.
+- Building an HNSW graph of n vectors takes about n·log n steps, and more of them miss the processor's caches as it
+  grows: core seconds a vector are taken as a line in log n through two measured parts.
+- A search by the index is a fixed cost and one a part, whatever the rows; an exact one is a fixed cost and one a row.
+- Peak memory of merge and load grows with rows up to `FLAT_ROWS`, the rows of an insert's statement, and then no more.
+- Costs a row were measured with two vectors of 512 elements; others are scaled by their elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
+from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES
+from laion_assets.settings import Settings
+from laion_assets.table.index import IndexParameters
+from laion_assets.table.load import PIECE_ROWS
+
+FLAT_ROWS = PIECE_ROWS
+CALIBRATED_VALUES = 2 * 512
+"""Elements of a row's vectors in the calibration."""
+
+QUERY_KINDS = {1: 2, 2: 5}
+"""Kinds of query that a recall report asks, by vector columns."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A fixed cost and one a unit, neither below 0."""
+
+    fixed: float
+    slope: float
+
+    @classmethod
+    def through(cls, small: tuple[float, float], large: tuple[float, float]) -> Line:
+        """Through two points (x, y); where it would start below 0 it starts at 0 and meets the large one."""
+        (x0, y0), (x1, y1) = small, large
+        slope = max(0.0, (y1 - y0) / (x1 - x0))
+        fixed = y1 - slope * x1
+        return cls(fixed, slope) if fixed >= 0 else cls(0.0, y1 / x1)
+
+    def at(self, x: float) -> float:
+        """Its value."""
+        return self.fixed + self.slope * x
+
+
+@dataclass(frozen=True)
+class Model:
+    """The costs of one calibration under these settings. Seconds are of one shard after the other on one machine."""
+
+    calibration: Calibration
+    settings: Settings
+
+    @cached_property
+    def scale(self) -> float:
+        """Elements of a row's vectors, as a multiple of the calibration's."""
+        dataset = self.settings.dataset
+        return dataset.dimension * len(dataset.vector_columns) / CALIBRATED_VALUES
+
+    @cached_property
+    def parameters(self) -> IndexParameters:
+        """Those that the indexes will have."""
+        return IndexParameters.of(self.settings)
+
+    def stage_seconds(self, stage: str, rows: int) -> float:
+        """Wall seconds of one of `SHARD_STAGES` for a shard, the transfer of its files left out."""
+        return self._of_shard(lambda cost: cost.seconds[stage], rows)
+
+    def stage_core_seconds(self, stage: str, rows: int) -> float:
+        """Core seconds of the same."""
+        return self._of_shard(lambda cost: cost.core_seconds[stage], rows)
+
+    def merged_bytes(self, rows: int) -> int:
+        """Of a shard's merged file."""
+        return round(self._of_shard(lambda cost: float(cost.merged_bytes), rows))
+
+    def table_bytes(self, rows: int) -> int:
+        """Of a shard's partition without indexes."""
+        return round(self._of_shard(lambda cost: float(cost.table_bytes), rows))
+
+    def shard_peak_bytes(self, rows: int) -> int:
+        """Resident memory of the process that runs a shard, at its largest stage."""
+        peak = self._line(lambda cost: float(max(cost.peak_bytes.values())))
+        return round(peak.at(min(rows, FLAT_ROWS) * self.scale))
+
+    def index_bytes(self, rows: int) -> int:
+        """Of both graphs over so many rows, on disk and in memory: table/index.py's formula."""
+        dataset = self.settings.dataset
+        return round(rows * len(dataset.vector_columns) * self.parameters.bytes_a_vector(dataset.dimension))
+
+    def index_core_seconds(self, rows: int) -> float:
+        """Of building both graphs of one part."""
+        if not rows:
+            return 0.0
+        return 2 * rows * self._index_line.at(math.log2(rows)) * self.scale * self._other_parameters
+
+    def index_seconds(self, rows: int) -> float:
+        """Wall time of the same: as many cores work as did in the calibration, after a fixed time a part."""
+        small, large = self.calibration.indexes
+        cores_used = large.core_seconds / large.seconds
+        fixed = max(0.0, (small.seconds - small.core_seconds / cores_used) / small.parts)
+        return fixed + self.index_core_seconds(rows) / cores_used
+
+    def index_peak_bytes(self, largest_part: int) -> int:
+        """Resident memory while the graphs of the largest part are built: both, and what the process has besides."""
+        base = min(cost.peak_bytes - _graph_bytes(cost) for cost in self.calibration.indexes)
+        return round(max(0.0, base)) + self.index_bytes(largest_part)
+
+    def search_seconds(self, parts: int) -> float:
+        """One search by the index."""
+        one, many = self.calibration.searches
+        return Line.through((one.parts, one.search), (many.parts, many.search)).at(parts)
+
+    def exact_seconds(self, rows: int) -> float:
+        """One exact search."""
+        few, many = self.calibration.exact
+        return Line.through((few.rows, few.seconds), (many.rows, many.seconds)).at(rows * self.scale)
+
+    def recall_seconds(self, rows: int, parts: int) -> float:
+        """A recall report: true neighbours of all its queries, then every query at every search setting."""
+        if not rows:
+            return 0.0
+        one, many = self.calibration.searches
+        queries = self.settings.recall_queries
+        kinds = QUERY_KINDS[len(self.settings.dataset.vector_columns)]
+        searches = kinds * len(DEFAULT_GRID) * (queries + (queries + 3) // 4)
+        search = Line.through((one.parts, one.report_search), (many.parts, many.report_search)).at(parts)
+        true_neighbours = max(cost.true_neighbours / cost.rows for cost in (one, many)) * rows * self.scale
+        return true_neighbours + searches * search + kinds * EXACT_SEARCHES * self.exact_seconds(rows)
+
+    @cached_property
+    def _index_line(self) -> Line:
+        small, large = self.calibration.indexes
+        return Line.through((math.log2(small.rows), _a_vector(small)), (math.log2(large.rows), _a_vector(large)))
+
+    @cached_property
+    def _other_parameters(self) -> float:
+        """What the wanted parameters cost, as a multiple of the calibration's: 1 where they are the same."""
+        return self.parameters.core_seconds(1, 512) / self.calibration.index.core_seconds(1, 512)
+
+    def _of_shard(self, value: Callable[[ShardCost], float], rows: int) -> float:
+        line = self._line(value)
+        return line.fixed + line.slope * rows * self.scale
+
+    def _line(self, value: Callable[[ShardCost], float]) -> Line:
+        small, large = self.calibration.shards
+        return Line.through((small.rows, value(small)), (large.rows, value(large)))
+
+
+def _a_vector(cost: IndexCost) -> float:
+    return cost.core_seconds / (2 * cost.rows * cost.parts)
+
+
+def _graph_bytes(cost: IndexCost) -> float:
+    return 2 * cost.rows * cost.memory_bytes_a_vector

@@ -1,0 +1,290 @@
+"""A plan: what loading a set of shards will cost on so many hosts, and what will not do. It measures nothing.
+
+All of it is for one shard after the other on each host, as `laion-assets load` works.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from laion_assets.machine import Machine
+from laion_assets.plan.bandwidth import Bandwidth
+from laion_assets.plan.calibration import SHARD_STAGES
+from laion_assets.plan.model import Model
+from laion_assets.plan.sizes import ShardSize
+from laion_assets.settings import Settings
+from laion_assets.table.cover import CACHE_FACTOR
+from laion_assets.table.index import IndexParameters
+from laion_assets.table.schema import PartitionState
+
+STAGES = (*SHARD_STAGES, "index", "recall")
+
+OTHER_PARAMETERS = tuple(IndexParameters(name, 16, 64) for name in ("bf16", "i8", "b1"))
+"""The ways to a smaller index that a plan shows beside the one that is asked for."""
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """One shard: rows, bytes of its files in each place, and seconds of each of `SHARD_STAGES`."""
+
+    shard: int
+    rows: int
+    origin: str
+    raw_bytes: int
+    merged_bytes: int
+    table_bytes: int
+    index_bytes: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage over the whole load: wall seconds of the host with most to do, core seconds of all hosts."""
+
+    seconds: float
+    core_seconds: float
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes that the load adds on the disk of the host with most to do: at its peak, and when all is done, index too.
+
+    `chosen` marks what the settings ask for.
+    """
+
+    keep_raw: bool
+    keep_merged: bool
+    peak_bytes: int
+    rest_bytes: int
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class IndexChoice:
+    """What other index parameters would take, over all that will be loaded, on all hosts together."""
+
+    parameters: str
+    memory_bytes: int
+    core_seconds: float
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of resident memory on the host with most to do: while a shard is loaded, while its largest partition is
+    indexed, and what all graphs take when they are searched, by size and as the index cache counts them."""
+
+    load_bytes: int
+    index_build_bytes: int
+    graphs_bytes: int
+    cache_bytes: int
+    machine_bytes: int
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """A plan. `shards` are those to be loaded; `already` were in the table and are subtracted. `index_rows` are the rows
+    of all partitions that will be indexed."""
+
+    made_at: float
+    dataset: str
+    hosts: int
+    shards: list[PlannedShard]
+    already: list[int]
+    index_rows: int
+    fetch_bytes: int
+    bandwidth: Bandwidth
+    stages: dict[str, StageCost]
+    disks: list[DiskUse]
+    free_bytes: int
+    memory: MemoryUse
+    choices: list[IndexChoice]
+    search_seconds: float
+    exact_seconds: float
+    calibrated: str
+    calibrated_here: bool
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Of the shards to be loaded."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all stages."""
+        return sum(stage.seconds for stage in self.stages.values())
+
+    def as_json(self) -> dict[str, object]:
+        """For machines."""
+        return {**asdict(self), "rows": self.rows, "seconds": self.seconds}
+
+
+def make_plan(
+    model: Model,
+    sizes: Sequence[ShardSize],
+    loaded: Sequence[PartitionState],
+    bandwidth: Bandwidth,
+    *,
+    free_bytes: int,
+    hosts: int = 1,
+    already: Sequence[int] = (),
+) -> LoadPlan:
+    """The plan for shards of these sizes on top of what is `loaded`, dealt out to `hosts` equal machines.
+
+    Partitions that are loaded and have no index are planned for the index as well, on the first host.
+    """
+    shards = [_planned(model, size, bandwidth) for size in sizes]
+    # The host with most to do gets every hosts-th shard, from the largest on.
+    share = sorted(shards, key=lambda shard: -shard.rows)[::hosts]
+    stages = {name: _shard_stage(model, name, shards, share) for name in SHARD_STAGES}
+    stages |= _table_stages(model, shards, share, loaded, hosts)
+    rows_here = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
+    parts_here = len(share) + len(loaded)
+    memory = _memory(model, share, loaded, rows_here)
+    rows = sum(shard.rows for shard in shards) + sum(state.rows for state in loaded)
+    plan = LoadPlan(
+        made_at=time.time(),
+        dataset=model.settings.dataset.name,
+        hosts=hosts,
+        shards=shards,
+        already=sorted(already),
+        index_rows=sum(size.rows for size in sizes) + sum(state.rows for state in loaded if not state.index_bytes),
+        fetch_bytes=sum(shard.raw_bytes for shard in shards),
+        bandwidth=bandwidth,
+        stages=stages,
+        disks=_disks(model.settings, share),
+        free_bytes=free_bytes,
+        memory=memory,
+        choices=[_choice(model, parameters, rows, parts_here * hosts) for parameters in OTHER_PARAMETERS],
+        search_seconds=model.search_seconds(parts_here),
+        exact_seconds=model.exact_seconds(rows_here),
+        calibrated=str(model.calibration),
+        calibrated_here=model.calibration.is_of(model.settings),
+    )
+    plan.warnings.extend(_warnings(model, plan))
+    return plan
+
+
+def _planned(model: Model, size: ShardSize, bandwidth: Bandwidth) -> PlannedShard:
+    seconds = {name: model.stage_seconds(name, size.rows) for name in SHARD_STAGES}
+    seconds["fetch"] += bandwidth.seconds(size.raw_bytes)
+    return PlannedShard(
+        size.shard,
+        size.rows,
+        size.origin,
+        size.raw_bytes,
+        model.merged_bytes(size.rows),
+        model.table_bytes(size.rows) if _embedded(model.settings) else 0,
+        model.index_bytes(size.rows) if _embedded(model.settings) else 0,
+        seconds,
+    )
+
+
+def _shard_stage(model: Model, name: str, shards: list[PlannedShard], share: list[PlannedShard]) -> StageCost:
+    return StageCost(
+        sum(shard.seconds[name] for shard in share),
+        sum(model.stage_core_seconds(name, shard.rows) for shard in shards),
+    )
+
+
+def _table_stages(
+    model: Model, shards: list[PlannedShard], share: list[PlannedShard], loaded: Sequence[PartitionState], hosts: int
+) -> dict[str, StageCost]:
+    """The index of every partition that lacks it, then one recall report a host."""
+    lacking = [state.rows for state in loaded if not state.index_bytes]
+    seconds = sum(model.index_seconds(rows) for rows in [*(shard.rows for shard in share), *lacking])
+    cores = sum(model.index_core_seconds(rows) for rows in [*(shard.rows for shard in shards), *lacking])
+    rows = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
+    recall = model.recall_seconds(rows, len(share) + len(loaded))
+    return {"index": StageCost(seconds, cores), "recall": StageCost(recall, recall * hosts)}
+
+
+def _disks(settings: Settings, share: list[PlannedShard]) -> list[DiskUse]:
+    return [
+        DiskUse(raw, merged, *_disk(share, raw, merged), (raw, merged) == (settings.keep_raw, settings.keep_merged))
+        for raw in (False, True)
+        for merged in (True, False)
+    ]
+
+
+def _disk(share: list[PlannedShard], keep_raw: bool, keep_merged: bool) -> tuple[int, int]:
+    """Bytes at the peak and at rest. While a shard is loaded its staging table holds its rows twice for a moment, as
+    inserted and as the one part; the worst case is the largest shard as the last one."""
+    most = rest = index = 0
+    for shard in share:
+        kept = shard.raw_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes
+        loading = shard.raw_bytes * keep_raw + shard.merged_bytes + 2 * shard.table_bytes
+        most = max(most, max(shard.raw_bytes + shard.merged_bytes, loading) - kept)
+        rest += kept
+        index += shard.index_bytes
+    return max(rest + most, rest + index), rest + index
+
+
+def _memory(model: Model, share: list[PlannedShard], loaded: Sequence[PartitionState], rows_here: int) -> MemoryUse:
+    largest = max((shard.rows for shard in share), default=0)
+    lacking = max((state.rows for state in loaded if not state.index_bytes), default=0)
+    graphs = model.index_bytes(rows_here)
+    return MemoryUse(
+        load_bytes=model.shard_peak_bytes(largest),
+        index_build_bytes=model.index_peak_bytes(max(largest, lacking)),
+        graphs_bytes=graphs,
+        cache_bytes=CACHE_FACTOR * graphs,
+        machine_bytes=Machine.here().memory_bytes,
+    )
+
+
+def _choice(model: Model, parameters: IndexParameters, rows: int, parts: int) -> IndexChoice:
+    dataset = model.settings.dataset
+    vectors = rows * len(dataset.vector_columns)
+    ratio = parameters.core_seconds(1, 512) / model.parameters.core_seconds(1, 512)
+    cores = parts * model.index_core_seconds(rows // max(parts, 1)) * ratio
+    return IndexChoice(str(parameters), round(vectors * parameters.bytes_a_vector(dataset.dimension)), cores)
+
+
+def _warnings(model: Model, plan: LoadPlan) -> list[str]:
+    """What will not do, in plain words with what to do about it."""
+    found = []
+    chosen = next(disk for disk in plan.disks if disk.chosen)
+    if chosen.peak_bytes > plan.free_bytes:
+        enough = [disk for disk in plan.disks if disk.peak_bytes <= plan.free_bytes]
+        way = "keep fewer files" if enough else "more disk, more hosts or fewer shards are needed"
+        needed = f"the load needs {_gb(chosen.peak_bytes)} at its peak, {_gb(plan.free_bytes)} are free"
+        found.append(f"Disk will not do: {needed}; {way}.")
+    memory = plan.memory
+    most = max(memory.load_bytes, memory.index_build_bytes)
+    if most > 0.9 * memory.machine_bytes:
+        found.append(f"Memory will not do: a step needs {_gb(most)}, the machine has {_gb(memory.machine_bytes)}.")
+    if memory.graphs_bytes > 0.8 * memory.machine_bytes:
+        found.append(
+            f"Memory will not do for searching by the index: its graphs take {_gb(memory.graphs_bytes)} a host, the "
+            f"machine has {_gb(memory.machine_bytes)}; other parameters or more hosts are needed (docs/scaling.md)."
+        )
+    elif _embedded(model.settings) and memory.cache_bytes > model.settings.index_cache_bytes:
+        found.append(
+            f"Set LAION_INDEX_CACHE_BYTES to {memory.cache_bytes} at least: the graphs of all partitions are read from "
+            "disk again and again otherwise."
+        )
+    if plan.bandwidth.bytes_per_second is None:
+        found.append(f"The time to fetch is left out: bandwidth is {plan.bandwidth.how}. --bandwidth gives one.")
+    estimated = sum(shard.origin == "estimated" for shard in plan.shards)
+    if estimated:
+        found.append(f"The sizes of {estimated} shards are estimated, not known: --ask asks the source.")
+    if not plan.calibrated_here:
+        found.append(
+            "Times and memory are those of another machine, version or setting: laion-assets plan measures them here."
+        )
+    if not _embedded(model.settings):
+        found.append(
+            "Times of load and index are of the embedded engine here, not of the server; its disk is left out."
+        )
+    return found
+
+
+def _embedded(settings: Settings) -> bool:
+    return settings.clickhouse_url.get_secret_value().startswith("chdb:")
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"

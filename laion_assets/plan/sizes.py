@@ -1,0 +1,88 @@
+"""How large shards are: known, asked from their source, or estimated. It fetches none of them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from laion_assets.dataset import NPY_HEADER_BYTES, Dataset
+from laion_assets.errors import SourceError
+from laion_assets.settings import Settings
+from laion_assets.source.fetch import observe_shard
+
+Origin = Literal["known", "asked", "estimated"]
+
+METADATA_BYTES_A_ROW = 155
+"""Of LAION-400M's Parquet files: about 155 MB for 1,000,448 rows (tensorflow/datasets' checksums of its files)."""
+
+TYPICAL_ROWS = 1_000_448
+"""Rows of 404 of LAION-400M's 410 shards: the guess for a shard of which nothing is known."""
+
+SIDE_BY_SIDE = 8
+"""Shards that are asked for at once."""
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """Rows of a shard, bytes of its raw files, and where the rows are known from."""
+
+    shard: int
+    rows: int
+    raw_bytes: int
+    origin: Origin
+
+
+def shard_sizes(
+    settings: Settings, shards: list[int], *, ask: bool | None = None, typical_rows: int | None = None
+) -> list[ShardSize]:
+    """The size of each of `shards`, in their order.
+
+    `ask` has the source tell the sizes that the dataset does not know; None asks where the first source is a folder.
+    `typical_rows` is the estimate for the others, for example the mean of those that are loaded. Raises `SourceError`
+    when `ask` is true and no source answers.
+    """
+    dataset = settings.dataset
+    asking = is_folder(settings) if ask is None else ask
+    unknown = [shard for shard in shards if dataset.known_rows(shard) is None] if asking else []
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        answers = dict(zip(unknown, pool.map(lambda shard: _asked(settings, shard, bool(ask)), unknown), strict=True))
+    return [answers.get(shard) or _reckoned(dataset, shard, typical_rows or TYPICAL_ROWS) for shard in shards]
+
+
+def is_folder(settings: Settings) -> bool:
+    """Whether shards come from a folder of this machine, so that asking and fetching cost next to nothing."""
+    url = settings.sources[0].url
+    return "://" not in url or url.startswith("file://")
+
+
+def raw_bytes(dataset: Dataset, rows: int) -> int:
+    """Bytes of a shard's raw files by its rows: npy files exactly, metadata as LAION-400M's."""
+    vector_bytes = rows * dataset.dimension * np.dtype(dataset.dtype).itemsize
+    return len(dataset.vector_columns) * (NPY_HEADER_BYTES + vector_bytes) + rows * METADATA_BYTES_A_ROW
+
+
+def _reckoned(dataset: Dataset, shard: int, typical_rows: int) -> ShardSize:
+    known = dataset.known_rows(shard)
+    rows = typical_rows if known is None else known
+    return ShardSize(shard, rows, raw_bytes(dataset, rows), "estimated" if known is None else "known")
+
+
+def _asked(settings: Settings, shard: int, insist: bool) -> ShardSize | None:
+    """What the source says; None where it does not say how long its files are, or does not answer and need not."""
+    try:
+        found = observe_shard(settings, shard)
+    except SourceError:
+        if insist:
+            raise
+        return None
+    sizes = [remote.size for remote in found.values()]
+    image = found["image"].size
+    if image is None:
+        return None
+    dataset = settings.dataset
+    rows = max(0, image - NPY_HEADER_BYTES) // (dataset.dimension * np.dtype(dataset.dtype).itemsize)
+    total = sum(size for size in sizes if size is not None)
+    return ShardSize(shard, rows, total if None not in sizes else raw_bytes(dataset, rows), "asked")

@@ -1,0 +1,207 @@
+"""Measures what shards, indexes and searches cost on this machine, in a process and folders of its own.
+
+It runs the real job on sample shards in a Dagster instance of its own, so that checks and Dagster are in the figures.
+What follows from them is said in plan/.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import dagster as dg
+
+from laion_assets.health.history import CHAIN, recorded_numbers
+from laion_assets.machine import Machine, StepMeter
+from laion_assets.plan.calibration import (
+    SHARD_STAGES,
+    Calibration,
+    ExactCost,
+    IndexCost,
+    SearchCost,
+    ShardCost,
+    calibration_path,
+    keep_calibration,
+    relevant_settings,
+)
+from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES, Plan, evaluate
+from laion_assets.recall.exact import true_neighbours
+from laion_assets.recall.queries import draw_query_sets
+from laion_assets.settings import Settings, load_settings
+from laion_assets.source.sample import write_sample_shard
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.cover import index_sizes
+from laion_assets.table.index import IndexParameters, build_indexes
+from laion_assets.table.schema import partitions
+from laion_assets.table.search import SearchRequest, search
+from laion_assets.table.trial import trial_table
+from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
+from laion_assets.terminal.instance import dagster_instance, make_instance
+from laion_assets.terminal.load import run_shard, shard_job
+
+SMALL_ROWS, LARGE_ROWS = 10_000, 100_000
+"""Of the sample shards: the large one is as many rows as an insert's statement takes, where memory stops growing."""
+
+SHARDS = (SMALL_ROWS, SMALL_ROWS, SMALL_ROWS, LARGE_ROWS, LARGE_ROWS)
+"""The first one pays for what a process does once, and is not counted. The large ones come last: what a process took
+for them it keeps."""
+
+INDEX_ROWS, INDEX_PARTS = 8_000, 4
+"""Indexed as one part and as four."""
+
+SEARCHES = 30
+REPORT = Plan(queries=4, queries_at_100=1)
+
+TOML = 'name = "calibration"\nshards = {shards}\ndimension = 512\n[[sources]]\nurl = "{folder}"\n'
+
+
+def calibrate(settings: Settings) -> Calibration:
+    """Measures, keeps and returns it. Raises what a load raises; nothing of it stays but the calibration.
+
+    A process of its own has the memory of nothing else, and the embedded engine opens one folder a process.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".calibration-", dir=settings.data_dir) as folder,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        calibration = pool.submit(_measure, settings, Path(folder)).result()
+    keep_calibration(calibration, calibration_path(settings))
+    return calibration
+
+
+def _measure(settings: Settings, folder: Path) -> Calibration:
+    logging.disable(logging.CRITICAL)
+    started = time.perf_counter()
+    (folder / "calibration.toml").write_text(TOML.format(shards=len(SHARDS), folder=folder / "sample"))
+    own = load_settings(
+        dataset_name=str(folder / "calibration.toml"),
+        data_dir=folder / "data",
+        source=(),
+        clickhouse=None,
+        manifest=None,
+        extra_columns=(),
+        keep_raw=False,
+        keep_merged=True,
+        hnsw_quantization=settings.hnsw_quantization,
+        hnsw_m=settings.hnsw_m,
+        hnsw_ef_construction=settings.hnsw_ef_construction,
+        vector_codec=settings.vector_codec,
+        index_granularity=settings.index_granularity,
+        recall_queries=settings.recall_queries,
+    )
+    shards = _shard_costs(own, folder)
+    with connect(own) as db:
+        measured = [_index_costs(db, folder, parts) for parts in (INDEX_PARTS, 1)]
+        scan = ExactCost(sum(state.rows for state in partitions(db)), _exact_seconds(db, _vectors(db)))
+    (many, many_searches, _), (one, one_searches, few_rows) = measured
+    return Calibration(
+        made_at=time.time(),
+        machine=Machine.here(),
+        index=IndexParameters.of(settings),
+        settings=relevant_settings(settings),
+        shards=shards,
+        indexes=[many, one],
+        searches=[one_searches, many_searches],
+        exact=[few_rows, scan],
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _shard_costs(settings: Settings, folder: Path) -> list[ShardCost]:
+    """Medians of the shards of each size."""
+    _write_shards(folder / "sample")
+    make_instance(folder / "dagster")
+    back = Path.cwd()
+    costs: dict[int, list[ShardCost]] = {SMALL_ROWS: [], LARGE_ROWS: []}
+    with dagster_instance() as instance:
+        job = shard_job(settings, None)
+        for shard, rows in enumerate(SHARDS):
+            with StepMeter() as meter:
+                outcome = run_shard(job, shard, list(CHAIN), instance)
+            if outcome.error:
+                raise RuntimeError(outcome.error)
+            stages = dict(zip(SHARD_STAGES, (_numbers(instance, asset, shard) for asset in CHAIN), strict=False))
+            seconds = {name: step["seconds"] for name, step in stages.items()}
+            cores = {name: step["core_seconds"] for name, step in stages.items()}
+            seconds["checks"] = meter.seconds - sum(seconds.values())
+            cores["checks"] = meter.core_seconds - sum(cores.values())
+            peaks = {name: int(step["peak_memory_bytes"]) for name, step in stages.items()}
+            merged, table = (int(stages[name]["bytes"]) for name in ("merge", "load"))
+            if shard:
+                costs[rows].append(ShardCost(rows, seconds, cores, peaks, merged, table))
+    os.chdir(back)
+    return [_median(measured) for measured in costs.values()]
+
+
+def _numbers(instance: dg.DagsterInstance, asset: str, shard: int) -> Mapping[str, float]:
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[str(shard)])
+    return recorded_numbers(instance.fetch_materializations(wanted, limit=1).records[0])
+
+
+def _write_shards(folder: Path) -> None:
+    """Shards of one size are one shard's files under several numbers."""
+    first: dict[int, int] = {}
+    for shard, rows in enumerate(SHARDS):
+        if rows not in first:
+            first[rows] = shard
+            write_sample_shard(folder, shard, rows)
+            continue
+        for path in folder.glob(f"*/*_{first[rows]}.*"):
+            os.link(path, path.with_name(path.name.replace(f"_{first[rows]}.", f"_{shard}.")))
+
+
+def _median(costs: list[ShardCost]) -> ShardCost:
+    def middle(values: Callable[[ShardCost], dict[str, float]]) -> dict[str, float]:
+        return {name: statistics.median(values(cost)[name] for cost in costs) for name in values(costs[0])}
+
+    return ShardCost(
+        costs[0].rows,
+        middle(lambda cost: cost.seconds),
+        middle(lambda cost: cost.core_seconds),
+        {name: max(cost.peak_bytes[name] for cost in costs) for name in costs[0].peak_bytes},
+        costs[0].merged_bytes,
+        costs[0].table_bytes,
+    )
+
+
+def _index_costs(db: Database, folder: Path, parts: int) -> tuple[IndexCost, SearchCost, ExactCost]:
+    settings = db.settings
+    with trial_table(
+        db,
+        rows=INDEX_ROWS,
+        partitions=parts,
+        seed=0,
+        index_granularity=settings.index_granularity,
+        parameters=IndexParameters.of(settings),
+    ) as trial:
+        with StepMeter() as meter:
+            built = build_indexes(trial)
+        memory = index_sizes(built.cover).memory_bytes_a_vector
+        index = IndexCost(INDEX_ROWS // parts, parts, meter.seconds, meter.core_seconds, meter.peak_bytes, memory)
+        vectors = _vectors(trial)
+        request = SearchRequest(settings=(("vector_search_with_rescoring", 0),))
+        by_index = statistics.median(search(trial, vector, request).seconds for vector in vectors)
+        exact = ExactCost(INDEX_ROWS, _exact_seconds(trial, vectors))
+        sets = draw_query_sets(trial, settings.recall_queries, 0)
+        neighbours = true_neighbours(trial, sets, 100, folder / f"exact_{parts}").seconds
+        report = evaluate(trial, REPORT, folder=folder / f"report_{parts}")
+    asked = len(report.kinds) * (len(DEFAULT_GRID) * (REPORT.queries + REPORT.queries_at_100) + 1)
+    scanned = len(report.kinds) * min(REPORT.queries, EXACT_SEARCHES) * exact.seconds
+    one = max(0.0, report.seconds - report.exact_seconds - scanned) / asked
+    return index, SearchCost(INDEX_ROWS, parts, by_index, one, neighbours), exact
+
+
+def _vectors(db: Database) -> Vectors:
+    return vectors_of(db, "image", draw_rows(db, SEARCHES, seed=0)).vectors
+
+
+def _exact_seconds(db: Database, vectors: Vectors) -> float:
+    return statistics.median(search(db, vector, SearchRequest(exact=True)).seconds for vector in vectors[:10])

@@ -1,0 +1,189 @@
+"""`laion-assets plan`: what a load will cost, as tables in plain words; and plan against actual. It loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from laion_assets.health.findings import free_bytes
+from laion_assets.plan.bandwidth import Bandwidth, given_bandwidth, tried_bandwidth
+from laion_assets.plan.calibration import (
+    Calibration,
+    calibration_path,
+    read_calibration,
+    reference_calibration,
+)
+from laion_assets.plan.kept import Compared, keep_plan, plan_path
+from laion_assets.plan.model import Model
+from laion_assets.plan.plan import LoadPlan, make_plan
+from laion_assets.plan.sizes import is_folder, shard_sizes
+from laion_assets.settings import Settings
+from laion_assets.table.connect import connect
+from laion_assets.table.schema import PartitionState, partitions
+
+STAGE_WORDS = {
+    "fetch": "fetch the raw files",
+    "merge": "merge them to one file",
+    "load": "load the partition",
+    "checks": "checks, and Dagster itself",
+    "index": "build both indexes",
+    "recall": "measure recall",
+}
+
+
+def plan_load(
+    settings: Settings,
+    shards: list[int],
+    console: Console,
+    *,
+    hosts: int = 1,
+    megabytes_per_second: float | None = None,
+    ask: bool | None = None,
+    recalibrate: bool = False,
+) -> LoadPlan:
+    """The plan for what is missing of `shards`, by a calibration of this machine, which is made where there is none.
+
+    Raises `SourceError` when `ask` is true and no source answers, `TableError` when the table cannot be asked.
+    """
+    with connect(settings) as db:
+        loaded = partitions(db)
+    calibration = None if recalibrate else read_calibration(calibration_path(settings))
+    if calibration is None or not calibration.is_of(settings):
+        calibration = _calibrate(settings, console)
+    bandwidth = None if megabytes_per_second is None else given_bandwidth(megabytes_per_second)
+    return _plan(settings, shards, loaded, calibration, bandwidth, hosts=hosts, ask=ask)
+
+
+def keep_plan_for(settings: Settings, shards: list[int], loaded: Sequence[PartitionState]) -> LoadPlan:
+    """Makes and keeps the plan of a load that begins, by the calibration that is there: it must not wait for one."""
+    kept = read_calibration(calibration_path(settings))
+    calibration = kept if kept is not None and kept.is_of(settings) else reference_calibration()
+    bandwidth = None if is_folder(settings) else Bandwidth(None, "not tried when a load begins")
+    plan = _plan(settings, shards, loaded, calibration, bandwidth)
+    keep_plan(plan, plan_path(settings))
+    return plan
+
+
+def _plan(
+    settings: Settings,
+    shards: list[int],
+    loaded: Sequence[PartitionState],
+    calibration: Calibration,
+    bandwidth: Bandwidth | None,
+    *,
+    hosts: int = 1,
+    ask: bool | None = None,
+) -> LoadPlan:
+    rows = {state.shard: state.rows for state in loaded}
+    missing = [shard for shard in shards if shard not in rows]
+    typical = sum(rows.values()) // len(rows) if rows else None
+    sizes = shard_sizes(settings, missing, ask=ask, typical_rows=typical)
+    if bandwidth is None:
+        nothing = Bandwidth(0.0, "not needed: nothing is missing")
+        bandwidth = tried_bandwidth(settings, missing[0]) if missing else nothing
+    return make_plan(
+        Model(calibration, settings),
+        sizes,
+        loaded,
+        bandwidth,
+        free_bytes=free_bytes(settings.data_dir),
+        hosts=hosts,
+        already=[shard for shard in shards if shard in rows],
+    )
+
+
+def _calibrate(settings: Settings, console: Console) -> Calibration:
+    from laion_assets.terminal.calibrate import calibrate
+
+    with console.status("measuring what this machine takes: sample shards, indexes, searches (about a minute)"):
+        return calibrate(settings)
+
+
+def print_plan(plan: LoadPlan, console: Console) -> None:
+    """The plan as tables, then its warnings."""
+    hosts = f" on {plan.hosts} hosts" if plan.hosts > 1 else ""
+    console.print(f"[bold]{len(plan.shards)} shards of {plan.dataset}, {plan.rows:,} rows{hosts}", highlight=False)
+    if plan.already:
+        console.print(f"{len(plan.already)} of the shards asked for are loaded, and are not in the plan")
+    console.print(f"to fetch: {size(plan.fetch_bytes)}; bandwidth: {plan.bandwidth.how}", highlight=False, markup=False)
+    console.print(_stages_table(plan))
+    console.print(_disk_table(plan))
+    console.print(_memory_table(plan))
+    console.print(
+        f"a search by the index: about {plan.search_seconds * 1e3:,.0f} ms while the graphs fit in memory; an exact "
+        f"one: about {plan.exact_seconds:,.2f} s. Measured {plan.calibrated}.",
+        highlight=False,
+        markup=False,
+    )
+    for warning in plan.warnings:
+        console.print(f"! {warning}", style="yellow", markup=False, highlight=False)
+
+
+def _stages_table(plan: LoadPlan) -> Table:
+    each = " (a host)" if plan.hosts > 1 else ""
+    table = Table("stage", f"wall time{each}", "core hours", title="time, one shard after the other")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, cost in plan.stages.items():
+        table.add_row(STAGE_WORDS[name], duration(cost.seconds), f"{cost.core_seconds / 3600:,.2f}")
+    cores = sum(cost.core_seconds for cost in plan.stages.values())
+    table.add_row("[bold]all", f"[bold]{duration(plan.seconds)}", f"[bold]{cores / 3600:,.2f}")
+    return table
+
+
+def _disk_table(plan: LoadPlan) -> Table:
+    title = f"disk of {'each host' if plan.hosts > 1 else 'the store'}: {size(plan.free_bytes)} free here"
+    table = Table("LAION_KEEP_RAW", "LAION_KEEP_MERGED", "at the peak", "at rest, indexes too", "", title=title)
+    for disk in plan.disks:
+        fits = "" if disk.peak_bytes <= plan.free_bytes else "[red]does not fit"
+        words = ", ".join(word for word in ("as set" if disk.chosen else "", fits) if word)
+        names = (str(kept).lower() for kept in (disk.keep_raw, disk.keep_merged))
+        table.add_row(*names, size(disk.peak_bytes), size(disk.rest_bytes), words)
+    return table
+
+
+def _memory_table(plan: LoadPlan) -> Table:
+    memory = plan.memory
+    table = Table("memory", "", title=f"memory: {size(memory.machine_bytes)} here")
+    table.columns[1].justify = "right"
+    table.add_row("to load a shard", size(memory.load_bytes))
+    table.add_row("to index a partition", size(memory.index_build_bytes))
+    table.add_row("all graphs, to search by the index", size(memory.graphs_bytes))
+    for choice in plan.choices:
+        core_hours = f"{choice.core_seconds / 3600:,.1f} core hours"
+        table.add_row(f"– of all hosts, with {choice.parameters}", f"{size(choice.memory_bytes)}, {core_hours}")
+    return table
+
+
+def comparison_table(compared: Sequence[Compared]) -> Table:
+    """Plan against actual."""
+    table = Table("", "planned", "actual", "plan's error", title="the plan of the last load against what happened")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in compared:
+        table.add_row(one.name, *shown(one), f"{one.error:+.0%}")
+    return table
+
+
+def shown(compared: Compared) -> tuple[str, str]:
+    """Planned and actual, in words."""
+    say = duration if compared.unit == "s" else size
+    return say(compared.planned), say(compared.actual)
+
+
+def size(count: float) -> str:
+    """Bytes, in the unit that suits them."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count / 1e3:,.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, in the unit that suits them."""
+    for factor, unit, least in ((86_400, "days", 2), (3600, "h", 2), (60, "min", 2)):
+        if seconds >= least * factor:
+            return f"{seconds / factor:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
