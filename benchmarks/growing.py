@@ -9,18 +9,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dagster import DagsterRunStatus
 from rich.console import Console
 
 from benchmarks.stage import StageReport
 from laion_assets.settings import Settings, load_settings
+from laion_assets.shard.merge import merge_shard
+from laion_assets.shard.store import ShardStore
+from laion_assets.source.fetch import fetch_shard
 from laion_assets.table.connect import connect
 from laion_assets.table.cover import index_cover
 from laion_assets.table.index import build_indexes
+from laion_assets.table.load import load_partition
 from laion_assets.table.search import SearchRequest, search
 from laion_assets.table.vectors import draw_rows, vectors_of
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import load
 from laion_assets.terminal.status import read_status
+from laion_assets_tests.automation.recorded import Recorder
+
+ROWS = 200
+"""Of a tiny shard."""
 
 SEARCHES = 50
 FIELDS = {"hnsw_m": 8, "hnsw_ef_construction": 32, "index_first": 1_000_000}
@@ -28,9 +37,9 @@ FIELDS = {"hnsw_m": 8, "hnsw_ef_construction": 32, "index_first": 1_000_000}
 
 
 def main() -> None:
-    """`python -m benchmarks.growing load|index|look FOLDER [FIRST COUNT]`: FOLDER has `tiny.toml` and the store."""
+    """`python -m benchmarks.growing fill|load|index|look FOLDER [FIRST COUNT]`: FOLDER has `tiny.toml` and the store."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("step", choices=("load", "index", "look"))
+    parser.add_argument("step", choices=("fill", "load", "index", "look"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("first", type=int, nargs="?", default=0)
     parser.add_argument("count", type=int, nargs="?", default=0)
@@ -38,13 +47,30 @@ def main() -> None:
     folder = given.folder.absolute()
     settings = load_settings(dataset_name=str(folder / "tiny.toml"), data_dir=folder / "data", **FIELDS)
     report = StageReport()
-    if given.step == "load":
-        _load(settings, folder, range(given.first, given.first + given.count), report)
+    shards = range(given.first, given.first + given.count)
+    if given.step == "fill":
+        _fill(settings, folder, shards)
+    elif given.step == "load":
+        _load(settings, folder, shards, report)
     elif given.step == "index":
         _index(settings, report)
     else:
         _look(settings, folder, report)
     report.close()
+
+
+def _fill(settings: Settings, folder: Path, shards: range) -> None:
+    """Partitions as a load makes them, and in Dagster's history a run and the materializations of each."""
+    make_instance(folder / "dagster")
+    store = ShardStore(settings.data_dir, settings.dataset)
+    with dagster_instance() as instance, connect(settings) as db:
+        recorder = Recorder(instance, settings)
+        for shard in shards:
+            fetch_shard(settings, shard, store.raw_folder)
+            load_partition(db, merge_shard(store, shard, max_bad_fraction=0.01))
+            store.remove_raw(shard)
+            recorder.load(shard, rows=ROWS)
+            recorder.run(shard, DagsterRunStatus.SUCCESS)
 
 
 def _load(settings: Settings, folder: Path, shards: range, report: StageReport) -> None:

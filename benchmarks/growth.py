@@ -7,16 +7,17 @@ rows: what it lists, what it reads again, and what the engine and Dagster keep.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import alone, orchestration
+from benchmarks.growing import ROWS
 from benchmarks.process import Measured, measure, python
 from laion_assets.source.sample import write_sample_shard
 
-ROWS = 200
 NEXT = 4
 """Shards that are loaded at each step, one call each: the first of a process is not counted."""
 
@@ -25,10 +26,10 @@ QUICK_STEPS = (1, 5)
 EVENTS, QUICK_EVENTS = (1_230, 12_300), (1_230, 2_460)
 
 ABOUT = f"""\
-Shards of {ROWS} rows are loaded as `laion-assets load N` loads them: raw, merged, checked, swapped in, with every
-check, in one Dagster instance (SQLite). At each number of loaded partitions a fresh process loads {NEXT} more, one call
-each; the first call of the process is left out, the median of the others counts, and peak memory is that of the process
-(anonymous). Then the new partitions are indexed (M 8), 50 searches are asked, and the state is read that
+Shards of {ROWS} rows are merged and loaded, and Dagster's instance (SQLite) gets a run and three materializations of
+each. At each number of loaded partitions a fresh process loads {NEXT} more as `laion-assets load N` does, one call
+each: fetched, merged, checked, swapped in, with every check. The first call of the process is left out, the median of
+the others counts, and peak memory is that of the process (anonymous). Then the new partitions are indexed (M 8), 50 searches are asked, and the state is read that
 `laion-assets status` shows. CPU seconds are what is left to compare where the machine is not quiet."""
 
 
@@ -90,11 +91,11 @@ def _partitions(report: alone.GrowingReport, numbers: tuple[int, ...]) -> list[S
         f'name = "tiny"\nshards = {numbers[-1] + NEXT}\ndimension = 512\n[[sources]]\nurl = "{folder / "sample"}"\n'
     )
     for shard in range(numbers[-1] + NEXT):
-        write_sample_shard(folder / "sample", shard, ROWS)
+        _link_shard(folder / "sample", shard)
     steps: list[Step] = []
     there = 0
     for number in numbers:
-        _program("load", folder, there, number - there)
+        _program("fill", folder, there, number - there)
         _program("index", folder)
         load = _program("load", folder, number, NEXT)
         step = Step(number, load, _program("index", folder), _program("look", folder))
@@ -104,6 +105,15 @@ def _partitions(report: alone.GrowingReport, numbers: tuple[int, ...]) -> list[S
         report.table("With so many partitions loaded", [HEAD, *(one.cells() for one in steps)])
         report.raw(f"{number} partitions", {"load": load.result, "index": step.index.result, "look": step.look.result})
     return steps
+
+
+def _link_shard(folder: Path, shard: int) -> None:
+    """All shards are one shard's files under their numbers: ids come from the number."""
+    if shard == 0:
+        write_sample_shard(folder, 0, ROWS)
+        return
+    for path in folder.glob("*/*_0.*"):
+        os.link(path, path.with_name(path.name.replace("_0.", f"_{shard}.")))
 
 
 def _figures(report: alone.GrowingReport, steps: list[Step]) -> None:

@@ -24,6 +24,11 @@ class Bandwidth:
     bytes_per_second: float | None
     how: str
 
+    @property
+    def copies(self) -> bool:
+        """Whether files take bytes of the store's disk."""
+        return self.bytes_per_second != 0
+
     def seconds(self, size: int) -> float:
         """Seconds for so many bytes; 0 where nothing is copied, or nothing is known."""
         return size / self.bytes_per_second if self.bytes_per_second else 0.0

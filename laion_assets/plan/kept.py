@@ -96,7 +96,7 @@ def compare(plan: LoadPlan, happened: Happened, *, keep_raw: bool, keep_merged: 
     together = sum(planned[name] for name in names), sum(happened.seconds[name] for name in names)
     found.append(Compared("time", *together, "s"))
     found.append(Compared("bytes of the source", sum(shard.raw_bytes for shard in done), happened.raw_bytes, "bytes"))
-    rest = sum(shard.raw_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes for shard in done)
+    rest = sum(shard.raw_disk_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes for shard in done)
     rest += round(sum(shard.index_bytes for shard in plan.shards) * min(indexed, 1.0))
     found.append(Compared("disk", rest, happened.disk_bytes, "bytes"))
     peaks = {"load": plan.memory.load_bytes, "index": plan.memory.index_build_bytes}

@@ -27,12 +27,16 @@ OTHER_PARAMETERS = tuple(IndexParameters(name, 16, 64) for name in ("bf16", "i8"
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """One shard: rows, bytes of its files in each place, and seconds of each of `SHARD_STAGES`."""
+    """One shard: rows, bytes of its files in each place, and seconds of each of `SHARD_STAGES`.
+
+    `raw_bytes` are to be fetched; `raw_disk_bytes` are what they take in the store: none where they are linked.
+    """
 
     shard: int
     rows: int
     origin: str
     raw_bytes: int
+    raw_disk_bytes: int
     merged_bytes: int
     table_bytes: int
     index_bytes: int
@@ -84,8 +88,8 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """A plan. `shards` are those to be loaded; `already` were in the table and are subtracted. `index_rows` are the rows
-    of all partitions that will be indexed."""
+    """A plan. `shards` are those to be loaded; `already` were in the table and are subtracted. `index_rows` are the
+    rows of all partitions that will be indexed."""
 
     made_at: float
     dataset: str
@@ -175,6 +179,7 @@ def _planned(model: Model, size: ShardSize, bandwidth: Bandwidth) -> PlannedShar
         size.rows,
         size.origin,
         size.raw_bytes,
+        size.raw_bytes if bandwidth.copies else 0,
         model.merged_bytes(size.rows),
         model.table_bytes(size.rows) if _embedded(model.settings) else 0,
         model.index_bytes(size.rows) if _embedded(model.settings) else 0,
@@ -214,9 +219,9 @@ def _disk(share: list[PlannedShard], keep_raw: bool, keep_merged: bool) -> tuple
     inserted and as the one part; the worst case is the largest shard as the last one."""
     most = rest = index = 0
     for shard in share:
-        kept = shard.raw_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes
-        loading = shard.raw_bytes * keep_raw + shard.merged_bytes + 2 * shard.table_bytes
-        most = max(most, max(shard.raw_bytes + shard.merged_bytes, loading) - kept)
+        kept = shard.raw_disk_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes
+        loading = shard.raw_disk_bytes * keep_raw + shard.merged_bytes + 2 * shard.table_bytes
+        most = max(most, max(shard.raw_disk_bytes + shard.merged_bytes, loading) - kept)
         rest += kept
         index += shard.index_bytes
     return max(rest + most, rest + index), rest + index

@@ -1,0 +1,89 @@
+"""Benchmark: how far `laion-assets plan` is from what happens, for a load of shards that it had not seen.
+
+`python -m benchmarks.plan [--quick]`. First a plan, calibration included, then the load, the index and the recall
+report that it planned, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import alone
+from benchmarks.process import measure, python
+from laion_assets.source.sample import write_sample_shard
+
+ROWS = (20_000, 50_000, 35_000, 28_000, 44_000, 31_000, 23_000, 47_000, 39_000, 26_000)
+QUICK_ROWS = (6_000, 15_000, 9_000)
+SEED = 77
+"""Another than the calibration's: its shards are others."""
+
+GOAL = 0.20
+
+ABOUT = """\
+A plan is made for shards of {least:,} to {most:,} rows ({count} shards, {rows:,} rows) that no calibration has seen,
+by a calibration on this machine just before. Then they are loaded by `laion-assets load`, indexed, and their recall is
+measured. An error is planned / actual − 1; what is wanted is an error of at most {goal:.0%} either way. Peak disk is
+looked at every 0.2 s, memory is the peak of resident memory (VmHWM) of each step's process."""
+
+
+def main() -> None:
+    """Measures all of it."""
+    parser = alone.parser(__doc__, "plan")
+    parser.add_argument("--quick", action="store_true", help="few shards and a fast index, to see that all works")
+    given = parser.parse_args()
+    counts = QUICK_ROWS if given.quick else ROWS
+    about = ABOUT.format(least=min(counts), most=max(counts), count=len(counts), rows=sum(counts), goal=GOAL)
+    with alone.reported("plan", about, given) as report:
+        folder = report.scratch
+        (folder / "sample.toml").write_text(
+            f'name = "planned"\nshards = {len(counts)}\ndimension = 512\n[[sources]]\nurl = "{folder / "sample"}"\n'
+        )
+        for shard, rows in enumerate(counts):
+            write_sample_shard(folder / "sample", shard, rows, seed=SEED)
+        extra = ["--quick"] if given.quick else []
+        report.say("shards are written")
+        planned = measure(python("benchmarks.planned", "plan", folder, *extra))
+        report.say(f"planned in {planned.wall:.0f} s")
+        report.raw("plan", planned.result)
+        loaded = measure(python("benchmarks.planned", "load", folder, *extra))
+        report.raw("load", loaded.result)
+        _show(report, planned.result, loaded.result, planned.wall, (planned.others, loaded.others))
+
+
+def _show(
+    report: alone.GrowingReport,
+    planned: dict[str, Any],
+    loaded: dict[str, Any],
+    seconds: float,
+    others: tuple[float, float],
+) -> None:
+    errors = {one["name"]: abs(one["error"]) for one in loaded["compared"]}
+    errors["peak of disk"] = abs(loaded["disk_peak_planned"] / loaded["disk_peak"] - 1)
+    errors["time of the load by its caller's clock"] = abs(loaded["loading_planned"] / loaded["loading"] - 1)
+    wanted = (
+        "time",
+        "time of the load by its caller's clock",
+        "disk",
+        "peak of disk",
+        "memory to load",
+        "memory to index",
+    )
+    for name in wanted:
+        report.figure(f"error of the plan: {name}", errors[name], sign="≤", goal=GOAL, form=".2f")
+    calibrated = planned["calibration"]["seconds"]
+    report.figure("calibration", calibrated, "s", sign="≤", goal=60, form=".0f")
+    report.note(
+        f"Others' cores: {others[0]:.2f} during the plan, {others[1]:.2f} during the load. "
+        f"The plan took {seconds:.0f} s in all."
+    )
+    head = ["", "planned", "actual", "error"]
+    rows = [
+        [one["name"], *(f"{one[key] / (1e6 if one['unit'] == 'bytes' else 1):,.1f}" for key in ("planned", "actual")),
+         f"{one['error']:+.0%}"]
+        for one in loaded["compared"]
+    ]  # fmt: skip
+    report.table("Plan against actual (s, MB)", [head, *rows])
+
+
+if __name__ == "__main__":
+    main()

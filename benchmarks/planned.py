@@ -1,0 +1,120 @@
+"""Measured program: plans a load of sample shards, or makes it, with index and recall. It compares nothing."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.stage import StageReport
+from laion_assets.plan.calibration import calibration_path, read_calibration
+from laion_assets.plan.kept import plan_path, read_plan
+from laion_assets.settings import Settings, load_settings
+from laion_assets.terminal.index import build_and_measure
+from laion_assets.terminal.instance import dagster_instance, make_instance
+from laion_assets.terminal.load import load
+from laion_assets.terminal.plan import plan_load
+from laion_assets.terminal.status import read_status
+
+LOOK_SECONDS = 0.2
+QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 20}
+
+
+def main() -> None:
+    """`python -m benchmarks.planned plan|load FOLDER [--quick]`: FOLDER has `sample.toml`, shards and the store."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("step", choices=("plan", "load"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    folder = given.folder.absolute()
+    fields = QUICK if given.quick else {}
+    settings = load_settings(dataset_name=str(folder / "sample.toml"), data_dir=folder / "data", **fields)
+    report = StageReport()
+    if given.step == "plan":
+        shards = list(range(settings.dataset.shards))
+        with report.phase("plan, calibration included"):
+            plan = plan_load(settings, shards, Console(file=io.StringIO()))
+        calibration = read_calibration(calibration_path(settings))
+        report.say(plan=plan.as_json(), calibration=None if calibration is None else asdict(calibration))
+    else:
+        _load(settings, folder, report)
+    report.close()
+
+
+def _load(settings: Settings, folder: Path, report: StageReport) -> None:
+    make_instance(folder / "dagster")
+    console = Console(file=io.StringIO())
+    with dagster_instance() as instance, _DiskWatch(settings.data_dir) as disk:
+        started = time.perf_counter()
+        if not load(settings, list(range(settings.dataset.shards)), instance, console, again=False):
+            raise RuntimeError("not all shards were loaded")
+        loading = time.perf_counter() - started
+        if not build_and_measure(settings, instance, console):
+            raise RuntimeError("no index")
+        both = time.perf_counter() - started
+        compared = read_status(settings, instance).plan
+    kept = read_plan(plan_path(settings))
+    if kept is None:
+        raise RuntimeError("no plan was kept")
+    peak = next(one.peak_bytes for one in kept.disks if one.chosen)
+    report.say(
+        compared=[asdict(one) | {"error": one.error} for one in compared],
+        loading=loading,
+        loading_planned=kept.seconds - kept.stages["index"].seconds - kept.stages["recall"].seconds,
+        all=both,
+        all_planned=kept.seconds,
+        disk_peak=disk.peak,
+        disk_peak_planned=peak,
+        calibrated_here=kept.calibrated_here,
+    )
+
+
+class _DiskWatch(threading.Thread):
+    """Looks at the bytes of a folder now and then: each file once, and none that is the second name of one outside."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._folder = folder
+        self._ended = threading.Event()
+        self._before = _bytes_of(folder)
+        self._most = 0
+
+    def __enter__(self) -> _DiskWatch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        """Until the block ends."""
+        while not self._ended.wait(LOOK_SECONDS):
+            self._most = max(self._most, _bytes_of(self._folder))
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were added."""
+        return self._most - self._before
+
+
+def _bytes_of(folder: Path) -> int:
+    sizes: dict[int, int] = {}
+    for path in folder.rglob("*"):
+        try:
+            facts = path.lstat()
+        except OSError:
+            continue
+        if path.parent.name != "raw" or facts.st_nlink == 1:
+            sizes[facts.st_ino] = facts.st_size
+    return sum(sizes.values())
+
+
+if __name__ == "__main__":
+    main()
