@@ -37,7 +37,7 @@ FIELDS = {"hnsw_m": 8, "hnsw_ef_construction": 32, "index_first": 1_000_000}
 
 
 def main() -> None:
-    """`python -m benchmarks.growing fill|load|index|look FOLDER [FIRST COUNT]`: FOLDER has `tiny.toml` and the store."""
+    """`python -m benchmarks.growing fill|load|index|look FOLDER [FIRST COUNT]`: FOLDER has `tiny.toml`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=("fill", "load", "index", "look"))
     parser.add_argument("folder", type=Path)

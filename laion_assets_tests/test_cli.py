@@ -20,12 +20,14 @@ import typer
 from typer.testing import CliRunner
 
 from laion_assets.cli import app
+from laion_assets.plan.calibration import calibration_path, keep_calibration
 from laion_assets.settings import load_settings
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.index import standing_report
 from laion_assets.terminal.instance import make_instance
 from laion_assets_tests.conftest import SAMPLE_ROWS, Shard, copy_sample
+from laion_assets_tests.plan.made_up import calibration
 from laion_assets_tests.table.loaded import holder
 
 SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
@@ -165,6 +167,35 @@ def test_status_answers_at_once_while_another_process_holds_the_table(story: Sto
     assert told["no_shards_left_failed"] is True
     assert f"table: not looked at (embedded ClickHouse in {story.workspace.folder}" in shown.stdout
     assert f"held by process {process.pid}" in shown.stdout
+
+
+def test_status_holds_the_plan_of_the_last_load_against_what_happened(story: Story) -> None:
+    plan = {one["name"]: one for one in json.loads(story.workspace.run("status", "--json").stdout)["plan"]}
+    assert {"fetch", "merge", "load", "checks", "time", "disk", "memory to load"} <= set(plan)
+    raw = sum(path.stat().st_size for path in (story.workspace.folder / "source").glob("*/*_1.*"))
+    assert plan["bytes of the source"]["planned"] == plan["bytes of the source"]["actual"] == raw, "shard 1 was left"
+    assert all(plan[name]["actual"] > 0 for name in ("merge", "load", "checks", "disk", "memory to load"))
+
+
+def test_a_plan_leaves_out_what_is_loaded_and_says_so(story: Story) -> None:
+    settings = load_settings(dataset_name="sample", data_dir=story.workspace.folder / "data")
+    keep_calibration(calibration(settings), calibration_path(settings))
+    plan = json.loads(story.workspace.run("plan", "0-3", "--json").stdout)
+    assert plan["already"] == [0, 1, 2]
+    assert [(shard["shard"], shard["rows"], shard["origin"]) for shard in plan["shards"]] == [
+        (3, SAMPLE_ROWS[3], "asked")
+    ]
+    shown = story.workspace.run("plan", "0-3", "--hosts", "2", "--bandwidth", "10")
+    assert shown.returncode == 0, shown
+    for said in (
+        "3 of the shards asked for are loaded",
+        "10 MB/s as given",
+        "on 2 hosts",
+        "LAION_KEEP_MERGED",
+        "at rest",
+    ):
+        assert said in shown.stdout
+    assert story.workspace.partitions() == story.after_second, "a plan loads nothing"
 
 
 def test_status_is_shown_as_a_table(story: Story) -> None:
@@ -328,7 +359,7 @@ def test_without_arguments_the_command_shows_its_help(tmp_path: Path) -> None:
 
 
 def test_there_are_the_commands_that_the_readme_promises() -> None:
-    assert {"demo", "sample", "load", "search", "status"} <= set(COMMANDS)
+    assert {"demo", "sample", "load", "plan", "search", "status"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

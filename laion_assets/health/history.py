@@ -39,15 +39,16 @@ ACTIVE: dict[DagsterRunStatus, ShardState] = {
 
 @dataclass
 class ShardHistory:
-    """One shard. `seconds` is by asset of the chain; `raw_bytes` are its source's files, `peak_bytes` the most resident
-    memory of a step; `loaded_at` is a Unix time; `failures` counts the runs that failed or were canceled since the last
-    one that succeeded."""
+    """One shard. `seconds` is by asset of the chain, `core_seconds` are of all of it; `raw_bytes` are its source's files,
+    `peak_bytes` the most resident memory of a step; `loaded_at` is a Unix time; `failures` counts the runs that failed
+    or were canceled since the last one that succeeded."""
 
     key: str
     state: ShardState = "missing"
     rows: int = 0
     quarantined: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    core_seconds: float = 0.0
     raw_bytes: int = 0
     peak_bytes: int = 0
     loaded_at: float | None = None
@@ -101,6 +102,7 @@ def recorded_numbers(record: dg.EventLogRecord) -> defaultdict[str, float]:
 def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLogRecord) -> None:
     numbers = recorded_numbers(record)
     history.seconds[asset] = numbers["seconds"]
+    history.core_seconds += numbers["core_seconds"]
     history.peak_bytes = max(history.peak_bytes, int(numbers["peak_memory_bytes"]))
     history.run_id = record.run_id
     if asset == "raw_shard":

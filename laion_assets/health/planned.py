@@ -55,13 +55,17 @@ def _happened(
     reports = _since(instance, "recall_report", plan)
     if reports and len(shards) == len(plan.shards):
         seconds["recall"] = reports[0]["seconds"]
+    cores = {
+        "steps": sum(one.core_seconds for one in done),
+        "index": sum(numbers["core_seconds"] for numbers in built),
+    }
     peaks = {
         "load": max(one.peak_bytes for one in done),
         "index": int(max((numbers["peak_memory_bytes"] for numbers in built), default=0)),
     }
     rows_indexed = round(sum(numbers["vectors_built"] for numbers in built) / columns)
     disk = _disk_bytes(settings, shards, loaded)
-    return Happened(shards, seconds, sum(one.raw_bytes for one in done), disk, rows_indexed, peaks)
+    return Happened(shards, seconds, cores, sum(one.raw_bytes for one in done), disk, rows_indexed, peaks)
 
 
 def _run_seconds(instance: DagsterInstance, done: list[ShardHistory]) -> float:

@@ -20,17 +20,21 @@ from laion_assets.plan.plan import (
 from laion_assets.settings import Settings
 from laion_assets.shard.store import replacing
 
+CORES_OF = {"steps": "fetch, merge and load", "index": "index"}
+
 
 @dataclass(frozen=True)
 class Happened:
     """What became of a plan's shards so far, of those that were loaded since it was made.
 
-    `seconds` is by stage, with `index` and `recall` where they were run since; `rows_indexed` are the rows that index
+    `seconds` is by stage, with `index` and `recall` where they were run since; `core_seconds` are of fetch, merge and
+    load together (`steps`), and of `index`, 0 where nobody recorded them; `rows_indexed` are the rows that index
     runs built, `index_bytes` their graphs on disk; `peak_bytes` is the most resident memory of `load` and of `index`.
     """
 
     shards: list[int]
     seconds: dict[str, float]
+    core_seconds: dict[str, float]
     raw_bytes: int
     disk_bytes: int
     rows_indexed: int
@@ -95,6 +99,13 @@ def compare(plan: LoadPlan, happened: Happened, *, keep_raw: bool, keep_merged: 
     found = [Compared(name, planned[name], happened.seconds[name], "s") for name in names]
     together = sum(planned[name] for name in names), sum(happened.seconds[name] for name in names)
     found.append(Compared("time", *together, "s"))
+    cores = {
+        "steps": sum(sum(shard.core_seconds.values()) - shard.core_seconds["checks"] for shard in done),
+        "index": plan.stages["index"].core_seconds * indexed,
+    }
+    for name, spent in happened.core_seconds.items():
+        if spent:
+            found.append(Compared(f"core seconds of {CORES_OF[name]}", cores[name], spent, "s"))
     found.append(Compared("bytes of the source", sum(shard.raw_bytes for shard in done), happened.raw_bytes, "bytes"))
     rest = sum(shard.raw_disk_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes for shard in done)
     rest += round(sum(shard.index_bytes for shard in plan.shards) * min(indexed, 1.0))

@@ -27,7 +27,7 @@ OTHER_PARAMETERS = tuple(IndexParameters(name, 16, 64) for name in ("bf16", "i8"
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """One shard: rows, bytes of its files in each place, and seconds of each of `SHARD_STAGES`.
+    """One shard: rows, bytes of its files in each place, seconds and core seconds of each of `SHARD_STAGES`.
 
     `raw_bytes` are to be fetched; `raw_disk_bytes` are what they take in the store: none where they are linked.
     """
@@ -41,6 +41,7 @@ class PlannedShard:
     table_bytes: int
     index_bytes: int
     seconds: dict[str, float]
+    core_seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def make_plan(
     shards = [_planned(model, size, bandwidth) for size in sizes]
     # The host with most to do gets every hosts-th shard, from the largest on.
     share = sorted(shards, key=lambda shard: -shard.rows)[::hosts]
-    stages = {name: _shard_stage(model, name, shards, share) for name in SHARD_STAGES}
+    stages = {name: _shard_stage(name, shards, share) for name in SHARD_STAGES}
     stages |= _table_stages(model, shards, share, loaded, hosts)
     rows_here = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
     parts_here = len(share) + len(loaded)
@@ -184,13 +185,14 @@ def _planned(model: Model, size: ShardSize, bandwidth: Bandwidth) -> PlannedShar
         model.table_bytes(size.rows) if _embedded(model.settings) else 0,
         model.index_bytes(size.rows) if _embedded(model.settings) else 0,
         seconds,
+        {name: model.stage_core_seconds(name, size.rows) for name in SHARD_STAGES},
     )
 
 
-def _shard_stage(model: Model, name: str, shards: list[PlannedShard], share: list[PlannedShard]) -> StageCost:
+def _shard_stage(name: str, shards: list[PlannedShard], share: list[PlannedShard]) -> StageCost:
     return StageCost(
         sum(shard.seconds[name] for shard in share),
-        sum(model.stage_core_seconds(name, shard.rows) for shard in shards),
+        sum(shard.core_seconds[name] for shard in shards),
     )
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -46,15 +47,27 @@ from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import run_shard, shard_job
 
-SMALL_ROWS, LARGE_ROWS = 10_000, 100_000
-"""Of the sample shards: the large one is as many rows as an insert's statement takes, where memory stops growing."""
 
-SHARDS = (SMALL_ROWS, SMALL_ROWS, SMALL_ROWS, LARGE_ROWS, LARGE_ROWS)
-"""The first one pays for what a process does once, and is not counted. The large ones come last: what a process took
-for them it keeps."""
+@dataclass(frozen=True)
+class Sizes:
+    """Rows of the sample shards, and rows that are indexed: as one part, and as `INDEX_PARTS`.
 
-INDEX_ROWS, INDEX_PARTS = 8_000, 4
-"""Indexed as one part and as four."""
+    The large shard is as many rows as an insert's statement takes, where memory stops growing.
+    """
+
+    small: int = 10_000
+    large: int = 100_000
+    index: int = 8_000
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """The first one pays for what a process does once, and is not counted. The large ones come last: what a process
+        took for them it keeps."""
+        return (self.small, self.small, self.small, self.large, self.large)
+
+
+FULL = Sizes()
+INDEX_PARTS = 4
 
 SEARCHES = 30
 REPORT = Plan(queries=4, queries_at_100=1)
@@ -62,7 +75,7 @@ REPORT = Plan(queries=4, queries_at_100=1)
 TOML = 'name = "calibration"\nshards = {shards}\ndimension = 512\n[[sources]]\nurl = "{folder}"\n'
 
 
-def calibrate(settings: Settings) -> Calibration:
+def calibrate(settings: Settings, sizes: Sizes = FULL) -> Calibration:
     """Measures, keeps and returns it. Raises what a load raises; nothing of it stays but the calibration.
 
     A process of its own has the memory of nothing else, and the embedded engine opens one folder a process.
@@ -72,15 +85,15 @@ def calibrate(settings: Settings) -> Calibration:
         tempfile.TemporaryDirectory(prefix=".calibration-", dir=settings.data_dir) as folder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        calibration = pool.submit(_measure, settings, Path(folder)).result()
+        calibration = pool.submit(_measure, settings, sizes, Path(folder)).result()
     keep_calibration(calibration, calibration_path(settings))
     return calibration
 
 
-def _measure(settings: Settings, folder: Path) -> Calibration:
+def _measure(settings: Settings, sizes: Sizes, folder: Path) -> Calibration:
     logging.disable(logging.CRITICAL)
     started = time.perf_counter()
-    (folder / "calibration.toml").write_text(TOML.format(shards=len(SHARDS), folder=folder / "sample"))
+    (folder / "calibration.toml").write_text(TOML.format(shards=len(sizes.shards), folder=folder / "sample"))
     own = load_settings(
         dataset_name=str(folder / "calibration.toml"),
         data_dir=folder / "data",
@@ -97,9 +110,9 @@ def _measure(settings: Settings, folder: Path) -> Calibration:
         index_granularity=settings.index_granularity,
         recall_queries=settings.recall_queries,
     )
-    shards = _shard_costs(own, folder)
+    shards = _shard_costs(own, sizes, folder)
     with connect(own) as db:
-        measured = [_index_costs(db, folder, parts) for parts in (INDEX_PARTS, 1)]
+        measured = [_index_costs(db, sizes.index, folder, parts) for parts in (INDEX_PARTS, 1)]
         scan = ExactCost(sum(state.rows for state in partitions(db)), _exact_seconds(db, _vectors(db)))
     (many, many_searches, _), (one, one_searches, few_rows) = measured
     return Calibration(
@@ -115,15 +128,15 @@ def _measure(settings: Settings, folder: Path) -> Calibration:
     )
 
 
-def _shard_costs(settings: Settings, folder: Path) -> list[ShardCost]:
+def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCost]:
     """Medians of the shards of each size."""
-    _write_shards(folder / "sample")
+    _write_shards(folder / "sample", sizes)
     make_instance(folder / "dagster")
     back = Path.cwd()
-    costs: dict[int, list[ShardCost]] = {SMALL_ROWS: [], LARGE_ROWS: []}
+    costs: dict[int, list[ShardCost]] = {sizes.small: [], sizes.large: []}
     with dagster_instance() as instance:
         job = shard_job(settings, None)
-        for shard, rows in enumerate(SHARDS):
+        for shard, rows in enumerate(sizes.shards):
             with StepMeter() as meter:
                 outcome = run_shard(job, shard, list(CHAIN), instance)
             if outcome.error:
@@ -146,10 +159,10 @@ def _numbers(instance: dg.DagsterInstance, asset: str, shard: int) -> Mapping[st
     return recorded_numbers(instance.fetch_materializations(wanted, limit=1).records[0])
 
 
-def _write_shards(folder: Path) -> None:
+def _write_shards(folder: Path, sizes: Sizes) -> None:
     """Shards of one size are one shard's files under several numbers."""
     first: dict[int, int] = {}
-    for shard, rows in enumerate(SHARDS):
+    for shard, rows in enumerate(sizes.shards):
         if rows not in first:
             first[rows] = shard
             write_sample_shard(folder, shard, rows)
@@ -172,11 +185,11 @@ def _median(costs: list[ShardCost]) -> ShardCost:
     )
 
 
-def _index_costs(db: Database, folder: Path, parts: int) -> tuple[IndexCost, SearchCost, ExactCost]:
+def _index_costs(db: Database, rows: int, folder: Path, parts: int) -> tuple[IndexCost, SearchCost, ExactCost]:
     settings = db.settings
     with trial_table(
         db,
-        rows=INDEX_ROWS,
+        rows=rows,
         partitions=parts,
         seed=0,
         index_granularity=settings.index_granularity,
@@ -185,18 +198,18 @@ def _index_costs(db: Database, folder: Path, parts: int) -> tuple[IndexCost, Sea
         with StepMeter() as meter:
             built = build_indexes(trial)
         memory = index_sizes(built.cover).memory_bytes_a_vector
-        index = IndexCost(INDEX_ROWS // parts, parts, meter.seconds, meter.core_seconds, meter.peak_bytes, memory)
+        index = IndexCost(rows // parts, parts, meter.seconds, meter.core_seconds, meter.peak_bytes, memory)
         vectors = _vectors(trial)
         request = SearchRequest(settings=(("vector_search_with_rescoring", 0),))
         by_index = statistics.median(search(trial, vector, request).seconds for vector in vectors)
-        exact = ExactCost(INDEX_ROWS, _exact_seconds(trial, vectors))
+        exact = ExactCost(rows, _exact_seconds(trial, vectors))
         sets = draw_query_sets(trial, settings.recall_queries, 0)
         neighbours = true_neighbours(trial, sets, 100, folder / f"exact_{parts}").seconds
         report = evaluate(trial, REPORT, folder=folder / f"report_{parts}")
     asked = len(report.kinds) * (len(DEFAULT_GRID) * (REPORT.queries + REPORT.queries_at_100) + 1)
     scanned = len(report.kinds) * min(REPORT.queries, EXACT_SEARCHES) * exact.seconds
     one = max(0.0, report.seconds - report.exact_seconds - scanned) / asked
-    return index, SearchCost(INDEX_ROWS, parts, by_index, one, neighbours), exact
+    return index, SearchCost(rows, parts, by_index, one, neighbours), exact
 
 
 def _vectors(db: Database) -> Vectors:

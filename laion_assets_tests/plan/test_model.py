@@ -1,0 +1,103 @@
+"""From two measurements to the cost of any shard, index and search: what is a line, what is flat, what is scaled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from laion_assets.plan.calibration import keep_calibration, read_calibration, reference_calibration
+from laion_assets.plan.model import FLAT_ROWS, Line, Model
+from laion_assets.settings import Settings, load_settings
+from laion_assets.table.index import IndexParameters
+from laion_assets_tests.plan.made_up import GB, calibration
+
+
+@pytest.fixture
+def model(settings: Settings) -> Model:
+    return Model(calibration(settings), settings)
+
+
+def test_a_line_meets_both_points_and_never_starts_or_falls_below_zero() -> None:
+    assert Line.through((1, 3), (3, 7)).at(10) == 21
+    assert Line.through((10, 1), (100, 100)) == Line(0.0, 1.0), "it would start at -10"
+    assert Line.through((10, 5), (20, 4)) == Line(4.0, 0.0), "it would fall"
+
+
+def test_a_stage_is_a_fixed_cost_and_one_a_row(model: Model) -> None:
+    for rows in (0, 10_000, 100_000, 1_000_448):
+        assert model.stage_seconds("load", rows) == pytest.approx(1 + rows / 10_000)
+        assert model.stage_core_seconds("merge", rows) == pytest.approx(1 + rows / 10_000)
+    assert model.merged_bytes(1_000_000) == 2 * GB
+    assert model.table_bytes(1_000_000) == 4 * GB
+
+
+def test_memory_of_a_load_stops_growing_where_an_insert_is_cut_in_pieces(model: Model) -> None:
+    assert model.shard_peak_bytes(10_000) == GB
+    assert GB < model.shard_peak_bytes(50_000) < model.shard_peak_bytes(FLAT_ROWS)
+    assert model.shard_peak_bytes(FLAT_ROWS) == model.shard_peak_bytes(1_000_448)
+
+
+def test_an_index_costs_n_log_n(model: Model) -> None:
+    # 1 ms a vector of 2^10, 1.2 ms of 2^12: 0.1 ms each time the part has twice the rows.
+    for rows in (1_024, 4_096, 2**20):
+        assert model.index_core_seconds(rows) == pytest.approx(2 * rows * (1e-3 + 1e-4 * (math.log2(rows) - 10)))
+    assert model.index_core_seconds(0) == 0
+
+
+def test_the_memory_of_an_index_is_the_formula_of_the_table_room(model: Model) -> None:
+    a_vector = IndexParameters.of(model.settings).bytes_a_vector(512)
+    assert model.index_bytes(1_000_448) == round(2 * 1_000_448 * a_vector)
+    assert model.index_peak_bytes(1_000_448) == GB // 2 + model.index_bytes(1_000_448)
+
+
+def test_other_parameters_than_the_calibrations_are_scaled_by_what_is_known_of_them(settings: Settings) -> None:
+    small = load_settings(dataset_name="sample", data_dir=settings.data_dir, hnsw_m=16, hnsw_ef_construction=64)
+    ratio = IndexParameters.of(small).core_seconds(1, 512) / IndexParameters.of(settings).core_seconds(1, 512)
+    kept = calibration(settings)
+    assert Model(kept, small).index_core_seconds(5_000) == pytest.approx(
+        ratio * Model(kept, settings).index_core_seconds(5_000)
+    )
+    assert not kept.is_of(small)
+
+
+def test_a_search_by_the_index_costs_by_the_part_and_an_exact_one_by_the_row(model: Model) -> None:
+    assert model.search_seconds(410) == pytest.approx(0.002 + 410 * 0.001)
+    assert model.exact_seconds(1_009_000) == pytest.approx(0.009 + 1_009_000 / 1e7)
+
+
+def test_a_recall_report_asks_every_query_at_every_setting_and_reads_all_rows(model: Model) -> None:
+    settings = model.settings.model_copy(update={"recall_queries": 10})
+    few, many = (Model(model.calibration, one).recall_seconds(80_000, 4) for one in (settings, model.settings))
+    assert many > 5 * (few - 8.0) > 0
+    assert model.recall_seconds(0, 0) == 0
+
+
+def test_wider_vectors_cost_by_their_elements(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "wide.toml").write_text('name = "wide"\nshards = 2\ndimension = 1024\n[[sources]]\nurl = "x"\n')
+    wide = load_settings(dataset_name=str(tmp_path / "wide.toml"), data_dir=tmp_path)
+    narrow = Model(calibration(settings), settings)
+    assert Model(calibration(wide), wide).table_bytes(1_000) == 2 * narrow.table_bytes(1_000)
+    assert Model(calibration(wide), wide).stage_seconds("load", 10_000) == pytest.approx(3.0)
+
+
+def test_a_calibration_is_kept_and_read_as_it_was(settings: Settings, tmp_path: Path) -> None:
+    made = calibration(settings)
+    keep_calibration(made, tmp_path / "plan" / "calibration.json")
+    assert read_calibration(tmp_path / "plan" / "calibration.json") == made
+    assert made.is_of(settings)
+    assert not replace(made, machine=replace(made.machine, cores=made.machine.cores + 1)).is_of(settings)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"machine": 3}'])
+def test_a_calibration_of_another_make_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "calibration.json").write_text(text)
+    assert read_calibration(tmp_path / "calibration.json") is None
+
+
+def test_the_calibration_that_is_shipped_can_be_read() -> None:
+    shipped = reference_calibration()
+    assert [cost.rows for cost in shipped.shards] == [10_000, 100_000]
+    assert shipped.index == IndexParameters("bf16", 64, 256)

@@ -1,0 +1,90 @@
+"""A calibration as it is measured, and a plan as it is shown."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from laion_assets.errors import DatasetError
+from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_calibration, read_calibration
+from laion_assets.plan.kept import plan_path
+from laion_assets.settings import Settings, load_settings
+from laion_assets.terminal.calibrate import Sizes, calibrate
+from laion_assets.terminal.plan import duration, keep_plan_for, plan_load, print_plan, size
+from laion_assets_tests.plan.made_up import calibration
+
+SMALL = Sizes(small=300, large=1_500, index=400)
+
+
+def shown(settings: Settings, shards: list[int], width: int = 100) -> str:
+    """What the command shows by the made-up calibration."""
+    keep_calibration(calibration(settings), calibration_path(settings))
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    print_plan(plan_load(settings, shards, console, megabytes_per_second=100), console)
+    return out.getvalue()
+
+
+def test_a_calibration_runs_the_real_job_and_leaves_nothing_else(tmp_path: Path) -> None:
+    settings = load_settings(dataset_name="sample", data_dir=tmp_path, hnsw_m=8, hnsw_ef_construction=32)
+    before = Path.cwd()
+    made = calibrate(settings, SMALL)
+    assert made.is_of(settings)
+    assert read_calibration(calibration_path(settings)) == made
+    assert [path.name for path in tmp_path.iterdir()] == ["plan"]
+    assert Path.cwd() == before
+    small, large = made.shards
+    assert (small.rows, large.rows) == (300, 1_500)
+    assert 3 < large.table_bytes / small.table_bytes < 7
+    for cost in made.shards:
+        assert set(cost.seconds) == set(cost.core_seconds) == set(SHARD_STAGES)
+        assert all(cost.seconds[stage] > 0 for stage in SHARD_STAGES)
+        assert cost.peak_bytes["load"] > 100e6, "the engine itself is in it"
+    assert [(index.rows, index.parts) for index in made.indexes] == [(100, 4), (400, 1)]
+    assert all(index.core_seconds > 0 and index.memory_bytes_a_vector > 1_024 for index in made.indexes)
+    assert all(search.search > 0 and search.report_search > 0 for search in made.searches)
+
+
+def test_a_plan_of_all_of_laion_is_shown_in_plain_words(tmp_path: Path) -> None:
+    page = shown(load_settings(dataset_name="laion400m", data_dir=tmp_path), list(range(410)))
+    for said in (
+        "410 shards of laion400m, 407,314,954 rows",
+        "to fetch: 897.",
+        "100 MB/s as given",
+        "build both indexes",
+        "measure recall",
+        "as set",
+        "1.3 TB",
+        "i8, M 16, ef_construction 64",
+        "Memory will not do for searching by the index",
+    ):
+        assert said in page
+    assert "Traceback" not in page
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(tmp_path: Path, width: int) -> None:
+    settings = load_settings(dataset_name="laion400m", data_dir=tmp_path)
+    assert max(map(len, shown(settings, [0, 8], width).splitlines())) <= width
+
+
+def test_a_load_keeps_its_plan_without_waiting_for_a_calibration(settings: Settings) -> None:
+    plan = keep_plan_for(settings, [0, 1], [])
+    assert not plan.calibrated_here
+    assert plan_path(settings).exists()
+    assert any("laion-assets plan measures them here" in warning for warning in plan.warnings)
+    keep_calibration(calibration(settings), calibration_path(settings))
+    assert keep_plan_for(settings, [0, 1], []).calibrated_here
+
+
+def test_shards_that_are_none_are_refused(settings: Settings) -> None:
+    with pytest.raises(DatasetError):
+        settings.dataset.shard_numbers("0-4")
+
+
+def test_sizes_and_durations_have_a_unit_that_suits_them() -> None:
+    assert [size(count) for count in (900, 2.5e6, 41e9, 1.27e12)] == ["1 kB", "2.5 MB", "41.0 GB", "1.3 TB"]
+    assert [duration(seconds) for seconds in (3, 200, 20_000, 400_000)] == ["3.0 s", "3.3 min", "5.6 h", "4.6 days"]
