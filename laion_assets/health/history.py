@@ -39,9 +39,11 @@ ACTIVE: dict[DagsterRunStatus, ShardState] = {
 
 @dataclass
 class ShardHistory:
-    """One shard. `seconds` is by asset of the chain, `core_seconds` are of all of it; `raw_bytes` are its source's files,
-    `peak_bytes` the most resident memory of a step; `loaded_at` is a Unix time; `failures` counts the runs that failed
-    or were canceled since the last one that succeeded."""
+    """One shard. `seconds` is by asset of the chain, `core_seconds` is of all of it, `raw_bytes` of its source.
+
+    `peak_bytes` is the most resident memory of a step; `loaded_at` is a Unix time; `failures` counts the runs that
+    failed or were canceled since the last one that succeeded.
+    """
 
     key: str
     state: ShardState = "missing"

@@ -11,6 +11,7 @@ from pathlib import Path
 from laion_assets.machine import Machine
 from laion_assets.settings import Settings
 from laion_assets.shard.store import replacing
+from laion_assets.table.connect import available_cores
 from laion_assets.table.index import IndexParameters
 
 SHARD_STAGES = ("fetch", "merge", "load", "checks")
@@ -89,6 +90,7 @@ def relevant_settings(settings: Settings) -> dict[str, str]:
     """What of the settings changes the costs, besides the index's parameters."""
     return {
         "vector_codec": settings.vector_codec,
+        "index_build_threads": str(settings.index_build_threads or available_cores()),
         "index_granularity": str(settings.index_granularity),
         "recall_queries": str(settings.recall_queries),
     }

@@ -106,6 +106,7 @@ def _measure(settings: Settings, sizes: Sizes, folder: Path) -> Calibration:
         hnsw_quantization=settings.hnsw_quantization,
         hnsw_m=settings.hnsw_m,
         hnsw_ef_construction=settings.hnsw_ef_construction,
+        index_build_threads=settings.index_build_threads,
         vector_codec=settings.vector_codec,
         index_granularity=settings.index_granularity,
         recall_queries=settings.recall_queries,
