@@ -13,14 +13,16 @@ from dagster import DagsterRunStatus
 from rich.console import Console
 
 from benchmarks.stage import StageReport
+from laion_assets.dataset import ID_STRIDE
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets.source.fetch import fetch_shard
-from laion_assets.table.connect import connect
+from laion_assets.table.connect import Database, connect
 from laion_assets.table.cover import index_cover
 from laion_assets.table.index import build_indexes
 from laion_assets.table.load import load_partition
+from laion_assets.table.schema import partitions, table_columns
 from laion_assets.table.search import SearchRequest, search
 from laion_assets.table.vectors import draw_rows, vectors_of
 from laion_assets.terminal.instance import dagster_instance, make_instance
@@ -30,6 +32,9 @@ from laion_assets_tests.automation.recorded import Recorder
 
 ROWS = 200
 """Of a tiny shard."""
+
+COPIES = 50
+"""Partitions that are filled by one statement."""
 
 SEARCHES = 50
 FIELDS = {"hnsw_m": 8, "hnsw_ef_construction": 32, "index_first": 1_000_000}
@@ -60,17 +65,42 @@ def main() -> None:
 
 
 def _fill(settings: Settings, folder: Path, shards: range) -> None:
-    """Partitions as a load makes them, and in Dagster's history a run and the materializations of each."""
+    """Partitions of one part each, and in Dagster's history a run and the materializations of each."""
     make_instance(folder / "dagster")
-    store = ShardStore(settings.data_dir, settings.dataset)
     with dagster_instance() as instance, connect(settings) as db:
+        if not shards.start:
+            store = ShardStore(settings.data_dir, settings.dataset)
+            fetch_shard(settings, 0, store.raw_folder)
+            load_partition(db, merge_shard(store, 0, max_bad_fraction=0.01))
+        for start in range(max(shards.start, 1), shards.stop, COPIES):
+            _copy_first(db, start, min(start + COPIES, shards.stop))
         recorder = Recorder(instance, settings)
         for shard in shards:
-            fetch_shard(settings, shard, store.raw_folder)
-            load_partition(db, merge_shard(store, shard, max_bad_fraction=0.01))
-            store.remove_raw(shard)
             recorder.load(shard, rows=ROWS)
             recorder.run(shard, DagsterRunStatus.SUCCESS)
+        states = {state.shard: (state.rows, state.parts) for state in partitions(db)}
+    wrong = [shard for shard in shards if states.get(shard) != (ROWS, 1)]
+    if wrong:
+        raise RuntimeError(f"partitions {wrong} are not one part of {ROWS} rows")
+
+
+def _copy_first(db: Database, start: int, stop: int) -> None:
+    """The rows of partition 0 as partitions `start` to `stop` - 1, in one block."""
+    new = {"id": f"id + number * {ID_STRIDE}", "shard": "toUInt16(number)"}
+    columns = list(table_columns(db))
+    chosen = ", ".join(f"{new[name]} AS {name}_new" if name in new else name for name in columns)
+    numbers = f"(SELECT number FROM numbers({start}, {stop - start})) AS numbers"
+    db.command(
+        f"INSERT INTO {db.table} ({', '.join(columns)}) SELECT {chosen} "
+        f"FROM (SELECT * FROM {db.table} WHERE shard = 0) AS first CROSS JOIN {numbers}",
+        settings={
+            "max_threads": 1,
+            "max_insert_threads": 1,
+            "min_insert_block_size_rows": COPIES * ROWS,
+            "min_insert_block_size_bytes": 0,
+            "materialize_skip_indexes_on_insert": 0,
+        },
+    )
 
 
 def _load(settings: Settings, folder: Path, shards: range, report: StageReport) -> None:

@@ -26,8 +26,8 @@ QUICK_STEPS = (1, 5)
 EVENTS, QUICK_EVENTS = (1_230, 12_300), (1_230, 2_460)
 
 ABOUT = f"""\
-Shards of {ROWS} rows are merged and loaded, and Dagster's instance (SQLite) gets a run and three materializations of
-each. At each number of loaded partitions a fresh process loads {NEXT} more as `laion-assets load N` does, one call
+Partitions of {ROWS} rows are made, each one part, and Dagster's instance (SQLite) gets a run and three materializations
+of each. At each number of loaded partitions a fresh process loads {NEXT} more as `laion-assets load N` does, one call
 each: fetched, merged, checked, swapped in, with every check. The first call of the process is left out, the median of
 the others counts, and peak memory is that of the process (anonymous). Then the new partitions are indexed (M 8), 50
 searches are asked, and the state is read that `laion-assets status` shows. CPU seconds are what is left to compare
