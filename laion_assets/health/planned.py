@@ -7,6 +7,8 @@ from pathlib import Path
 import dagster as dg
 from dagster import AssetKey, DagsterInstance
 
+from laion_assets.errors import EngineHeldError
+from laion_assets.health.findings import TableLook
 from laion_assets.health.history import CHAIN, ShardHistory, recorded_numbers
 from laion_assets.plan.calibration import SHARD_STAGES
 from laion_assets.plan.kept import Compared, Happened, compare, plan_path, read_plan
@@ -20,9 +22,12 @@ SINCE_LIMIT = 1_000
 
 
 def plan_against_actual(
-    settings: Settings, instance: DagsterInstance, histories: list[ShardHistory], loaded: list[PartitionState]
+    settings: Settings, instance: DagsterInstance, histories: list[ShardHistory], table: TableLook
 ) -> list[Compared]:
-    """The kept plan beside what happened since it was made; nothing without a plan, or before its first shard."""
+    """The kept plan beside what happened since it was made; nothing without a plan, or before its first shard.
+
+    Where the table is held by another process, disk is left out.
+    """
     plan = read_plan(plan_path(settings))
     if plan is None or plan.dataset != settings.dataset.name:
         return []
@@ -30,6 +35,7 @@ def plan_against_actual(
     done = [one for one in histories if int(one.key) in planned and (one.loaded_at or 0) >= plan.made_at]
     if not done:
         return []
+    loaded = None if isinstance(table, EngineHeldError) else table
     happened = _happened(settings, instance, plan, done, loaded)
     return compare(plan, happened, keep_raw=settings.keep_raw, keep_merged=settings.keep_merged)
 
@@ -39,7 +45,7 @@ def _happened(
     instance: DagsterInstance,
     plan: LoadPlan,
     done: list[ShardHistory],
-    loaded: list[PartitionState],
+    loaded: list[PartitionState] | None,
 ) -> Happened:
     shards = [int(one.key) for one in done]
     seconds = {
@@ -64,7 +70,7 @@ def _happened(
         "index": int(max((numbers["peak_memory_bytes"] for numbers in built), default=0)),
     }
     rows_indexed = round(sum(numbers["vectors_built"] for numbers in built) / columns)
-    disk = _disk_bytes(settings, shards, loaded)
+    disk = 0 if loaded is None else _disk_bytes(settings, shards, loaded)
     return Happened(shards, seconds, cores, sum(one.raw_bytes for one in done), disk, rows_indexed, peaks)
 
 

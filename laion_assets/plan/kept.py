@@ -28,8 +28,9 @@ class Happened:
     """What became of a plan's shards so far, of those that were loaded since it was made.
 
     `seconds` is by stage, with `index` and `recall` where they were run since; `core_seconds` are of fetch, merge and
-    load together (`steps`), and of `index`, 0 where nobody recorded them; `rows_indexed` are the rows that index
-    runs built, `index_bytes` their graphs on disk; `peak_bytes` is the most resident memory of `load` and of `index`.
+    load together (`steps`), and of `index`, 0 where nobody recorded them; `disk_bytes` is 0
+    where nobody could look at the table; `rows_indexed` are the rows that index runs built; `peak_bytes` is the most
+    resident memory of `load` and of `index`.
     """
 
     shards: list[int]
@@ -109,7 +110,8 @@ def compare(plan: LoadPlan, happened: Happened, *, keep_raw: bool, keep_merged: 
     found.append(Compared("bytes of the source", sum(shard.raw_bytes for shard in done), happened.raw_bytes, "bytes"))
     rest = sum(shard.raw_disk_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes for shard in done)
     rest += round(sum(shard.index_bytes for shard in plan.shards) * min(indexed, 1.0))
-    found.append(Compared("disk", rest, happened.disk_bytes, "bytes"))
+    if happened.disk_bytes:
+        found.append(Compared("disk", rest, happened.disk_bytes, "bytes"))
     peaks = {"load": plan.memory.load_bytes, "index": plan.memory.index_build_bytes}
     for name, peak in happened.peak_bytes.items():
         if peak:

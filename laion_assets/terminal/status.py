@@ -75,7 +75,9 @@ class RecallFacts:
 @dataclass(frozen=True)
 class Status:
     """The state of a load: shards by state, what the table holds, the last recall report, findings, the shards that are
-    under way or failed, and the plan of the last load against what happened. `table` is None where it could not be looked at, and `table_held` says by whom it is held.
+    under way or failed, and the plan of the last load against what happened.
+
+    `table` is None where it could not be looked at, and `table_held` says by whom it is held.
     """
 
     dataset: str
