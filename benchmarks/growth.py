@@ -1,6 +1,6 @@
 """Benchmark: what grows with the number of partitions: loading the next shard, indexing it, a search, Dagster's pages.
 
-`python -m benchmarks.growth [--quick]`. The shards are tiny, so that what is left is what each step does besides its
+`python -m benchmarks growth [--quick]`. The shards are tiny, so that what is left is what each step does besides its
 rows: what it lists, what it reads again, and what the engine and Dagster keep.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import alone, orchestration
 from benchmarks.growing import ROWS
 from benchmarks.process import Measured, measure, python
+from benchmarks.report import Section
 from laion_assets.source.sample import write_sample_shard
 
 NEXT = 4
@@ -75,15 +76,16 @@ HEAD = [
 ]  # fmt: skip
 
 
-def main() -> None:
-    """Measures all of it."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks growth`."""
     parser = alone.parser(__doc__, "growth")
     parser.add_argument("--quick", action="store_true", help="few partitions and events, to see that all works")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     with alone.reported("growth", ABOUT, given) as report:
         steps = _partitions(report, QUICK_STEPS if given.quick else STEPS)
         _figures(report, steps)
         _pages(report, given)
+    return report.section
 
 
 def _partitions(report: alone.GrowingReport, numbers: tuple[int, ...]) -> list[Step]:
@@ -147,7 +149,3 @@ def _events(given: argparse.Namespace) -> tuple[int, int]:
 
 def _program(step: str, folder: Path, *numbers: int) -> Measured:
     return measure(python("benchmarks.growing", step, folder, *numbers))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Benchmark: how far `laion-assets plan` is from what happens, for a load of shards that it had not seen.
 
-`python -m benchmarks.plan [--quick]`. First a plan, calibration included, then the load, the index and the recall
+`python -m benchmarks plan [--quick]`. First a plan, calibration included, then the load, the index and the recall
 report that it planned, each in a process of its own.
 """
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks import alone
 from benchmarks.process import measure, python
+from benchmarks.report import Section
 from laion_assets.source.sample import write_sample_shard
 
 ROWS = (20_000, 50_000, 35_000, 28_000, 44_000, 31_000, 23_000, 47_000, 39_000, 26_000)
@@ -26,11 +27,11 @@ measured. An error is planned / actual − 1; what is wanted is an error of at m
 looked at every 0.2 s, memory is the peak of resident memory (VmHWM) of each step's process."""
 
 
-def main() -> None:
-    """Measures all of it."""
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks plan`."""
     parser = alone.parser(__doc__, "plan")
     parser.add_argument("--quick", action="store_true", help="few shards and a fast index, to see that all works")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     counts = QUICK_ROWS if given.quick else ROWS
     about = ABOUT.format(least=min(counts), most=max(counts), count=len(counts), rows=sum(counts), goal=GOAL)
     with alone.reported("plan", about, given) as report:
@@ -48,6 +49,7 @@ def main() -> None:
         loaded = measure(python("benchmarks.planned", "load", folder, *extra))
         report.raw("load", loaded.result)
         _show(report, planned.result, loaded.result, planned.wall, (planned.others, loaded.others))
+    return report.section
 
 
 def _show(
@@ -83,7 +85,3 @@ def _show(
         for one in loaded["compared"]
     ]  # fmt: skip
     report.table("Plan against actual (s, MB)", [head, *rows])
-
-
-if __name__ == "__main__":
-    main()

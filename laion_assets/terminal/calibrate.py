@@ -52,7 +52,7 @@ from laion_assets.terminal.load import run_shard, shard_job
 class Sizes:
     """Rows of the sample shards, and rows that are indexed: as one part, and as `INDEX_PARTS`.
 
-    The large shard is as many rows as an insert's statement takes, where memory stops growing.
+    The large shard is nearly as many rows as an insert's statement takes (131,072), where memory stops growing.
     """
 
     small: int = 10_000
