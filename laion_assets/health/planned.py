@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dagster as dg
 from dagster import AssetKey, DagsterInstance
 
@@ -14,7 +12,7 @@ from laion_assets.plan.calibration import SHARD_STAGES
 from laion_assets.plan.kept import Compared, Happened, compare, plan_path, read_plan
 from laion_assets.plan.plan import LoadPlan
 from laion_assets.settings import Settings
-from laion_assets.shard.store import ShardStore
+from laion_assets.shard.store import Location, ShardStore
 from laion_assets.table.schema import PartitionState
 
 SINCE_LIMIT = 1_000
@@ -88,17 +86,20 @@ def _since(instance: DagsterInstance, asset: str, plan: LoadPlan) -> list[dict[s
 
 def _disk_bytes(settings: Settings, shards: list[int], loaded: list[PartitionState]) -> int:
     """Bytes of these shards' partitions, indexes included, and of what the store keeps of their files."""
-    store = ShardStore(settings.data_dir, settings.dataset)
+    store = ShardStore.of(settings)
     total = sum(state.bytes_on_disk for state in loaded if state.shard in shards)
     if not settings.clickhouse_url.get_secret_value().startswith("chdb:"):
         total = 0
     for shard in shards:
-        paths = [store.merged_path(shard), *store.raw_files(shard).paths().values()]
+        paths: list[Location] = [store.merged_path(shard), *store.raw_files(shard).paths().values()]
         total += sum(_size(path) for path in paths)
     return total
 
 
-def _size(path: Path) -> int:
-    """What it takes of the disk: nothing where it is another file's second name."""
-    facts = path.stat() if path.exists() else None
-    return facts.st_size if facts is not None and facts.st_nlink == 1 else 0
+def _size(location: Location) -> int:
+    """What it takes of the store: nothing where it is another file's second name."""
+    try:
+        facts = location.stat()
+    except FileNotFoundError:
+        return 0
+    return facts.st_size if getattr(facts, "st_nlink", 1) in (0, 1) else 0

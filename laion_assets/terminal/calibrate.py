@@ -99,6 +99,8 @@ def _measure(settings: Settings, sizes: Sizes, folder: Path) -> Calibration:
         data_dir=folder / "data",
         source=(),
         clickhouse=None,
+        cluster=None,
+        store=None,
         manifest=None,
         extra_columns=(),
         keep_raw=False,
