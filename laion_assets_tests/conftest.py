@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,18 @@ def sample_dataset(**fields: object) -> Dataset:
 def copy_sample(sample_folder: Path, folder: Path) -> Path:
     """A copy of the sample shards that may be spoilt."""
     return Path(shutil.copytree(sample_folder, folder))
+
+
+@contextmanager
+def at_most_bytes(limit: int) -> Iterator[None]:
+    """Holds Python's and numpy's memory within the block to so many bytes at most."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= limit
 
 
 def assert_one_line(error: BaseException, *parts: str) -> None:

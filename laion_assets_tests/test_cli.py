@@ -141,6 +141,38 @@ def test_a_second_load_goes_on_where_the_first_ended(story: Story) -> None:
     assert story.after_second == [(shard, SAMPLE_ROWS[shard], 1) for shard in range(3)]
 
 
+def test_a_shard_whose_run_was_killed_after_its_load_is_looked_at_again(tmp_path: Path, sample_folder: Path) -> None:
+    """Its partition stands, and Dagster knows; the check of the partition never ran."""
+    workspace = Workspace.made(tmp_path, sample_folder)
+    run_killed_at(workspace, "laion_assets.assets.clickhouse_partition", "partition_figures", "load", "2")
+    assert workspace.partitions() == [(2, SAMPLE_ROWS[2], 1)]
+    for result in ("loaded", "was loaded"):
+        again = workspace.run("load", "2")
+        assert again.returncode == 0, again
+        assert [cells[1] for line in again.stdout.splitlines() if (cells := outcome_cells(line))[:1] == ["2"]] == [
+            result
+        ]
+    assert workspace.run("status").returncode == 0
+
+
+DYING = """
+import importlib, os, signal, sys
+setattr(importlib.import_module(sys.argv[1]), sys.argv[2], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+sys.argv[1:] = sys.argv[3:]
+from laion_assets.cli import main
+main()
+"""
+
+
+def run_killed_at(workspace: Workspace, module: str, function: str, *arguments: str) -> None:
+    """Runs the command until it calls the function, which kills it."""
+    command = [sys.executable, "-c", DYING, module, function, *arguments]
+    result = subprocess.run(
+        command, cwd=workspace.folder, env=workspace.environment, capture_output=True, timeout=150, check=False
+    )
+    assert result.returncode == -signal.SIGKILL, result
+
+
 def test_status_says_what_stands_at_each_stage(story: Story) -> None:
     result = story.workspace.run("status", "--json")
     assert result.returncode == 0, result

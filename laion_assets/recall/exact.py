@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.recall.queries import QuerySet
-from laion_assets.shard.store import replacing
+from laion_assets.shard.store import replacing, sweep
 from laion_assets.table.connect import Database
 from laion_assets.table.search import By
 from laion_assets.table.vectors import Block, Ids, Vectors, partition_keys, stream_vectors
@@ -152,4 +152,5 @@ def _write(path: Path, neighbours: list[TrueNeighbours]) -> None:
     for old in path.parent.glob("exact_*.npz"):
         old.unlink(missing_ok=True)
     with replacing(path, subject="true neighbours") as temporary, temporary.open("wb") as file:
+        sweep(path.parent)
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes its last keyword for all of them

@@ -22,7 +22,7 @@ from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, r
 from laion_assets.shard.metadata import ColumnType, MetadataReader
 from laion_assets.shard.npy import Float32Rows, NpyReader
 from laion_assets.shard.soundness import Alignment, vector_faults
-from laion_assets.shard.store import Location, ShardFiles, ShardStore, remove_file
+from laion_assets.shard.store import Location, ShardFiles, ShardStore, remove_file, sweep
 
 BLOCK_ROWS = 8_192
 """Rows a block and a row group. From 2,048 to 16,384 rows the file's size and the writer's time differ by less than
@@ -76,6 +76,7 @@ def merge_shard(
     merger = _Merger(store, files, inspection, extra_columns or {})
     merged_path, quarantine_path = store.merged_path(shard), store.quarantine_path(shard)
     with store.replacing(merged_path, subject=f"shard {shard}") as temporary:
+        sweep(temporary.parent)
         refused = merger.write(temporary, quarantine_path, limit, progress)
         if refused > limit:
             raise TooManyBadRowsError(

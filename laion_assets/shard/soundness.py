@@ -22,6 +22,9 @@ MIN_ROWS_TO_JUDGE = 200
 MIN_MARGIN_ERRORS = 8.0
 """Standard errors by which pairs must beat strangers."""
 
+COPY_MARGIN = 0.01
+"""Pairs that are all so near to cosine 1 are copies: genuine pairs have a mean of about 0.3."""
+
 MIN_CORRELATION = 0.2
 """Between similarity and dot(image, text), where similarity is there: chance gives 0 ± 1/√rows, LAION about 0.9."""
 
@@ -128,6 +131,8 @@ def alignment_fault(
     """
     if rows < MIN_ROWS_TO_JUDGE:
         return None
+    if abs(pairs_mean - 1) < COPY_MARGIN and pairs_deviation < COPY_MARGIN:
+        return f"an image and its text have cosine {pairs_mean:.3f}: the text vectors are the image vectors again"
     margin = (pairs_mean - strangers_mean) / max(pairs_deviation / math.sqrt(rows), 1e-9)
     if not margin > MIN_MARGIN_ERRORS:
         return f"an image and its text have cosine {pairs_mean:.3f}, strangers {strangers_mean:.3f}"

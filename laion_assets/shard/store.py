@@ -125,6 +125,7 @@ class ShardStore:
         for file, _ in self._raw_objects(shard):
             bucket.forget_copy(file)
             remove_file(origin_path(file))
+            remove_file(new_origin_path(file))
             remove_file(file)
 
     def remove_raw(self, shard: int) -> int:
@@ -135,6 +136,7 @@ class ShardStore:
             freed += size if self.url is None else 0
             bucket.forget_copy(path)
             remove_file(origin_path(path))
+            remove_file(new_origin_path(path))
         return freed
 
     @contextlib.contextmanager
@@ -176,6 +178,11 @@ def shard_files(dataset: Dataset, shard: int, folder: Path) -> ShardFiles:
 def origin_path(path: Path) -> Path:
     """Where it is noted what a raw file came from, beside it."""
     return path.with_name(f".{path.name}.origin.json")
+
+
+def new_origin_path(path: Path) -> Path:
+    """Under which name that note is written before it takes its place."""
+    return path.with_name(f".{path.name}.origin.json.new")
 
 
 def file_exists(location: Location) -> bool:
@@ -224,6 +231,18 @@ def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | Non
             else:
                 publish(temporary)
         finally:
+            remove_file(temporary)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left of files that they were `replacing` here, even if nobody writes those again.
+
+    Whoever is alive holds the lock of its file, and keeps it. For the store's own folders only: others may have files
+    of such names. Raises `OSError`.
+    """
+    for temporary in folder.glob(".*.tmp"):
+        lock = temporary.with_name(f"{temporary.name.removesuffix('.tmp')}.lock")
+        with contextlib.suppress(StoreError), file_lock(lock, str(temporary), wait_seconds=0):
             remove_file(temporary)
 
 

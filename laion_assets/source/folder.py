@@ -25,7 +25,7 @@ from laion_assets.redact import redact, redact_text
 from laion_assets.shard.store import sync_folder
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.mirrors import Arrival, RemoteFile
-from laion_assets.source.partial import Origin, PartialFile
+from laion_assets.source.partial import Origin, PartialFile, temporary_link
 from laion_assets.source.transfer import Pace
 from laion_assets.source.wanted import WantedFile, check_file
 
@@ -94,7 +94,7 @@ def link(original: Path, final: Path) -> None:
 
     `original` is absolute and no link itself. Raises `OSError`.
     """
-    temporary = final.with_name(f".{final.name}.link")
+    temporary = temporary_link(final)
     temporary.unlink(missing_ok=True)
     try:
         temporary.hardlink_to(original)

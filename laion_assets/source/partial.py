@@ -16,7 +16,7 @@ from typing import BinaryIO
 from pydantic import TypeAdapter, ValidationError
 
 from laion_assets.errors import SourceError
-from laion_assets.shard.store import sync_folder
+from laion_assets.shard.store import new_origin_path, sync_folder
 from laion_assets.shard.storing import store_errors
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.transfer import Pace, ShardTransfer
@@ -34,6 +34,11 @@ class Origin:
 
 
 ORIGINS = TypeAdapter(Origin)
+
+
+def temporary_link(final: Path) -> Path:
+    """The name under which a link to a local file is made before it takes its final one."""
+    return final.with_name(f".{final.name}.link")
 
 
 class PartialFile:
@@ -115,16 +120,25 @@ class PartialFile:
             self.transfer.check_stop()
             self.path.replace(self.final)
             sync_folder(self.final.parent)
-            self.sidecar.unlink(missing_ok=True)
+            self._forget()
 
     def discard(self) -> None:
         """Throw away what is there. Raises `StoreError` when the disk refuses."""
         self.transfer.check_stop()
         with self.storing():
             self.path.unlink(missing_ok=True)
-            self.sidecar.unlink(missing_ok=True)
+            self._forget()
         self.origin = None
         self._grow(-self.size)
+
+    def _forget(self) -> None:
+        """Removes all that is beside the bytes, also what a killed process left half done."""
+        for path in (self.sidecar, self._new_sidecar, temporary_link(self.final), new_origin_path(self.final)):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _new_sidecar(self) -> Path:
+        return self.sidecar.with_name(f"{self.sidecar.name}.new")
 
     def _start_of(self, origin: Origin, chunks: Iterator[bytes], pace: Pace) -> bytes:
         """The first chunks, enough to see that they start a file of this kind."""
@@ -172,10 +186,9 @@ class PartialFile:
         """Note whose bytes these are, and see that the rest has room."""
         self.origin = origin
         self.transfer.expect(self.wanted.name, origin.total or self.wanted.size, copied_to=self.final.parent)
-        temporary = self.sidecar.with_name(f"{self.sidecar.name}.new")
         with self.storing():
-            temporary.write_bytes(ORIGINS.dump_json(origin))
-            temporary.replace(self.sidecar)
+            self._new_sidecar.write_bytes(ORIGINS.dump_json(origin))
+            self._new_sidecar.replace(self.sidecar)
 
     def _read_sidecar(self) -> Origin | None:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from laion_assets.shard.store import origin_path
+from laion_assets.shard.store import new_origin_path, origin_path
 from laion_assets.source.mirrors import RemoteFile
 
 REMOTE_FILES = TypeAdapter(RemoteFile)
@@ -21,10 +21,9 @@ def remember(final: Path, remote: RemoteFile) -> None:
     It is written after the file: one that a crash left without its note, or with that of the file before, is at worst
     fetched once more, or not compared.
     """
-    note = origin_path(final)
-    temporary = note.with_name(f"{note.name}.new")
+    temporary = new_origin_path(final)
     temporary.write_bytes(REMOTE_FILES.dump_json(remote))
-    temporary.replace(note)
+    temporary.replace(origin_path(final))
 
 
 def remembered(final: Path) -> RemoteFile | None:

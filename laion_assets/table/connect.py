@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
                 if holder is None and failures > 1:
                     raise TableError(
                         subject,
-                        found=_first_sentence(error),
+                        found=_why_not_written(folder) or _first_sentence(error),
                         expected="a folder that the engine can open",
                         advice="see that it can be written and was not made by a newer version",
                     ) from error
@@ -178,6 +179,17 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
                 advice="wait for that step to end, or use a ClickHouse server (LAION_CLICKHOUSE)",
             )
         time.sleep(0.25)
+
+
+def _why_not_written(folder: Path) -> str | None:
+    """Why nothing can be written into a folder (the engine does not say); None where it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _holder(folder: Path) -> str | None:

@@ -92,7 +92,7 @@ def index_cover(db: Database) -> list[PartitionCover]:
     if not any(state.index_bytes for state in states):
         return [PartitionCover(state.shard, state.rows, state.parts, none, none) for state in states]
     cover = []
-    with _probe_table(db) as probe:
+    with probe_table(db) as probe:
         for state in states:
             sizes = _sizes_of(db, probe, state.shard, names) if state.index_bytes else {}
             compressed = {name: sizes.get(name, (0, 0))[0] for name in names}
@@ -111,9 +111,13 @@ def index_sizes(cover: list[PartitionCover]) -> IndexSizes:
 
 
 @contextmanager
-def _probe_table(db: Database) -> Iterator[str]:
-    """An empty table of the same columns and indexes, by its unquoted name; removed at the end."""
-    name = f"{db.settings.table}_index_probe"
+def probe_table(db: Database) -> Iterator[str]:
+    """An empty table of the same columns and indexes, by its unquoted name; removed at the end.
+
+    Its name is that of a staging table: one that a killed process left goes with the next load, and with it the links
+    to parts that have been replaced since.
+    """
+    name = f"{db.settings.table}_staging_probe"
     quoted = db.name_of(name)
     db.command(f"DROP TABLE IF EXISTS {quoted} SYNC")
     # A plain MergeTree, also where the table is replicated: it lives for a second, on this replica.

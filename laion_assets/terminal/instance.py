@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
 from laion_assets.errors import SettingsError
+from laion_assets.health.history import ACTIVE
 
 MINIMAL_CONFIG = """\
 # Written by laion-assets for a Dagster instance of its own; storage lies beside this file.
@@ -49,19 +53,31 @@ def dagster_instance() -> dg.DagsterInstance:
     os.environ["DAGSTER_HOME"] = home
     # Its storage paths may be relative, as ours are, and mean this folder.
     os.chdir(home)
-    instance = dg.DagsterInstance.get()
-    settle_dead_runs(instance)
+    with _alone_in(Path(home)):
+        instance = dg.DagsterInstance.get()
+        settle_dead_runs(instance)
     return instance
+
+
+@contextlib.contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """One process at a time: Dagster makes the tables of a new instance without looking whether another does so."""
+    descriptor = os.open(home, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def settle_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Ends the runs of commands that were killed on this host, and frees their places in pools; the runs' ids.
 
-    Dagster's daemon watches only what its launcher started: such a run would stay "started" for ever, and its place in
-    the pool `clickhouse` with it.
+    Dagster's daemon watches only what its launcher started: such a run would stay "started" for ever, or "not started"
+    where it was killed before, and its place in the pool `clickhouse` with it.
     """
     settled = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])):
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
         host, _, process = run.tags.get(PROCESS_TAG, "").partition("/")
         if host != socket.gethostname() or _is_alive(int(process)):
             continue

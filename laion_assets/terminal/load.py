@@ -17,7 +17,7 @@ from laion_assets.assets.location import ProgressOf
 from laion_assets.automation.jobs import load_shards
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import LaionError
-from laion_assets.health.history import CHAIN, failure_reason
+from laion_assets.health.history import CHAIN, ShardHistory, failure_reason, read_histories
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
@@ -54,13 +54,15 @@ def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, co
     rows_in_table = {state.shard: state.rows for state in loaded}
     if any(shard not in rows_in_table for shard in shards):
         keep_plan_for(settings, shards, loaded)
+    histories = read_histories(instance, [str(shard) for shard in shards], with_errors=False)
     outcomes: list[Outcome] = []
     with ShardBars(console) as bars, _interrupts() as interrupted:
         job = shard_job(settings, bars.for_step)
-        for shard in shards:
-            steps = list(CHAIN) if again else missing_steps(settings, shard, instance, shard in rows_in_table)
+        for shard, history in zip(shards, histories, strict=True):
+            rows = rows_in_table.get(shard, 0)
+            steps = list(CHAIN) if again else missing_steps(settings, history, rows)
             if not steps:
-                outcomes.append(Outcome(shard, rows_in_table[shard], 0.0, skipped=True))
+                outcomes.append(Outcome(shard, rows, 0.0, skipped=True))
                 continue
             outcome = run_shard(job, shard, steps, instance)
             if interrupted():
@@ -72,11 +74,13 @@ def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, co
     return not any(outcome.error for outcome in outcomes)
 
 
-def missing_steps(settings: Settings, shard: int, instance: dg.DagsterInstance, in_table: bool) -> list[str]:
-    """The steps of the chain that a shard still needs, in order: none when Dagster and the table have it."""
-    if in_table and _materialized(instance, "clickhouse_partition", shard):
+def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
+    """The steps of the chain that a shard still needs, in order: none when Dagster and the table agree that they have
+    it, and its last run ended well (one that was killed after its load has not looked at what it loaded)."""
+    if history.loaded_at is not None and history.rows == rows_in_table and history.state != "failed":
         return []
-    if _materialized(instance, "merged_shard", shard):
+    if "merged_shard" in history.seconds:
+        shard = int(history.key)
         store = ShardStore.of(settings)
         with contextlib.suppress(LaionError):
             read_merged(store.merged_path(shard), shard=shard)
@@ -145,8 +149,3 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
         signal.set_wakeup_fd(before)
         os.close(reader)
         os.close(writer)
-
-
-def _materialized(instance: dg.DagsterInstance, asset: str, shard: int) -> bool:
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[str(shard)])
-    return bool(instance.fetch_materializations(wanted, limit=1).records)

@@ -12,7 +12,7 @@ from pytest import LogCaptureFixture
 from laion_assets.assets.load_report import CHECKS, load_report_asset
 from laion_assets.assets.location import CodeLocation
 from laion_assets.health.findings import bytes_still_needed
-from laion_assets.health.history import ShardHistory
+from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import connect
@@ -24,7 +24,7 @@ from laion_assets.terminal.load import missing_steps
 from laion_assets.terminal.status import read_status
 from laion_assets_tests.assets.test_chain import failed_checks, failures, materialized, recorded, run, table_state
 from laion_assets_tests.bucket import KEY, SECRET, S3Server, keys, s3_server, upload
-from laion_assets_tests.conftest import settings_for
+from laion_assets_tests.conftest import SAMPLE_ROWS, settings_for
 from laion_assets_tests.endpoint.process import endpoint_process
 
 RAW = ["raw/img_emb_2.npy", "raw/metadata_2.parquet", "raw/text_emb_2.npy"]
@@ -109,9 +109,9 @@ def test_objects_stay_only_where_the_settings_say_so(
 def test_a_merged_object_is_loaded_again_without_its_source(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     settings = host(tmp_path, "here")
     assert run(settings, 2, instance, "raw_shard", "merged_shard").success
-    assert missing_steps(settings, 2, instance, in_table=False) == ["clickhouse_partition"]
+    assert missing_steps(settings, read_histories(instance, ["2"])[0], 0) == ["clickhouse_partition"]
     assert run(settings, 2, instance, "clickhouse_partition").success
-    assert missing_steps(settings, 2, instance, in_table=True) == []
+    assert missing_steps(settings, read_histories(instance, ["2"])[0], SAMPLE_ROWS[2]) == []
 
 
 def test_no_credential_reaches_a_statement_a_log_or_dagster(

@@ -24,13 +24,14 @@ from laion_assets.assets import merged_shard
 from laion_assets.assets.clickhouse_partition import clickhouse_partition_checks
 from laion_assets.assets.location import CodeLocation
 from laion_assets.definitions import build_definitions
-from laion_assets.health.history import CHAIN
+from laion_assets.health.history import CHAIN, read_histories
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 from laion_assets.table.verify import partition_figures
+from laion_assets.terminal.load import missing_steps
 from laion_assets_tests.conftest import REAL, Shard, copy_sample, needs_real, settings_for
 
 CHECKS = {
@@ -358,6 +359,9 @@ def test_a_shard_without_rows_goes_through_the_chain(
     assert result.success, (failures(result), failed_checks(result))
     assert recorded(instance, "clickhouse_partition", 1)["dagster/partition_row_count"] == 0
     assert table_state(settings) == []
+    (history,) = read_histories(instance, ["1"])
+    assert history.state == "loaded"
+    assert missing_steps(settings, history, rows_in_table=0) == []
 
 
 def test_a_shard_of_one_row_goes_through_the_chain(
@@ -458,7 +462,7 @@ def test_a_run_that_was_killed_at_any_moment_and_run_again_gives_the_same_table(
         [sys.executable, "-W", "ignore", "-c", KILLER, str(tmp_path), str(sample_folder)],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2_000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -12,15 +13,18 @@ from laion_assets.assets.hnsw_tuning import hnsw_tuning_asset
 from laion_assets.assets.location import CodeLocation
 from laion_assets.assets.recall_report import recall_report_asset, recall_report_checks
 from laion_assets.assets.vector_index import index_uses, vector_index_asset, vector_index_checks
-from laion_assets.health.history import COVERED_SHARDS
+from laion_assets.definitions import build_definitions
+from laion_assets.health.history import COVERED_SHARDS, failure_reason
 from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings, read_search_settings
 from laion_assets.recall.tuning import TuningPlan
 from laion_assets.settings import Settings
+from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import connect
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.search import SearchRequest, search
-from laion_assets_tests.table.loaded import holder, insert_behind_our_back, load_sample, sample_settings
+from laion_assets_tests.conftest import settings_for
+from laion_assets_tests.table.loaded import FAST, holder, insert_behind_our_back, load_sample, sample_settings
 
 PLAN = Plan(queries=20, grid=(SearchSettings(16), SearchSettings(256), SearchSettings(64, 5)), queries_at_100=5)
 
@@ -155,3 +159,22 @@ def test_without_a_table_the_asset_says_what_to_do(tmp_path: Path) -> None:
     assert failure is not None
     assert failure.user_failure_data is not None
     assert "load a shard first" in str(failure.user_failure_data.description)
+
+
+def test_a_dataset_without_texts_is_indexed_and_measured_by_its_images(tmp_path: Path) -> None:
+    """From its source through every asset and check: the job of a shard, then that of the index."""
+    source = tmp_path / "source"
+    write_sample_shard(source, 0, 700, seed=5)
+    shutil.rmtree(source / "text_emb")
+    described = tmp_path / "images.toml"
+    described.write_text('name = "images"\nshards = 1\ndimension = 512\nhas_text = false\n', encoding="utf-8")
+    settings = settings_for(tmp_path / "data", source, dataset_name=str(described), recall_queries=1, **FAST)
+    with dg.DagsterInstance.ephemeral() as instance:
+        for job, partition in (("load_shards", "0"), ("build_index", None)):
+            definition = build_definitions(settings).resolve_job_def(job)
+            result = definition.execute_in_process(partition_key=partition, instance=instance, raise_on_error=False)
+            assert result.success, failure_reason(instance, result.run_id)
+            assert all(passed for name, passed in checks(result).items() if name != "index_beats_scan")
+    assert metadata(result, "vector_index")["vectors_built"] == 700
+    measured = [name for name in metadata(result, "recall_report") if name.startswith("recall_at_10_")]
+    assert sorted(measured) == ["recall_at_10_held_out_to_image", "recall_at_10_image_to_image"]

@@ -38,6 +38,12 @@ def test_shuffled_texts_are_no_pairs_of_their_images(sample_shards: list[Shard])
     assert "an image and its text have cosine" in (alignment(replace(shard, texts=shuffled)).fault() or "")
 
 
+def test_texts_that_are_the_images_again_are_found(sample_shards: list[Shard]) -> None:
+    shard = sample_shards[1]
+    assert "are the image vectors again" in (alignment(replace(shard, texts=shard.images)).fault() or "")
+    assert "are the image vectors again" in (alignment(replace(shard, images=shard.texts)).fault() or "")
+
+
 @pytest.mark.parametrize("shift", [1, -1, 300])
 def test_texts_that_slipped_by_some_rows_are_found(shift: int, sample_shards: list[Shard]) -> None:
     shard = sample_shards[0]

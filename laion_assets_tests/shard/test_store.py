@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import StoreError
-from laion_assets.shard.store import ShardStore, remove_file, replacing
+from laion_assets.shard.store import ShardStore, remove_file, replacing, sweep
 from laion_assets_tests.conftest import SAMPLE, Shard, assert_one_line
 
 
@@ -93,6 +93,31 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
         assert not temporary.exists()
         temporary.write_text("new")
     assert names(tmp_path) == ["file"]
+
+
+def test_what_a_killed_process_left_of_another_file_is_swept_too(tmp_path: Path) -> None:
+    (tmp_path / ".other.tmp").write_text("half of a file that nobody will write again")
+    (tmp_path / ".other.lock").touch()
+    (tmp_path / "file").touch()
+    sweep(tmp_path)
+    assert names(tmp_path) == ["file"]
+    sweep(tmp_path / "not there")
+
+
+def test_what_a_living_writer_has_written_is_left(tmp_path: Path) -> None:
+    with replacing(tmp_path / "slow", subject="shard 0") as slow:
+        slow.write_text("half")
+        sweep(tmp_path)
+        assert names(tmp_path) == [".slow.lock", ".slow.tmp"]
+    assert names(tmp_path) == ["slow"]
+
+
+def test_files_of_others_beside_a_page_of_ours_are_left(tmp_path: Path) -> None:
+    (tmp_path / ".other.tmp").touch()
+    (tmp_path / ".other.lock").touch()
+    with replacing(tmp_path / "page.html", subject="page") as temporary:
+        temporary.write_text("new")
+    assert names(tmp_path) == [".other.lock", ".other.tmp", "page.html"]
 
 
 def test_writers_of_one_file_take_turns(tmp_path: Path) -> None:

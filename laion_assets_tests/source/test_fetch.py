@@ -156,6 +156,21 @@ def test_where_files_are_removed_nothing_of_them_stays(server: MisbehavingServer
     assert names(raw) == [".0.lock"]
 
 
+def test_what_a_killed_run_left_half_done_goes_when_the_file_comes_from_elsewhere(
+    server: MisbehavingServer, raw: Path, tmp_path: Path
+) -> None:
+    """It died while it linked one file into its place, and while it noted where another came from."""
+    leave_part(raw, IMAGE, b"x" * 100, Origin("http://x/y", '"e"', None, SIZE))
+    (raw / f"{IMAGE}.part.json.new").write_text('{"url": "htt')
+    (raw / f".{TEXT}.link").write_bytes(b"old")
+    (raw / f".{METADATA}.origin.json.new").write_text('{"url": "htt')
+    (tmp_path / "mine").mkdir()
+    for name in THREE:
+        (tmp_path / "mine" / name).write_bytes(FILES[name])
+    assert all(file.linked for file in fetch(str(tmp_path / "mine"), raw))
+    assert names(raw) == sorted([".0.lock", *THREE, *NOTES])
+
+
 # Layouts, mirrors, and what the dataset knows.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import available_cores, connect
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.table.loaded import holder
+from laion_assets_tests.torture.adversity import remount, small_disk
 
 SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
 
@@ -111,6 +113,26 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(TableError) as caught, connect(settings):
         pass
     assert_one_line(caught.value, str(tmp_path / "file"), "a folder that can be written")
+
+
+def test_a_folder_that_cannot_be_written_is_said_as_the_disk_says_it(tmp_path: Path) -> None:
+    settings = load_settings(dataset_name="sample", data_dir=tmp_path / "small")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(tmp_path / "small"))
+        except PermissionError as error:
+            pytest.skip(str(error))
+        remount(tmp_path / "small", "ro")
+        with pytest.raises(TableError) as caught, connect(settings):
+            pass
+        assert_one_line(caught.value, "Read-only file system")
+        remount(tmp_path / "small", "rw")
+        with connect(settings) as db:
+            db.command("CREATE TABLE t (n Int8) ENGINE = MergeTree ORDER BY n")
+        remount(tmp_path / "small", "ro")
+        with pytest.raises(TableError) as caught, connect(settings):
+            pass
+        assert_one_line(caught.value, str(tmp_path / "small"), "Read-only file system", "see that it can be written")
 
 
 def test_a_server_that_does_not_answer_is_one_clear_error_without_the_password() -> None:

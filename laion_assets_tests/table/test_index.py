@@ -14,7 +14,7 @@ import pytest
 from laion_assets.errors import TableError
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import IndexSizes, PartitionCover, index_cover, index_sizes
+from laion_assets.table.cover import IndexSizes, PartitionCover, index_cover, index_sizes, probe_table
 from laion_assets.table.index import IndexParameters, build_indexes, declared_indexes
 from laion_assets.table.index_use import index_use
 from laion_assets.table.mutations import start_mutation, unfinished_mutations
@@ -101,6 +101,19 @@ def test_a_partition_that_is_loaded_again_gets_its_index_back(settings: Settings
     with connect(settings) as db:
         assert missing(index_cover(db)) == {0: [], 1: BOTH}
         assert build_indexes(db).shards == [1]
+
+
+def test_a_probe_that_a_killed_process_left_goes_with_the_next_load(settings: Settings) -> None:
+    """It holds links to parts, which would stay on the disk when their partitions are replaced."""
+    with connect(settings) as db:
+        build_indexes(db)
+        with probe_table(db) as probe:
+            pass
+        db.command(f"CREATE TABLE {db.name_of(probe)} AS {db.table}")
+        db.command(f"ALTER TABLE {db.name_of(probe)} ATTACH PARTITION 0 FROM {db.table}")
+    load_sample(settings, ROWS, shards=(1,))
+    with connect(settings) as db:
+        assert [name for (name,) in db.rows("SHOW TABLES")] == [settings.table]
 
 
 def test_other_parameters_rebuild_and_say_what_it_costs(settings: Settings) -> None:

@@ -75,13 +75,35 @@ def test_an_instance_of_its_own_sends_no_telemetry_and_keeps_what_is_set(tmp_pat
     assert (home / "dagster.yaml").read_text().endswith("# mine\n")
 
 
-def started_run(instance: dg.DagsterInstance, tag: str | None) -> str:
+OPENER = """
+import sys
+from laion_assets.terminal.instance import dagster_instance
+sys.stdin.readline()
+dagster_instance()
+"""
+
+
+def test_processes_that_open_a_new_instance_at_once_make_it_once(tmp_path: Path) -> None:
+    make_instance(tmp_path / "home")
+    command = [sys.executable, "-W", "ignore", "-c", OPENER]
+    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write("\n")
+        opener.stdin.flush()
+    said = [opener.communicate(timeout=600)[1] for opener in openers]
+    assert [opener.returncode for opener in openers] == [0, 0, 0], said
+
+
+def active_run(
+    instance: dg.DagsterInstance, tag: str | None, status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED
+) -> str:
     """A run that is under way, of the process that the tag names."""
     run = instance.create_run(
         job_name="load_shards",
         run_id=None,
         run_config=None,
-        status=dg.DagsterRunStatus.STARTED,
+        status=status,
         tags=None if tag is None else {PROCESS_TAG: tag},
         root_run_id=None,
         parent_run_id=None,
@@ -104,16 +126,20 @@ def test_runs_of_processes_that_are_gone_are_ended_and_others_are_not(instance: 
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     host = socket.gethostname()
-    dead = started_run(instance, f"{host}/{gone.pid}")
-    others = [
-        started_run(instance, f"{host}/{os.getppid()}"),
-        started_run(instance, f"elsewhere.example/{gone.pid}"),
-        started_run(instance, None),
+    dead = [
+        active_run(instance, f"{host}/{gone.pid}", status)
+        for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
     ]
-    assert settle_dead_runs(instance) == [dead]
-    run = instance.get_run_by_id(dead)
-    assert run is not None
-    assert run.status == dg.DagsterRunStatus.FAILURE
+    others = [
+        active_run(instance, f"{host}/{os.getppid()}"),
+        active_run(instance, f"elsewhere.example/{gone.pid}"),
+        active_run(instance, None),
+    ]
+    assert sorted(settle_dead_runs(instance)) == sorted(dead)
+    for run_id in dead:
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.status == dg.DagsterRunStatus.FAILURE
     for other in others:
         still = instance.get_run_by_id(other)
         assert still is not None
