@@ -34,6 +34,11 @@ dev: env ## start Dagster's UI on this folder, at http://127.0.0.1:3000 (PORT=30
 test: env ## run every test
 	@$(BIN)/python -m pytest
 
+torture: env ## the long trials: 300 sudden deaths, full disks, every corruption, 5,000 alterations (docs/faults.md)
+	@for trial in sudden_death adversity corruptions altered large; do \
+	  echo "$$trial"; $(BIN)/python -W ignore -m laion_assets_tests.torture.$$trial || exit 1; \
+	done
+
 lint: env ## ruff (lint and format) and mypy in strict mode
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 
@@ -59,4 +64,4 @@ lock: ## write constraints.txt anew from pyproject.toml (needs uv)
 clean: ## remove .venv, caches, the demo and the data directory's Dagster storage
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo .dagster
 
-.PHONY: help env demo demo-ui dev test lint bench screenshots lock clean
+.PHONY: help env demo demo-ui dev test torture lint bench screenshots lock clean

@@ -1,0 +1,137 @@
+"""One life: a forked process that loads, indexes and measures what is missing, until it ends or is killed."""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+import importlib
+import io
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+
+from laion_assets.assets import clickhouse_partition, merged_shard, raw_shard, recall_report
+from laion_assets.automation.jobs import build_index, load_shards
+from laion_assets.definitions import build_definitions
+from laion_assets.recall import evaluate
+from laion_assets.recall.plot import _canvas
+from laion_assets.settings import Settings
+from laion_assets.shard import merge
+from laion_assets.table import load as table_load
+from laion_assets.terminal.index import build_and_measure
+from laion_assets.terminal.instance import dagster_instance, make_instance
+from laion_assets.terminal.load import QUIET, load
+from laion_assets_tests.torture import stages
+from laion_assets_tests.torture.audit import audit_after_death, audit_after_success
+from laion_assets_tests.torture.world import World
+
+READY = "ready"
+DONE = "done"
+FAULT = "fault "
+
+TELL_TRACES = signal.SIGUSR1
+"""Has a child say where each of its threads is."""
+
+BLOCK_ROWS = 50
+PIECE_ROWS = 100
+SEARCHES = 1
+"""Few rows a block, few blocks a piece and few searches: every stage has several steps, and none takes long."""
+
+
+def warm(world: World) -> None:
+    """Imports and prepares here whatever each child would have to, but opens nothing."""
+    # The engine's client imports it where it is there.
+    importlib.import_module("pandas")
+    merge.BLOCK_ROWS, table_load.PIECE_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, PIECE_ROWS, SEARCHES
+    plan = functools.partial(evaluate.Plan, grid=evaluate.DEFAULT_GRID[:SEARCHES])
+    setattr(recall_report, "Plan", plan)  # noqa: B010 - it is no name that the module exports
+    for module in (raw_shard, merged_shard, clickhouse_partition):
+        module.IO_RETRY = dg.RetryPolicy(max_retries=1, delay=0)  # type: ignore[attr-defined]
+    definitions = build_definitions(world.settings(0, over_http=False))
+    for job in (load_shards, build_index):
+        definitions.resolve_job_def(job.name)
+    figure, _ = _canvas()
+    figure.savefig(io.BytesIO(), format="png")
+    make_instance(world.folder / "warm")
+    with dagster_instance() as instance:
+        dg.materialize([_nothing, _all_is_well], instance=instance, run_config=QUIET)
+
+
+@dg.asset
+def _nothing() -> None:
+    """Lets Dagster import its storages and run a step."""
+
+
+@dg.asset_check(asset=_nothing)
+def _all_is_well() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+
+def fork(work: Callable[..., None], *arguments: Any) -> tuple[int, int]:
+    """Runs `work(*arguments, pipe)` in a child that leads a process group of its own; its pid and the pipe to read.
+
+    The parent must have opened no engine and started no thread.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        return child, reader
+    os.setsid()
+    os.close(reader)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    faulthandler.register(TELL_TRACES, file=writer, all_threads=True)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    try:
+        work(*arguments, writer)
+    except BaseException:
+        say(writer, FAULT + " | ".join(traceback.format_exc().splitlines()[-12:]))
+    finally:
+        os._exit(0)
+
+
+def say(pipe: int, line: str) -> None:
+    """One line to the watcher."""
+    os.write(pipe, (line + "\n").encode())
+
+
+def live(world: World, version: int, over_http: bool, seed: int, pipe: int) -> None:
+    """Looks at what the life before left, then does what `laion-assets load` does, then builds and measures."""
+    settings = world.settings(version, over_http=over_http)
+    instance = dagster_instance()
+    versions, faults = audit_after_death(world, settings, instance)
+    if faults:
+        say(pipe, FAULT + "; ".join(faults))
+        return
+    say(pipe, READY)
+    stages.arm(pipe)
+    console = Console(file=sys.stdout)
+    shards = random.Random(seed).sample(world.shards, len(world.shards))
+    stale = [shard for shard in shards if versions.get(shard, version) != version]
+    rest = [shard for shard in shards if shard not in stale]
+    loaded = not stale or load(settings, stale, instance, console, again=True)
+    loaded = (not rest or load(settings, rest, instance, console, again=False)) and loaded
+    measured = loaded and build_and_measure(settings, instance, console)
+    say(pipe, DONE if measured else f"{FAULT}the load did not end well: {_reasons(settings, instance)}")
+
+
+def judge(world: World, version: int, pipe: int) -> None:
+    """Says whether all is as it must be after a load that ran to its end."""
+    settings = world.settings(version, over_http=False)
+    faults = audit_after_success(world, settings, dagster_instance(), version)
+    say(pipe, FAULT + "; ".join(faults) if faults else DONE)
+
+
+def _reasons(settings: Settings, instance: Any) -> str:
+    from laion_assets.health.history import read_histories
+
+    histories = read_histories(instance, settings.dataset.shard_keys)
+    return "; ".join(f"{history.key} {history.state} {history.error}" for history in histories)
