@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import ingest, ingest_million, merge_encodings, sample
+from benchmarks import fetch, ingest, ingest_million, merge_encodings, sample
 from benchmarks.harness import Bench
 from benchmarks.process import REPORTS, SCRATCH, compile_all
 from benchmarks.report import Section, machine, write_report
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Section]] = {
     "ingest_million": ingest_million.run,
     "merge_encodings": merge_encodings.run,
     "sample": sample.run,
+    "fetch": fetch.run,
 }
 
 WITH_OPTIONS: dict[str, str] = {
