@@ -108,16 +108,15 @@ def test_what_a_living_writer_has_written_is_left(tmp_path: Path) -> None:
     with replacing(tmp_path / "slow", subject="shard 0") as slow:
         slow.write_text("half")
         sweep(tmp_path)
-        assert names(tmp_path) == [".slow.lock", ".slow.tmp"]
+        assert names(tmp_path) == [".slow.tmp"]
     assert names(tmp_path) == ["slow"]
 
 
 def test_files_of_others_beside_a_page_of_ours_are_left(tmp_path: Path) -> None:
     (tmp_path / ".other.tmp").touch()
-    (tmp_path / ".other.lock").touch()
     with replacing(tmp_path / "page.html", subject="page") as temporary:
         temporary.write_text("new")
-    assert names(tmp_path) == [".other.lock", ".other.tmp", "page.html"]
+    assert names(tmp_path) == [".other.tmp", "page.html"]
 
 
 def test_writers_of_one_file_take_turns(tmp_path: Path) -> None:

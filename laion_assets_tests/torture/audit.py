@@ -144,7 +144,7 @@ def _records(instance: dg.DagsterInstance) -> list[str]:
 
 def _leftovers(world: World, settings: Settings, version: int) -> list[str]:
     data = settings.data_dir
-    expected = {f"raw/.{shard}.lock" for shard in world.shards} | {"recall/recall.json", "recall/recall.png"}
+    expected = {"recall/recall.json", "recall/recall.png"}
     expected |= {f"merged/merged_{shard}.parquet" for shard in world.shards}
     quarantined = [shard for shard in world.shards if world.truths[version, shard].refused]
     expected |= {f"merged/quarantine_{shard}.parquet" for shard in quarantined}
@@ -156,4 +156,5 @@ def _leftovers(world: World, settings: Settings, version: int) -> list[str]:
 
 
 def _is_ours(path: Path, data: Path) -> bool:
-    return path.relative_to(data).parts[0] != "clickhouse"
+    """Neither the engine's, nor a lock, whose empty file stays."""
+    return path.relative_to(data).parts[0] != "clickhouse" and path.suffix != ".lock"
