@@ -85,7 +85,7 @@ def _quick_options(name: str) -> list[str]:
 def _run(given: argparse.Namespace) -> None:
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     began, facts = datetime.now(timezone.utc), machine()
-    bench = Bench(given.runs or (1 if given.quick else 5), given.quick, given.scratch.absolute(), given.rows)
+    bench = Bench(given.runs or (1 if given.quick else 5), given.quick, given.scratch.absolute(), given.rows, given.without)
     compile_all()
     folder = bench.scratch if given.quick else REPORTS
     names = given.names or [*BENCHMARKS, *WITH_OPTIONS]
@@ -109,6 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all where none is given")
     parser.add_argument("--runs", type=int, help="rounds: 5, or 1 with --quick")
     parser.add_argument("--rows", type=int, help="rows of a shard, instead of each benchmark's own")
+    parser.add_argument("--without", nargs="*", default=[], metavar="PEER", help="peers of ingest to leave out")
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to see that all works; the report is scratch"
     )

@@ -17,12 +17,14 @@ Command = list[str]
 
 @dataclass(frozen=True)
 class Bench:
-    """How a benchmark is to be run: rounds, small sizes for a trial, where big files lie, rows that were asked for."""
+    """How a benchmark is to be run: rounds, small sizes for a trial, where big files lie, rows that were asked for, and
+    peers that are left out."""
 
     runs: int
     quick: bool
     scratch: Path
     asked_rows: int | None = None
+    without: Sequence[str] = ()
 
     def rows(self, full: int, quick: int) -> int:
         """Rows to work on."""

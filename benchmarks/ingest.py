@@ -103,14 +103,15 @@ def run(bench: Bench) -> Section:
     """Runs it. Raises `RuntimeError` when the peers' tables differ."""
     shard = sample_shard(bench.scratch, bench.rows(ROWS, QUICK_ROWS))
     page_shard = sample_shard(bench.scratch, min(shard.rows, PAGE_ROWS))
-    rounds = compare(bench, _peers(shard, page_shard, merged_file(bench.scratch, shard.rows)))
+    peers = _peers(shard, page_shard, merged_file(bench.scratch, shard.rows))
+    rounds = compare(bench, [peer for peer in peers if peer.name not in set(bench.without) - {OURS, FLOOR}])
     _require_equal(rounds, shard.rows)
     scale = shard.rows / page_shard.rows
     scaled = f"; measured on {page_shard.rows:,} rows and scaled to {shard.rows:,}" if scale > 1 else ""
     about = ABOUT.format(rows=shard.rows, raw=shard.raw_bytes / 1e6, scaled=scaled)
-    absent = [name for name in (DUCKDB, LANCEDB) if name not in rounds]
+    absent = [name for name in (PAGE, PASTE, POLARS, PANDAS, DUCKDB, LANCEDB) if name not in rounds]
     if absent:
-        about += f" Left out, since not installed: {', '.join(absent)}."
+        about += f"\nLeft out, not installed or not wanted: {', '.join(absent)}."
     tables = {
         "Peers": _summary(rounds, shard.rows, scale),
         "Files between": _sizes(rounds, shard, scale),
@@ -137,21 +138,18 @@ def _require_equal(rounds: Rounds, rows: int) -> None:
 
 def _figures(rounds: Rounds, scale: float) -> list[Figure]:
     """What is wanted, then ours against each peer."""
-    csv, merged = figure("csv_bytes"), figure("merged_bytes")
     figures = [
         Figure("ours, in floors", ratio(rounds, OURS, FLOOR, wall), goal=2.5),
         Figure("ours, in floors, by CPU seconds", ratio(rounds, OURS, FLOOR, cpu)),
         Figure("our peak memory, of the 41 GB that the page names", _spread_of(rounds, 41e9), goal=1 / 25, form=".3f"),
-        Figure(
-            "merged file, of the page's CSV", _scaled(ratio(rounds, OURS, PAGE, merged, csv), 1 / scale), form=".3f"
-        ),
     ]
     for name in rounds:
         if name in (OURS, FLOOR):
             continue
         times, goal = (scale, 20) if name == PAGE else (1.0, 1)
-        faster = _scaled(ratio(rounds, name, OURS, wall), times)
-        figures.append(Figure(f"times faster than {name}", faster, sign="≥", goal=goal))
+        for what, value in (("times faster than", wall), ("times less CPU time than", cpu)):
+            better = _scaled(ratio(rounds, name, OURS, value), times)
+            figures.append(Figure(f"{what} {name}", better, sign="≥", goal=goal if value is wall else None))
     return figures
 
 
@@ -193,5 +191,6 @@ def _sizes(rounds: Rounds, shard: SampleShard, scale: float) -> list[list[str]]:
         ("the page's CSV", PAGE, "csv_bytes", scale),
         ("our merged file", OURS, "merged_bytes", 1.0),
     ):
-        rows.append([name, f"{spread(rounds, peer, figure(size)).median * factor / shard.rows:,.0f}"])
+        if peer in rounds:
+            rows.append([name, f"{spread(rounds, peer, figure(size)).median * factor / shard.rows:,.0f}"])
     return rows
