@@ -85,7 +85,8 @@ def _quick_options(name: str) -> list[str]:
 def _run(given: argparse.Namespace) -> None:
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     began, facts = datetime.now(timezone.utc), machine()
-    bench = Bench(given.runs or (1 if given.quick else 5), given.quick, given.scratch.absolute(), given.rows, given.without)
+    runs = given.runs or (1 if given.quick else 5)
+    bench = Bench(runs, given.quick, given.scratch.absolute(), given.rows, given.without)
     compile_all()
     folder = bench.scratch if given.quick else REPORTS
     names = given.names or [*BENCHMARKS, *WITH_OPTIONS]

@@ -67,9 +67,9 @@ class Section:
         lines = [f"## {self.name}", "", self.about, ""]
         if self.figures:
             head = ["figure", "median (least–most)", "wanted", "reached"]
-            lines += [*_table([head, *(figure.cells() for figure in self.figures)]), ""]
+            lines += [*markdown_table([head, *(figure.cells() for figure in self.figures)]), ""]
         for title, rows in self.tables.items():
-            lines += [f"{title}:", "", *_table(rows), ""]
+            lines += [f"{title}:", "", *markdown_table(rows), ""]
         return "\n".join(lines)
 
 
@@ -100,7 +100,8 @@ def _mega(value: Spread) -> str:
     return Spread(value.median / 1e6, value.low / 1e6, value.high / 1e6).text(".0f")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first row is its head."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
@@ -159,7 +160,7 @@ def write_report(
     minutes = (datetime.now(timezone.utc) - began).total_seconds() / 60
     path = folder / f"{began:%Y-%m-%d-%H%M}-{title}.md"
     lines = [f"# Benchmarks of {began:%Y-%m-%d %H:%M} UTC", "", f"`{command}` ({minutes:.0f} minutes)", ""]
-    lines += [*_table([["machine", ""], *([name, value] for name, value in facts.items())]), ""]
+    lines += [*markdown_table([["machine", ""], *([name, value] for name, value in facts.items())]), ""]
     lines += [
         "Every figure is of whole processes, interpreter start and imports included, unless it says otherwise. Peers "
         "take turns; a ratio is of two runs of the same round. Memory is anonymous resident memory (RssAnon), looked "
