@@ -65,7 +65,7 @@ class ExactCost:
 @dataclass(frozen=True)
 class Calibration:
     """One calibration: when (Unix time), on which machine, with which settings, how many seconds it took, and two
-    measurements of each kind, the small one first."""
+    measurements of each kind, the small one first. `note` says what to know of a shipped one."""
 
     made_at: float
     machine: Machine
@@ -77,6 +77,7 @@ class Calibration:
     exact: list[ExactCost]
     seconds: float
     shipped: bool = False
+    note: str = ""
 
     def is_of(self, settings: Settings) -> bool:
         """Whether it was made here, with these versions and the same settings; no shipped one was."""
@@ -84,7 +85,8 @@ class Calibration:
         return same and not self.shipped and self.machine == Machine.here()
 
     def __str__(self) -> str:
-        return f"{time.strftime('%Y-%m-%d', time.gmtime(self.made_at))} on {self.machine}"
+        note = f" ({self.note})" if self.note else ""
+        return f"{time.strftime('%Y-%m-%d', time.gmtime(self.made_at))} on {self.machine}{note}"
 
 
 def relevant_settings(settings: Settings) -> dict[str, str]:
