@@ -44,7 +44,8 @@ def test_an_index_costs_n_log_n(model: Model) -> None:
     # 1 ms a vector of 2^10, 1.2 ms of 2^12: 0.1 ms each time the part has twice the rows.
     for rows in (1_024, 4_096, 2**20):
         assert model.index_core_seconds(rows) == pytest.approx(2 * rows * (1e-3 + 1e-4 * (math.log2(rows) - 10)))
-    assert model.index_core_seconds(0) == 0
+    assert model.index_core_seconds(512) == pytest.approx(2 * 512 * 1e-3 * 9 / 10), "smaller parts: by log n alone"
+    assert model.index_core_seconds(0) == model.index_core_seconds(1) == 0
 
 
 def test_the_memory_of_an_index_is_the_formula_of_the_table_room(model: Model) -> None:
