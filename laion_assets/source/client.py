@@ -20,16 +20,18 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin
 from urllib.request import getproxies, proxy_bypass
 
-import certifi
 import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout, Url, make_headers, parse_url
 
-from laion_assets.errors import PermanentSourceError, SettingsError, SourceError
+from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.redact import HIDDEN, redact, redact_text
 from laion_assets.source.failures import StoppedError
 from laion_assets.source.transfer import Patience
+from laion_assets.tls import add_authorities, trusting_context
+
+CA_VARIABLE = "LAION_HTTP_CA_FILE"
 
 MAX_REDIRECTS = 10
 KEPT_CONNECTIONS = 4
@@ -50,7 +52,7 @@ class SourceClient:
         self._stop = stop or threading.Event()
         self._ca_file = ca_file
         if ca_file is not None:
-            _add_authority(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)
+            add_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file, CA_VARIABLE)
         self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         self._responses: weakref.WeakSet[BaseHTTPResponse] = weakref.WeakSet()
@@ -154,15 +156,8 @@ class SourceClient:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """The system's authorities, certifi's (small container images have none of their own) and the user's.
-
-        Made when first asked for: reading all of them takes some 40 ms.
-        """
-        context = ssl.create_default_context()
-        context.load_verify_locations(certifi.where())
-        if self._ca_file is not None:
-            _add_authority(context, self._ca_file)
-        return context
+        """Made when first asked for."""
+        return trusting_context(self._ca_file, CA_VARIABLE)
 
     @contextlib.contextmanager
     def _failures(self, place: str, *, connecting: bool) -> Iterator[None]:
@@ -211,15 +206,6 @@ def _may_know_the_user(target: Url, following: Url) -> bool:
     """Whether a redirect stays with the host that the user and password are for; going over to https is safe."""
     same_port = (target.scheme, target.port) == (following.scheme, following.port)
     return target.host == following.host and (same_port or following.scheme == "https")
-
-
-def _add_authority(context: ssl.SSLContext, ca_file: Path) -> None:
-    try:
-        context.load_verify_locations(ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise SettingsError(
-            f"LAION_HTTP_CA_FILE {ca_file}", found=f"{error}", expected="a file of certificates in PEM form"
-        ) from error
 
 
 def _hide_queries(record: logging.LogRecord) -> bool:
