@@ -75,6 +75,14 @@ class EngineHeldError(TableError):
     """Another process holds the embedded engine's folder."""
 
 
+class ServerUnreachableError(TableError):
+    """A ClickHouse server does not answer, or a connection was cut: a later try may do."""
+
+
+class ServerRefusedError(TableError):
+    """A ClickHouse server is too old, lacks something, or does not allow it to this user: trying again is no use."""
+
+
 class PartitionCheckError(TableError):
     """What was staged for a partition does not equal its merged Parquet file."""
 

@@ -40,6 +40,9 @@ PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
 QueryKind = Literal["image_to_image", "text_to_text", "text_to_image", "image_to_text", "held_out_to_image"]
 """The kinds of query whose recall is measured: what is asked with, and which vectors are searched."""
 
+Compression = Literal["zstd", "lz4", "none"]
+"""How rows and results travel between us and a ClickHouse server."""
+
 Words = Annotated[tuple[str, ...], NoDecode]
 """Several words in one variable, parted by commas or blanks."""
 
@@ -108,6 +111,12 @@ class Settings(BaseSettings):
 
     clickhouse_memory_bytes: int = Field(default=0, ge=0)
     clickhouse_wait_seconds: float = Field(default=20.0, ge=0)
+    clickhouse_ca_file: Path | None = None
+    clickhouse_connect_seconds: float = Field(default=10.0, gt=0)
+    clickhouse_search_seconds: float = Field(default=300.0, ge=1)
+    clickhouse_load_seconds: float = Field(default=3600.0, ge=1)
+    clickhouse_compression: Compression = "zstd"
+    clickhouse_merged: str | None = None
     index_cache_bytes: int = Field(default=5 * 2**30, ge=0)
     index_build_threads: int = Field(default=0, ge=0, le=1024)
 
@@ -170,7 +179,7 @@ class Settings(BaseSettings):
             )
         return None if url is None else url.rstrip("/")
 
-    @field_validator("data_dir", "http_ca_file", "manifest", "clip_dir", "image_root")
+    @field_validator("data_dir", "http_ca_file", "clickhouse_ca_file", "manifest", "clip_dir", "image_root")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else user_path(path).absolute()
@@ -198,6 +207,14 @@ class Settings(BaseSettings):
                 "where a password's / # ? @ are written %2F %23 %3F %40"
             )
         return url
+
+    @field_validator("clickhouse_merged")
+    @classmethod
+    def _merged_place_is_one(cls, place: str | None) -> str | None:
+        known = place is None or re.fullmatch(r"(?:(?:s3|gs|https?)://|(?![a-z0-9+.-]*://))[^*?{}'\\\s]+", place)
+        if not known:
+            raise ValueError("it is a folder under the server's user_files, or s3://…, gs://… or http(s)://…")
+        return None if place is None else place.rstrip("/")
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -17,6 +17,7 @@ from laion_assets.errors import (
     LaionError,
     MissingRawError,
     PermanentSourceError,
+    ServerUnreachableError,
     SourceError,
     StoreError,
 )
@@ -38,7 +39,7 @@ ProgressOf = Callable[[dg.AssetExecutionContext], Progress]
 IO_RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For steps that do IO. Errors that a repetition cannot mend are raised with `allow_retries=False`."""
 
-WORTH_RETRYING = (SourceError, EngineHeldError, StoreError)
+WORTH_RETRYING = (SourceError, EngineHeldError, ServerUnreachableError, StoreError)
 NOT_WORTH_RETRYING = (PermanentSourceError, MissingRawError)
 
 

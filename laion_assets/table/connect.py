@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,7 +22,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from laion_assets.errors import EngineHeldError, TableError
 from laion_assets.settings import Settings
+from laion_assets.table.failures import first_sentence, typed_errors
 from laion_assets.table.functions import embedded_function_options
+from laion_assets.table.server import Address, close_server, limit_answers, open_server
 
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 """It logs what it raises, which would be a second line for each of our errors."""
@@ -34,13 +36,15 @@ Row = Sequence[Any]
 class Database:
     """One open connection, with the names of the table that everything is about.
 
-    Not for use by two threads at once. `embedded` is chDB: it can read our files.
+    Not for use by two threads at once. `embedded` is chDB: it can read our files. On a server, a statement may take
+    `seconds`.
     """
 
     client: Client
     settings: Settings
     database: str
     embedded: bool
+    seconds: float = 0.0
 
     @property
     def table(self) -> str:
@@ -51,12 +55,16 @@ class Database:
         """Any table of our database, quoted."""
         return f"{quote_identifier(self.database)}.{quote_identifier(table)}"
 
+    def patient(self) -> Database:
+        """The same connection, whose statements may take as long as one of a load (LAION_CLICKHOUSE_LOAD_SECONDS)."""
+        return replace(self, seconds=self.settings.clickhouse_load_seconds)
+
     def command(
         self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
     ) -> None:
         """Runs a statement that returns no rows. Raises `TableError`."""
-        with _typed_errors(self.subject):
-            self.client.command(sql, parameters=dict(parameters or {}), settings=dict(settings or {}))
+        with self.limited(settings) as given:
+            self.client.command(sql, parameters=dict(parameters or {}), settings=given)
 
     def rows(
         self,
@@ -70,14 +78,32 @@ class Database:
 
         Text comes as `str`, and in hexadecimal where it is not UTF-8 (the client's way), or all of it as `bytes`.
         """
-        with _typed_errors(self.subject):
+        with self.limited(settings) as given:
             result = self.client.query(
                 sql,
                 parameters=dict(parameters or {}),
-                settings=dict(settings or {}),
+                settings=given,
                 query_formats={"String": "bytes"} if text_as_bytes else None,
             )
             return list(result.result_rows)
+
+    def raw(self, sql: str, fmt: str, *, settings: Mapping[str, object] | None = None) -> bytes:
+        """The answer of a query in one of ClickHouse's formats, as it comes. Raises `TableError`."""
+        with self.limited(settings) as given:
+            return self.client.raw_query(sql, fmt=fmt, settings=given)
+
+    @contextlib.contextmanager
+    def limited(self, settings: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
+        """For a call of the client: the statement's settings with its time limit, and failures as our errors."""
+        given: dict[str, Any] = dict(settings or {})
+        secret = ""
+        if not self.embedded:
+            seconds = self.seconds or self.settings.clickhouse_search_seconds
+            given.setdefault("max_execution_time", round(seconds))
+            limit_answers(self.client, self.settings, seconds)
+            secret = Address.of(self.settings.clickhouse_url.get_secret_value()).password
+        with typed_errors(self.subject, secret):
+            yield given
 
     def one(
         self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
@@ -100,7 +126,7 @@ def connect(settings: Settings, *, wait_seconds: float | None = None) -> Iterato
 
     The embedded engine's folder belongs to one process at a time, so it is opened for a step and given back; where it
     is held this waits `wait_seconds` (None: the settings' `clickhouse_wait_seconds`), then raises `EngineHeldError`.
-    Raises `TableError` when the server cannot be reached or refuses.
+    Raises `ServerUnreachableError` and `ServerRefusedError` as `open_server` does.
     """
     url = settings.clickhouse_url.get_secret_value()
     parts = urlsplit(url)
@@ -108,15 +134,23 @@ def connect(settings: Settings, *, wait_seconds: float | None = None) -> Iterato
         client = _open_embedded(Path(unquote(parts.netloc + parts.path)), settings, wait_seconds)
         database = "default"
     else:
-        client = _open_server(url)
-        database = unquote(parts.path.strip("/")) or "default"
+        client = open_server(settings)
+        database = Address.of(url).database
     try:
         opened = Database(client, settings, database, parts.scheme == "chdb")
         if database != "default":
-            opened.command(f"CREATE DATABASE IF NOT EXISTS {quote_identifier(database)}")
+            _use_database(opened)
         yield opened
     finally:
-        client.close()
+        close_server(client)
+
+
+def _use_database(db: Database) -> None:
+    """Makes the database where it is not there: a user who may not make any then needs none to be made."""
+    names = {"name": db.database}
+    if not db.rows("SELECT 1 FROM system.databases WHERE name = {name:String}", parameters=names):
+        db.command(f"CREATE DATABASE IF NOT EXISTS {quote_identifier(db.database)}")
+    db.client.database = db.database
 
 
 def embedded_options(settings: Settings) -> dict[str, str]:
@@ -167,7 +201,7 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
                 if holder is None and failures > 1:
                     raise TableError(
                         subject,
-                        found=_why_not_written(folder) or _first_sentence(error),
+                        found=_why_not_written(folder) or first_sentence(error),
                         expected="a folder that the engine can open",
                         advice="see that it can be written and was not made by a newer version",
                     ) from error
@@ -208,35 +242,3 @@ def _holder(folder: Path) -> str | None:
     except OSError:
         return None
     return None
-
-
-def _open_server(url: str) -> Client:
-    parts = urlsplit(url)
-    port = parts.port or (8443 if parts.scheme == "https" else 8123)
-    subject = f"ClickHouse at {parts.scheme}://{parts.hostname}:{port}"
-    with _typed_errors(subject):
-        return clickhouse_connect.get_client(
-            host=parts.hostname or "localhost",
-            port=port,
-            username=unquote(parts.username or "default"),
-            password=unquote(parts.password or ""),
-            secure=parts.scheme == "https",
-            # A session would refuse the query that a monitor sends while a mutation is waited for.
-            autogenerate_session_id=False,
-        )
-
-
-@contextlib.contextmanager
-def _typed_errors(subject: str) -> Iterator[None]:
-    try:
-        yield
-    except ClickHouseError as error:
-        raise TableError(subject, found=_first_sentence(error)) from error
-    except MemoryError as error:
-        raise TableError(subject, found="no memory left", advice="lower max_threads, or give it more memory") from error
-
-
-def _first_sentence(error: Exception) -> str:
-    """ClickHouse's message without its stack trace and version, at most 400 characters."""
-    text = " ".join(str(error).split())
-    return re.sub(r"\s*\(version [^)]*\).*$|\s*Stack trace:.*$", "", text)[:400]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from laion_assets.errors import TableError
+from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.table.connect import Database
 
 POLL_SECONDS = 0.25
@@ -15,6 +15,8 @@ POLL_SECONDS = 0.25
 STALL_SECONDS = 900.0
 """A mutation that shows no progress for so long is given up. The graph of a million rows is written to disk in seconds
 after its last row was read, so that only an engine that does not work at all is this silent."""
+
+RECONNECT_SECONDS = 2.0
 
 RowsRead = Callable[[int], None]
 """Called with the rows that the mutation has read so far in the partition that it works on."""
@@ -63,11 +65,21 @@ class Mutation:
         """Waits for its end; `subject` names in errors what it is for.
 
         Raises `TableError` when it failed (it is then killed, since it would be tried for ever and block the next one)
-        or when it shows no progress for `stall_seconds` (it is then left: a server may only be busy).
+        or when it shows no progress for `stall_seconds` (it is then left: a server may only be busy). A server that
+        does not answer for a while is asked again, as long as that.
         """
         seen: tuple[int, int] | None = None
         since = time.monotonic()
-        while (state := self.state(db)) is not None:
+        while True:
+            try:
+                state = self.state(db)
+            except ServerUnreachableError:
+                if time.monotonic() - since >= stall_seconds:
+                    raise
+                time.sleep(RECONNECT_SECONDS)
+                continue
+            if state is None:
+                return
             if state.failure:
                 self.kill(db)
                 raise TableError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from laion_assets.errors import EngineHeldError, TableError
+from laion_assets.errors import EngineHeldError, ServerRefusedError, TableError
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import available_cores, connect
 from laion_assets_tests.conftest import assert_one_line
@@ -159,6 +159,17 @@ def test_a_folder_that_the_engine_would_take_for_another_is_refused(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_that_is_too_old_is_refused_by_its_version() -> None:
+    for version in (b"18.16.1\n", b"24.8.14.39\n", b"25.7.12.1\n"):
+        with (
+            impostor(200, version) as port,
+            pytest.raises(ServerRefusedError) as caught,
+            connect(server_settings(f"http://127.0.0.1:{port}")),
+        ):
+            pass
+        assert_one_line(caught.value, f"found ClickHouse {version.decode().strip()}", "expected 25.8 or newer")
+
+
 class Impostor(BaseHTTPRequestHandler):
     """A web server that is no ClickHouse, or one that knows no such user."""
 
@@ -199,6 +210,8 @@ def impostor(status: int, body: bytes) -> Iterator[int]:
         (200, b""),
         (404, b"<html>not found</html>"),
         (502, b"bad gateway"),
+        (200, b"25.7.12.1\n"),
+        (200, b"18.16.1\n"),
         (403, b"Code: 516. DB::Exception: me: Authentication failed: password is incorrect. (AUTHENTICATION_FAILED)"),
     ],
 )

@@ -1,0 +1,103 @@
+"""What can go wrong on the way to ClickHouse, as our typed errors: one line, never a password. It opens nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+from collections.abc import Iterator
+
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ReadTimeoutError
+
+from laion_assets.errors import ServerRefusedError, ServerUnreachableError, TableError
+
+_LOGIN = "see user and password in LAION_CLICKHOUSE"
+REFUSALS = {**dict.fromkeys((192, 193, 194, 516), _LOGIN), 497: "`laion-assets grants` prints what the user needs"}
+"""What to do, by ClickHouse's code, about its refusals: unknown user, wrong or no password; not enough privileges."""
+
+TIMEOUT_EXCEEDED = 159
+BUSY_STATUS = re.compile(r"HTTP status (429|502|503|504)\b")
+
+
+@contextlib.contextmanager
+def typed_errors(subject: str, secret: str = "") -> Iterator[None]:
+    """Raises `TableError`, or one of its kinds, for what the client raises; `secret` is not shown.
+
+    `ServerUnreachableError` where a later try may do, `ServerRefusedError` where it is no use.
+    """
+    try:
+        yield
+    except (ClickHouseError, HTTPError) as error:
+        raise _typed(subject, error, secret) from error
+    except MemoryError as error:
+        raise TableError(subject, found="no memory left", advice="lower max_threads, or give it more memory") from error
+
+
+def _typed(subject: str, error: Exception, secret: str) -> TableError:
+    found = first_sentence(error)
+    if secret:
+        found = found.replace(secret, "***")
+    code = error.code if isinstance(error, DatabaseError) else None
+    if code is not None and code in REFUSALS:
+        return ServerRefusedError(subject, found=found, advice=REFUSALS[code])
+    if "nknown Index type" in found:
+        return ServerRefusedError(subject, found=found, expected="a ClickHouse that was built with vector_similarity")
+    if code == TIMEOUT_EXCEEDED:
+        return TableError(
+            subject,
+            found=found,
+            advice="the limits are LAION_CLICKHOUSE_SEARCH_SECONDS and _LOAD_SECONDS",
+        )
+    if code is None and BUSY_STATUS.search(found):
+        return ServerUnreachableError(subject, found=found, expected="a server that answers")
+    if code is None and isinstance(error, (OperationalError, HTTPError)):
+        return _unreachable(subject, error)
+    return TableError(subject, found=found)
+
+
+def _unreachable(subject: str, error: Exception) -> TableError:
+    """What the network's own exception says, which the client's words hide."""
+    for cause in _chain(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ServerRefusedError(
+                subject,
+                found=f"a TLS certificate that does not hold ({cause.verify_message})",
+                expected="a valid certificate",
+                advice="LAION_CLICKHOUSE_CA_FILE adds a certificate authority that you trust",
+            )
+        if isinstance(cause, ssl.SSLError):
+            return ServerUnreachableError(subject, found=f"no TLS ({cause.reason or cause})", expected="a TLS server")
+        for kind, found in (
+            (NameResolutionError, "a host name that does not resolve"),
+            (ConnectTimeoutError, "no connection within LAION_CLICKHOUSE_CONNECT_SECONDS"),
+            (ReadTimeoutError, "no answer within the time limit"),
+            (ConnectionRefusedError, "that the connection was refused"),
+        ):
+            if isinstance(cause, kind):
+                return ServerUnreachableError(subject, found=found, expected="a server that answers")
+        if isinstance(cause, NewConnectionError):
+            found = f"no connection ({str(cause).rpartition(': ')[2]})"
+            return ServerUnreachableError(subject, found=found, expected="a server that answers")
+    return ServerUnreachableError(
+        subject, found="that the connection was cut", expected="an answer", advice="it can be done again"
+    )
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The exception and what it came from, the innermost first."""
+    found: list[BaseException] = []
+    pending: list[object] = [error]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, BaseException) and one not in found:
+            found.append(one)
+            pending += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+    return found[::-1]
+
+
+def first_sentence(error: Exception) -> str:
+    """ClickHouse's message without the client's words, stack trace and version, at most 400 characters."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^Received ClickHouse exception, code: \d+, server response: ", "", text)
+    return re.sub(r"\s*\(version [^)]*\).*$|\s*Stack trace:.*$|\s*\(for url [^)]*\)$", "", text)[:400]

@@ -1,0 +1,176 @@
+"""Opens a ClickHouse server over HTTP: TLS, time limits, and whether it can do the work. It states no DDL."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError
+from clickhouse_connect.driver.httpclient import HttpClient
+from clickhouse_connect.driver.httputil import check_env_proxy, get_pool_manager
+from urllib3 import PoolManager, Timeout
+
+from laion_assets.errors import ServerRefusedError, ServerUnreachableError
+from laion_assets.settings import Settings
+from laion_assets.table.failures import typed_errors
+from laion_assets.tls import trusting_context
+
+MINIMUM_VERSION = (25, 8)
+"""Vector search became generally available in 25.8 (ClickHouse's pull request 85888), and the youngest settings that we
+set came with it: vector_search_with_rescoring, vector_search_index_fetch_multiplier and
+input_format_parquet_memory_high_watermark (`system.settings_changes` of 26.9). What was run is 26.9."""
+
+NEEDED_SETTINGS = (
+    *("alter_sync", "mutations_sync", "readonly", "use_skip_indexes", "max_execution_time", "max_query_size"),
+    "http_max_tries",
+    *("materialize_skip_indexes_on_insert", "input_format_parquet_preserve_order"),
+    *("input_format_parquet_memory_high_watermark", "max_threads", "max_insert_threads", "max_block_size"),
+    *("max_insert_block_size", "min_insert_block_size_rows", "min_insert_block_size_bytes"),
+    *("hnsw_candidate_list_size_for_search", "max_limit_for_vector_search_queries"),
+    *("vector_search_with_rescoring", "vector_search_index_fetch_multiplier"),
+)
+"""Settings that our statements set, but for those of the stored forms that hnsw_tuning tries and reports as refused."""
+
+ANSWER_SECONDS = 15.0
+"""How much longer we wait for an answer than the server may work on a statement: it then says itself what was slow."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A server by its URL. `shown` has neither user nor password."""
+
+    scheme: str
+    host: str
+    port: int
+    user: str
+    password: str
+    database: str
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Takes apart LAION_CLICKHOUSE, which the settings have checked."""
+        parts = urlsplit(url)
+        return cls(
+            parts.scheme,
+            parts.hostname or "localhost",
+            parts.port or (8443 if parts.scheme == "https" else 8123),
+            unquote(parts.username or "default"),
+            unquote(parts.password or ""),
+            unquote(parts.path.strip("/")) or "default",
+        )
+
+    @property
+    def shown(self) -> str:
+        """As errors name it."""
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def subject(self) -> str:
+        """What errors are about."""
+        return f"ClickHouse at {self.shown}"
+
+
+def open_server(settings: Settings) -> Client:
+    """A client of the server that LAION_CLICKHOUSE names; close it with `close_server`.
+
+    Raises `ServerUnreachableError` when it does not answer, `ServerRefusedError` when it does not know us, is older
+    than `MINIMUM_VERSION` or lacks a setting, `SettingsError` when LAION_CLICKHOUSE_CA_FILE holds no certificates.
+    """
+    address = Address.of(settings.clickhouse_url.get_secret_value())
+    pool = _pool(address, settings)
+    try:
+        _require_version(pool, address, settings.clickhouse_connect_seconds)
+        with typed_errors(address.subject, address.password):
+            client = clickhouse_connect.get_client(
+                host=address.host,
+                port=address.port,
+                username=address.user,
+                password=address.password,
+                secure=address.scheme == "https",
+                pool_mgr=pool,
+                compress=False if settings.clickhouse_compression == "none" else settings.clickhouse_compression,
+                connect_timeout=max(1, round(settings.clickhouse_connect_seconds)),
+                send_receive_timeout=round(settings.clickhouse_search_seconds + ANSWER_SECONDS),
+                # A session would refuse the query that a monitor sends while a mutation is waited for.
+                autogenerate_session_id=False,
+            )
+        _require_settings(client, address)
+    except BaseException:
+        pool.clear()
+        raise
+    return client
+
+
+def _pool(address: Address, settings: Settings) -> PoolManager:
+    """Connections that keep alive and verify certificates, through the proxy that the environment names, if any."""
+    proxy = check_env_proxy(address.scheme, address.host, address.port)
+    if address.scheme == "http":
+        pool: PoolManager = get_pool_manager(http_proxy=proxy)
+    else:
+        trusting = trusting_context(settings.clickhouse_ca_file, "LAION_CLICKHOUSE_CA_FILE")
+        pool = get_pool_manager(https_proxy=proxy, ssl_context=trusting)
+    return pool
+
+
+def close_server(client: Client) -> None:
+    """Closes the connections: the pool is ours, and the client leaves it open."""
+    client.close()
+    if isinstance(client, HttpClient):
+        client.close_connections()
+
+
+def limit_answers(client: Client, settings: Settings, seconds: float) -> None:
+    """From now on answers are waited for so long, and `ANSWER_SECONDS` more."""
+    if isinstance(client, HttpClient):
+        client.timeout = Timeout(connect=settings.clickhouse_connect_seconds, read=seconds + ANSWER_SECONDS)
+
+
+def _require_version(pool: PoolManager, address: Address, seconds: float) -> None:
+    """Asks for the version by itself: the client's own first queries fail on an old server in words about a column."""
+    credentials = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
+    with typed_errors(address.subject, address.password):
+        answer = pool.request(
+            "GET",
+            f"{address.shown}/?query=SELECT%20version()",
+            headers={"Authorization": f"Basic {credentials}"},
+            timeout=Timeout(connect=seconds, read=max(seconds, ANSWER_SECONDS)),
+            retries=1,
+            redirect=False,
+        )
+        text = answer.data[:2_000].decode("utf-8", "replace")
+        code = answer.headers.get("X-ClickHouse-Exception-Code") or _code(text)
+        if code:
+            raise DatabaseError(text, code=int(code))
+    version = re.match(r"(\d+)\.(\d+)\.", text)
+    if answer.status != 200 or version is None:
+        said = " ".join(re.sub(r"<[^>]*>", " ", text).split())[:100]
+        found = f"HTTP status {answer.status} and {said!r}"
+        kind = ServerUnreachableError if answer.status in (429, 502, 503, 504) else ServerRefusedError
+        raise kind(address.subject, found=found, expected="ClickHouse's HTTP interface, usually on port 8123 or 8443")
+    if (int(version[1]), int(version[2])) < MINIMUM_VERSION:
+        raise ServerRefusedError(
+            address.subject,
+            found=f"ClickHouse {text.strip()}",
+            expected=f"{MINIMUM_VERSION[0]}.{MINIMUM_VERSION[1]} or newer",
+            advice="upgrade the server, or leave LAION_CLICKHOUSE unset for the embedded engine",
+        )
+
+
+def _code(text: str) -> str:
+    """The error's number in the text: old servers have no header for it."""
+    found = re.match(r"Code: (\d+)", text)
+    return found[1] if found else ""
+
+
+def _require_settings(client: Client, address: Address) -> None:
+    missing = [name for name in NEEDED_SETTINGS if name not in client.server_settings]
+    if missing:
+        raise ServerRefusedError(
+            address.subject,
+            found=f"ClickHouse {client.server_version} without the settings {', '.join(missing)}",
+            expected="a server that has them",
+        )
