@@ -18,9 +18,10 @@ from laion_assets.machine import StepMeter
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import file_exists, remove_file
 from laion_assets.table.cluster import connect_to_partition, table_name
+from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.load import LoadedPartition, load_partition
 from laion_assets.table.schema import table_columns
-from laion_assets.table.verify import parquet_fingerprint, partition_figures, vectors_agree
+from laion_assets.table.verify import partition_figures, vectors_agree
 
 
 def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
@@ -53,6 +54,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
                     merged,
                     stage=lambda name: progress.begin(name, merged.rows if name == "insert" else None, "rows"),
                     inserted=progress.advance,
+                    log=context.log.info,
                 )
                 columns = table_columns(db)
                 table = table_name(location.settings)
@@ -86,7 +88,7 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
                 figures = partition_figures(db, db.table, f"shard = {shard}")
                 if file_exists(path):
                     merged = read_merged(path, shard=shard)
-                    expected = parquet_fingerprint(db, merged)
+                    expected = file_fingerprint(location.settings, merged)
                     compared = vectors_agree(db, merged)
                 else:
                     expected = _recorded_fingerprint(context, shard)
@@ -132,6 +134,7 @@ def _metadata(loaded: LoadedPartition, quarantined: int, columns: dict[str, str]
         "bytes": loaded.bytes_on_disk,
         "seconds": round(seconds, 3),
         "rows_per_second": round(loaded.rows / seconds) if seconds else 0,
+        "transfer": loaded.transfer,
         "fingerprint": dg.MetadataValue.text(str(loaded.fingerprint)),
         **{f"seconds_to_{stage.replace(' ', '_')}": round(spent, 3) for stage, spent in loaded.seconds.items()},
     }

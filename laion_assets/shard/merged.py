@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,6 +81,21 @@ def read_merged(path: Location, *, shard: int) -> MergedShard:
             advice=again,
         )
     return merged
+
+
+@contextmanager
+def reading(merged: MergedShard) -> Iterator[Path | IO[bytes]]:
+    """What pyarrow reads a merged file's rows from. Raises `ShardFileError` when they cannot be read, `StoreError`."""
+    try:
+        with readable(merged.path, subject=merged.subject) as source:
+            yield source
+    except (OSError, pa.ArrowException) as error:
+        raise ShardFileError(
+            merged.subject,
+            found=str(error).splitlines()[0][:200],
+            expected="a whole Parquet file",
+            advice=f"materialize merged_shard for partition {merged.shard}",
+        ) from error
 
 
 def merged_schema(dataset: Dataset, extra_columns: dict[str, ColumnType]) -> pa.Schema:

@@ -4,62 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from clickhouse_connect.driver.binding import quote_identifier
-
-from laion_assets.dataset import ID_STRIDE
-from laion_assets.errors import TableError
+from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table.connect import Database
-from laion_assets.table.parquet_source import parquet_columns, parquet_source
+from laion_assets.table.mutations import POLL_SECONDS
 from laion_assets.table.schema import (
     create_staging,
     create_table,
     drop_staging,
     drop_stale_staging,
-    table_columns,
 )
+from laion_assets.table.transfer import Rows, Transfer, choose_transfer, insert_file, release_memory
 from laion_assets.table.verify import check_equal_to_file
-
-INSERT_SETTINGS: dict[str, object] = {
-    # Blocks in the file's order make parts whose ids do not overlap: the merge to one part was twice as fast.
-    "input_format_parquet_preserve_order": 1,
-    # Decoded row groups that may wait; the default of 4 GB lets memory grow with the file.
-    "input_format_parquet_memory_high_watermark": 64 << 20,
-    "max_threads": 2,
-    "max_insert_threads": 1,
-    "max_block_size": 8_192,
-    # 65,536 rows of two 512-dimensional vectors are 268 MB: 16 parts for LAION's shards. With half as many rows a part
-    # the merge to one part took twice the CPU time.
-    "max_insert_block_size": 65_536,
-    "min_insert_block_size_rows": 65_536,
-    "min_insert_block_size_bytes": 1 << 30,
-    "materialize_skip_indexes_on_insert": 0,
-}
-
-PUSH_ROWS = 32_768
-"""Rows a request where the file is pushed to a server: one part each."""
-
-PIECE_ROWS = 65_536
-"""Rows a statement of the insert, one of its blocks, with free memory given back after each: so the peak does not grow
-with the shard. It was 0.72 GB for 200,000 rows, with three blocks a statement 1.06 GB."""
 
 Stage = Callable[[str], None]
 """Called with the name of each stage as it begins."""
 
-Rows = Callable[[int], None]
-"""Called with the rows that were inserted since the last call."""
+Log = Callable[[str], None]
 
 
 @dataclass
 class LoadedPartition:
     """A partition that stands in the table, and what its loading took.
 
-    `fingerprint` is the sum of a hash of every row but its vectors; `seconds` is by stage.
+    `fingerprint` is the sum of a hash of every row but its vectors; `seconds` is by stage; `transfer` says how the file
+    reached the engine, and why so.
     """
 
     shard: int
@@ -67,6 +39,7 @@ class LoadedPartition:
     bytes_on_disk: int
     fingerprint: int
     seconds: dict[str, float] = field(default_factory=dict)
+    transfer: str = ""
 
     @property
     def total_seconds(self) -> float:
@@ -75,80 +48,95 @@ class LoadedPartition:
 
 
 def load_partition(
-    db: Database, merged: MergedShard, *, stage: Stage | None = None, inserted: Rows | None = None
+    db: Database,
+    merged: MergedShard,
+    *,
+    stage: Stage | None = None,
+    inserted: Rows | None = None,
+    log: Log | None = None,
 ) -> LoadedPartition:
     """Makes partition `merged.shard` of the table equal to the merged file, in one step for its readers.
 
-    Raises `PartitionCheckError` when what was staged is not what the file holds, or not sound, and `TableError` when
-    the engine fails; the table is then as it was before.
+    Done again after a failure, it begins with an empty staging table. Raises `PartitionCheckError` when what was staged
+    is not what the file holds, or not sound, and `TableError` when the engine fails; the table is then as it was
+    before, or, where only the answer to the swap was lost, has the new rows.
     """
     timer = _StageTimer(stage)
+    db = db.patient()
     create_table(db)
     drop_stale_staging(db)
     if merged.rows == 0:
         # REPLACE PARTITION refuses an empty source (36): a shard without rows is a partition that is not there.
         db.command(f"ALTER TABLE {db.table} DROP PARTITION {merged.shard}")
         return LoadedPartition(merged.shard, 0, 0, 0, timer.seconds)
-    staging = create_staging(db, merged.shard)
-    try:
+    transfer = choose_transfer(db, merged)
+    if log is not None:
+        log(f"shard {merged.shard}, {transfer}")
+    with _staging(db, merged.shard) as staging:
         with timer("insert"):
-            _insert(db, staging, merged, inserted)
+            _insert(db, staging, merged, transfer, inserted)
         with timer("merge parts"):
             _make_one_part(db, staging, merged.shard)
         with timer("check"):
             figures = check_equal_to_file(db, staging, merged)
         with timer("replace"):
             db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {merged.shard} FROM {staging}")
-    finally:
-        drop_staging(db, merged.shard)
-    _release_memory(db)
-    bytes_on_disk = _one_active_part(db, db.settings.table, merged.shard)
-    return LoadedPartition(merged.shard, figures.rows, bytes_on_disk, figures.fingerprint, timer.seconds)
+    release_memory(db)
+    size = _one_active_part(db, db.settings.table, merged.shard)
+    return LoadedPartition(merged.shard, figures.rows, size, figures.fingerprint, timer.seconds, str(transfer))
 
 
-def _insert(db: Database, staging: str, merged: MergedShard, inserted: Rows | None) -> None:
-    columns = [name for name in table_columns(db) if name in parquet_columns(db)]
-    listed = ", ".join(quote_identifier(name) for name in columns)
+@contextmanager
+def _staging(db: Database, shard: int) -> Iterator[str]:
+    """An empty staging table, by its quoted name; it goes at the end.
+
+    A server that is gone keeps it until the next load of the shard, which begins by dropping it.
+    """
+    staging = create_staging(db, shard)
+    try:
+        yield staging
+    except ServerUnreachableError:
+        with suppress(TableError):
+            drop_staging(db, shard)
+        raise
+    except BaseException:
+        drop_staging(db, shard)
+        raise
+    drop_staging(db, shard)
+
+
+def _insert(db: Database, staging: str, merged: MergedShard, transfer: Transfer, inserted: Rows | None) -> None:
     # A merge in the background would write rows a second time before the one merge that is wanted.
     db.command(f"SYSTEM STOP MERGES {staging}")
-    if db.embedded or db.settings.store is not None:
-        source = parquet_source(db, merged.path)
-        first = merged.shard * ID_STRIDE
-        rows = merged.rows + merged.quarantined
-        for row in range(0, rows, PIECE_ROWS):
-            # Row groups outside the piece are skipped by their statistics. The first and the last piece are open, so
-            # that a row with an id of another shard is staged, and then found.
-            low = f"id >= {first + row}" if row else "1"
-            high = f"id < {first + row + PIECE_ROWS}" if row + PIECE_ROWS < rows else "1"
-            db.command(
-                f"INSERT INTO {staging} ({listed}, shard) SELECT {listed}, {merged.shard} FROM {source} "
-                f"WHERE {low} AND {high}",
-                settings=INSERT_SETTINGS,
-            )
-            _release_memory(db)
-            if inserted is not None:
-                inserted(min(PIECE_ROWS, rows - row))
-    else:
-        _push(db, staging, merged, columns)
+    insert_file(db, staging, merged, transfer, inserted)
     db.command(f"SYSTEM START MERGES {staging}")
-    _release_memory(db)
-
-
-def _push(db: Database, staging: str, merged: MergedShard, columns: list[str]) -> None:
-    """Sends the file in pieces, each an Arrow stream: a server buffers a Parquet body whole."""
-    shard = pa.scalar(merged.shard, pa.uint16())
-    with pq.ParquetFile(merged.path) as file:
-        for piece in file.iter_batches(PUSH_ROWS, columns=columns):
-            table = pa.Table.from_batches([piece]).select(columns)
-            table = table.append_column("shard", pa.repeat(shard, table.num_rows))
-            db.client.insert_arrow(staging, table, settings={"materialize_skip_indexes_on_insert": 0})
+    release_memory(db)
 
 
 def _make_one_part(db: Database, staging: str, shard: int) -> None:
-    """One part a partition: the index is one graph a part, and a merge later would throw it away."""
-    db.command(f"OPTIMIZE TABLE {staging} PARTITION {shard} FINAL", settings={"alter_sync": 2})
-    _release_memory(db)
+    """One part a partition: the index is one graph a part, and a merge later would throw it away.
+
+    A connection that is cut meanwhile leaves the merge running: it is waited for.
+    """
+    try:
+        db.command(f"OPTIMIZE TABLE {staging} PARTITION {shard} FINAL", settings={"alter_sync": 2})
+    except ServerUnreachableError:
+        _wait_for_merges(db, f"{db.settings.table}_staging_{shard}")
+        db.command(f"OPTIMIZE TABLE {staging} PARTITION {shard} FINAL", settings={"alter_sync": 2})
+    release_memory(db)
     _one_active_part(db, f"{db.settings.table}_staging_{shard}", shard)
+
+
+def _wait_for_merges(db: Database, table: str) -> None:
+    """Until the table has no merge under way, as long as a statement of a load may take. Raises `TableError`."""
+    deadline = time.monotonic() + db.seconds
+    while db.rows(
+        "SELECT 1 FROM system.merges WHERE database = {database:String} AND table = {table:String}",
+        parameters={"database": db.database, "table": table},
+    ):
+        if time.monotonic() >= deadline:
+            raise TableError(db.subject, found=f"a merge of {table} after {db.seconds:g} s", expected="its end")
+        time.sleep(POLL_SECONDS)
 
 
 def _one_active_part(db: Database, table: str, shard: int) -> int:
@@ -162,12 +150,6 @@ def _one_active_part(db: Database, table: str, shard: int) -> int:
     if parts != 1:
         raise TableError(f"{db.subject}, partition {shard}", found=f"{parts} parts", expected="one part")
     return int(size)
-
-
-def _release_memory(db: Database) -> None:
-    """Gives free pages back between stages, so that a step's peak is its largest stage and not their sum."""
-    if db.embedded:
-        db.command("SYSTEM JEMALLOC PURGE")
 
 
 class _StageTimer:

@@ -32,22 +32,31 @@ def parquet_source(db: Database, location: Location) -> str:
     LAION_STORE_COLLECTION names one of the engine's named collections, address and credentials are those in it.
     Raises `TableError` for a path that ClickHouse would take for a pattern, `StoreError` without a bucket's address.
     """
-    if any(sign in str(location) for sign in "*?{}"):
-        raise TableError(
-            f"{location}",
-            found="a pattern's signs (* ? { })",
-            expected="a path without them",
-            advice="move LAION_DATA_DIR",
-        )
-    structure = format_str(", ".join(f"{quote_identifier(name)} {kind}" for name, kind in parquet_columns(db).items()))
     if isinstance(location, Path):
-        return f"file({format_str(str(location))}, 'Parquet', {structure})"
+        return table_function(db, "file", str(location))
     collection, store = db.settings.store_collection, db.settings.store
     if collection is not None and store is not None:
         key = str(location).removeprefix(f"{store}/")
         name = quote_identifier(collection)
-        return f"s3({name}, filename = {format_str(key)}, format = 'Parquet', structure = {structure})"
-    return f"s3({format_str(_http_url(location))}, 'Parquet', {structure})"
+        return f"s3({name}, filename = {format_str(key)}, format = 'Parquet', structure = {_structure(db)})"
+    return table_function(db, "s3", _http_url(location))
+
+
+def table_function(db: Database, function: str, place: str) -> str:
+    """`file`, `s3`, `gcs` or `url` over a merged file at a place that the engine knows by that name, with our types.
+
+    Raises `TableError` for a place that ClickHouse would take for a pattern.
+    """
+    if any(sign in place for sign in "*?{}"):
+        raise TableError(
+            place, found="a pattern's signs (* ? { })", expected="a path without them", advice="move LAION_DATA_DIR"
+        )
+    return f"{function}({format_str(place)}, 'Parquet', {_structure(db)})"
+
+
+def _structure(db: Database) -> str:
+    columns = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in parquet_columns(db).items())
+    return str(format_str(columns))
 
 
 def _http_url(location: UPath) -> str:

@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from laion_assets.dataset import ID_STRIDE
-from laion_assets.errors import TableError
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import local_table, partitions, parts_table
 from laion_assets.table.search import By
@@ -84,14 +82,16 @@ def vectors_of(db: Database, by: By, ids: Sequence[int] | Ids) -> Block:
 
 
 def _block(db: Database, by: By, condition: str) -> Block:
+    return read_vectors(db, f"{by}_embedding", condition)
+
+
+def read_vectors(db: Database, column: str, condition: str) -> Block:
+    """Vectors of a column whose rows meet a condition, by shard and id, in one answer. Raises `TableError`."""
     dimension = db.settings.dataset.dimension
     # RowBinary: the id, the array's length as a varint, its elements. All records are of one size.
     record = np.dtype([("id", "<i8"), ("length", f"S{_varint_bytes(dimension)}"), ("vector", "<f4", (dimension,))])
-    sql = f"SELECT id, {by}_embedding FROM {db.table} WHERE {condition} AND length({by}_embedding) = {dimension}"
-    try:
-        answer = db.client.raw_query(f"{sql} ORDER BY shard, id", fmt="RowBinary", settings={"max_query_size": 1 << 24})
-    except ClickHouseError as error:
-        raise TableError(db.subject, found=str(error)[:400]) from error
+    sql = f"SELECT id, {column} FROM {db.table} WHERE {condition} AND length({column}) = {dimension}"
+    answer = db.raw(f"{sql} ORDER BY shard, id", "RowBinary", settings={"max_query_size": 1 << 24})
     records = np.frombuffer(answer, dtype=record)
     return Block(records["id"].astype(np.int64), np.ascontiguousarray(records["vector"], dtype=np.float32))
 

@@ -1,0 +1,80 @@
+"""One number for the rows of a partition without their vectors: in SQL, and from a merged file. It judges nothing.
+
+It is the sum, modulo 2^64, of a hash of each row: equal whatever the order, unequal when a row is missing, doubled or
+changed. The hash is the first eight bytes of the MD5 of the row's columns, so that a file on our side and a table on a
+server that cannot see the file come to the same number by two readers that share no code.
+"""
+
+from __future__ import annotations
+
+from hashlib import md5
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from clickhouse_connect.driver.binding import quote_identifier
+
+from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
+from laion_assets.shard.merged import MergedShard, reading
+
+BATCH_ROWS = 8_192
+
+ROW_COLUMNS = {"id": "Int64", "url": "String", "caption": "String", "NSFW": "String", "similarity": "Float32"}
+
+
+def hashed_columns(settings: Settings) -> dict[str, str]:
+    """Name and ClickHouse type of the columns that are hashed, in their order."""
+    return {**ROW_COLUMNS, **{name: EXTRA_COLUMN_TYPES[name] for name in settings.extra_columns}}
+
+
+def fingerprint_sql(settings: Settings) -> str:
+    """The aggregate expression. Texts are written with their length before them, so that no two rows look alike."""
+    parts = []
+    for name, kind in hashed_columns(settings).items():
+        column = quote_identifier(name)
+        if kind == "String":
+            parts += [f"toString(length({column}))", "':'", column]
+        elif kind == "Float32":
+            # NaN is one value, since its bits may differ.
+            parts += [f"if(isNaN({column}), 'nan', toString(reinterpretAsUInt32({column})))", "','"]
+        else:
+            parts += [f"toString({column})", "','"]
+    return f"sum(reinterpretAsUInt64(MD5(concat({', '.join(parts)}))))"
+
+
+def file_fingerprint(settings: Settings, merged: MergedShard) -> tuple[int, int]:
+    """Rows and fingerprint of a merged file, read here, block by block. Raises `ShardFileError`."""
+    columns = hashed_columns(settings)
+    rows, total = 0, np.uint64(0)
+    with reading(merged) as source, pq.ParquetFile(source) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
+            rows += batch.num_rows
+            total += _sum_of_hashes(batch, columns)
+    return rows, int(total)
+
+
+def _sum_of_hashes(batch: pa.RecordBatch, columns: dict[str, str]) -> np.uint64:
+    parts: list[pa.Array] = []
+    for name, kind in columns.items():
+        column = batch.column(name)
+        if kind == "String":
+            parts += [_text(pc.binary_length(column)), b":", column.cast(pa.binary())]
+        else:
+            parts += [_text(_bits(column) if kind == "Float32" else column), b","]
+    joined = pc.binary_join_element_wise(*parts, b"")
+    ends = np.frombuffer(joined.buffers()[1], np.int32)[joined.offset : joined.offset + len(joined) + 1].tolist()
+    content = memoryview(joined.buffers()[2] or b"")
+    digests = b"".join(md5(content[a:b], usedforsecurity=False).digest() for a, b in pairwise(ends))
+    return np.frombuffer(digests, "<u8")[::2].sum(dtype=np.uint64)  # type: ignore[no-any-return]
+
+
+def _text(column: pa.Array) -> pa.Array:
+    return column.cast(pa.string()).cast(pa.binary())
+
+
+def _bits(column: pa.Array) -> pa.Array:
+    values = column.to_numpy(zero_copy_only=False)
+    bits = pa.array(values.view(np.uint32)).cast(pa.string())
+    return pc.if_else(pa.array(np.isnan(values)), "nan", bits)

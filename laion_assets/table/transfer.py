@@ -1,0 +1,249 @@
+"""How a merged file reaches the engine: it reads the file where it can, else we push it. It checks no rows."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from clickhouse_connect.driver.binding import quote_identifier
+
+from laion_assets.dataset import ID_STRIDE
+from laion_assets.errors import TableError
+from laion_assets.shard.merged import MergedShard, reading
+from laion_assets.table.connect import Database
+from laion_assets.table.parquet_source import parquet_columns, parquet_source, table_function
+from laion_assets.table.schema import table_columns
+
+INSERT_SETTINGS: dict[str, object] = {
+    # Blocks in the file's order make parts whose ids do not overlap: the merge to one part was twice as fast.
+    "input_format_parquet_preserve_order": 1,
+    # Decoded row groups that may wait; the default of 4 GB lets memory grow with the file.
+    "input_format_parquet_memory_high_watermark": 64 << 20,
+    "max_threads": 2,
+    "max_insert_threads": 1,
+    "max_block_size": 8_192,
+    # 65,536 rows of two 512-dimensional vectors are 268 MB: 16 parts for LAION's shards. With half as many rows a part
+    # the merge to one part took twice the CPU time.
+    "max_insert_block_size": 65_536,
+    "min_insert_block_size_rows": 65_536,
+    "min_insert_block_size_bytes": 1 << 30,
+    "materialize_skip_indexes_on_insert": 0,
+}
+
+PROBE_SETTINGS: dict[str, object] = {"max_threads": 1, "http_max_tries": 2, "max_execution_time": 60}
+"""For the question whether a server finds the file. By itself it would try a host that is not there for a minute."""
+
+PIECE_ROWS = 65_536
+"""Rows a statement of the insert, one of its blocks, with free memory given back after each: so the peak does not grow
+with the shard. It was 0.72 GB for 200,000 rows, with three blocks a statement 1.06 GB."""
+
+PUSH_BATCH_ROWS = 2_048
+"""Rows a batch where the file is pushed, 8.5 MB of two 512-dimensional vectors: Arrow held 78 MB at most, and 140 MB
+with batches of a whole row group."""
+
+Way = Literal["file", "user_files", "s3", "gcs", "url", "push"]
+
+Rows = Callable[[int], None]
+"""Called with the rows that were inserted since the last call."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One way: `source` is the table function by which the engine reads the file, empty where we push it."""
+
+    way: Way
+    source: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.way}: {self.why}"
+
+
+def choose_transfer(db: Database, merged: MergedShard) -> Transfer:
+    """The first way that is possible: the engine reads the file, or we push it.
+
+    A server is asked whether it finds a file of the right size and rows at the place where we take it to be. Raises
+    `TableError` for a path that ClickHouse would take for a pattern.
+    """
+    if db.embedded:
+        way: Way = "file" if isinstance(merged.path, Path) else "s3"
+        return Transfer(way, parquet_source(db, merged.path), "the embedded engine reads the store")
+    found = _place_on_server(db, merged)
+    if found is None:
+        return Transfer("push", "", "the server cannot see the store, and LAION_CLICKHOUSE_MERGED is not set")
+    way, place, source = found
+    try:
+        # The last bytes of a Parquet file are enough for its rows.
+        seen = db.rows(f"SELECT any(_size), count() FROM {source}", settings=PROBE_SETTINGS)[0]
+    except TableError as error:
+        return Transfer("push", "", f"the server does not read {place} ({error.found[:160]})")
+    if seen[0] not in (None, 0, merged.file_bytes) or seen[1] != merged.rows:
+        return Transfer("push", "", f"{place} is another file: {seen[0]} bytes, {seen[1]:,} rows")
+    return Transfer(way, source, f"the server reads {place}")
+
+
+def _place_on_server(db: Database, merged: MergedShard) -> tuple[Way, str, str] | None:
+    """Where the server may find the merged file: the way, the place, and the table function."""
+    place = db.settings.clickhouse_merged
+    if place is None:
+        if not isinstance(merged.path, Path):
+            return "s3", str(merged.path), parquet_source(db, merged.path)
+        relative = _below_user_files(db, merged.path.resolve())
+        return None if relative is None else ("user_files", relative, table_function(db, "file", relative))
+    scheme, mark, _ = place.partition("://")
+    ways: dict[str, Way] = {"s3": "s3", "gs": "gcs", "http": "url", "https": "url"}
+    way: Way = ways[scheme] if mark else "user_files"
+    place = f"{place}/{merged.path.name}"
+    return way, place, table_function(db, "file" if way == "user_files" else way, place)
+
+
+def _below_user_files(db: Database, path: Path) -> str | None:
+    """The path within the server's user_files, where it is below them."""
+    with suppress(TableError):
+        rows = db.rows("SELECT value FROM system.server_settings WHERE name = 'user_files_path'")
+        folder = Path(str(rows[0][0])) if rows else Path()
+        if folder.is_absolute() and path.is_relative_to(folder.resolve()):
+            return str(path.relative_to(folder.resolve()))
+    return None
+
+
+def insert_file(db: Database, staging: str, merged: MergedShard, transfer: Transfer, inserted: Rows | None) -> None:
+    """Inserts the rows of the file into a staging table (quoted), block by block. Raises `TableError`.
+
+    On a server every statement has an id of ours, and one that we can no longer follow is killed.
+    """
+    columns = [name for name in table_columns(db) if name in parquet_columns(db)]
+    query_id = f"laion_assets-{db.settings.table}-{merged.shard}-{uuid.uuid4()}"
+    try:
+        if transfer.source:
+            _pull(db, staging, merged, transfer.source, columns, query_id, inserted)
+        else:
+            _push(db, staging, merged, columns, query_id, inserted)
+    except BaseException:
+        if not db.embedded:
+            with suppress(TableError):
+                db.rows("KILL QUERY WHERE startsWith(query_id, {id:String}) ASYNC", parameters={"id": query_id})
+        raise
+
+
+def _pull(
+    db: Database,
+    staging: str,
+    merged: MergedShard,
+    source: str,
+    columns: list[str],
+    query_id: str,
+    inserted: Rows | None,
+) -> None:
+    listed = ", ".join(quote_identifier(name) for name in columns)
+    first = merged.shard * ID_STRIDE
+    rows = merged.rows + merged.quarantined
+    for row in range(0, rows, PIECE_ROWS):
+        # Row groups outside the piece are skipped by their statistics. The first and the last piece are open, so that a
+        # row with an id of another shard is staged, and then found.
+        low = f"id >= {first + row}" if row else "1"
+        high = f"id < {first + row + PIECE_ROWS}" if row + PIECE_ROWS < rows else "1"
+        db.command(
+            f"INSERT INTO {staging} ({listed}, shard) SELECT {listed}, {merged.shard} FROM {source} "
+            f"WHERE {low} AND {high}",
+            settings={**INSERT_SETTINGS, "query_id": f"{query_id}-{row}"},
+        )
+        release_memory(db)
+        if inserted is not None:
+            inserted(min(PIECE_ROWS, rows - row))
+
+
+def _push(
+    db: Database, staging: str, merged: MergedShard, columns: list[str], query_id: str, inserted: Rows | None
+) -> None:
+    """Sends the file as Arrow streams of `PIECE_ROWS` rows, batch by batch: a server buffers a Parquet body whole."""
+    with reading(merged) as source, pq.ParquetFile(source) as file:
+        batches = file.iter_batches(PUSH_BATCH_ROWS, columns=columns)
+        for start in range(0, file.metadata.num_rows, PIECE_ROWS):
+            pieces = _ArrowPieces(batches, columns, merged.shard, PIECE_ROWS, db.settings.clickhouse_compression)
+            named = [*columns, "shard"]
+            try:
+                with db.limited({**INSERT_SETTINGS, "query_id": f"{query_id}-{start}"}) as settings:
+                    db.client.raw_insert(staging, named, pieces.stream(), settings=settings, fmt="ArrowStream")
+            except TableError:
+                if pieces.failure is not None:
+                    raise pieces.failure from None
+                raise
+            if inserted is not None:
+                inserted(pieces.rows)
+
+
+class _ArrowPieces:
+    """The bytes of one Arrow stream of up to `most` rows, batch by batch.
+
+    `rows` counts them; `failure` is what went wrong with the file, which the HTTP client would take for its own.
+    """
+
+    def __init__(
+        self, batches: Iterator[pa.RecordBatch], columns: list[str], shard: int, most: int, compression: str
+    ) -> None:
+        self._batches, self._columns, self._most = batches, columns, most
+        self._shard = pa.scalar(shard, pa.uint16())
+        self._options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
+        self.rows = 0
+        self.failure: Exception | None = None
+
+    def stream(self) -> Generator[bytes, None, None]:
+        """Compressed by Arrow, buffer by buffer, on as many threads as there are cores."""
+        sink, writer = _Sink(), None
+        while self.rows < self._most and (batch := self._next()) is not None:
+            # The columns come in the file's order; the statement names ours.
+            arrays = [*(batch.column(name) for name in self._columns), pa.repeat(self._shard, batch.num_rows)]
+            sent = pa.RecordBatch.from_arrays(arrays, names=[*self._columns, "shard"])
+            writer = writer or pa.ipc.new_stream(sink, sent.schema, options=self._options)
+            writer.write_batch(sent)
+            self.rows += batch.num_rows
+            yield sink.taken()
+        if writer is not None:
+            writer.close()
+            yield sink.taken()
+
+    def _next(self) -> pa.RecordBatch | None:
+        try:
+            return next(self._batches, None)
+        except (OSError, pa.ArrowException) as error:
+            self.failure = error
+            raise
+
+
+class _Sink:
+    """What Arrow writes into: keeps what was written until it is taken."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        """Keeps a copy: Arrow uses its buffers again."""
+        self._written.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        """What was written since the last call, as one piece: Arrow writes twenty small ones a batch."""
+        written = b"".join(self._written)
+        self._written.clear()
+        return written
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def release_memory(db: Database) -> None:
+    """Gives free pages back between stages, so that a step's peak is its largest stage and not their sum."""
+    if db.embedded:
+        db.command("SYSTEM JEMALLOC PURGE")
