@@ -168,6 +168,21 @@ def clip_check() -> None:
     raise typer.Exit(0 if found.passed else 1)
 
 
+@app.command()
+def grants(
+    user: Annotated[str, typer.Argument(help="Who is to load; the user of LAION_CLICKHOUSE where none is named.")] = "",
+    searches: Annotated[bool, typer.Option("--search", help="What a user needs who only searches.")] = False,
+) -> None:
+    """Print the GRANT statements for a ClickHouse user who may do what is needed and no more. Nothing is connected."""
+    from laion_assets.settings import load_settings
+    from laion_assets.table.grants import load_grants, search_grants, user_of
+
+    settings = load_settings()
+    for grant in search_grants(settings) if searches else load_grants(settings):
+        statement = f"{grant.statement(user or user_of(settings))};"
+        console.print(f"{statement:<88} -- {grant.why}", highlight=False, soft_wrap=True, markup=False)
+
+
 @udf_app.command("install")
 def udf_install(
     scripts: Annotated[Path, typer.Option(help="The server's user_scripts_path.")],

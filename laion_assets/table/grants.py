@@ -1,0 +1,78 @@
+"""What a ClickHouse user may do who loads, indexes and searches the table, and no more. It grants nothing itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from clickhouse_connect.driver.binding import quote_identifier
+
+from laion_assets.settings import Settings
+from laion_assets.table.server import Address
+
+SYSTEM_TABLES = (
+    *("databases", "tables", "columns", "parts", "data_skipping_indices"),
+    *("merges", "mutations", "processes", "events", "settings", "server_settings"),
+)
+"""What our statements read of the database `system`."""
+
+SOURCES = {"s3": "S3", "gs": "S3", "http": "URL", "https": "URL"}
+"""The privilege for the table function that reads from a place of that scheme."""
+
+
+class Grant(NamedTuple):
+    """Privileges, on what, and what they are for."""
+
+    privileges: str
+    on: str
+    why: str
+
+    def statement(self, user: str) -> str:
+        """The GRANT statement."""
+        return f"GRANT {self.privileges} ON {self.on} TO {quote_identifier(user)}"
+
+
+def search_grants(settings: Settings) -> list[Grant]:
+    """For a user who only searches."""
+    database, table = _names(settings)
+    system = ["tables", "columns", "parts", "events", "databases", "settings"]
+    return [
+        Grant("SELECT", f"{database}.{table}", "searches"),
+        *(Grant("SELECT", f"system.{name}", "looks at the table's shape and parts") for name in system),
+    ]
+
+
+def load_grants(settings: Settings) -> list[Grant]:
+    """For the user of LAION_CLICKHOUSE: all commands and assets. Staging tables stand beside the table."""
+    database, _ = _names(settings)
+    everything = f"{database}.*"
+    place = settings.clickhouse_merged or ""
+    source = SOURCES.get(place.partition("://")[0], "FILE") if "://" in place else "FILE"
+    return [
+        Grant("CREATE DATABASE", everything, "makes the database where it is not there"),
+        Grant("CREATE TABLE, DROP TABLE", everything, "makes the table; makes and drops staging and scratch tables"),
+        Grant("TABLE ENGINE", "MergeTree", "is asked for where table_engines_require_grant is set"),
+        Grant("SELECT, INSERT", everything, "loads, checks and searches"),
+        Grant("ALTER DELETE", everything, "swaps and drops partitions"),
+        Grant(
+            "ALTER ADD INDEX, ALTER DROP INDEX, ALTER MATERIALIZE INDEX",
+            everything,
+            "declares and builds the vector indexes, and ends a build that fails",
+        ),
+        Grant("OPTIMIZE", everything, "makes a partition one part"),
+        Grant("SYSTEM MERGES", everything, "stops merges of a staging table while it is filled"),
+        Grant("CREATE TEMPORARY TABLE", "*.*", "lets the server read a merged file by a table function"),
+        Grant(source, "*.*", "lets the server read a merged file; without it the file is pushed"),
+        *(Grant("SELECT", f"system.{name}", "looks at tables, parts and what is under way") for name in SYSTEM_TABLES),
+    ]
+
+
+def user_of(settings: Settings) -> str:
+    """The user of LAION_CLICKHOUSE; the embedded engine's is `default`."""
+    url = settings.clickhouse_url.get_secret_value()
+    return "default" if url.startswith("chdb:") else Address.of(url).user
+
+
+def _names(settings: Settings) -> tuple[str, str]:
+    url = settings.clickhouse_url.get_secret_value()
+    database = "default" if url.startswith("chdb:") else Address.of(url).database
+    return quote_identifier(database), quote_identifier(settings.table)

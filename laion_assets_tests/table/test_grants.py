@@ -1,0 +1,80 @@
+"""A user with the grants that are printed, and no others, loads, indexes and searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from laion_assets.cli import app
+from laion_assets.errors import ServerRefusedError
+from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.figures import SearchSettings
+from laion_assets.recall.tuning import TuningPlan, tune
+from laion_assets.settings import load_settings
+from laion_assets.table.connect import connect
+from laion_assets.table.grants import Grant, load_grants, search_grants
+from laion_assets.table.index import IndexParameters, build_indexes
+from laion_assets.table.index_use import index_use
+from laion_assets.table.search import SearchRequest, vector_of
+from laion_assets_tests.conftest import assert_one_line
+from laion_assets_tests.endpoint.process import endpoint_process
+from laion_assets_tests.table.loaded import load_sample, sample_settings
+
+DATABASE = "granted"
+SETTINGS = load_settings(dataset_name="sample", clickhouse=f"http://loader@127.0.0.1:1/{DATABASE}")
+USERS = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default>
+<password/><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>
+<grants>{}</grants></default></users></clickhouse>"""
+CONFIG = """<clickhouse><users_config>{0}</users_config>
+<user_directories><users_xml><path>{0}</path></users_xml></user_directories>
+<access_control_improvements><select_from_system_db_requires_grant>true</select_from_system_db_requires_grant>
+<table_engines_require_grant>true</table_engines_require_grant></access_control_improvements></clickhouse>"""
+
+
+def granting(folder: Path, grants: Sequence[Grant]) -> dict[str, str]:
+    """Options of a chDB whose only user may do that. chDB has one user, and its grants come from a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    queries = "".join(f"<query>GRANT {grant.privileges} ON {grant.on}</query>" for grant in grants)
+    (folder / "users.xml").write_text(USERS.format(queries))
+    (folder / "config.xml").write_text(CONFIG.format(folder / "users.xml"))
+    return {"config-file": str(folder / "config.xml")}
+
+
+def test_the_printed_grants_suffice_for_everything_and_a_searcher_needs_fewer(tmp_path: Path) -> None:
+    options = granting(tmp_path / "all", load_grants(SETTINGS))
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE))
+        load_sample(settings, {0: 400, 1: 300})
+        load_sample(settings, {1: 350}, seed=8)
+        with connect(settings) as db:
+            assert build_indexes(db).vectors == 1_500
+            assert index_use(db, vector_of(db, 5, "image"), SearchRequest()).fault is None
+            grid = (SearchSettings(64), SearchSettings(64, 5))
+            assert evaluate(db, Plan(queries=3, grid=grid, queries_at_100=0)).rows == 750
+            parameters = (IndexParameters("i8", 8, 32),)
+            assert tune(db, TuningPlan(rows=200, partitions=1, parameters=parameters, grid=grid, queries=3)).trials
+            with pytest.raises(ServerRefusedError) as caught:
+                db.command("CREATE TABLE elsewhere.t (x UInt8) ENGINE = MergeTree ORDER BY x")
+            assert_one_line(caught.value, "Not enough privileges", "laion-assets grants")
+    options = granting(tmp_path / "search", search_grants(SETTINGS))
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE))
+        with connect(settings) as db:
+            assert index_use(db, vector_of(db, 5, "text"), SearchRequest(by="text")).fault is None
+        with pytest.raises(ServerRefusedError, match="laion-assets grants"):
+            load_sample(settings, {0: 100})
+
+
+def test_the_command_prints_them_ready_to_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_CLICKHOUSE", f"https://loader:s3cret@host/{DATABASE}")
+    shown = CliRunner().invoke(app, ["grants"]).output
+    for grant in load_grants(SETTINGS):
+        assert f"GRANT {grant.privileges} ON {grant.on} TO `loader`;" in shown
+    assert len(shown.splitlines()) == len(load_grants(SETTINGS))
+    assert "s3cret" not in shown
+    searcher = CliRunner().invoke(app, ["grants", "anna", "--search"]).output
+    assert "GRANT SELECT ON `granted`.`laion` TO `anna`;" in searcher
+    assert "INSERT" not in searcher
