@@ -23,6 +23,7 @@ from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard
 from laion_assets.shard.store import ShardFiles, ShardStore
 from laion_assets.source.sample import write_sample_shard
+from laion_assets_tests.endpoint.process import ServerProcess, endpoint_process
 
 REPOSITORY = Path(__file__).parents[1]
 REAL = REPOSITORY.parent / "shared" / "real"
@@ -119,6 +120,35 @@ def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_shards(sample_folder: Path) -> list[Shard]:
     """The same shards as arrays and tables."""
     return [Shard.read(sample_folder, shard) for shard in range(len(SAMPLE_ROWS))]
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How tests reach ClickHouse: chDB in their own process, or a server over HTTP."""
+
+    server: ServerProcess | None
+
+    def fresh(self) -> dict[str, object]:
+        """Fields of the settings for a database that nobody has used."""
+        return {"clickhouse": self.server.url()} if self.server else {}
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server process for all tests; each has a database of its own."""
+    with endpoint_process(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["embedded", "server"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """Every test that works on the table, its indexes and its search runs over both.
+
+    Tests above these rooms (Dagster, the command line, CLIP) run on the embedded engine alone: they reach the table by
+    the same functions, and would tell nothing more at twice the time. So do those of tuning, which are thousands of
+    searches; test_grants tunes once on a server.
+    """
+    return Transport(request.getfixturevalue("clickhouse_server") if request.param == "server" else None)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
 from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES
 from laion_assets.settings import Settings
 from laion_assets.table.index import IndexParameters
-from laion_assets.table.load import PIECE_ROWS
+from laion_assets.table.transfer import PIECE_ROWS
 
 FLAT_ROWS = PIECE_ROWS
 CALIBRATED_VALUES = 2 * 512

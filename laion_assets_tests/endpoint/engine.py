@@ -143,9 +143,14 @@ class Running:
         if self._statement.database:
             self._connection.query(f"USE `{self._statement.database}`", "Null")
         settings = {"log_comment": self._statement.query_id, **self._statement.settings}
-        for name, value in sorted(settings.items(), key=lambda setting: setting[0] == "readonly"):
+        readonly = settings.pop("readonly", "")
+        assigned = []
+        for name, value in settings.items():
             escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-            self._connection.query(f"SET {name} = '{escaped}'", "Null")
+            assigned.append(f"{name} = '{escaped}'")
+        self._connection.query(f"SET {', '.join(assigned)}", "Null")
+        if readonly:
+            self._connection.query(f"SET readonly = '{int(readonly)}'", "Null")
 
     def whole(self, form: str) -> bytes:
         """The answer when all of it is there."""

@@ -6,7 +6,6 @@ import contextlib
 import email.parser
 import email.policy
 import json
-import re
 import secrets
 import socket
 import ssl
@@ -23,9 +22,8 @@ from urllib.parse import parse_qsl, urlsplit
 from laion_assets_tests.endpoint.codec import BrokenBodyError, Compressor, accepted, body_pieces, decompressed
 from laion_assets_tests.endpoint.engine import BLOCKWISE_FORMATS, Engine, EngineError, Running, Statement
 from laion_assets_tests.endpoint.faults import Fault, Faults
+from laion_assets_tests.endpoint.statement import READS, statement_and_rows, trailing_format
 
-INSERT = re.compile(rb"\s*(INSERT\s+INTO\s(?:(?!\sSELECT\s).)*?)\s+FORMAT\s+(\w+)[ \t]*(?:\r?\n)?", re.I | re.S)
-READS = re.compile(r"\s*(?:SELECT|WITH|SHOW|DESCRIBE|EXPLAIN|EXISTS)\b", re.I)
 OF_THE_TRANSPORT = {
     *("query", "database", "user", "password", "session_id", "session_timeout", "session_check", "query_id"),
     *("buffer_size", "wait_end_of_query", "client_protocol_version", "compress", "decompress", "quota_key", "role"),
@@ -147,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
             text += fields.pop("query", "").encode()
             url |= fields
         else:
-            text, form, rows = _statement_and_rows(text, body)
+            text, form, rows = statement_and_rows(text, body)
         settings = {name: value for name, value in url.items() if name not in OF_THE_TRANSPORT}
         parameters = {name[6:]: settings.pop(name) for name in [*settings] if name.startswith("param_")}
         if readonly:
@@ -188,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
                 running.insert(form, self._counted(rows, fault))
                 self._lose_or(fault, lambda: self._send(200, self._facts(running, form), b""))
                 return
-            form = _trailing_format(statement.sql)
+            form = trailing_format(statement.sql)
             headers = self._facts(running, form)
             wait = self.url.get("wait_end_of_query") == "1"
             if form not in BLOCKWISE_FORMATS or not READS.match(statement.sql) or wait:
@@ -292,19 +290,3 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
-
-
-def _statement_and_rows(text: bytes, body: Iterator[bytes]) -> tuple[bytes, str, Iterator[bytes] | None]:
-    """Parts an INSERT from its rows: the statement may be in the URL, or in front of the rows in the body."""
-    while True:
-        if found := INSERT.match(text):
-            return found[1], found[2].decode(), chain([text[found.end() :]], body)
-        piece = next(body, None)
-        if piece is None:
-            return text, "", None
-        text += piece
-
-
-def _trailing_format(sql: str) -> str:
-    found = re.search(r"\bFORMAT\s+(\w+)\s*;?\s*$", sql, re.I)
-    return found[1] if found else "TabSeparated"

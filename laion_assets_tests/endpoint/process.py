@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -61,6 +62,7 @@ def endpoint_process(
     users: Mapping[str, str] | None = None,
     options: Mapping[str, str] | None = None,
     certificate: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
     """An endpoint over a chDB in `folder`, in a process of its own, while the block runs."""
     user_files = folder / "user_files"
@@ -73,7 +75,9 @@ def endpoint_process(
         command += ["--option", f"{name}={value}"]
     if certificate:
         command += ["--certificate", str(certificate)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    )
     try:
         assert process.stdout is not None
         port = process.stdout.readline()

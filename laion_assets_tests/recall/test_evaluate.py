@@ -31,6 +31,7 @@ from laion_assets.table.index import build_indexes
 from laion_assets.table.schema import PartitionState
 from laion_assets.table.search import SearchRequest, search
 from laion_assets.table.vectors import vectors_of
+from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 COPIES = 900
@@ -38,9 +39,11 @@ QUICK = Plan(queries=15, grid=(SearchSettings(64), SearchSettings(64, 5)), queri
 
 
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def copied(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Settings:
     """2,500 rows, of which the first 900 have one image and one text."""
-    settings = sample_settings(tmp_path_factory.mktemp("copies"), hnsw_m=16, hnsw_ef_construction=64)
+    settings = sample_settings(
+        tmp_path_factory.mktemp("copies"), **transport.fresh(), hnsw_m=16, hnsw_ef_construction=64
+    )
     load_sample(settings, {0: 2500}, copies=COPIES)
     with connect(settings) as db:
         build_indexes(db)
@@ -98,8 +101,8 @@ def test_copies_of_one_vector_are_asked_once(copied: Settings) -> None:
         assert nearest.min() > 0.01
 
 
-def test_a_bad_index_is_seen(tmp_path: Path) -> None:
-    settings = sample_settings(tmp_path, hnsw_m=2, hnsw_ef_construction=4)
+def test_a_bad_index_is_seen(tmp_path: Path, transport: Transport) -> None:
+    settings = sample_settings(tmp_path, **transport.fresh(), hnsw_m=2, hnsw_ef_construction=4)
     load_sample(settings, {0: 5000})
     with connect(settings) as db:
         build_indexes(db)
@@ -107,8 +110,11 @@ def test_a_bad_index_is_seen(tmp_path: Path) -> None:
     assert not all(measured.meets_target(kind.kind) for kind in measured.kinds)
 
 
-def test_an_evaluation_without_rows_says_what_to_do(tmp_path: Path) -> None:
-    with connect(sample_settings(tmp_path)) as db, pytest.raises(TableError, match="load a shard first"):
+def test_an_evaluation_without_rows_says_what_to_do(tmp_path: Path, transport: Transport) -> None:
+    with (
+        connect(sample_settings(tmp_path, **transport.fresh())) as db,
+        pytest.raises(TableError, match="load a shard first"),
+    ):
         evaluate(db, QUICK)
 
 

@@ -15,14 +15,15 @@ from laion_assets.table import vectors as table_vectors
 from laion_assets.table.connect import connect
 from laion_assets.table.search import By, SearchRequest, search
 from laion_assets.table.vectors import draw_rows, stream_vectors, vectors_of
+from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 ROWS = {0: 2000, 3: 500}
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    settings = sample_settings(tmp_path_factory.mktemp("exact"))
+def loaded(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Settings:
+    settings = sample_settings(tmp_path_factory.mktemp("exact"), **transport.fresh())
     load_sample(settings, ROWS)
     return settings
 
@@ -69,8 +70,8 @@ def test_a_query_does_not_find_its_own_row_in_its_own_column(loaded: Settings) -
         assert with_own.distances[:, 0] == pytest.approx(np.zeros(30), abs=TOLERANCE)
 
 
-def test_more_neighbours_than_rows_end_in_nothing(tmp_path: Path) -> None:
-    settings = sample_settings(tmp_path)
+def test_more_neighbours_than_rows_end_in_nothing(tmp_path: Path, transport: Transport) -> None:
+    settings = sample_settings(tmp_path, **transport.fresh())
     load_sample(settings, {0: 30})
     with connect(settings) as db:
         drawn = vectors_of(db, "image", [3])
@@ -80,8 +81,8 @@ def test_more_neighbours_than_rows_end_in_nothing(tmp_path: Path) -> None:
         assert np.isinf(found.distances[0, 29:]).all()
 
 
-def test_they_are_kept_until_a_partition_is_loaded_again(tmp_path: Path) -> None:
-    settings, folder = sample_settings(tmp_path), tmp_path / "recall"
+def test_they_are_kept_until_a_partition_is_loaded_again(tmp_path: Path, transport: Transport) -> None:
+    settings, folder = sample_settings(tmp_path, **transport.fresh()), tmp_path / "recall"
     load_sample(settings, {0: 400})
     with connect(settings) as db:
         sets = draw_query_sets(db, 10, seed=0)

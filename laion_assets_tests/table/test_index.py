@@ -19,6 +19,7 @@ from laion_assets.table.index import IndexParameters, build_indexes, declared_in
 from laion_assets.table.index_use import index_use
 from laion_assets.table.mutations import start_mutation, unfinished_mutations
 from laion_assets.table.search import SearchRequest, vector_of
+from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import insert_behind_our_back, load_sample, sample_settings
 
 ROWS = {0: 1500, 1: 600}
@@ -26,8 +27,8 @@ BOTH = ["image_index", "text_index"]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    settings = sample_settings(tmp_path)
+def settings(tmp_path: Path, transport: Transport) -> Settings:
+    settings = sample_settings(tmp_path, **transport.fresh())
     load_sample(settings, ROWS)
     return settings
 
@@ -58,7 +59,8 @@ def missing(cover: list[PartitionCover]) -> dict[int, list[str]]:
 
 
 def part_names(db: Database) -> set[str]:
-    return {str(name) for (name,) in db.rows("SELECT name FROM system.parts WHERE active AND table = 'laion'")}
+    sql = "SELECT name FROM system.parts WHERE active AND table = 'laion' AND database = {database:String}"
+    return {str(name) for (name,) in db.rows(sql, parameters={"database": db.database})}
 
 
 def test_every_partition_gets_both_indexes_once(db: Database) -> None:
@@ -84,7 +86,10 @@ def test_what_is_lacking_is_known_for_each_partition_and_index(db: Database) -> 
     assert missing(index_cover(db)) == {0: ["text_index"], 1: ["image_index"]}
     assert build_indexes(db).vectors == 2100
     assert missing(index_cover(db)) == {0: [], 1: []}
-    assert not db.rows("SELECT name FROM system.tables WHERE name LIKE '%probe%'")
+    names = {"database": db.database}
+    assert not db.rows(
+        "SELECT name FROM system.tables WHERE name LIKE '%probe%' AND database = {database:String}", parameters=names
+    )
 
 
 def test_a_part_without_index_beside_one_with_it_counts_as_lacking(db: Database) -> None:
@@ -178,8 +183,8 @@ def _build_slowly(settings: Settings, marker: Path) -> None:
         build_indexes(db, log=log)
 
 
-def test_a_build_that_was_killed_goes_on_and_is_whole(tmp_path: Path) -> None:
-    settings = sample_settings(tmp_path, hnsw_m=32, hnsw_ef_construction=256)
+def test_a_build_that_was_killed_goes_on_and_is_whole(tmp_path: Path, transport: Transport) -> None:
+    settings = sample_settings(tmp_path, **transport.fresh(), hnsw_m=32, hnsw_ef_construction=256)
     load_sample(settings, {0: 3000, 1: 600})
     marker = tmp_path / "building"
     process = multiprocessing.get_context("spawn").Process(target=_build_slowly, args=(settings, marker))

@@ -27,7 +27,7 @@ from laion_assets.table.search import (
     vector_of,
     vector_parameter,
 )
-from laion_assets_tests.conftest import Shard, assert_one_line, settings_for
+from laion_assets_tests.conftest import Shard, Transport, assert_one_line, settings_for
 
 EXACT = SearchRequest(exact=True)
 PAGE_SQL = "SELECT url, caption FROM laion ORDER BY cosineDistance(image_embedding, {target:Array(Float32)}) LIMIT 10"
@@ -35,9 +35,11 @@ PAGE_SQL = "SELECT url, caption FROM laion ORDER BY cosineDistance(image_embeddi
 
 
 @pytest.fixture(scope="module")
-def db(sample_folder: Path, sample_shards: list[Shard], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def db(
+    sample_folder: Path, sample_shards: list[Shard], tmp_path_factory: pytest.TempPathFactory, transport: Transport
+) -> Iterator[Database]:
     """A table of shards 0 and 1, open for this module; the last caption of shard 1 is no UTF-8."""
-    settings = settings_for(tmp_path_factory.mktemp("search"), sample_folder)
+    settings = settings_for(tmp_path_factory.mktemp("search"), sample_folder, **transport.fresh())
     store = ShardStore(settings.data_dir, settings.dataset)
     captions = sample_shards[1].texts_of_column("caption")
     captions[-1] = b"caf\xe9 \xff"

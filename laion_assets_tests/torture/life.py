@@ -24,7 +24,7 @@ from laion_assets.recall import evaluate
 from laion_assets.recall.plot import _canvas
 from laion_assets.settings import Settings
 from laion_assets.shard import merge
-from laion_assets.table import load as table_load
+from laion_assets.table import transfer
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import QUIET, load
@@ -49,7 +49,7 @@ def warm(world: World) -> None:
     """Imports and prepares here whatever each child would have to, but opens nothing."""
     # The engine's client imports it where it is there.
     importlib.import_module("pandas")
-    merge.BLOCK_ROWS, table_load.PIECE_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, PIECE_ROWS, SEARCHES
+    merge.BLOCK_ROWS, transfer.PIECE_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, PIECE_ROWS, SEARCHES
     plan = functools.partial(evaluate.Plan, grid=evaluate.DEFAULT_GRID[:SEARCHES])
     setattr(recall_report, "Plan", plan)  # noqa: B010 - it is no name that the module exports
     for module in (raw_shard, merged_shard, clickhouse_partition):
