@@ -63,18 +63,20 @@ def private_cluster() -> Iterator[dict[str, str]]:
 
 def _run(name: str, *arguments: str, cwd: Path) -> None:
     user = "nobody" if os.geteuid() == 0 else None
-    ended = subprocess.run(
-        [str(program(name)), *arguments],
-        cwd=cwd,
-        user=user,
-        group=None if user is None else pwd.getpwnam(user).pw_gid,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # the server inherits it: a pipe would never end
-        stderr=(log := (cwd / "errors").open("w+")),
-        check=False,
-    )
-    log.seek(0)
-    assert ended.returncode == 0, log.read()
+    # The server inherits what its starter writes to: a pipe would never end.
+    with (cwd / "errors").open("w+") as errors:
+        ended = subprocess.run(
+            [str(program(name)), *arguments],
+            cwd=cwd,
+            user=user,
+            group=None if user is None else pwd.getpwnam(user).pw_gid,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            check=False,
+        )
+        errors.seek(0)
+        assert ended.returncode == 0, errors.read()
 
 
 def free_port() -> int:
