@@ -142,6 +142,25 @@ def _take_active_runs(instance: DagsterInstance, histories: dict[str, ShardHisto
             history.state, history.run_id = ACTIVE[run.status], run.run_id
 
 
+@dataclass(frozen=True)
+class RunUnderWay:
+    """A run of something else than shards: its id, state, and the assets that it makes, or its job."""
+
+    run_id: str
+    state: ShardState
+    what: str
+
+
+def other_active_runs(instance: DagsterInstance) -> list[RunUnderWay]:
+    """Runs under way that are of no shard, such as the index's, which may hold the table for long."""
+    found = []
+    for run in instance.get_runs(RunsFilter(statuses=list(ACTIVE))):
+        if PARTITION_TAG not in run.tags:
+            assets = sorted(key.to_user_string() for key in run.asset_selection or ())
+            found.append(RunUnderWay(run.run_id, ACTIVE[run.status], ", ".join(assets) or run.job_name))
+    return found
+
+
 def _take_failed_runs(instance: DagsterInstance, histories: dict[str, ShardHistory], with_errors: bool) -> None:
     """Counts the failed runs of shards that are not loaded, or failed when they were loaded again."""
     finished = RunsFilter(statuses=[DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED, DagsterRunStatus.SUCCESS])

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import NAMED, Finding, free_bytes, judge, look_at_table
-from laion_assets.health.history import ShardHistory, ShardState, read_histories
+from laion_assets.health.history import RunUnderWay, ShardHistory, ShardState, other_active_runs, read_histories
 from laion_assets.health.planned import plan_against_actual
 from laion_assets.plan.kept import Compared
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
@@ -74,8 +74,8 @@ class RecallFacts:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a load: shards by state, what the table holds, the last recall report, findings, the shards that are
-    under way or failed, and the plan of the last load against what happened.
+    """The state of a load: shards by state, what the table holds, the last recall report, findings, the runs that are
+    of no shard, the shards that are under way or failed, and the plan of the last load against what happened.
 
     `table` is None where it could not be looked at, and `table_held` says by whom it is held.
     """
@@ -86,6 +86,7 @@ class Status:
     table_held: str
     recall: RecallFacts | None
     findings: list[Finding]
+    other_runs: list[RunUnderWay]
     running: list[ShardHistory]
     failed: list[ShardHistory]
     plan: list[Compared] = field(default_factory=list)
@@ -116,6 +117,7 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
         table_held=f"{table.subject}: {table.found}" if isinstance(table, EngineHeldError) else "",
         recall=None if evaluation is None else RecallFacts.of(evaluation),
         findings=judge(settings, histories, table, free_bytes(settings.data_dir)),
+        other_runs=other_active_runs(instance),
         running=[history for history in histories if history.state in ("running", "queued") and history.run_id],
         failed=[history for history in histories if history.state == "failed"],
         plan=plan_against_actual(settings, instance, histories, table),
@@ -132,6 +134,8 @@ def print_status(status: Status, console: Console) -> None:
         console.print(_recall_line(status.recall), markup=False, soft_wrap=True)
     if status.plan:
         console.print(comparison_table(status.plan))
+    for run in status.other_runs:
+        console.print(f"{run.what} {run.state}: run {run.run_id}", markup=False, highlight=False)
     for history in status.running[:SHOWN]:
         console.print(f"shard {history.key} {history.state}: run {history.run_id}", markup=False, highlight=False)
     if len(status.running) > SHOWN:

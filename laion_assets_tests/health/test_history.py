@@ -7,7 +7,14 @@ import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
 
-from laion_assets.health.history import ShardHistory, failure_reason, hours_since_last_load, read_histories
+from laion_assets.health.history import (
+    RunUnderWay,
+    ShardHistory,
+    failure_reason,
+    hours_since_last_load,
+    other_active_runs,
+    read_histories,
+)
 from laion_assets.settings import Settings
 from laion_assets_tests.automation.recorded import Recorder
 
@@ -112,6 +119,16 @@ def test_a_partial_run_that_fails_makes_its_shard_failed(recorder: Recorder) -> 
     recorder.load(0, upto="merged_shard")
     recorder.run(0, DagsterRunStatus.FAILURE, "clickhouse_partition")
     assert of(recorder.instance).state == "failed"
+
+
+def test_runs_of_no_shard_are_told_apart(recorder: Recorder) -> None:
+    recorder.run(0, DagsterRunStatus.STARTED)
+    index = frozenset({dg.AssetKey("vector_index"), dg.AssetKey("recall_report")})
+    job = recorder.definitions.resolve_job_def("build_index")
+    run = recorder.instance.create_run_for_job(job, status=DagsterRunStatus.STARTED, asset_selection=index)
+    health = recorder.definitions.resolve_job_def("report_health")
+    recorder.instance.create_run_for_job(health, status=DagsterRunStatus.SUCCESS)
+    assert other_active_runs(recorder.instance) == [RunUnderWay(run.run_id, "running", "recall_report, vector_index")]
 
 
 def test_shards_are_told_in_the_order_that_was_asked_for(recorder: Recorder) -> None:
