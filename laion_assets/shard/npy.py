@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,16 @@ from laion_assets.errors import LaionError, ShardFileError
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
 """numpy's own limit for headers that nobody vouches for; LAION's have 118 bytes."""
+
+ONE_PARSER = threading.Lock()
+"""numpy has Python's parser read a header. While three threads did so for the files of a shard, one fetch of some 600
+ended in `SystemError: AST constructor recursion depth mismatch`, for sound headers (CPython 3.11.7)."""
+
+UNPARSABLE = (
+    *(ValueError, TypeError, SyntaxError, tokenize.TokenError),
+    *(RecursionError, MemoryError, EOFError, SystemError),
+)
+"""What numpy raises for headers that are none."""
 
 Float32Rows = npt.NDArray[np.float32]
 
@@ -85,10 +96,23 @@ def parse_header(
         raise refuse(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
     file.seek(8)
     try:
-        shape, fortran_order, dtype = readers[version](file, max_header_size=MAX_HEADER_BYTES)
-    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, EOFError) as error:
+        shape, fortran_order, dtype = _parsed(readers[version], file)
+    except UNPARSABLE as error:
         raise refuse(f"a header that does not parse ({_first_line(error)})", "numpy's header") from error
     return shape, fortran_order, dtype
+
+
+def _parsed(
+    reader: Callable[..., tuple[tuple[int, ...], bool, np.dtype[np.floating]]], file: IO[bytes]
+) -> tuple[tuple[int, ...], bool, np.dtype[np.floating]]:
+    start = file.tell()
+    with ONE_PARSER:
+        try:
+            return reader(file, max_header_size=MAX_HEADER_BYTES)
+        except SystemError:
+            # Of the interpreter's own making, and not of the header's: the second time it passes.
+            file.seek(start)
+            return reader(file, max_header_size=MAX_HEADER_BYTES)
 
 
 def _first_line(error: BaseException) -> str:
