@@ -36,7 +36,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "check the merged file": [(merged_shard, "sample_rows")],
     "declare indexes": [(index, "declare_indexes")],
     "build indexes": [(index, "start_mutation"), (Mutation, "follow")],
-    "look at index cover": [(index, "index_cover"), (vector_index, "index_cover"), (cover, "_sizes_of")],
+    "look at index cover": [(index, "index_cover"), (vector_index, "cover_everywhere"), (cover, "_sizes_of")],
     "see that the index is used": [(vector_index, "index_uses")],
     "exact neighbours": [(evaluate, "true_neighbours"), (exact, "_write")],
     "measure recall": [(recall_report, "evaluate")],

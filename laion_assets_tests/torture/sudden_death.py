@@ -114,6 +114,8 @@ class Trial:
         self._world.renew()
         warm(self._world)
         self._learn()
+        if self.tally.faults:
+            return
         while sum(self.tally.kills.values()) < kills and len(self.tally.faults) < MOST_FAULTS:
             self._one(self._plan())
         self._one(Plan())

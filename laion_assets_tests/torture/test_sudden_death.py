@@ -6,8 +6,18 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from laion_assets_tests.torture.stages import STAGES
+
 KILLS = 12
 SEED = 31
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_names_functions_that_are_there(stage: str) -> None:
+    for place, name in STAGES[stage]:
+        assert callable(getattr(place, name))
 
 
 def test_loads_that_are_killed_at_random_moments_lose_and_double_nothing() -> None:
