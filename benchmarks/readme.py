@@ -43,7 +43,7 @@ def _block(name: str, tables: str) -> str:
         lines += [*([f"{title}:", ""] if " | " in tables else []), *markdown_table(rows), ""]
     for heading, met in (("Not reached", False), ("Reached", True)):
         told = [_told(figure) for figure in section["figures"] if figure["met"] is met]
-        lines += [f"{heading}: {'; '.join(told)}.", ""] if told else []
+        lines += [f"{heading}:", "", *(f"- {one}" for one in told), ""] if told else []
     return "\n".join(lines)
 
 
