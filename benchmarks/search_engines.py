@@ -8,16 +8,17 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import clickhouse_connect
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.search_data import Say, vector_table
 from laion_assets.recall.figures import SearchSettings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import Database, embedded_options
 from laion_assets.table.cover import index_sizes
 from laion_assets.table.index import IndexParameters, build_indexes
 from laion_assets.table.search import SearchRequest, search
@@ -86,13 +87,19 @@ class Ours(Engine):
 
     @contextmanager
     def searcher(self, setting: Setting) -> Iterator[Searcher]:
-        """By a connection of its own: one is not for two threads."""
+        """By a connection of its own: one is not for two threads. `connect` would wait for the engine that is open."""
         assert self._db is not None
+        opened: Any = self._db.client
         ef, multiplier = setting
         pairs = (SearchSettings(ef, multiplier=multiplier) if multiplier else SearchSettings(ef)).pairs(K)
         request = SearchRequest(limit=K, settings=pairs)
-        with connect(self._db.settings) as db:
+        options = embedded_options(self._db.settings)
+        client = clickhouse_connect.get_client(interface="chdb", path=opened.path, chdb_options=options)
+        db = replace(self._db, client=client)
+        try:
             yield lambda vector: [found.id for found in search(db, vector, request).neighbours]
+        finally:
+            client.close()
 
     def close(self) -> None:
         """Closes the engine."""
