@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from laion_assets.health.findings import free_bytes
-from laion_assets.plan.bandwidth import Bandwidth, given_bandwidth, tried_bandwidth
+from laion_assets.plan.bandwidth import TRIAL_SECONDS, Bandwidth, given_bandwidth, tried_bandwidth
 from laion_assets.plan.calibration import (
     Calibration,
     calibration_path,
@@ -61,7 +61,7 @@ def keep_plan_for(settings: Settings, shards: list[int], loaded: Sequence[Partit
     kept = read_calibration(calibration_path(settings))
     calibration = kept if kept is not None and kept.is_of(settings) else reference_calibration()
     bandwidth = None if is_folder(settings) else Bandwidth(None, "not tried when a load begins")
-    plan = _plan(settings, shards, loaded, calibration, bandwidth)
+    plan = _plan(settings, shards, loaded, calibration, bandwidth, trial_seconds=1.0)
     keep_plan(plan, plan_path(settings))
     return plan
 
@@ -75,6 +75,7 @@ def _plan(
     *,
     hosts: int = 1,
     ask: bool | None = None,
+    trial_seconds: float = TRIAL_SECONDS,
 ) -> LoadPlan:
     rows = {state.shard: state.rows for state in loaded}
     missing = [shard for shard in shards if shard not in rows]
@@ -82,7 +83,7 @@ def _plan(
     sizes = shard_sizes(settings, missing, ask=ask, typical_rows=typical)
     if bandwidth is None:
         nothing = Bandwidth(0.0, "not needed: nothing is missing")
-        bandwidth = tried_bandwidth(settings, missing[0]) if missing else nothing
+        bandwidth = tried_bandwidth(settings, missing[0], trial_seconds) if missing else nothing
     return make_plan(
         Model(calibration, settings),
         sizes,
