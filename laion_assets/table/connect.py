@@ -227,8 +227,9 @@ def _why_not_written(folder: Path) -> str | None:
 
 
 def _holder(folder: Path) -> str | None:
-    """Who holds an embedded engine's folder, by its `status` file; None when nobody does.
+    """Which other process holds an embedded engine's folder, by its `status` file; None when none does.
 
+    A process may open its own engine several times: a cluster's node is asked beside the connection that names it.
     The engine reports a held folder in two ways, one of which has no reason in it, so its lock is asked directly.
     """
     status = folder / "status"
@@ -238,6 +239,8 @@ def _holder(folder: Path) -> str | None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 found = re.search(r"PID: (\d+)", file.read())
+                if found and int(found[1]) == os.getpid():
+                    return None
                 return f"process {found[1]}" if found else "another process"
     except OSError:
         return None

@@ -49,6 +49,12 @@ def test_an_index_is_built_by_as_many_threads_as_there_are_cores(settings: Setti
         assert db.one(sql) == (str(available_cores()),)
 
 
+def test_one_process_may_open_its_engine_several_times(settings: Settings) -> None:
+    with connect(settings) as first, connect(settings) as second:
+        first.command("CREATE TABLE kept (x UInt8) ENGINE = MergeTree ORDER BY x")
+        assert second.rows("SELECT count() FROM kept") == [(0,)]
+
+
 @pytest.mark.parametrize(
     "name", ['a\'b "c"', "with space", "per%20cent", "ünï-çødé", "a&b=c", "semi;colon", "hash#tag"]
 )
