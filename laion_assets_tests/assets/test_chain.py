@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_assets.assets import merged_shard
+from laion_assets.assets import location
 from laion_assets.assets.clickhouse_partition import clickhouse_partition_checks
 from laion_assets.assets.location import CodeLocation
 from laion_assets.definitions import build_definitions
@@ -327,7 +327,7 @@ def test_files_stay_only_where_the_settings_say_so(
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(merged_shard, "IO_RETRY", dg.RetryPolicy(max_retries=1, delay=0))
+    monkeypatch.setattr(location, "IO_RETRY", dg.RetryPolicy(max_retries=1, delay=0))
     settings = settings_for(tmp_path / "data", sample_folder, keep_raw=keep_raw, keep_merged=keep_merged)
     result = run(settings, 2, instance)
     assert result.success, (failures(result), failed_checks(result))
