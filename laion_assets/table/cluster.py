@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from clickhouse_connect.driver.binding import format_str, quote_identifier
@@ -65,6 +65,17 @@ def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
         home = home_of(entry, shard, known)
     with contextlib.ExitStack() as stack:
         yield _first_that_answers(stack, settings, [node for node in known if node.cluster_shard == home])
+
+
+@contextlib.contextmanager
+def connect_to_node(entry: Database, node: Node) -> Iterator[Database]:
+    """The database of a node's own table; over the connection that there is, where the node is the one asked."""
+    settings = node_settings(entry.settings, node)
+    if node.here:
+        yield replace(entry, settings=settings)
+        return
+    with connect(settings) as db:
+        yield db
 
 
 @contextlib.contextmanager

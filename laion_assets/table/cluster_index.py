@@ -11,7 +11,7 @@ import numpy.typing as npt
 from laion_assets.errors import TableError
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
-from laion_assets.table.cluster import Node, every_node, node_settings, system_table
+from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes, system_table
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.cover import PartitionCover, index_cover
 from laion_assets.table.index import BuildReport, Log, build_indexes, say_nothing
@@ -63,16 +63,14 @@ def use_everywhere(entry: Database, vector: npt.ArrayLike, request: SearchReques
     The plan of a search through it ends at the other nodes, so that the plan is each node's own. Graphs are counted
     over all replicas: a search asks one replica of each cluster shard. Raises as `search` does.
     """
-    settings = entry.settings
-    known = every_node(settings)
-    if not known:
+    if entry.settings.cluster is None:
         return index_use(entry, vector, request)
     before = _searches(entry)
     search(entry, vector, request)
     rise = _searches(entry) - before
     uses = []
-    for node in known:
-        with connect(node_settings(settings, node)) as db:
+    for node in nodes(entry):
+        with connect_to_node(entry, node) as db:
             if partitions(db):
                 uses.append(index_use(db, vector, request))
     return IndexUse(
