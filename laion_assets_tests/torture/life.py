@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import functools
 import importlib
 import io
 import os
@@ -11,13 +10,13 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
 from rich.console import Console
 
-from laion_assets.assets import clickhouse_partition, merged_shard, raw_shard, recall_report
+from laion_assets.assets import location
 from laion_assets.automation.jobs import build_index, load_shards
 from laion_assets.definitions import build_definitions
 from laion_assets.recall import evaluate
@@ -25,6 +24,7 @@ from laion_assets.recall.plot import _canvas
 from laion_assets.settings import Settings
 from laion_assets.shard import merge
 from laion_assets.table import transfer
+from laion_assets.table.schema import PartitionState
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import QUIET, load
@@ -50,10 +50,8 @@ def warm(world: World) -> None:
     # The engine's client imports it where it is there.
     importlib.import_module("pandas")
     merge.BLOCK_ROWS, transfer.PIECE_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, PIECE_ROWS, SEARCHES
-    plan = functools.partial(evaluate.Plan, grid=evaluate.DEFAULT_GRID[:SEARCHES])
-    setattr(recall_report, "Plan", plan)  # noqa: B010 - it is no name that the module exports
-    for module in (raw_shard, merged_shard, clickhouse_partition):
-        module.IO_RETRY = dg.RetryPolicy(max_retries=1, delay=0)  # type: ignore[attr-defined]
+    setattr(evaluate, "plan_for", _few_searches)  # noqa: B010 - a checker takes it for another type
+    location.IO_RETRY = dg.RetryPolicy(max_retries=1, delay=0)
     definitions = build_definitions(world.settings(0, over_http=False))
     for job in (load_shards, build_index):
         definitions.resolve_job_def(job.name)
@@ -62,6 +60,10 @@ def warm(world: World) -> None:
     make_instance(world.folder / "warm")
     with dagster_instance() as instance:
         dg.materialize([_nothing, _all_is_well], instance=instance, run_config=QUIET)
+
+
+def _few_searches(_states: Sequence[PartitionState], queries: int) -> evaluate.Plan:
+    return evaluate.Plan(queries, grid=evaluate.DEFAULT_GRID[:SEARCHES])
 
 
 @dg.asset
