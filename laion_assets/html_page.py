@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
-from laion_assets.shard.store import replacing
+from laion_assets.shard.store import placing
 from laion_assets.table.search import Neighbour, SearchResult
 
 HIDDEN_FLAGS = ("NSFW", "UNSURE")
@@ -78,7 +78,7 @@ def write_search_page(
     path: Path, results: Iterable[tuple[str, SearchResult]], *, title: str = "Search results", notice: str = ""
 ) -> None:
     """Writes the page as a file, whole or not at all. Raises `StoreError` when the folder cannot be written."""
-    with replacing(path, subject=f"page {path}") as temporary:
+    with placing(path, subject="search page") as temporary:
         temporary.write_text(search_page(results, title=title, notice=notice), encoding="utf-8", errors="replace")
 
 

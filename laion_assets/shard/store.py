@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,6 +231,22 @@ def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | Non
                 _publish(temporary, path)
             else:
                 publish(temporary)
+        finally:
+            remove_file(temporary)
+
+
+@contextlib.contextmanager
+def placing(path: Path, *, subject: str) -> Iterator[Path]:
+    """As `replacing`, for a folder that is not the store's: nothing but the file is left there, not even a lock's.
+
+    Of two writers at once the last one's file stays. Raises `StoreError` when the folder cannot be written, or is full.
+    """
+    with store_errors(f"{subject}, {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            yield temporary
+            _publish(temporary, path)
         finally:
             remove_file(temporary)
 

@@ -29,7 +29,7 @@ from laion_assets_tests.source.served_shard import (
 def test_a_file_arrives_whole_with_its_facts(server: MisbehavingServer, one: OneFile) -> None:
     fetched = one.fetch(server.base())
     assert fetched.path.read_bytes() == CONTENT
-    assert sorted(path.name for path in one.folder.iterdir()) == [IMAGE]
+    assert sorted(path.name for path in one.folder.iterdir()) == [f".{IMAGE}.origin.json", IMAGE]
     assert (fetched.kind, fetched.bytes, fetched.bytes_fetched, fetched.tries) == ("image", SIZE, SIZE, 1)
     assert fetched.url == f"{server.base()}/img_emb/{IMAGE}"
     assert fetched.etag and not fetched.linked and fetched.seconds > 0
