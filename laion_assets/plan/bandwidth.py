@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from laion_assets.errors import LaionError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
+from laion_assets.shard.store import scratch_folder
 from laion_assets.source.fetch import fetch_shard
 from laion_assets.source.transfer import Patience
 
@@ -44,10 +43,9 @@ def tried_bandwidth(settings: Settings, shard: int, seconds: float = TRIAL_SECON
     trial = _Trial(seconds)
     patience = replace(Patience.of(settings), tries=2, file_seconds=2 * seconds, connect_seconds=seconds)
     source = redact(settings.sources[0].url)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bandwidth-", dir=settings.data_dir) as folder:
+    with scratch_folder(settings.data_dir / ".bandwidth", subject="trial of the bandwidth") as folder:
         try:
-            files = fetch_shard(settings, shard, Path(folder), progress=trial.moved, patience=patience)
+            files = fetch_shard(settings, shard, folder, progress=trial.moved, patience=patience)
         except _EnoughError:
             pass
         except LaionError as error:

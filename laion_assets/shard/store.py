@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -249,6 +250,23 @@ def placing(path: Path, *, subject: str) -> Iterator[Path]:
             _publish(temporary, path)
         finally:
             remove_file(temporary)
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: Path, *, subject: str) -> Iterator[Path]:
+    """Gives a new, empty folder, which is removed with all that is in it when the block ends.
+
+    One user at a time; what a killed one left there goes when the next one comes. Raises `StoreError`.
+    """
+    with file_lock(folder.with_name(f"{folder.name}.lock"), subject):
+        with store_errors(f"{subject}, {folder}"):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -10,7 +10,6 @@ import logging
 import multiprocessing
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -36,6 +35,7 @@ from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES, Plan, eva
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.queries import draw_query_sets
 from laion_assets.settings import Settings, load_settings
+from laion_assets.shard.store import scratch_folder
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.cover import index_sizes
@@ -80,12 +80,11 @@ def calibrate(settings: Settings, sizes: Sizes = FULL) -> Calibration:
 
     A process of its own has the memory of nothing else, and the embedded engine opens one folder a process.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=".calibration-", dir=settings.data_dir) as folder,
+        scratch_folder(settings.data_dir / ".calibration", subject="calibration") as folder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        calibration = pool.submit(_measure, settings, sizes, Path(folder)).result()
+        calibration = pool.submit(_measure, settings, sizes, folder).result()
     keep_calibration(calibration, calibration_path(settings))
     return calibration
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import StoreError
-from laion_assets.shard.store import ShardStore, remove_file, replacing, sweep
+from laion_assets.shard.store import ShardStore, remove_file, replacing, scratch_folder, sweep
 from laion_assets_tests.conftest import SAMPLE, Shard, assert_one_line
 
 
@@ -149,3 +149,12 @@ def test_a_disk_that_refuses_is_an_error_that_says_which_file_and_what_to_do(tmp
     with pytest.raises(StoreError) as caught, replacing(tmp_path / "file" / "below", subject="shard 7"):
         pass
     assert_one_line(caught.value, "shard 7", str(tmp_path / "file"), "LAION_DATA_DIR")
+
+
+def test_what_a_killed_process_left_in_a_scratch_folder_goes_when_the_next_one_comes(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / ".scratch"
+    (folder / "of a dead process").mkdir(parents=True)
+    with scratch_folder(folder, subject="trial") as empty:
+        assert (empty, list(empty.iterdir())) == (folder, [])
+        (empty / "mine").touch()
+    assert not folder.exists()
