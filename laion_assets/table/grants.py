@@ -10,7 +10,7 @@ from laion_assets.settings import Settings
 from laion_assets.table.server import Address
 
 SYSTEM_TABLES = (
-    *("databases", "tables", "columns", "parts", "data_skipping_indices"),
+    *("databases", "tables", "columns", "parts", "disks", "data_skipping_indices"),
     *("merges", "mutations", "processes", "events", "settings", "server_settings"),
 )
 """What our statements read of the database `system`."""

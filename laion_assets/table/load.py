@@ -80,10 +80,16 @@ def load_partition(
         with timer("check"):
             figures = check_equal_to_file(db, staging, merged)
         with timer("replace"):
+            _require_room(db, merged.shard)
             db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {merged.shard} FROM {staging}")
     release_memory(db)
     size = _one_active_part(db, db.settings.table, merged.shard)
     return LoadedPartition(merged.shard, figures.rows, size, figures.fingerprint, timer.seconds, str(transfer))
+
+
+COVER_BYTES = 16 << 20
+"""REPLACE PARTITION (26.9) lets the new part stand, then reserves 1 MiB for an empty part that covers the replaced one.
+Where that fails, both stand once the engine is opened again, each row twice. Others may write to the disk meanwhile."""
 
 
 @contextmanager
@@ -125,6 +131,22 @@ def _make_one_part(db: Database, staging: str, shard: int) -> None:
         db.command(f"OPTIMIZE TABLE {staging} PARTITION {shard} FINAL", settings={"alter_sync": 2})
     release_memory(db)
     _one_active_part(db, f"{db.settings.table}_staging_{shard}", shard)
+
+
+def _require_room(db: Database, shard: int) -> None:
+    """Refuses the swap where the disk may have no room for the part that covers the replaced one."""
+    (free,) = db.one(
+        "SELECT min(unreserved_space) FROM system.disks WHERE name IN "
+        "(SELECT disk_name FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active)",
+        parameters={"database": db.database, "table": f"{db.settings.table}_staging_{shard}"},
+    )
+    if int(free) < COVER_BYTES:
+        raise TableError(
+            f"{db.subject}, partition {shard}",
+            found=f"{int(free):,} bytes left on the disk of the table",
+            expected=f"at least {COVER_BYTES:,}, or a swap could leave the replaced rows beside the new ones",
+            advice="free some space and load the shard again; the table is as it was",
+        )
 
 
 def _wait_for_merges(db: Database, table: str) -> None:

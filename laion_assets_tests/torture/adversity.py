@@ -26,7 +26,7 @@ from laion_assets_tests.torture.life import DONE, FAULT, fork, judge, live, say,
 from laion_assets_tests.torture.sudden_death import MEMORY, Plan, watch
 from laion_assets_tests.torture.world import World
 
-FREE_KILOBYTES = (0, 8, 100, 300, 700, 1_500, 3_000)
+FREE_KILOBYTES = (0, 8, 100, 300, 700, 1_500, 1_800, 2_200, 3_000, 12_000)
 """What is left on the disk: from not even a lock file to room for the merged files and not for the engine."""
 
 REFUSED = "refused "
@@ -47,7 +47,7 @@ def attempt(world: World, version: int, shards: list[int], again: bool, pipe: in
             return
         failures = [
             failure
-            for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+            for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
             for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
             if entry.dagster_event is not None and (failure := entry.dagster_event.step_failure_data) is not None
         ]
