@@ -34,7 +34,7 @@ def test_a_calibration_runs_the_real_job_and_leaves_nothing_else(tmp_path: Path)
     made = calibrate(settings, SMALL)
     assert made.is_of(settings)
     assert read_calibration(calibration_path(settings)) == made
-    assert [path.name for path in tmp_path.iterdir()] == ["plan"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".calibration.lock", "plan"]
     assert Path.cwd() == before
     small, large = made.shards
     assert (small.rows, large.rows) == (300, 1_500)
