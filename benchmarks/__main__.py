@@ -40,6 +40,7 @@ WITH_OPTIONS: dict[str, str] = {
     "tuned": "--shapes 2000x1 --granularities 512 --queries 5",
     "index_build": "--rows 2000 --runs 1",
     "orchestration": "--quick",
+    "orchestration_postgres": "--quick",
     "growth": "--quick",
     "plan": "--quick",
     "clip_full_size": "--runs 1 --calls 1",

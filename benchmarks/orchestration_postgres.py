@@ -1,47 +1,41 @@
-"""What a shard of a backfill takes with PostgreSQL and four runs at a time, over SQLite and two, in one run of both.
-
-`python -m benchmarks.orchestration_postgres [--quick]` prints a Markdown table and, after it, the same as JSON.
-It needs PostgreSQL's programs on this machine.
-"""
+"""Benchmark: a shard of a backfill with PostgreSQL and four runs at a time, over SQLite and two."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import tempfile
 from pathlib import Path
 
+from benchmarks.alone import parser, reported
 from benchmarks.orchestration import ROWS, backfill_seconds, tiny_shards
+from benchmarks.report import Section
 from laion_assets_tests.automation.services import Services
 from laion_assets_tests.postgres import private_cluster, program
+
+ABOUT = """\
+One backfill of {shards} shards of {rows} rows each in real Dagster (webserver, daemon, runs in processes of their own):
+seconds of wall time from its launch to the end of its last run, by the number of shards. First with `dagster.yaml`
+(SQLite, two runs at a time), then with `deploy/dagster.yaml` (a PostgreSQL of its own on this machine, four)."""
 
 LIMIT = 0.6
 """Of SQLite's time with two runs, at most."""
 
 
-def main() -> None:
-    """Measures both; `--quick` with few shards, to see that it works."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few shards")
-    shards = 4 if parser.parse_args().quick else 50
+def main(arguments: list[str] | None = None) -> Section:
+    """`python -m benchmarks orchestration_postgres`: `--quick` with few shards, to see that it works."""
+    options = parser(__doc__, "orchestration_postgres")
+    options.add_argument("--quick", action="store_true", help="few shards")
+    given = options.parse_args(arguments)
+    shards = 4 if given.quick else 50
     if program("initdb") is None:
-        parser.error("PostgreSQL is not installed (apt: postgresql)")
-    with tempfile.TemporaryDirectory(prefix="laion-orchestration-") as name:
-        folder = Path(name)
-        sqlite = _seconds_a_shard(folder / "sqlite", shards, "dagster.yaml", {})
+        options.error("PostgreSQL is not installed (apt: postgresql)")
+    with reported("orchestration_postgres", ABOUT.format(shards=shards, rows=ROWS), given) as report:
+        sqlite = _seconds_a_shard(report.scratch / "sqlite", shards, "dagster.yaml", {})
+        report.figure("a shard with SQLite, two runs at a time", sqlite, "s")
         with private_cluster() as address:
-            address["DAGSTER_LOCAL_DIR"] = str(folder / "postgres" / "local")
-            postgres = _seconds_a_shard(folder / "postgres", shards, "deploy/dagster.yaml", address)
-    how = f"backfill of {shards} shards of {ROWS} rows, wall time / shards; {os.cpu_count()} cores"
-    sys.stdout.write(
-        "| storage | runs at a time | seconds a shard | how |\n|---|---:|---:|---|\n"
-        f"| SQLite | 2 | {sqlite:.2f} | {how} |\n| PostgreSQL | 4 | {postgres:.2f} | {how} |\n\n"
-        f"PostgreSQL over SQLite: {postgres / sqlite:.2f}, at most {LIMIT:g}\n"
-    )
-    figures = {"shards": shards, "sqlite_seconds": sqlite, "postgres_seconds": postgres, "limit": LIMIT}
-    sys.stdout.write(json.dumps({**figures, "ratio": postgres / sqlite}, indent=2) + "\n")
+            address["DAGSTER_LOCAL_DIR"] = str(report.scratch / "postgres" / "local")
+            postgres = _seconds_a_shard(report.scratch / "postgres", shards, "deploy/dagster.yaml", address)
+        report.figure("a shard with PostgreSQL, four runs at a time", postgres, "s")
+        report.figure("PostgreSQL with four over SQLite with two", postgres / sqlite, sign="≤", goal=LIMIT)
+    return report.section
 
 
 def _seconds_a_shard(folder: Path, shards: int, config: str, address: dict[str, str]) -> float:

@@ -6,7 +6,6 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from laion_assets.dataset import ID_STRIDE, Dataset
 from laion_assets.errors import TooManyBadRowsError
+from laion_assets.read_ahead import read_ahead
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
 from laion_assets.shard.metadata import ColumnType, MetadataReader
@@ -218,12 +218,3 @@ class _Merger:
         if len(vectors) == 2:
             images, texts = vectors.values()
             self.tally.alignment.add(images, texts, similarity.to_numpy(zero_copy_only=False))
-
-
-def read_ahead(blocks: Iterator[_Block]) -> Iterator[_Block]:
-    """The same blocks, each made in a thread while the one before is in use: numpy and Arrow release the lock."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
-        pending = reader.submit(next, blocks, None)
-        while (block := pending.result()) is not None:
-            pending = reader.submit(next, blocks, None)
-            yield block

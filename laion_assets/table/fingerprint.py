@@ -47,15 +47,15 @@ def fingerprint_sql(settings: Settings) -> str:
 def file_fingerprint(settings: Settings, merged: MergedShard) -> tuple[int, int]:
     """Rows and fingerprint of a merged file, read here, block by block. Raises `ShardFileError`."""
     columns = hashed_columns(settings)
-    rows, total = 0, np.uint64(0)
+    rows, total = 0, 0
     with reading(merged) as source, pq.ParquetFile(source) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
             rows += batch.num_rows
             total += _sum_of_hashes(batch, columns)
-    return rows, int(total)
+    return rows, total % 2**64
 
 
-def _sum_of_hashes(batch: pa.RecordBatch, columns: dict[str, str]) -> np.uint64:
+def _sum_of_hashes(batch: pa.RecordBatch, columns: dict[str, str]) -> int:
     parts: list[pa.Array] = []
     for name, kind in columns.items():
         column = batch.column(name)
@@ -67,7 +67,7 @@ def _sum_of_hashes(batch: pa.RecordBatch, columns: dict[str, str]) -> np.uint64:
     ends = np.frombuffer(joined.buffers()[1], np.int32)[joined.offset : joined.offset + len(joined) + 1].tolist()
     content = memoryview(joined.buffers()[2] or b"")
     digests = b"".join(md5(content[a:b], usedforsecurity=False).digest() for a, b in pairwise(ends))
-    return np.frombuffer(digests, "<u8")[::2].sum(dtype=np.uint64)  # type: ignore[no-any-return]
+    return int(np.frombuffer(digests, "<u8")[::2].sum(dtype=np.uint64))
 
 
 def _text(column: pa.Array) -> pa.Array:

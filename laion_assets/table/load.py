@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table.connect import Database
+from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.mutations import POLL_SECONDS
 from laion_assets.table.schema import (
     create_staging,
@@ -72,13 +74,15 @@ def load_partition(
     transfer = choose_transfer(db, merged)
     if log is not None:
         log(f"shard {merged.shard}, {transfer}")
-    with _staging(db, merged.shard) as staging:
+    with _staging(db, merged.shard) as staging, ThreadPoolExecutor(max_workers=1) as beside:
         with timer("insert"):
             _insert(db, staging, merged, transfer, inserted)
+        # The engine merges on one core.
+        in_file = beside.submit(file_fingerprint, db.settings, merged)
         with timer("merge parts"):
             _make_one_part(db, staging, merged.shard)
         with timer("check"):
-            figures = check_equal_to_file(db, staging, merged)
+            figures = check_equal_to_file(db, staging, merged, in_file.result())
         with timer("replace"):
             _require_room(db, merged.shard)
             db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {merged.shard} FROM {staging}")

@@ -11,7 +11,7 @@ from laion_assets.errors import PartitionCheckError
 from laion_assets.shard.merged import MergedShard, reading
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE, alignment_fault
 from laion_assets.table.connect import Database
-from laion_assets.table.fingerprint import file_fingerprint, fingerprint_sql
+from laion_assets.table.fingerprint import fingerprint_sql
 from laion_assets.table.vectors import read_vectors
 
 STRANGERS_ROWS = 8_192
@@ -46,10 +46,13 @@ def partition_figures(db: Database, source: str, condition: str = "1") -> Partit
     return PartitionFigures(*(int(value) for value in row))
 
 
-def check_equal_to_file(db: Database, source: str, merged: MergedShard) -> PartitionFigures:
-    """Holds the rows of `source` (a quoted table) against the merged file. Raises `PartitionCheckError`."""
+def check_equal_to_file(db: Database, source: str, merged: MergedShard, in_file: tuple[int, int]) -> PartitionFigures:
+    """Holds the rows of `source` (a quoted table) against the merged file, whose rows and fingerprint are `in_file`.
+
+    Raises `PartitionCheckError`.
+    """
     figures = partition_figures(db, source)
-    rows, fingerprint = file_fingerprint(db.settings, merged)
+    rows, fingerprint = in_file
     stride = f"ids {figures.first_id} to {figures.last_id}"
     faults = []
     if figures.rows != rows or rows != merged.rows:
