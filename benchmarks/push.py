@@ -16,9 +16,9 @@ PULL, PUSH = "pull", "push"
 
 ABOUT = """\
 The merged file of {rows:,} sample rows ({size:.0f} MB) into one partition of a server, with all checks. *pull*: the
-server reads the file under its user_files. *push*: we send it as Arrow streams, compressed with {compression}. The
-server is the tests' endpoint, chDB behind HTTP on loopback in a process of its own on the same machine, for both.
-Memory is of our process alone; the server's CPU seconds are read from its process."""
+server reads the file under its user_files. *push*: we send it as Arrow streams (compression: {compression}, as we do to
+a server on this machine). The server is the tests' endpoint, chDB behind HTTP on loopback in a process of its own on
+the same machine, for both. Memory is of our process alone; the server's CPU seconds are read from its process."""
 
 
 def run(bench: Bench) -> Section:

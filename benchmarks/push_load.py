@@ -32,7 +32,7 @@ def main() -> None:
             loaded = load_partition(db, merged)
             if not loaded.transfer.startswith("push" if given.way == "push" else "user_files"):
                 raise RuntimeError(f"it went another way: {loaded.transfer}")
-    report.say(server_cpu=_cpu_seconds(given.process) - before, compression=settings.clickhouse_compression)
+    report.say(server_cpu=_cpu_seconds(given.process) - before, compression=settings.compression)
     report.say(load=loaded.total_seconds, **loaded.seconds)
     with connect(settings) as db:
         db.command(f"DROP TABLE {db.table} SYNC")

@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     clickhouse_connect_seconds: float = Field(default=10.0, gt=0)
     clickhouse_search_seconds: float = Field(default=300.0, ge=1)
     clickhouse_load_seconds: float = Field(default=3600.0, ge=1)
-    clickhouse_compression: Compression = "zstd"
+    clickhouse_compression: Compression | Literal["auto"] = "auto"
     clickhouse_merged: str | None = None
     index_cache_bytes: int = Field(default=5 * 2**30, ge=0)
     index_build_threads: int = Field(default=0, ge=0, le=1024)
@@ -225,6 +225,15 @@ class Settings(BaseSettings):
     def clickhouse_url(self) -> SecretStr:
         """Where the table is: LAION_CLICKHOUSE, else the embedded engine's folder in the data directory."""
         return self.clickhouse or SecretStr(f"chdb://{quote(str(self.data_dir / 'clickhouse'))}")
+
+    @cached_property
+    def compression(self) -> Compression:
+        """LAION_CLICKHOUSE_COMPRESSION; by itself none to a server on this machine, where it cost a third of a push's
+        rate (1.1 s for 100,000 rows, 1.7 s with zstd), else zstd."""
+        if self.clickhouse_compression != "auto":
+            return self.clickhouse_compression
+        host = urlsplit(self.clickhouse_url.get_secret_value()).hostname
+        return "none" if host in ("localhost", "127.0.0.1", "::1") else "zstd"
 
     @cached_property
     def sources(self) -> tuple[SourceLayout, ...]:

@@ -163,6 +163,21 @@ def test_a_schedule_that_never_comes_is_refused(
     assert_one_line(refusal(), variable(field), said)
 
 
+
+@pytest.mark.parametrize(
+    ("address", "wanted", "meant"),
+    [
+        ("http://127.0.0.1:8123", "auto", "none"),
+        ("https://localhost/laion", "auto", "none"),
+        ("http://[::1]:8123", "auto", "none"),
+        ("https://me:localhost@clickhouse.example/laion", "auto", "zstd"),
+        ("http://127.0.0.1:8123", "lz4", "lz4"),
+    ],
+)
+def test_what_goes_to_another_machine_is_compressed_by_default(address: str, wanted: str, meant: str) -> None:
+    assert load_settings(clickhouse=address, clickhouse_compression=wanted).compression == meant
+
+
 def test_a_tilde_that_names_nobody_s_home_is_a_path_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAION_DATA_DIR", "~nobody_of_that_name/data")
     assert load_settings().data_dir.name == "data"

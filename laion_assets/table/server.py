@@ -92,7 +92,7 @@ def open_server(settings: Settings) -> Client:
                 password=address.password,
                 secure=address.scheme == "https",
                 pool_mgr=pool,
-                compress=False if settings.clickhouse_compression == "none" else settings.clickhouse_compression,
+                compress=False if settings.compression == "none" else settings.compression,
                 connect_timeout=max(1, round(settings.clickhouse_connect_seconds)),
                 send_receive_timeout=round(settings.clickhouse_search_seconds + ANSWER_SECONDS),
                 # A session would refuse the query that a monitor sends while a mutation is waited for.

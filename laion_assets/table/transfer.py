@@ -169,7 +169,7 @@ def _push(
         # The next batch is decoded while the one before is compressed and sent.
         batches = read_ahead(file.iter_batches(PUSH_BATCH_ROWS, columns=columns))
         for start in range(0, file.metadata.num_rows, PIECE_ROWS):
-            pieces = _ArrowPieces(batches, columns, merged.shard, PIECE_ROWS, db.settings.clickhouse_compression)
+            pieces = _ArrowPieces(batches, columns, merged.shard, PIECE_ROWS, db.settings.compression)
             named = [*columns, "shard"]
             try:
                 with db.limited({**INSERT_SETTINGS, "query_id": f"{query_id}-{start}"}) as settings:
