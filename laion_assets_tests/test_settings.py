@@ -163,7 +163,6 @@ def test_a_schedule_that_never_comes_is_refused(
     assert_one_line(refusal(), variable(field), said)
 
 
-
 @pytest.mark.parametrize(
     ("address", "wanted", "meant"),
     [
