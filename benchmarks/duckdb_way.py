@@ -6,11 +6,10 @@ DuckDB reads no npy, so the three files become one Arrow table in memory first. 
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 
 from benchmarks.raw_table import read_raw
-from benchmarks.stage import StageReport
+from benchmarks.stage import StageReport, run_step
 
 FILE = "laion.duckdb"
 
@@ -34,13 +33,5 @@ def inspect(folder: Path, _number: str, report: StageReport) -> None:
     report.say(rows=rows, table_bytes=(folder / FILE).stat().st_size, checksum=checksum)
 
 
-def main() -> None:
-    """`python -m benchmarks.duckdb_way load|inspect FOLDER NUMBER`."""
-    step, folder, number = sys.argv[1:]
-    report = StageReport()
-    {"load": load, "inspect": inspect}[step](Path(folder), number, report)
-    report.close()
-
-
 if __name__ == "__main__":
-    main()
+    run_step(load=load, inspect=inspect)

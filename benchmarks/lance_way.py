@@ -6,11 +6,10 @@ The three files become one Arrow table in memory first. Nothing is checked, no i
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 
 from benchmarks.raw_table import read_raw
-from benchmarks.stage import StageReport
+from benchmarks.stage import StageReport, run_step
 
 FOLDER = "lance"
 
@@ -37,13 +36,5 @@ def inspect(folder: Path, _number: str, report: StageReport) -> None:
     report.say(rows=found.num_rows, table_bytes=size, checksum=checksum)
 
 
-def main() -> None:
-    """`python -m benchmarks.lance_way load|inspect FOLDER NUMBER`."""
-    step, folder, number = sys.argv[1:]
-    report = StageReport()
-    {"load": load, "inspect": inspect}[step](Path(folder), number, report)
-    report.close()
-
-
 if __name__ == "__main__":
-    main()
+    run_step(load=load, inspect=inspect)

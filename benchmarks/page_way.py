@@ -8,10 +8,9 @@ here such a caption is empty.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from benchmarks.stage import StageReport
+from benchmarks.stage import StageReport, run_step
 
 
 def process(folder: Path, number: str, report: StageReport) -> None:
@@ -48,13 +47,5 @@ def import_csv(folder: Path, number: str, report: StageReport) -> None:
         client.command(f"INSERT INTO {TABLE} FROM INFILE '{folder / number}.csv' FORMAT CSV")
 
 
-def main() -> None:
-    """`python -m benchmarks.page_way process|import FOLDER NUMBER`."""
-    step, folder, number = sys.argv[1:]
-    report = StageReport()
-    {"process": process, "import": import_csv}[step](Path(folder), number, report)
-    report.close()
-
-
 if __name__ == "__main__":
-    main()
+    run_step(**{"process": process, "import": import_csv})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class StageReport:
@@ -30,3 +31,11 @@ class StageReport:
     def close(self) -> None:
         """Prints everything."""
         sys.stdout.write(json.dumps({**self._figures, "phases": self._phases}) + "\n")
+
+
+def run_step(**steps: Callable[[Path, str, StageReport], None]) -> None:
+    """The body of `python -m benchmarks.NAME STEP FOLDER NUMBER`, NUMBER being the shard's."""
+    step, folder, number = sys.argv[1:]
+    report = StageReport()
+    steps[step](Path(folder), number, report)
+    report.close()

@@ -125,20 +125,14 @@ class ShardStore:
     def drop_copies(self, shard: int) -> None:
         """Removes this machine's copies of raw files that are in the bucket, when no step needs them any more."""
         for file, _ in self._raw_objects(shard):
-            bucket.forget_copy(file)
-            remove_file(origin_path(file))
-            remove_file(new_origin_path(file))
-            remove_file(file)
+            _remove_raw_file(file)
 
     def remove_raw(self, shard: int) -> int:
         """Removes the raw files of a shard; the bytes that this freed (a link frees none of its original's)."""
         freed = sum(remove_file(target) for _, target in self._raw_objects(shard))
         for path in self.raw_files(shard).paths().values():
-            size = remove_file(path)
+            size = _remove_raw_file(path)
             freed += size if self.url is None else 0
-            bucket.forget_copy(path)
-            remove_file(origin_path(path))
-            remove_file(new_origin_path(path))
         return freed
 
     @contextlib.contextmanager
@@ -175,6 +169,15 @@ def shard_files(dataset: Dataset, shard: int, folder: Path) -> ShardFiles:
         text=folder / dataset.file_name("text", shard) if dataset.has_text else None,
         metadata=folder / dataset.file_name("metadata", shard),
     )
+
+
+def _remove_raw_file(path: Path) -> int:
+    """Removes it with the notes beside it, which mean nothing without it; the bytes that this freed."""
+    freed = remove_file(path)
+    bucket.forget_copy(path)
+    remove_file(origin_path(path))
+    remove_file(new_origin_path(path))
+    return freed
 
 
 def origin_path(path: Path) -> Path:

@@ -20,7 +20,7 @@ from laion_assets.table.cover import index_cover
 from laion_assets.table.index import declare_indexes
 from laion_assets.table.load import load_partition
 from laion_assets.table.mutations import start_mutation, unfinished_mutations
-from laion_assets.table.schema import partitions, table_exists
+from laion_assets.table.schema import create_table, partitions, table_exists
 from laion_assets.table.verify import vectors_agree
 from laion_assets_tests.conftest import Shard, assert_one_line
 from laion_assets_tests.endpoint.process import PASSWORD, ServerProcess, endpoint_process
@@ -180,20 +180,18 @@ def test_a_server_that_was_killed_is_said_and_the_shard_is_loaded_when_it_is_bac
         assert_right(db, merged)
 
 
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with a certificate of an authority of its own, whose own certificate is `ca.pem`."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    with endpoint_process(folder, certificate=folder / "server.pem") as server:
+        yield server
+
+
 class TestTls:
     """Certificates hold, or nothing is sent."""
-
-    @pytest.fixture(scope="class")
-    def authority(self) -> trustme.CA:
-        return trustme.CA()
-
-    @pytest.fixture(scope="class")
-    def secure(self, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-        folder = tmp_path_factory.mktemp("tls")
-        authority.cert_pem.write_to_path(folder / "ca.pem")
-        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-        with endpoint_process(folder, certificate=folder / "server.pem") as server:
-            yield server
 
     def test_a_certificate_of_our_own_authority_is_trusted_where_the_settings_say_so(
         self, settings: Settings, secure: ServerProcess, merged: MergedShard
@@ -228,3 +226,13 @@ def test_a_database_that_is_not_there_is_made(settings: Settings, clickhouse_ser
     with connect(at(settings, clickhouse_server.url("made_here"))) as db:
         assert not table_exists(db)
         assert db.rows("SELECT 1 FROM system.databases WHERE name = 'made_here'") == [(1,)]
+
+
+def test_a_server_that_was_built_without_vector_indexes_is_refused_before_anything_changes(db: Database) -> None:
+    """Such a server knows the index type as little as this one knows another."""
+    create_table(db)
+    with pytest.raises(ServerRefusedError) as caught:
+        db.command(f"ALTER TABLE {db.table} ADD INDEX image_index image_embedding TYPE of_another_build")
+    assert "built with vector_similarity" in str(caught.value)
+    assert "of_another_build" in str(caught.value)
+    assert_one_line(caught.value)
