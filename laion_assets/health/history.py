@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 
 from laion_assets.redact import redact_text
+
+if TYPE_CHECKING:
+    from dagster._core.execution.backfill import PartitionBackfill
 
 CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
 """The assets that are partitioned by shard, in order."""
@@ -117,6 +119,9 @@ def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLog
 
 def _take_backfills(instance: DagsterInstance, histories: dict[str, ShardHistory]) -> None:
     """Shards of backfills under way that have no run yet are queued: the backfill makes runs a few at a time."""
+    # Imported here: it was a fifth of what importing the code location takes over Dagster, in each shard's run.
+    from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+
     for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])):
         for key in _without_a_run(backfill) & histories.keys():
             histories[key].state, histories[key].run_id = "queued", ""
