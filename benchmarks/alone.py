@@ -98,7 +98,8 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
 def reported(name: str, about: str, given: argparse.Namespace) -> Iterator[GrowingReport]:
     """A report and a scratch folder for the block; SIGTERM and Ctrl-C leave what was measured and no scratch."""
     signal.signal(signal.SIGTERM, _terminated)
-    for variable in [name for name in os.environ if name.startswith("LAION_")]:
+    # Compiled modules are kept, as Python does unless it is told otherwise: to compile Dagster takes longer than a run.
+    for variable in [name for name in os.environ if name.startswith("LAION_") or name == "PYTHONDONTWRITEBYTECODE"]:
         del os.environ[variable]
     given.scratch.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{name}_", dir=given.scratch.absolute()))
