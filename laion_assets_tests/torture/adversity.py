@@ -45,17 +45,36 @@ def attempt(world: World, version: int, shards: list[int], again: bool, pipe: in
         if loaded:
             say(pipe, LOADED)
             return
-        failures = [
-            failure
-            for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
-            for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-            if entry.dagster_event is not None and (failure := entry.dagster_event.step_failure_data) is not None
-        ]
-        untyped = [failure for failure in failures if failure.user_failure_data is None]
-        if untyped or not failures:
+        said, untyped = _words_of_the_last_failure(instance)
+        if untyped or not said:
             say(pipe, FAULT + f"an error that is none of ours: {untyped}".replace("\n", " ")[:600])
             return
-        say(pipe, REFUSED + str(failures[-1].user_failure_data.description))  # type: ignore[union-attr]
+        say(pipe, REFUSED + said[-1])
+
+
+def _words_of_the_last_failure(instance: dg.DagsterInstance) -> tuple[list[str], list[str]]:
+    """What failed steps and blocking checks of the last failed run said in our words, and errors that are not ours.
+
+    A blocking check fails its step by an error of Dagster's: the words are the check's. So it is where another process,
+    which loads the same shard, has removed the raw files that were to be checked.
+    """
+    said: list[str] = []
+    untyped: list[str] = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1):
+        for entry in instance.all_logs(run.run_id):
+            event = entry.dagster_event
+            if event is None:
+                continue
+            if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+                check = event.asset_check_evaluation_data
+                said += [check.description or check.check_name] if check.blocking and not check.passed else []
+            elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
+                failure = event.step_failure_data
+                if failure.user_failure_data is not None:
+                    said.append(str(failure.user_failure_data.description))
+                elif failure.error is None or failure.error.cls_name != "DagsterAssetCheckFailedError":
+                    untyped.append(str(failure.error)[:600])
+    return said, untyped
 
 
 def look(world: World, version: int, pipe: int) -> None:
