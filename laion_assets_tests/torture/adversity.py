@@ -29,6 +29,9 @@ from laion_assets_tests.torture.world import World
 FREE_KILOBYTES = (0, 8, 100, 300, 700, 1_500, 1_800, 2_200, 3_000, 12_000)
 """What is left on the disk: from not even a lock file to room for the merged files and not for the engine."""
 
+BLOCKED = "DagsterAssetCheckFailedError"
+"""The error by which Dagster ends a run after a blocking check."""
+
 REFUSED = "refused "
 LOADED = "loaded"
 
@@ -55,8 +58,9 @@ def attempt(world: World, version: int, shards: list[int], again: bool, pipe: in
 def _words_of_the_last_failure(instance: dg.DagsterInstance) -> tuple[list[str], list[str]]:
     """What failed steps and blocking checks of the last failed run said in our words, and errors that are not ours.
 
-    A blocking check fails its step by an error of Dagster's: the words are the check's. So it is where another process,
-    which loads the same shard, has removed the raw files that were to be checked.
+    A blocking check fails its step by an error of Dagster's: the words are the check's, where it could not look. So it
+    is where another process, which loads the same shard, has removed the raw files. A check that looked and found the
+    data wrong says no `found`, and is a fault.
     """
     said: list[str] = []
     untyped: list[str] = []
@@ -67,12 +71,12 @@ def _words_of_the_last_failure(instance: dg.DagsterInstance) -> tuple[list[str],
                 continue
             if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                 check = event.asset_check_evaluation_data
-                said += [check.description or check.check_name] if check.blocking and not check.passed else []
+                said += [str(check.description)] if not check.passed and "found" in check.metadata else []
             elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
                 failure = event.step_failure_data
                 if failure.user_failure_data is not None:
                     said.append(str(failure.user_failure_data.description))
-                elif failure.error is None or failure.error.cls_name != "DagsterAssetCheckFailedError":
+                elif not said or failure.error is None or failure.error.cls_name != BLOCKED:
                     untyped.append(str(failure.error)[:600])
     return said, untyped
 
