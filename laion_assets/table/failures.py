@@ -68,6 +68,10 @@ def _unreachable(subject: str, error: Exception) -> TableError:
             )
         if isinstance(cause, ssl.SSLError):
             return ServerUnreachableError(subject, found=f"no TLS ({cause.reason or cause})", expected="a TLS server")
+        if isinstance(cause, TimeoutError) and "handshake" in str(cause):
+            # A server without TLS may take the client's hello for the beginning of a request, and wait for its end.
+            found = "no TLS (no answer to the handshake within the time limit)"
+            return ServerUnreachableError(subject, found=found, expected="a TLS server")
         for kind, found in (
             (NameResolutionError, "a host name that does not resolve"),
             (ConnectTimeoutError, "no connection within LAION_CLICKHOUSE_CONNECT_SECONDS"),

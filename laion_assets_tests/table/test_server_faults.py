@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -214,6 +215,18 @@ class TestTls:
         url = clickhouse_server.url().replace("http:", "https:")
         with pytest.raises(ServerUnreachableError, match="no TLS"), connect(at(settings, url)):
             pass
+
+    def test_a_port_that_does_not_answer_the_handshake_is_said(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So does a server without TLS that takes the hello for the beginning of a request: some of ClickHouse 18's."""
+        monkeypatch.setattr(server_module, "ANSWER_SECONDS", 0.5)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"https://127.0.0.1:{silent.getsockname()[1]}/x"
+            slow = at(settings, url, clickhouse_connect_seconds=0.5)
+            with pytest.raises(ServerUnreachableError) as caught, connect(slow):
+                pass
+        assert_one_line(caught.value, "no TLS", "handshake", "expected a TLS server")
 
     def test_a_ca_file_without_certificates_is_a_settings_error(self, settings: Settings, tmp_path: Path) -> None:
         (tmp_path / "ca.pem").write_text("nothing")
