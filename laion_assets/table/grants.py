@@ -59,7 +59,7 @@ def load_grants(settings: Settings) -> list[Grant]:
             "declares and builds the vector indexes, and ends a build that fails",
         ),
         Grant("OPTIMIZE", everything, "makes a partition one part"),
-        Grant("SYSTEM MERGES", everything, "stops merges of a staging table while it is filled"),
+        Grant("SYSTEM MERGES", everything, "stops merges of a scratch table while its parts are weighed"),
         Grant("CREATE TEMPORARY TABLE", "*.*", "lets the server read a merged file by a table function"),
         Grant(source, "*.*", "lets the server read a merged file; without it the file is pushed"),
         *(Grant("SELECT", f"system.{name}", "looks at tables, parts and what is under way") for name in SYSTEM_TABLES),

@@ -19,7 +19,7 @@ from laion_assets.table.schema import (
     drop_staging,
     drop_stale_staging,
 )
-from laion_assets.table.transfer import Rows, Transfer, choose_transfer, insert_file, release_memory
+from laion_assets.table.transfer import Rows, choose_transfer, insert_file, release_memory
 from laion_assets.table.verify import check_equal_to_file
 
 Stage = Callable[[str], None]
@@ -76,7 +76,8 @@ def load_partition(
         log(f"shard {merged.shard}, {transfer}")
     with _staging(db, merged.shard) as staging, ThreadPoolExecutor(max_workers=1) as beside:
         with timer("insert"):
-            _insert(db, staging, merged, transfer, inserted)
+            insert_file(db, staging, merged, transfer, inserted)
+            release_memory(db)
         # The engine merges on one core.
         in_file = beside.submit(file_fingerprint, db.settings, merged)
         with timer("merge parts"):
@@ -115,19 +116,14 @@ def _staging(db: Database, shard: int) -> Iterator[str]:
     drop_staging(db, shard)
 
 
-def _insert(db: Database, staging: str, merged: MergedShard, transfer: Transfer, inserted: Rows | None) -> None:
-    # A merge in the background would write rows a second time before the one merge that is wanted.
-    db.command(f"SYSTEM STOP MERGES {staging}")
-    insert_file(db, staging, merged, transfer, inserted)
-    db.command(f"SYSTEM START MERGES {staging}")
-    release_memory(db)
-
-
 def _make_one_part(db: Database, staging: str, shard: int) -> None:
     """One part a partition: the index is one graph a part, and a merge later would throw it away.
 
-    A connection that is cut meanwhile leaves the merge running: it is waited for.
+    What was inserted as one part stays as it is: FINAL would write it again. A connection that is cut meanwhile leaves
+    the merge running: it is waited for.
     """
+    if _active_parts(db, f"{db.settings.table}_staging_{shard}", shard)[0] == 1:
+        return
     try:
         db.command(f"OPTIMIZE TABLE {staging} PARTITION {shard} FINAL", settings={"alter_sync": 2})
     except ServerUnreachableError:
@@ -167,15 +163,21 @@ def _wait_for_merges(db: Database, table: str) -> None:
 
 def _one_active_part(db: Database, table: str, shard: int) -> int:
     """Bytes on disk of a partition's only active part. Raises `TableError` when there are more or none."""
+    parts, size = _active_parts(db, table, shard)
+    if parts != 1:
+        raise TableError(f"{db.subject}, partition {shard}", found=f"{parts} parts", expected="one part")
+    return size
+
+
+def _active_parts(db: Database, table: str, shard: int) -> tuple[int, int]:
+    """How many active parts with rows a partition has, and their bytes on disk."""
     parts, size = db.one(
         "SELECT count(), sum(bytes_on_disk) FROM system.parts "
         "WHERE database = {database:String} AND table = {table:String} AND partition = {partition:String} "
         "AND active AND rows > 0",
         parameters={"database": db.database, "table": table, "partition": str(shard)},
     )
-    if parts != 1:
-        raise TableError(f"{db.subject}, partition {shard}", found=f"{parts} parts", expected="one part")
-    return int(size)
+    return int(parts), int(size)
 
 
 class _StageTimer:

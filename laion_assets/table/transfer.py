@@ -16,6 +16,7 @@ from clickhouse_connect.driver.binding import quote_identifier
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.read_ahead import read_ahead
+from laion_assets.settings import Settings
 from laion_assets.shard.merged import MergedShard, reading
 from laion_assets.table.connect import Database
 from laion_assets.table.parquet_source import parquet_columns, parquet_source, table_function
@@ -30,21 +31,13 @@ INSERT_SETTINGS: dict[str, object] = {
     "max_threads": 4,
     "max_insert_threads": 1,
     "max_block_size": 8_192,
-    # 65,536 rows of two 512-dimensional vectors are 268 MB: 16 parts for LAION's shards. With half as many rows a part
-    # the merge to one part took twice the CPU time.
-    "max_insert_block_size": 65_536,
-    "min_insert_block_size_rows": 65_536,
-    "min_insert_block_size_bytes": 1 << 30,
+    # Rows alone decide where a part ends.
+    "min_insert_block_size_bytes": 0,
     "materialize_skip_indexes_on_insert": 0,
 }
 
 PROBE_SETTINGS: dict[str, object] = {"max_threads": 1, "http_max_tries": 2, "max_execution_time": 60}
 """For the question whether a server finds the file. By itself it would try a host that is not there for a minute."""
-
-PIECE_ROWS = 65_536
-"""Rows a statement of the insert, one of its blocks: so the peak does not grow with the shard. It was 0.89 GB for
-1,000,448 rows, with several blocks a statement 1.2 GB. Giving free memory back after each saved 0.1 GB of it and cost
-a quarter of the insert's time, since the next piece touches that memory again."""
 
 PUSH_BATCH_ROWS = 2_048
 """Rows a batch where the file is pushed, 8.5 MB of two 512-dimensional vectors: Arrow held 78 MB at most, and 140 MB
@@ -146,38 +139,54 @@ def _pull(
 ) -> None:
     listed = ", ".join(quote_identifier(name) for name in columns)
     first = merged.shard * ID_STRIDE
-    rows = merged.rows + merged.quarantined
-    for row in range(0, rows, PIECE_ROWS):
+    rows, piece = merged.rows + merged.quarantined, db.settings.insert_rows
+    for row in range(0, rows, piece):
         # Row groups outside the piece are skipped by their statistics. The first and the last piece are open, so that a
         # row with an id of another shard is staged, and then found.
         low = f"id >= {first + row}" if row else "1"
-        high = f"id < {first + row + PIECE_ROWS}" if row + PIECE_ROWS < rows else "1"
+        high = f"id < {first + row + piece}" if row + piece < rows else "1"
         db.command(
             f"INSERT INTO {staging} ({listed}, shard) SELECT {listed}, {merged.shard} FROM {source} "
             f"WHERE {low} AND {high}",
-            settings={**INSERT_SETTINGS, "query_id": f"{query_id}-{row}"},
+            settings=_insert_settings(db.settings, f"{query_id}-{row}"),
         )
         if inserted is not None:
-            inserted(min(PIECE_ROWS, rows - row))
+            inserted(min(piece, rows - row))
+
+
+def _insert_settings(settings: Settings, query_id: str) -> dict[str, object]:
+    """Of one statement: its rows are one block, and so one part.
+
+    So the peak does not grow with the shard: it was 0.89 GB for 1,000,448 rows in statements of one block of 65,536,
+    with several blocks a statement 1.2 GB. Giving free memory back after each saved 0.1 GB of it and cost a quarter of
+    the insert's time, since the next one touches that memory again.
+    """
+    block = {"max_insert_block_size": settings.insert_rows, "min_insert_block_size_rows": settings.insert_rows}
+    return {**INSERT_SETTINGS, **block, "query_id": query_id}
 
 
 def _push(
     db: Database, staging: str, merged: MergedShard, columns: list[str], query_id: str, inserted: Rows | None
 ) -> None:
-    """Sends the file as Arrow streams of `PIECE_ROWS` rows, batch by batch: a server buffers a Parquet body whole."""
+    """Sends the file as Arrow streams of LAION_INSERT_ROWS, batch by batch: a server buffers a Parquet body whole.
+
+    A stream ends with a batch, so it may be a few rows longer.
+    """
+    most = db.settings.insert_rows
     with reading(merged) as source, pq.ParquetFile(source) as file:
         # The next batch is decoded while the one before is compressed and sent.
-        batches = read_ahead(file.iter_batches(PUSH_BATCH_ROWS, columns=columns))
-        for start in range(0, file.metadata.num_rows, PIECE_ROWS):
-            pieces = _ArrowPieces(batches, columns, merged.shard, PIECE_ROWS, db.settings.compression)
-            named = [*columns, "shard"]
+        batches = read_ahead(file.iter_batches(min(PUSH_BATCH_ROWS, most), columns=columns))
+        named, sent = [*columns, "shard"], 0
+        while sent < file.metadata.num_rows:
+            pieces = _ArrowPieces(batches, columns, merged.shard, most, db.settings.compression)
             try:
-                with db.limited({**INSERT_SETTINGS, "query_id": f"{query_id}-{start}"}) as settings:
+                with db.limited(_insert_settings(db.settings, f"{query_id}-{sent}")) as settings:
                     db.client.raw_insert(staging, named, pieces.stream(), settings=settings, fmt="ArrowStream")
             except TableError:
                 if pieces.failure is not None:
                     raise pieces.failure from None
                 raise
+            sent += pieces.rows
             if inserted is not None:
                 inserted(pieces.rows)
 

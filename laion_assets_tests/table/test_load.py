@@ -22,7 +22,7 @@ from laion_assets.shard.store import Location, ShardStore
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.load import load_partition
-from laion_assets.table.schema import create_staging, partitions
+from laion_assets.table.schema import create_staging, partitions, parts_table
 from laion_assets.table.verify import partition_figures, vectors_agree
 from laion_assets_tests.conftest import Shard, Transport, assert_one_line, settings_for
 
@@ -172,17 +172,21 @@ def test_stages_are_named_as_they_begin_and_timed(db: Database, merged_from: Mer
     assert loaded.total_seconds == sum(loaded.seconds.values()) > 0
 
 
-def test_several_inserted_blocks_become_one_part(
-    db: Database, merged_from: Merge, sample_shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("insert_rows", "level"), [(100, 1), (999, 1), (1_000, 0), (1_048_576, 0)])
+def test_a_shard_is_one_part_however_many_were_inserted_and_what_was_one_is_not_written_again(
+    insert_rows: int, level: int, settings: Settings, merged_from: Merge, sample_shards: list[Shard]
 ) -> None:
-    from laion_assets.table import transfer as module
-
-    small = {"max_block_size": 100, "max_insert_block_size": 100, "min_insert_block_size_rows": 100}
-    monkeypatch.setattr(module, "INSERT_SETTINGS", module.INSERT_SETTINGS | small)
     merged = merged_from(sample_shards[0], 0)
-    load_partition(db, merged)
-    assert [(state.rows, state.parts) for state in partitions(db)] == [(1_000, 1)]
-    assert table_rows(db, 0) == file_rows(merged.path)
+    pieces: list[int] = []
+    with connect(settings.model_copy(update={"insert_rows": insert_rows})) as db:
+        load_partition(db, merged, inserted=pieces.append)
+        found = db.rows(
+            f"SELECT rows, level FROM {parts_table(db)} WHERE database = '{db.database}' "
+            f"AND table = '{db.settings.table}' AND active AND rows > 0"
+        )
+        assert [tuple(part) for part in found] == [(1_000, level)]
+        assert table_rows(db, 0) == file_rows(merged.path)
+    assert pieces == [insert_rows] * (1_000 // insert_rows) + [1_000 % insert_rows] * (1_000 % insert_rows > 0)
 
 
 def test_quarantined_rows_are_not_in_the_table_and_the_rest_keeps_its_ids(
