@@ -17,7 +17,7 @@ from laion_assets.recall.figures import SearchSettings
 from laion_assets.table.connect import Database
 from laion_assets.table.index import IndexParameters, build_indexes
 from laion_assets.table.schema import require_table
-from laion_assets.table.search import SearchRequest, search, search_settings, search_sql, vector_parameter
+from laion_assets.table.search import TARGET, SearchRequest, search, search_settings, search_sql, vector_parameter
 from laion_assets.table.vectors import Vectors
 
 ABOUT = """\
@@ -69,11 +69,8 @@ def _calls(db: Database, ef: int) -> dict[str, Call]:
     return {
         "SELECT 1": lambda _vector: db.rows("SELECT 1"),
         "SELECT 1, with the search's settings": lambda _vector: db.rows("SELECT 1", settings=settings),
-        "the vector as text, in Python alone": vector_parameter,
-        "the vector as a parameter: SELECT length({target:Array(Float32)})": asked(
-            "SELECT length({target:Array(Float32)})"
-        ),
-        "the same, sent as a list": lambda vector: db.rows(
+        f"the vector as a parameter: SELECT length({TARGET})": asked(f"SELECT length({TARGET})"),
+        "the same, sent as a list: SELECT length({target:Array(Float32)})": lambda vector: db.rows(
             "SELECT length({target:Array(Float32)})", parameters={"target": vector.tolist()}, settings=settings
         ),
         "parse and analyse: EXPLAIN QUERY TREE of the search": asked(f"EXPLAIN QUERY TREE {sql}"),

@@ -92,20 +92,21 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
 
 def search_sql(db: Database, request: SearchRequest) -> str:
     """The statement of a search; its vector is the parameter `target`."""
-    distance = f"cosineDistance({request.by}_embedding, {{target:Array(Float32)}})"
+    distance = f"cosineDistance({request.by}_embedding, {TARGET})"
     return (
         f"SELECT {distance} AS {DISTANCE}, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
         f"ORDER BY {DISTANCE} LIMIT {request.limit}"
     )
 
 
-def vector_parameter(vector: npt.NDArray[np.float32]) -> str:
-    """A vector as the text of the query parameter `target`: nine digits name every float32.
+TARGET = "reinterpret(unhex({target:String}), 'Array(Float32)')"
+"""The query vector in a statement. As `{target:Array(Float32)}` its numbers are read as text, one by one: 2.1 ms of CPU
+time for a query of nothing else, of 512 elements, where this takes 1.5 (`SELECT 1` takes 0.95)."""
 
-    The client takes a list, too, and spends seven times as long on it, a tenth of a search by the index.
-    """
-    values: list[float] = vector.tolist()
-    return f"[{','.join(['%.9g'] * len(values)) % tuple(values)}]"
+
+def vector_parameter(vector: npt.NDArray[np.float32]) -> str:
+    """A vector as the query parameter `target` of `TARGET`: its bytes, little endian, in hexadecimal."""
+    return vector.astype("<f4", copy=False).tobytes().hex()
 
 
 def search_settings(request: SearchRequest) -> dict[str, object]:

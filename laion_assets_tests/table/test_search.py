@@ -18,6 +18,7 @@ from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 from laion_assets.table.search import (
+    TARGET,
     By,
     SearchRequest,
     checked_by,
@@ -62,8 +63,8 @@ def test_a_query_vector_reaches_the_engine_bit_for_bit(db: Database) -> None:
     random = np.random.default_rng(0).standard_normal(480).astype(np.float32)
     odd = np.array([0, -0.0, 1, -1, 1 / 3, 2**-24, 65504, 1e-38, 3.4e38, np.float32(np.pi)] * 3 + [7, 8], np.float32)
     vector = np.concatenate([random, odd])
-    (found,) = db.one("SELECT {target:Array(Float32)}", parameters={"target": vector_parameter(vector)})
-    assert np.array_equal(np.asarray(found, np.float32), vector)
+    (found,) = db.one(f"SELECT {TARGET}", parameters={"target": vector_parameter(vector)})
+    assert np.asarray(found, np.float32).tobytes() == vector.tobytes()
 
 
 @pytest.mark.parametrize("by", ["image", "text"])
