@@ -20,7 +20,7 @@ from laion_assets.shard.store import ShardStore
 from laion_assets.source.fetch import fetch_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.cover import index_cover
-from laion_assets.table.index import build_indexes
+from laion_assets.table.index import INDEXES, build_indexes, declare_indexes
 from laion_assets.table.load import load_partition
 from laion_assets.table.schema import partitions, table_columns
 from laion_assets.table.search import SearchRequest, search
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _fill(settings: Settings, folder: Path, shards: range) -> None:
-    """Partitions of one part each, and in Dagster's history a run and the materializations of each."""
+    """Indexed partitions of one part each, and in Dagster's history a run and the materializations of each."""
     make_instance(folder / "dagster")
     with dagster_instance() as instance, connect(settings) as db:
         if not shards.start:
@@ -74,6 +74,7 @@ def _fill(settings: Settings, folder: Path, shards: range) -> None:
             load_partition(db, merge_shard(store, 0, max_bad_fraction=0.01))
         for start in range(max(shards.start, 1), shards.stop, COPIES):
             _copy_first(db, start, min(start + COPIES, shards.stop))
+        _index_all(db)
         recorder = Recorder(instance, settings)
         for shard in shards:
             recorder.load(shard, rows=ROWS)
@@ -101,6 +102,15 @@ def _copy_first(db: Database, start: int, stop: int) -> None:
             "materialize_skip_indexes_on_insert": 0,
         },
     )
+
+
+def _index_all(db: Database) -> None:
+    """By one mutation: the product's own, one a partition, each give all the others' parts a new version."""
+    declare_indexes(db, print)
+    both = ", ".join(f"MATERIALIZE INDEX {INDEXES[column]}" for column in db.settings.dataset.vector_columns)
+    db.command(f"ALTER TABLE {db.table} {both}", settings={"mutations_sync": 2})
+    if lacking := [cover for cover in index_cover(db) if not cover.covered]:
+        raise RuntimeError(f"not indexed: {lacking}")
 
 
 def _load(settings: Settings, folder: Path, shards: range, report: StageReport) -> None:

@@ -99,7 +99,6 @@ def _partitions(report: alone.GrowingReport, numbers: tuple[int, ...]) -> list[S
     there = 0
     for number in numbers:
         _program("fill", folder, there, number - there)
-        _program("index", folder)
         load = _program("load", folder, number, NEXT)
         step = Step(number, load, _program("index", folder), _program("look", folder))
         there = number + NEXT
