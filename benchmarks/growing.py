@@ -19,8 +19,8 @@ from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets.source.fetch import fetch_shard
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import index_cover
-from laion_assets.table.index import INDEXES, build_indexes, declare_indexes
+from laion_assets.table.cover import index_cover, index_names
+from laion_assets.table.index import build_indexes, declare_indexes
 from laion_assets.table.load import load_partition
 from laion_assets.table.schema import partitions, table_columns
 from laion_assets.table.search import SearchRequest, search
@@ -107,7 +107,7 @@ def _copy_first(db: Database, start: int, stop: int) -> None:
 def _index_all(db: Database) -> None:
     """By one mutation: the product's own, one a partition, each give all the others' parts a new version."""
     declare_indexes(db, print)
-    both = ", ".join(f"MATERIALIZE INDEX {INDEXES[column]}" for column in db.settings.dataset.vector_columns)
+    both = ", ".join(f"MATERIALIZE INDEX {name}" for name in index_names(db))
     db.command(f"ALTER TABLE {db.table} {both}", settings={"mutations_sync": 2})
     if lacking := [cover for cover in index_cover(db) if not cover.covered]:
         raise RuntimeError(f"not indexed: {lacking}")
