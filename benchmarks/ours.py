@@ -31,11 +31,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=("merge", "load", "both"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--insert-rows", type=int, help="LAION_INSERT_ROWS instead of its default")
     given = parser.parse_args()
     sys.meta_path.insert(0, _NoPandas())
-    own = {} if given.insert_rows is None else {"insert_rows": given.insert_rows}
-    settings = load_settings(dataset_name="sample", data_dir=given.folder, **own)
+    settings = load_settings(dataset_name="sample", data_dir=given.folder)
     store = ShardStore(settings.data_dir, settings.dataset)
     report = StageReport()
     if given.step in ("merge", "both"):

@@ -87,7 +87,6 @@ class Settings(BaseSettings):
     extra_columns: Words = ()
 
     vector_codec: str = "NONE"
-    insert_rows: int = Field(default=65_536, ge=1, le=10_000_000)
     index_granularity: int = Field(default=512, ge=1, le=8192)
     load_shards: int = Field(default=10, ge=1)
     load_cron: Cron = "0 * * * *"

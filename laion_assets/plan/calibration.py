@@ -93,7 +93,6 @@ def relevant_settings(settings: Settings) -> dict[str, str]:
     """What of the settings changes the costs, besides the index's parameters."""
     return {
         "vector_codec": settings.vector_codec,
-        "insert_rows": str(settings.insert_rows),
         "index_build_threads": str(settings.index_build_threads or available_cores()),
         "index_granularity": str(settings.index_granularity),
         "recall_queries": str(settings.recall_queries),

@@ -5,7 +5,7 @@
   grows: core seconds a vector are taken as a line in log n through two measured parts. From parts of 2,000 and 8,000
   vectors it came within 16 % of what 50,000 took (M 64 and M 16, ClickHouse 26.9).
 - A search by the index is a fixed cost and one a part, whatever the rows; an exact one is a fixed cost and one a row.
-- Peak memory of merge and load grows with rows up to those of one insert (LAION_INSERT_ROWS), and then no more.
+- Peak memory of merge and load grows with rows up to `FLAT_ROWS`, and then no more.
 - Costs a row were measured with two vectors of 512 elements; others are scaled by their elements.
 """
 
@@ -20,6 +20,10 @@ from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
 from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES
 from laion_assets.settings import Settings
 from laion_assets.table.index import IndexParameters
+from laion_assets.table.transfer import INSERT_THREADS, PART_ROWS
+
+FLAT_ROWS = 2 * INSERT_THREADS * PART_ROWS
+"""Of a load: each thread of the insert has one part that it writes and one that it gathers."""
 
 CALIBRATED_VALUES = 2 * 512
 """Elements of a row's vectors in the calibration."""
@@ -84,9 +88,8 @@ class Model:
 
     def shard_peak_bytes(self, rows: int) -> int:
         """Resident memory of the process that runs a shard, at its largest stage."""
-        inserted = int(self.calibration.settings["insert_rows"])
-        small, large = ((min(cost.rows, inserted), max(cost.peak_bytes.values())) for cost in self.calibration.shards)
-        return round(Line.through(small, large).at(min(rows, self.settings.insert_rows) * self.scale))
+        small, large = ((min(cost.rows, FLAT_ROWS), max(cost.peak_bytes.values())) for cost in self.calibration.shards)
+        return round(Line.through(small, large).at(min(rows, FLAT_ROWS) * self.scale))
 
     def index_bytes(self, rows: int) -> int:
         """Of both graphs over so many rows, on disk and in memory: table/index.py's formula."""

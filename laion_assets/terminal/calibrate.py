@@ -109,7 +109,6 @@ def _measure(settings: Settings, sizes: Sizes, folder: Path) -> Calibration:
         hnsw_ef_construction=settings.hnsw_ef_construction,
         index_build_threads=settings.index_build_threads,
         vector_codec=settings.vector_codec,
-        insert_rows=settings.insert_rows,
         index_granularity=settings.index_granularity,
         recall_queries=settings.recall_queries,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from laion_assets.plan.calibration import keep_calibration, read_calibration, reference_calibration
-from laion_assets.plan.model import Line, Model
+from laion_assets.plan.model import FLAT_ROWS, Line, Model
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.index import IndexParameters
 from laion_assets_tests.plan.made_up import GB, calibration
@@ -36,14 +36,8 @@ def test_a_stage_is_a_fixed_cost_and_one_a_row(model: Model) -> None:
 
 def test_memory_of_a_load_stops_growing_where_an_insert_is_cut_in_pieces(model: Model) -> None:
     assert model.shard_peak_bytes(10_000) == GB
-    assert GB < model.shard_peak_bytes(50_000) < model.shard_peak_bytes(65_536)
-    assert model.shard_peak_bytes(65_536) == model.shard_peak_bytes(1_000_448) == 2 * GB, "the larger shard's"
-
-
-def test_memory_of_a_load_grows_with_what_the_settings_insert_at_once(model: Model) -> None:
-    whole = Model(model.calibration, model.settings.model_copy(update={"insert_rows": 1_048_576}))
-    assert whole.shard_peak_bytes(65_536) == 2 * GB
-    assert whole.shard_peak_bytes(1_000_448) == pytest.approx(GB + GB * (1_000_448 - 10_000) / (65_536 - 10_000))
+    assert GB < model.shard_peak_bytes(50_000) < model.shard_peak_bytes(FLAT_ROWS)
+    assert model.shard_peak_bytes(FLAT_ROWS) == model.shard_peak_bytes(1_000_448)
 
 
 def test_an_index_costs_n_log_n(model: Model) -> None:

@@ -19,6 +19,7 @@ from laion_assets.settings import Settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, read_merged
 from laion_assets.shard.store import Location, ShardStore
+from laion_assets.table import transfer
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.load import load_partition
@@ -172,21 +173,34 @@ def test_stages_are_named_as_they_begin_and_timed(db: Database, merged_from: Mer
     assert loaded.total_seconds == sum(loaded.seconds.values()) > 0
 
 
-@pytest.mark.parametrize(("insert_rows", "level"), [(100, 1), (999, 1), (1_000, 0), (1_048_576, 0)])
+@pytest.mark.parametrize(
+    ("statement_rows", "part_rows", "merges"),
+    [(100, 100, 1), (450, 100, 1), (950, 1_000, 1), (1_000, 100, 1), (1_000, 1_000, 0), (4_000, 2_000, 0)],
+)
 def test_a_shard_is_one_part_however_many_were_inserted_and_what_was_one_is_not_written_again(
-    insert_rows: int, level: int, settings: Settings, merged_from: Merge, sample_shards: list[Shard]
+    statement_rows: int,
+    part_rows: int,
+    merges: int,
+    db: Database,
+    merged_from: Merge,
+    sample_shards: list[Shard],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(transfer, "STATEMENT_ROWS", statement_rows)
+    monkeypatch.setattr(transfer, "PART_ROWS", part_rows)
+    monkeypatch.setattr(transfer, "PUSH_BATCH_ROWS", 50)
+    monkeypatch.setitem(transfer.INSERT_SETTINGS, "input_format_parquet_max_block_size", 50)
     merged = merged_from(sample_shards[0], 0)
-    pieces: list[int] = []
-    with connect(settings.model_copy(update={"insert_rows": insert_rows})) as db:
-        load_partition(db, merged, inserted=pieces.append)
-        found = db.rows(
-            f"SELECT rows, level FROM {parts_table(db)} WHERE database = '{db.database}' "
-            f"AND table = '{db.settings.table}' AND active AND rows > 0"
-        )
-        assert [tuple(part) for part in found] == [(1_000, level)]
-        assert table_rows(db, 0) == file_rows(merged.path)
-    assert pieces == [insert_rows] * (1_000 // insert_rows) + [1_000 % insert_rows] * (1_000 % insert_rows > 0)
+    statements: list[int] = []
+    load_partition(db, merged, inserted=statements.append)
+    assert sum(statements) == 1_000
+    assert len(statements) == -(-1_000 // statement_rows)
+    found = db.rows(
+        f"SELECT rows, level FROM {parts_table(db)} WHERE database = '{db.database}' "
+        f"AND table = '{db.settings.table}' AND active AND rows > 0"
+    )
+    assert [tuple(part) for part in found] == [(1_000, merges)]
+    assert table_rows(db, 0) == file_rows(merged.path)
 
 
 def test_quarantined_rows_are_not_in_the_table_and_the_rest_keeps_its_ids(

@@ -57,8 +57,9 @@ def assert_loaded(db: Database, merged: MergedShard, way: str) -> None:
 def test_a_server_that_cannot_see_the_file_gets_it_pushed_in_pieces(
     on_server: Settings, merged: MergedShard, clickhouse_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transfer_module, "STATEMENT_ROWS", 250)
     monkeypatch.setattr(transfer_module, "PUSH_BATCH_ROWS", 100)
-    with connect(on_server.model_copy(update={"insert_rows": 250})) as db:
+    with connect(on_server) as db:
         assert_loaded(db, merged, "push")
     inserts = clickhouse_server.log("INSERT INTO")
     assert [request["chunked"] for request in inserts] == [True] * 3

@@ -23,6 +23,7 @@ from laion_assets.recall import evaluate
 from laion_assets.recall.plot import _canvas
 from laion_assets.settings import Settings
 from laion_assets.shard import merge
+from laion_assets.table import transfer
 from laion_assets.table.schema import PartitionState
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance
@@ -39,15 +40,16 @@ TELL_TRACES = signal.SIGUSR1
 """Has a child say where each of its threads is."""
 
 BLOCK_ROWS = 50
+STATEMENT_ROWS = 100
 SEARCHES = 1
-"""Few rows a block and few searches: every stage has several steps, and none takes long."""
+"""Few rows a block, few blocks a statement and few searches: every stage has several steps, and none takes long."""
 
 
 def warm(world: World) -> None:
     """Imports and prepares here whatever each child would have to, but opens nothing."""
     # The engine's client imports it where it is there.
     importlib.import_module("pandas")
-    merge.BLOCK_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, SEARCHES
+    merge.BLOCK_ROWS, transfer.STATEMENT_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, STATEMENT_ROWS, SEARCHES
     setattr(evaluate, "plan_for", _few_searches)  # noqa: B010 - a checker takes it for another type
     location.IO_RETRY = dg.RetryPolicy(max_retries=1, delay=0)
     definitions = build_definitions(world.settings(0, over_http=False))

@@ -36,7 +36,6 @@ FAST: Mapping[str, object] = {
     "hnsw_ef_construction": 32,
     "recall_queries": 2,
     "max_bad_fraction": 0.1,
-    "insert_rows": 100,
     "clickhouse_wait_seconds": 5.0,
     "http_tries": 5,
 }
