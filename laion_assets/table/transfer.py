@@ -42,7 +42,7 @@ STATEMENT_ROWS = 16 * PART_ROWS
 
 INSERT_THREADS = 2
 """Parts that are written at a time, while the next are decoded. 1,000,448 rows took 7.8 s and 1.28 GB; one part at a
-time 14.5 s and 0.74 GB; one part of 65,536 rows at a time, each in its own statement, 16.2 s and 0.84 GB. All rows in one
+time 14.5 s and 0.74 GB; one of 65,536 rows at a time, each in its own statement, 16.2 s and 0.84 GB. All rows in one
 part took 23.8 s and 5.2 GB, which spares the 14 s of the merge to one part."""
 
 PROBE_SETTINGS: dict[str, object] = {"max_threads": 1, "http_max_tries": 2, "max_execution_time": 60}
