@@ -16,7 +16,7 @@ from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore, remove_file
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import CACHE_FACTOR
+from laion_assets.table.cover import cache_bytes
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.load import load_partition
 
@@ -82,7 +82,7 @@ def _settings(
     dataset: str, folder: Path, parameters: IndexParameters, granularity: int, vectors: int, dimension: int
 ) -> Settings:
     """The index cache holds every index, since reading them again and again would be measured instead."""
-    cache = int(1.25 * CACHE_FACTOR * vectors * parameters.bytes_a_vector(dimension))
+    cache = cache_bytes(int(1.25 * vectors * parameters.bytes_a_vector(dimension)), graphs=200)
     return load_settings(
         dataset_name=dataset,
         data_dir=folder,

@@ -15,7 +15,7 @@ from laion_assets.plan.calibration import SHARD_STAGES
 from laion_assets.plan.model import Model
 from laion_assets.plan.sizes import ShardSize
 from laion_assets.settings import Settings
-from laion_assets.table.cover import CACHE_FACTOR
+from laion_assets.table.cover import cache_bytes
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PartitionState
 
@@ -147,7 +147,7 @@ def make_plan(
     stages |= _table_stages(model, shards, share, loaded, hosts)
     rows_here = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
     parts_here = len(share) + len(loaded)
-    memory = _memory(model, share, loaded, rows_here)
+    memory = _memory(model, share, loaded, rows_here, parts_here)
     rows = sum(shard.rows for shard in shards) + sum(state.rows for state in loaded)
     plan = LoadPlan(
         made_at=time.time(),
@@ -229,7 +229,9 @@ def _disk(share: list[PlannedShard], keep_raw: bool, keep_merged: bool) -> tuple
     return max(rest + most, rest + index), rest + index
 
 
-def _memory(model: Model, share: list[PlannedShard], loaded: Sequence[PartitionState], rows_here: int) -> MemoryUse:
+def _memory(
+    model: Model, share: list[PlannedShard], loaded: Sequence[PartitionState], rows_here: int, parts_here: int
+) -> MemoryUse:
     largest = max((shard.rows for shard in share), default=0)
     lacking = max((state.rows for state in loaded if not state.index_bytes), default=0)
     graphs = model.index_bytes(rows_here)
@@ -237,7 +239,7 @@ def _memory(model: Model, share: list[PlannedShard], loaded: Sequence[PartitionS
         load_bytes=model.shard_peak_bytes(largest),
         index_build_bytes=model.index_peak_bytes(max(largest, lacking)),
         graphs_bytes=graphs,
-        cache_bytes=CACHE_FACTOR * graphs,
+        cache_bytes=cache_bytes(graphs, parts_here * len(model.settings.dataset.vector_columns)),
         machine_bytes=Machine.here().memory_bytes,
     )
 

@@ -226,9 +226,9 @@ def test_a_search_that_scans_silently_is_seen(db: Database) -> None:
 
 
 def test_a_cache_that_is_too_small_is_said(db: Database) -> None:
-    sizes = IndexSizes(vectors=10, bytes_on_disk=90, bytes_in_memory=100)
-    assert sizes.cache_warning(200) is None
-    warning = sizes.cache_warning(199)
+    sizes = IndexSizes(vectors=10, graphs=2, bytes_on_disk=90, bytes_in_memory=100)
+    assert sizes.cache_warning(200 + 2 * 16 * 2**20) is None
+    warning = sizes.cache_warning(199 + 2 * 16 * 2**20)
     assert warning is not None
     assert "LAION_INDEX_CACHE_BYTES" in warning
 
