@@ -26,9 +26,9 @@ QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 20}
 
 
 def main() -> None:
-    """`python -m benchmarks.planned plan|load FOLDER [--quick]`: FOLDER has `sample.toml`, shards and the store."""
+    """`python -m benchmarks.planned plan|load|index FOLDER [--quick]`: FOLDER has `sample.toml`, shards, the store."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("step", choices=("plan", "load"))
+    parser.add_argument("step", choices=("plan", "load", "index"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
@@ -43,21 +43,21 @@ def main() -> None:
         calibration = read_calibration(calibration_path(settings))
         report.say(plan=plan.as_json(), calibration=None if calibration is None else asdict(calibration))
     else:
-        _load(settings, folder, report)
+        _run(settings, folder, report, given.step)
     report.close()
 
 
-def _load(settings: Settings, folder: Path, report: StageReport) -> None:
+def _run(settings: Settings, folder: Path, report: StageReport, step: str) -> None:
     make_instance(folder / "dagster")
     console = Console(file=io.StringIO())
     with dagster_instance() as instance, _DiskWatch(settings.data_dir) as disk:
         started = time.perf_counter()
-        if not load(settings, list(range(settings.dataset.shards)), instance, console, again=False):
+        if step == "index":
+            if not build_and_measure(settings, instance, console):
+                raise RuntimeError("no index")
+        elif not load(settings, list(range(settings.dataset.shards)), instance, console, again=False):
             raise RuntimeError("not all shards were loaded")
-        loading = time.perf_counter() - started
-        if not build_and_measure(settings, instance, console):
-            raise RuntimeError("no index")
-        both = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         compared = read_status(settings, instance).plan
     kept = read_plan(plan_path(settings))
     if kept is None:
@@ -65,11 +65,10 @@ def _load(settings: Settings, folder: Path, report: StageReport) -> None:
     peak = next(one.peak_bytes for one in kept.disks if one.chosen)
     report.say(
         compared=[asdict(one) | {"error": one.error} for one in compared],
-        loading=loading,
+        seconds=seconds,
         loading_planned=kept.seconds - kept.stages["index"].seconds - kept.stages["recall"].seconds,
-        all=both,
-        all_planned=kept.seconds,
         disk_peak=disk.peak,
+        disk_left=disk.left,
         disk_peak_planned=peak,
         calibrated_here=kept.calibrated_here,
     )
@@ -102,6 +101,11 @@ class _DiskWatch(threading.Thread):
     def peak(self) -> int:
         """The most bytes that were added."""
         return self._most - self._before
+
+    @property
+    def left(self) -> int:
+        """The bytes that were added and are there now."""
+        return _bytes_of(self._folder) - self._before
 
 
 def _bytes_of(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Measures what shards, indexes and searches cost on this machine, in a process and folders of its own.
+"""Measures what shards, indexes and searches cost on this machine, in processes and folders of its own.
 
 It runs the real job on sample shards in a Dagster instance of its own, so that checks and Dagster are in the figures.
 What follows from them is said in plan/.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import dagster as dg
 
@@ -47,6 +48,10 @@ from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import run_shard, shard_job
 
+Costs = TypeVar("Costs")
+IndexCosts = tuple[IndexCost, SearchCost, ExactCost]
+"""Of one shape of table: building its indexes, searching by them, and searching without."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -76,24 +81,36 @@ TOML = 'name = "calibration"\nshards = {shards}\ndimension = 512\n[[sources]]\nu
 
 
 def calibrate(settings: Settings, sizes: Sizes = FULL) -> Calibration:
-    """Measures, keeps and returns it. Raises what a load raises; nothing of it stays but the calibration.
-
-    A process of its own has the memory of nothing else, and the embedded engine opens one folder a process.
-    """
-    with (
-        scratch_folder(settings.data_dir / ".calibration", subject="calibration") as folder,
-        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
-    ):
-        calibration = pool.submit(_measure, settings, sizes, folder).result()
+    """Measures, keeps and returns it. Raises what a load raises; nothing of it stays but the calibration."""
+    started = time.perf_counter()
+    with scratch_folder(settings.data_dir / ".calibration", subject="calibration") as folder:
+        own = _own_settings(settings, sizes, folder)
+        shards = _alone(_shard_costs, own, sizes, folder)
+        (many, many_searches, _), (one, one_searches, few_rows), scan = _alone(_table_costs, own, sizes, folder)
+    calibration = Calibration(
+        made_at=time.time(),
+        machine=Machine.here(),
+        index=IndexParameters.of(settings),
+        settings=relevant_settings(settings),
+        shards=shards,
+        indexes=[many, one],
+        searches=[one_searches, many_searches],
+        exact=[few_rows, scan],
+        seconds=time.perf_counter() - started,
+    )
     keep_calibration(calibration, calibration_path(settings))
     return calibration
 
 
-def _measure(settings: Settings, sizes: Sizes, folder: Path) -> Calibration:
-    logging.disable(logging.CRITICAL)
-    started = time.perf_counter()
+def _alone(measure: Callable[[Settings, Sizes, Path], Costs], settings: Settings, sizes: Sizes, folder: Path) -> Costs:
+    """Measures in a process of its own, which has the memory of nothing else: a load's would count for the index."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, settings, sizes, folder).result()
+
+
+def _own_settings(settings: Settings, sizes: Sizes, folder: Path) -> Settings:
     (folder / "calibration.toml").write_text(TOML.format(shards=len(sizes.shards), folder=folder / "sample"))
-    own = load_settings(
+    return load_settings(
         dataset_name=str(folder / "calibration.toml"),
         data_dir=folder / "data",
         source=(),
@@ -112,29 +129,13 @@ def _measure(settings: Settings, sizes: Sizes, folder: Path) -> Calibration:
         index_granularity=settings.index_granularity,
         recall_queries=settings.recall_queries,
     )
-    shards = _shard_costs(own, sizes, folder)
-    with connect(own) as db:
-        measured = [_index_costs(db, sizes.index, folder, parts) for parts in (INDEX_PARTS, 1)]
-        scan = ExactCost(sum(state.rows for state in partitions(db)), _exact_seconds(db, _vectors(db)))
-    (many, many_searches, _), (one, one_searches, few_rows) = measured
-    return Calibration(
-        made_at=time.time(),
-        machine=Machine.here(),
-        index=IndexParameters.of(settings),
-        settings=relevant_settings(settings),
-        shards=shards,
-        indexes=[many, one],
-        searches=[one_searches, many_searches],
-        exact=[few_rows, scan],
-        seconds=time.perf_counter() - started,
-    )
 
 
 def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCost]:
     """Medians of the shards of each size."""
+    logging.disable(logging.CRITICAL)
     _write_shards(folder / "sample", sizes)
     make_instance(folder / "dagster")
-    back = Path.cwd()
     costs: dict[int, list[ShardCost]] = {sizes.small: [], sizes.large: []}
     with dagster_instance() as instance:
         job = shard_job(settings, None)
@@ -152,7 +153,6 @@ def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCo
             merged, table = (int(stages[name]["bytes"]) for name in ("merge", "load"))
             if shard:
                 costs[rows].append(ShardCost(rows, seconds, cores, peaks, merged, table))
-    os.chdir(back)
     return [_median(measured) for measured in costs.values()]
 
 
@@ -187,7 +187,15 @@ def _median(costs: list[ShardCost]) -> ShardCost:
     )
 
 
-def _index_costs(db: Database, rows: int, folder: Path, parts: int) -> tuple[IndexCost, SearchCost, ExactCost]:
+def _table_costs(settings: Settings, sizes: Sizes, folder: Path) -> tuple[IndexCosts, IndexCosts, ExactCost]:
+    """Of several parts and of one, and of a search that scans all that was loaded."""
+    logging.disable(logging.CRITICAL)
+    with connect(settings) as db:
+        many, one = (_index_costs(db, sizes.index, folder, parts) for parts in (INDEX_PARTS, 1))
+        return many, one, ExactCost(sum(state.rows for state in partitions(db)), _exact_seconds(db, _vectors(db)))
+
+
+def _index_costs(db: Database, rows: int, folder: Path, parts: int) -> IndexCosts:
     settings = db.settings
     with trial_table(
         db,
