@@ -20,7 +20,7 @@ from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
 from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES
 from laion_assets.settings import Settings
 from laion_assets.table.index import IndexParameters
-from laion_assets.table.transfer import INSERT_THREADS, PART_ROWS
+from laion_assets.table.inserting import INSERT_THREADS, PART_ROWS
 
 FLAT_ROWS = 2 * INSERT_THREADS * PART_ROWS
 """Of a load: each thread of the insert has one part that it writes and one that it gathers."""

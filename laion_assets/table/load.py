@@ -12,6 +12,7 @@ from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table.connect import Database
 from laion_assets.table.fingerprint import file_fingerprint
+from laion_assets.table.inserting import Rows
 from laion_assets.table.mutations import POLL_SECONDS
 from laion_assets.table.schema import (
     create_staging,
@@ -19,7 +20,7 @@ from laion_assets.table.schema import (
     drop_staging,
     drop_stale_staging,
 )
-from laion_assets.table.transfer import Rows, choose_transfer, insert_file, release_memory
+from laion_assets.table.transfer import choose_transfer, insert_file, release_memory
 from laion_assets.table.verify import check_equal_to_file
 
 Stage = Callable[[str], None]

@@ -16,10 +16,11 @@ import pytest
 
 from laion_assets.errors import LaionError, PartitionCheckError, TableError, TableShapeError
 from laion_assets.settings import Settings
+from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, read_merged
 from laion_assets.shard.store import Location, ShardStore
-from laion_assets.table import transfer
+from laion_assets.table import inserting
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.load import load_partition
@@ -175,7 +176,7 @@ def test_stages_are_named_as_they_begin_and_timed(db: Database, merged_from: Mer
 
 @pytest.mark.parametrize(
     ("statement_rows", "part_rows", "merges"),
-    [(100, 100, 1), (450, 100, 1), (950, 1_000, 1), (1_000, 100, 1), (1_000, 1_000, 0), (4_000, 2_000, 0)],
+    [(100, 100, 1), (450, 100, 1), (950, 950, 1), (1_000, 100, 1), (1_000, 1_000, 0), (4_000, 2_000, 0)],
 )
 def test_a_shard_is_one_part_however_many_were_inserted_and_what_was_one_is_not_written_again(
     statement_rows: int,
@@ -186,15 +187,16 @@ def test_a_shard_is_one_part_however_many_were_inserted_and_what_was_one_is_not_
     sample_shards: list[Shard],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transfer, "STATEMENT_ROWS", statement_rows)
-    monkeypatch.setattr(transfer, "PART_ROWS", part_rows)
-    monkeypatch.setattr(transfer, "PUSH_BATCH_ROWS", 50)
-    monkeypatch.setitem(transfer.INSERT_SETTINGS, "input_format_parquet_max_block_size", 50)
+    monkeypatch.setattr(merge_module, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(inserting, "STATEMENT_ROWS", statement_rows)
+    monkeypatch.setattr(inserting, "PART_ROWS", part_rows)
+    monkeypatch.setitem(inserting.INSERT_SETTINGS, "input_format_parquet_max_block_size", 50)
     merged = merged_from(sample_shards[0], 0)
     statements: list[int] = []
     load_partition(db, merged, inserted=statements.append)
     assert sum(statements) == 1_000
-    assert len(statements) == -(-1_000 // statement_rows)
+    # A stream that is pushed is one part.
+    assert len(statements) == -(-1_000 // (statement_rows if db.embedded else part_rows))
     found = db.rows(
         f"SELECT rows, level FROM {parts_table(db)} WHERE database = '{db.database}' "
         f"AND table = '{db.settings.table}' AND active AND rows > 0"

@@ -13,7 +13,9 @@ import trustme
 
 from laion_assets.errors import ServerRefusedError, ServerUnreachableError, SettingsError, TableError
 from laion_assets.settings import Settings, load_settings
+from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merged import MergedShard
+from laion_assets.table import inserting
 from laion_assets.table import mutations as mutations_module
 from laion_assets.table import server as server_module
 from laion_assets.table.connect import Database, connect
@@ -27,6 +29,13 @@ from laion_assets_tests.conftest import Shard, assert_one_line
 from laion_assets_tests.endpoint.process import PASSWORD, ServerProcess, endpoint_process
 
 Merge = Callable[[Shard, int], MergedShard]
+
+
+@pytest.fixture(autouse=True)
+def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each load sends several streams, side by side, and merges their parts."""
+    monkeypatch.setattr(merge_module, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(inserting, "PART_ROWS", 100)
 
 
 @pytest.fixture
@@ -87,6 +96,7 @@ def test_a_connection_that_is_cut_while_parts_are_merged_costs_nothing(
 ) -> None:
     clickhouse_server.fails("lost", "OPTIMIZE")
     load_partition(db, merged)
+    assert len(clickhouse_server.log("OPTIMIZE")) == 2
     assert_right(db, merged)
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from laion_assets.errors import SettingsError, ShardFileError
 from laion_assets.settings import Settings, load_settings
+from laion_assets.shard import merge
 from laion_assets.shard.merged import MergedShard
-from laion_assets.table import transfer as transfer_module
+from laion_assets.table import inserting, push
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.fingerprint import file_fingerprint, fingerprint_sql
 from laion_assets.table.load import load_partition
@@ -55,10 +56,16 @@ def assert_loaded(db: Database, merged: MergedShard, way: str) -> None:
 
 
 def test_a_server_that_cannot_see_the_file_gets_it_pushed_in_pieces(
-    on_server: Settings, merged: MergedShard, clickhouse_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+    on_server: Settings,
+    merged_from: Merge,
+    sample_shards: list[Shard],
+    clickhouse_server: ServerProcess,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transfer_module, "STATEMENT_ROWS", 250)
-    monkeypatch.setattr(transfer_module, "PUSH_BATCH_ROWS", 100)
+    monkeypatch.setattr(merge, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(inserting, "PART_ROWS", 250)
+    monkeypatch.setattr(push, "PUSH_BATCH_ROWS", 20)
+    merged = merged_from(sample_shards[1], 0)
     with connect(on_server) as db:
         assert_loaded(db, merged, "push")
     inserts = clickhouse_server.log("INSERT INTO")

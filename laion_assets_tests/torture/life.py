@@ -23,7 +23,7 @@ from laion_assets.recall import evaluate
 from laion_assets.recall.plot import _canvas
 from laion_assets.settings import Settings
 from laion_assets.shard import merge
-from laion_assets.table import transfer
+from laion_assets.table import inserting
 from laion_assets.table.schema import PartitionState
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance
@@ -49,7 +49,7 @@ def warm(world: World) -> None:
     """Imports and prepares here whatever each child would have to, but opens nothing."""
     # The engine's client imports it where it is there.
     importlib.import_module("pandas")
-    merge.BLOCK_ROWS, transfer.STATEMENT_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, STATEMENT_ROWS, SEARCHES
+    merge.BLOCK_ROWS, inserting.STATEMENT_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, STATEMENT_ROWS, SEARCHES
     setattr(evaluate, "plan_for", _few_searches)  # noqa: B010 - a checker takes it for another type
     location.IO_RETRY = dg.RetryPolicy(max_retries=1, delay=0)
     definitions = build_definitions(world.settings(0, over_http=False))

@@ -1,0 +1,140 @@
+"""Sends a merged file to a server that cannot read it: Arrow streams, batch by batch. It checks no rows."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laion_assets.errors import TableError
+from laion_assets.read_ahead import read_ahead
+from laion_assets.shard.merged import MergedShard, reading
+from laion_assets.table import inserting
+from laion_assets.table.connect import Database
+from laion_assets.table.inserting import Rows, insert_settings, killing
+
+PUSH_BATCH_ROWS = 2_048
+"""Rows a batch where the file is pushed, 8.5 MB of two 512-dimensional vectors: Arrow held 78 MB at most, and 140 MB
+with batches of a whole row group."""
+
+
+def push_file(
+    db: Database, staging: str, merged: MergedShard, columns: list[str], query_id: str, inserted: Rows | None
+) -> None:
+    """Sends the rows of the file to a staging table (quoted) as Arrow streams of one part each, two side by side.
+
+    A server writes a stream by one thread, and would buffer a Parquet body whole. Raises `TableError`, and what a file
+    raises that cannot be read.
+    """
+
+    def push(groups: list[int]) -> int:
+        return _push_groups(db, staging, merged, columns, groups, f"{query_id}-{groups[0]}")
+
+    with reading(merged) as source, pq.ParquetFile(source) as file:
+        parts = _row_groups_of_parts(file.metadata)
+    pushing = ThreadPoolExecutor(inserting.INSERT_THREADS, thread_name_prefix="push")
+    try:
+        with killing(db, query_id):
+            for part in as_completed([pushing.submit(push, groups) for groups in parts]):
+                if inserted is not None:
+                    inserted(part.result())
+                part.result()
+    finally:
+        pushing.shutdown(cancel_futures=True)
+
+
+def _row_groups_of_parts(footer: pq.FileMetaData) -> list[list[int]]:
+    """The file's row groups, as many together as make a part of `PART_ROWS` or little more."""
+    parts: list[list[int]] = []
+    rows = inserting.PART_ROWS
+    for group in range(footer.num_row_groups):
+        if rows >= inserting.PART_ROWS:
+            parts.append([])
+            rows = 0
+        parts[-1].append(group)
+        rows += footer.row_group(group).num_rows
+    return parts
+
+
+def _push_groups(
+    db: Database, staging: str, merged: MergedShard, columns: list[str], groups: list[int], query_id: str
+) -> int:
+    """Sends these row groups as one stream; their rows."""
+    with reading(merged) as source, pq.ParquetFile(source) as file:
+        # The next batch is decoded while the one before is compressed and sent.
+        batches = read_ahead(file.iter_batches(PUSH_BATCH_ROWS, row_groups=groups, columns=columns))
+        stream = _ArrowStream(batches, columns, merged.shard, db.settings.compression)
+        try:
+            with db.limited(insert_settings(inserting.PART_ROWS, query_id)) as settings:
+                db.client.raw_insert(
+                    staging, [*columns, "shard"], stream.pieces(), settings=settings, fmt="ArrowStream"
+                )
+        except TableError:
+            if stream.failure is not None:
+                raise stream.failure from None
+            raise
+        return stream.rows
+
+
+class _ArrowStream:
+    """The bytes of one Arrow stream, batch by batch.
+
+    `rows` counts them; `failure` is what went wrong with the file, which the HTTP client would take for its own.
+    """
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], columns: list[str], shard: int, compression: str) -> None:
+        self._batches, self._columns = batches, columns
+        self._shard = pa.scalar(shard, pa.uint16())
+        self._options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
+        self.rows = 0
+        self.failure: Exception | None = None
+
+    def pieces(self) -> Generator[bytes, None, None]:
+        """Compressed by Arrow, buffer by buffer, on as many threads as there are cores."""
+        sink, writer = _Sink(), None
+        while (batch := self._next()) is not None:
+            # The columns come in the file's order; the statement names ours.
+            arrays = [*(batch.column(name) for name in self._columns), pa.repeat(self._shard, batch.num_rows)]
+            sent = pa.RecordBatch.from_arrays(arrays, names=[*self._columns, "shard"])
+            writer = writer or pa.ipc.new_stream(sink, sent.schema, options=self._options)
+            writer.write_batch(sent)
+            self.rows += batch.num_rows
+            yield sink.taken()
+        if writer is not None:
+            writer.close()
+            yield sink.taken()
+
+    def _next(self) -> pa.RecordBatch | None:
+        try:
+            return next(self._batches, None)
+        except (OSError, pa.ArrowException) as error:
+            self.failure = error
+            raise
+
+
+class _Sink:
+    """What Arrow writes into: keeps what was written until it is taken."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        """Keeps a copy: Arrow uses its buffers again."""
+        self._written.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        """What was written since the last call, as one piece: Arrow writes twenty small ones a batch."""
+        written = b"".join(self._written)
+        self._written.clear()
+        return written
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """Nothing to close."""
