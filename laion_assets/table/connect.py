@@ -36,8 +36,8 @@ Row = Sequence[Any]
 class Database:
     """One open connection, with the names of the table that everything is about.
 
-    Not for use by two threads at once. `embedded` is chDB: it can read our files. On a server, a statement may take
-    `seconds`.
+    `embedded` is chDB: it can read our files, and is not for use by two threads at once. A server is, since there is no
+    session; there a statement may take `seconds`.
     """
 
     client: Client
