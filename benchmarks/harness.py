@@ -6,6 +6,7 @@ import os
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,18 +139,26 @@ def ratio(rounds: Rounds, over: str, under: str, value: Value, under_value: Valu
     return Spread.of([value(a) / (under_value or value)(b) for a, b in pairs])
 
 
+SETTLE_SECONDS = 10.0
+LARGE_BYTES = 10**9
+"""A virtual machine may give free memory back to its host after some seconds, and 4 GB of fresh pages take 8 s then,
+where they take 1 s at once after another program. So no peer inherits what the one before has given back."""
+
+
 def compare(bench: Bench, peers: Sequence[Peer]) -> Rounds:
     """Runs every peer once a round; each round begins with another peer, so that none always follows the same one.
 
     Before each peer the disk is synced, so that none pays for another's writes, and its input files are read once, so
-    that all find them in the page cache. What a peer wrote is removed before the next one begins. Ctrl-C ends it with
-    the rounds that are whole.
+    that all find them in the page cache. What a peer wrote is removed before the next one begins, and with large inputs
+    `SETTLE_SECONDS` pass. Ctrl-C ends it with the rounds that are whole.
     """
     rounds: Rounds = {peer.name: [] for peer in peers}
+    large = any(sum(path.stat().st_size for path in peer.inputs) > LARGE_BYTES for peer in peers)
+    settle = SETTLE_SECONDS if large else 0.0
     for number in range(bench.runs):
         turn = number % len(peers)
         try:
-            done = {peer.name: _told(bench, number, peer) for peer in (*peers[turn:], *peers[:turn])}
+            done = {peer.name: _told(bench, number, peer, settle) for peer in (*peers[turn:], *peers[:turn])}
         except KeyboardInterrupt:
             if not number:
                 raise
@@ -160,8 +169,8 @@ def compare(bench: Bench, peers: Sequence[Peer]) -> Rounds:
     return rounds
 
 
-def _told(bench: Bench, number: int, peer: Peer) -> Round:
-    done = _run(bench.scratch / "work", peer)
+def _told(bench: Bench, number: int, peer: Peer, settle: float) -> Round:
+    done = _run(bench.scratch / "work", peer, settle)
     sys.stderr.write(
         f"  round {number + 1}/{bench.runs}  {peer.name}: {done.wall:.2f} s, CPU {done.cpu:.2f} s, "
         f"{done.peak_bytes / 1e6:.0f} MB\n"
@@ -169,7 +178,7 @@ def _told(bench: Bench, number: int, peer: Peer) -> Round:
     return done
 
 
-def _run(folder: Path, peer: Peer) -> Round:
+def _run(folder: Path, peer: Peer, settle: float) -> Round:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -177,6 +186,7 @@ def _run(folder: Path, peer: Peer) -> Round:
         os.sync()
         for path in peer.inputs:
             read_once(path)
+        time.sleep(settle)
         done = Round({name: measure(command) for name, command in commands.items()})
         if peer.inspect is not None:
             done.outcome = dict(measure(peer.inspect(folder)).result)
