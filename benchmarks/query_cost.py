@@ -17,7 +17,7 @@ from laion_assets.recall.figures import SearchSettings
 from laion_assets.table.connect import Database
 from laion_assets.table.index import IndexParameters, build_indexes
 from laion_assets.table.schema import require_table
-from laion_assets.table.search import TARGET, SearchRequest, search, search_settings, search_sql, vector_parameter
+from laion_assets.table.search import SearchRequest, search, search_settings, search_sql, vector_sql
 from laion_assets.table.vectors import Vectors
 
 ABOUT = """\
@@ -56,33 +56,38 @@ def main(arguments: list[str] | None = None) -> Section:
 def _calls(db: Database, ef: int) -> dict[str, Call]:
     """From the least to the whole search."""
     request = SearchRequest(limit=10, settings=SearchSettings(ef).pairs())
-    sql, settings = search_sql(db, request), search_settings(request)
+    settings = search_settings(request)
 
-    def asked(query: str, **more: object) -> Call:
-        return lambda vector: db.rows(
-            query, parameters={"target": vector_parameter(vector)}, settings={**settings, **more}, text_as_bytes=True
-        )
+    def asked(before: str = "", columns: str | None = None, **more: object) -> Call:
+        def ask(vector: Vectors) -> object:
+            sql = search_sql(db, request, vector)
+            if columns is not None:
+                given = sql
+                sql = given.replace(", caption, url, shard, id, NSFW", columns)
+                assert sql != given, f"the search's columns are not those that are left out here: {sql}"
+            return db.rows(before + sql, settings={**settings, **more}, text_as_bytes=True)
 
-    bare = sql.replace(", caption, url, shard, id, NSFW", "")
-    if bare == sql:
-        raise RuntimeError(f"the search's columns are not those that are left out here: {sql}")
+        return ask
+
     return {
         "SELECT 1": lambda _vector: db.rows("SELECT 1"),
         "SELECT 1, with the search's settings": lambda _vector: db.rows("SELECT 1", settings=settings),
-        f"the vector as a parameter: SELECT length({TARGET})": asked(f"SELECT length({TARGET})"),
+        "the vector by its bytes: SELECT length(reinterpret(unhex('…'), 'Array(Float32)'))": lambda vector: db.rows(
+            f"SELECT length({vector_sql(vector)})", settings=settings
+        ),
         "the same, sent as a list: SELECT length({target:Array(Float32)})": lambda vector: db.rows(
             "SELECT length({target:Array(Float32)})", parameters={"target": vector.tolist()}, settings=settings
         ),
-        "parse and analyse: EXPLAIN QUERY TREE of the search": asked(f"EXPLAIN QUERY TREE {sql}"),
-        "and plan, with the graph searched: EXPLAIN": asked(f"EXPLAIN {sql}"),
-        "the search, its distances only": asked(bare),
-        "the search, with id": asked(bare.replace(" FROM ", ", id FROM ", 1)),
-        "the search, with all columns of an answer": asked(sql),
+        "parse and analyse: EXPLAIN QUERY TREE of the search": asked("EXPLAIN QUERY TREE "),
+        "and plan, with the graph searched: EXPLAIN": asked("EXPLAIN "),
+        "the search, its distances only": asked(columns=""),
+        "the search, with id": asked(columns=", id"),
+        "the search, with all columns of an answer": asked(),
         "the same, columns read after the sort, as ClickHouse does by itself (lazy materialization)": asked(
-            sql, query_plan_optimize_lazy_materialization=1
+            query_plan_optimize_lazy_materialization=1
         ),
-        "the same, one thread": asked(sql, max_threads=1),
-        "the same, without a query log": asked(sql, log_queries=0),
+        "the same, one thread": asked(max_threads=1),
+        "the same, without a query log": asked(log_queries=0),
         "search() of the project, as its caller sees it": lambda vector: search(db, vector, request),
         "a look at the table's shape (once before every search, until it was taken out)": lambda _v: require_table(db),
     }

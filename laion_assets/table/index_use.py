@@ -14,7 +14,6 @@ from laion_assets.table.search import (
     search,
     search_settings,
     search_sql,
-    vector_parameter,
 )
 
 
@@ -47,13 +46,12 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
     On a server that others search at the same time the count may rise further; it can then only prove less than the
     plan. Raises as `search` does.
     """
-    target = vector_parameter(checked_vector(vector, db.settings.dataset.dimension))
+    target = checked_vector(vector, db.settings.dataset.dimension)
     before = graphs_searched(db)
     search(db, vector, request)
     rise = graphs_searched(db) - before
     plan = db.rows(
-        f"EXPLAIN actions = 1 {search_sql(db, request)}",
-        parameters={"target": target},
+        f"EXPLAIN actions = 1 {search_sql(db, request, target)}",
         settings=search_settings(request),
     )
     outputs = [str(line).partition("Output:")[2].split(", ") for (line,) in plan if "Output:" in str(line)]

@@ -12,7 +12,7 @@ from laion_assets.errors import TableError
 from laion_assets.table.connect import Database
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, create_table
-from laion_assets.table.search import TARGET, vector_parameter
+from laion_assets.table.search import vector_sql
 from laion_assets.table.vectors import Ids, Vectors
 
 EXPERIMENTAL_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1, "enable_qbit_type": 1}
@@ -47,12 +47,12 @@ def stored_forms(dimension: int) -> list[StoredForm]:
     """The forms that ClickHouse 26.9 has beside Array(Float32). Codes of a `Quantized` codec are stored beside the
     vectors, which rescore ten candidates a neighbour."""
     rescored = (("vector_search_use_quantized_codes", 1), ("vector_search_index_fetch_multiplier", 10.0))
-    plain = f"cosineDistance(v, {TARGET})"
+    plain = "cosineDistance(v, target)"
     return [
         StoredForm("Array(Float32), exact", "Array(Float32) CODEC(NONE)", plain, (("use_skip_indexes", 0),), False),
         StoredForm("Array(BFloat16)", "Array(BFloat16) CODEC(NONE)", plain, experimental=False),
-        StoredForm("QBit, 8 of 16 bits", f"QBit(BFloat16, {dimension})", f"cosineDistanceTransposed(v, {TARGET}, 8)"),
-        StoredForm("QBit, 4 of 16 bits", f"QBit(BFloat16, {dimension})", f"cosineDistanceTransposed(v, {TARGET}, 4)"),
+        StoredForm("QBit, 8 of 16 bits", f"QBit(BFloat16, {dimension})", "cosineDistanceTransposed(v, target, 8)"),
+        StoredForm("QBit, 4 of 16 bits", f"QBit(BFloat16, {dimension})", "cosineDistanceTransposed(v, target, 4)"),
         *(
             StoredForm(
                 f"Quantized('{method}')", f"Array(Float32) CODEC(Quantized('{method}', {dimension}))", plain, rescored
@@ -124,8 +124,8 @@ def scan_trial(trial: Database, form: StoredForm, queries: Vectors, own: Ids, k:
         for query, excluded in zip(queries, own.tolist(), strict=True):
             started = time.perf_counter()
             rows = trial.rows(
-                f"SELECT id, {form.distance} AS distance FROM {quoted} ORDER BY distance LIMIT {k + 1}",
-                parameters={"target": vector_parameter(query)},
+                f"WITH {vector_sql(query)} AS target SELECT id, {form.distance} AS distance FROM {quoted} "
+                f"ORDER BY distance LIMIT {k + 1}",
                 settings=EXPERIMENTAL_SETTINGS | dict(form.settings),
             )
             seconds.append(time.perf_counter() - started)

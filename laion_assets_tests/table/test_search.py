@@ -18,7 +18,6 @@ from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 from laion_assets.table.search import (
-    TARGET,
     By,
     SearchRequest,
     checked_by,
@@ -26,7 +25,7 @@ from laion_assets.table.search import (
     read_vector_file,
     search,
     vector_of,
-    vector_parameter,
+    vector_sql,
 )
 from laion_assets_tests.conftest import Shard, Transport, assert_one_line, settings_for
 
@@ -63,7 +62,7 @@ def test_a_query_vector_reaches_the_engine_bit_for_bit(db: Database) -> None:
     random = np.random.default_rng(0).standard_normal(480).astype(np.float32)
     odd = np.array([0, -0.0, 1, -1, 1 / 3, 2**-24, 65504, 1e-38, 3.4e38, np.float32(np.pi)] * 3 + [7, 8], np.float32)
     vector = np.concatenate([random, odd])
-    (found,) = db.one(f"SELECT {TARGET}", parameters={"target": vector_parameter(vector)})
+    (found,) = db.one(f"SELECT {vector_sql(vector)}")
     assert np.asarray(found, np.float32).tobytes() == vector.tobytes()
 
 
