@@ -27,8 +27,8 @@ MAX_LIMIT = 1000
 EXACT_SETTINGS: dict[str, object] = {"use_skip_indexes": 0}
 
 FEW_ROWS_SETTINGS: dict[str, object] = {"query_plan_optimize_lazy_materialization": 0}
-"""Where the index names the rows of the answer and no others, a second read for their captions and urls is dear: 7.0 ms
-of CPU time a search, 6.3 without (benchmarks/query_cost.py)."""
+"""Where the index names the rows of the answer and no others, a second read for their captions and urls is dear: 5.4 ms
+of CPU time a search, 4.7 without (benchmarks/query_cost.py)."""
 
 
 @dataclass(frozen=True)
