@@ -14,7 +14,7 @@ import pytest
 from laion_assets.errors import TableError
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import IndexSizes, PartitionCover, index_cover, index_sizes, probe_table
+from laion_assets.table.cover import IndexSizes, PartitionCover, cache_bytes, index_cover, index_sizes, probe_table
 from laion_assets.table.index import IndexParameters, build_indexes, declared_indexes
 from laion_assets.table.index_use import index_use
 from laion_assets.table.mutations import Mutation, start_mutation, unfinished_mutations
@@ -231,6 +231,22 @@ def test_a_cache_that_is_too_small_is_said(db: Database) -> None:
     warning = sizes.cache_warning(199 + 2 * 16 * 2**20)
     assert warning is not None
     assert "LAION_INDEX_CACHE_BYTES" in warning
+
+
+def test_what_the_cache_counts_for_small_graphs_is_reckoned_with(db: Database) -> None:
+    sizes = index_sizes(build_indexes(db).cover)
+    assert sizes.graphs == 4
+    before = counted_by_cache(db)
+    for by in ("image", "text"):
+        index_use(db, vector_of(db, 3, by), SearchRequest(by=by))  # type: ignore[arg-type]
+    counted = counted_by_cache(db) - before
+    assert 4 * 16 * 2**20 <= counted <= cache_bytes(sizes.bytes_in_memory, sizes.graphs)
+
+
+def counted_by_cache(db: Database) -> int:
+    """Bytes that the engine's index cache believes to hold."""
+    (counted,) = db.one("SELECT sum(value) FROM system.metrics WHERE metric = 'VectorSimilarityIndexCacheBytes'")
+    return int(counted)
 
 
 def test_bytes_a_vector_are_those_that_the_engine_reported() -> None:
