@@ -113,17 +113,18 @@ def _pull(
     first = merged.shard * ID_STRIDE
     rows = merged.rows + merged.quarantined
     for row in range(0, rows, inserting.STATEMENT_ROWS):
-        # Row groups outside the piece are skipped by their statistics. The first and the last piece are open, so that a
-        # row with an id of another shard is staged, and then found.
+        taken = min(inserting.STATEMENT_ROWS, rows - row)
+        # Row groups outside these ids are skipped by their statistics. The first and the last statement are open, so
+        # that a row with an id of another shard is staged, and then found.
         low = f"id >= {first + row}" if row else "1"
-        high = f"id < {first + row + inserting.STATEMENT_ROWS}" if row + inserting.STATEMENT_ROWS < rows else "1"
+        high = f"id < {first + row + taken}" if row + taken < rows else "1"
         db.command(
             f"INSERT INTO {staging} ({listed}, shard) SELECT {listed}, {merged.shard} FROM {source} "
             f"WHERE {low} AND {high}",
-            settings=insert_settings(min(inserting.STATEMENT_ROWS, rows - row), f"{query_id}-{row}"),
+            settings=insert_settings(taken, f"{query_id}-{row}"),
         )
         if inserted is not None:
-            inserted(min(inserting.STATEMENT_ROWS, rows - row))
+            inserted(taken)
 
 
 def release_memory(db: Database) -> None:
