@@ -2,8 +2,10 @@
 
 - A stage of a shard's run is a fixed cost and one a row: the line through two measured shards.
 - Building an HNSW graph of n vectors takes about n·log n steps, and more of them miss the processor's caches as it
-  grows: core seconds a vector are taken as a line in log n through two measured parts. From parts of 2,000 and 8,000
-  vectors it came within 16 % of what 50,000 took (M 64 and M 16, ClickHouse 26.9).
+  grows: core seconds a vector are taken as a power of n through two measured parts. From parts of 2,000 and 8,000
+  vectors (M 64, ClickHouse 26.9) it is 32 % below what parts of 34,000 took and 20 % below one of 200,000; a line in
+  log n was 51 % and 67 % below.
+- Rescoring reads the granules of its candidates, of a small table nearly all: that costs as much as to scan those rows.
 - A search by the index is a fixed cost and one a part, whatever the rows; an exact one is a fixed cost and one a row.
 - Peak memory of merge and load grows with rows up to `FLAT_ROWS`, and then no more.
 - Costs a row were measured with two vectors of 512 elements; others are scaled by their elements.
@@ -21,6 +23,7 @@ from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES
 from laion_assets.settings import Settings
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.inserting import INSERT_THREADS, PART_ROWS
+from laion_assets.table.search import MAX_LIMIT
 
 FLAT_ROWS = 2 * INSERT_THREADS * PART_ROWS
 """Of a load: each thread of the insert has one part that it writes and one that it gathers."""
@@ -131,18 +134,26 @@ class Model:
         one, many = self.calibration.searches
         queries = self.settings.recall_queries
         kinds = QUERY_KINDS[len(self.settings.dataset.vector_columns)]
-        searches = kinds * len(DEFAULT_GRID) * (queries + (queries + 3) // 4)
         search = Line.through((one.parts, one.report_search), (many.parts, many.report_search)).at(parts)
         true_neighbours = max(cost.true_neighbours / cost.rows for cost in (one, many)) * rows * self.scale
-        return true_neighbours + searches * search + kinds * EXACT_SEARCHES * self.exact_seconds(rows)
+        seconds = true_neighbours + kinds * EXACT_SEARCHES * self.exact_seconds(rows)
+        for setting in DEFAULT_GRID:
+            for asked, answers in ((queries, 10), ((queries + 3) // 4, 100)):
+                candidates = min(setting.multiplier * answers, MAX_LIMIT)
+                seconds += kinds * asked * (search + self._rescoring_seconds(rows, parts, candidates))
+        return seconds
+
+    def _rescoring_seconds(self, rows: int, parts: int, candidates: int) -> float:
+        """Reading the granules that so many candidates of each part fall into, if they fall anywhere."""
+        granules = max(1.0, rows / parts / self.settings.index_granularity)
+        read = rows * (1 - (1 - 1 / granules) ** candidates)
+        return self.exact_seconds(round(read)) - self.exact_seconds(0)
 
     def _core_seconds_a_vector(self, rows: int) -> float:
-        """On the line in log n through both parts; below the small one in proportion to log n, so never below 0."""
+        """The power of n that meets both parts, and never falls."""
         small, large = self.calibration.indexes
-        if rows <= small.rows:
-            return _a_vector(small) * math.log2(rows) / math.log2(small.rows)
-        a_doubling = max(0.0, _a_vector(large) - _a_vector(small)) / math.log2(large.rows / small.rows)
-        return _a_vector(small) + a_doubling * math.log2(rows / small.rows)
+        power = math.log(_a_vector(large) / _a_vector(small)) / math.log(large.rows / small.rows)
+        return float(_a_vector(small) * (rows / small.rows) ** max(0.0, power))
 
     @cached_property
     def _other_parameters(self) -> float:

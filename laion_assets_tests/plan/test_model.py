@@ -40,12 +40,11 @@ def test_memory_of_a_load_stops_growing_where_an_insert_is_cut_in_pieces(model: 
     assert model.shard_peak_bytes(FLAT_ROWS) == model.shard_peak_bytes(1_000_448)
 
 
-def test_an_index_costs_n_log_n(model: Model) -> None:
-    # 1 ms a vector of 2^10, 1.2 ms of 2^12: 0.1 ms each time the part has twice the rows.
-    for rows in (1_024, 4_096, 2**20):
-        assert model.index_core_seconds(rows) == pytest.approx(2 * rows * (1e-3 + 1e-4 * (math.log2(rows) - 10)))
-    assert model.index_core_seconds(512) == pytest.approx(2 * 512 * 1e-3 * 9 / 10), "smaller parts: by log n alone"
-    assert model.index_core_seconds(0) == model.index_core_seconds(1) == 0
+def test_a_vector_of_an_index_costs_a_power_of_the_rows_of_its_part(model: Model) -> None:
+    # 1 ms a vector of 2^10, 1.2 ms of 2^12: 1.2 times each time the part has four times the rows.
+    for rows in (256, 1_024, 4_096, 2**20):
+        assert model.index_core_seconds(rows) == pytest.approx(2 * rows * 1e-3 * 1.2 ** (math.log2(rows / 1_024) / 2))
+    assert model.index_core_seconds(0) == 0
 
 
 def test_the_memory_of_an_index_is_the_formula_of_the_table_room(model: Model) -> None:
@@ -74,6 +73,17 @@ def test_a_recall_report_asks_every_query_at_every_setting_and_reads_all_rows(mo
     few, many = (Model(model.calibration, one).recall_seconds(80_000, 4) for one in (settings, model.settings))
     assert many > 5 * (few - 8.0) > 0
     assert model.recall_seconds(0, 0) == 0
+
+
+def test_a_recall_report_pays_for_the_rows_that_rescoring_reads(model: Model) -> None:
+    """Eight settings a kind rescore. Of coarse granules they read nearly all rows, as a scan does."""
+    coarse, fine = (
+        Model(model.calibration, model.settings.model_copy(update={"index_granularity": rows})) for rows in (8_192, 1)
+    )
+    rows, queries = 400_000, model.settings.recall_queries
+    scan = model.exact_seconds(rows) - model.exact_seconds(0)
+    apart = coarse.recall_seconds(rows, 4) - fine.recall_seconds(rows, 4)
+    assert 0.8 < apart / (5 * 8 * 1.25 * queries * scan) < 1
 
 
 def test_wider_vectors_cost_by_their_elements(settings: Settings, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_what_the_cache_counts_for_small_graphs_is_reckoned_with(db: Database) -
     assert sizes.graphs == 4
     before = counted_by_cache(db)
     for by in ("image", "text"):
-        index_use(db, vector_of(db, 3, by), SearchRequest(by=by))  # type: ignore[arg-type]
+        index_use(db, vector_of(db, 3, by), SearchRequest(by=by))
     counted = counted_by_cache(db) - before
     assert 4 * 16 * 2**20 <= counted <= cache_bytes(sizes.bytes_in_memory, sizes.graphs)
 
