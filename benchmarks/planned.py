@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import threading
 import time
@@ -95,12 +96,14 @@ class _DiskWatch(threading.Thread):
     def run(self) -> None:
         """Until the block ends."""
         while not self._ended.wait(LOOK_SECONDS):
-            self._most = max(self._most, _bytes_of(self._folder))
+            # Folders of parts come and go while they are looked at.
+            with contextlib.suppress(OSError):
+                self._most = max(self._most, _bytes_of(self._folder))
 
     @property
     def peak(self) -> int:
         """The most bytes that were added."""
-        return self._most - self._before
+        return max(self._most - self._before, self.left)
 
     @property
     def left(self) -> int:
