@@ -3,8 +3,8 @@
 - A stage of a shard's run is a fixed cost and one a row: the line through two measured shards.
 - Building an HNSW graph of n vectors takes about n·log n steps, and more of them miss the processor's caches as it
   grows: core seconds a vector are taken as a power of n through two measured parts. From parts of 2,000 and 8,000
-  vectors (M 64, ClickHouse 26.9) it is 32 % below what parts of 34,000 took and 20 % below one of 200,000; a line in
-  log n was 51 % and 67 % below.
+  vectors (M 64, ClickHouse 26.9) it is 18 % below what parts of 34,000 took and 20 % below one of 200,000; a line in
+  log n was 42 % and 67 % below.
 - Rescoring reads the granules of its candidates, of a small table nearly all: that costs as much as to scan those rows.
 - A search by the index is a fixed cost and one a part, whatever the rows; an exact one is a fixed cost and one a row.
 - Peak memory of merge and load grows with rows up to `FLAT_ROWS`, and then no more.
