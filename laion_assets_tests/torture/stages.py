@@ -28,7 +28,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "remove raw files": [(store.ShardStore, "remove_raw")],
     "open the engine": [(connect, "_open_embedded")],
     "make staging": [(load, "create_table"), (load, "drop_stale_staging"), (load, "create_staging")],
-    "insert": [(load, "_insert")],
+    "insert": [(load, "insert_file")],
     "merge parts": [(load, "_make_one_part")],
     "check staged rows": [(load, "check_equal_to_file")],
     "drop staging": [(load, "drop_staging")],
