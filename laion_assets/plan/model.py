@@ -23,7 +23,6 @@ from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES
 from laion_assets.settings import Settings
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.inserting import INSERT_THREADS, PART_ROWS
-from laion_assets.table.search import MAX_LIMIT
 
 FLAT_ROWS = 2 * INSERT_THREADS * PART_ROWS
 """Of a load: each thread of the insert has one part that it writes and one that it gathers."""
@@ -139,7 +138,7 @@ class Model:
         seconds = true_neighbours + kinds * EXACT_SEARCHES * self.exact_seconds(rows)
         for setting in DEFAULT_GRID:
             for asked, answers in ((queries, 10), ((queries + 3) // 4, 100)):
-                candidates = min(setting.multiplier * answers, MAX_LIMIT)
+                candidates = answers * setting.multiplier_for(answers)
                 seconds += kinds * asked * (search + self._rescoring_seconds(rows, parts, candidates))
         return seconds
 

@@ -29,14 +29,17 @@ class SearchSettings:
     def pairs(self, limit: int = 10) -> tuple[tuple[str, object], ...]:
         """For `SearchRequest.settings` of a search of this limit, within ClickHouse's 1,000 candidates a search."""
         plain = ("hnsw_candidate_list_size_for_search", self.ef)
-        multiplier = min(self.multiplier, max(1, MAX_LIMIT // limit))
         if not self.multiplier:
             return (plain, ("vector_search_with_rescoring", 0))
         return (
             plain,
             ("vector_search_with_rescoring", 1),
-            ("vector_search_index_fetch_multiplier", float(multiplier)),
+            ("vector_search_index_fetch_multiplier", float(self.multiplier_for(limit))),
         )
+
+    def multiplier_for(self, limit: int) -> int:
+        """Candidates a neighbour for a search of this limit, within the same bound; 0 without rescoring."""
+        return min(self.multiplier, max(1, MAX_LIMIT // limit))
 
     def __str__(self) -> str:
         return f"ef {self.ef}" + (f", rescoring × {self.multiplier}" if self.multiplier else "")

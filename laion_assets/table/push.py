@@ -34,17 +34,17 @@ def push_file(
     """
 
     def push(groups: list[int]) -> int:
-        return _push_groups(db, staging, merged, columns, groups, f"{query_id}-{groups[0]}")
+        return _push_groups(db, staging, merged, columns, groups, footer, f"{query_id}-{groups[0]}")
 
-    with reading(merged) as source, pq.ParquetFile(source) as file:
-        parts = _row_groups_of_parts(file.metadata)
+    with reading(merged) as source:
+        footer = pq.read_metadata(source)
     pushing = ThreadPoolExecutor(inserting.INSERT_THREADS, thread_name_prefix="push")
     try:
         with killing(db, query_id):
-            for part in as_completed([pushing.submit(push, groups) for groups in parts]):
+            for part in as_completed([pushing.submit(push, groups) for groups in _row_groups_of_parts(footer)]):
+                rows = part.result()
                 if inserted is not None:
-                    inserted(part.result())
-                part.result()
+                    inserted(rows)
     finally:
         pushing.shutdown(cancel_futures=True)
 
@@ -63,10 +63,16 @@ def _row_groups_of_parts(footer: pq.FileMetaData) -> list[list[int]]:
 
 
 def _push_groups(
-    db: Database, staging: str, merged: MergedShard, columns: list[str], groups: list[int], query_id: str
+    db: Database,
+    staging: str,
+    merged: MergedShard,
+    columns: list[str],
+    groups: list[int],
+    footer: pq.FileMetaData,
+    query_id: str,
 ) -> int:
     """Sends these row groups as one stream; their rows."""
-    with reading(merged) as source, pq.ParquetFile(source) as file:
+    with reading(merged) as source, pq.ParquetFile(source, metadata=footer) as file:
         # The next batch is decoded while the one before is compressed and sent.
         batches = read_ahead(file.iter_batches(PUSH_BATCH_ROWS, row_groups=groups, columns=columns))
         stream = _ArrowStream(batches, columns, merged.shard, db.settings.compression)

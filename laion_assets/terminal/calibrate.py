@@ -57,7 +57,7 @@ IndexCosts = tuple[IndexCost, SearchCost, ExactCost]
 class Sizes:
     """Rows of the sample shards, and rows that are indexed: as one part, and as `INDEX_PARTS`.
 
-    The large shard is nearly as many rows as an insert's statement takes (131,072), where memory stops growing.
+    The large shard is nearly as many rows as a load's memory grows with (131,072, `FLAT_ROWS`).
     """
 
     small: int = 10_000
