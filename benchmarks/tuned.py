@@ -11,7 +11,7 @@ from benchmarks.search_data import sample_table
 from benchmarks.search_tables import KINDS, NAMES, exact_ms, named
 from laion_assets.dataset import load_dataset
 from laion_assets.recall.figures import Measurement
-from laion_assets.recall.tuning import PAGE_PARAMETERS, TRIAL_GRID, Trial, TuningPlan, tune
+from laion_assets.recall.tuning import PAGE_PARAMETERS, TRIAL_GRID, FormTrial, Trial, TuningPlan, tune
 from laion_assets.table.connect import Database
 from laion_assets.table.index import IndexParameters
 
@@ -32,6 +32,8 @@ HEAD = [
     *(f"{NAMES[kind]}: settings, recall@10, ms (exact ms)" for kind in KINDS), "times faster, least", "holds",
 ]  # fmt: skip
 
+FORMS_HEAD = ["rows × partitions", "stored as", "bytes on disk a row", "recall@10", "p50 ms", ""]
+
 
 def main(arguments: list[str] | None = None) -> Section:
     """`python -m benchmarks tuned`."""
@@ -46,6 +48,7 @@ def main(arguments: list[str] | None = None) -> Section:
     )  # fmt: skip
     options.add_argument("--granularities", type=int, nargs="+", default=[512, 64], help="rows a granule")
     options.add_argument("--page-rows", type=int, default=200_000, help="no reference is built above so many rows")
+    options.add_argument("--other-forms", action="store_true", help="also scan what ClickHouse has beside HNSW")
     options.add_argument("--queries", type=int, default=50)
     given = options.parse_args(arguments)
     about = ABOUT.format(queries=given.queries, target=TARGET, page=PAGE_PARAMETERS)
@@ -54,26 +57,37 @@ def main(arguments: list[str] | None = None) -> Section:
         reported("tuned", about, given) as report,
         sample_table(report.scratch, rows, PAGE_PARAMETERS, report.say) as db,
     ):
-        table = [HEAD]
+        table, forms = [HEAD], [FORMS_HEAD]
         for one in given.shapes:
-            _try_shape(report, db, one, given, table)
+            _try_shape(report, db, one, given, table, forms)
     return report.section
 
 
 def _try_shape(
-    report: GrowingReport, db: Database, one: tuple[int, int], given: argparse.Namespace, table: list[list[str]]
+    report: GrowingReport,
+    db: Database,
+    one: tuple[int, int],
+    given: argparse.Namespace,
+    table: list[list[str]],
+    forms: list[list[str]],
 ) -> None:
     """The reference, then the tuned parameters at every granularity; the report is written after each build."""
     rows, partitions = one
+    other_forms = given.other_forms
     reference: Trial | None = None
     for granularity in given.granularities:
         with_reference = granularity == given.granularities[0] and rows <= given.page_rows
         for parameters in [*([PAGE_PARAMETERS] if with_reference else []), *given.parameters]:
             report.say(f"{rows:,} rows × {partitions}: {parameters}, granularity {granularity}")
             plan = TuningPlan(
-                rows, partitions, [parameters], [granularity], TRIAL_GRID, given.queries, other_forms=False
+                rows, partitions, [parameters], [granularity], TRIAL_GRID, given.queries, other_forms=other_forms
             )
-            (trial,) = tune(db, plan, log=report.say).trials
+            tuning = tune(db, plan, log=report.say)
+            (trial,) = tuning.trials
+            if tuning.forms:
+                forms += [_form_row(one, form) for form in tuning.forms]
+                report.table("Without HNSW, every row scanned, image→image", forms)
+            other_forms = False
             table.append(_row(one, trial))
             report.table("Trials", table)
             report.raw(f"{rows}x{partitions}, {trial}", asdict(trial))
@@ -120,6 +134,19 @@ def _row(one: tuple[int, int], trial: Trial) -> list[str]:
         f"{faster:.1f}",
         f"no: {', '.join(broken)}" if broken else "yes",
     ]
+
+
+def _form_row(one: tuple[int, int], form: FormTrial) -> list[str]:
+    if form.recall is None or form.latency is None:
+        found = ["–", "–", "–", f"refused: {form.refused}"]
+    else:
+        found = [
+            f"{form.bytes_a_vector:,.0f}",
+            f"{form.recall.mean:.3f}",
+            f"{form.latency.p50:.1f}",
+            "experimental" if form.experimental else "",
+        ]
+    return [f"{one[0]:,} × {one[1]}", form.name, *found]
 
 
 def worst_recall(trial: Trial) -> float:
