@@ -21,7 +21,7 @@ from laion_assets.table.search import SearchRequest, search
 from laion_assets.table.trial import trial_table
 
 PLAIN = SearchSettings(64)
-GRID = (PLAIN, SearchSettings(128), SearchSettings(256), SearchSettings(512), SearchSettings(256, multiplier=5))
+GRID = (PLAIN, *(SearchSettings(ef) for ef in (128, 256, 512, 1024)), SearchSettings(256, multiplier=5))
 TARGET = 0.95
 GOALS = {1: 10.0, 5: 5.0}
 """Times faster than exact search, by partitions."""

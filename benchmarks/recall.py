@@ -20,11 +20,9 @@ from laion_assets.table.cover import index_sizes
 from laion_assets.table.index import IndexParameters, build_indexes
 
 GRID = (
-    *(SearchSettings(ef) for ef in (64, 128, 256, 512)),
-    SearchSettings(64, multiplier=5),
-    SearchSettings(256, multiplier=5),
-    SearchSettings(256, multiplier=20),
-    SearchSettings(256, multiplier=90),
+    *(SearchSettings(ef) for ef in (64, 128, 256, 512, 1024, 2048)),
+    *(SearchSettings(ef, multiplier=5) for ef in (64, 256, 1024, 2048)),
+    *(SearchSettings(2048, multiplier) for multiplier in (20, 90)),
 )
 
 TARGET, TARGETS = 0.95, {"image_to_image": 0.99}

@@ -36,12 +36,13 @@ DEFAULT_PARAMETERS = (
     IndexParameters("b1", 16, 64),
 )
 
-TRIAL_GRID = tuple(
-    SearchSettings(ef, multiplier)
-    for multiplier in (0, 5, 20, 90)
-    for ef in ((64, 256, 512) if not multiplier else (256,))
+TRIAL_GRID = (
+    *(SearchSettings(ef) for ef in (64, 256, 512, 1024, 2048)),
+    *(SearchSettings(ef, multiplier) for multiplier in (2, 5) for ef in (512, 1024, 2048)),
+    *(SearchSettings(2048, multiplier) for multiplier in (20, 90)),
 )
-"""Search settings of a trial: what decides is the number of candidates that are rescored."""
+"""Search settings of a trial: ef_search decides what the graph finds, and the number of candidates that are rescored
+how much comes back of what few bits lose."""
 
 GROWTH = 0.16
 """Core-seconds a row grow with the rows of a part to this power: 1.57 times from 60,000 to a million, as measured."""
