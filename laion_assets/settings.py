@@ -193,6 +193,13 @@ class Settings(BaseSettings):
             raise ValueError("a name in ClickHouse is letters, digits and underscores, and starts with no digit")
         return name
 
+    @field_validator("table")
+    @classmethod
+    def _is_no_staging_table(cls, table: str) -> str:
+        if "_staging_" in table:
+            raise ValueError("a name with _staging_ is that of a staging table, which the next load would remove")
+        return table
+
     @field_validator("vector_codec")
     @classmethod
     def _codec_is_a_codec(cls, codec: str) -> str:

@@ -182,7 +182,8 @@ def node_settings(settings: Settings, node: Node) -> Settings:
         url = parts._replace(netloc=f"{user}{mark}{host}{port}").geturl()
     changed = {"clickhouse": SecretStr(url), "cluster": None, "table": local_table(settings)}
     copy = settings.model_copy(update=changed)
-    copy.__dict__.pop("clickhouse_url", None)  # a cached property, of the URL before
+    for cached in ("clickhouse_url", "compression"):  # of the URL before
+        copy.__dict__.pop(cached, None)
     return copy
 
 

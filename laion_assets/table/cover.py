@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import partitions
+from laion_assets.table.scratch import scratch_table
 
 INDEXES = {"image_embedding": "image_index", "text_embedding": "text_index"}
 """The index over each vector column."""
@@ -125,19 +126,15 @@ def index_sizes(cover: list[PartitionCover]) -> IndexSizes:
 def probe_table(db: Database) -> Iterator[str]:
     """An empty table of the same columns and indexes, by its unquoted name; removed at the end.
 
-    Its name is that of a staging table: one that a killed process left goes with the next load, and with it the links
-    to parts that have been replaced since.
+    One that a killed process left holds links to parts that may have been replaced since: it goes with the next load,
+    or the next scratch table.
     """
-    name = f"{db.settings.table}_staging_probe"
-    quoted = db.name_of(name)
-    db.command(f"DROP TABLE IF EXISTS {quoted} SYNC")
-    # A plain MergeTree, also where the table is replicated: it lives for a second, on this replica.
-    db.command(f"CREATE TABLE {quoted} AS {db.table} ENGINE = MergeTree PARTITION BY shard ORDER BY id")
-    try:
+    with scratch_table(db, "probe") as name:
+        quoted = db.name_of(name)
+        # A plain MergeTree, also where the table is replicated: it lives for a second, on this replica.
+        db.command(f"CREATE TABLE {quoted} AS {db.table} ENGINE = MergeTree PARTITION BY shard ORDER BY id")
         db.command(f"SYSTEM STOP MERGES {quoted}")
         yield name
-    finally:
-        db.command(f"DROP TABLE IF EXISTS {quoted} SYNC")
 
 
 def _sizes_of(db: Database, probe: str, shard: int, names: list[str]) -> dict[str, tuple[int, int]]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from clickhouse_connect.driver.binding import quote_identifier
 
 from laion_assets.settings import Settings
+from laion_assets.table.schema import local_table
 from laion_assets.table.server import Address
 
 SYSTEM_TABLES = (
@@ -31,12 +32,22 @@ class Grant(NamedTuple):
         return f"GRANT {self.privileges} ON {self.on} TO {quote_identifier(user)}"
 
 
+CLUSTER_GRANTS = (
+    Grant("CLUSTER", "*.*", "makes tables and indexes on every node (ON CLUSTER)"),
+    Grant("REMOTE", "*.*", "asks every node: cluster() and clusterAllReplicas()"),
+    Grant("SELECT", "system.clusters", "looks at the nodes"),
+)
+"""What a cluster needs besides."""
+
+
 def search_grants(settings: Settings) -> list[Grant]:
     """For a user who only searches."""
     database, table = _names(settings)
+    local = quote_identifier(local_table(settings))
     system = ["tables", "columns", "parts", "events", "databases", "settings"]
     return [
         Grant("SELECT", f"{database}.{table}", "searches"),
+        *([Grant("SELECT", f"{database}.{local}", "searches each node's rows")] if local != table else []),
         *(Grant("SELECT", f"system.{name}", "looks at the table's shape and parts") for name in system),
     ]
 
@@ -45,12 +56,14 @@ def load_grants(settings: Settings) -> list[Grant]:
     """For the user of LAION_CLICKHOUSE: all commands and assets. Staging tables stand beside the table."""
     database, _ = _names(settings)
     everything = f"{database}.*"
-    place = settings.clickhouse_merged or ""
+    place = settings.clickhouse_merged or settings.store or ""
     source = SOURCES.get(place.partition("://")[0], "FILE") if "://" in place else "FILE"
+    engines = ["MergeTree"] if settings.cluster is None else ["MergeTree", "ReplicatedMergeTree", "Distributed"]
     return [
         Grant("CREATE DATABASE", everything, "makes the database where it is not there"),
         Grant("CREATE TABLE, DROP TABLE", everything, "makes the table; makes and drops staging and scratch tables"),
-        Grant("TABLE ENGINE", "MergeTree", "is asked for where table_engines_require_grant is set"),
+        *(Grant("TABLE ENGINE", one, "is asked for where table_engines_require_grant is set") for one in engines),
+        *([] if settings.cluster is None else CLUSTER_GRANTS),
         Grant("SELECT, INSERT", everything, "loads, checks and searches"),
         Grant("ALTER DELETE", everything, "swaps and drops partitions"),
         Grant(

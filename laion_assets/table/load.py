@@ -14,12 +14,8 @@ from laion_assets.table.connect import Database
 from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.inserting import Rows
 from laion_assets.table.mutations import POLL_SECONDS
-from laion_assets.table.schema import (
-    create_staging,
-    create_table,
-    drop_staging,
-    drop_stale_staging,
-)
+from laion_assets.table.schema import create_staging, create_table, drop_staging
+from laion_assets.table.scratch import drop_stale_staging
 from laion_assets.table.transfer import choose_transfer, insert_file, release_memory
 from laion_assets.table.verify import check_equal_to_file
 
@@ -86,8 +82,7 @@ def load_partition(
         with timer("check"):
             figures = check_equal_to_file(db, staging, merged, in_file.result())
         with timer("replace"):
-            _require_room(db, merged.shard)
-            db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {merged.shard} FROM {staging}")
+            _swap_in(db, staging, merged.shard)
     release_memory(db)
     size = _one_active_part(db, db.settings.table, merged.shard)
     return LoadedPartition(merged.shard, figures.rows, size, figures.fingerprint, timer.seconds, str(transfer))
@@ -115,6 +110,11 @@ def _staging(db: Database, shard: int) -> Iterator[str]:
         drop_staging(db, shard)
         raise
     drop_staging(db, shard)
+
+
+def _swap_in(db: Database, staging: str, shard: int) -> None:
+    _require_room(db, shard)
+    db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {shard} FROM {staging}")
 
 
 def _make_one_part(db: Database, staging: str, shard: int) -> None:

@@ -18,6 +18,9 @@ after its last row was read, so that only an engine that does not work at all is
 
 RECONNECT_SECONDS = 2.0
 
+SHOWN_SECONDS = 60.0
+"""How long a replica may take to show a mutation that Keeper has. A table without replicas shows it at once."""
+
 RowsRead = Callable[[int], None]
 """Called with the rows that the mutation has read so far in the partition that it works on."""
 
@@ -112,12 +115,26 @@ class Mutation:
 def start_mutation(db: Database, commands: list[str]) -> Mutation | None:
     """Starts one ALTER of the table with these commands and does not wait for it; None when it is done already.
 
-    Its id is that of the newest mutation with such a command, which was not there before.
+    Its id is that of the newest mutation with such a command, which was not there before. A replicated table shows a
+    mutation only once its replica has heard of it from Keeper: it is waited for. Raises `TableError` where it never
+    shows.
     """
     earlier = {mutation.id for mutation in _mutations(db, commands, only_unfinished=False)}
     db.command(f"ALTER TABLE {db.table} {', '.join(commands)}", settings={"mutations_sync": 0, "alter_sync": 0})
-    started = [mutation for mutation in _mutations(db, commands) if mutation.id not in earlier]
-    return started[-1] if started else None
+    until = time.monotonic() + SHOWN_SECONDS
+    while True:
+        started = [one for one in _mutations(db, commands, only_unfinished=False) if one.id not in earlier]
+        if started:
+            unfinished = {one.id for one in _mutations(db, commands)}
+            return started[-1] if started[-1].id in unfinished else None
+        if time.monotonic() >= until:
+            raise TableError(
+                db.subject,
+                found=f"no mutation in system.mutations {SHOWN_SECONDS:g} s after {', '.join(commands)}",
+                expected="the one that was started",
+                advice="see whether the replica is read-only or behind (system.replicas), then start again",
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def unfinished_mutations(db: Database) -> list[Mutation]:

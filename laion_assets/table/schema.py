@@ -132,22 +132,6 @@ def drop_staging(db: Database, shard: int) -> None:
     db.command(f"DROP TABLE IF EXISTS {staging_name(db, shard)} SYNC")
 
 
-def drop_stale_staging(db: Database) -> list[str]:
-    """Removes all staging tables that killed processes left; their names.
-
-    Only in the embedded engine, where nobody else can be loading while we hold its folder.
-    """
-    if not db.embedded:
-        return []
-    stale = db.rows(
-        "SELECT name FROM system.tables WHERE database = {database:String} AND startsWith(name, {prefix:String})",
-        parameters={"database": db.database, "prefix": f"{db.settings.table}_staging_"},
-    )
-    for (name,) in stale:
-        db.command(f"DROP TABLE IF EXISTS {db.name_of(str(name))} SYNC")
-    return [str(name) for (name,) in stale]
-
-
 def partitions(db: Database) -> list[PartitionState]:
     """Every loaded partition, by shard; none when there is no table.
 

@@ -12,6 +12,7 @@ from laion_assets.errors import TableError
 from laion_assets.table.connect import Database
 from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, create_table
+from laion_assets.table.scratch import scratch_table
 from laion_assets.table.search import vector_sql
 from laion_assets.table.vectors import Ids, Vectors
 
@@ -68,20 +69,14 @@ def trial_table(
 ) -> Iterator[Database]:
     """A scratch table of `rows` drawn rows in equal partitions of one part each, as a database of its own.
 
-    Everything that works on the table works on it, with these index parameters. It is removed at the end, and one that
-    a killed process left at the beginning, or by the next load, as its name is that of a staging table. Raises
+    Everything that works on the table works on it, with these index parameters. It is removed at the end. Raises
     `TableError`.
     """
-    trial = with_parameters(
-        db, parameters, table=f"{db.settings.table}_staging_trial", index_granularity=index_granularity
-    )
-    db.command(f"DROP TABLE IF EXISTS {trial.table} SYNC")
-    try:
+    with scratch_table(db, "trial") as name:
+        trial = with_parameters(db, parameters, table=name, index_granularity=index_granularity)
         create_table(trial)
         _fill(db, trial, rows, partitions, seed)
         yield trial
-    finally:
-        db.command(f"DROP TABLE IF EXISTS {trial.table} SYNC")
 
 
 def with_parameters(db: Database, parameters: IndexParameters, **settings: object) -> Database:

@@ -68,6 +68,16 @@ def test_the_printed_grants_suffice_for_everything_and_a_searcher_needs_fewer(tm
             load_sample(settings, {0: 100})
 
 
+def test_a_cluster_and_a_bucket_need_more() -> None:
+    settings = SETTINGS.model_copy(update={"cluster": "ours", "store": "s3://bucket/laion"})
+    load, searches = ({str(grant.statement("u")) for grant in of(settings)} for of in (load_grants, search_grants))
+    for needed in ("CLUSTER ON *.*", "REMOTE ON *.*", "SELECT ON system.clusters", "S3 ON *.*"):
+        assert f"GRANT {needed} TO `u`" in load
+    assert {"GRANT TABLE ENGINE ON ReplicatedMergeTree TO `u`", "GRANT TABLE ENGINE ON Distributed TO `u`"} <= load
+    assert "GRANT SELECT ON `granted`.`laion_local` TO `u`" in searches
+    assert not any("CLUSTER" in grant.privileges for grant in load_grants(SETTINGS))
+
+
 def test_the_command_prints_them_ready_to_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAION_CLICKHOUSE", f"https://loader:s3cret@host/{DATABASE}")
     shown = CliRunner().invoke(app, ["grants"]).output

@@ -13,11 +13,11 @@ from laion_assets.table.connect import Database, connect
 from laion_assets.table.schema import (
     create_staging,
     create_table,
-    drop_stale_staging,
     partitions,
     require_table,
     table_exists,
 )
+from laion_assets.table.scratch import drop_stale_staging, scratch_table
 from laion_assets_tests.conftest import Transport, assert_one_line, settings_for
 
 PAGE = [
@@ -156,17 +156,29 @@ def test_stale_staging_tables_are_dropped_and_nothing_else(db: Database) -> None
     create_table(db)
     create_staging(db, 3)
     create_staging(db, 17)
+    for name in ("laion_staging_trial_00ff00ff", "laion_staging_trial_00ff00ff_form", "laion_staging_v2"):
+        db.command(f"CREATE TABLE {name} (x UInt8) ENGINE = Memory")
     db.command("CREATE TABLE laion_stage (x UInt8) ENGINE = Memory")
     db.command("CREATE TABLE another_staging_3 (x UInt8) ENGINE = Memory")
-    stale = ["laion_staging_17", "laion_staging_3"]
+    scratch = ["laion_staging_trial_00ff00ff", "laion_staging_trial_00ff00ff_form"]
+    stale = ["laion_staging_17", "laion_staging_3", *scratch]
     if not db.embedded:
         # On a server, others may be loading into them.
         assert drop_stale_staging(db) == []
         assert set(stale) < {str(name) for (name,) in db.rows("SHOW TABLES")}
         return
     assert sorted(drop_stale_staging(db)) == stale
-    assert sorted(str(name) for (name,) in db.rows("SHOW TABLES")) == ["another_staging_3", "laion", "laion_stage"]
+    left = sorted(str(name) for (name,) in db.rows("SHOW TABLES"))
+    assert left == ["another_staging_3", "laion", "laion_stage", "laion_staging_v2"]
     assert drop_stale_staging(db) == []
+
+
+def test_two_scratch_tables_do_not_meet_and_both_go(db: Database) -> None:
+    create_table(db)
+    with scratch_table(db, "probe") as first, scratch_table(db, "probe") as second:
+        assert first != second
+        db.command(f"CREATE TABLE {second} (x UInt8) ENGINE = Memory")
+    assert [str(name) for (name,) in db.rows("SHOW TABLES")] == ["laion"]
 
 
 def test_partitions_count_their_rows_parts_and_bytes(db: Database) -> None:
