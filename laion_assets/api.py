@@ -14,7 +14,15 @@ from laion_assets.errors import SearchError
 from laion_assets.recall.figures import read_search_settings, recall_folder
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.search import By, SearchRequest, SearchResult, checked_by, checked_vector, vector_of
+from laion_assets.table.search import (
+    By,
+    SearchRequest,
+    SearchResult,
+    check_request,
+    checked_by,
+    checked_vector,
+    vector_of,
+)
 from laion_assets.table.search import search as search_table
 
 if TYPE_CHECKING:
@@ -61,8 +69,11 @@ def answer(queries: Sequence[Query], request: SearchRequest, settings: Settings)
     or a model that is absent or of another dimension, `TableError` when there is no table. All queries are checked and
     encoded before the table is opened, since the embedded engine belongs to one process at a time.
     """
+    check_request(request, settings.dataset)
     for query in queries:
         _check(query)
+        if query.vector is not None:
+            checked_vector(query.vector, settings.dataset.dimension)
     started = time.perf_counter()
     vectors, model = _encoded(queries, settings)
     encoded = [query for query in queries if query.text is not None or query.image is not None]
@@ -71,7 +82,7 @@ def answer(queries: Sequence[Query], request: SearchRequest, settings: Settings)
         return [
             Answer(
                 query,
-                search_table(db, _vector(db, query, vector, request.by), _tuned(request, query, settings)),
+                search_table(db, _vector(db, query, vector, request.by), tuned(request, query, settings)),
                 None if vector is None else model,
                 0.0 if vector is None else seconds,
             )
@@ -134,16 +145,18 @@ def frame(result: SearchResult) -> pl.DataFrame:
     return pl.DataFrame([asdict(neighbour) for neighbour in result.neighbours], schema=columns)
 
 
-def _tuned(request: SearchRequest, query: Query, settings: Settings) -> SearchRequest:
+def tuned(request: SearchRequest, query: Query, settings: Settings) -> SearchRequest:
     """The request with the search settings that the recall report named for this kind of query.
 
-    Those that the caller gave stay, and an exact search needs none.
+    Those that the caller gave stay beside the rest of them, and an exact search needs none.
     """
-    if request.exact or request.settings:
+    if request.exact:
         return request
     asked_by = "text" if query.text is not None else request.by if query.like is not None else "image"
     named = read_search_settings(recall_folder(settings)).get(f"{asked_by}_to_{request.by}")
-    return request if named is None else replace(request, settings=named.pairs(request.limit))
+    if named is None:
+        return request
+    return replace(request, settings=tuple((dict(named.pairs(request.limit)) | dict(request.settings)).items()))
 
 
 def _check(query: Query) -> None:

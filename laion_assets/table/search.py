@@ -6,13 +6,14 @@ import json
 import time
 import tokenize
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.dataset import Dataset
 from laion_assets.errors import SearchError, TableError
 from laion_assets.table.condition import DISTANCE, check_condition
 from laion_assets.table.connect import Database
@@ -46,12 +47,17 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The answers, which way they were found, and the seconds that the query took."""
+    """The answers, which way they were found, and the seconds that the query took.
+
+    `too_few` is how many rows of the index's candidates met the condition, where these were too few and all rows were
+    searched instead (`exact` is then true); else None.
+    """
 
     neighbours: list[Neighbour]
     by: By
     exact: bool
     seconds: float
+    too_few: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,24 +75,33 @@ class SearchRequest:
 def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> SearchResult:
     """The rows nearest to `vector`, (dimension,), by cosine distance.
 
+    With a condition the index's candidates are the 1,000 nearest rows of each part; where fewer than `limit` of them
+    meet it, all rows are searched.
+
     Raises `SearchError` for a vector, limit or condition that cannot be, `TableError` when there is no table.
     """
     target = checked_vector(vector, db.settings.dataset.dimension)
-    _check(db, request)
+    check_request(request, db.settings.dataset)
+    if request.where:
+        check_condition(db, request.where)
     started = time.perf_counter()
     try:
-        rows = db.rows(
-            search_sql(db, request, target),
-            settings=search_settings(request),
-            text_as_bytes=True,
-        )
+        rows = _rows(db, request, target)
+        too_few = len(rows) if request.where and not request.exact and len(rows) < request.limit else None
+        if too_few is not None:
+            request = replace(request, exact=True)
+            rows = _rows(db, request, target)
     except TableError:
         # Asked only now: three more queries before each search took as long as the search itself.
         require_table(db)
         raise
     seconds = time.perf_counter() - started
     found = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(rows, start=1)]
-    return SearchResult(found, request.by, request.exact, seconds)
+    return SearchResult(found, request.by, request.exact, seconds, too_few)
+
+
+def _rows(db: Database, request: SearchRequest, target: npt.NDArray[np.float32]) -> list[Sequence[Any]]:
+    return db.rows(search_sql(db, request, target), settings=search_settings(request), text_as_bytes=True)
 
 
 def search_sql(db: Database, request: SearchRequest, vector: npt.NDArray[np.float32]) -> str:
@@ -109,8 +124,14 @@ def vector_sql(vector: npt.NDArray[np.float32]) -> str:
 
 
 def search_settings(request: SearchRequest) -> dict[str, object]:
-    """ClickHouse's settings for a search: read-only, the request's own, and without the index where it is exact."""
+    """ClickHouse's settings for a search: read-only, the request's own, and without the index where it is exact.
+
+    ClickHouse applies a condition to what the index found (post-filtering), so that with one every candidate that it
+    allows is asked for.
+    """
     own = dict(request.settings)
+    if request.where and not request.exact:
+        own["vector_search_index_fetch_multiplier"] = float(MAX_LIMIT // request.limit)
     few_rows = not request.exact and not own.get("vector_search_with_rescoring")
     return {
         "readonly": 2,
@@ -145,7 +166,8 @@ def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.floa
     return target
 
 
-def _check(db: Database, request: SearchRequest) -> None:
+def check_request(request: SearchRequest, dataset: Dataset) -> None:
+    """Raises `SearchError` for a limit that cannot be, or vectors that the dataset does not have."""
     if not 1 <= request.limit <= MAX_LIMIT:
         raise SearchError(
             "limit",
@@ -153,10 +175,8 @@ def _check(db: Database, request: SearchRequest) -> None:
             expected=f"1 to {MAX_LIMIT:,}",
             advice="ClickHouse answers larger ones by scanning everything",
         )
-    if request.by == "text" and not db.settings.dataset.has_text:
-        raise SearchError(f"dataset {db.settings.dataset.name}", found="no text embeddings", expected="by image")
-    if request.where:
-        check_condition(db, request.where)
+    if request.by == "text" and not dataset.has_text:
+        raise SearchError(f"dataset {dataset.name}", found="no text embeddings", expected="by image")
 
 
 def _conditions(request: SearchRequest) -> str:

@@ -77,7 +77,9 @@ def show_search(
     if html is not None:
         notice = f"{settings.dataset.name}: {_notice(settings, answers[0])}"
         write_search_page(html, [(found.query.label, found.result) for found in answers], notice=notice)
-        console.print(f"wrote {html}", soft_wrap=True)
+        # Beside --json, standard output is the JSON's alone.
+        say = Console(stderr=True) if as_json else console
+        say.print(f"wrote {html}", soft_wrap=True, markup=False, highlight=False)
     for found in answers:
         if as_json:
             sys.stdout.write(results_json(found.result, found.query.label) + "\n")
@@ -90,7 +92,8 @@ def _notice(settings: Settings, found: Answer) -> str:
     result = found.result
     encoded = f"encoded by {found.model} in {found.encode_seconds * 1000:.0f} ms; " if found.model else ""
     way = "exact search" if result.exact else _index_way(settings)
-    return f"{encoded}{way} of {result.by}_embedding took {result.seconds * 1000:.0f} ms"
+    why = "" if result.too_few is None else f" (of the index's candidates {result.too_few} met the condition)"
+    return f"{encoded}{way} of {result.by}_embedding took {result.seconds * 1000:.0f} ms{why}"
 
 
 def _index_way(settings: Settings) -> str:

@@ -1,0 +1,84 @@
+"""Searching with a condition by the index: every answer that an exact search has, however few rows meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from laion_assets.api import Query, tuned
+from laion_assets.recall.figures import (
+    Evaluation,
+    KindSummary,
+    Latency,
+    Measurement,
+    Recall,
+    SearchSettings,
+    recall_folder,
+    save_evaluation,
+)
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.index import build_indexes
+from laion_assets.table.search import SearchRequest, SearchResult, search, search_settings, vector_of
+from laion_assets_tests.table.loaded import load_sample, sample_settings
+
+RARE = "cityHash64(url) % 500 = 1"
+"""Of 4,000 rows some 8, of the thousand nearest of each part some 4."""
+
+COMMON = "NSFW = 'UNLIKELY'"
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    settings = sample_settings(tmp_path_factory.mktemp("conditions"), hnsw_m=16, hnsw_ef_construction=64)
+    load_sample(settings, {0: 2500, 1: 1500})
+    with connect(settings) as opened:
+        build_indexes(opened)
+        yield opened
+
+
+def ids(result: SearchResult) -> list[int]:
+    return [neighbour.id for neighbour in result.neighbours]
+
+
+@pytest.mark.parametrize("settings", [(), SearchSettings(64).pairs(), SearchSettings(64, 5).pairs()])
+def test_a_common_condition_is_answered_by_the_index(db: Database, settings: tuple[tuple[str, object], ...]) -> None:
+    vector = vector_of(db, 7, "image")
+    exact = search(db, vector, SearchRequest(exact=True, where=COMMON))
+    by_index = search(db, vector, SearchRequest(where=COMMON, settings=settings))
+    assert len(set(ids(exact)) & set(ids(by_index))) >= 9
+    assert (by_index.exact, by_index.too_few) == (False, None)
+
+
+@pytest.mark.parametrize("limit", [5, 10, 900])
+def test_a_condition_that_few_candidates_meet_is_answered_by_all_rows(db: Database, limit: int) -> None:
+    vector = vector_of(db, 7, "image")
+    exact = search(db, vector, SearchRequest(exact=True, where=RARE, limit=limit))
+    by_index = search(db, vector, SearchRequest(where=RARE, limit=limit))
+    assert ids(by_index) == ids(exact)
+    assert len(ids(exact)) >= 5
+    if by_index.too_few is not None:
+        assert by_index.exact
+        assert by_index.too_few < limit
+    assert limit == 5 or by_index.too_few is not None, "8 rows meet it"
+
+
+def test_without_a_condition_no_more_candidates_are_asked_for(db: Database) -> None:
+    assert "vector_search_index_fetch_multiplier" not in search_settings(SearchRequest())
+    assert search_settings(SearchRequest(where=RARE, limit=1000))["vector_search_index_fetch_multiplier"] == 1.0
+
+
+def test_an_ef_that_is_given_leaves_the_rescoring_that_the_report_chose(db: Database) -> None:
+    chosen = SearchSettings(64, 20)
+    recall, latency = Recall(1.0, 1.0, 1.0, 1.0), Latency(1, 1, 1)
+    save_evaluation(
+        Evaluation(
+            rows=4000, shards=[0, 1], index="i8", target=0.95, tolerance=0, seed=0, exact_seconds=0,
+            exact_from_store=False, seconds=0, kinds=[KindSummary("image_to_image", 1, 0, latency)],
+            measurements=[Measurement("image_to_image", chosen, recall, None, latency)],
+        ),
+        recall_folder(db.settings),
+    )  # fmt: skip
+    own = SearchRequest(settings=(("hnsw_candidate_list_size_for_search", 512),))
+    used = dict(tuned(own, Query(like=7), db.settings).settings)
+    assert used == dict(chosen.pairs()) | {"hnsw_candidate_list_size_for_search": 512}
