@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -47,18 +47,21 @@ def sample(
     folder: Annotated[Path, typer.Argument(help="Where img_emb/, text_emb/ and metadata/ are written.")],
     shards: Annotated[int, typer.Option(min=1, help="How many shards.")] = 4,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a full shard; some are shorter.")] = 20_000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Write sample shards in LAION-400M's layout, whose captions and vectors agree."""
     from rich.progress import Progress
 
+    from laion_assets.shard.storing import store_errors
     from laion_assets.source.sample import sample_row_counts, write_sample
 
-    with Progress(console=console) as progress:
+    with store_errors(f"sample in {folder}"), Progress(console=console) as progress:
         task = progress.add_task("writing", total=sum(sample_row_counts(shards, rows)))
         paths = write_sample(folder, shards, rows, seed=seed, progress=lambda done: progress.advance(task, done))
     console.print(
-        f"{len(paths)} files in {folder}: use them with LAION_DATASET=sample LAION_SOURCE={folder.absolute()}"
+        f"{len(paths)} files in {folder}: use them with LAION_DATASET=sample LAION_SOURCE={folder.absolute()}",
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -139,7 +142,7 @@ def search(
     by: Annotated[str, typer.Option(help="image or text: which vectors are searched.")] = "image",
     limit: Annotated[int, typer.Option(help="How many answers, at most 1000.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Look at every row instead of using the index.")] = False,
-    ef: Annotated[int | None, typer.Option(help="ef_search; else what the recall report named.")] = None,
+    ef: Annotated[int | None, typer.Option(min=1, help="ef_search; else what the recall report named.")] = None,
     where: Annotated[str | None, typer.Option(help="A SQL condition over columns, such as: similarity > 0.35")] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards: 0-9, 3, or 1,4,7-9")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page of the answers to this file.")] = None,
@@ -148,12 +151,13 @@ def search(
 ) -> None:
     """Show the rows nearest to a text, a picture, a row or a vector."""
     from laion_assets.settings import load_settings
+    from laion_assets.terminal.apart import demo_settings
     from laion_assets.terminal.search import Asked, show_search
 
-    overrides: dict[str, Any] = {"dataset_name": "sample", "data_dir": DEMO_FOLDER} if demo_table else {}
+    settings = demo_settings(DEMO_FOLDER.absolute()) if demo_table else load_settings()
     asked = Asked(texts or [], image or [], like, vector, texts_from)
     request = {"by": by, "limit": limit, "exact": exact, "where": where, "shards": shards, "ef": ef}
-    show_search(load_settings(**overrides), asked, request, console, html=html, as_json=as_json)
+    show_search(settings, asked, request, console, html=html, as_json=as_json)
 
 
 @clip_app.command("check")
@@ -164,7 +168,7 @@ def clip_check() -> None:
 
     found = check_clip(load_settings())
     for name, value in asdict(found).items():
-        console.print(f"{name}: {value}", highlight=False)
+        console.print(f"{name}: {value}", highlight=False, markup=False)
     raise typer.Exit(0 if found.passed else 1)
 
 
@@ -194,7 +198,7 @@ def udf_install(
 
     installed = install(load_settings(), scripts, config)
     for path in (*installed.scripts, *installed.configs):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
 
 
 def main() -> None:
@@ -204,9 +208,6 @@ def main() -> None:
     except LaionError as error:
         errors.print(f"laion-assets: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("laion-assets: stopped; the same command goes on where it was", style="yellow")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

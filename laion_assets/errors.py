@@ -75,6 +75,10 @@ class EngineHeldError(TableError):
     """Another process holds the embedded engine's folder."""
 
 
+class CalibrationError(LaionError):
+    """The sample shards that a plan is measured with could not be loaded on this machine."""
+
+
 class ServerUnreachableError(TableError):
     """A ClickHouse server does not answer, or a connection was cut: a later try may do."""
 

@@ -279,6 +279,7 @@ ERRORS: list[tuple[tuple[str, ...], dict[str, str], str]] = [
     (("status",), {"LAION_CLICKHOUSE": f"http://me:{SECRET}@127.0.0.1:9/d"}, "ClickHouse at http://127.0.0.1:9"),
     (("search", "--like", "999999999"), {}, "id 999999999: found no row"),
     (("search", "--like", "5", "--limit", "1001"), {}, "limit: found 1,001"),
+    (("search", "--like", "5", "--limit", "0"), {}, "limit: found 0"),
     (("search", "--like", "5", "--by", "sound"), {}, "expected image or text"),
     (("search", "--like", "5", "--where", "id <"), {}, "expected a SQL condition"),
     (("search", "--vector", "absent.npy"), {}, "vector file absent.npy"),
@@ -341,6 +342,15 @@ def test_the_sample_is_written_where_it_is_wanted(tmp_path: Path, sample_folder:
     assert f"LAION_SOURCE={made}" in result.stdout.replace("\n", "")
 
 
+def test_a_sample_that_cannot_be_written_is_one_line(tmp_path: Path, sample_folder: Path) -> None:
+    workspace = Workspace.made(tmp_path / "sample", sample_folder)
+    (workspace.folder / "file").write_text("")
+    result = workspace.run("sample", "file/below", "--shards", "1", "--rows", "10")
+    assert result.returncode == 2, result
+    assert "sample in file/below: found Not a directory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 SMALL_DEMO = """
 from laion_assets.cli import main
 from laion_assets.terminal import demo
@@ -350,12 +360,16 @@ main()
 """The demo with few rows, since two indexes over 60,000 take a minute."""
 
 
+THEIRS = {"LAION_CLICKHOUSE": "http://127.0.0.1:1/theirs", "LAION_TABLE": "theirs", "LAION_STORE": "s3://theirs"}
+"""A table and a store that are no business of the demo's: nothing answers there, and sample rows would be a loss."""
+
+
 def run_small_demo(folder: Path) -> subprocess.CompletedProcess[str]:
     """The demo in a folder."""
     return subprocess.run(
         [sys.executable, "-c", SMALL_DEMO, "demo", "--folder", str(folder / "demo")],
         cwd=folder,
-        env=Workspace(folder).environment,
+        env=Workspace(folder).environment | THEIRS,
         capture_output=True,
         text=True,
         timeout=400,

@@ -51,7 +51,8 @@ class ClipEncoder:
         Raises `ClipError` when the model cannot be loaded, or gives vectors of another dimension.
         """
         cleaned = [clean_text(text) for text in texts]
-        blocks = [self._checked(self._text.embed(batch, batch_size)) for batch in _batches(cleaned, batch_size)]
+        model = self._text
+        blocks = [self._run("text", model.embed(batch, batch_size)) for batch in _batches(cleaned, batch_size)]
         return self._joined(blocks)
 
     def encode_images(self, images: Iterable[ImageSource], batch_size: int = IMAGE_BATCH) -> Float32Rows:
@@ -62,7 +63,8 @@ class ClipEncoder:
         """
         pictures = (load_image(image) for image in images)
         batches = _batches(pictures, batch_size, lambda batch: sum(one.width * one.height for one in batch))
-        return self._joined([self._checked(self._vision.embed(batch, batch_size)) for batch in batches])
+        model = self._vision
+        return self._joined([self._run("vision", model.embed(batch, batch_size)) for batch in batches])
 
     def encode_text(self, text: str) -> npt.NDArray[np.float32]:
         """The vector of one text, (dimension,)."""
@@ -99,8 +101,20 @@ class ClipEncoder:
         except Exception as error:
             raise _unloadable("vision", folder, error) from error
 
-    def _checked(self, vectors: Iterable[npt.NDArray[np.generic]]) -> Float32Rows:
-        rows: Float32Rows = np.array(list(vectors), dtype=np.float32)
+    def _run(self, half: str, vectors: Iterable[npt.NDArray[np.generic]]) -> Float32Rows:
+        """A model of other inputs loads, such as both halves in one graph, and fails when it is first asked."""
+        try:
+            rows: Float32Rows = np.array(list(vectors), dtype=np.float32)
+        except Exception as error:  # onnxruntime and numpy have no common base for what they raise
+            raise ClipError(
+                f"CLIP model in {self.folder / half}",
+                found=f"a model that fails: {' '.join(str(error).split())[:300]}",
+                expected=f"an ONNX export of the {half} half alone, which gives one vector an input",
+                advice="name the folder of another export in LAION_CLIP_DIR",
+            ) from error
+        return self._checked(rows)
+
+    def _checked(self, rows: Float32Rows) -> Float32Rows:
         if rows.ndim != 2 or rows.shape[1] != self.dimension:
             raise ClipError(
                 f"CLIP model in {self.folder}",

@@ -13,12 +13,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
 
+from laion_assets.errors import CalibrationError
 from laion_assets.health.history import CHAIN, recorded_numbers
 from laion_assets.machine import Machine, StepMeter
 from laion_assets.plan.calibration import (
@@ -35,7 +37,7 @@ from laion_assets.plan.calibration import (
 from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES, Plan, evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.queries import draw_query_sets
-from laion_assets.settings import Settings, load_settings
+from laion_assets.settings import Settings
 from laion_assets.shard.store import scratch_folder
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
@@ -45,6 +47,7 @@ from laion_assets.table.schema import partitions
 from laion_assets.table.search import SearchRequest, search
 from laion_assets.table.trial import trial_table
 from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
+from laion_assets.terminal.apart import settings_apart
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import run_shard, shard_job
 
@@ -77,6 +80,8 @@ INDEX_PARTS = 4
 SEARCHES = 30
 REPORT = Plan(queries=4, queries_at_100=1)
 
+NEEDS = "it needs 2.5 GB of disk in LAION_DATA_DIR and 1.5 GB of memory; `laion-assets plan` begins again"
+
 TOML = 'name = "calibration"\nshards = {shards}\ndimension = 512\n[[sources]]\nurl = "{folder}"\n'
 
 
@@ -105,22 +110,21 @@ def calibrate(settings: Settings, sizes: Sizes = FULL) -> Calibration:
 def _alone(measure: Callable[[Settings, Sizes, Path], Costs], settings: Settings, sizes: Sizes, folder: Path) -> Costs:
     """Measures in a process of its own, which has the memory of nothing else: a load's would count for the index."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, settings, sizes, folder).result()
+        try:
+            return pool.submit(measure, settings, sizes, folder).result()
+        except BrokenProcessPool:
+            raise CalibrationError(
+                "calibration", found="its process was killed, most often for want of memory", advice=NEEDS
+            ) from None
+        except OSError as error:
+            raise CalibrationError("calibration", found=str(error), advice=NEEDS) from error
 
 
 def _own_settings(settings: Settings, sizes: Sizes, folder: Path) -> Settings:
     (folder / "calibration.toml").write_text(TOML.format(shards=len(sizes.shards), folder=folder / "sample"))
-    return load_settings(
-        dataset_name=str(folder / "calibration.toml"),
-        data_dir=folder / "data",
-        source=(),
-        clickhouse=None,
-        cluster=None,
-        store=None,
-        manifest=None,
-        extra_columns=(),
-        keep_raw=False,
-        keep_merged=True,
+    return settings_apart(
+        str(folder / "calibration.toml"),
+        folder / "data",
         hnsw_quantization=settings.hnsw_quantization,
         hnsw_m=settings.hnsw_m,
         hnsw_ef_construction=settings.hnsw_ef_construction,
@@ -143,7 +147,7 @@ def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCo
             with StepMeter() as meter:
                 outcome = run_shard(job, shard, list(CHAIN), instance)
             if outcome.error:
-                raise RuntimeError(outcome.error)
+                raise CalibrationError("calibration", found=outcome.error, advice=NEEDS)
             stages = dict(zip(SHARD_STAGES, (_numbers(instance, asset, shard) for asset in CHAIN), strict=False))
             seconds = {name: step["seconds"] for name, step in stages.items()}
             cores = {name: step["core_seconds"] for name, step in stages.items()}

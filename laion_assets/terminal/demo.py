@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from laion_assets.settings import load_settings
+from laion_assets.shard.storing import store_errors
 from laion_assets.source.sample import sample_row_counts, write_sample
+from laion_assets.terminal.apart import demo_settings
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import load
@@ -20,9 +21,6 @@ SHARDS = 4
 ROWS = 20_000
 """Rows of the demo's full shards: 20,000, 20,000, 7,000 and 13,000, about 250 MB in the table."""
 
-QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 10}
-"""A graph that is built in a fifth of the time that the defaults (M 64, ef_construction 256) take."""
-
 QUERY = "white clock"
 """What the demo searches for: two words that the sample's captions have."""
 
@@ -30,9 +28,10 @@ QUERY = "white clock"
 def run_demo(folder: Path, console: Console) -> bool:
     """Writes the sample where it is not yet, loads it, shows the status and a search; whether all went well."""
     started = time.perf_counter()
-    settings = load_settings(dataset_name="sample", data_dir=folder, source=(), **QUICK)
-    make_instance(folder / "dagster")
-    _write_sample(folder / "sample", console)
+    settings = demo_settings(folder)
+    with store_errors(f"demo in {folder}"):
+        make_instance(folder / "dagster")
+        _write_sample(folder / "sample", console)
     with dagster_instance() as instance:
         console.rule("load: raw files → merged Parquet → checked partitions of a ClickHouse table")
         if not load(settings, list(range(SHARDS)), instance, console, again=False):

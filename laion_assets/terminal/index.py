@@ -91,7 +91,7 @@ def recall_table(evaluation: Evaluation) -> Table:
             kind.kind.replace("_", " "),
             str(chosen.search),
             f"[{style}]{chosen.at_10.mean:.3f}",
-            f"{chosen.latency.p50 * 1000:.1f}" if chosen.latency.p50 < 1 else f"{chosen.latency.p50:.1f}",
-            f"{kind.exact.p50 * 1000:.1f}" if kind.exact.p50 < 1 else f"{kind.exact.p50:.1f}",
+            f"{chosen.latency.p50:.1f}",
+            f"{kind.exact.p50:.1f}",
         )
     return table

@@ -40,20 +40,20 @@ def process_tag() -> dict[str, str]:
 
 def dagster_instance() -> dg.DagsterInstance:
     """The instance of DAGSTER_HOME, else that of this folder when it holds dagster.yaml. Raises `SettingsError`."""
-    home = os.environ.get("DAGSTER_HOME")
-    if home is None and Path("dagster.yaml").is_file():
-        home = str(Path.cwd())
-    if home is None or not (Path(home) / "dagster.yaml").is_file():
+    # Absolute, as Dagster wants it; an empty variable is none, as to Dagster's own commands.
+    named = os.environ.get("DAGSTER_HOME")
+    home = Path(named).expanduser().absolute() if named else Path.cwd()
+    if not (home / "dagster.yaml").is_file():
         raise SettingsError(
             "Dagster instance",
-            found=f"no dagster.yaml in {home or 'this folder'}",
+            found=f"no dagster.yaml in {home if named else 'this folder'}",
             expected="the folder that holds it",
             advice="run this in the project's folder, or set DAGSTER_HOME to it",
         )
-    os.environ["DAGSTER_HOME"] = home
+    os.environ["DAGSTER_HOME"] = str(home)
     # Its storage paths may be relative, as ours are, and mean this folder.
     os.chdir(home)
-    with _alone_in(Path(home)):
+    with _alone_in(home):
         instance = dg.DagsterInstance.get()
         settle_dead_runs(instance)
     return instance

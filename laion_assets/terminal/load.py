@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from laion_assets.assets.location import ProgressOf
 from laion_assets.automation.jobs import load_shards
@@ -96,7 +97,9 @@ def outcome_table(outcomes: list[Outcome]) -> Table:
     for outcome in outcomes:
         result = "[red]failed" if outcome.error else "was loaded" if outcome.skipped else "[green]loaded"
         rate = f"{outcome.rows / outcome.seconds:,.0f}" if outcome.seconds and outcome.rows else ""
-        table.add_row(str(outcome.shard), result, f"{outcome.rows:,}", f"{outcome.seconds:.1f}", rate, outcome.error)
+        table.add_row(
+            str(outcome.shard), result, f"{outcome.rows:,}", f"{outcome.seconds:.1f}", rate, Text(outcome.error)
+        )
     return table
 
 

@@ -18,7 +18,7 @@ WIDE = 110
 
 def print_results(result: SearchResult, console: Console, title: str, notice: str) -> None:
     """A table as wide as the terminal: rank, distance, caption, URL, shard, id; then which way it went."""
-    table = Table(title=Text(title), expand=True)
+    table = Table(title=_shown(title), expand=True)
     table.add_column("", justify="right", no_wrap=True, min_width=2)
     table.add_column("distance", justify="right", no_wrap=True, min_width=8)
     table.add_column("caption", ratio=3, overflow="ellipsis", no_wrap=True)
@@ -37,12 +37,14 @@ def print_results(result: SearchResult, console: Console, title: str, notice: st
 
 def results_json(result: SearchResult, query: str) -> str:
     """One JSON object: `query`, `by`, `exact`, `seconds`, and `neighbours` with their fields."""
-    return json.dumps({"query": query, **asdict(result)}, ensure_ascii=False)
+    text = json.dumps({"query": query, **asdict(result)}, ensure_ascii=False)
+    # What a command line holds that is not UTF-8 comes as lone surrogates, which no terminal or pipe takes.
+    return re.sub(r"[\ud800-\udfff]", "\ufffd", text)
 
 
 def _shown(text: str) -> Text:
     """Text of the crawl in one line: its brackets are no style, and its control codes do not reach the terminal."""
-    return Text(re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", " ".join(text.split())))
+    return Text(re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", " ".join(text.split())))
 
 
 def _largest_id(result: SearchResult) -> int:

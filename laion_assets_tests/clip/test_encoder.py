@@ -89,6 +89,18 @@ def test_broken_model_is_refused(encoder: ClipEncoder, tmp_path: Path) -> None:
             broken.load(kind)
 
 
+def test_a_model_of_other_inputs_is_refused_when_it_is_asked(encoder: ClipEncoder, tmp_path: Path) -> None:
+    shutil.copytree(encoder.folder, tmp_path / "model")
+    text, vision = (tmp_path / "model" / half / "model.onnx" for half in ("text", "vision"))
+    swapped = text.read_bytes()
+    text.write_bytes(vision.read_bytes())
+    vision.write_bytes(swapped)
+    odd = ClipEncoder(tmp_path / "model", 512)
+    for kind in ("text", "image"):
+        with pytest.raises(ClipError, match=r"a model that fails.*half alone"):
+            odd.load(kind)
+
+
 def test_sample_model_is_the_same_every_time(tmp_path: Path) -> None:
     for name in ("first", "second"):
         write_sample_model(tmp_path / name, sample_world())

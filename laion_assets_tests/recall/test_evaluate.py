@@ -160,7 +160,7 @@ def test_the_plan_shrinks_with_the_table() -> None:
     small = plan(250, 400)
     assert (small.queries, small.queries_at_100) == (10, 3)
     assert {one.ef for one in small.grid} == {16, 32, 64, 128, 256, 512}, "256 is less than the 400 rows of a part"
-    assert {one.multiplier for one in small.grid} == {0, 2, 5, 20}, "90 would rescore more candidates than there are rows"
+    assert {one.multiplier for one in small.grid} == {0, 2, 5, 20}, "90 would rescore more than all rows"
     tiny = plan(40)
     assert [str(one) for one in tiny.grid] == ["ef 16", "ef 32", "ef 64"]
     assert plan_for([PartitionState(0, 10**6, 1, 1, 1)], 7).queries == 7, "never more than the setting"

@@ -52,6 +52,17 @@ def test_without_dagster_home_it_is_that_of_this_folder(tmp_path: Path) -> None:
         assert instance.root_directory == str(tmp_path)
 
 
+def test_dagster_home_may_be_relative_and_an_empty_one_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    for folder in (tmp_path, tmp_path / "home"):
+        (folder / "dagster.yaml").write_text(MINIMAL_CONFIG)
+    for named, meant in (("", tmp_path), ("home", tmp_path / "home")):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("DAGSTER_HOME", named)
+        with dagster_instance() as instance:
+            assert instance.root_directory == str(meant)
+
+
 @pytest.mark.parametrize("home", [None, "/nowhere"])
 def test_a_folder_without_dagster_yaml_is_refused_with_what_to_do(
     home: str | None, monkeypatch: pytest.MonkeyPatch

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from laion_assets.errors import DatasetError
+from laion_assets.errors import CalibrationError, DatasetError
 from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_calibration, read_calibration
 from laion_assets.plan.kept import plan_path
 from laion_assets.settings import Settings, load_settings
 from laion_assets.terminal.calibrate import Sizes, calibrate
 from laion_assets.terminal.plan import duration, keep_plan_for, plan_load, print_plan, size
+from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.plan.made_up import calibration
 
 SMALL = Sizes(small=300, large=1_500, index=400)
@@ -46,6 +47,13 @@ def test_a_calibration_runs_the_real_job_and_leaves_nothing_else(tmp_path: Path)
     assert [(index.rows, index.parts) for index in made.indexes] == [(100, 4), (400, 1)]
     assert all(index.core_seconds > 0 and index.memory_bytes_a_vector > 1_024 for index in made.indexes)
     assert all(search.search > 0 and search.report_search > 0 for search in made.searches)
+
+
+def test_a_calibration_that_cannot_load_says_why(tmp_path: Path) -> None:
+    settings = load_settings(dataset_name="sample", data_dir=tmp_path, vector_codec="NoCodec")
+    with pytest.raises(CalibrationError) as caught:
+        calibrate(settings, SMALL)
+    assert_one_line(caught.value, "NoCodec", "GB of disk")
 
 
 def test_a_plan_of_all_of_laion_is_shown_in_plain_words(tmp_path: Path) -> None:

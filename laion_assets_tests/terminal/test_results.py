@@ -66,6 +66,13 @@ def test_no_answers_are_a_table_without_rows() -> None:
     assert "distance" in shown(80, SearchResult([], "text", exact=False, seconds=0.1))
 
 
+def test_what_is_not_utf8_is_shown_with_replacement_marks() -> None:
+    assert results_json(result(), "caf\udce9").encode().startswith(b'{"query": "caf\xef\xbf\xbd"')
+    out = io.StringIO()
+    print_results(result(), Console(file=out, width=80), "caf\udce9\x1b[2J", "notice")
+    assert "caf\ufffd\ufffd[2J" in out.getvalue().encode().decode()
+
+
 def test_json_holds_everything_on_one_line() -> None:
     text = results_json(result(), "near this")
     assert "\n" not in text
