@@ -26,10 +26,11 @@ demo: env ## run the main job on four sample shards: raw, merged, loaded, search
 	@$(BIN)/laion-assets demo
 
 demo-ui: env ## show the demo in Dagster's UI, at http://127.0.0.1:3000
-	@DAGSTER_HOME=$(CURDIR)/data/demo/dagster LAION_DATASET=sample LAION_DATA_DIR=$(CURDIR)/data/demo $(BIN)/dagster dev --port $(PORT)
+	@env $$(env | sed -n 's/^\(LAION_[A-Z_]*\)=.*/-u \1/p') DAGSTER_HOME=$(CURDIR)/data/demo/dagster LAION_DATASET=sample \
+	  LAION_DATA_DIR=$(CURDIR)/data/demo LAION_HNSW_M=16 LAION_HNSW_EF_CONSTRUCTION=64 LAION_RECALL_QUERIES=10 $(BIN)/dagster dev --port $(PORT)
 
-dev: env ## start Dagster's UI on this folder, at http://127.0.0.1:3000 (PORT=3001 for another)
-	@$(BIN)/dagster dev --port $(PORT)
+dev: env ## start Dagster's UI on DAGSTER_HOME, else this folder, at http://127.0.0.1:3000 (PORT=3001 for another)
+	@cd "$(DAGSTER_HOME)" && $(CURDIR)/$(BIN)/dagster dev --workspace $(CURDIR)/workspace.yaml --port $(PORT)
 
 test: env ## run every test
 	@$(BIN)/python -m pytest
@@ -61,7 +62,7 @@ lock: ## write constraints.txt anew from pyproject.toml (needs uv)
 	  uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url \
 	  --all-extras --output-file constraints.txt pyproject.toml -
 
-clean: ## remove .venv, caches, the demo and the data directory's Dagster storage
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo .dagster
+clean: ## remove .venv, caches and the demo; data and Dagster's history of it stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo
 
 .PHONY: help env demo demo-ui dev test torture lint bench screenshots lock clean

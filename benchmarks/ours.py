@@ -42,7 +42,7 @@ def main() -> None:
         report.say(merged_bytes=made.file_bytes, quarantined=made.quarantined)
     if given.step in ("load", "both"):
         with report.phase("load"):
-            merged = read_merged(store.merged_path(SHARD), shard=SHARD)
+            merged = read_merged(store.merged_path(SHARD), dataset=store.dataset, shard=SHARD)
             with connect(settings) as db:
                 loaded = load_partition(db, merged)
         report.say(part_bytes=loaded.bytes_on_disk, load_seconds=loaded.seconds)

@@ -27,7 +27,7 @@ def main() -> None:
     report = StageReport()
     before = _cpu_seconds(given.process)
     with report.phase("load"):
-        merged = read_merged(given.file, shard=SHARD)
+        merged = read_merged(given.file, dataset=settings.dataset, shard=SHARD)
         with connect(settings) as db:
             loaded = load_partition(db, merged)
             if not loaded.transfer.startswith("push" if given.way == "push" else "user_files"):

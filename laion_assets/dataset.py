@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -67,6 +68,15 @@ class SourceLayout(BaseModel):
 
     url: str
     folders: Folders = Folders()
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_taken_apart(cls, url: str) -> str:
+        try:
+            _ = urlsplit(url).port
+        except ValueError:
+            raise ValueError("a URL such as https://…, file:///… or s3://…, or a folder's path") from None
+        return url
 
 
 class Defaults(BaseModel):
@@ -255,10 +265,14 @@ def parse_dataset(text: str, subject: str) -> Dataset:
         ) from error
 
 
-def describe_validation(error: ValidationError) -> str:
-    """Pydantic's findings in one line, each with the field it is about, and without the input (it may be secret)."""
+def describe_validation(error: ValidationError, name: Callable[[str], str] = str) -> str:
+    """Pydantic's findings in one line, each with the field it is about, and without the input (it may be secret).
+
+    `name` says what a field is called to its user.
+    """
     findings = []
     for item in error.errors(include_url=False, include_input=False):
-        place = ".".join(str(step) for step in item["loc"]) or "the whole"
+        field, *deeper = item["loc"] or ("the whole",)
+        place = ".".join([name(str(field)) if item["loc"] else str(field), *map(str, deeper)])
         findings.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(findings)

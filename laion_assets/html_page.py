@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
-from laion_assets.shard.store import placing
+from laion_assets.shard.files import placing
 from laion_assets.table.search import Neighbour, SearchResult
 
 HIDDEN_FLAGS = ("NSFW", "UNSURE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from laion_assets import setting_values
 from laion_assets.dataset import Dataset, Folders, SourceLayout, describe_validation, load_dataset, user_path
 from laion_assets.errors import SettingsError
 
@@ -45,25 +47,16 @@ Compression = Literal["zstd", "lz4", "none"]
 Words = Annotated[tuple[str, ...], NoDecode]
 """Several words in one variable, parted by commas or blanks."""
 
+Sources = Annotated[tuple[Annotated[str, AfterValidator(setting_values.source)], ...], NoDecode]
+Name = Annotated[str, AfterValidator(setting_values.database_object)]
 
-def _is_a_schedule(expression: str) -> str:
-    """Checked by the parser that Dagster itself has a copy of; it also finds days that never come, such as 30 2."""
-    # Imported where a schedule is set: it was a seventh of what importing the code location takes over Dagster.
-    from croniter import CroniterError, croniter
-
-    if len(expression.split()) != 5:
-        raise ValueError("a cron schedule has five fields, for example 0 * * * * for every hour")
-    try:
-        croniter(expression).get_next()
-    except CroniterError as error:
-        raise ValueError(
-            f"no cron schedule: {error}; minute 0-59, hour 0-23, day 1-31, month 1-12 and weekday 0-6"
-        ) from None
-    return expression
-
-
-Cron = Annotated[str, AfterValidator(_is_a_schedule)]
+Cron = Annotated[str, AfterValidator(setting_values.schedule)]
 """When a schedule ticks, in UTC."""
+
+
+def _secret(check: Callable[[str], str]) -> Callable[[SecretStr], SecretStr]:
+    """The same check of what must not be shown."""
+    return lambda value: SecretStr(check(value.get_secret_value()))
 
 
 class Settings(BaseSettings):
@@ -74,19 +67,19 @@ class Settings(BaseSettings):
     )
 
     dataset_name: str = Field(default="laion400m", validation_alias="LAION_DATASET")
-    source: Words = ()
+    source: Sources = ()
     data_dir: Path = Path("data")
-    store: str | None = None
-    store_collection: str | None = None
-    clickhouse: SecretStr | None = None
-    table: str = "laion"
+    store: Annotated[str, AfterValidator(setting_values.bucket)] | None = None
+    store_collection: Name | None = None
+    clickhouse: Annotated[SecretStr, AfterValidator(_secret(setting_values.database))] | None = None
+    table: Annotated[str, AfterValidator(setting_values.table)] = "laion"
 
     keep_raw: bool = False
     keep_merged: bool = True
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     extra_columns: Words = ()
 
-    vector_codec: str = "NONE"
+    vector_codec: Annotated[str, AfterValidator(setting_values.codec)] = "NONE"
     index_granularity: int = Field(default=512, ge=1, le=8192)
     load_shards: int = Field(default=10, ge=1)
     load_cron: Cron = "0 * * * *"
@@ -118,7 +111,7 @@ class Settings(BaseSettings):
     clickhouse_search_seconds: float = Field(default=300.0, ge=1)
     clickhouse_load_seconds: float = Field(default=3600.0, ge=1)
     clickhouse_compression: Compression | Literal["auto"] = "auto"
-    clickhouse_merged: str | None = None
+    clickhouse_merged: Annotated[str, AfterValidator(setting_values.merged_place)] | None = None
     index_cache_bytes: int = Field(default=5 * 2**30, ge=0)
     index_build_threads: int = Field(default=0, ge=0, le=1024)
 
@@ -133,8 +126,8 @@ class Settings(BaseSettings):
 
     clip_dir: Path | None = None
     image_root: Path | None = None
-    alert_webhook: SecretStr | None = None
-    cluster: str | None = None
+    alert_webhook: Annotated[SecretStr, AfterValidator(_secret(setting_values.webhook))] | None = None
+    cluster: Name | None = None
 
     @field_validator("source", "extra_columns", "tuning_granularities", mode="before")
     @classmethod
@@ -148,14 +141,6 @@ class Settings(BaseSettings):
             return value
         pairs = [word.partition("=") for word in re.split(r"[,\s]+", value) if word]
         return {kind: target for kind, _, target in pairs}
-
-    @field_validator("source")
-    @classmethod
-    def _sources_are_urls(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
-        for source in sources:
-            if "://" in source and not re.match(r"[a-z][a-z0-9+.-]*://", source):
-                raise ValueError("a source is a URL such as https://…, file:///… or s3://…, or a folder's path")
-        return sources
 
     @field_validator("extra_columns")
     @classmethod
@@ -172,58 +157,10 @@ class Settings(BaseSettings):
             raise ValueError("a folder on this machine; a bucket for raw and merged files is named in LAION_STORE")
         return folder
 
-    @field_validator("store")
-    @classmethod
-    def _store_is_a_bucket(cls, url: str | None) -> str | None:
-        if url is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/+[A-Za-z0-9._=-]+)*/*", url):
-            raise ValueError(
-                "a store is s3://bucket or s3://bucket/prefix, the prefix of letters, digits and . _ = - /"
-            )
-        return None if url is None else url.rstrip("/")
-
     @field_validator("data_dir", "http_ca_file", "clickhouse_ca_file", "manifest", "clip_dir", "image_root")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else user_path(path).absolute()
-
-    @field_validator("table", "store_collection", "cluster")
-    @classmethod
-    def _is_a_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,100}", name):
-            raise ValueError("a name in ClickHouse is letters, digits and underscores, and starts with no digit")
-        return name
-
-    @field_validator("table")
-    @classmethod
-    def _is_no_staging_table(cls, table: str) -> str:
-        if "_staging_" in table:
-            raise ValueError("a name with _staging_ is that of a staging table, which the next load would remove")
-        return table
-
-    @field_validator("vector_codec")
-    @classmethod
-    def _codec_is_a_codec(cls, codec: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_]+(\(\d+\))?(, ?[A-Za-z0-9_]+(\(\d+\))?)*", codec):
-            raise ValueError("a codec is written as in CODEC(…), for example NONE or ZSTD(3)")
-        return codec
-
-    @field_validator("clickhouse")
-    @classmethod
-    def _clickhouse_is_a_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not _is_database_url(url.get_secret_value()):
-            raise ValueError(
-                "it is chdb:///folder, or http(s)://user:password@host:port/database, "
-                "where a password's / # ? @ are written %2F %23 %3F %40"
-            )
-        return url
-
-    @field_validator("clickhouse_merged")
-    @classmethod
-    def _merged_place_is_one(cls, place: str | None) -> str | None:
-        known = place is None or re.fullmatch(r"(?:(?:s3|gs|https?)://|(?![a-z0-9+.-]*://))[^*?{}'\\\s]+", place)
-        if not known:
-            raise ValueError("it is a folder under the server's user_files, or s3://…, gs://… or http(s)://…")
-        return None if place is None else place.rstrip("/")
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -259,19 +196,6 @@ class Settings(BaseSettings):
         return tuple(SourceLayout(url=url, folders=folders) for url in self.source for folders in layouts)
 
 
-def _is_database_url(url: str) -> bool:
-    """Whether it can be taken apart as it was meant: an unescaped sign of a password would move its end elsewhere."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return False
-    if parts.scheme == "chdb":
-        return True
-    rest = f"{parts.path}{parts.query}{parts.fragment}"
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in rest
-
-
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment, with `overrides` (by field name) on top. Raises `SettingsError`, `DatasetError`.
 
@@ -283,7 +207,7 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         raise SettingsError(
             "settings",
-            found=re.sub(r"(^|; )(\w+)", lambda m: f"{m[1]}{_variable(m[2])}", describe_validation(error)),
+            found=describe_validation(error, name=_variable),
             advice="docs/settings.md lists every variable and its values",
         ) from None
     if not settings.sources:
@@ -297,7 +221,7 @@ def load_settings(**overrides: object) -> Settings:
 
 def _refuse_unknown_variables() -> None:
     """A misspelt variable would leave its setting at the default, and nobody would know."""
-    known = {_variable(field) for field in Settings.model_fields} | {"LAION_DATASET"}
+    known = {_variable(field) for field in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.startswith("LAION_") and name not in known)
     if unknown:
         raise SettingsError(
@@ -309,4 +233,5 @@ def _refuse_unknown_variables() -> None:
 
 
 def _variable(field: str) -> str:
-    return field if field.startswith("LAION_") else f"LAION_{field.upper()}"
+    """The dataset's name is read from LAION_DATASET: pydantic would take LAION_DATASET_NAME, too."""
+    return "LAION_DATASET" if field in ("LAION_DATASET", "dataset_name") else f"LAION_{field.upper()}"

@@ -261,6 +261,39 @@ def test_the_tables_folder_is_in_the_store_whatever_the_stores_name(name: str, t
     assert unquote(parts.netloc + parts.path) == str(tmp_path / name / "clickhouse")
 
 
+def test_folders_are_those_of_where_the_settings_were_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(source=("shards/here", "https://a.example/x"), clickhouse="chdb://table")
+    assert settings.source == (f"{tmp_path}/shards/here", "https://a.example/x")
+    assert settings.clickhouse_url.get_secret_value() == f"chdb://{tmp_path}/table"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LAION_SOURCE", "http://[::1/x", "LAION_SOURCE.0: a source is a URL"),
+        ("LAION_SOURCE", "http://host:99999/x", "LAION_SOURCE.0: a source is a URL"),
+        ("LAION_ALERT_WEBHOOK", "hooks.example/x", "LAION_ALERT_WEBHOOK: a webhook is http(s)://host/"),
+        ("LAION_ALERT_WEBHOOK", "", "LAION_ALERT_WEBHOOK: a webhook is http(s)://host/"),
+        ("LAION_TABLE", "laion_staging_v2", "LAION_TABLE: a name with _staging_"),
+        ("LAION_DATASET_NAME", "laion2b-en", "LAION_DATASET_NAME in the environment"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused_at_once(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert said in refusal().found
+
+
+def test_a_wrong_schedule_names_its_variable_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_LOAD_CRON", "61 * * * *")
+    found = refusal().found
+    assert found.startswith("LAION_LOAD_CRON: no cron schedule")
+    assert "; minute 0-59" in found
+    assert found.count("LAION_") == 1
+
+
 def test_unknown_overrides_are_refused() -> None:
     assert refusal(keep_rawish=True).found == "LAION_KEEP_RAWISH: Extra inputs are not permitted"
 

@@ -15,8 +15,9 @@ from laion_assets.assets.location import (
 )
 from laion_assets.errors import LaionError
 from laion_assets.machine import StepMeter
+from laion_assets.shard.files import remove_file
 from laion_assets.shard.merged import read_merged
-from laion_assets.shard.store import file_exists, remove_file
+from laion_assets.shard.store import file_exists
 from laion_assets.table.cluster import connect_to_partition, table_name
 from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.load import LoadedPartition, load_partition
@@ -46,7 +47,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
         shard = location.shard(context)
         progress = location.progress(context)
         with failing_clearly(), StepMeter() as meter:
-            merged = read_merged(location.store.merged_path(shard), shard=shard)
+            merged = read_merged(location.store.merged_path(shard), dataset=location.store.dataset, shard=shard)
             progress.begin("load", merged.rows, "rows")
             with connect_to_partition(location.settings, shard) as db:
                 loaded = load_partition(
@@ -87,7 +88,7 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
             with connect_to_partition(location.settings, shard) as db:
                 figures = partition_figures(db, db.table, f"shard = {shard}")
                 if file_exists(path):
-                    merged = read_merged(path, shard=shard)
+                    merged = read_merged(path, dataset=location.store.dataset, shard=shard)
                     expected = file_fingerprint(location.settings, merged)
                     compared = vectors_agree(db, merged)
                 else:

@@ -6,7 +6,7 @@ from laion_assets.assets.location import CodeLocation, Metadata, asset, failing_
 from laion_assets.recall.plot import inline_image
 from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings, tune, tuning_folder
 from laion_assets.recall.tuning_report import tuning_markdown, tuning_plot
-from laion_assets.shard.store import replacing
+from laion_assets.shard.files import replacing
 from laion_assets.table.cluster import connect_to_own_rows
 
 

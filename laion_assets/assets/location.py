@@ -121,7 +121,7 @@ def asset_check(
     by_shard: bool = False,
     touches_table: bool = False,
 ) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
-    """Dagster's `asset_check` with what all of ours have in common; one that touches the table is tried again."""
+    """Dagster's `asset_check` with what all of ours have in common; tried again where it could not look."""
     return dg.asset_check(
         asset=asset,
         name=name,
@@ -129,7 +129,7 @@ def asset_check(
         blocking=blocking,
         partitions_def=location.shards if by_shard else None,
         pool=POOL if touches_table else None,
-        retry_policy=IO_RETRY if touches_table else None,
+        retry_policy=IO_RETRY,
     )
 
 
@@ -145,11 +145,13 @@ def failing_clearly() -> Iterator[None]:
 def check_failed(error: LaionError) -> dg.AssetCheckResult:
     """A check's answer when what it looks at is so wrong that it cannot be read.
 
-    Raises `dagster.Failure` where it could not look at all, since another process holds the engine: that says nothing
-    of the data. The step is tried again, then it fails, and the check is neither passed nor failed.
+    Raises `dagster.Failure` where it could not look at all, since another process holds the engine, or a server or a
+    bucket does not answer: that says nothing of the data. The step is tried again, then it fails, and the check is
+    neither passed nor failed.
     """
-    if isinstance(error, EngineHeldError):
-        raise _failure(error) from error
+    failure = _failure(error)
+    if failure.allow_retries:
+        raise failure from error
     return dg.AssetCheckResult(passed=False, description=str(error), metadata={"found": error.found})
 
 

@@ -61,7 +61,9 @@ def merged_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
         def checked(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
             shard = location.shard(context)
             try:
-                return judge(read_merged(location.store.merged_path(shard), shard=shard))
+                return judge(
+                    read_merged(location.store.merged_path(shard), dataset=location.store.dataset, shard=shard)
+                )
             except LaionError as error:
                 return check_failed(error)
 

@@ -11,7 +11,7 @@ from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder, save_evaluation
 from laion_assets.recall.plot import inline_image, recall_plot
 from laion_assets.recall.report import recall_markdown
-from laion_assets.shard.store import replacing
+from laion_assets.shard.files import replacing
 from laion_assets.table.connect import connect
 
 SMALL_ROWS = 100_000

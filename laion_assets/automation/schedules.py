@@ -71,12 +71,14 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="observe_remote_shards",
         job=observe_remote,
         cron_schedule=settings.observe_cron,
+        tags=SCHEDULED,
         description="Looks at the remote files of loaded shards: a changed one shows as a stale partition.",
     )
     report = dg.ScheduleDefinition(
         name="report_load",
         job=report_health,
         cron_schedule=settings.report_cron,
+        tags=SCHEDULED,
         description="Writes `load_report` and evaluates its health checks.",
     )
     return [load_next_shards, retry_failed_shards, observe, report]

@@ -10,7 +10,7 @@ from pathlib import Path
 import laion_assets
 from laion_assets.clip.ready import ready_model
 from laion_assets.settings import Settings
-from laion_assets.shard.store import replacing
+from laion_assets.shard.files import replacing
 from laion_assets.table.functions import function_folders
 
 POOL_SIZE = 2

@@ -12,7 +12,8 @@ from laion_assets.plan.calibration import SHARD_STAGES
 from laion_assets.plan.kept import Compared, Happened, compare, plan_path, read_plan
 from laion_assets.plan.plan import LoadPlan
 from laion_assets.settings import Settings
-from laion_assets.shard.store import Location, ShardStore
+from laion_assets.shard.files import Location
+from laion_assets.shard.store import ShardStore
 from laion_assets.table.schema import PartitionState
 
 SINCE_LIMIT = 1_000

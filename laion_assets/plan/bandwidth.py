@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from laion_assets.errors import LaionError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
-from laion_assets.shard.store import scratch_folder
+from laion_assets.shard.files import scratch_folder
 from laion_assets.source.fetch import fetch_shard
 from laion_assets.source.transfer import Patience
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from laion_assets.machine import Machine
 from laion_assets.settings import Settings
-from laion_assets.shard.store import replacing
+from laion_assets.shard.files import replacing
 from laion_assets.table.connect import available_cores
 from laion_assets.table.index import IndexParameters
 

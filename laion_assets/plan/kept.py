@@ -18,7 +18,7 @@ from laion_assets.plan.plan import (
     StageCost,
 )
 from laion_assets.settings import Settings
-from laion_assets.shard.store import replacing
+from laion_assets.shard.files import replacing
 
 CORES_OF = {"steps": "fetch, merge and load", "index": "index"}
 

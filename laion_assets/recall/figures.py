@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.settings import Settings
-from laion_assets.shard.store import replacing
+from laion_assets.shard.files import replacing
 from laion_assets.table.search import MAX_LIMIT
 
 FILE_NAME = "recall.json"

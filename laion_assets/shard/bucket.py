@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import uuid
@@ -22,6 +23,10 @@ PARTS_AT_ONCE = 4
 COPY_KEY = "laion-assets-copy"
 """Metadata of an object: a name of its own for each upload, by which a file here is known to be the same bytes."""
 
+NOTE_KEY = "laion-assets-note"
+NOTE_BYTES = 1_500
+"""What else is to go with an object: S3 takes 2 kB of metadata, in ASCII. A longer note is left out."""
+
 FOREIGN = ("botocore", "aiobotocore", "aiohttp", "s3fs")
 """Packages whose errors are no `OSError`."""
 
@@ -35,15 +40,18 @@ def bucket_path(url: str, *parts: str) -> UPath:
         return UPath(url, use_listings_cache=False).joinpath(*parts)
 
 
-def put(file: Path, target: UPath, *, subject: str) -> str:
+def put(file: Path, target: UPath, *, subject: str, note: str = "") -> str:
     """Makes the object `target` of a file: in parts, and there as a whole or not at all. The name of this upload.
 
-    A killed upload leaves parts that nobody sees; a lifecycle rule of the bucket removes them. Raises `StoreError`.
+    `note` goes with it, for `note_of`. A killed upload leaves parts that nobody sees; a lifecycle rule of the bucket
+    removes them. Raises `StoreError`.
     """
     copy = uuid.uuid4().hex
+    kept = base64.b64encode(note.encode()).decode()
+    metadata = {COPY_KEY: copy} | ({NOTE_KEY: kept} if 0 < len(kept) <= NOTE_BYTES else {})
     with bucket_errors(subject):
         target.fs.put_file(
-            str(file), target.path, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE, Metadata={COPY_KEY: copy}
+            str(file), target.path, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE, Metadata=metadata
         )
     return copy
 
@@ -73,9 +81,18 @@ def exists(target: UPath, *, subject: str) -> bool:
 
 def upload_of(target: UPath, *, subject: str) -> str | None:
     """The name of the upload that made the object: "" where another program put it there, None where none is."""
+    return _metadata(target, COPY_KEY, subject)
+
+
+def note_of(target: UPath, *, subject: str) -> str:
+    """The note that was put with the object; "" where there is none."""
+    return base64.b64decode(_metadata(target, NOTE_KEY, subject) or "").decode()
+
+
+def _metadata(target: UPath, key: str, subject: str) -> str | None:
     with bucket_errors(subject):
         try:
-            return str(target.fs.metadata(target.path).get(COPY_KEY, ""))
+            return str(target.fs.metadata(target.path).get(key, ""))
         except FileNotFoundError:
             return None
 

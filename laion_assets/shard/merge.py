@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from laion_assets.dataset import ID_STRIDE, Dataset
 from laion_assets.errors import TooManyBadRowsError
 from laion_assets.read_ahead import read_ahead
+from laion_assets.shard.files import Location, remove_file, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
 from laion_assets.shard.metadata import ColumnType, MetadataReader
 from laion_assets.shard.npy import Float32Rows, NpyReader
 from laion_assets.shard.soundness import Alignment, vector_faults
-from laion_assets.shard.store import Location, ShardFiles, ShardStore, remove_file, sweep
+from laion_assets.shard.store import ShardFiles, ShardStore
 
 BLOCK_ROWS = 8_192
 """Rows a block and a row group. From 2,048 to 16,384 rows the file's size and the writer's time differ by less than
@@ -87,7 +88,7 @@ def merge_shard(
             )
         if not refused:
             remove_file(quarantine_path)
-    return read_merged(merged_path, shard=shard)
+    return read_merged(merged_path, dataset=store.dataset, shard=shard)
 
 
 class _Merger:

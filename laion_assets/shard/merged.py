@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
+from laion_assets.shard.files import Location
 from laion_assets.shard.metadata import ARROW_TYPES, METADATA_TYPES, ColumnType
 from laion_assets.shard.soundness import Alignment
-from laion_assets.shard.store import Location, readable
+from laion_assets.shard.store import readable
 
 FACTS_KEY = b"laion_assets"
 FORMAT = 1
@@ -56,8 +57,11 @@ class MergedShard:
         return {FACTS_KEY: json.dumps(facts).encode()}
 
 
-def read_merged(path: Location, *, shard: int) -> MergedShard:
-    """The facts of a merged file from its footer, in milliseconds. Raises `ShardFileError`, `StoreError`."""
+def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
+    """The facts of a merged file from its footer, in milliseconds.
+
+    Raises `ShardFileError`, also for another dataset's or shard's file, and `StoreError`.
+    """
     subject = f"shard {shard}, {path.name}"
     again = f"materialize merged_shard for partition {shard}"
     try:
@@ -73,11 +77,12 @@ def read_merged(path: Location, *, shard: int) -> MergedShard:
         merged = MergedShard(path=path, file_bytes=size, **facts)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardFileError(subject, found="no facts of ours in its footer", advice=again) from error
-    if (merged.format, merged.shard, merged.rows) != (FORMAT, shard, metadata.num_rows):
+    found = merged.format, merged.dataset, merged.shard, metadata.num_rows
+    if found != (FORMAT, dataset.name, shard, merged.rows):
         raise ShardFileError(
             subject,
-            found=f"format {merged.format}, shard {merged.shard}, {metadata.num_rows:,} rows",
-            expected=f"format {FORMAT}, shard {shard}, {merged.rows:,} rows",
+            found=f"format {merged.format}, dataset {merged.dataset}, shard {merged.shard}, {metadata.num_rows:,} rows",
+            expected=f"format {FORMAT}, dataset {dataset.name}, shard {shard}, {merged.rows:,} rows",
             advice=again,
         )
     return merged

@@ -124,7 +124,7 @@ class SourceClient:
             if not location:
                 return response
             response.close()
-            following = parse_url(urljoin(target._replace(auth=None).url, location))
+            following = _redirected(target, location, place)
             if following.scheme not in ("http", "https") or (target.scheme, following.scheme) == ("https", "http"):
                 raise PermanentSourceError(
                     place, found=f"a redirect to {redact(following.url)}", expected="one that stays with https"
@@ -214,3 +214,12 @@ def _hide_queries(record: logging.LogRecord) -> bool:
             f"{arg.partition('?')[0]}?{HIDDEN}" if isinstance(arg, str) and "?" in arg else arg for arg in record.args
         )
     return True
+
+
+def _redirected(target: Url, location: str, place: str) -> Url:
+    try:
+        return parse_url(urljoin(target._replace(auth=None).url, location))
+    except ValueError as error:
+        raise PermanentSourceError(
+            place, found=f"a redirect to {redact_text(location)[:200]!r}", expected="one to a URL"
+        ) from error

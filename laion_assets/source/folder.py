@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.redact import redact, redact_text
-from laion_assets.shard.store import sync_folder
+from laion_assets.shard.files import sync_folder
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile, temporary_link

@@ -211,5 +211,5 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _seconds(date: str) -> float | None:
     try:
         return parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None

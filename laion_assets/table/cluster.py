@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from laion_assets.errors import TableError
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.schema import local_table, table_definition
+from laion_assets.table.schema import dataset_comment, local_table, table_definition
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,10 @@ def cluster_statements(entry: Database) -> list[str]:
     distributed = f"ENGINE = Distributed({name}, {database}, {local})"
     return [
         f"CREATE DATABASE IF NOT EXISTS {quote_identifier(entry.database)}{everywhere}",
-        table_definition(entry, local_table(entry.settings), engine=_replicated(entry), everywhere=everywhere),
+        table_definition(entry, local_table(entry.settings), engine=_replicated(entry), everywhere=everywhere)
+        + dataset_comment(entry),
         f"CREATE TABLE IF NOT EXISTS {entry.table}{everywhere} "
-        f"AS {entry.name_of(local_table(entry.settings))} {distributed}",
+        f"AS {entry.name_of(local_table(entry.settings))} {distributed}{dataset_comment(entry)}",
     ]
 
 

@@ -44,18 +44,34 @@ def table_columns(db: Database) -> dict[str, str]:
 def create_table(db: Database) -> None:
     """Creates the table where it is absent. Raises `TableShapeError` when one of that name has another shape."""
     if not table_exists(db):
-        db.command(table_definition(db, db.settings.table))
+        db.command(table_definition(db, db.settings.table) + dataset_comment(db))
     require_shape(db)
 
 
+OF_DATASET = "laion_assets: shards of the dataset "
+
+
+def dataset_comment(db: Database) -> str:
+    """Which dataset's shards a table holds: partition 3 of two datasets is the same partition to ClickHouse."""
+    return f" COMMENT {format_str(OF_DATASET + db.settings.dataset.name)}"
+
+
 def table_exists(db: Database) -> bool:
-    """Whether there is a table of that name, of whatever shape."""
-    return bool(
-        db.rows(
-            "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}",
-            parameters={"database": db.database, "table": db.settings.table},
-        )
+    """Whether there is a table of that name, of whatever shape. Raises `TableShapeError` for another dataset's."""
+    comments = db.rows(
+        "SELECT comment FROM system.tables WHERE database = {database:String} AND name = {table:String}",
+        parameters={"database": db.database, "table": db.settings.table},
     )
+    for (comment,) in comments:
+        dataset = str(comment).removeprefix(OF_DATASET)
+        if dataset not in (comment, db.settings.dataset.name):
+            raise TableShapeError(
+                db.subject,
+                found=f"shards of the dataset {dataset}",
+                expected=f"those of {db.settings.dataset.name}",
+                advice="each dataset needs a LAION_TABLE, a LAION_DATA_DIR and a DAGSTER_HOME of its own",
+            )
+    return bool(comments)
 
 
 def require_table(db: Database) -> None:

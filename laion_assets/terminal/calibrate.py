@@ -38,7 +38,7 @@ from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES, Plan, eva
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.queries import draw_query_sets
 from laion_assets.settings import Settings
-from laion_assets.shard.store import scratch_folder
+from laion_assets.shard.files import scratch_folder
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.cover import index_sizes

@@ -84,7 +84,7 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int)
         shard = int(history.key)
         store = ShardStore.of(settings)
         with contextlib.suppress(LaionError):
-            read_merged(store.merged_path(shard), shard=shard)
+            read_merged(store.merged_path(shard), dataset=store.dataset, shard=shard)
             return ["clickhouse_partition"]
     return list(CHAIN)
 

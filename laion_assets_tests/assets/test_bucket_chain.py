@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 from pytest import LogCaptureFixture
 
@@ -14,6 +15,7 @@ from laion_assets.assets.location import CodeLocation
 from laion_assets.health.findings import bytes_still_needed
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.settings import Settings, load_settings
+from laion_assets.shard.bucket import bucket_path, put
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import connect
 from laion_assets.table.index import build_indexes
@@ -103,6 +105,29 @@ def test_objects_stay_only_where_the_settings_say_so(
     assert again.success == keep_raw
     if not keep_raw:
         assert f"in s3://laion/{tmp_path.name}/raw" in failures(again)[0]
+
+
+@pytest.mark.usefixtures("server")
+def test_raw_objects_that_stayed_are_fetched_again_when_their_source_has_others(
+    sample_folder: Path, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    source = f"s3://laion/source-{tmp_path.name}"
+    upload(sample_folder, source)
+    settings = host(tmp_path, "here", keep_raw=True, source=(source,))
+    assert run(settings, 2, instance).success
+    assert files(settings.data_dir) == []
+    assert recorded(instance, "raw_shard", 2)["bytes_fetched"] > 0
+    assert run(settings, 2, instance, "raw_shard").success
+    assert recorded(instance, "raw_shard", 2)["bytes_fetched"] == 0, "the same files"
+
+    image = tmp_path / "img_emb_2.npy"
+    changed = np.load(sample_folder / "img_emb" / "img_emb_2.npy")[::-1]
+    np.save(image, changed)
+    put(image, bucket_path(source, "img_emb", image.name), subject="source")
+    assert run(host(tmp_path, "elsewhere", keep_raw=True, source=(source,)), 2, instance, "raw_shard").success
+    assert recorded(instance, "raw_shard", 2)["bytes_fetched"] == image.stat().st_size
+    kept = bucket_path(f"s3://laion/{tmp_path.name}", "raw", image.name)
+    assert kept.read_bytes() == image.read_bytes()
 
 
 @pytest.mark.usefixtures("server")

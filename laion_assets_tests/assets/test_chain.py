@@ -508,7 +508,7 @@ def test_the_genuine_triple_is_loaded_by_a_file_that_describes_it(tmp_path: Path
     assert [row[1] for row in rows] == metadata["caption"].to_pylist()
     assert all(row[2] == "" and math.isnan(row[3]) for row in rows)
     assert np.array_equal(np.array([row[4] for row in rows], np.float32), images)
-    assert read_merged(settings.data_dir / "merged" / "merged_0.parquet", shard=0).rows == 9
+    assert read_merged(settings.data_dir / "merged" / "merged_0.parquet", dataset=settings.dataset, shard=0).rows == 9
 
 
 @needs_real

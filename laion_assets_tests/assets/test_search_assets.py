@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from laion_assets.assets.hnsw_tuning import hnsw_tuning_asset
 from laion_assets.assets.location import CodeLocation
@@ -112,6 +113,15 @@ def test_a_check_that_cannot_look_since_the_table_is_held_is_not_failed_but_trie
                 check()
             assert raised.value.allow_retries
             assert check.op.retry_policy is not None
+
+
+def test_a_check_whose_server_does_not_answer_is_not_failed_but_tried_again(loaded: Settings) -> None:
+    gone = loaded.model_copy(update={"clickhouse": SecretStr("http://127.0.0.1:9/laion")})
+    gone.__dict__.pop("clickhouse_url", None)
+    for check in vector_index_checks(CodeLocation(gone)):
+        with pytest.raises(dg.Failure, match="refused") as raised:
+            check()
+        assert raised.value.allow_retries
 
 
 def test_a_bad_index_fails_recall_meets_target(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from laion_assets.dataset import load_dataset
 from laion_assets.errors import ShardFileError, StoreError, TooManyBadRowsError
 from laion_assets.settings import Settings
 from laion_assets.shard import merge as merge_module
@@ -317,7 +318,7 @@ def test_the_facts_of_a_merged_file_are_in_its_footer(
     store: ShardStore, merged_from: Merge, sample_shards: list[Shard]
 ) -> None:
     merged = merged_from(sample_shards[1], 3)
-    read = read_merged(store.merged_path(3), shard=3)
+    read = read_merged(store.merged_path(3), dataset=store.dataset, shard=3)
     assert read == merged
     assert (read.dataset, read.shard, read.rows) == ("sample", 3, 620)
     assert read.source_bytes == {path.name: path.stat().st_size for path in store.raw_files(3).paths().values()}
@@ -330,8 +331,15 @@ def test_a_merged_file_of_another_shard_is_refused(
     merged = merged_from(sample_shards[2], 3)
     merged.path.rename(str(store.merged_path(1)))
     with pytest.raises(ShardFileError) as caught:
-        read_merged(store.merged_path(1), shard=1)
+        read_merged(store.merged_path(1), dataset=store.dataset, shard=1)
     assert_one_line(caught.value, "shard 1, merged_1.parquet", "shard 3, 250 rows", "materialize merged_shard")
+
+
+def test_a_merged_file_of_another_dataset_is_refused(merged_from: Merge, sample_shards: list[Shard]) -> None:
+    merged = merged_from(sample_shards[2], 3)
+    with pytest.raises(ShardFileError) as caught:
+        read_merged(merged.path, dataset=load_dataset("laion400m"), shard=3)
+    assert_one_line(caught.value, "dataset sample", "expected format 1, dataset laion400m", "materialize merged_shard")
 
 
 def test_files_that_we_did_not_merge_are_refused(store: ShardStore, sample_folder: Path) -> None:
@@ -346,7 +354,7 @@ def test_files_that_we_did_not_merge_are_refused(store: ShardStore, sample_folde
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(ShardFileError) as caught:
-            read_merged(path, shard=0)
+            read_merged(path, dataset=store.dataset, shard=0)
         assert_one_line(caught.value, "shard 0, merged_0.parquet", said, "materialize merged_shard for partition 0")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import StoreError
-from laion_assets.shard.store import ShardStore, remove_file, replacing, scratch_folder, sweep
+from laion_assets.shard.files import remove_file, replacing, scratch_folder, sweep
+from laion_assets.shard.store import ShardStore
 from laion_assets_tests.conftest import SAMPLE, Shard, assert_one_line
 
 

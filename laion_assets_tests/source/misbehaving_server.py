@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 OLD_DATE = "Mon, 02 Aug 2021 10:00:00 GMT"
 ERROR_PAGE = b"<!DOCTYPE html><html><head><title>Down</title></head><body>We are down</body></html>".ljust(635, b" ")
@@ -187,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _redirect(self, rest: str) -> None:
         left = self.how.redirects - (self.how.redirects != 99)
-        where = self.how.to.replace("~", "/") or f"/redirects={left}" if left else "/well-behaved"
+        where = unquote(self.how.to).replace("~", "/") or f"/redirects={left}" if left else "/well-behaved"
         self._answer(302, {"Location": f"{where}/{rest}"}, b"")
 
     def _retry_after(self) -> dict[str, str]:

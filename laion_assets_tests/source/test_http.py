@@ -213,6 +213,11 @@ def test_a_ring_of_redirects_is_permanent(server: MisbehavingServer, one: OneFil
     assert len(server.requests) == 11
 
 
+def test_a_redirect_to_what_is_no_url_is_permanent(server: MisbehavingServer, one: OneFile) -> None:
+    error = one.failure(server.base("to=http:~~[x"))
+    assert isinstance(error, PermanentSourceError) and "a redirect to 'http://[x" in str(error)
+
+
 def test_the_proxy_of_the_environment_is_used(
     server: MisbehavingServer, one: OneFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from laion_assets.dataset import load_dataset
 from laion_assets.errors import LaionError, PartitionCheckError, TableError, TableShapeError
 from laion_assets.settings import Settings
 from laion_assets.shard import merge as merge_module
+from laion_assets.shard.files import Location
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, read_merged
-from laion_assets.shard.store import Location, ShardStore
+from laion_assets.shard.store import ShardStore
 from laion_assets.table import inserting
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.fingerprint import file_fingerprint
@@ -85,7 +87,9 @@ def rewrite(merged: MergedShard, change: Callable[[pa.Table], pa.Table]) -> Merg
     schema = table.schema
     changed = change(table)
     pq.write_table(changed.cast(schema).replace_schema_metadata(facts), merged.path, row_group_size=100)
-    return read_merged(merged.path, shard=merged.shard) if changed.num_rows == merged.rows else merged
+    if changed.num_rows != merged.rows:
+        return merged
+    return read_merged(merged.path, dataset=load_dataset(merged.dataset), shard=merged.shard)
 
 
 def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:

@@ -135,6 +135,18 @@ def test_extra_columns_that_the_table_lacks_or_has_are_named(settings: Settings)
         require_table(db)
 
 
+def test_a_table_of_another_datasets_shards_is_refused_by_all_that_reads_it(settings: Settings) -> None:
+    with connect(settings) as db:
+        create_table(db)
+    other = settings.model_copy(update={"dataset_name": "laion400m"})
+    other.__dict__.pop("dataset", None)
+    with connect(other) as db:
+        for look in (create_table, require_table, partitions):
+            with pytest.raises(TableShapeError) as caught:
+                look(db)
+            assert_one_line(caught.value, "shards of the dataset sample", "expected those of laion400m", "DAGSTER_HOME")
+
+
 def test_a_table_that_has_our_indexes_is_ours(db: Database) -> None:
     create_table(db)
     db.command(

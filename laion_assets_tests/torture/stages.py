@@ -11,7 +11,7 @@ import dagster as dg
 
 from laion_assets.assets import clickhouse_partition, merged_shard, raw_shard, recall_report, vector_index
 from laion_assets.recall import evaluate, exact
-from laion_assets.shard import merge, store
+from laion_assets.shard import files, merge, store
 from laion_assets.source import folder
 from laion_assets.source.partial import PartialFile
 from laion_assets.table import connect, cover, index, load
@@ -24,7 +24,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "name a fetched file": [(PartialFile, "finish"), (folder, "link")],
     "inspect": [(raw_shard, "inspect_shard"), (merged_shard, "inspect_shard")],
     "merge blocks": [(merge._Merger, "write")],
-    "publish a file": [(store, "_publish")],
+    "publish a file": [(files, "_publish")],
     "remove raw files": [(store.ShardStore, "remove_raw")],
     "open the engine": [(connect, "_open_embedded")],
     "make staging": [(load, "create_table"), (load, "drop_stale_staging"), (load, "create_staging")],

@@ -1,0 +1,108 @@
+"""What the values of settings must be, as far as their type does not say it. It reads no variable, and no file."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote, urlsplit
+
+from laion_assets.dataset import user_path
+
+
+def schedule(expression: str) -> str:
+    """Checked by the parser that Dagster itself has a copy of; it also finds days that never come, such as 30 2."""
+    # Imported where a schedule is set: it was a seventh of what importing the code location takes over Dagster.
+    from croniter import CroniterError, croniter
+
+    if len(expression.split()) != 5:
+        raise ValueError("a cron schedule has five fields, for example 0 * * * * for every hour")
+    try:
+        croniter(expression).get_next()
+    except CroniterError as error:
+        raise ValueError(
+            f"no cron schedule: {error}; minute 0-59, hour 0-23, day 1-31, month 1-12 and weekday 0-6"
+        ) from None
+    return expression
+
+
+def source(text: str) -> str:
+    """A URL that can be taken apart, or a folder, which is made absolute: commands may work in another folder."""
+    if "://" not in text:
+        return str(user_path(text).absolute())
+    try:
+        parts = urlsplit(text)
+        whole = parts.port is None or 0 < parts.port < 65_536
+    except ValueError:
+        whole = False
+    if not whole or not re.match(r"[a-z][a-z0-9+.-]*://", text):
+        raise ValueError("a source is a URL such as https://…, file:///… or s3://…, or a folder's path")
+    return text
+
+
+def bucket(url: str) -> str:
+    """A bucket, perhaps with a prefix."""
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/+[A-Za-z0-9._=-]+)*/*", url):
+        raise ValueError("a store is s3://bucket or s3://bucket/prefix, the prefix of letters, digits and . _ = - /")
+    return url.rstrip("/")
+
+
+def database(url: str) -> str:
+    """A server, or the embedded engine's folder, which is made absolute.
+
+    A server's URL must be one that can be taken apart as it was meant: an unescaped sign of a password would move its
+    end elsewhere.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme == "chdb":
+        folder = user_path(unquote(f"{parts.netloc}{parts.path}"))
+        return f"chdb://{quote(str(folder.absolute()))}"
+    rest = f"{parts.path}{parts.query}{parts.fragment}"
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in rest:
+        raise ValueError(
+            "it is chdb:///folder, or http(s)://user:password@host:port/database, "
+            "where a password's / # ? @ are written %2F %23 %3F %40"
+        )
+    return url
+
+
+def merged_place(place: str) -> str:
+    """Where a server finds merged files."""
+    if not re.fullmatch(r"(?:(?:s3|gs|https?)://|(?![a-z0-9+.-]*://))[^*?{}'\\\s]+", place):
+        raise ValueError("it is a folder under the server's user_files, or s3://…, gs://… or http(s)://…")
+    return place.rstrip("/")
+
+
+def webhook(url: str) -> str:
+    """Where alerts are posted."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("a webhook is http(s)://host/…")
+    return url
+
+
+def database_object(name: str) -> str:
+    """The name of a table, a collection or a cluster."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,100}", name):
+        raise ValueError("a name in ClickHouse is letters, digits and underscores, and starts with no digit")
+    return name
+
+
+def table(name: str) -> str:
+    """The name of our table."""
+    if "_staging_" in name:
+        raise ValueError("a name with _staging_ is that of a staging table, which the next load would remove")
+    return database_object(name)
+
+
+def codec(text: str) -> str:
+    """What stands in CODEC(…)."""
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\(\d+\))?(, ?[A-Za-z0-9_]+(\(\d+\))?)*", text):
+        raise ValueError("a codec is written as in CODEC(…), for example NONE or ZSTD(3)")
+    return text

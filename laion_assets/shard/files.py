@@ -1,0 +1,117 @@
+"""Files that are there whole or not at all, one writer at a time, and folders to work in. They know no shard."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from laion_assets.errors import StoreError
+from laion_assets.shard import bucket
+from laion_assets.shard.lock import file_lock
+from laion_assets.shard.storing import store_errors
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+Location: TypeAlias = "Path | UPath"
+"""A file of the store: in a folder, or an object of a bucket."""
+
+
+def remove_file(path: Location) -> int:
+    """Removes a file if it is there; the bytes that this frees: none where another name of the file stays."""
+    if not isinstance(path, Path):
+        return bucket.remove(path, subject=str(path))
+    try:
+        facts = path.lstat()
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return facts.st_size if facts.st_nlink == 1 else 0
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, which takes its place, whole and synced, when the block ends well; or which
+    `publish` takes elsewhere then.
+
+    One writer at a time: a second waits for the first (`file_lock`). A temporary that a killed process left is removed,
+    and so is ours when the block fails. Raises `StoreError` when the folder cannot be written, or is full.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    subject = f"{subject}, {path}"
+    with store_errors(subject), file_lock(path.with_name(f".{path.name}.lock"), subject):
+        remove_file(temporary)
+        try:
+            yield temporary
+            if publish is None:
+                _publish(temporary, path)
+            else:
+                publish(temporary)
+        finally:
+            remove_file(temporary)
+
+
+@contextlib.contextmanager
+def placing(path: Path, *, subject: str) -> Iterator[Path]:
+    """As `replacing`, for a folder that is not the store's: nothing but the file is left there, not even a lock's.
+
+    Of two writers at once the last one's file stays. Raises `StoreError` when the folder cannot be written, or is full.
+    """
+    with store_errors(f"{subject}, {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            yield temporary
+            _publish(temporary, path)
+        finally:
+            remove_file(temporary)
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: Path, *, subject: str) -> Iterator[Path]:
+    """Gives a new, empty folder, which is removed with all that is in it when the block ends.
+
+    One user at a time; what a killed one left there goes when the next one comes. Raises `StoreError`.
+    """
+    with file_lock(folder.with_name(f"{folder.name}.lock"), subject):
+        with store_errors(f"{subject}, {folder}"):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left of files that they were `replacing` here, even if nobody writes those again.
+
+    Whoever is alive holds the lock of its file, and keeps it. For the store's own folders only: others may have files
+    of such names. Raises `OSError`.
+    """
+    for temporary in folder.glob(".*.tmp"):
+        lock = temporary.with_name(f"{temporary.name.removesuffix('.tmp')}.lock")
+        with contextlib.suppress(StoreError), file_lock(lock, str(temporary), wait_seconds=0):
+            remove_file(temporary)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk, so that a name survives a loss of power. Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
