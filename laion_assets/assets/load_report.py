@@ -7,7 +7,7 @@ import dagster as dg
 
 from laion_assets.assets.location import OWNERS, CodeLocation, Metadata, failing_clearly
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.findings import Finding, free_bytes, judge, look_at_table
+from laion_assets.health.findings import Finding, free_bytes_of, judge, look_at_table
 from laion_assets.health.history import CHAIN, ShardHistory, read_histories
 from laion_assets.health.planned import plan_against_actual
 from laion_assets.plan.kept import Compared
@@ -58,7 +58,7 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
             table = look_at_table(settings)
         if isinstance(table, EngineHeldError):
             context.log.warning(f"the table was not looked at: {table}")
-        findings = judge(settings, histories, table, free_bytes(settings.data_dir))
+        findings = judge(settings, histories, table, free_bytes_of(settings.data_dir))
         if ASSET in context.selected_asset_keys:
             compared = plan_against_actual(settings, context.instance, histories, table)
             yield dg.MaterializeResult(asset_key=ASSET, metadata=_metadata(histories, findings, compared))

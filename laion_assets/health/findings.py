@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from laion_assets.dataset import Dataset
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.history import ShardHistory, hours_since_last_load
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
+from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PartitionState, partitions
 
 MERGED_BYTES_A_VALUE = 1.8
@@ -19,9 +21,8 @@ MERGED_BYTES_A_VALUE = 1.8
 TABLE_BYTES_A_VALUE = 4.1
 """Bytes of the table a vector element with CODEC(NONE): 4,190 for two vectors of 512, texts included."""
 
-INDEX_BYTES_A_VECTOR = 1_557
-"""Of the page's index (bf16, M 64) at 512 dimensions, as measured on ClickHouse 26.9."""
-
+RAW_TEXT_BYTES = 155
+"""Of metadata a row, beside its vectors."""
 
 TableLook = list[PartitionState] | EngineHeldError
 """The table's partitions, or who holds the embedded engine, so that they could not be looked at."""
@@ -59,7 +60,7 @@ def judge(settings: Settings, histories: list[ShardHistory], table: TableLook, f
         no_shards_left_failed(histories),
         table_agrees_with_dagster(histories, table),
         ingest_is_moving(histories, settings.stalled_hours),
-        disk_space_suffices(settings, histories, free_bytes),
+        disk_space_suffices(settings, histories, free_bytes, table),
     ]
 
 
@@ -110,25 +111,45 @@ def ingest_is_moving(histories: list[ShardHistory], stalled_hours: float) -> Fin
     )
 
 
-def disk_space_suffices(settings: Settings, histories: list[ShardHistory], free_bytes: int) -> Finding:
-    """The disk of the store has room for what the rest of the load needs.
+def disk_space_suffices(
+    settings: Settings, histories: list[ShardHistory], free_bytes: int, table: TableLook | None = None
+) -> Finding:
+    """The disk of the store, of which `free_bytes` are free, has room for what the rest of the load needs; and that of
+    the embedded engine, where it is another.
 
     How many rows a shard has is known where the dataset's file says `default_rows`, else when one is loaded: until
     then it could not be told.
     """
-    needed = bytes_still_needed(settings, histories)
+    needed = bytes_still_needed(settings, histories, table)
     if needed is None:
         seen = f"{free_bytes / 1e9:,.0f} GB free; what the load needs can be told when a shard is loaded"
         return Finding("disk_space_suffices", None, seen)
-    seen = f"{free_bytes / 1e9:,.0f} GB free, about {needed / 1e9:,.0f} GB needed for the rest"
-    return Finding("disk_space_suffices", free_bytes > needed, seen)
+    seen = f"{free_bytes / 1e9:,.0f} GB free, about {needed.store / 1e9:,.0f} GB needed for the rest"
+    if needed.engine is None:
+        return Finding("disk_space_suffices", free_bytes > needed.store, seen)
+    beside = free_bytes_of(needed.engine)
+    seen += f"; {beside / 1e9:,.0f} GB free in {needed.engine}, about {needed.table / 1e9:,.0f} GB needed"
+    return Finding("disk_space_suffices", free_bytes > needed.store and beside > needed.table, seen)
 
 
-def bytes_still_needed(settings: Settings, histories: list[ShardHistory]) -> int | None:
-    """Bytes that the shards which are not loaded will take on the store's disk: merged files, table and indexes where
-    the engine is embedded, and the raw files of the two shards that are under way, or of all where they are kept.
+@dataclass(frozen=True)
+class DiskNeeds:
+    """Bytes that shards which are not loaded will take: on the store's disk, all included, and of these or beside them
+    the table's. `engine` is the embedded engine's folder where it lies on another disk than the store."""
 
-    Of a bucket's files only those under way lie on the disk. None where nothing is known of the rows of a shard.
+    store: int
+    table: int
+    engine: Path | None = None
+
+
+def bytes_still_needed(
+    settings: Settings, histories: list[ShardHistory], table: TableLook | None = None
+) -> DiskNeeds | None:
+    """What the shards that are not loaded will take: merged files, table and indexes where the engine is embedded, and
+    the raw files of the two shards that are under way, or of all where they are kept.
+
+    Bytes a row are those of the loaded shards, by `table` and their histories, else the dataset's. Of a bucket's files
+    only those under way lie on the disk. None where nothing is known of the rows of a shard.
     """
     dataset = settings.dataset
     waiting = [history for history in histories if history.state != "loaded"]
@@ -140,20 +161,51 @@ def bytes_still_needed(settings: Settings, histories: list[ShardHistory]) -> int
     values = dataset.dimension * len(dataset.vector_columns)
     under_way = min(total_rows, 2 * rows)
     merged_rows = under_way if settings.store is not None else total_rows if settings.keep_merged else 0
-    a_row = 0.0
-    if settings.clickhouse_url.get_secret_value().startswith("chdb:"):
-        a_row += values * TABLE_BYTES_A_VALUE
-        a_row += INDEX_BYTES_A_VECTOR * dataset.dimension / 512 * len(dataset.vector_columns)
     raw_rows = total_rows if settings.keep_raw and settings.store is None else under_way
-    merged = merged_rows * values * MERGED_BYTES_A_VALUE
-    return round(total_rows * a_row + merged + raw_rows * (values * 2 + 155))
+    files = round(merged_rows * values * MERGED_BYTES_A_VALUE + raw_rows * _raw_bytes_a_row(dataset, histories))
+    if not settings.clickhouse_url.get_secret_value().startswith("chdb:"):
+        return DiskNeeds(files, 0)
+    in_table = round(total_rows * _table_bytes_a_row(settings, table))
+    engine = Path(unquote(urlsplit(settings.clickhouse_url.get_secret_value()).path))
+    if _disk_of(engine) == _disk_of(settings.data_dir):
+        return DiskNeeds(files + in_table, in_table)
+    return DiskNeeds(files, in_table, engine)
 
 
-def free_bytes(folder: Path) -> int:
+def _table_bytes_a_row(settings: Settings, table: TableLook | None) -> float:
+    """With both indexes, built or not; a codec's share is known when something is loaded."""
+    dataset = settings.dataset
+    vectors = len(dataset.vector_columns)
+    graphs = IndexParameters.of(settings).bytes_a_vector(dataset.dimension) * vectors
+    loaded = table if isinstance(table, list) else []
+    rows = sum(state.rows for state in loaded)
+    if not rows:
+        return dataset.dimension * vectors * TABLE_BYTES_A_VALUE + graphs
+    columns = sum(max(0, state.bytes_on_disk - state.index_bytes) for state in loaded)
+    return columns / rows + graphs
+
+
+def _raw_bytes_a_row(dataset: Dataset, histories: list[ShardHistory]) -> float:
+    """As the shards that were fetched have them, whose vectors may be float16 or float32; else as LAION has them."""
+    known = [history for history in histories if history.raw_bytes and history.rows]
+    if known:
+        return sum(history.raw_bytes for history in known) / sum(history.rows for history in known)
+    return dataset.dimension * len(dataset.vector_columns) * 2 + RAW_TEXT_BYTES
+
+
+def free_bytes_of(folder: Path) -> int:
     """Bytes free on the disk of a folder, which need not exist yet."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _disk_of(folder: Path) -> int:
+    return _existing(folder).stat().st_dev
+
+
+def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def _typical_rows(dataset: Dataset, histories: list[ShardHistory]) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from laion_assets.health.findings import free_bytes
+from laion_assets.health.findings import free_bytes_of
 from laion_assets.plan.bandwidth import TRIAL_SECONDS, Bandwidth, given_bandwidth, tried_bandwidth
 from laion_assets.plan.calibration import (
     Calibration,
@@ -89,7 +89,7 @@ def _plan(
         sizes,
         loaded,
         bandwidth,
-        free_bytes=free_bytes(settings.data_dir),
+        free_bytes=free_bytes_of(settings.data_dir),
         hosts=hosts,
         already=[shard for shard in shards if shard in rows],
     )

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.findings import NAMED, Finding, free_bytes, judge, look_at_table
+from laion_assets.health.findings import NAMED, Finding, free_bytes_of, judge, look_at_table
 from laion_assets.health.history import RunUnderWay, ShardHistory, ShardState, other_active_runs, read_histories
 from laion_assets.health.planned import plan_against_actual
 from laion_assets.plan.kept import Compared
@@ -116,7 +116,7 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
         table=None if isinstance(table, EngineHeldError) else TableFacts.of(table),
         table_held=f"{table.subject}: {table.found}" if isinstance(table, EngineHeldError) else "",
         recall=None if evaluation is None else RecallFacts.of(evaluation),
-        findings=judge(settings, histories, table, free_bytes(settings.data_dir)),
+        findings=judge(settings, histories, table, free_bytes_of(settings.data_dir)),
         other_runs=other_active_runs(instance),
         running=[history for history in histories if history.state in ("running", "queued") and history.run_id],
         failed=[history for history in histories if history.state == "failed"],

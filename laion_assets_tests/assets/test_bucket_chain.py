@@ -217,4 +217,4 @@ def test_the_disk_need_not_hold_what_a_bucket_holds(tmp_path: Path) -> None:
     assert in_bucket is not None
     assert in_folder is not None
     # Two shards under way of a hundred.
-    assert in_bucket == pytest.approx(in_folder / 50, rel=0.01)
+    assert in_bucket.store == pytest.approx(in_folder.store / 50, rel=0.01)

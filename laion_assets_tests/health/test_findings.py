@@ -1,15 +1,18 @@
 """States when all is well: failed shards, drift either way named by shard, a load that stands still, disk space."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import (
+    DiskNeeds,
     bytes_still_needed,
     disk_space_suffices,
-    free_bytes,
+    free_bytes_of,
     ingest_is_moving,
     judge,
     no_shards_left_failed,
@@ -17,6 +20,7 @@ from laion_assets.health.findings import (
 )
 from laion_assets.health.history import ShardHistory, ShardState
 from laion_assets.settings import Settings, load_settings
+from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PartitionState
 
 
@@ -110,12 +114,12 @@ def test_disk_space_is_held_against_what_the_rest_needs(settings: Settings) -> N
     needed = bytes_still_needed(settings, rest)
     assert needed is not None
     # Two shards of a million rows: 1.85 + 4.19 + 3.1 kB a row, and both shards' raw files of 2.2 kB a row.
-    assert needed == pytest.approx(2e6 * (1_850 + 4_190 + 3_114 + 2_203), rel=0.02)
-    assert disk_space_suffices(settings, rest, needed + 1).passed
-    finding = disk_space_suffices(settings, rest, needed - 1)
+    assert needed.store == pytest.approx(2e6 * (1_850 + 4_190 + 3_114 + 2_203), rel=0.02)
+    assert disk_space_suffices(settings, rest, needed.store + 1).passed
+    finding = disk_space_suffices(settings, rest, needed.store - 1)
     assert not finding.passed
     assert finding.seen == "23 GB free, about 23 GB needed for the rest"
-    assert bytes_still_needed(settings, [shard(0)]) == 0
+    assert bytes_still_needed(settings, [shard(0)]) == DiskNeeds(0, 0)
 
 
 def test_before_a_shard_is_loaded_what_a_dataset_of_one_s_own_needs_cannot_be_told(settings: Settings) -> None:
@@ -131,14 +135,36 @@ def test_what_the_rest_needs_follows_the_settings(settings: Settings, tmp_path: 
         rest = [shard(0, rows=1000), *(shard(key, "missing") for key in range(1, 5))]
         found = bytes_still_needed(load_settings(dataset_name="sample", data_dir=tmp_path, **fields), rest)
         assert found is not None
-        return found
+        return found.store
 
+    small = {"hnsw_quantization": "b1", "hnsw_m": 16}
+    assert needed() - needed(**small) == pytest.approx(4 * 1000 * 2 * (1_557 - 213), rel=0.01)
     assert needed(keep_merged=False) < needed() < needed(keep_raw=True)
     assert needed(clickhouse="http://host:8123/") < needed() / 2, "a server's table is not on this disk"
 
 
+def test_what_the_rest_needs_is_learnt_from_what_is_loaded(settings: Settings) -> None:
+    rest = [replace(shard(0, rows=1000), raw_bytes=4_000_000), shard(1, "missing")]
+    table = [PartitionState(0, 1000, 1, bytes_on_disk=3_000_000, index_bytes=1_000_000)]
+    known, learnt = bytes_still_needed(settings, rest), bytes_still_needed(settings, rest, table)
+    assert known is not None
+    assert learnt is not None
+    assert learnt.table == 1000 * (2_000 + 2 * IndexParameters.of(settings).bytes_a_vector(512))
+    assert learnt.store - learnt.table == pytest.approx(1000 * (1_850 + 4_000), rel=0.01)
+    assert learnt.table < known.table
+
+
+def test_the_disk_of_an_engine_elsewhere_is_looked_at_too(settings: Settings) -> None:
+    elsewhere = settings.model_copy(update={"clickhouse": SecretStr("chdb:///proc/engine")})
+    elsewhere.__dict__.pop("clickhouse_url", None)
+    rest = [shard(0, rows=1000), shard(1, "missing")]
+    finding = disk_space_suffices(elsewhere, rest, 10**12)
+    assert not finding.passed, "no byte is free in /proc"
+    assert "0 GB free in /proc/engine" in finding.seen
+
+
 def test_the_space_of_a_store_that_is_not_made_yet_is_its_disk_s(tmp_path: Path) -> None:
-    assert free_bytes(tmp_path / "not" / "yet") == pytest.approx(free_bytes(tmp_path), rel=0.05)
+    assert free_bytes_of(tmp_path / "not" / "yet") == pytest.approx(free_bytes_of(tmp_path), rel=0.05)
 
 
 def test_judgements_come_in_the_order_in_which_a_person_asks(settings: Settings) -> None:
