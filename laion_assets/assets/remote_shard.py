@@ -9,6 +9,10 @@ from dagster._core.storage.tags import KIND_PREFIX
 from laion_assets.assets.location import CodeLocation
 from laion_assets.errors import LaionError
 from laion_assets.source.fetch import observe_shard
+from laion_assets.source.versions import shard_version
+
+RECORDS_AT_ONCE = 500
+"""SQLite takes at most 999 bound values in its older versions."""
 
 SHARDS_AT_ONCE = 8
 """Three small requests a shard: a load that a mirror does not notice."""
@@ -31,8 +35,10 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         )
         # In the order of their numbers; keys of another dataset that this instance knew are left out.
         shards = [number for number, key in enumerate(location.settings.dataset.shard_keys) if key in fetched]
+        recorded = _recorded_versions(context.instance)
         with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-            seen = dict(zip(shards, pool.map(lambda shard: _version(location, shard), shards), strict=True))
+            versions = pool.map(lambda shard: _version(location, shard, recorded.get(str(shard))), shards)
+            seen = dict(zip(shards, versions, strict=True))
         failed = {shard: version for shard, version in seen.items() if isinstance(version, LaionError)}
         for error in failed.values():
             context.log.warning(f"not observed: {error}")
@@ -50,7 +56,8 @@ def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocati
     Otherwise the first observation after it would look like a change. Dagster reads the versions of inputs before a
     step begins, so they are read once more.
     """
-    version = _version(location, shard)
+    recorded = _recorded_versions(context.instance, {context.partition_key})
+    version = _version(location, shard, recorded.get(context.partition_key))
     if isinstance(version, LaionError):
         context.log.warning(f"not observed: {version}")
         return
@@ -59,10 +66,24 @@ def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocati
     context.op_execution_context.get_step_execution_context().fetch_external_input_asset_version_info()
 
 
-def _version(location: CodeLocation, shard: int) -> str | LaionError:
-    """A text that changes with any of the shard's files, or why it cannot be told."""
+def _version(location: CodeLocation, shard: int, before: str | None) -> str | LaionError:
+    """The version of the shard's files as they are now, or why it cannot be told."""
     try:
-        files = observe_shard(location.settings, shard)
+        return shard_version(observe_shard(location.settings, shard), before)
     except LaionError as error:
         return error
-    return "; ".join(f"{kind}: {file.version}" for kind, file in sorted(files.items()))
+
+
+def _recorded_versions(instance: dg.DagsterInstance, keys: set[str] | None = None) -> dict[str, str]:
+    """The version that each partition was last observed with; of these partitions, or of all."""
+    asset = dg.AssetKey("remote_shard")
+    latest = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_OBSERVATION, keys)
+    ids = sorted(latest.values())
+    versions: dict[str, str] = {}
+    for start in range(0, len(ids), RECORDS_AT_ONCE):
+        wanted = dg.AssetRecordsFilter(asset, storage_ids=ids[start : start + RECORDS_AT_ONCE])
+        for record in instance.fetch_observations(wanted, limit=RECORDS_AT_ONCE).records:
+            observation = record.asset_observation
+            if observation is not None and observation.partition is not None:
+                versions[observation.partition] = observation.tags.get(DATA_VERSION_TAG, "")
+    return versions

@@ -1,0 +1,33 @@
+"""The data version of a shard: it changes with its files, and not with the mirror that answers."""
+
+from __future__ import annotations
+
+from laion_assets.dataset import FileKind
+from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.versions import shard_version
+
+
+def files(mirror: str, etag: str, size: int | None = 1_000) -> dict[FileKind, RemoteFile]:
+    return {
+        "image": RemoteFile(f"{mirror}/img emb/img_emb_0.npy", size, f'"{etag}; {etag}"', None),
+        "metadata": RemoteFile(f"{mirror}/metadata/metadata_0.parquet", 10, None, "Mon, 02 Aug 2021 10:00:00 GMT"),
+    }
+
+
+FIRST = shard_version(files("https://a.example", "one"), None)
+
+
+def test_another_file_of_the_same_mirror_is_another_version() -> None:
+    assert shard_version(files("https://a.example", "one"), FIRST) == FIRST
+    assert shard_version(files("https://a.example", "two"), FIRST) != FIRST
+
+
+def test_the_same_sizes_of_another_mirror_are_the_same_version() -> None:
+    assert shard_version(files("/mnt/b", "other"), FIRST) == FIRST
+    changed = shard_version(files("/mnt/b", "other", size=1_001), FIRST)
+    assert "1001 bytes from /mnt/b/img%20emb" in changed
+    assert changed.endswith(FIRST.partition("; metadata")[2]), "the metadata is the same"
+
+
+def test_a_size_that_is_not_known_says_nothing() -> None:
+    assert shard_version(files("/mnt/b", "other", size=None), FIRST) != FIRST
