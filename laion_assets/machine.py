@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import platform
 import re
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,3 +74,29 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except OSError:
         return ""
+
+
+def process_mark() -> str:
+    """Host and process in letters, digits and an underscore, such as a table's name takes."""
+    return f"{_host_mark()}_{os.getpid():x}"
+
+
+def is_gone(mark: str) -> bool:
+    """Whether the process of a `process_mark` is known to be gone: it was of this host, and is not there any more."""
+    host, _, process = mark.partition("_")
+    return host == _host_mark() and not is_alive(int(process, 16))
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this host."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _host_mark() -> str:
+    return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()

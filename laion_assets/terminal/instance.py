@@ -13,6 +13,7 @@ import dagster as dg
 
 from laion_assets.errors import SettingsError
 from laion_assets.health.history import ACTIVE
+from laion_assets.machine import is_alive
 
 MINIMAL_CONFIG = """\
 # Written by laion-assets for a Dagster instance of its own; storage lies beside this file.
@@ -79,22 +80,12 @@ def settle_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     settled = []
     for run in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
         host, _, process = run.tags.get(PROCESS_TAG, "").partition("/")
-        if host != socket.gethostname() or _is_alive(int(process)):
+        if host != socket.gethostname() or (is_alive(int(process)) and int(process) != os.getpid()):
             continue
         instance.report_run_failed(run, message="The command that executed this run was killed.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         settled.append(run.run_id)
     return settled
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
 
 
 def make_instance(home: Path) -> None:

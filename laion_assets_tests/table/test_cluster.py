@@ -69,9 +69,10 @@ SNAPSHOT = [
     "`text_embedding` Array(Float32) CODEC(NONE), `shard` UInt16 ) "
     "ENGINE = ReplicatedMergeTree('/clickhouse/tables/{shard}/default/laion_local', '{replica}') "
     "PARTITION BY shard ORDER BY id SETTINGS index_granularity = 512, materialize_skip_indexes_on_merge = 0, "
-    "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1",
+    "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1 "
+    "COMMENT 'laion_assets: shards of the dataset sample'",
     "CREATE TABLE IF NOT EXISTS `default`.`laion` ON CLUSTER `one` AS `default`.`laion_local` "
-    "ENGINE = Distributed('one', 'default', 'laion_local')",
+    "ENGINE = Distributed('one', 'default', 'laion_local') COMMENT 'laion_assets: shards of the dataset sample'",
 ]
 
 

@@ -168,11 +168,15 @@ def test_stale_staging_tables_are_dropped_and_nothing_else(db: Database) -> None
     create_table(db)
     create_staging(db, 3)
     create_staging(db, 17)
-    for name in ("laion_staging_trial_00ff00ff", "laion_staging_trial_00ff00ff_form", "laion_staging_v2"):
+    for name in (
+        "laion_staging_trial_00ff00ff_1_00ff00ff",
+        "laion_staging_trial_00ff00ff_1_00ff00ff_form",
+        "laion_staging_v2",
+    ):
         db.command(f"CREATE TABLE {name} (x UInt8) ENGINE = Memory")
     db.command("CREATE TABLE laion_stage (x UInt8) ENGINE = Memory")
     db.command("CREATE TABLE another_staging_3 (x UInt8) ENGINE = Memory")
-    scratch = ["laion_staging_trial_00ff00ff", "laion_staging_trial_00ff00ff_form"]
+    scratch = ["laion_staging_trial_00ff00ff_1_00ff00ff", "laion_staging_trial_00ff00ff_1_00ff00ff_form"]
     stale = ["laion_staging_17", "laion_staging_3", *scratch]
     if not db.embedded:
         # On a server, others may be loading into them.
