@@ -196,12 +196,11 @@ class _Builder:
             seen += step
             self._advance(state.shard, step)
 
-        if mutation is not None:
-            try:
-                mutation.follow(self._db, subject, rows_read=rows_read, stall_seconds=self._stall)
-            except TableError:
-                self._refuse_bad_vectors(state.shard, subject)
-                raise
+        try:
+            mutation.follow(self._db, subject, rows_read=rows_read, stall_seconds=self._stall)
+        except TableError:
+            self._refuse_bad_vectors(state.shard, subject)
+            raise
         rows_read(state.rows)
         self._partitions_done += 1
         self._log(f"partition {state.shard} indexed: {', '.join(state.missing)}; {self._standing()}")

@@ -112,8 +112,8 @@ class Mutation:
         return {"database": db.database, "table": db.settings.table, "id": self.id}
 
 
-def start_mutation(db: Database, commands: list[str]) -> Mutation | None:
-    """Starts one ALTER of the table with these commands and does not wait for it; None when it is done already.
+def start_mutation(db: Database, commands: list[str]) -> Mutation:
+    """Starts one ALTER of the table with these commands and does not wait for it; it may be done already.
 
     Its id is that of the newest mutation with such a command, which was not there before. A replicated table shows a
     mutation only once its replica has heard of it from Keeper: it is waited for. Raises `TableError` where it never
@@ -125,8 +125,7 @@ def start_mutation(db: Database, commands: list[str]) -> Mutation | None:
     while True:
         started = [one for one in _mutations(db, commands, only_unfinished=False) if one.id not in earlier]
         if started:
-            unfinished = {one.id for one in _mutations(db, commands)}
-            return started[-1] if started[-1].id in unfinished else None
+            return started[-1]
         if time.monotonic() >= until:
             raise TableError(
                 db.subject,
