@@ -11,11 +11,11 @@ from benchmarks.alone import GrowingReport, parser, reported
 from benchmarks.harness import Spread
 from benchmarks.report import Section
 from benchmarks.search_data import sample_table
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.exact import TrueNeighbours, nearest_by_blocks
 from laion_assets.recall.queries import QuerySet, draw_query_sets
+from laion_assets.search.statement import EXACT_SETTINGS, SearchRequest, search
 from laion_assets.table.connect import Database
-from laion_assets.table.index import IndexParameters
-from laion_assets.table.search import EXACT_SETTINGS, SearchRequest, search
 from laion_assets.table.vectors import Ids
 
 K = 10

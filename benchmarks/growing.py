@@ -14,16 +14,16 @@ from rich.console import Console
 
 from benchmarks.stage import StageReport
 from laion_assets.dataset import ID_STRIDE
+from laion_assets.index.cover import index_cover, index_names
+from laion_assets.index.graphs import build_indexes, declare_indexes
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets.source.fetch import fetch_shard
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import index_cover, index_names
-from laion_assets.table.index import build_indexes, declare_indexes
 from laion_assets.table.load import load_partition
 from laion_assets.table.schema import partitions, table_columns
-from laion_assets.table.search import SearchRequest, search
 from laion_assets.table.vectors import draw_rows, vectors_of
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import load

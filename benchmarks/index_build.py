@@ -10,8 +10,8 @@ from benchmarks.harness import Bench, Command, Peer, Rounds, Spread, compare, fi
 from benchmarks.process import python
 from benchmarks.report import Section
 from benchmarks.search_data import SHARD
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.source.sample import write_sample_shard
-from laion_assets.table.index import IndexParameters
 
 ENGINE, LIBRARY = "ClickHouse", "usearch"
 GOAL = 1.15

@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.alone import index_parameters
 from benchmarks.search_data import vector_table
 from benchmarks.stage import StageReport
-from laion_assets.table.cover import index_sizes
-from laion_assets.table.index import build_indexes
+from laion_assets.index.cover import index_sizes
+from laion_assets.index.graphs import build_indexes
 
 
 def main() -> None:

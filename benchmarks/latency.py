@@ -11,14 +11,14 @@ from benchmarks.alone import GrowingReport, index_parameters, parser, reported
 from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table, named
+from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.trial import trial_table
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, Measurement, SearchSettings
 from laion_assets.recall.queries import draw_query_sets
+from laion_assets.search.proof_of_use import index_use
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.table.connect import Database
-from laion_assets.table.index import IndexParameters, build_indexes
-from laion_assets.table.index_use import index_use
-from laion_assets.table.search import SearchRequest, search
-from laion_assets.table.trial import trial_table
 
 PLAIN = SearchSettings(64)
 GRID = (PLAIN, *(SearchSettings(ef) for ef in (128, 256, 512, 1024)), SearchSettings(256, multiplier=5))

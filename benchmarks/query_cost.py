@@ -13,12 +13,12 @@ from benchmarks.report import Section
 from benchmarks.search_data import vector_table
 from benchmarks.search_engines import Usearch
 from benchmarks.search_truth import sample_vectors
+from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.recall.figures import SearchSettings
+from laion_assets.search.statement import SearchRequest, search, search_settings, search_sql
 from laion_assets.table.connect import Database
-from laion_assets.table.index import IndexParameters, build_indexes
 from laion_assets.table.schema import require_table
-from laion_assets.table.search import SearchRequest, search, search_settings, search_sql, vector_sql
-from laion_assets.table.vectors import Vectors
+from laion_assets.table.vectors import Vectors, vector_sql
 
 ABOUT = """\
 One part of {rows:,} sample vectors, {parameters}, ef {ef}, no rescoring, k = 10. Each line

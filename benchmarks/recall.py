@@ -13,11 +13,11 @@ from benchmarks.real_vectors import AbsentError, Floats, glove_vectors, minilm_v
 from benchmarks.report import Section
 from benchmarks.search_data import sample_table, vector_table
 from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table
+from laion_assets.index.cover import index_sizes
+from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings
 from laion_assets.table.connect import Database
-from laion_assets.table.cover import index_sizes
-from laion_assets.table.index import IndexParameters, build_indexes
 
 GRID = (
     *(SearchSettings(ef) for ef in (64, 128, 256, 512, 1024, 2048)),

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laion_assets.index.cover import cache_bytes
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.files import remove_file
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import cache_bytes
-from laion_assets.table.index import IndexParameters
 from laion_assets.table.load import load_partition
 
 SHARD = 0

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.search_data import Say, vector_table
+from laion_assets.index.cover import index_sizes
+from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.recall.figures import SearchSettings
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.table.connect import Database, embedded_options
-from laion_assets.table.cover import index_sizes
-from laion_assets.table.index import IndexParameters, build_indexes
-from laion_assets.table.search import SearchRequest, search
 
 Floats = npt.NDArray[np.float32]
 Setting = tuple[int, ...]

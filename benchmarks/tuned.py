@@ -10,10 +10,10 @@ from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from benchmarks.search_tables import KINDS, NAMES, exact_ms, named
 from laion_assets.dataset import load_dataset
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.figures import Measurement
 from laion_assets.recall.tuning import PAGE_PARAMETERS, TRIAL_GRID, FormTrial, Trial, TuningPlan, tune
 from laion_assets.table.connect import Database
-from laion_assets.table.index import IndexParameters
 
 TARGET = 0.95
 FEWER_CORE_SECONDS, FEWER_BYTES, SMALL_BYTES = 4.0, 2.0, 250.0

@@ -12,10 +12,7 @@ import numpy.typing as npt
 
 from laion_assets.errors import SearchError
 from laion_assets.recall.figures import read_search_settings, recall_folder
-from laion_assets.settings import Settings, load_settings
-from laion_assets.table.connect import Database, connect
-from laion_assets.table.search import (
-    By,
+from laion_assets.search.statement import (
     SearchRequest,
     SearchResult,
     check_request,
@@ -23,7 +20,10 @@ from laion_assets.table.search import (
     checked_vector,
     vector_of,
 )
-from laion_assets.table.search import search as search_table
+from laion_assets.search.statement import search as search_table
+from laion_assets.settings import Settings, load_settings
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.vectors import By
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
+from laion_assets.search.statement import Neighbour, SearchResult
 from laion_assets.shard.files import placing
-from laion_assets.table.search import Neighbour, SearchResult
 
 HIDDEN_FLAGS = ("NSFW", "UNSURE")
 """LAION's flags whose rows stay closed until they are asked for; the third is UNLIKELY."""

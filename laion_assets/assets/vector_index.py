@@ -16,15 +16,16 @@ from laion_assets.assets.location import (
 from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
+from laion_assets.index.cluster import build_everywhere, cover_everywhere
+from laion_assets.index.cover import index_names, index_sizes
+from laion_assets.index.graphs import BuildReport, IndexParameters
 from laion_assets.machine import StepMeter
+from laion_assets.search.cluster import use_everywhere
+from laion_assets.search.proof_of_use import IndexUse
+from laion_assets.search.statement import SearchRequest
 from laion_assets.table.cluster import table_name
-from laion_assets.table.cluster_index import build_everywhere, cover_everywhere, use_everywhere
 from laion_assets.table.connect import connect
-from laion_assets.table.cover import index_names, index_sizes
-from laion_assets.table.index import BuildReport, IndexParameters
-from laion_assets.table.index_use import IndexUse
-from laion_assets.table.search import By, SearchRequest
-from laion_assets.table.vectors import draw_rows, vectors_of
+from laion_assets.table.vectors import By, draw_rows, vectors_of
 
 
 def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:

@@ -10,9 +10,9 @@ from urllib.parse import unquote, urlsplit
 from laion_assets.dataset import Dataset
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.history import ShardHistory, hours_since_last_load
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
-from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PartitionState, partitions
 
 MERGED_BYTES_A_VALUE = 1.8

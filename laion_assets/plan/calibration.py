@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
 from laion_assets.table.connect import available_cores
-from laion_assets.table.index import IndexParameters
 
 SHARD_STAGES = ("fetch", "merge", "load", "checks")
 """Of one shard's run. `checks` is all of the run that is no step's: asset checks, and Dagster itself."""

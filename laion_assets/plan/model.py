@@ -18,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
 from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES
 from laion_assets.settings import Settings
-from laion_assets.table.index import IndexParameters
 from laion_assets.table.inserting import INSERT_THREADS, PART_ROWS
 
 FLAT_ROWS = 2 * INSERT_THREADS * PART_ROWS
@@ -94,7 +94,7 @@ class Model:
         return round(Line.through(small, large).at(min(rows, FLAT_ROWS) * self.scale))
 
     def index_bytes(self, rows: int) -> int:
-        """Of both graphs over so many rows, on disk and in memory: table/index.py's formula."""
+        """Of both graphs over so many rows, on disk and in memory: index/graphs.py's formula."""
         dataset = self.settings.dataset
         return round(rows * len(dataset.vector_columns) * self.parameters.bytes_a_vector(dataset.dimension))
 

@@ -9,14 +9,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from laion_assets.index.cover import cache_bytes
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.bandwidth import Bandwidth
 from laion_assets.plan.calibration import SHARD_STAGES
 from laion_assets.plan.model import Model
 from laion_assets.plan.sizes import ShardSize
 from laion_assets.settings import Settings
-from laion_assets.table.cover import cache_bytes
-from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PartitionState
 
 STAGES = (*SHARD_STAGES, "index", "recall")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.errors import TableError
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.exact import TrueNeighbours, cosine_distances, true_neighbours
 from laion_assets.recall.figures import (
     Evaluation,
@@ -22,11 +23,10 @@ from laion_assets.recall.figures import (
     recall_folder,
 )
 from laion_assets.recall.queries import COPY_DISTANCE, QuerySet, draw_query_sets
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.table.connect import Database
-from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PartitionState, partitions, require_table
-from laion_assets.table.search import By, SearchRequest, search
-from laion_assets.table.vectors import Ids, Vectors, vectors_of
+from laion_assets.table.vectors import By, Ids, Vectors, vectors_of
 
 TOLERANCE = 2e-6
 """By how much the distance of a found row may exceed the k-th true one. The distances of both are computed again from

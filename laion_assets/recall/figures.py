@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.search.statement import MAX_LIMIT
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
-from laion_assets.table.search import MAX_LIMIT
 
 FILE_NAME = "recall.json"
 

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.table.connect import Database
-from laion_assets.table.search import By
-from laion_assets.table.vectors import Ids, Vectors, draw_rows, vectors_of
+from laion_assets.table.vectors import By, Ids, Vectors, draw_rows, vectors_of
 
 COPY_DISTANCE = 1e-6
 """Below this cosine distance two vectors are copies of each other."""

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from laion_assets.dataset import Dataset
+from laion_assets.index.cover import index_sizes
+from laion_assets.index.graphs import IndexParameters, build_indexes, say_nothing
+from laion_assets.index.trial import scan_trial, stored_forms, trial_table, with_parameters
 from laion_assets.recall.evaluate import Judge, Plan, evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.figures import Evaluation, Latency, Recall, SearchSettings
 from laion_assets.recall.queries import draw_query_sets
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database
-from laion_assets.table.cover import index_sizes
-from laion_assets.table.index import IndexParameters, build_indexes, say_nothing
 from laion_assets.table.schema import partitions, require_table
-from laion_assets.table.trial import scan_trial, stored_forms, trial_table, with_parameters
 
 PAGE_PARAMETERS = IndexParameters("bf16", 64, 256)
 """Those of ClickHouse's LAION page: the reference of every trial."""

@@ -1,1 +1,1 @@
-"""ClickHouse: connection, schema, loading, indexes, searching. All SQL of the project is in this room."""
+"""ClickHouse: connection, schema, loading, verifying. All SQL of the project is in table/, index/ and search/."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,9 @@ import numpy.typing as npt
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import local_table, partitions, parts_table
-from laion_assets.table.search import By
+
+By = Literal["image", "text"]
+"""Which vectors of the table are searched."""
 
 BLOCK_ROWS = 16_384
 """Rows a block: 33 MB of 512 float32. RowBinary gave 0.2 million vectors a second where Arrow gave 0.1."""
@@ -98,3 +100,13 @@ def read_vectors(db: Database, column: str, condition: str) -> Block:
 
 def _varint_bytes(number: int) -> int:
     return max(1, (number.bit_length() + 6) // 7)
+
+
+def vector_sql(vector: npt.NDArray[np.float32]) -> str:
+    """A vector in a statement, by its bytes, little endian.
+
+    As a parameter `{target:Array(Float32)}` its numbers are read as text, one by one: 2.3 ms of CPU time for a query of
+    nothing else, of 512 elements, where the bytes as a parameter take 1.7 (`SELECT 1` takes 1.1), and 0.25 of these go
+    into looking through 4,096 digits for what must be escaped.
+    """
+    return f"reinterpret(unhex('{vector.astype('<f4', copy=False).tobytes().hex()}'), 'Array(Float32)')"

@@ -22,6 +22,9 @@ import dagster as dg
 
 from laion_assets.errors import CalibrationError
 from laion_assets.health.history import CHAIN, recorded_numbers
+from laion_assets.index.cover import index_sizes
+from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.trial import trial_table
 from laion_assets.machine import Machine, StepMeter
 from laion_assets.plan.calibration import (
     SHARD_STAGES,
@@ -37,15 +40,12 @@ from laion_assets.plan.calibration import (
 from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES, Plan, evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.queries import draw_query_sets
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.shard.files import scratch_folder
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import index_sizes
-from laion_assets.table.index import IndexParameters, build_indexes
 from laion_assets.table.schema import partitions
-from laion_assets.table.search import SearchRequest, search
-from laion_assets.table.trial import trial_table
 from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
 from laion_assets.terminal.apart import settings_apart
 from laion_assets.terminal.instance import dagster_instance, make_instance

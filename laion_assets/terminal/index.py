@@ -12,11 +12,11 @@ from rich.table import Table
 from laion_assets.automation.jobs import build_index
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import failure_reason
+from laion_assets.index.cover import index_cover
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
-from laion_assets.table.cover import index_cover
-from laion_assets.table.index import IndexParameters
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.instance import process_tag
 from laion_assets.terminal.load import QUIET

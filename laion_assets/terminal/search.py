@@ -13,8 +13,8 @@ from rich.console import Console
 from laion_assets.api import Answer, Query, answer
 from laion_assets.errors import SearchError
 from laion_assets.html_page import write_search_page
+from laion_assets.search.statement import SearchRequest, checked_by, read_vector_file
 from laion_assets.settings import Settings
-from laion_assets.table.search import SearchRequest, checked_by, read_vector_file
 from laion_assets.terminal.results import print_results, results_json
 
 

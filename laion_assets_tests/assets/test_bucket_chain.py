@@ -14,14 +14,14 @@ from laion_assets.assets.load_report import CHECKS, load_report_asset
 from laion_assets.assets.location import CodeLocation
 from laion_assets.health.findings import bytes_still_needed
 from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.index.graphs import build_indexes
+from laion_assets.search.proof_of_use import index_use
+from laion_assets.search.statement import SearchRequest, vector_of
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.bucket import bucket_path, put
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import connect
-from laion_assets.table.index import build_indexes
-from laion_assets.table.index_use import index_use
 from laion_assets.table.parquet_source import parquet_source
-from laion_assets.table.search import SearchRequest, vector_of
 from laion_assets.terminal.load import missing_steps
 from laion_assets.terminal.status import read_status
 from laion_assets_tests.assets.test_chain import failed_checks, failures, materialized, recorded, run, table_state

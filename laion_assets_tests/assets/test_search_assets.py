@@ -16,14 +16,14 @@ from laion_assets.assets.recall_report import recall_report_asset, recall_report
 from laion_assets.assets.vector_index import index_uses, vector_index_asset, vector_index_checks
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import COVERED_SHARDS, failure_reason
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings, read_search_settings
 from laion_assets.recall.tuning import TuningPlan
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import connect
-from laion_assets.table.index import IndexParameters
-from laion_assets.table.search import SearchRequest, search
 from laion_assets_tests.conftest import settings_for
 from laion_assets_tests.table.loaded import FAST, holder, insert_behind_our_back, load_sample, sample_settings
 

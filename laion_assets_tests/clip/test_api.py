@@ -11,8 +11,8 @@ import pytest
 from laion_assets.api import Query, answer, search
 from laion_assets.clip.encoder import ClipEncoder
 from laion_assets.errors import ClipError, SearchError
+from laion_assets.search.statement import SearchRequest
 from laion_assets.settings import Settings
-from laion_assets.table.search import SearchRequest
 from laion_assets_tests.clip.conftest import sample_settings
 
 

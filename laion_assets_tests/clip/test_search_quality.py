@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from laion_assets.api import Answer, Query, answer
+from laion_assets.search.statement import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.source.sample_world import COLOURS, WORDS
-from laion_assets.table.search import By, SearchRequest
+from laion_assets.table.vectors import By
 
 
 def precision(found: Answer, word: str) -> float:

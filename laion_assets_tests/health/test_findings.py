@@ -19,8 +19,8 @@ from laion_assets.health.findings import (
     table_agrees_with_dagster,
 )
 from laion_assets.health.history import ShardHistory, ShardState
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.settings import Settings, load_settings
-from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PartitionState
 
 

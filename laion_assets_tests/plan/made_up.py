@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.calibration import Calibration, ExactCost, IndexCost, SearchCost, ShardCost, relevant_settings
 from laion_assets.settings import Settings
-from laion_assets.table.index import IndexParameters
 
 GB = 10**9
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.plan.calibration import keep_calibration, read_calibration, reference_calibration
 from laion_assets.plan.model import FLAT_ROWS, Line, Model
 from laion_assets.settings import Settings, load_settings
-from laion_assets.table.index import IndexParameters
 from laion_assets_tests.plan.made_up import GB, calibration
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from laion_assets.errors import TableError
+from laion_assets.index.graphs import build_indexes
 from laion_assets.recall.evaluate import DEFAULT_GRID, Judge, Plan, evaluate, plan_for
 from laion_assets.recall.exact import nearest_by_blocks, true_neighbours
 from laion_assets.recall.figures import (
@@ -25,11 +26,10 @@ from laion_assets.recall.figures import (
 from laion_assets.recall.plot import inline_image, recall_plot
 from laion_assets.recall.queries import Kind, QuerySet, draw_query_sets
 from laion_assets.recall.report import recall_markdown
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
-from laion_assets.table.index import build_indexes
 from laion_assets.table.schema import PartitionState
-from laion_assets.table.search import SearchRequest, search
 from laion_assets.table.vectors import vectors_of
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings

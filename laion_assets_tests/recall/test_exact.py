@@ -10,11 +10,11 @@ import pytest
 from laion_assets.recall.evaluate import TOLERANCE
 from laion_assets.recall.exact import cosine_distances, nearest_by_blocks, true_neighbours
 from laion_assets.recall.queries import draw_query_sets
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.table import vectors as table_vectors
 from laion_assets.table.connect import connect
-from laion_assets.table.search import By, SearchRequest, search
-from laion_assets.table.vectors import draw_rows, stream_vectors, vectors_of
+from laion_assets.table.vectors import By, draw_rows, stream_vectors, vectors_of
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from laion_assets.errors import TableError
+from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.trial import StoredForm, scan_trial, trial_table
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings, tune
 from laion_assets.recall.tuning_report import tuning_markdown, tuning_plot
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.index import IndexParameters
-from laion_assets.table.trial import StoredForm, scan_trial, trial_table
 from laion_assets.table.vectors import draw_rows, vectors_of
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 

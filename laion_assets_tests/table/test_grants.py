@@ -10,15 +10,15 @@ from typer.testing import CliRunner
 
 from laion_assets.cli import app
 from laion_assets.errors import ServerRefusedError
+from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.tuning import TuningPlan, tune
+from laion_assets.search.proof_of_use import index_use
+from laion_assets.search.statement import SearchRequest, vector_of
 from laion_assets.settings import load_settings
 from laion_assets.table.connect import connect
 from laion_assets.table.grants import Grant, load_grants, search_grants
-from laion_assets.table.index import IndexParameters, build_indexes
-from laion_assets.table.index_use import index_use
-from laion_assets.table.search import SearchRequest, vector_of
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.endpoint.process import endpoint_process
 from laion_assets_tests.table.loaded import load_sample, sample_settings

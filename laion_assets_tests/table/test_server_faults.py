@@ -12,6 +12,8 @@ import pytest
 import trustme
 
 from laion_assets.errors import ServerRefusedError, ServerUnreachableError, SettingsError, TableError
+from laion_assets.index.cover import index_cover
+from laion_assets.index.graphs import declare_indexes
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merged import MergedShard
@@ -19,8 +21,6 @@ from laion_assets.table import inserting
 from laion_assets.table import mutations as mutations_module
 from laion_assets.table import server as server_module
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import index_cover
-from laion_assets.table.index import declare_indexes
 from laion_assets.table.load import load_partition
 from laion_assets.table.mutations import start_mutation, unfinished_mutations
 from laion_assets.table.schema import create_table, partitions, table_exists

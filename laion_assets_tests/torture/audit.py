@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from laion_assets.assets.location import POOL
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.health.history import ACTIVE, COVERED_SHARDS
+from laion_assets.index.cover import index_cover
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import index_cover
 from laion_assets.table.mutations import unfinished_mutations
 from laion_assets.table.schema import partitions
 from laion_assets_tests.torture.truth import RawFiles, Row, difference, score

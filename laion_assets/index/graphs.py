@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
+from laion_assets.index.cover import INDEXES, PartitionCover, index_cover
 from laion_assets.progress import Progress
 from laion_assets.settings import Quantization, Settings
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
 from laion_assets.table.connect import Database
-from laion_assets.table.cover import INDEXES, PartitionCover, index_cover
 from laion_assets.table.mutations import STALL_SECONDS, start_mutation, unfinished_mutations
 from laion_assets.table.schema import require_table
 

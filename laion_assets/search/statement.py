@@ -8,19 +8,17 @@ import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from laion_assets.dataset import Dataset
 from laion_assets.errors import SearchError, TableError
-from laion_assets.table.condition import DISTANCE, check_condition
+from laion_assets.search.condition import DISTANCE, check_condition
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import require_table
-
-By = Literal["image", "text"]
-"""Which vectors of the table are searched."""
+from laion_assets.table.vectors import By, vector_sql
 
 MAX_LIMIT = 1000
 """max_limit_for_vector_search_queries: beyond it ClickHouse scans everything and does not say so."""
@@ -111,16 +109,6 @@ def search_sql(db: Database, request: SearchRequest, vector: npt.NDArray[np.floa
         f"SELECT {distance} AS {DISTANCE}, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
         f"ORDER BY {DISTANCE} LIMIT {request.limit}"
     )
-
-
-def vector_sql(vector: npt.NDArray[np.float32]) -> str:
-    """A vector in a statement, by its bytes, little endian.
-
-    As a parameter `{target:Array(Float32)}` its numbers are read as text, one by one: 2.3 ms of CPU time for a query of
-    nothing else, of 512 elements, where the bytes as a parameter take 1.7 (`SELECT 1` takes 1.1), and 0.25 of these go
-    into looking through 4,096 digits for what must be escaped.
-    """
-    return f"reinterpret(unhex('{vector.astype('<f4', copy=False).tobytes().hex()}'), 'Array(Float32)')"
 
 
 def search_settings(request: SearchRequest) -> dict[str, object]:

@@ -13,20 +13,12 @@ import pyarrow as pa
 import pytest
 
 from laion_assets.errors import SearchError, TableError
+from laion_assets.search.statement import SearchRequest, checked_by, checked_vector, read_vector_file, search, vector_of
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
-from laion_assets.table.search import (
-    By,
-    SearchRequest,
-    checked_by,
-    checked_vector,
-    read_vector_file,
-    search,
-    vector_of,
-    vector_sql,
-)
+from laion_assets.table.vectors import By, vector_sql
 from laion_assets_tests.conftest import Shard, Transport, assert_one_line, settings_for
 
 EXACT = SearchRequest(exact=True)

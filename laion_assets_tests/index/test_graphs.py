@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import TableError
+from laion_assets.index.cover import IndexSizes, PartitionCover, cache_bytes, index_cover, index_sizes
+from laion_assets.index.graphs import IndexParameters, build_indexes, declared_indexes
+from laion_assets.search.proof_of_use import index_use
+from laion_assets.search.statement import SearchRequest, vector_of
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import IndexSizes, PartitionCover, cache_bytes, index_cover, index_sizes
-from laion_assets.table.index import IndexParameters, build_indexes, declared_indexes
-from laion_assets.table.index_use import index_use
 from laion_assets.table.mutations import Mutation, start_mutation, unfinished_mutations
-from laion_assets.table.search import SearchRequest, vector_of
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import insert_behind_our_back, load_sample, sample_settings
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from laion_assets.table.connect import Database
-from laion_assets.table.schema import partitions
-from laion_assets.table.search import (
+from laion_assets.search.statement import (
     SearchRequest,
     checked_vector,
     search,
     search_settings,
     search_sql,
 )
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import partitions
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.table.connect import Database
-from laion_assets.table.index import IndexParameters
 from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, create_table
 from laion_assets.table.scratch import scratch_table
-from laion_assets.table.search import vector_sql
-from laion_assets.table.vectors import Ids, Vectors
+from laion_assets.table.vectors import Ids, Vectors, vector_sql
 
 EXPERIMENTAL_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1, "enable_qbit_type": 1}
 

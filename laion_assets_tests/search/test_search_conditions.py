@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from laion_assets.api import Query, tuned
+from laion_assets.index.graphs import build_indexes
 from laion_assets.recall.figures import (
     Evaluation,
     KindSummary,
@@ -17,9 +18,8 @@ from laion_assets.recall.figures import (
     recall_folder,
     save_evaluation,
 )
+from laion_assets.search.statement import SearchRequest, SearchResult, search, search_settings, vector_of
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.index import build_indexes
-from laion_assets.table.search import SearchRequest, SearchResult, search, search_settings, vector_of
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 RARE = "cityHash64(url) % 500 = 1"

@@ -1,4 +1,4 @@
-"""Indexes of a cluster: built on every cluster shard side by side, and proved on every replica of each."""
+"""Indexes of a cluster: built on every cluster shard side by side, and seen on every replica. It searches nothing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy.typing as npt
-
 from laion_assets.errors import TableError
+from laion_assets.index.cover import PartitionCover, index_cover
+from laion_assets.index.graphs import BuildReport, Log, build_indexes, say_nothing
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
-from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes, system_table
-from laion_assets.table.connect import Database, connect
-from laion_assets.table.cover import PartitionCover, index_cover
-from laion_assets.table.index import BuildReport, Log, build_indexes, say_nothing
-from laion_assets.table.index_use import IndexUse, graphs_searched, index_use
-from laion_assets.table.schema import partitions
-from laion_assets.table.search import SearchRequest, search
+from laion_assets.table.cluster import Node, every_node, node_settings
+from laion_assets.table.connect import connect
 
 
 def build_everywhere(settings: Settings, *, progress: Progress | None = None, log: Log | None = None) -> BuildReport:
@@ -57,30 +52,6 @@ def cover_everywhere(settings: Settings) -> list[tuple[str, PartitionCover]]:
     return found
 
 
-def use_everywhere(entry: Database, vector: npt.ArrayLike, request: SearchRequest) -> IndexUse:
-    """`index_use` where there is no cluster. In one, of a search through the Distributed table, and of each node.
-
-    The plan of a search through it ends at the other nodes, so that the plan is each node's own. Graphs are counted
-    over all replicas: a search asks one replica of each cluster shard. Raises as `search` does.
-    """
-    if entry.settings.cluster is None:
-        return index_use(entry, vector, request)
-    before = _searches(entry)
-    search(entry, vector, request)
-    rise = _searches(entry) - before
-    uses = []
-    for node in nodes(entry):
-        with connect_to_node(entry, node) as db:
-            if partitions(db):
-                uses.append(index_use(db, vector, request))
-    return IndexUse(
-        in_plan=all(use.in_plan for use in uses),
-        searches=rise if all(use.searches >= use.expected for use in uses) else 0,
-        expected=sum(state.parts for state in partitions(entry)),
-        rescored=all(use.rescored for use in uses),
-    )
-
-
 def cluster_shards(known: Sequence[Node]) -> list[int]:
     """The numbers of the cluster's shards."""
     return sorted({node.cluster_shard for node in known})
@@ -100,7 +71,3 @@ def _build_group(settings: Settings, replicas: Sequence[Node], log: Log) -> Buil
         if lacking:
             raise TableError(node.name, found=f"no index in partitions {lacking[:10]}", expected="it on every replica")
     return reports[0]
-
-
-def _searches(entry: Database) -> int:
-    return graphs_searched(entry, system_table(entry, "events", every_replica=True))

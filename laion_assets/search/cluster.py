@@ -1,0 +1,39 @@
+"""The proof, on a cluster, that a search used the index of every node. It builds nothing."""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+
+from laion_assets.search.proof_of_use import IndexUse, graphs_searched, index_use
+from laion_assets.search.statement import SearchRequest, search
+from laion_assets.table.cluster import connect_to_node, nodes, system_table
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import partitions
+
+
+def use_everywhere(entry: Database, vector: npt.ArrayLike, request: SearchRequest) -> IndexUse:
+    """`index_use` where there is no cluster. In one, of a search through the Distributed table, and of each node.
+
+    The plan of a search through it ends at the other nodes, so that the plan is each node's own. Graphs are counted
+    over all replicas: a search asks one replica of each cluster shard. Raises as `search` does.
+    """
+    if entry.settings.cluster is None:
+        return index_use(entry, vector, request)
+    before = _searches(entry)
+    search(entry, vector, request)
+    rise = _searches(entry) - before
+    uses = []
+    for node in nodes(entry):
+        with connect_to_node(entry, node) as db:
+            if partitions(db):
+                uses.append(index_use(db, vector, request))
+    return IndexUse(
+        in_plan=all(use.in_plan for use in uses),
+        searches=rise if all(use.searches >= use.expected for use in uses) else 0,
+        expected=sum(state.parts for state in partitions(entry)),
+        rescored=all(use.rescored for use in uses),
+    )
+
+
+def _searches(entry: Database) -> int:
+    return graphs_searched(entry, system_table(entry, "events", every_replica=True))
