@@ -4,6 +4,9 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 3000
+# Tests wait for processes of their own for two thirds of their time, so two cores carry three workers.
+WORKERS ?= 3
+QUICK_TESTS := $(addprefix laion_assets_tests/,shard source plan test_dataset.py test_errors.py test_faults.py test_settings.py)
 export DAGSTER_HOME ?= $(CURDIR)
 
 help: ## list the targets
@@ -33,8 +36,11 @@ demo-ui: env ## show the demo in Dagster's UI, at http://127.0.0.1:3000
 dev: env ## start Dagster's UI on DAGSTER_HOME, else this folder, at http://127.0.0.1:3000 (PORT=3001 for another)
 	@cd "$(DAGSTER_HOME)" && $(CURDIR)/$(BIN)/dagster dev --workspace $(CURDIR)/workspace.yaml --port $(PORT)
 
-test: env ## run every test
-	@$(BIN)/python -m pytest
+test: env ## run every test, three side by side (WORKERS=1 for one after the other)
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+check: lint ## lint, types, and the tests that need no daemon, browser or engine: before each commit
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) $(QUICK_TESTS)
 
 torture: env ## the long trials: 300 sudden deaths, full disks, every corruption, 5,000 alterations (docs/faults.md)
 	@for trial in sudden_death adversity corruptions altered large; do \
@@ -66,4 +72,4 @@ lock: ## write constraints.txt anew from pyproject.toml (needs uv)
 clean: ## remove .venv, caches and the demo; data and Dagster's history of it stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo
 
-.PHONY: help env demo demo-ui dev test torture lint bench screenshots lock clean
+.PHONY: help env demo demo-ui dev test check torture lint bench screenshots lock clean

@@ -104,7 +104,7 @@ def test_the_checks_are_all_there_and_no_others(graph: AssetGraph) -> None:
     assert set(graph.asset_check_keys) == expected
 
 
-@pytest.mark.parametrize(("asset", "name"), [(asset, name) for asset, names in BLOCKING.items() for name in names])
+@pytest.mark.parametrize(("asset", "name"), [(asset, name) for asset, names in BLOCKING.items() for name in sorted(names)])
 def test_a_check_of_what_is_built_upon_blocks_and_has_the_partitions_of_its_asset(
     graph: AssetGraph, asset: str, name: str
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_check_of_what_is_built_upon_blocks_and_has_the_partitions_of_its_asse
     assert spec.partitions_def == graph.get(AssetKey(asset)).partitions_def
 
 
-@pytest.mark.parametrize(("asset", "name"), [(asset, name) for asset, names in TOLD.items() for name in names])
+@pytest.mark.parametrize(("asset", "name"), [(asset, name) for asset, names in TOLD.items() for name in sorted(names)])
 def test_a_check_that_only_tells_blocks_nothing(graph: AssetGraph, asset: str, name: str) -> None:
     spec = graph.get_check_spec(AssetCheckKey(AssetKey(asset), name))
     assert not spec.blocking
