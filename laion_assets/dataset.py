@@ -186,8 +186,11 @@ class Dataset(BaseModel):
         """Rows of a shard where they are known beforehand."""
         return self.rows.get(shard, self.default_rows)
 
-    def known_bytes(self, kind: FileKind, shard: int) -> int | None:
-        """Bytes of one of a shard's npy files where its rows are known beforehand; None for metadata."""
+    def expected_bytes(self, kind: FileKind, shard: int) -> int | None:
+        """Bytes of one of a shard's npy files where its rows are known beforehand; None for metadata.
+
+        An estimate: the file may be of another float type or have a longer header. It is for plans and progress.
+        """
         rows = self.known_rows(shard)
         if rows is None or kind == "metadata":
             return None

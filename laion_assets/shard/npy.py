@@ -30,6 +30,13 @@ UNPARSABLE = (
 )
 """What numpy raises for headers that are none."""
 
+HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
+"""By version. 3.0 differs from 2.0 in the encoding of field names alone, and arrays with fields are refused."""
+
 Float32Rows = npt.NDArray[np.float32]
 
 
@@ -87,16 +94,15 @@ def parse_header(
     if start[:6] != MAGIC:
         raise refuse(f"a file that starts with {start[:16]!r}", "an npy file (\\x93NUMPY)")
     version = (start[6], start[7]) if len(start) >= 8 else (0, 0)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise refuse(f"npy version {version[0]}.{version[1]}", "1.0 or 2.0")
-    # Version 2.0 may announce a header of 4 GB, which numpy would read before it looks at its length.
+    if version not in HEADER_READERS:
+        raise refuse(f"npy version {version[0]}.{version[1]}", "1.0, 2.0 or 3.0")
+    # Versions 2.0 and 3.0 may announce a header of 4 GB, which numpy would read before it looks at its length.
     length = int.from_bytes(start[8 : 10 if version == (1, 0) else 12], "little")
     if length > MAX_HEADER_BYTES:
         raise refuse(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
     file.seek(8)
     try:
-        shape, fortran_order, dtype = _parsed(readers[version], file)
+        shape, fortran_order, dtype = _parsed(HEADER_READERS[version], file)
     except UNPARSABLE as error:
         raise refuse(f"a header that does not parse ({_first_line(error)})", "numpy's header") from error
     return shape, fortran_order, dtype

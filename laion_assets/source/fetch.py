@@ -75,7 +75,9 @@ def fetch_shard(
     settings.dataset.shard_number(str(shard))
     patience = patience or Patience.of(settings)
     files = wanted_files(settings, shard)
-    transfer = ShardTransfer(f"shard {shard}", {file.name: file.size for file in files}, progress=progress, log=log)
+    transfer = ShardTransfer(
+        f"shard {shard}", {file.name: file.expected_bytes for file in files}, progress=progress, log=log
+    )
     # The run that holds the lock may fetch its files one after the other, each for its whole time.
     wait_seconds = patience.file_seconds * len(files)
     with closing(ShardPlaces(settings, patience, transfer)) as places:
@@ -100,7 +102,7 @@ def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = N
         file_seconds=min(patience.file_seconds, OBSERVE_SECONDS),
     )
     files = wanted_files(settings, shard)
-    transfer = ShardTransfer(f"shard {shard}", {file.name: file.size for file in files}, log=log)
+    transfer = ShardTransfer(f"shard {shard}", {file.name: file.expected_bytes for file in files}, log=log)
     with closing(ShardPlaces(settings, patience, transfer)) as places:
         jobs = [
             bind(Mirrors(file, places.of(file), patience, transfer).run, lambda source: source.observe())

@@ -25,19 +25,29 @@ PARQUET_LEAST_BYTES = 12
 START_BYTES = 512
 """With so many bytes `check_start` can tell: numpy's header of such a file has 128."""
 
+HALF_FLOAT_BYTES = 2
+"""The smallest float that is read."""
+
 HASH_BLOCK_BYTES = 1 << 20
 SHOWN_BYTES = 60
 
 
 @dataclass(frozen=True)
 class WantedFile:
-    """One of a shard's files and what is known of it beforehand: bytes and SHA-256, None where nothing is."""
+    """One of a shard's files and what is known of it beforehand; None where nothing is.
+
+    `size` (bytes) and `sha256` are the manifest's. `rows` are the dataset's, and compared with an npy file's header:
+    its bytes do not tell them, since writers make headers of 80, 96, 128 or 4,096 bytes and vectors of 2, 4 or 8 bytes
+    a number. `expected_bytes` is an estimate, for progress alone.
+    """
 
     shard: int
     kind: FileKind
     name: str
     size: int | None = None
     sha256: str | None = None
+    rows: int | None = None
+    expected_bytes: int | None = None
 
     @property
     def subject(self) -> str:
@@ -53,7 +63,7 @@ class WantedFile:
 def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
     """The files of a shard, with what the dataset and the manifest know of them.
 
-    Raises `SettingsError` when the manifest cannot be read, or says another size than the dataset does.
+    Raises `SettingsError` when the manifest cannot be read, or says fewer bytes than the dataset's rows need.
     """
     dataset = settings.dataset
     manifest: Mapping[str, ManifestEntry] = load_manifest(settings.manifest) if settings.manifest else {}
@@ -61,14 +71,21 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
     for kind in dataset.file_kinds:
         name = dataset.file_name(kind, shard)
         size, sha256 = manifest.get(name, ManifestEntry(None, None))
-        known = dataset.known_bytes(kind, shard)
-        if size is not None and known is not None and size != known:
+        rows = None if kind == "metadata" else dataset.known_rows(shard)
+        least = (rows or 0) * dataset.dimension * HALF_FLOAT_BYTES
+        if size is not None and size < least:
             raise SettingsError(
                 f"manifest {settings.manifest}, {name}",
                 found=f"{size} bytes",
-                expected=f"{known} bytes, as dataset {dataset.name} says",
+                expected=f"at least {least} bytes for the {rows} rows that dataset {dataset.name} says",
             )
-        files.append(WantedFile(shard, kind, name, known if size is None else size, sha256))
+        files.append(
+            WantedFile(
+                *(shard, kind, name, size, sha256),
+                rows=rows,
+                expected_bytes=dataset.expected_bytes(kind, shard) if size is None else size,
+            )
+        )
     return files
 
 
@@ -130,6 +147,8 @@ def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) 
     if dtype.hasobject:
         raise _wrong(wanted, place, "pickled Python objects", "numbers")
     promised = file.tell() + math.prod(shape) * dtype.itemsize
+    if wanted.rows is not None and shape[:1] != (wanted.rows,):
+        raise _wrong(wanted, place, f"shape {shape} in its header", f"{wanted.rows:,} rows, as the dataset says")
     if size != promised:
         raise _wrong(wanted, place, f"{size} bytes", f"{promised} as its header says: shape {shape} of {dtype.str}")
 

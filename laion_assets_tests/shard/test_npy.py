@@ -65,7 +65,7 @@ def with_header(path: Path, header: bytes, body: bytes = b"", version: bytes = b
     return path
 
 
-@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f2", ">f4", ">f8"])
 def test_floats_of_every_kind_are_read_as_numpy_reads_them(
@@ -179,10 +179,10 @@ def test_a_size_other_than_the_header_promises_is_refused(change: int, tmp_path:
     refusal(path, f"{size + change:,} bytes", f"expected {size:,} for shape (7, 4) of <f4")
 
 
-@pytest.mark.parametrize("version", [b"\x00\x00", b"\x03\x00", b"\x01\x01", b"\xff\xff"])
+@pytest.mark.parametrize("version", [b"\x00\x00", b"\x04\x00", b"\x01\x01", b"\xff\xff"])
 def test_other_versions_are_refused(version: bytes, tmp_path: Path) -> None:
     path = with_header(tmp_path / "a.npy", b"{}", version=version)
-    refusal(path, f"npy version {version[0]}.{version[1]}", "1.0 or 2.0")
+    refusal(path, f"npy version {version[0]}.{version[1]}", "1.0, 2.0 or 3.0")
 
 
 def test_a_header_that_announces_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:

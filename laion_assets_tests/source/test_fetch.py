@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from laion_assets.errors import DatasetError, PermanentSourceError, SourceError
@@ -211,14 +213,27 @@ def test_the_datasets_own_folders_and_names_are_used(server: MisbehavingServer, 
     assert [file.tries for file in again] == [0, 0, 0]
 
 
-def test_a_size_that_the_dataset_knows_is_enforced_before_a_byte_comes(
+def test_rows_that_the_dataset_knows_are_enforced_by_the_first_bytes(
     server: MisbehavingServer, raw: Path, dataset: Path
 ) -> None:
     server.files.update({name.replace("_0.", "_03."): content for name, content in shard_files(rows=299).items()})
-    with pytest.raises(SourceError, match=rf"{SIZE - 1024} bytes, expected {SIZE} bytes") as caught:
+    with pytest.raises(SourceError, match=r"shape \(299, 512\) in its header, expected 300 rows") as caught:
         fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 3, raw, patience=QUICK)
     assert "shard 3, " in str(caught.value)
     assert not list(raw.glob("*.npy*"))
+
+
+@pytest.mark.parametrize(("dtype", "header"), [("<f2", 96), ("<f2", 128), ("<f2", 4096), ("<f4", 128), ("<f8", 512)])
+def test_rows_are_read_in_the_header_whatever_its_length_and_the_files_dtype(
+    server: MisbehavingServer, raw: Path, dataset: Path, dtype: str, header: int
+) -> None:
+    """Other writers pad their headers otherwise; and float32 files are read where the dataset says float16."""
+    server.files.update({name.replace("_0.", "_03."): content for name, content in shard_files(rows=300).items()})
+    text = repr({"descr": dtype, "fortran_order": False, "shape": (300, 512)}).encode().ljust(header - 11) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + np.ones((300, 512), dtype).tobytes()
+    server.files |= {"img_emb_03.npy": content, "text_emb_03.npy": content}
+    fetched = fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 3, raw, patience=QUICK)
+    assert [file.bytes for file in fetched][:2] == [len(content)] * 2
 
 
 @pytest.mark.parametrize("shard", [-1, 4, 100])
