@@ -26,10 +26,18 @@ app.add_typer(udf_app, name="udf")
 console = Console()
 errors = Console(stderr=True)
 
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="In place of LAION_DATASET.")]
+SourceOption = Annotated[str | None, typer.Option("--source", help="In place of LAION_SOURCE.")]
 Again = Annotated[bool, typer.Option("--again", help="Load shards that are loaded already, too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Demo = Annotated[bool, typer.Option("--demo", help="Ask the demo's table in data/demo.")]
 DEMO_FOLDER = Path("data/demo")
+
+
+def print_json(value: object) -> None:
+    """One line on standard output, of ASCII where that takes no more."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=plain) + "\n")
 
 
 @app.command()
@@ -67,15 +75,17 @@ def sample(
 
 @app.command()
 def load(
-    shards: Annotated[str, typer.Argument(help="0-9, 3, or 1,4,7-9")],
+    shards: Annotated[str, typer.Argument(help="0-9, 3, 1,4,7-9, or all")],
     again: Again = False,
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
 ) -> None:
     """Load shards into the table, in the Dagster instance that the UI shows; goes on where a call before ended."""
-    from laion_assets.settings import load_settings
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.load import load as load_shards
+    from laion_assets.terminal.settings import settings_of
 
-    settings = load_settings()
+    settings = settings_of(dataset, source)
     numbers = settings.dataset.shard_numbers(shards)
     with dagster_instance() as instance:
         all_loaded = load_shards(settings, numbers, instance, console, again=again)
@@ -84,18 +94,20 @@ def load(
 
 @app.command()
 def plan(
-    shards: Annotated[str, typer.Argument(help="0-409, 3, or 1,4,7-9")],
+    shards: Annotated[str, typer.Argument(help="0-409, 3, 1,4,7-9, or all")],
     hosts: Annotated[int, typer.Option(min=1, help="Machines like this one that share the shards.")] = 1,
     bandwidth: Annotated[float | None, typer.Option(min=0.001, help="MB/s a host; else tried for 8 seconds.")] = None,
     ask: Annotated[bool, typer.Option("--ask", help="Ask the source for sizes that are not known.")] = False,
     recalibrate: Annotated[bool, typer.Option("--recalibrate", help="Measure this machine again.")] = False,
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
     as_json: Json = False,
 ) -> None:
     """Say what loading shards will cost: bytes, time, disk and memory, by a calibration of this machine."""
-    from laion_assets.settings import load_settings
     from laion_assets.terminal.plan import plan_load, print_plan
+    from laion_assets.terminal.settings import settings_of
 
-    settings = load_settings()
+    settings = settings_of(dataset, source)
     made = plan_load(
         settings,
         settings.dataset.shard_numbers(shards),
@@ -106,27 +118,27 @@ def plan(
         recalibrate=recalibrate,
     )
     if as_json:
-        sys.stdout.write(json.dumps(made.as_json()) + "\n")
+        print_json(made.as_json())
     else:
         print_plan(made, console)
 
 
 @app.command()
-def status(as_json: Json = False) -> None:
+def status(dataset: DatasetOption = None, source: SourceOption = None, as_json: Json = False) -> None:
     """Show shards at each stage, what the table holds, the last recall, and whether all is well.
 
     Exit code 1 where a finding is bad. While a load or another command holds the embedded engine, it answers at once
     with what Dagster recorded, says who holds the table, and goes by the findings that could be made.
     """
-    from laion_assets.settings import load_settings
     from laion_assets.terminal.instance import dagster_instance
+    from laion_assets.terminal.settings import settings_of
     from laion_assets.terminal.status import print_status, read_status
 
-    settings = load_settings()
+    settings = settings_of(dataset, source)
     with dagster_instance() as instance:
         found = read_status(settings, instance)
     if as_json:
-        sys.stdout.write(json.dumps(found.as_json()) + "\n")
+        print_json(found.as_json())
     else:
         print_status(found, console)
     raise typer.Exit(0 if found.healthy else 1)
@@ -148,16 +160,30 @@ def search(
     html: Annotated[Path | None, typer.Option(help="Write a page of the answers to this file.")] = None,
     as_json: Json = False,
     demo_table: Demo = False,
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
 ) -> None:
     """Show the rows nearest to a text, a picture, a row or a vector."""
-    from laion_assets.settings import load_settings
     from laion_assets.terminal.apart import demo_settings
     from laion_assets.terminal.search import Asked, show_search
+    from laion_assets.terminal.settings import settings_of
 
-    settings = demo_settings(DEMO_FOLDER.absolute()) if demo_table else load_settings()
+    settings = demo_settings(DEMO_FOLDER.absolute()) if demo_table else settings_of(dataset, source)
     asked = Asked(texts or [], image or [], like, vector, texts_from)
     request = {"by": by, "limit": limit, "exact": exact, "where": where, "shards": shards, "ef": ef}
     show_search(settings, asked, request, console, html=html, as_json=as_json)
+
+
+@app.command()
+def settings(dataset: DatasetOption = None, source: SourceOption = None, as_json: Json = False) -> None:
+    """Print every setting as it holds, and whether it is a default, a variable's, an option's or the dataset's."""
+    from laion_assets.terminal.settings import print_settings, settings_of, shown_settings
+
+    shown = shown_settings(settings_of(dataset, source))
+    if as_json:
+        print_json([asdict(each) for each in shown])
+    else:
+        print_settings(shown, console)
 
 
 @clip_app.command("check")
@@ -176,12 +202,13 @@ def clip_check() -> None:
 def grants(
     user: Annotated[str, typer.Argument(help="Who is to load; the user of LAION_CLICKHOUSE where none is named.")] = "",
     searches: Annotated[bool, typer.Option("--search", help="What a user needs who only searches.")] = False,
+    dataset: DatasetOption = None,
 ) -> None:
     """Print the GRANT statements for a ClickHouse user who may do what is needed and no more. Nothing is connected."""
-    from laion_assets.settings import load_settings
     from laion_assets.table.grants import load_grants, search_grants, user_of
+    from laion_assets.terminal.settings import settings_of
 
-    settings = load_settings()
+    settings = settings_of(dataset, None)
     for grant in search_grants(settings) if searches else load_grants(settings):
         statement = f"{grant.statement(user or user_of(settings))};"
         console.print(f"{statement:<88} -- {grant.why}", highlight=False, soft_wrap=True, markup=False)

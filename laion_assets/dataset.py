@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from laion_assets.errors import DatasetError
+from laion_assets.text_file import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -208,7 +209,9 @@ class Dataset(BaseModel):
         return int(key)
 
     def shard_numbers(self, selection: str) -> list[int]:
-        """Shards of a selection such as `0-9`, `3` or `1,4,7-9`, sorted, each once. Raises `DatasetError`."""
+        """Shards of a selection such as `0-9`, `3`, `1,4,7-9` or `all`, sorted, each once. Raises `DatasetError`."""
+        if selection.strip() == "all":
+            return [int(key) for key in self.shard_keys]
         shards: set[int] = set()
         for piece in selection.split(","):
             first, dash, last = piece.strip().partition("-")
@@ -247,9 +250,20 @@ def load_dataset(name_or_path: str) -> Dataset:
             expected=f"one of {', '.join(preset_names())}, or a path that ends in .toml",
         )
     try:
-        return parse_dataset(path.read_text(encoding="utf-8"), str(path))
+        return _beside(parse_dataset(read_text(path), str(path)), path.absolute().parent)
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"dataset file {path}", found=f"{error}", expected="a TOML file in UTF-8") from error
+
+
+def _beside(dataset: Dataset, folder: Path) -> Dataset:
+    """The dataset with the relative paths of its sources taken from its file's folder: it can be used from any."""
+    sources = tuple(
+        place
+        if "://" in place.url or place.url.startswith(("~", "{data_dir}"))
+        else place.model_copy(update={"url": str(folder / place.url)})
+        for place in dataset.sources
+    )
+    return dataset.model_copy(update={"sources": sources})
 
 
 def parse_dataset(text: str, subject: str) -> Dataset:

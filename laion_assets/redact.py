@@ -11,27 +11,58 @@ HIDDEN = "***"
 def redact(url: str) -> str:
     """`url` without what may be secret; a plain path stays as it is.
 
-    The whole query goes, since signed URLs and access tokens stand there. Where a password holds an unescaped slash,
-    everything up to the last @ goes: a path with an @ then shows too little, which is the safe side.
+    The whole query goes, since signed URLs and access tokens stand there. Where a password may hold an unescaped / ? or
+    #, everything up to the last @ goes: a path with an @ then shows too little, which is the safe side.
     """
     scheme, mark, rest = url.partition("://")
     if not mark:
         return url
-    rest, query, _ = rest.partition("#")[0].partition("?")
-    if _has_user(url):
+    if has_user(url):
         rest = f"{HIDDEN}@{rest.rpartition('@')[2]}"
+    rest, query, _ = rest.partition("#")[0].partition("?")
     return f"{scheme}://{rest}?{HIDDEN}" if query else f"{scheme}://{rest}"
 
 
 def redact_text(text: str) -> str:
-    """`text`, such as another package's error message, with every URL in it redacted."""
-    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda match: redact(match[0]), text)
+    """`text`, such as another package's error message, with every URL in it redacted, and the query of every path."""
+    text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda match: redact(match[0]), text)
+    return re.sub(r"(/[^\s?'\"<>]*\?)[^\s'\"<>=]*=[^\s'\"<>]*", rf"\1{HIDDEN}", text)
 
 
-def _has_user(url: str) -> bool:
+def redact_chain(error: BaseException) -> None:
+    """Redacts the messages of an error and of all that caused it, in place.
+
+    Who stores or prints an error follows its causes: Dagster's event log keeps them all. urllib3's hold whole URLs.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        waiting += [each.__cause__, each.__context__, *(arg for arg in each.args if isinstance(arg, BaseException))]
+        if any(isinstance(arg, str) for arg in each.args):
+            each.args = tuple(redact_text(arg) if isinstance(arg, str) else arg for arg in each.args)
+
+
+def origin_of(secret: str) -> str:
+    """Scheme and host of a URL that is secret as a whole; of anything else, nothing."""
+    scheme, mark, rest = redact(secret).partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}/{HIDDEN}" if mark else HIDDEN
+
+
+def has_user(url: str) -> bool:
+    """Whether a URL holds a user, or may: in https://me:12/hunter2@host a password begins where a port seems to."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:  # the "port" is the start of a password, or the address is no address
         return "@" in url
-    return "@" in parts.netloc
+    return "@" in parts.netloc or is_ambiguous(url)
+
+
+def is_ambiguous(url: str) -> bool:
+    """Whether what looks like host, port and path may be a user and a password with an unescaped / ? or #."""
+    netloc, *rest = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)
+    return "@" not in netloc and re.search(r":[^\]]*$", netloc) is not None and "@" in "".join(rest)

@@ -6,6 +6,7 @@ import re
 from urllib.parse import quote, unquote, urlsplit
 
 from laion_assets.dataset import user_path
+from laion_assets.redact import is_ambiguous
 
 
 def schedule(expression: str) -> str:
@@ -35,7 +36,26 @@ def source(text: str) -> str:
         whole = False
     if not whole or not re.match(r"[a-z][a-z0-9+.-]*://", text):
         raise ValueError("a source is a URL such as https://…, file:///… or s3://…, or a folder's path")
+    if is_ambiguous(text):
+        raise ValueError("in a URL with user and password, / ? # @ of the password are written %2F %3F %23 %40")
     return text
+
+
+BEGINS_A_PLACE = r"""["'/~.]|[A-Za-z][A-Za-z0-9+.-]*://"""
+PLACE = re.compile(
+    rf"""\s*(?:"([^"]+)"|'([^']+)'|(\S.*?))\s*(?:$|[,\s]+(?={BEGINS_A_PLACE})|,\s*$)""",
+    re.DOTALL,
+)
+"""One place of a list, and what parts it from the next: a comma or blanks before a quote, a path or a URL."""
+
+
+def places(text: str) -> tuple[str, ...]:
+    """The places of a list such as `https://a/x, /mnt/my shards`.
+
+    A comma or blanks part two places where the second begins as one does: with a scheme, `/`, `~`, `.` or a quote. So a
+    place may hold blanks and commas. A place in quotes is taken as it is.
+    """
+    return tuple(next(filter(None, found.groups())) for found in PLACE.finditer(text.strip(", \n\t")))
 
 
 def bucket(url: str) -> str:
@@ -49,7 +69,7 @@ def database(url: str) -> str:
     """A server, or the embedded engine's folder, which is made absolute.
 
     A server's URL must be one that can be taken apart as it was meant: an unescaped sign of a password would move its
-    end elsewhere.
+    end elsewhere. What no one would read of it, such as ?secure=true, is refused.
     """
     try:
         parts = urlsplit(url)
@@ -57,6 +77,8 @@ def database(url: str) -> str:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme == "chdb":
+        if parts.query or parts.fragment:
+            raise ValueError("chdb:///folder ends with the folder, where ? # % are written %3F %23 %25")
         folder = user_path(unquote(f"{parts.netloc}{parts.path}"))
         return f"chdb://{quote(str(folder.absolute()))}"
     rest = f"{parts.path}{parts.query}{parts.fragment}"
@@ -64,6 +86,12 @@ def database(url: str) -> str:
         raise ValueError(
             "it is chdb:///folder, or http(s)://user:password@host:port/database, "
             "where a password's / # ? @ are written %2F %23 %3F %40"
+        )
+    if parts.query or parts.fragment or "/" in parts.path.strip("/"):
+        what = "a query" if parts.query else "a fragment" if parts.fragment else "more than one name in its path"
+        raise ValueError(
+            f"{what}, which would not be used: it ends with /database; TLS is https://, and time limits, compression "
+            "and certificates are variables of their own"
         )
     return url
 

@@ -11,11 +11,18 @@ from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from laion_assets import setting_values
 from laion_assets.dataset import Dataset, Folders, SourceLayout, describe_validation, load_dataset, user_path
 from laion_assets.errors import SettingsError
+from laion_assets.variables import PREFIX, near_miss
 
 Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
 """The number formats that ClickHouse's HNSW index stores vectors in."""
@@ -52,6 +59,19 @@ Name = Annotated[str, AfterValidator(setting_values.database_object)]
 
 Cron = Annotated[str, AfterValidator(setting_values.schedule)]
 """When a schedule ticks, in UTC."""
+
+
+GROUPS = {
+    "dataset_name": "What is loaded, and where it goes",
+    "keep_raw": "Files and rows",
+    "vector_codec": "The table",
+    "load_shards": "Schedules and alarms",
+    "index_first": "Index and recall",
+    "clickhouse_memory_bytes": "The connection to ClickHouse, and its engine",
+    "http_tries": "Fetching",
+    "clip_dir": "CLIP, alerts, clusters",
+}
+"""The groups of settings, by the first field of each: what follows a field in `Settings` is of its group."""
 
 
 def _secret(check: Callable[[str], str]) -> Callable[[SecretStr], SecretStr]:
@@ -129,7 +149,28 @@ class Settings(BaseSettings):
     alert_webhook: Annotated[SecretStr, AfterValidator(_secret(setting_values.webhook))] | None = None
     cluster: Name | None = None
 
-    @field_validator("source", "extra_columns", "tuning_granularities", mode="before")
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings calls it by these names
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the caller gives, then the environment, where an empty variable is as good as none: compose files and
+        charts set those that nobody filled in. Blanks around a value go, such as the line's end of a mounted secret."""
+        if isinstance(env_settings, EnvSettingsSource):
+            found = env_settings.env_vars.items()
+            env_settings.env_vars = {name: value.strip() for name, value in found if value and value.strip()}
+        return init_settings, env_settings
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _split_places(cls, value: object) -> object:
+        return setting_values.places(value) if isinstance(value, str) else value
+
+    @field_validator("extra_columns", "tuning_granularities", mode="before")
     @classmethod
     def _split_words(cls, value: object) -> object:
         return tuple(word for word in re.split(r"[,\s]+", value) if word) if isinstance(value, str) else value
@@ -201,13 +242,13 @@ def load_settings(**overrides: object) -> Settings:
 
     A value that does not hold is named with its variable; the value itself is not shown, since it may be a secret.
     """
-    _refuse_unknown_variables()
+    _refuse_misspelt_variables()
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks each value
     except ValidationError as error:
         raise SettingsError(
             "settings",
-            found=describe_validation(error, name=_variable),
+            found=describe_validation(error, name=variable),
             advice="docs/settings.md lists every variable and its values",
         ) from None
     if not settings.sources:
@@ -219,19 +260,25 @@ def load_settings(**overrides: object) -> Settings:
     return settings
 
 
-def _refuse_unknown_variables() -> None:
+def variable(field: str) -> str:
+    """The name of a field's variable. The dataset's name is read from LAION_DATASET."""
+    return "LAION_DATASET" if field in ("LAION_DATASET", "dataset_name") else f"{PREFIX}{field.upper()}"
+
+
+def foreign_variables() -> list[str]:
+    """LAION_* variables of the environment that are no settings, sorted. They change nothing."""
+    known = {variable(field) for field in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def _refuse_misspelt_variables() -> None:
     """A misspelt variable would leave its setting at the default, and nobody would know."""
-    known = {_variable(field) for field in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith("LAION_") and name not in known)
-    if unknown:
+    known = [variable(field) for field in Settings.model_fields]
+    meant = {name: near for name in foreign_variables() if (near := near_miss(name, known)) is not None}
+    if meant:
         raise SettingsError(
             "settings",
-            found=f"{', '.join(unknown)} in the environment",
-            expected="a variable that exists",
+            found=f"{', '.join(meant)} in the environment",
+            expected=", ".join(dict.fromkeys(meant.values())),
             advice="docs/settings.md lists every variable",
         )
-
-
-def _variable(field: str) -> str:
-    """The dataset's name is read from LAION_DATASET: pydantic would take LAION_DATASET_NAME, too."""
-    return "LAION_DATASET" if field in ("LAION_DATASET", "dataset_name") else f"LAION_{field.upper()}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import certifi
 
 from laion_assets.errors import SettingsError
+from laion_assets.text_file import read_text
 
 
 def trusting_context(ca_file: Path | None, variable: str) -> ssl.SSLContext:
@@ -26,8 +27,9 @@ def trusting_context(ca_file: Path | None, variable: str) -> ssl.SSLContext:
 def add_authorities(context: ssl.SSLContext, ca_file: Path, variable: str) -> None:
     """Trusts the authorities of a file, too. Raises `SettingsError`, which names `variable`, when it holds none."""
     try:
-        context.load_verify_locations(ca_file)
-    except OSError as error:  # ssl.SSLError is one
+        # By their text: OpenSSL finds no certificate in a line that starts with a byte order mark.
+        context.load_verify_locations(cadata=read_text(ca_file).encode("ascii", "ignore").decode("ascii"))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise SettingsError(
             f"{variable} {ca_file}", found=f"{error}", expected="a file of certificates in PEM form"
         ) from error

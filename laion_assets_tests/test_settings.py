@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -12,11 +16,14 @@ from dagster._utils.schedules import is_valid_cron_string
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from laion_assets.cli import app
 from laion_assets.dataset import Folders
 from laion_assets.errors import DatasetError, LaionError, SettingsError
-from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings, load_settings
+from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings, foreign_variables, load_settings
 from laion_assets.source.places import local_folder
+from laion_assets.terminal.settings import shown_settings
 from laion_assets_tests.conftest import REPOSITORY, assert_one_line
 
 SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
@@ -96,7 +103,7 @@ WRONG: dict[str, str] = {
     "index_granularity": "0",
     "load_shards": "0",
     "retry_cron": "once a day",
-    "observe_cron": "",
+    "observe_cron": "daily",
     "report_cron": "* * *",
     "fresh_days": "-1",
     "tuning_partitions": "0",
@@ -230,7 +237,9 @@ def test_secrets_are_read_and_shown_by_nobody(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "url",
     [
-        *(f"postgres://u:{SECRET}@h/d", f"http//u:{SECRET}@h", f"{SECRET}", f"http://[::1:{SECRET}@h/d", ""),
+        *(f"postgres://u:{SECRET}@h/d", f"http//u:{SECRET}@h", f"{SECRET}", f"http://[::1:{SECRET}@h/d"),
+        *(f"https://me:{SECRET}@h:8443/{rest}" for rest in ("db?secure=true", "db/more", "db#part", "?database=db")),
+        f"chdb:///folder?token={SECRET}",
         *(f"http://me:{SECRET}@h:{port}/d" for port in ("abc", "99999", "-1")),
     ],
 )
@@ -274,9 +283,11 @@ def test_folders_are_those_of_where_the_settings_were_read(monkeypatch: pytest.M
         ("LAION_SOURCE", "http://[::1/x", "LAION_SOURCE.0: a source is a URL"),
         ("LAION_SOURCE", "http://host:99999/x", "LAION_SOURCE.0: a source is a URL"),
         ("LAION_ALERT_WEBHOOK", "hooks.example/x", "LAION_ALERT_WEBHOOK: a webhook is http(s)://host/"),
-        ("LAION_ALERT_WEBHOOK", "", "LAION_ALERT_WEBHOOK: a webhook is http(s)://host/"),
         ("LAION_TABLE", "laion_staging_v2", "LAION_TABLE: a name with _staging_"),
-        ("LAION_DATASET_NAME", "laion2b-en", "LAION_DATASET_NAME in the environment"),
+        *(
+            (name, "laion2b-en", f"{name} in the environment")
+            for name in ("LAION_DATASET_NAME", "LAION_SUORCE", "LAION_TABEL", "LAION_DATADIR", "LAION_CLICKHOUSE_URL")
+        ),
     ],
 )
 def test_values_that_would_fail_later_are_refused_at_once(
@@ -284,6 +295,84 @@ def test_values_that_would_fail_later_are_refused_at_once(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert said in refusal().found
+
+
+SERVICE_LINKS = {
+    "LAION_ASSETS_SERVICE_HOST": "10.0.0.8",
+    "LAION_ASSETS_SERVICE_PORT": "4000",
+    "LAION_ASSETS_SERVICE_PORT_GRPC": "4000",
+    "LAION_ASSETS_PORT": "tcp://10.0.0.8:4000",
+    "LAION_ASSETS_PORT_4000_TCP": "tcp://10.0.0.8:4000",
+    "LAION_ASSETS_PORT_4000_TCP_ADDR": "10.0.0.8",
+    "LAION_CLICKHOUSE_SERVICE_HOST": "10.0.0.7",
+    "LAION_CLICKHOUSE_PORT": "tcp://10.0.0.7:8123",
+    "LAION_STORE_PORT": "tcp://10.0.0.9:9000",
+    "LAION_PORT": "tcp://10.0.0.9:80",
+}
+"""What Kubernetes gives a pod for services called laion-assets, laion-clickhouse, laion-store and laion."""
+
+
+def test_variables_of_someone_else_under_our_prefix_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_settings()
+    for name, value in (SERVICE_LINKS | {"LAION_CLICKHOUSE_PASSWORD": SECRET, "LAION_HOME": "/opt"}).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == before
+    assert set(SERVICE_LINKS) < set(foreign_variables())
+
+
+def test_the_code_location_loads_in_a_pod_with_service_links(tmp_path: Path) -> None:
+    """Dagster's own command starts the code server of the module, as the chart's deployment does."""
+    environment = {**os.environ, **SERVICE_LINKS, "DAGSTER_HOME": str(tmp_path), "LAION_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-m", "laion_assets.definitions"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "Validation successful" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+@pytest.mark.parametrize("nothing", ["", "  ", "\n"])
+def test_an_empty_variable_is_as_good_as_none(field: str, nothing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_settings()
+    monkeypatch.setenv(variable(field), nothing)
+    assert load_settings() == before
+
+
+def test_the_lines_end_of_a_mounted_secret_is_not_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_CLICKHOUSE", f"https://me:{SECRET}@db.example/laion\n")
+    monkeypatch.setenv("LAION_DATA_DIR", "/mnt/store\n")
+    settings = load_settings()
+    assert settings.clickhouse_url.get_secret_value() == f"https://me:{SECRET}@db.example/laion"
+    assert settings.data_dir == Path("/mnt/store")
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("/mnt/my shards", ["/mnt/my shards"]),
+        ("/mnt/a, b,c", ["/mnt/a, b,c"]),
+        ("https://a.example/x,y /mnt/my shards, ~/z", ["https://a.example/x,y", "/mnt/my shards", "~/z"]),
+        ("'/mnt/a, /b' \"/mnt/c /d\"", ["/mnt/a, /b", "/mnt/c /d"]),
+        ("https://a.example/x\nhttps://b.example/y,", ["https://a.example/x", "https://b.example/y"]),
+    ],
+)
+def test_a_place_of_a_list_may_hold_blanks_and_commas(
+    text: str, places: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LAION_SOURCE", text)
+    assert [place.replace(f"{tmp_path}/", "~/") for place in load_settings().source] == places
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_dataset_s_relative_place_is_beside_its_file(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    text = 'name = "mine"\r\nshards = 1\ndimension = 8\n[[sources]]\nurl = "my shards"\n[[sources]]\nurl = "s3://b"\n'
+    (tmp_path / "there" / "mine.toml").write_bytes(text.encode(encoding))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAION_DATASET", "there/mine.toml")
+    assert [place.url for place in load_settings().sources] == [str(tmp_path / "there" / "my shards"), "s3://b"]
 
 
 def test_a_wrong_schedule_names_its_variable_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,3 +498,41 @@ def test_no_variable_is_documented_that_does_not_exist() -> None:
     words = DOCUMENT.read_text(encoding="utf-8").replace("`", " ").replace("=", " ").replace(",", " ").split()
     named = {word.rstrip(".:;)|") for word in words if word.startswith("LAION_")}
     assert named <= known, json.dumps(sorted(named - known))
+
+
+def test_the_document_has_the_groups_that_the_command_shows() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    found = re.findall(r"^## (.+)$|`(LAION_[A-Z_0-9]+)`(?= (?:/ `[A-Z_0-9]+` )*\|)", text, re.MULTILINE)
+    group = ""
+    documented: dict[str, str] = {}
+    for title, name in found:
+        group = title or group
+        if name:
+            documented.setdefault(name, group)
+    shown = {each.variable: each.group for each in shown_settings(load_settings())}
+    assert {name: group for name, group in documented.items() if shown.get(name) != group} == {}
+
+
+def test_the_command_shows_each_setting_with_its_origin_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION_CLICKHOUSE", f"https://me:{SECRET}@db.example:8443/laion")
+    monkeypatch.setenv("LAION_ALERT_WEBHOOK", f"https://hooks.example/{SECRET}")
+    monkeypatch.setenv("LAION_SOURCE", f"https://me:{SECRET}@mirror.example/x?token={SECRET}")
+    monkeypatch.setenv("LAION_ASSETS_PORT", "tcp://10.0.0.8:4000")
+    ended = CliRunner().invoke(app, ["settings", "--dataset", "sample", "--json"])
+    assert ended.exit_code == 0
+    assert SECRET not in ended.output
+    found = {each["variable"]: (each["value"], each["origin"]) for each in json.loads(ended.output)}
+    assert set(found) == {variable(field) for field in Settings.model_fields}
+    assert found["LAION_DATASET"] == ("sample", "option")
+    assert found["LAION_SOURCE"] == ("https://***@mirror.example/x?***", "environment")
+    assert found["LAION_CLICKHOUSE"] == ("https://***@db.example:8443/laion", "environment")
+    assert found["LAION_ALERT_WEBHOOK"] == ("https://hooks.example/***", "environment")
+    assert found["LAION_TABLE"] == ("laion", "default")
+    shown = CliRunner().invoke(app, ["settings"], env={"COLUMNS": "200"}).output
+    assert "not settings, and not used: LAION_ASSETS_PORT" in shown
+    assert SECRET not in shown
+
+
+def test_without_a_variable_the_source_is_the_dataset_s() -> None:
+    found = {each.variable: each.origin for each in shown_settings(load_settings())}
+    assert found["LAION_SOURCE"] == "dataset"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,25 +138,35 @@ def vector_of(db: Database, row_id: int, by: By) -> npt.NDArray[np.float32]:
 def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.float32]:
     """The vector as float32 (dimension,). Raises `SearchError` for another shape, zeros, NaN or infinity."""
     try:
-        target = np.asarray(vector, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise SearchError("query vector", found=f"{error}", expected=f"{dimension} numbers") from error
+        target = real_numbers(np.asarray(vector))
+    except (TypeError, ValueError, OverflowError) as error:
+        found = " ".join(str(error).split())[:200]
+        raise SearchError("query vector", found=found, expected=f"{dimension} numbers") from error
     if target.shape not in ((dimension,), (1, dimension)):
         raise SearchError("query vector", found=f"shape {target.shape}", expected=f"({dimension},)")
     target = target.reshape(dimension)
-    if not np.isfinite(target).all():
-        raise SearchError("query vector", found="NaN or infinity in it", expected="finite numbers")
     if not target.any():
         raise SearchError("query vector", found="only zeros", expected="a direction: cosine distance needs a length")
     return target
 
 
+def real_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The same numbers as float32. Raises `ValueError` for what are no real numbers, or none that float32 holds."""
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"values of type {array.dtype}, not real numbers")
+    with np.errstate(over="ignore"):
+        vector = array.astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise ValueError("NaN, infinity or a number that float32 does not hold")
+    return vector
+
+
 def check_request(request: SearchRequest, dataset: Dataset) -> None:
     """Raises `SearchError` for a limit that cannot be, or vectors that the dataset does not have."""
-    if not 1 <= request.limit <= MAX_LIMIT:
+    if type(request.limit) is not int or not 1 <= request.limit <= MAX_LIMIT:
         raise SearchError(
             "limit",
-            found=f"{request.limit:,}",
+            found=f"{request.limit:,}" if type(request.limit) is int else f"{request.limit!r}",
             expected=f"1 to {MAX_LIMIT:,}",
             advice="ClickHouse answers larger ones by scanning everything",
         )
@@ -194,15 +201,3 @@ def checked_by(by: str) -> By:
     if by == "text":
         return "text"
     raise SearchError("by", found=f"{by!r}", expected="image or text")
-
-
-def read_vector_file(path: Path) -> npt.NDArray[np.float32]:
-    """A vector from a .npy file of shape (d,) or (1, d), or a JSON list of numbers. Raises `SearchError`."""
-    try:
-        if path.suffix == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
-        return np.asarray(json.loads(path.read_text(encoding="utf-8")), dtype=np.float32)
-    except (OSError, ValueError, TypeError, EOFError, RecursionError, tokenize.TokenError) as error:
-        raise SearchError(
-            f"vector file {path}", found=" ".join(str(error).split())[:200], expected="a .npy file or a JSON list"
-        ) from error

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from laion_assets.errors import SettingsError
+from laion_assets.text_file import read_text
 
 
 class ManifestEntry(NamedTuple):
@@ -33,7 +34,7 @@ def load_manifest(path: Path) -> Mapping[str, ManifestEntry]:
     """The manifest's entries by file name. Raises `SettingsError`, with the line, where it cannot be understood."""
     entries: dict[str, ManifestEntry] = {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"manifest {path}", found=f"{error}", expected="a text file in UTF-8") from error
     for number, line in enumerate(text.splitlines(), 1):

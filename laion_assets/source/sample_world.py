@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from laion_assets.errors import DatasetError
+
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
 
@@ -217,10 +219,10 @@ def _hartley(vectors: NDArray[np.floating[Any]]) -> None:
 def sample_world(seed: int = 0, dimension: int = 512) -> SampleWorld:
     """The world of a seed, always the same; the default is that of every sample, so encoders fit all of them.
 
-    Raises `ValueError` for fewer than 313 dimensions: CLIP's dominant dimensions are 92, 133 and 312.
+    Raises `DatasetError` for fewer than 313 dimensions: CLIP's dominant dimensions are 92, 133 and 312.
     """
     if dimension < 313:
-        raise ValueError(f"a sample world needs 313 dimensions or more, found {dimension}")
+        raise DatasetError("sample world", found=f"{dimension} dimensions", expected="313 or more")
     rng = np.random.default_rng(seed)
     order, signs = rng.permutation(dimension), rng.choice([-1.0, 1.0], dimension)
     weights = np.array([ROLE_WEIGHT[role] for role, members in ROLES.items() for _ in members])

@@ -13,9 +13,11 @@ from rich.console import Console
 from laion_assets.api import Answer, Query, answer
 from laion_assets.errors import SearchError
 from laion_assets.html_page import write_search_page
-from laion_assets.search.statement import SearchRequest, checked_by, read_vector_file
+from laion_assets.search.statement import SearchRequest, checked_by
+from laion_assets.search.vector_file import read_vector_file
 from laion_assets.settings import Settings
 from laion_assets.terminal.results import print_results, results_json
+from laion_assets.text_file import read_text
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Asked:
             if "-" in self.texts:
                 texts += sys.stdin.read().splitlines()
             if self.texts_from is not None:
-                texts += self.texts_from.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+                texts += read_text(self.texts_from).splitlines()
+        except (OSError, ValueError) as error:
             raise SearchError("texts", found=str(error), expected="a file of texts in UTF-8, a line each") from error
         return [text for text in texts if text.strip()]
 

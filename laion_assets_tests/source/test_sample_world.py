@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from laion_assets.errors import DatasetError
 from laion_assets.source.sample_world import COLOURS, ROLES, Floats, Integers, SampleWorld, sample_world
 
 REAL = Path(__file__).parents[2].parent / "shared" / "real"
@@ -100,7 +101,7 @@ def test_other_dimensions_work_down_to_clips_dominant_ones() -> None:
     world = sample_world(dimension=768)
     images, texts = world.draw_pairs(np.random.default_rng(0), np.arange(5))
     assert images.shape == texts.shape == (5, 768)
-    with pytest.raises(ValueError, match="313 dimensions or more, found 312"):
+    with pytest.raises(DatasetError, match="found 312 dimensions, expected 313 or more"):
         sample_world(dimension=312)
 
 

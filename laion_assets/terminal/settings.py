@@ -1,0 +1,92 @@
+"""`laion-assets settings`: every setting as it holds, and where it comes from. It changes none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from laion_assets.redact import origin_of, redact
+from laion_assets.settings import GROUPS, Settings, foreign_variables, load_settings, variable
+
+Origin = Literal["default", "environment", "option", "dataset"]
+
+
+@dataclass(frozen=True)
+class ShownSetting:
+    """One setting: its group, its variable, its value as it may be shown, and where that comes from."""
+
+    group: str
+    variable: str
+    value: str
+    origin: Origin
+
+
+OPTIONS: set[str] = set()
+"""Variables that an option of this command set."""
+
+
+def settings_of(dataset: str | None, source: str | None) -> Settings:
+    """The settings, with what --dataset and --source say in place of LAION_DATASET and LAION_SOURCE.
+
+    They are put into the environment, so that processes that this one starts have the same. Raises what `load_settings`
+    raises.
+    """
+    for name, value in (("LAION_DATASET", dataset), ("LAION_SOURCE", source)):
+        if value is not None:
+            os.environ[name] = value
+            OPTIONS.add(name)
+    return load_settings()
+
+
+def shown_settings(settings: Settings) -> list[ShownSetting]:
+    """All of them, in the order of docs/settings.md; secrets are masked."""
+    found, group = [], ""
+    for field in Settings.model_fields:
+        group = GROUPS.get(field, group)
+        name = variable(field)
+        origin: Origin = "default"
+        if field in settings.model_fields_set:
+            origin = "option" if name in OPTIONS else "environment"
+        elif field == "source":
+            origin = "dataset"
+        found.append(ShownSetting(group, name, _value(settings, field), origin))
+    return found
+
+
+def _value(settings: Settings, field: str) -> str:
+    if field == "clickhouse":
+        return redact(settings.clickhouse_url.get_secret_value())
+    if field == "source":
+        return ", ".join(dict.fromkeys(redact(place.url) for place in settings.sources))
+    value = getattr(settings, field)
+    if isinstance(value, SecretStr):
+        # Of a webhook the path is the secret; of a token, all.
+        return origin_of(value.get_secret_value())
+    if isinstance(value, Mapping):
+        value = tuple(f"{key}={each}" for key, each in value.items())
+    if isinstance(value, tuple):
+        value = ", ".join(map(str, value))
+    return "none" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def print_settings(shown: list[ShownSetting], console: Console) -> None:
+    """A table for each group, then variables under our prefix that are no settings."""
+    for group in dict.fromkeys(each.group for each in shown):
+        table = Table("variable", "value", "from", title=group, title_justify="left", expand=True)
+        table.columns[0].no_wrap = True
+        table.columns[1].overflow = "fold"
+        for each in shown:
+            if each.group == group:
+                style = "" if each.origin == "default" else "bold"
+                table.add_row(each.variable, Text(each.value, style=style), each.origin)
+        console.print(table)
+    foreign = foreign_variables()
+    if foreign:
+        console.print(f"not settings, and not used: {', '.join(foreign)}", markup=False, highlight=False)
