@@ -6,7 +6,7 @@ BIN := .venv/bin
 PORT ?= 3000
 # Tests wait for processes of their own for two thirds of their time, so two cores carry three workers.
 WORKERS ?= 3
-QUICK_TESTS := $(addprefix laion_assets_tests/,shard source plan test_dataset.py test_errors.py test_faults.py test_settings.py)
+QUICK_TESTS := $(addprefix laion_assets_tests/,shard source plan test_dataset.py test_errors.py test_faults.py test_rooms.py test_settings.py)
 export DAGSTER_HOME ?= $(CURDIR)
 
 help: ## list the targets
