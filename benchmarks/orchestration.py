@@ -20,7 +20,9 @@ from benchmarks.report import Section
 from laion_assets.assets.load_report import report_markdown
 from laion_assets.definitions import build_definitions
 from laion_assets.health.findings import judge
-from laion_assets.health.history import CHAIN, PARTITION_TAG, read_histories
+from laion_assets.health.history import read_histories
+from laion_assets.health.keys import CHAIN
+from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.settings import load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.schema import PartitionState
@@ -107,7 +109,7 @@ def history_figures(home: Path, rounds: int, events: int) -> list[Figure]:
             assert result.get_num_requested(AssetKey("vector_index")) == 1
 
         def health() -> None:
-            histories = read_histories(instance, keys)
+            histories = read_histories(instance, settings)
             findings = judge(settings, histories, table, free_bytes=10**15)
             assert report_markdown(histories, findings)
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from laion_assets.health.history import CHAIN
+from laion_assets.health.keys import CHAIN
 from laion_assets.source.sample import write_sample_shard
 from laion_assets_tests.automation.browser import (
     chromium_path,

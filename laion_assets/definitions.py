@@ -15,7 +15,7 @@ from laion_assets.assets.recall_report import recall_report_asset, recall_report
 from laion_assets.assets.remote_shard import remote_shard_asset
 from laion_assets.assets.vector_index import vector_index_asset, vector_index_checks
 from laion_assets.automation.alerts import build_alerts
-from laion_assets.automation.jobs import build_index, load_shards, observe_remote, report_health
+from laion_assets.automation.jobs import build_jobs
 from laion_assets.automation.milestones import milestone_sensor
 from laion_assets.automation.schedules import build_schedules
 from laion_assets.settings import Settings, load_settings
@@ -44,9 +44,9 @@ def build_definitions(settings: Settings, progress: ProgressOf | None = None) ->
             *recall_report_checks(location),
             *clip_encoders_checks(location),
         ],
-        jobs=[load_shards, build_index, observe_remote, report_health],
+        jobs=build_jobs(settings),
         schedules=build_schedules(settings),
-        sensors=[milestone_sensor(), *build_alerts(settings)],
+        sensors=[milestone_sensor(settings), *build_alerts(settings)],
         # A process a step would cost 9 to 11 s a shard where one process costs 1 s.
         executor=dg.in_process_executor,
     )

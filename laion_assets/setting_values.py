@@ -25,6 +25,13 @@ def schedule(expression: str) -> str:
     return expression
 
 
+def key_part(text: str) -> str:
+    """One word before an asset's name."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", text):
+        raise ValueError("words of letters, digits and _ . - with / between them, such as laion2b/en")
+    return text
+
+
 def source(text: str) -> str:
     """A URL that can be taken apart, or a folder, which is made absolute: commands may work in another folder."""
     if "://" not in text:

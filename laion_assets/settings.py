@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     store_collection: Name | None = None
     clickhouse: Annotated[SecretStr, AfterValidator(_secret(setting_values.database))] | None = None
     table: Annotated[str, AfterValidator(setting_values.table)] = "laion"
+    key_prefix: Annotated[tuple[Annotated[str, AfterValidator(setting_values.key_part)], ...], NoDecode] = ()
 
     keep_raw: bool = False
     keep_merged: bool = True
@@ -174,6 +175,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_words(cls, value: object) -> object:
         return tuple(word for word in re.split(r"[,\s]+", value) if word) if isinstance(value, str) else value
+
+    @field_validator("key_prefix", mode="before")
+    @classmethod
+    def _split_key(cls, value: object) -> object:
+        return tuple(part for part in value.strip("/").split("/") if part) if isinstance(value, str) else value
 
     @field_validator("recall_targets", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from laion_assets.assets.location import (
     failing_clearly,
 )
 from laion_assets.errors import LaionError
+from laion_assets.health.versions import RecordedVersions, digest, latest_materializations
 from laion_assets.machine import StepMeter
 from laion_assets.shard.files import remove_file
 from laion_assets.shard.merged import read_merged
@@ -61,7 +62,10 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 table = table_name(location.settings)
             if not location.settings.keep_merged:
                 remove_file(merged.path)
-        return dg.MaterializeResult(metadata=_metadata(loaded, merged.quarantined, columns, table) | meter.metadata())
+        return dg.MaterializeResult(
+            metadata=_metadata(location, loaded, merged.quarantined, columns, table) | meter.metadata(),
+            data_version=_data_version(context, location, loaded),
+        )
 
     return clickhouse_partition
 
@@ -92,7 +96,7 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
                     expected = file_fingerprint(location.settings, merged)
                     compared = vectors_agree(db, merged)
                 else:
-                    expected = _recorded_fingerprint(context, shard)
+                    expected = _recorded_fingerprint(context, location.key("clickhouse_partition"), shard)
         except LaionError as error:
             return check_failed(error)
         faults = []
@@ -111,9 +115,18 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
     return [partition_matches_parquet]
 
 
-def _recorded_fingerprint(context: dg.AssetCheckExecutionContext, shard: int) -> tuple[int, int]:
+def _data_version(context: dg.AssetExecutionContext, location: CodeLocation, loaded: LoadedPartition) -> dg.DataVersion:
+    """Changes with any row: the fingerprint is over all columns but the vectors, which the merged file's digest has."""
+    key = location.key("merged_shard")
+    merged = [
+        RecordedVersions.of(one).data for one in latest_materializations(context.instance, key, {context.partition_key})
+    ]
+    return dg.DataVersion(digest(loaded.rows, loaded.fingerprint, merged))
+
+
+def _recorded_fingerprint(context: dg.AssetCheckExecutionContext, key: dg.AssetKey, shard: int) -> tuple[int, int]:
     """Rows and fingerprint that the partition's last materialization recorded; (-1, 0) where there is none."""
-    wanted = dg.AssetRecordsFilter(dg.AssetKey("clickhouse_partition"), asset_partitions=[str(shard)])
+    wanted = dg.AssetRecordsFilter(key, asset_partitions=[str(shard)])
     records = context.instance.fetch_materializations(wanted, limit=1).records
     materialization = records[0].asset_materialization if records else None
     if materialization is None:
@@ -122,14 +135,17 @@ def _recorded_fingerprint(context: dg.AssetCheckExecutionContext, shard: int) ->
     return int(str(metadata["dagster/partition_row_count"].value)), int(str(metadata["fingerprint"].value))
 
 
-def _metadata(loaded: LoadedPartition, quarantined: int, columns: dict[str, str], table: str) -> Metadata:
+def _metadata(
+    location: CodeLocation, loaded: LoadedPartition, quarantined: int, columns: dict[str, str], table: str
+) -> Metadata:
+    merged = location.key("merged_shard")
     seconds = loaded.total_seconds
     return {
         "dagster/partition_row_count": loaded.rows,
         "dagster/table_name": table,
         "dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()]),
         "dagster/column_lineage": dg.TableColumnLineage(
-            {name: [dg.TableColumnDep("merged_shard", name)] for name in columns if name != "shard"}
+            {name: [dg.TableColumnDep(merged, name)] for name in columns if name != "shard"}
         ),
         "quarantined": quarantined,
         "bytes": loaded.bytes_on_disk,

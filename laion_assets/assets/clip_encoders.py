@@ -11,6 +11,7 @@ from laion_assets.clip.model import FileFact, file_facts, read_manifest
 from laion_assets.clip.ready import clip_model, open_encoder, ready_model
 from laion_assets.clip.udf import InstalledFunctions, install_embedded
 from laion_assets.errors import LaionError
+from laion_assets.health.versions import digest
 
 
 def clip_encoders_asset(location: CodeLocation) -> dg.AssetsDefinition:
@@ -30,8 +31,12 @@ def clip_encoders_asset(location: CodeLocation) -> dg.AssetsDefinition:
             folder = ready_model(location.settings, fetch=True, progress=location.progress(context))
             installed = install_embedded(location.settings)
             model = clip_model(location.settings)
-        metadata = _metadata(model.name, folder, file_facts(folder), installed)
-        return dg.MaterializeResult(metadata={**metadata, "dimension": location.settings.dataset.dimension})
+            facts = file_facts(folder)
+        metadata = _metadata(model.name, folder, facts, installed)
+        return dg.MaterializeResult(
+            metadata={**metadata, "dimension": location.settings.dataset.dimension},
+            data_version=dg.DataVersion(digest([(fact.name, fact.sha256) for fact in facts])),
+        )
 
     return clip_encoders
 

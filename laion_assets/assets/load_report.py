@@ -8,11 +8,10 @@ import dagster as dg
 from laion_assets.assets.location import OWNERS, CodeLocation, Metadata, failing_clearly
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import Finding, free_bytes_of, judge, look_at_table
-from laion_assets.health.history import CHAIN, ShardHistory, read_histories
+from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.health.keys import CHAIN
 from laion_assets.health.planned import plan_against_actual
 from laion_assets.plan.kept import Compared
-
-ASSET = dg.AssetKey("load_report")
 
 CHECKS = {
     "no_shards_left_failed": "No shard is left whose last run failed.",
@@ -33,12 +32,14 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
     which `can_subset` allows), neither passed nor failed.
     """
 
+    key = location.key("load_report")
+
     @dg.multi_asset(
-        name="load_report",
+        name="__".join(key.path),
         specs=[
             dg.AssetSpec(
-                ASSET,
-                deps=["clickhouse_partition"],
+                key,
+                deps=[location.key("clickhouse_partition")],
                 group_name="health",
                 kinds={"markdown"},
                 owners=OWNERS,
@@ -48,24 +49,24 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 "seconds a stage, run and last error; totals, and an estimate of the time to the end.",
             )
         ],
-        check_specs=[dg.AssetCheckSpec(name, asset=ASSET, description=said) for name, said in CHECKS.items()],
+        check_specs=[dg.AssetCheckSpec(name, asset=key, description=said) for name, said in CHECKS.items()],
         can_subset=True,
     )
     def load_report(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         settings = location.settings
-        histories = read_histories(context.instance, settings.dataset.shard_keys)
+        histories = read_histories(context.instance, settings)
         with failing_clearly():
             table = look_at_table(settings)
         if isinstance(table, EngineHeldError):
             context.log.warning(f"the table was not looked at: {table}")
         findings = judge(settings, histories, table, free_bytes_of(settings.data_dir))
-        if ASSET in context.selected_asset_keys:
+        if key in context.selected_asset_keys:
             compared = plan_against_actual(settings, context.instance, histories, table)
-            yield dg.MaterializeResult(asset_key=ASSET, metadata=_metadata(histories, findings, compared))
+            yield dg.MaterializeResult(asset_key=key, metadata=_metadata(histories, findings, compared))
         for found in findings:
-            if found.passed is not None and dg.AssetCheckKey(ASSET, found.check) in context.selected_asset_check_keys:
+            if found.passed is not None and dg.AssetCheckKey(key, found.check) in context.selected_asset_check_keys:
                 yield dg.AssetCheckResult(
-                    asset_key=ASSET, passed=found.passed, check_name=found.check, description=found.seen
+                    asset_key=key, passed=found.passed, check_name=found.check, description=found.seen
                 )
 
     return load_report

@@ -21,6 +21,8 @@ from laion_assets.errors import (
     SourceError,
     StoreError,
 )
+from laion_assets.health.keys import asset_key
+from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
 from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
 from laion_assets.shard.metadata import ColumnType
@@ -71,6 +73,10 @@ class CodeLocation:
         corpus is loaded once."""
         return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=self.settings.fresh_days))
 
+    def key(self, name: str) -> dg.AssetKey:
+        """The key of one of our assets."""
+        return asset_key(self.settings, name)
+
     def shard(self, context: Context) -> int:
         """The shard of the partition that a step or a check runs for."""
         return self.settings.dataset.shard_number(context.partition_key)
@@ -95,14 +101,14 @@ def asset(
     must not cost a milestone, which is asked for once.
     """
     decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
-        name=name,
+        key=location.key(name),
         description=description,
-        deps=list(deps),
+        deps=[location.key(dep) for dep in deps],
         group_name=group,
         kinds=kinds,
         owners=OWNERS,
         tags={"stage": stage} if stage else {},
-        code_version="1",
+        code_version=code_version(location.settings, name),
         partitions_def=location.shards if by_shard else None,
         retry_policy=IO_RETRY,
         pool=POOL if touches_table else None,
@@ -123,7 +129,7 @@ def asset_check(
 ) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
     """Dagster's `asset_check` with what all of ours have in common; tried again where it could not look."""
     return dg.asset_check(
-        asset=asset,
+        asset=location.key(asset),
         name=name,
         description=description,
         blocking=blocking,

@@ -46,7 +46,9 @@ def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
             )
             freed = 0 if location.settings.keep_raw else location.store.remove_raw(shard)
             location.store.drop_copies(shard)
-        return dg.MaterializeResult(metadata=_metadata(location, merged, meter, freed))
+        return dg.MaterializeResult(
+            metadata=_metadata(location, merged, meter, freed), data_version=dg.DataVersion(merged.digest[:16])
+        )
 
     return merged_shard
 
@@ -144,6 +146,7 @@ def _metadata(location: CodeLocation, merged: MergedShard, meter: StepMeter, fre
         "dagster/uri": merged.path.as_uri(),
         "quarantined": merged.quarantined,
         "bytes": merged.file_bytes,
+        "sha256": merged.digest,
         "bytes_a_row": round(merged.file_bytes / max(merged.rows, 1), 1),
         "seconds": round(meter.seconds, 3),
         "rows_per_second": round(merged.rows / meter.seconds),

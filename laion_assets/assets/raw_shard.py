@@ -7,9 +7,10 @@ import dagster as dg
 from laion_assets.assets.location import CodeLocation, asset, asset_check, check_failed, failing_clearly
 from laion_assets.assets.remote_shard import observe_before_fetch
 from laion_assets.errors import LaionError
+from laion_assets.health.versions import UNOBSERVED, digest, source_version
 from laion_assets.machine import StepMeter
 from laion_assets.shard.inspect import inspect_shard
-from laion_assets.source.fetch import fetch_shard
+from laion_assets.source.fetch import FetchedFile, fetch_shard
 
 
 def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
@@ -29,7 +30,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
     def raw_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)
         progress = location.progress(context)
-        observe_before_fetch(context, location, shard)
+        observed = observe_before_fetch(context, location, shard)
         progress.begin("fetch", unit="bytes")
         with failing_clearly(), StepMeter() as meter:
             location.store.bring_raw(shard)
@@ -43,6 +44,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
             inspection = inspect_shard(location.store.raw_files(shard), location.extra_columns)
             location.store.publish_raw(shard)
         return dg.MaterializeResult(
+            data_version=dg.DataVersion(_data_version(observed, fetched)),
             metadata={
                 "dagster/partition_row_count": inspection.rows,
                 "bytes": sum(file.bytes for file in fetched),
@@ -53,10 +55,17 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 "dtype": inspection.image.dtype.str,
                 "dimension": inspection.image.dimension,
                 **meter.metadata(),
-            }
+            },
         )
 
     return raw_shard
+
+
+def _data_version(observed: str | None, fetched: Sequence[FetchedFile]) -> str:
+    """The source's version; where it could not be observed, the files' sizes and ETags."""
+    if observed is not None:
+        return source_version(observed)
+    return UNOBSERVED + digest([(file.kind, file.etag, file.bytes) for file in fetched])
 
 
 def raw_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:

@@ -8,11 +8,9 @@ from dagster._core.storage.tags import KIND_PREFIX
 
 from laion_assets.assets.location import CodeLocation
 from laion_assets.errors import LaionError
+from laion_assets.health.versions import observed_versions
 from laion_assets.source.fetch import observe_shard
 from laion_assets.source.versions import shard_version
-
-RECORDS_AT_ONCE = 500
-"""SQLite takes at most 999 bound values in its older versions."""
 
 SHARDS_AT_ONCE = 8
 """Three small requests a shard: a load that a mirror does not notice."""
@@ -22,7 +20,7 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
     """The observable source asset. Shards that were never fetched are not asked for: nothing of them can be stale."""
 
     @dg.observable_source_asset(
-        name="remote_shard",
+        key=location.key("remote_shard"),
         partitions_def=location.shards,
         group_name="shards",
         tags={"stage": "remote", f"{KIND_PREFIX}http": ""},
@@ -31,11 +29,11 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
     )
     def remote_shard(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
         fetched = context.instance.get_latest_storage_id_by_partition(
-            dg.AssetKey("raw_shard"), dg.DagsterEventType.ASSET_MATERIALIZATION
+            location.key("raw_shard"), dg.DagsterEventType.ASSET_MATERIALIZATION
         )
         # In the order of their numbers; keys of another dataset that this instance knew are left out.
         shards = [number for number, key in enumerate(location.settings.dataset.shard_keys) if key in fetched]
-        recorded = _recorded_versions(context.instance)
+        recorded = observed_versions(context.instance, location.settings)
         with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
             versions = pool.map(lambda shard: _version(location, shard, recorded.get(str(shard))), shards)
             seen = dict(zip(shards, versions, strict=True))
@@ -50,20 +48,22 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
     return remote_shard
 
 
-def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocation, shard: int) -> None:
-    """Records the remote files' version just before they are fetched, as the version of this step's input.
+def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocation, shard: int) -> str | None:
+    """Records the remote files' version just before they are fetched, as the version of this step's input; None where
+    no source could be asked.
 
     Otherwise the first observation after it would look like a change. Dagster reads the versions of inputs before a
     step begins, so they are read once more.
     """
-    recorded = _recorded_versions(context.instance, {context.partition_key})
+    recorded = observed_versions(context.instance, location.settings, {context.partition_key})
     version = _version(location, shard, recorded.get(context.partition_key))
     if isinstance(version, LaionError):
         context.log.warning(f"not observed: {version}")
-        return
+        return None
     tags = {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
-    context.log_event(dg.AssetObservation("remote_shard", partition=context.partition_key, tags=tags))
+    context.log_event(dg.AssetObservation(location.key("remote_shard"), partition=context.partition_key, tags=tags))
     context.op_execution_context.get_step_execution_context().fetch_external_input_asset_version_info()
+    return version
 
 
 def _version(location: CodeLocation, shard: int, before: str | None) -> str | LaionError:
@@ -72,18 +72,3 @@ def _version(location: CodeLocation, shard: int, before: str | None) -> str | La
         return shard_version(observe_shard(location.settings, shard), before)
     except LaionError as error:
         return error
-
-
-def _recorded_versions(instance: dg.DagsterInstance, keys: set[str] | None = None) -> dict[str, str]:
-    """The version that each partition was last observed with; of these partitions, or of all."""
-    asset = dg.AssetKey("remote_shard")
-    latest = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_OBSERVATION, keys)
-    ids = sorted(latest.values())
-    versions: dict[str, str] = {}
-    for start in range(0, len(ids), RECORDS_AT_ONCE):
-        wanted = dg.AssetRecordsFilter(asset, storage_ids=ids[start : start + RECORDS_AT_ONCE])
-        for record in instance.fetch_observations(wanted, limit=RECORDS_AT_ONCE).records:
-            observation = record.asset_observation
-            if observation is not None and observation.partition is not None:
-                versions[observation.partition] = observation.tags.get(DATA_VERSION_TAG, "")
-    return versions

@@ -16,6 +16,8 @@ from laion_assets.assets.location import (
 from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
+from laion_assets.health.versions import index_version, partition_versions
+from laion_assets.health.words import as_ranges
 from laion_assets.index.cluster import build_everywhere, cover_everywhere
 from laion_assets.index.cover import index_names, index_sizes
 from laion_assets.index.graphs import BuildReport, IndexParameters
@@ -41,6 +43,7 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         touches_table=True,
         metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
         automation_condition=index_condition(
+            location.key("clickhouse_partition"),
             first=location.settings.index_first,
             step=location.settings.index_step,
             total=location.settings.dataset.shards,
@@ -50,7 +53,8 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         "lacks them and only there. Other parameters in the settings build them anew.",
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        loads_seen = _last_load(context.instance)
+        loads_seen = _last_load(context.instance, location)
+        versions = partition_versions(context.instance, location.settings)
         with failing_clearly(), StepMeter() as meter:
             report = build_everywhere(location.settings, progress=location.progress(context), log=context.log.info)
             table = table_name(location.settings)
@@ -58,7 +62,9 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         if warning:
             context.log.warning(warning)
         metadata = _metadata(location, report, table, warning) | meter.metadata() | {LOADS_SEEN: loads_seen}
-        return dg.MaterializeResult(metadata=metadata)
+        covered = {state.shard: versions.get(state.shard, "") for state in report.cover if state.covered}
+        version = index_version(location.settings, covered)
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
 
     return vector_index
 
@@ -131,10 +137,10 @@ def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] 
         }
 
 
-def _last_load(instance: dg.DagsterInstance) -> int:
+def _last_load(instance: dg.DagsterInstance, location: CodeLocation) -> int:
     """The number of the last event by which a partition was loaded; 0 where none was."""
     loads = instance.get_latest_storage_id_by_partition(
-        dg.AssetKey("clickhouse_partition"), dg.DagsterEventType.ASSET_MATERIALIZATION
+        location.key("clickhouse_partition"), dg.DagsterEventType.ASSET_MATERIALIZATION
     )
     return max(loads.values(), default=0)
 
@@ -151,7 +157,7 @@ def _metadata(location: CodeLocation, report: BuildReport, table: str, warning: 
         "dagster/table_name": table,
         "partitions": len(covered),
         "partitions_loaded": len(report.cover),
-        COVERED_SHARDS: dg.MetadataValue.json(covered),
+        COVERED_SHARDS: as_ranges(covered),
         "partitions_built": len(report.shards),
         "rows": rows,
         "vectors_built": report.vectors,

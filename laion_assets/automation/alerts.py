@@ -14,7 +14,7 @@ from dagster import DagsterEventType, DagsterInstance
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 
-from laion_assets.health.history import PARTITION_TAG, failure_reason
+from laion_assets.health.runs import PARTITION_TAG, failure_reason
 from laion_assets.redact import redact_text
 from laion_assets.settings import Settings
 

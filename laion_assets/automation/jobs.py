@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import dagster as dg
+from dagster import AssetSelection, define_asset_job
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from laion_assets.health.history import CHAIN, LOAD_JOB
+from laion_assets.health.keys import BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, asset_key, job_name
+from laion_assets.settings import Settings
 
-load_shards = dg.define_asset_job(
-    LOAD_JOB,
-    selection=dg.AssetSelection.assets(*CHAIN),
-    description="One shard from its source to its partition of the table, with every check: a run a partition.",
-)
 
-build_index = dg.define_asset_job(
-    "build_index",
-    selection=dg.AssetSelection.assets("vector_index", "recall_report"),
-    description="The indexes of all loaded partitions that lack them, and their recall against exact search.",
-)
+def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
+    """The jobs over the assets of one code location."""
 
-observe_remote = dg.define_asset_job(
-    "observe_remote",
-    selection=dg.AssetSelection.assets("remote_shard"),
-    description="Sizes, ETags and dates of the remote files of shards that are loaded.",
-)
+    def job(name: str, *assets: str, description: str) -> UnresolvedAssetJobDefinition:
+        selection = AssetSelection.assets(*(asset_key(settings, asset) for asset in assets))
+        return define_asset_job(job_name(settings, name), selection=selection, description=description)
 
-report_health = dg.define_asset_job(
-    "report_health",
-    selection=dg.AssetSelection.assets("load_report"),
-    description="The report of the whole load, and whether all is well.",
-)
+    return [
+        job(
+            LOAD_JOB,
+            *CHAIN,
+            description="One shard from its source to its partition of the table, with every check: a run a partition.",
+        ),
+        job(
+            BUILD_JOB,
+            "vector_index",
+            "recall_report",
+            description="The indexes of all loaded partitions that lack them, and their recall against exact search.",
+        ),
+        job(
+            OBSERVE_JOB,
+            "remote_shard",
+            description="Sizes, ETags and dates of the remote files of shards that are loaded.",
+        ),
+        job(REPORT_JOB, "load_report", description="The report of the whole load, and whether all is well."),
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import dagster as dg
@@ -10,6 +9,9 @@ from dagster import AssetKey, DagsterEventType, DagsterInstance
 from dagster._core.definitions.declarative_automation.automation_context import AutomationContext
 
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
+from laion_assets.health.keys import asset_key
+from laion_assets.health.words import shards_of
+from laion_assets.settings import Settings
 
 
 def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
@@ -28,8 +30,8 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
     failed; the next milestone asks again. Without a cursor (a new sensor) it goes by the last materialization.
     """
 
-    def __init__(self, partitioned: str, first: int, step: int, total: int) -> None:
-        self.partitioned = AssetKey(partitioned)
+    def __init__(self, partitioned: AssetKey, first: int, step: int, total: int) -> None:
+        self.partitioned = partitioned
         self.first, self.step, self.total = first, step, total
 
     @property
@@ -69,9 +71,8 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
         return set(), 0
-    recorded: Any = event.asset_materialization.metadata.get(COVERED_SHARDS)
-    shards = recorded.value if recorded is not None else []
-    covered = {str(shard) for shard in (json.loads(shards) if isinstance(shards, str) else shards)}
+    recorded = event.asset_materialization.metadata.get(COVERED_SHARDS)
+    covered = {str(shard) for shard in shards_of(str(recorded.value))} if recorded is not None else set()
     seen = event.asset_materialization.metadata.get(LOADS_SEEN)
     if seen is not None and isinstance(seen.value, int):
         return covered, seen.value
@@ -81,9 +82,9 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
     return covered, planned.storage_id if planned is not None and same_run else record.storage_id
 
 
-def index_condition(*, first: int, step: int, total: int) -> dg.AutomationCondition[Any]:
+def index_condition(partitioned: AssetKey, *, first: int, step: int, total: int) -> dg.AutomationCondition[Any]:
     """The automation condition of `vector_index`."""
-    milestones = MilestoneCondition("clickhouse_partition", first, step, total)
+    milestones = MilestoneCondition(partitioned, first, step, total)
     return (~dg.AutomationCondition.in_progress() & milestones).with_label(milestones.name)
 
 
@@ -92,12 +93,12 @@ def report_condition() -> dg.AutomationCondition[Any]:
     return dg.AutomationCondition.eager().with_label("after each build of the index")
 
 
-def milestone_sensor() -> dg.AutomationConditionSensorDefinition:
+def milestone_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
     """What evaluates the two conditions. They are code of ours, which Dagster's daemon evaluates only in the code
     location's own process: without `use_user_code_server` they would never be true, and nothing would say so."""
     return dg.AutomationConditionSensorDefinition(
         "index_at_milestones",
-        target=dg.AssetSelection.assets("vector_index", "recall_report"),
+        target=dg.AssetSelection.assets(*(asset_key(settings, name) for name in ("vector_index", "recall_report"))),
         use_user_code_server=True,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Builds the index at milestones of loaded partitions, and measures its recall after each build.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-from laion_assets.automation.jobs import load_shards, observe_remote, report_health
 from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.health.keys import LOAD_JOB, OBSERVE_JOB, REPORT_JOB, job_name
 from laion_assets.settings import Settings
 
 SCHEDULED = {"dagster/priority": "-1"}
@@ -14,7 +14,7 @@ SCHEDULED = {"dagster/priority": "-1"}
 
 def next_missing(histories: list[ShardHistory], count: int) -> tuple[list[str], str]:
     """The next `count` shards that have no run and no partition, in order, and why there are not more of them."""
-    open_runs = sum(history.state in ("queued", "running") for history in histories)
+    open_runs = sum(history.active for history in histories)
     if open_runs >= count:
         return [], f"{open_runs} shards are queued or running, as many as are asked for at once"
     waiting = [history.key for history in histories if history.state in ("missing", "fetched", "merged")]
@@ -35,17 +35,17 @@ def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[Sha
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """The schedules, all stopped until somebody starts them in the UI."""
-    keys = settings.dataset.shard_keys
 
     @dg.schedule(
         name="load_next_shards",
-        job=load_shards,
+        job_name=job_name(settings, LOAD_JOB),
         cron_schedule=settings.load_cron,
         description=f"Asks for the next shards that are missing, {settings.load_shards} at a time, in order; none that "
         "is queued, running, failed, or waits in a backfill.",
     )
     def load_next_shards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        shards, reason = next_missing(read_histories(context.instance, keys, with_errors=False), settings.load_shards)
+        histories = read_histories(context.instance, settings, with_errors=False)
+        shards, reason = next_missing(histories, settings.load_shards)
         if not shards:
             return dg.SkipReason(reason)
         tick = context.scheduled_execution_time.isoformat()
@@ -53,12 +53,12 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 
     @dg.schedule(
         name="retry_failed_shards",
-        job=load_shards,
+        job_name=job_name(settings, LOAD_JOB),
         cron_schedule=settings.retry_cron,
         description=f"Asks again for shards that failed, until {settings.retry_limit} retries failed, too.",
     )
     def retry_failed_shards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        histories = read_histories(context.instance, keys, with_errors=False)
+        histories = read_histories(context.instance, settings, with_errors=False)
         failed, reason = failed_to_retry(histories, settings.retry_limit)
         if not failed:
             return dg.SkipReason(reason)
@@ -69,14 +69,14 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 
     observe = dg.ScheduleDefinition(
         name="observe_remote_shards",
-        job=observe_remote,
+        job_name=job_name(settings, OBSERVE_JOB),
         cron_schedule=settings.observe_cron,
         tags=SCHEDULED,
         description="Looks at the remote files of loaded shards: a changed one shows as a stale partition.",
     )
     report = dg.ScheduleDefinition(
         name="report_load",
-        job=report_health,
+        job_name=job_name(settings, REPORT_JOB),
         cron_schedule=settings.report_cron,
         tags=SCHEDULED,
         description="Writes `load_report` and evaluates its health checks.",

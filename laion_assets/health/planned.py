@@ -7,7 +7,8 @@ from dagster import AssetKey, DagsterInstance
 
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import TableLook
-from laion_assets.health.history import CHAIN, ShardHistory, recorded_numbers
+from laion_assets.health.history import ShardHistory, recorded_numbers
+from laion_assets.health.keys import CHAIN, asset_key
 from laion_assets.plan.calibration import SHARD_STAGES
 from laion_assets.plan.kept import Compared, Happened, compare, plan_path, read_plan
 from laion_assets.plan.plan import LoadPlan
@@ -54,10 +55,10 @@ def _happened(
     # Checks, and Dagster itself: what of a run was no step's.
     seconds["checks"] = max(0.0, _run_seconds(instance, done) - sum(seconds.values()))
     columns = len(settings.dataset.vector_columns)
-    built = _since(instance, "vector_index", plan)
+    built = _since(instance, asset_key(settings, "vector_index"), plan)
     if built:
         seconds["index"] = sum(numbers["seconds"] for numbers in built)
-    reports = _since(instance, "recall_report", plan)
+    reports = _since(instance, asset_key(settings, "recall_report"), plan)
     if reports and len(shards) == len(plan.shards):
         seconds["recall"] = reports[0]["seconds"]
     cores = {
@@ -78,9 +79,9 @@ def _run_seconds(instance: DagsterInstance, done: list[ShardHistory]) -> float:
     return sum((record.end_time or 0.0) - (record.start_time or record.end_time or 0.0) for record in records)
 
 
-def _since(instance: DagsterInstance, asset: str, plan: LoadPlan) -> list[dict[str, float]]:
+def _since(instance: DagsterInstance, key: AssetKey, plan: LoadPlan) -> list[dict[str, float]]:
     """The numbers of each materialization since the plan was made, the newest first."""
-    wanted = dg.AssetRecordsFilter(AssetKey(asset), after_timestamp=plan.made_at)
+    wanted = dg.AssetRecordsFilter(key, after_timestamp=plan.made_at)
     records = instance.fetch_materializations(wanted, limit=SINCE_LIMIT).records
     return [recorded_numbers(record) for record in records]
 

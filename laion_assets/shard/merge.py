@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from laion_assets.dataset import ID_STRIDE, Dataset
 from laion_assets.errors import TooManyBadRowsError
 from laion_assets.read_ahead import read_ahead
-from laion_assets.shard.files import Location, remove_file, sweep
+from laion_assets.shard.files import Location, remove_file, sha256_of, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
 from laion_assets.shard.metadata import ColumnType, MetadataReader
@@ -88,7 +88,9 @@ def merge_shard(
             )
         if not refused:
             remove_file(quarantine_path)
-    return read_merged(merged_path, dataset=store.dataset, shard=shard)
+        # Of the file on this machine: a bucket would have to send it back.
+        digest = sha256_of(temporary)
+    return replace(read_merged(merged_path, dataset=store.dataset, shard=shard), digest=digest)
 
 
 class _Merger:

@@ -30,6 +30,7 @@ class MergedShard:
 
     `rows` reached the file, `quarantined` were refused (`reasons` counts them by reason), `nulls` counts what was
     filled by column, `source_bytes` are the sizes of the raw files it came from, by name.
+    `digest` is the file's SHA-256, where it was just written.
     """
 
     path: Location
@@ -43,6 +44,7 @@ class MergedShard:
     source_bytes: dict[str, int]
     alignment: Alignment
     file_bytes: int = 0
+    digest: str = ""
     format: int = field(default=FORMAT)
 
     @property
@@ -53,7 +55,7 @@ class MergedShard:
     def footer(self) -> dict[bytes, bytes]:
         """The facts, as Parquet key-value metadata."""
         facts = asdict(self)
-        del facts["path"], facts["file_bytes"]
+        del facts["path"], facts["file_bytes"], facts["digest"]
         return {FACTS_KEY: json.dumps(facts).encode()}
 
 

@@ -21,7 +21,8 @@ from typing import TypeVar
 import dagster as dg
 
 from laion_assets.errors import CalibrationError
-from laion_assets.health.history import CHAIN, recorded_numbers
+from laion_assets.health.history import recorded_numbers
+from laion_assets.health.keys import CHAIN, asset_key
 from laion_assets.index.cover import index_sizes
 from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.index.trial import trial_table
@@ -148,7 +149,13 @@ def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCo
                 outcome = run_shard(job, shard, list(CHAIN), instance)
             if outcome.error:
                 raise CalibrationError("calibration", found=outcome.error, advice=NEEDS)
-            stages = dict(zip(SHARD_STAGES, (_numbers(instance, asset, shard) for asset in CHAIN), strict=False))
+            stages = dict(
+                zip(
+                    SHARD_STAGES,
+                    (_numbers(instance, asset_key(settings, asset), shard) for asset in CHAIN),
+                    strict=False,
+                )
+            )
             seconds = {name: step["seconds"] for name, step in stages.items()}
             cores = {name: step["core_seconds"] for name, step in stages.items()}
             seconds["checks"] = meter.seconds - sum(seconds.values())
@@ -160,8 +167,8 @@ def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCo
     return [_median(measured) for measured in costs.values()]
 
 
-def _numbers(instance: dg.DagsterInstance, asset: str, shard: int) -> Mapping[str, float]:
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[str(shard)])
+def _numbers(instance: dg.DagsterInstance, key: dg.AssetKey, shard: int) -> Mapping[str, float]:
+    wanted = dg.AssetRecordsFilter(key, asset_partitions=[str(shard)])
     return recorded_numbers(instance.fetch_materializations(wanted, limit=1).records[0])
 
 

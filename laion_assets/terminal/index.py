@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 import dagster as dg
-from dagster import AssetKey, DagsterEventType
+from dagster import DagsterEventType
 from rich.console import Console
 from rich.table import Table
 
-from laion_assets.automation.jobs import build_index
 from laion_assets.definitions import build_definitions
-from laion_assets.health.history import failure_reason
+from laion_assets.health.keys import BUILD_JOB, asset_key, job_name
+from laion_assets.health.runs import failure_reason
 from laion_assets.index.cover import index_cover
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
@@ -35,7 +35,7 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
         console.print(recall_table(found))
         return True
     with ShardBars(console) as bars:
-        job = build_definitions(settings, bars.for_step).resolve_job_def(build_index.name)
+        job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
         result = job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, tags=process_tag())
     evaluation = read_evaluation(recall_folder(settings))
     if not result.success or evaluation is None:
@@ -50,10 +50,10 @@ def standing_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[E
     indexed with the settings' parameters, held against the settings' targets; else None. Raises `TableError`."""
     evaluation = read_evaluation(recall_folder(settings))
     loaded = instance.get_latest_storage_id_by_partition(
-        AssetKey("clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
+        asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
     )
     index, report = (
-        next(iter(instance.fetch_materializations(AssetKey(asset), limit=1).records), None)
+        next(iter(instance.fetch_materializations(asset_key(settings, asset), limit=1).records), None)
         for asset in ("vector_index", "recall_report")
     )
     if evaluation is None or not loaded or index is None or report is None:

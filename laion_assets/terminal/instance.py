@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from laion_assets.errors import SettingsError
-from laion_assets.health.history import ACTIVE
+from laion_assets.health.runs import ACTIVE
 from laion_assets.machine import is_alive
 
 MINIMAL_CONFIG = """\

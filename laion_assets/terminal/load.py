@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from laion_assets.assets.location import ProgressOf
-from laion_assets.automation.jobs import load_shards
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import LaionError
-from laion_assets.health.history import CHAIN, ShardHistory, failure_reason, read_histories
+from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
+from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
@@ -55,7 +56,7 @@ def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, co
     rows_in_table = {state.shard: state.rows for state in loaded}
     if any(shard not in rows_in_table for shard in shards):
         keep_plan_for(settings, shards, loaded)
-    histories = read_histories(instance, [str(shard) for shard in shards], with_errors=False)
+    histories = read_histories(instance, settings, [str(shard) for shard in shards], with_errors=False)
     outcomes: list[Outcome] = []
     with ShardBars(console) as bars, _interrupts() as interrupted:
         job = shard_job(settings, bars.for_step)
@@ -78,7 +79,11 @@ def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, co
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
     """The steps of the chain that a shard still needs, in order: none when Dagster and the table agree that they have
     it, and its last run ended well (one that was killed after its load has not looked at what it loaded)."""
-    if history.loaded_at is not None and history.rows == rows_in_table and history.state != "failed":
+    if (
+        history.loaded_at is not None
+        and history.rows == rows_in_table
+        and history.last_run not in ("failed", "canceled")
+    ):
         return []
     if "merged_shard" in history.seconds:
         shard = int(history.key)
@@ -105,7 +110,7 @@ def outcome_table(outcomes: list[Outcome]) -> Table:
 
 def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefinition:
     """The job `load_shards` under these settings."""
-    return build_definitions(settings, progress).resolve_job_def(load_shards.name)
+    return build_definitions(settings, progress).resolve_job_def(job_name(settings, LOAD_JOB))
 
 
 def run_shard(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance) -> Outcome:
@@ -114,14 +119,14 @@ def run_shard(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.
     result = job.execute_in_process(
         partition_key=str(shard),
         instance=instance,
-        asset_selection=[dg.AssetKey(step) for step in steps],
+        asset_selection=[key for key in job.asset_layer.selected_asset_keys if key.path[-1] in steps],
         run_config=QUIET,
         raise_on_error=False,
         tags=process_tag(),
     )
     rows = 0
     for event in result.get_asset_materialization_events():
-        if event.asset_key == dg.AssetKey("clickhouse_partition"):
+        if event.asset_key is not None and event.asset_key.path[-1] == CHAIN[-1]:
             rows = int(
                 str(event.step_materialization_data.materialization.metadata["dagster/partition_row_count"].value)
             )

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import NAMED, Finding, free_bytes_of, judge, look_at_table
-from laion_assets.health.history import RunUnderWay, ShardHistory, ShardState, other_active_runs, read_histories
+from laion_assets.health.history import ShardHistory, ShardState, read_histories
 from laion_assets.health.planned import plan_against_actual
+from laion_assets.health.runs import RunUnderWay, other_active_runs
 from laion_assets.plan.kept import Compared
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
@@ -106,7 +107,7 @@ class Status:
 def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
     """Asks Dagster and the table, and waits for neither. Raises `TableError` when the table cannot be asked, though
     nobody holds it."""
-    histories = read_histories(instance, settings.dataset.shard_keys)
+    histories = read_histories(instance, settings)
     counts = Counter(history.state for history in histories)
     table = look_at_table(settings, wait_seconds=0)
     evaluation = read_evaluation(recall_folder(settings))
@@ -117,8 +118,8 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
         table_held=f"{table.subject}: {table.found}" if isinstance(table, EngineHeldError) else "",
         recall=None if evaluation is None else RecallFacts.of(evaluation),
         findings=judge(settings, histories, table, free_bytes_of(settings.data_dir)),
-        other_runs=other_active_runs(instance),
-        running=[history for history in histories if history.state in ("running", "queued") and history.run_id],
+        other_runs=other_active_runs(instance, settings),
+        running=[history for history in histories if history.active and history.run_id],
         failed=[history for history in histories if history.state == "failed"],
         plan=plan_against_actual(settings, instance, histories, table),
     )

@@ -134,9 +134,9 @@ def test_raw_objects_that_stayed_are_fetched_again_when_their_source_has_others(
 def test_a_merged_object_is_loaded_again_without_its_source(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     settings = host(tmp_path, "here")
     assert run(settings, 2, instance, "raw_shard", "merged_shard").success
-    assert missing_steps(settings, read_histories(instance, ["2"])[0], 0) == ["clickhouse_partition"]
+    assert missing_steps(settings, read_histories(instance, settings, ["2"])[0], 0) == ["clickhouse_partition"]
     assert run(settings, 2, instance, "clickhouse_partition").success
-    assert missing_steps(settings, read_histories(instance, ["2"])[0], SAMPLE_ROWS[2]) == []
+    assert missing_steps(settings, read_histories(instance, settings, ["2"])[0], SAMPLE_ROWS[2]) == []
 
 
 def test_no_credential_reaches_a_statement_a_log_or_dagster(

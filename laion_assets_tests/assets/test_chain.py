@@ -24,7 +24,8 @@ from laion_assets.assets import location
 from laion_assets.assets.clickhouse_partition import clickhouse_partition_checks
 from laion_assets.assets.location import CodeLocation
 from laion_assets.definitions import build_definitions
-from laion_assets.health.history import CHAIN, read_histories
+from laion_assets.health.history import read_histories
+from laion_assets.health.keys import CHAIN
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
@@ -359,7 +360,7 @@ def test_a_shard_without_rows_goes_through_the_chain(
     assert result.success, (failures(result), failed_checks(result))
     assert recorded(instance, "clickhouse_partition", 1)["dagster/partition_row_count"] == 0
     assert table_state(settings) == []
-    (history,) = read_histories(instance, ["1"])
+    (history,) = read_histories(instance, settings, ["1"])
     assert history.state == "loaded"
     assert missing_steps(settings, history, rows_in_table=0) == []
 
@@ -380,7 +381,7 @@ from pathlib import Path
 import dagster as dg
 import pandas  # the client imports it where it is there: once here is quicker than in every child
 from laion_assets.assets import clickhouse_partition, merged_shard, raw_shard
-from laion_assets.health.history import CHAIN
+from laion_assets.health.keys import CHAIN
 from laion_assets.definitions import build_definitions
 from laion_assets.settings import load_settings
 from laion_assets.shard import merge, store

@@ -42,7 +42,7 @@ def test_a_row_has_state_rows_seconds_a_stage_rate_and_run() -> None:
 
 
 def test_totals_and_the_time_to_the_end() -> None:
-    page = report_markdown([LOADED, ShardHistory("1"), ShardHistory("2", "failed")], [])
+    page = report_markdown([LOADED, ShardHistory("1"), ShardHistory("2", last_run="failed")], [])
     assert "**1 of 3 shards loaded, 1,200,000 rows.** 2 shards to go: about 0.0 h of work" in page
     slow = ShardHistory("0", "loaded", seconds={"raw_shard": 3600.0}, rows=1)
     assert "about 9.0 h of work" in report_markdown([slow, *(ShardHistory(str(key)) for key in range(9))], [])
@@ -51,7 +51,9 @@ def test_totals_and_the_time_to_the_end() -> None:
 
 
 def test_shards_that_were_never_begun_have_no_row() -> None:
-    assert [row[0] for row in rows(report_markdown([ShardHistory("0"), ShardHistory("1", "queued")], []))] == ["1"]
+    assert [row[0] for row in rows(report_markdown([ShardHistory("0"), ShardHistory("1", last_run="queued")], []))] == [
+        "1"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_shards_that_were_never_begun_have_no_row() -> None:
     ],
 )
 def test_an_error_stays_in_its_cell(error: str) -> None:
-    page = report_markdown([ShardHistory("0", "failed", run_id="r", error=error), LOADED], [])
+    page = report_markdown([ShardHistory("0", last_run="failed", run_id="r", error=error), LOADED], [])
     failed, loaded = rows(page)
     assert len(failed) == len(loaded) == 10
     assert re.sub(r"\\(.)", r"\1", failed[-1]) == " ".join(error.split())
@@ -75,7 +77,7 @@ def test_an_error_stays_in_its_cell(error: str) -> None:
 
 
 def test_a_long_error_is_cut() -> None:
-    (row,) = rows(report_markdown([ShardHistory("0", "failed", error="word " * 1000)], []))
+    (row,) = rows(report_markdown([ShardHistory("0", last_run="failed", error="word " * 1000)], []))
     assert len(row[-1]) <= 300
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 
 import dagster as dg
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
 from laion_assets.definitions import build_definitions
-from laion_assets.health.history import CHAIN
+from laion_assets.health.keys import CHAIN, LOAD_JOB, asset_key, chain_keys, job_name
 from laion_assets.settings import Settings
 
 ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("laion_assets"), "__repository__")
@@ -24,8 +24,9 @@ class Recorder:
 
     def __init__(self, instance: DagsterInstance, settings: Settings) -> None:
         self.instance = instance
+        self.settings = settings
         self.definitions = build_definitions(settings)
-        self.job = self.definitions.resolve_job_def("load_shards")
+        self.job = self.definitions.resolve_job_def(job_name(settings, LOAD_JOB))
 
     def load(self, *shards: int, rows: int = 100, quarantined: int = 0, upto: str = "clickhouse_partition") -> None:
         """Materializes the chain of these shards, or its beginning; one second a stage."""
@@ -33,7 +34,7 @@ class Recorder:
             for asset in CHAIN[: CHAIN.index(upto) + 1]:
                 self.instance.report_runless_asset_event(
                     dg.AssetMaterialization(
-                        asset,
+                        asset_key(self.settings, asset),
                         partition=str(shard),
                         metadata={"dagster/partition_row_count": rows, "quarantined": quarantined, "seconds": 1.0},
                     )
@@ -42,11 +43,13 @@ class Recorder:
     def load_last(self, *shards: int) -> None:
         """Materializes only the last stage of these shards, which is what makes them loaded."""
         for shard in shards:
-            self.instance.report_runless_asset_event(dg.AssetMaterialization(CHAIN[-1], partition=str(shard)))
+            self.instance.report_runless_asset_event(
+                dg.AssetMaterialization(asset_key(self.settings, CHAIN[-1]), partition=str(shard))
+            )
 
     def run(self, shard: int, status: DagsterRunStatus, *assets: str) -> dg.DagsterRun:
         """Records a run of a shard's chain, or of some of its assets, in a state."""
-        selected = frozenset(AssetKey(asset) for asset in assets or CHAIN)
+        selected = frozenset(asset_key(self.settings, asset) for asset in assets or CHAIN)
         return self.instance.create_run_for_job(
             self.job.get_subset(asset_selection=selected),
             status=status,
@@ -69,7 +72,7 @@ class Recorder:
             backfill_id=f"backfill{time.monotonic_ns()}",
             asset_graph=graph,
             partition_names=[str(shard) for shard in shards],
-            asset_selection=[AssetKey(asset) for asset in CHAIN],
+            asset_selection=list(chain_keys(self.settings).values()),
             backfill_timestamp=time.time(),
             tags={},
             dynamic_partitions_store=self.instance,
@@ -85,7 +88,9 @@ class Recorder:
         """Notes in a backfill, as the daemon does, that it has asked for the runs of these shards; queues them."""
         graph = self.definitions.get_repository_def().asset_graph
         data = backfill.get_asset_backfill_data(graph)
-        asked = {AssetKeyPartitionKey(AssetKey(asset), str(shard)) for asset in CHAIN for shard in shards}
+        asked = {
+            AssetKeyPartitionKey(key, str(shard)) for key in chain_keys(self.settings).values() for shard in shards
+        }
         requested = data.requested_subset | AssetGraphSubset.from_asset_partition_set(asked, graph)
         made = backfill.with_asset_backfill_data(data.replace_requested_subset(requested), self.instance, graph)
         self.instance.update_backfill(made)

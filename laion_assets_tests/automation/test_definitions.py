@@ -13,7 +13,7 @@ from dagster._core.definitions.sensor_definition import SensorType
 
 from laion_assets.assets.location import OWNERS, POOL
 from laion_assets.definitions import build_definitions
-from laion_assets.health.history import CHAIN
+from laion_assets.health.keys import CHAIN
 from laion_assets.settings import load_settings
 
 ASSETS = {
@@ -80,7 +80,7 @@ def test_an_asset_explains_itself(graph: AssetGraph, name: str) -> None:
     if name == "remote_shard":
         return  # Dagster's observable source assets have no owners and no code version
     assert list(node.owners) == OWNERS
-    assert node.code_version == "1"
+    assert (node.code_version or "").startswith("1")
 
 
 @pytest.mark.parametrize("name", CHAIN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from dagster._core.events import StepMaterializationData
 
 from laion_assets.automation.milestones import index_condition, milestone, report_condition
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
+from laion_assets.health.words import as_ranges
 
 TOTAL, FIRST, STEP = 9, 3, 2
 shards = dg.StaticPartitionsDefinition([str(number) for number in range(TOTAL)])
@@ -24,7 +24,10 @@ REPORT = dg.AssetKey("recall_report")
 def clickhouse_partition() -> None: ...
 
 
-@dg.asset(deps=[clickhouse_partition], automation_condition=index_condition(first=FIRST, step=STEP, total=TOTAL))
+@dg.asset(
+    deps=[clickhouse_partition],
+    automation_condition=index_condition(dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL),
+)
 def vector_index() -> None: ...
 
 
@@ -50,7 +53,7 @@ class History:
         return max(self.instance.get_latest_storage_id_by_partition(clickhouse_partition.key, kind).values())
 
     def build(self, *covered: int, seen: int | None = None) -> None:
-        metadata: dict[str, Any] = {COVERED_SHARDS: dg.MetadataValue.json(list(covered))}
+        metadata: dict[str, Any] = {COVERED_SHARDS: as_ranges(covered)}
         if seen is not None:
             metadata[LOADS_SEEN] = seen
         self.instance.report_runless_asset_event(dg.AssetMaterialization("vector_index", metadata=metadata))
@@ -140,7 +143,7 @@ def test_what_was_loaded_while_the_build_waited_in_the_queue_is_no_news_and_what
     )
     history.load(3)
     seen = history.last_load()
-    with_note = {COVERED_SHARDS: dg.MetadataValue.json([0, 1, 2, 3]), LOADS_SEEN: seen}
+    with_note = {COVERED_SHARDS: "0-3", LOADS_SEEN: seen}
     history.instance.report_dagster_event(materialized(run, with_note), run.run_id)
     history.instance.report_run_failed(run)
     assert "vector_index" not in history.asked(), "it covers them all"
@@ -179,7 +182,7 @@ def test_while_a_build_is_under_way_nothing_is_asked_for_and_then_it_is(history:
     run = history.instance.create_run_for_job(
         job.get_subset(asset_selection={INDEX}), asset_selection=frozenset({INDEX}), status=dg.DagsterRunStatus.STARTED
     )
-    planned = dg.AssetMaterialization("vector_index", metadata={COVERED_SHARDS: json.dumps([0, 1, 2])})
+    planned = dg.AssetMaterialization("vector_index", metadata={COVERED_SHARDS: "[0, 1, 2]"})
     history.load(3, 4)
     assert "vector_index" not in history.asked(), "a build is under way"
     history.instance.report_runless_asset_event(planned)
@@ -188,5 +191,5 @@ def test_while_a_build_is_under_way_nothing_is_asked_for_and_then_it_is(history:
 
 
 def test_the_label_in_the_automation_view_says_when() -> None:
-    condition = index_condition(first=FIRST, step=STEP, total=TOTAL)
+    condition = index_condition(dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL)
     assert condition.get_label() == "3 partitions loaded, then every 2 more, and the last; or loaded again"

@@ -10,7 +10,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from laion_assets.health.history import CHAIN, PARTITION_TAG, read_histories
+from laion_assets.health.history import read_histories
+from laion_assets.health.keys import CHAIN
+from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import connect
@@ -42,7 +44,7 @@ class Load:
     def loaded(self) -> int:
         """How many shards are loaded."""
         with self.instance() as instance:
-            histories = read_histories(instance, self.settings.dataset.shard_keys)
+            histories = read_histories(instance, self.settings)
         return sum(history.state == "loaded" for history in histories)
 
 
@@ -85,7 +87,7 @@ def test_four_runs_at_a_time_one_at_the_table_and_a_killed_daemon_loses_nothing(
     # Runs that were being launched when the daemon died never came: run monitoring fails them, and they are asked for
     # again.
     with load.instance() as instance:
-        histories = read_histories(instance, load.settings.dataset.shard_keys)
+        histories = read_histories(instance, load.settings)
     left = [history.key for history in histories if history.state != "loaded"]
     assert len(left) <= RUNS
     assert (status == "COMPLETED_SUCCESS") == (not left)

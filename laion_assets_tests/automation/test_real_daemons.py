@@ -8,7 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from laion_assets.health.history import CHAIN, ShardHistory, read_histories
+from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.health.keys import CHAIN
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import connect
@@ -53,7 +54,7 @@ class Load:
 
     def histories(self) -> list[ShardHistory]:
         with dg.DagsterInstance.from_config(str(self.folder / "home")) as instance:
-            return read_histories(instance, self.settings.dataset.shard_keys)
+            return read_histories(instance, self.settings)
 
     def table_rows(self) -> dict[int, int]:
         with connect(self.settings) as db:
@@ -134,7 +135,7 @@ def _index_then_report(load: Load) -> None:
         if index is None or index.asset_materialization is None or report is None:
             return None
         covered = index.asset_materialization.metadata["covered_shards"].value
-        return True if covered == list(range(SHARDS)) and report.timestamp > index.timestamp else None
+        return True if covered == f"0-{SHARDS - 1}" and report.timestamp > index.timestamp else None
 
     wait_for(covered_and_reported, seconds=300, what="index and report at the last milestone")
 

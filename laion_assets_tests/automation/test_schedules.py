@@ -16,7 +16,8 @@ from dagster._core.loader import LoadingContextForTest
 
 from laion_assets.automation.schedules import build_schedules
 from laion_assets.definitions import build_definitions
-from laion_assets.health.history import CHAIN, read_histories
+from laion_assets.health.history import read_histories
+from laion_assets.health.keys import CHAIN
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets_tests.automation.recorded import ORIGIN, Recorder
@@ -121,7 +122,7 @@ def test_a_shard_that_failed_in_a_backfill_is_failed_and_one_that_waits_in_anoth
     recorder.backfill(5)
     assert asked(settings, instance, "retry_failed_shards") == ["6"]
     recorder.load_last(0)
-    assert [history.state for history in read_histories(instance, ["0", "1", "5", "6"])] == [
+    assert [history.state for history in read_histories(instance, settings, ["0", "1", "5", "6"])] == [
         "queued",
         "queued",
         "queued",
@@ -144,7 +145,7 @@ def test_shards_of_a_backfill_of_the_job_are_asked_for_by_it(
     instance.add_backfill(backfill)
     assert asked(settings, instance) == ["3"]
     instance.update_backfill(backfill._replace(last_submitted_partition_name="1"))
-    assert [history.state for history in read_histories(instance, ["1", "2"])] == ["missing", "queued"]
+    assert [history.state for history in read_histories(instance, settings, ["1", "2"])] == ["missing", "queued"]
 
 
 def test_a_shard_that_was_only_fetched_or_merged_is_missing(

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 
 from laion_assets.assets.location import POOL
 from laion_assets.dataset import ID_STRIDE
-from laion_assets.health.history import ACTIVE, COVERED_SHARDS
+from laion_assets.health.history import COVERED_SHARDS
+from laion_assets.health.runs import ACTIVE
+from laion_assets.health.words import as_ranges
 from laion_assets.index.cover import index_cover
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore
@@ -106,7 +108,7 @@ def audit_after_success(world: World, settings: Settings, instance: dg.DagsterIn
         faults += [f"{mutation.id} is unfinished" for mutation in unfinished_mutations(db)]
         faults += [f"partition {state.shard} lacks {state.missing}" for state in index_cover(db) if state.missing]
     covered = recorded(instance, "vector_index", COVERED_SHARDS)
-    if sorted(covered if isinstance(covered, list) else []) != world.shards:
+    if covered != as_ranges(world.shards):
         faults.append(f"vector_index says that it covers {covered}")
     rows = sum(len(world.truths[version, shard].rows) for shard in world.shards)
     if recorded(instance, "recall_report", "rows") != rows:

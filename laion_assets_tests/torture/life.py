@@ -17,8 +17,8 @@ import dagster as dg
 from rich.console import Console
 
 from laion_assets.assets import location
-from laion_assets.automation.jobs import build_index, load_shards
 from laion_assets.definitions import build_definitions
+from laion_assets.health.keys import BUILD_JOB, LOAD_JOB
 from laion_assets.recall import evaluate
 from laion_assets.recall.plot import _canvas
 from laion_assets.settings import Settings
@@ -53,8 +53,8 @@ def warm(world: World) -> None:
     setattr(evaluate, "plan_for", _few_searches)  # noqa: B010 - a checker takes it for another type
     location.IO_RETRY = dg.RetryPolicy(max_retries=1, delay=0)
     definitions = build_definitions(world.settings(0, over_http=False))
-    for job in (load_shards, build_index):
-        definitions.resolve_job_def(job.name)
+    for job in (LOAD_JOB, BUILD_JOB):
+        definitions.resolve_job_def(job)
     figure, _ = _canvas()
     figure.savefig(io.BytesIO(), format="png")
     make_instance(world.folder / "warm")
@@ -135,5 +135,5 @@ def judge(world: World, version: int, pipe: int) -> None:
 def _reasons(settings: Settings, instance: Any) -> str:
     from laion_assets.health.history import read_histories
 
-    histories = read_histories(instance, settings.dataset.shard_keys)
+    histories = read_histories(instance, settings)
     return "; ".join(f"{history.key} {history.state} {history.error}" for history in histories)

@@ -1,0 +1,33 @@
+"""The asset keys and job names of one code location: LAION_KEY_PREFIX stands before each."""
+
+from __future__ import annotations
+
+from dagster import AssetKey
+
+from laion_assets.settings import Settings
+
+CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
+"""The assets that are partitioned by shard, in order."""
+
+LOAD_JOB = "load_shards"
+"""The job of that chain."""
+
+BUILD_JOB = "build_index"
+OBSERVE_JOB = "observe_remote"
+REPORT_JOB = "report_health"
+JOBS = (LOAD_JOB, BUILD_JOB, OBSERVE_JOB, REPORT_JOB)
+
+
+def asset_key(settings: Settings, name: str) -> AssetKey:
+    """The key of one of our assets."""
+    return AssetKey([*settings.key_prefix, name])
+
+
+def chain_keys(settings: Settings) -> dict[str, AssetKey]:
+    """The keys of the assets that are partitioned by shard, by name and in order."""
+    return {name: asset_key(settings, name) for name in CHAIN}
+
+
+def job_name(settings: Settings, name: str) -> str:
+    """The name of one of our jobs. A run of a whole job records no assets, only this name."""
+    return "_".join([*settings.key_prefix, name])

@@ -1,0 +1,234 @@
+"""How the runs of this code location went: the last one of each shard, those under way, and why one failed.
+
+An instance may hold other code locations' runs, with partitions of the same names: they are left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import dagster as dg
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
+
+from laion_assets.health.keys import JOBS, LOAD_JOB, asset_key, chain_keys, job_name
+from laion_assets.redact import redact_text
+from laion_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster._core.execution.backfill import PartitionBackfill
+
+PARTITION_TAG = "dagster/partition"
+
+ACTIVE: dict[DagsterRunStatus, Literal["queued", "running"]] = {
+    DagsterRunStatus.QUEUED: "queued",
+    DagsterRunStatus.NOT_STARTED: "queued",
+    DagsterRunStatus.STARTING: "running",
+    DagsterRunStatus.STARTED: "running",
+    DagsterRunStatus.CANCELING: "running",
+}
+
+ENDED: dict[DagsterRunStatus, Literal["succeeded", "failed", "canceled"]] = {
+    DagsterRunStatus.SUCCESS: "succeeded",
+    DagsterRunStatus.FAILURE: "failed",
+    DagsterRunStatus.CANCELED: "canceled",
+}
+
+RECENT_RUNS = 200
+"""Failed and canceled runs that are looked at besides those that the events name: a run that was planned before a
+shard's last materialization, and failed after it."""
+
+COUNTED_RUNS = 20
+"""Runs of a failed shard among which its failures are counted; LAION_RETRY_LIMIT is far below."""
+
+IDS_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """How the last run of a shard went, or is going. `failures` counts the failed ones since the last success."""
+
+    run_id: str
+    state: Literal["queued", "running", "succeeded", "failed", "canceled"]
+    failures: int = 0
+    error: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in ("queued", "running")
+
+
+def last_runs(
+    instance: DagsterInstance,
+    settings: Settings,
+    recorded_by: Mapping[str, Mapping[str, float]],
+    *,
+    with_errors: bool = True,
+) -> dict[str, LastRun]:
+    """The last run of each shard that had one, by partition key.
+
+    `recorded_by` names, by shard, the runs of its last materializations with their times. To these come the runs that
+    were to materialize it later and did not, as Dagster's events name them: so that a shard costs the same after two
+    runs and after a hundred.
+    """
+    candidates: dict[str, dict[str, float]] = defaultdict(dict)
+    for shard, runs in recorded_by.items():
+        candidates[shard].update(runs)
+    for key in chain_keys(settings).values():
+        attempts = (
+            instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations
+        )
+        for shard, (run_id, _) in attempts(key).items():
+            candidates[shard].setdefault(run_id, 0.0)
+    records = {record.dagster_run.run_id: record for record in _recent_and_active(instance, settings)}
+    for record in records.values():
+        candidates[record.dagster_run.tags[PARTITION_TAG]].setdefault(record.dagster_run.run_id, 0.0)
+    wanted = {run_id for runs in candidates.values() for run_id in runs} - records.keys()
+    records.update({record.dagster_run.run_id: record for record in _by_id(instance, sorted(wanted))})
+    found = {shard: _last(runs, records) for shard, runs in candidates.items()}
+    last = {shard: run for shard, run in found.items() if run is not None}
+    return _with_failures(instance, settings, last, with_errors)
+
+
+def _last(runs: Mapping[str, float], records: Mapping[str, dg.RunRecord]) -> LastRun | None:
+    """The run that is under way, else the one that ended last. Events recorded without a run have none."""
+    known = [records[run_id] for run_id in runs if run_id in records]
+    active = [record.dagster_run for record in known if record.dagster_run.status in ACTIVE]
+    if active:
+        run = max(active, key=lambda one: (one.status == DagsterRunStatus.STARTED, one.run_id))
+        return LastRun(run.run_id, ACTIVE[run.status])
+    ended = [record for record in known if record.dagster_run.status in ENDED]
+    if not ended:
+        return None
+    last = max(ended, key=lambda one: (_end(one), one.storage_id))
+    if max(runs.values(), default=0.0) > _end(last):
+        return None  # it was recorded since, without a run
+    return LastRun(last.dagster_run.run_id, ENDED[last.dagster_run.status])
+
+
+def _end(record: dg.RunRecord) -> float:
+    """When a run ended. Where that was not noted, when its record was last changed, which SQLite knows to a second."""
+    return record.end_time or record.update_timestamp.timestamp() + 1
+
+
+def _recent_and_active(instance: DagsterInstance, settings: Settings) -> list[dg.RunRecord]:
+    """Runs of shards that are under way, and the last that failed or were canceled."""
+    ended = RunsFilter(statuses=[DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED])
+    records = [
+        *instance.get_run_records(RunsFilter(statuses=list(ACTIVE))),
+        *instance.get_run_records(ended, limit=RECENT_RUNS),
+    ]
+    return [record for record in records if is_of_a_shard(record.dagster_run, settings)]
+
+
+def _by_id(instance: DagsterInstance, run_ids: list[str]) -> Iterable[dg.RunRecord]:
+    for start in range(0, len(run_ids), IDS_AT_ONCE):
+        yield from instance.get_run_records(RunsFilter(run_ids=run_ids[start : start + IDS_AT_ONCE]))
+
+
+def _with_failures(
+    instance: DagsterInstance, settings: Settings, last: dict[str, LastRun], with_errors: bool
+) -> dict[str, LastRun]:
+    """Adds how often shards failed since their last success, and why they did the last time."""
+    failing = [shard for shard, run in last.items() if run.state != "succeeded"]
+    counts: dict[str, int] = dict.fromkeys(failing, 0)
+    settled: set[str] = set()
+    for start in range(0, len(failing), IDS_AT_ONCE):
+        shards = failing[start : start + IDS_AT_ONCE]
+        ended = RunsFilter(statuses=[DagsterRunStatus.FAILURE, DagsterRunStatus.SUCCESS], tags={PARTITION_TAG: shards})
+        for run in instance.get_runs(ended, limit=COUNTED_RUNS * len(shards)):
+            shard = run.tags[PARTITION_TAG]
+            if shard in settled or not is_of_a_shard(run, settings):
+                continue
+            if run.status == DagsterRunStatus.SUCCESS:
+                settled.add(shard)
+            else:
+                counts[shard] += 1
+    for shard in failing:
+        one = last[shard]
+        error = failure_reason(instance, one.run_id) if with_errors and not one.active else ""
+        last[shard] = replace(one, failures=counts[shard], error=error)
+    return last
+
+
+def is_of_a_shard(run: dg.DagsterRun, settings: Settings) -> bool:
+    """Whether a run makes assets of the chain, of this code location, for one shard."""
+    if PARTITION_TAG not in run.tags:
+        return False
+    if run.asset_selection is None:
+        return run.job_name == job_name(settings, LOAD_JOB)
+    return any(key in run.asset_selection for key in chain_keys(settings).values())
+
+
+def waiting_in_backfills(instance: DagsterInstance, settings: Settings) -> set[str]:
+    """Shards of backfills under way that have no run yet: a backfill makes runs a few at a time."""
+    # Imported here: it was a fifth of what importing the code location takes over Dagster, in each shard's run.
+    from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+
+    requested = instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
+    return {shard for backfill in requested for shard in _without_a_run(backfill, settings)}
+
+
+def _without_a_run(backfill: PartitionBackfill, settings: Settings) -> set[str]:
+    """Partitions of the chain that a backfill, of assets or of the job `load_shards`, has not asked a run for yet."""
+    if backfill.asset_backfill_data is None:
+        ours = backfill.job_name == job_name(settings, LOAD_JOB)
+        names = list(backfill.partition_names or []) if ours else []
+        submitted = backfill.last_submitted_partition_name
+        return set(names[names.index(submitted) + 1 :] if submitted in names else names)
+    data = backfill.asset_backfill_data
+    waiting = data.target_subset - data.requested_subset - data.failed_and_downstream_subset
+    subsets = waiting.partitions_subsets_by_asset_key
+    chain = [subsets[key] for key in chain_keys(settings).values() if key in subsets]
+    return {key for subset in chain for key in subset.get_partition_keys()}
+
+
+@dataclass(frozen=True)
+class RunUnderWay:
+    """A run of something else than shards: its id, state, and the assets that it makes, or its job."""
+
+    run_id: str
+    state: Literal["queued", "running"]
+    what: str
+
+
+OF_THE_TABLE = ("vector_index", "recall_report", "hnsw_tuning", "clip_encoders", "load_report", "remote_shard")
+"""Assets of no single shard."""
+
+
+def other_active_runs(instance: DagsterInstance, settings: Settings) -> list[RunUnderWay]:
+    """Runs of ours under way that are of no shard, such as the index's, which may hold the table for long."""
+    ours = {asset_key(settings, name) for name in OF_THE_TABLE}
+    jobs = {job_name(settings, name) for name in JOBS}
+    found = []
+    for run in instance.get_runs(RunsFilter(statuses=list(ACTIVE))):
+        assets = sorted(key.to_user_string() for key in (run.asset_selection or ()) if key in ours)
+        if PARTITION_TAG not in run.tags and (assets or run.job_name in jobs):
+            found.append(RunUnderWay(run.run_id, ACTIVE[run.status], ", ".join(assets) or run.job_name))
+    return found
+
+
+def failure_reason(instance: DagsterInstance, run_id: str) -> str:
+    """Why a run failed, in one line without secrets: the failed step's own words and the failed checks', else what
+    ended the run (it was canceled, its process was gone)."""
+    reasons: list[str] = []
+    for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
+        failure = entry.dagster_event.step_failure_data if entry.dagster_event is not None else None
+        if failure is None:
+            continue
+        if failure.user_failure_data is not None and failure.user_failure_data.description:
+            reasons.append(failure.user_failure_data.description)
+        elif failure.error is not None:
+            reasons.append((failure.error.cause or failure.error).message)
+    for entry in instance.all_logs(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION):
+        check = entry.dagster_event.asset_check_evaluation_data if entry.dagster_event is not None else None
+        if check is not None and not check.passed:
+            reasons.append(f"check {check.check_name}: {check.description or 'failed'}")
+    for ending in () if reasons else (DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED):
+        events = (entry.dagster_event for entry in instance.all_logs(run_id, of_type=ending))
+        reasons += [event.message for event in events if event is not None and event.message]
+    said = redact_text("; ".join(dict.fromkeys(reasons)))
+    return " ".join(said.split()) or "the run ended before it could say why"

@@ -1,0 +1,129 @@
+"""Code versions of the assets, and the data versions that Dagster recorded. Staleness follows from the two."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import dagster as dg
+from dagster import DagsterEventType, DagsterInstance
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_TAG,
+    INPUT_DATA_VERSION_TAG_PREFIX,
+)
+
+from laion_assets.health.keys import asset_key
+from laion_assets.index.graphs import IndexParameters
+from laion_assets.settings import Settings
+from laion_assets.shard import merged
+
+RECORDS_AT_ONCE = 500
+"""SQLite takes at most 999 bound values in its older versions."""
+
+
+@dataclass(frozen=True)
+class RecordedVersions:
+    """What one materialization recorded: its data version, the code version, and its inputs' data versions by key."""
+
+    data: str = ""
+    code: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: dg.EventLogRecord) -> RecordedVersions:
+        """The versions in a materialization's tags; empty where an event was recorded without a run."""
+        materialization = record.asset_materialization
+        tags = {} if materialization is None else materialization.tags or {}
+        start = f"{INPUT_DATA_VERSION_TAG_PREFIX}/"
+        inputs = {name.removeprefix(start): value for name, value in tags.items() if name.startswith(start)}
+        return cls(tags.get(DATA_VERSION_TAG, ""), tags.get(CODE_VERSION_TAG, ""), inputs)
+
+
+UNOBSERVED = "unobserved "
+"""Begins the data version of raw files whose source could not be asked beforehand: nobody knows whether it changed."""
+
+
+def source_version(observed: str) -> str:
+    """The data version of raw files that were fetched when their source was observed with this version."""
+    return digest(observed)
+
+
+def was_taken(recorded: str, version: str) -> bool:
+    """Whether a recorded input version is this data version. Of a partition Dagster records the SHA-256 of it."""
+    return recorded in (version, hashlib.sha256(version.encode()).hexdigest())
+
+
+def digest(*parts: object) -> str:
+    """A short text that changes with any of the parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def code_version(settings: Settings, asset: str) -> str:
+    """What decides an asset's result besides its inputs, as one text: another text marks what was made as stale.
+
+    Limits, retries and paths are left out: they decide whether a step succeeds, not what it makes.
+    """
+    dataset = settings.dataset
+    columns = digest(dataset.columns, dataset.defaults.model_dump(), settings.extra_columns)
+    index = str(IndexParameters.of(settings))
+    versions = {
+        "raw_shard": f"{dataset.name}; {dataset.image_file}, {dataset.text_file}, {dataset.metadata_file}",
+        "merged_shard": f"format {merged.FORMAT}; {dataset.dimension} dimensions, {', '.join(dataset.vector_columns)}, "
+        f"{'normalised' if dataset.normalised else 'not normalised'}; columns {columns}",
+        "clickhouse_partition": f"codec {settings.vector_codec}, granules of {settings.index_granularity}; "
+        f"columns {columns}",
+        "vector_index": index,
+        "recall_report": f"targets {settings.recall_target:g} {digest(settings.recall_targets)}, "
+        f"{settings.recall_queries} queries",
+        "hnsw_tuning": f"{settings.tuning_rows} rows in {settings.tuning_partitions}, {settings.tuning_granularities}",
+        "clip_encoders": f"{dataset.clip_model}",
+    }
+    # The number is ours, to be raised when the code itself makes another result of the same settings.
+    return "; ".join(part for part in ("1", versions.get(asset, "")) if part)
+
+
+def latest_materializations(
+    instance: DagsterInstance, key: dg.AssetKey, partitions: set[str] | None = None
+) -> list[dg.EventLogRecord]:
+    """The last materialization of each partition, or of these, in the order in which they were recorded."""
+    latest = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION, partitions)
+    ids = sorted(latest.values())
+    records: list[dg.EventLogRecord] = []
+    for start in range(0, len(ids), RECORDS_AT_ONCE):
+        wanted = dg.AssetRecordsFilter(key, storage_ids=ids[start : start + RECORDS_AT_ONCE])
+        records += instance.fetch_materializations(wanted, limit=RECORDS_AT_ONCE, ascending=True).records
+    return records
+
+
+def observed_versions(
+    instance: DagsterInstance, settings: Settings, partitions: set[str] | None = None
+) -> dict[str, str]:
+    """The version that each shard's remote files were last observed with; of these shards, or of all."""
+    key = asset_key(settings, "remote_shard")
+    latest = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_OBSERVATION, partitions)
+    ids = sorted(latest.values())
+    versions: dict[str, str] = {}
+    for start in range(0, len(ids), RECORDS_AT_ONCE):
+        wanted = dg.AssetRecordsFilter(key, storage_ids=ids[start : start + RECORDS_AT_ONCE])
+        for record in instance.fetch_observations(wanted, limit=RECORDS_AT_ONCE).records:
+            observation = record.asset_observation
+            if observation is not None and observation.partition is not None:
+                versions[observation.partition] = observation.tags.get(DATA_VERSION_TAG, "")
+    return versions
+
+
+def partition_versions(instance: DagsterInstance, settings: Settings) -> dict[int, str]:
+    """The data version of each loaded partition, by shard; of one recorded without any, the number of its event."""
+    versions = {}
+    for record in latest_materializations(instance, asset_key(settings, "clickhouse_partition")):
+        if record.partition_key is not None and record.partition_key.isdecimal():
+            versions[int(record.partition_key)] = RecordedVersions.of(record).data or str(record.storage_id)
+    return versions
+
+
+def index_version(settings: Settings, versions: Mapping[int, str]) -> str:
+    """The data version of an index over partitions with these data versions, by shard."""
+    return digest(code_version(settings, "vector_index"), sorted(versions.items()))

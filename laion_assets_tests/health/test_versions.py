@@ -1,0 +1,133 @@
+"""States what marks assets as stale, over a real chain: by Dagster's own resolver and by our histories, which agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from laion_assets.definitions import build_definitions
+from laion_assets.health.history import read_histories
+from laion_assets.health.keys import CHAIN, LOAD_JOB, OBSERVE_JOB, asset_key, job_name
+from laion_assets.health.versions import RecordedVersions, code_version, latest_materializations
+from laion_assets.settings import Settings
+from laion_assets.source.sample import write_sample_shard
+from laion_assets_tests.conftest import settings_for
+
+
+class Chain:
+    """Two sample shards that real steps load, and who is stale by Dagster and by us."""
+
+    def __init__(self, folder: Path, instance: dg.DagsterInstance, **fields: object) -> None:
+        self.folder, self.instance = folder, instance
+        self.settings = self.with_settings(**fields)
+        for shard in (0, 1):
+            write_sample_shard(folder / "sample", shard, 60)
+
+    def with_settings(self, **fields: object) -> Settings:
+        """Settings over the same files and table."""
+        self.settings = settings_for(self.folder / "data", self.folder / "sample", **fields)
+        return self.settings
+
+    def run(self, shard: int, *assets: str) -> None:
+        """Runs these assets of a shard, or the whole chain."""
+        job = build_definitions(self.settings).resolve_job_def(job_name(self.settings, LOAD_JOB))
+        selected = [asset_key(self.settings, asset) for asset in assets or CHAIN]
+        done = job.execute_in_process(instance=self.instance, partition_key=str(shard), asset_selection=selected)
+        assert done.success
+
+    def observe(self) -> None:
+        job = build_definitions(self.settings).resolve_job_def(job_name(self.settings, OBSERVE_JOB))
+        assert job.execute_in_process(instance=self.instance).success
+
+    def stale(self, shard: int) -> list[str]:
+        """The assets of a shard that our histories call stale."""
+        return list(read_histories(self.instance, self.settings)[shard].stale)
+
+    def stale_by_dagster(self, shard: int) -> list[str]:
+        """Those that the UI marks. What only follows a stale asset gets no mark of its own there."""
+        graph = build_definitions(self.settings).get_repository_def().asset_graph
+        resolver = CachingStaleStatusResolver(self.instance, graph, LoadingContextForTest(self.instance))
+        keys = {asset: asset_key(self.settings, asset) for asset in CHAIN}
+        return [asset for asset, key in keys.items() if resolver.get_status(key, str(shard)) == StaleStatus.STALE]
+
+    def version(self, shard: int, asset: str) -> str:
+        (record,) = latest_materializations(self.instance, asset_key(self.settings, asset), {str(shard)})
+        return RecordedVersions.of(record).data
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Chain(tmp_path, instance)
+
+
+def test_a_changed_remote_file_makes_all_behind_it_stale_until_each_was_made_again(chain: Chain) -> None:
+    chain.run(0)
+    chain.run(1)
+    assert (chain.stale(0), chain.stale_by_dagster(0)) == ([], [])
+    before = {asset: chain.version(1, asset) for asset in CHAIN}
+    write_sample_shard(chain.folder / "sample", 1, 70)
+    chain.observe()
+    assert (chain.stale(1), chain.stale_by_dagster(1)) == (list(CHAIN), ["raw_shard"])
+    assert (chain.stale(0), chain.stale_by_dagster(0)) == ([], [])
+    assert "other files" in read_histories(chain.instance, chain.settings)[1].stale["raw_shard"]
+    for done, asset in enumerate(CHAIN, 1):
+        chain.run(1, asset)
+        assert chain.version(1, asset) != before[asset]
+        assert chain.stale(1) == list(CHAIN[done:])
+        assert chain.stale_by_dagster(1) == list(CHAIN[done : done + 1])
+
+
+def test_the_same_contents_made_again_have_the_same_versions_and_nothing_behind_them_is_stale(chain: Chain) -> None:
+    chain.run(0)
+    before = {asset: chain.version(0, asset) for asset in CHAIN}
+    chain.run(0, "raw_shard", "merged_shard")
+    assert (chain.stale(0), chain.stale_by_dagster(0)) == ([], [])
+    chain.run(0)
+    assert {asset: chain.version(0, asset) for asset in CHAIN} == before
+
+
+def test_vectors_that_changed_alone_give_the_partition_another_version(chain: Chain) -> None:
+    chain.run(0)
+    before = chain.version(0, "clickhouse_partition")
+    write_sample_shard(chain.folder / "other", 0, 60, seed=5)
+    for kind in ("img_emb", "text_emb"):
+        changed = (chain.folder / "other" / kind / f"{kind}_0.npy").read_bytes()
+        (chain.folder / "sample" / kind / f"{kind}_0.npy").write_bytes(changed)
+    chain.run(0)
+    assert chain.version(0, "clickhouse_partition") != before
+
+
+@pytest.mark.parametrize(
+    ("fields", "stale"),
+    [
+        ({"vector_codec": "ZSTD(1)"}, ["clickhouse_partition"]),
+        ({"index_granularity": 256}, ["clickhouse_partition"]),
+        ({"extra_columns": ("md5",)}, ["merged_shard", "clickhouse_partition"]),
+        ({"hnsw_m": 8, "recall_target": 0.5, "http_tries": 7, "max_bad_fraction": 0.5}, []),
+    ],
+    ids=["codec", "granularity", "columns", "what decides no partition"],
+)
+def test_a_setting_that_decides_a_result_makes_it_stale(
+    chain: Chain, fields: dict[str, object], stale: list[str]
+) -> None:
+    chain.run(0)
+    chain.with_settings(**fields)
+    assert chain.stale(0) == stale
+    assert chain.stale_by_dagster(0) == stale
+
+
+def test_code_versions_follow_what_decides_a_result(tmp_path: Path) -> None:
+    def version(asset: str, **fields: object) -> str:
+        return code_version(settings_for(tmp_path, tmp_path, **fields), asset)
+
+    assert version("vector_index") == "1; bf16, M 64, ef_construction 256"
+    assert version("vector_index", hnsw_m=8) == "1; bf16, M 8, ef_construction 256"
+    assert version("recall_report", recall_target=0.9) != version("recall_report")
+    assert version("clip_encoders", dataset_name="laion400m") != version("clip_encoders")
+    assert version("load_report") == "1"
