@@ -75,6 +75,14 @@ class EngineHeldError(TableError):
     """Another process holds the embedded engine's folder."""
 
 
+class LeaseHeldError(TableError):
+    """Another process loads this partition, or builds these indexes, now."""
+
+
+class LeaseLostError(TableError):
+    """A lease was not renewed in time, and another process may have taken it: nothing was swapped in."""
+
+
 class CalibrationError(LaionError):
     """The sample shards that a plan is measured with could not be loaded on this machine."""
 

@@ -77,7 +77,7 @@ def _text(path: str) -> str:
 
 
 def process_mark() -> str:
-    """Host and process in letters, digits and an underscore, such as a table's name takes."""
+    """Host (or container) and process in letters, digits and an underscore, such as a table's name takes."""
     return f"{_host_mark()}_{os.getpid():x}"
 
 
@@ -99,4 +99,9 @@ def is_alive(process: int) -> bool:
 
 
 def _host_mark() -> str:
-    return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+    """Of this host since it was started, and of this container: the same number is another process elsewhere."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    host = "/".join((socket.gethostname(), _text("/proc/sys/kernel/random/boot_id").strip(), namespace))
+    return hashlib.blake2b(host.encode(), digest_size=4).hexdigest()

@@ -15,6 +15,8 @@ from dagster._core.definitions.metadata import RawMetadataValue
 from laion_assets.errors import (
     EngineHeldError,
     LaionError,
+    LeaseHeldError,
+    LeaseLostError,
     MissingRawError,
     PermanentSourceError,
     ServerUnreachableError,
@@ -41,7 +43,10 @@ ProgressOf = Callable[[dg.AssetExecutionContext], Progress]
 IO_RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For steps that do IO. Errors that a repetition cannot mend are raised with `allow_retries=False`."""
 
-WORTH_RETRYING = (SourceError, EngineHeldError, ServerUnreachableError, StoreError)
+WORTH_RETRYING = (
+    *(SourceError, StoreError),
+    *(EngineHeldError, LeaseHeldError, LeaseLostError, ServerUnreachableError),
+)
 NOT_WORTH_RETRYING = (PermanentSourceError, MissingRawError)
 
 

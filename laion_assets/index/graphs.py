@@ -4,6 +4,7 @@ they find is said in index_use.py and recall/."""
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from laion_assets.progress import Progress
 from laion_assets.settings import Quantization, Settings
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
 from laion_assets.table.connect import Database
-from laion_assets.table.mutations import STALL_SECONDS, start_mutation, unfinished_mutations
+from laion_assets.table.lease import lease
+from laion_assets.table.mutations import STALL_SECONDS, Mutation, start_mutation, unfinished_mutations
 from laion_assets.table.schema import require_table
 
 BITS: dict[Quantization, int] = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i8": 8, "b1": 1}
@@ -91,12 +93,18 @@ def build_indexes(
 ) -> BuildReport:
     """Makes every loaded partition have every index with the settings' parameters; builds only what is lacking.
 
-    A build that a killed process left is followed, not doubled. Raises `TableError` when there is no table, when a
-    partition holds vectors that cannot be indexed (it names partition and row), or when a build fails or is stuck;
-    partitions that were built until then stay so.
+    One build of a table runs at a time. One that a killed process left is followed, not doubled; mutations of other
+    people are neither followed nor ended. Raises `LeaseHeldError` while another builds, and `TableError` when there is
+    no table, when another's mutation is stuck before ours, when a partition holds vectors that cannot be indexed (it
+    names partition and row), or when a build fails or is stuck; partitions that were built until then stay so.
     """
     require_table(db)
     say = log or say_nothing
+    with lease(db, "its indexes", say=say):
+        return _build_what_is_lacking(db, progress, say, stall_seconds)
+
+
+def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, stall_seconds: float) -> BuildReport:
     _follow_leftovers(db, say, stall_seconds)
     rebuilt = declare_indexes(db, say)
     cover = index_cover(db)
@@ -234,9 +242,24 @@ class _Builder:
             )
 
 
+OURS = re.compile(rf"\(?MATERIALIZE INDEX ({'|'.join(INDEXES.values())}) IN PARTITION \d+\)?")
+"""A command of a mutation that builds our indexes, as system.mutations shows it."""
+
+
+def is_ours(mutation: Mutation) -> bool:
+    """Whether all that a mutation does is to build our indexes."""
+    return all(OURS.fullmatch(command) for command in mutation.commands.split(", "))
+
+
 def _follow_leftovers(db: Database, log: Log, stall_seconds: float) -> None:
-    """Waits for mutations that go on since the engine was opened. One that fails is killed."""
+    """Waits for builds that go on since the engine was opened; one that fails is killed.
+
+    Raises `TableError` for a mutation of somebody else's that fails: what comes after it is never done.
+    """
     for mutation in unfinished_mutations(db):
+        if not is_ours(mutation):
+            _refuse_if_stuck(db, mutation, log)
+            continue
         log(f"following {mutation.id}, which an earlier run left unfinished")
         try:
             mutation.follow(db, db.subject, stall_seconds=stall_seconds)
@@ -244,6 +267,20 @@ def _follow_leftovers(db: Database, log: Log, stall_seconds: float) -> None:
             if mutation.state(db) is not None:
                 raise
             log(f"it failed and was killed: {error.found}")
+
+
+def _refuse_if_stuck(db: Database, mutation: Mutation, log: Log) -> None:
+    state = mutation.state(db)
+    if state is None:
+        return
+    if state.failure:
+        raise TableError(
+            db.subject,
+            found=f"{mutation.id} ({mutation.commands[:200]}), which is not of laion_assets and fails: {state.failure}",
+            expected="no mutation that others would wait behind",
+            advice="let its owner mend it or end it with KILL MUTATION, then build again",
+        )
+    log(f"{mutation.id} ({mutation.commands[:200]}) is somebody else's and goes on; indexes are built after it")
 
 
 def _rebuild_cost(db: Database) -> str:

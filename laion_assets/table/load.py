@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from laion_assets.errors import ServerUnreachableError, TableError
+from laion_assets.errors import PartitionCheckError, ServerUnreachableError, TableError
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table.connect import Database
 from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.inserting import Rows
+from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import POLL_SECONDS
-from laion_assets.table.schema import create_staging, create_table, drop_staging
+from laion_assets.table.schema import create_table
 from laion_assets.table.scratch import drop_stale_staging
-from laion_assets.table.transfer import choose_transfer, insert_file, release_memory
+from laion_assets.table.staging import Part, Staging, active_parts, staging_table
+from laion_assets.table.transfer import Transfer, choose_transfer, insert_file, release_memory
 from laion_assets.table.verify import check_equal_to_file
 
 Stage = Callable[[str], None]
@@ -56,36 +58,54 @@ def load_partition(
 ) -> LoadedPartition:
     """Makes partition `merged.shard` of the table equal to the merged file, in one step for its readers.
 
-    Done again after a failure, it begins with an empty staging table. Raises `PartitionCheckError` when what was staged
-    is not what the file holds, or not sound, and `TableError` when the engine fails; the table is then as it was
-    before, or, where only the answer to the swap was lost, has the new rows.
+    One load of a shard runs at a time: a second waits for the lease, or says who holds it. Done again after a failure,
+    it begins with an empty staging table. Raises `PartitionCheckError` when what was staged is not what the file holds,
+    or not sound, `LeaseHeldError`, `LeaseLostError`, and `TableError` when the engine fails; the table is then as it
+    was before, or, where only the answer to the swap was lost, has the new rows.
     """
     timer = _StageTimer(stage)
     db = db.patient()
     create_table(db)
-    drop_stale_staging(db)
-    if merged.rows == 0:
-        # REPLACE PARTITION refuses an empty source (36): a shard without rows is a partition that is not there.
-        db.command(f"ALTER TABLE {db.table} DROP PARTITION {merged.shard}")
-        return LoadedPartition(merged.shard, 0, 0, 0, timer.seconds)
-    transfer = choose_transfer(db, merged)
-    if log is not None:
-        log(f"shard {merged.shard}, {transfer}")
-    with _staging(db, merged.shard) as staging, ThreadPoolExecutor(max_workers=1) as beside:
+    with lease(db, f"partition {merged.shard}", say=log) as held:
+        drop_stale_staging(db)
+        if merged.rows == 0:
+            # REPLACE PARTITION refuses an empty source (36): a shard without rows is a partition that is not there.
+            held.require()
+            db.command(f"ALTER TABLE {db.table} DROP PARTITION {merged.shard}")
+            return LoadedPartition(merged.shard, 0, 0, 0, timer.seconds)
+        transfer = choose_transfer(db, merged)
+        if log is not None:
+            log(f"shard {merged.shard}, {transfer}")
+        try:
+            loaded = _stage_and_swap(held, merged, transfer, timer, inserted)
+        except TableError:
+            # A load that took over has dropped our staging table, which the engine reports in words of its own.
+            held.require()
+            raise
+    release_memory(db)
+    return loaded
+
+
+def _stage_and_swap(
+    held: Lease, merged: MergedShard, transfer: Transfer, timer: _StageTimer, inserted: Rows | None
+) -> LoadedPartition:
+    db = held.db
+    with staging_table(held, merged.shard) as staging, ThreadPoolExecutor(max_workers=1) as beside:
         with timer("insert"):
-            insert_file(db, staging, merged, transfer, inserted)
+            insert_file(db, staging.quoted, merged, transfer, inserted)
             release_memory(db)
         # The engine merges on one core.
         in_file = beside.submit(file_fingerprint, db.settings, merged)
         with timer("merge parts"):
-            _make_one_part(db, staging, merged.shard)
+            _make_one_part(staging)
         with timer("check"):
-            figures = check_equal_to_file(db, staging, merged, in_file.result())
+            checked = _one_part(staging)
+            figures = check_equal_to_file(db, staging.quoted, merged, in_file.result())
         with timer("replace"):
-            _swap_in(db, staging, merged.shard)
-    release_memory(db)
-    size = _one_active_part(db, db.settings.table, merged.shard)
-    return LoadedPartition(merged.shard, figures.rows, size, figures.fingerprint, timer.seconds, str(transfer))
+            _swap_in(held, staging, checked)
+    return LoadedPartition(
+        merged.shard, figures.rows, checked.bytes_on_disk, figures.fingerprint, timer.seconds, str(transfer)
+    )
 
 
 COVER_BYTES = 16 << 20
@@ -93,58 +113,66 @@ COVER_BYTES = 16 << 20
 Where that fails, both stand once the engine is opened again, each row twice. Others may write to the disk meanwhile."""
 
 
-@contextmanager
-def _staging(db: Database, shard: int) -> Iterator[str]:
-    """An empty staging table, by its quoted name; it goes at the end.
-
-    A server that is gone keeps it until the next load of the shard, which begins by dropping it.
-    """
-    staging = create_staging(db, shard)
-    try:
-        yield staging
-    except ServerUnreachableError:
-        with suppress(TableError):
-            drop_staging(db, shard)
-        raise
-    except BaseException:
-        drop_staging(db, shard)
-        raise
-    drop_staging(db, shard)
+def _swap_in(held: Lease, staging: Staging, checked: Part) -> None:
+    """Swaps in the part that was checked, and looks whether it is what stands then."""
+    db, shard = held.db, staging.shard
+    _require_room(staging)
+    held.require()
+    if staging.parts() != (checked,):
+        raise _changed(staging, "staged", checked, staging.parts())
+    db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {shard} FROM {staging.quoted}")
+    standing = active_parts(db, db.settings.table, shard)
+    if [(part.rows, part.content) for part in standing] != [(checked.rows, checked.content)]:
+        raise _changed(staging, "in the table", checked, standing)
 
 
-def _swap_in(db: Database, staging: str, shard: int) -> None:
-    _require_room(db, shard)
-    db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {shard} FROM {staging}")
+def _changed(staging: Staging, where: str, checked: Part, found: tuple[Part, ...]) -> TableError:
+    parts = ", ".join(f"{part.name} of {part.rows:,} rows" for part in found) or "no part"
+    return PartitionCheckError(
+        staging.subject,
+        found=f"{parts} {where}",
+        expected=f"the part {checked.name} of {checked.rows:,} rows that was checked",
+        advice="another program has written there meanwhile: see that none does, and load the shard again",
+    )
 
 
-def _make_one_part(db: Database, staging: str, shard: int) -> None:
+def _make_one_part(staging: Staging) -> None:
     """One part a partition: the index is one graph a part, and a merge later would throw it away.
 
     What was inserted as one part stays as it is: FINAL would write it again. A connection that is cut meanwhile leaves
     the merge running: it is waited for.
     """
-    if _active_parts(db, f"{db.settings.table}_staging_{shard}", shard)[0] == 1:
+    db, merge = staging.db, f"OPTIMIZE TABLE {staging.quoted} PARTITION {staging.shard} FINAL"
+    if len(staging.parts()) == 1:
         return
     try:
-        db.command(f"OPTIMIZE TABLE {staging} PARTITION {shard} FINAL", settings={"alter_sync": 2})
+        db.command(merge, settings={"alter_sync": 2})
     except ServerUnreachableError:
-        _wait_for_merges(db, f"{db.settings.table}_staging_{shard}")
-        db.command(f"OPTIMIZE TABLE {staging} PARTITION {shard} FINAL", settings={"alter_sync": 2})
+        _wait_for_merges(db, staging.name)
+        db.command(merge, settings={"alter_sync": 2})
     release_memory(db)
-    _one_active_part(db, f"{db.settings.table}_staging_{shard}", shard)
 
 
-def _require_room(db: Database, shard: int) -> None:
+def _one_part(staging: Staging) -> Part:
+    """The staging table's only part. Raises `TableError` when there are more or none."""
+    found = staging.parts()
+    if len(found) != 1:
+        raise TableError(staging.subject, found=f"{len(found)} parts staged", expected="one part")
+    return found[0]
+
+
+def _require_room(staging: Staging) -> None:
     """Refuses the swap where the disk may have no room for the part that covers the replaced one."""
-    (free,) = db.one(
-        "SELECT min(unreserved_space) FROM system.disks WHERE name IN "
+    free = staging.db.rows(
+        "SELECT unreserved_space FROM system.disks WHERE name IN "
         "(SELECT disk_name FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active)",
-        parameters={"database": db.database, "table": f"{db.settings.table}_staging_{shard}"},
+        parameters={"database": staging.db.database, "table": staging.name},
     )
-    if int(free) < COVER_BYTES:
+    smallest = min((int(space) for (space,) in free), default=COVER_BYTES)
+    if smallest < COVER_BYTES:
         raise TableError(
-            f"{db.subject}, partition {shard}",
-            found=f"{int(free):,} bytes left on the disk of the table",
+            staging.subject,
+            found=f"{smallest:,} bytes left on the disk of the table",
             expected=f"at least {COVER_BYTES:,}, or a swap could leave the replaced rows beside the new ones",
             advice="free some space and load the shard again; the table is as it was",
         )
@@ -160,25 +188,6 @@ def _wait_for_merges(db: Database, table: str) -> None:
         if time.monotonic() >= deadline:
             raise TableError(db.subject, found=f"a merge of {table} after {db.seconds:g} s", expected="its end")
         time.sleep(POLL_SECONDS)
-
-
-def _one_active_part(db: Database, table: str, shard: int) -> int:
-    """Bytes on disk of a partition's only active part. Raises `TableError` when there are more or none."""
-    parts, size = _active_parts(db, table, shard)
-    if parts != 1:
-        raise TableError(f"{db.subject}, partition {shard}", found=f"{parts} parts", expected="one part")
-    return size
-
-
-def _active_parts(db: Database, table: str, shard: int) -> tuple[int, int]:
-    """How many active parts with rows a partition has, and their bytes on disk."""
-    parts, size = db.one(
-        "SELECT count(), sum(bytes_on_disk) FROM system.parts "
-        "WHERE database = {database:String} AND table = {table:String} AND partition = {partition:String} "
-        "AND active AND rows > 0",
-        parameters={"database": db.database, "table": table, "partition": str(shard)},
-    )
-    return int(parts), int(size)
 
 
 class _StageTimer:

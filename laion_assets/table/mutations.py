@@ -38,9 +38,10 @@ class MutationState:
 
 @dataclass(frozen=True)
 class Mutation:
-    """One unfinished or finished mutation of our table, by ClickHouse's own id."""
+    """One unfinished or finished mutation of our table, by ClickHouse's own id; `commands` is what it does."""
 
     id: str
+    commands: str = ""
 
     def state(self, db: Database) -> MutationState | None:
         """Where it stands; None when it is done, or was killed."""
@@ -137,16 +138,20 @@ def start_mutation(db: Database, commands: list[str]) -> Mutation:
 
 
 def unfinished_mutations(db: Database) -> list[Mutation]:
-    """Every mutation of the table that is not done, oldest first: also those that a killed process left."""
+    """Every mutation of the table that is not done, oldest first: those that a killed process left, and other people's.
+
+    Only a mutation of our own may be followed or killed; whose one is, its commands tell.
+    """
     return _mutations(db, [])
 
 
 def _mutations(db: Database, commands: list[str], *, only_unfinished: bool = True) -> list[Mutation]:
     rows = db.rows(
-        "SELECT mutation_id FROM system.mutations WHERE database = {database:String} AND table = {table:String} "
+        "SELECT mutation_id, arrayStringConcat(groupArray(command), ', ') FROM system.mutations "
+        "WHERE database = {database:String} AND table = {table:String} "
         f"AND ({int(not only_unfinished)} OR NOT is_done) "
         "AND (empty({commands:Array(String)}) OR has({commands:Array(String)}, trim(BOTH '()' FROM command))) "
         "GROUP BY mutation_id ORDER BY min(create_time), toUInt64OrZero(extract(mutation_id, '\\\\d+'))",
         parameters={"database": db.database, "table": db.settings.table, "commands": commands},
     )
-    return [Mutation(str(mutation_id)) for (mutation_id,) in rows]
+    return [Mutation(str(mutation_id), str(command)) for mutation_id, command in rows]

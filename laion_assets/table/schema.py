@@ -1,4 +1,4 @@
-"""All DDL: the table, its staging tables, and whether a table that exists is ours. It moves no rows."""
+"""The DDL of the table and of tables of its shape, and whether a table that exists is ours. It moves no rows."""
 
 from __future__ import annotations
 
@@ -120,32 +120,6 @@ def require_shape(db: Database) -> None:
             expected="the table that laion_assets makes",
             advice="name another table in LAION_TABLE, set LAION_EXTRA_COLUMNS as it was, or drop the table",
         )
-
-
-NO_BACKGROUND_MERGES = ", max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1"
-"""Settings that only merges in the background obey. SYSTEM STOP MERGES would hold OPTIMIZE, too, and once it is started
-again a merge may begin before OPTIMIZE does."""
-
-
-def staging_name(db: Database, shard: int) -> str:
-    """The table, quoted, in which a shard is loaded and checked before it takes its place."""
-    return db.name_of(f"{db.settings.table}_staging_{shard}")
-
-
-def create_staging(db: Database, shard: int) -> str:
-    """An empty staging table of the table's shape, without its indexes; its quoted name.
-
-    REPLACE PARTITION takes a part without an index into a table with one, but not the other way round. No merge in the
-    background ever has room enough, or rows were written once more before the one merge that is wanted.
-    """
-    drop_staging(db, shard)
-    db.command(table_definition(db, f"{db.settings.table}_staging_{shard}") + NO_BACKGROUND_MERGES)
-    return staging_name(db, shard)
-
-
-def drop_staging(db: Database, shard: int) -> None:
-    """Removes a shard's staging table, also one that a killed process left."""
-    db.command(f"DROP TABLE IF EXISTS {staging_name(db, shard)} SYNC")
 
 
 def partitions(db: Database) -> list[PartitionState]:

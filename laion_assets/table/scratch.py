@@ -11,9 +11,11 @@ from typing import Literal
 
 from laion_assets.machine import is_gone, process_mark
 from laion_assets.table.connect import Database
+from laion_assets.table.lease import live_tokens
 
-SHARD_STAGING = r"_staging_\d+$"
-"""Of `schema.staging_name`: where a shard is loaded."""
+SHARD_STAGING = r"_staging_\d+(?:_([0-9a-f]{8}))?$"
+"""Of `staging.staging_name`: where a shard is loaded, under the lease whose token this is. Before there were leases the
+names had none."""
 
 SCRATCH = r"_staging_(?:probe|trial)_([0-9a-f]{8}_[0-9a-f]+)_[0-9a-f]{8}"
 """Of `scratch_table`, and of tables that are named after one."""
@@ -37,28 +39,35 @@ def scratch_table(db: Database, kind: Literal["probe", "trial"]) -> Iterator[str
 
 
 def drop_stale_staging(db: Database) -> list[str]:
-    """Removes all staging and scratch tables that killed processes left; their names.
+    """Removes all staging and scratch tables that nobody works with any more; their names.
 
-    Only in the embedded engine, where nobody else can be loading while we hold its folder.
+    A staging table is nobody's when the lease in its name is over, be its holder dead or only slow: what a slow holder
+    still wants to swap in is then gone, so that it cannot undo what was loaded after it.
     """
-    return _drop(db, f"({SHARD_STAGING}|{SCRATCH})") if db.embedded else []
+    return _drop(db, f"({SHARD_STAGING}|{SCRATCH})")
 
 
 def _drop(db: Database, pattern: str) -> list[str]:
-    """In the embedded engine nobody else has any; on a server those that are known to be left."""
+    """In the embedded engine no other process has any; on a server those that are known to be left."""
+    ours = f"^{re.escape(db.settings.table)}{pattern}"
     found = db.rows(
         "SELECT name, metadata_modification_time < now() - toIntervalDay({days:UInt32}) FROM system.tables "
         "WHERE database = {database:String} AND match(name, {pattern:String}) ORDER BY name",
-        parameters={"database": db.database, "pattern": f"^{db.settings.table}{pattern}", "days": STALE_DAYS},
+        parameters={"database": db.database, "pattern": ours, "days": STALE_DAYS},
     )
-    left = [str(name) for name, old in found if old or _is_left(db, str(name))]
+    # Leases are looked at after tables: whoever has made one of these holds its lease, or held it.
+    live = live_tokens(db) if found else set()
+    left = [str(name) for name, old in found if _is_left(db, str(name), bool(old), live)]
     for name in left:
         db.command(f"DROP TABLE IF EXISTS {db.name_of(name)} SYNC")
     return left
 
 
-def _is_left(db: Database, name: str) -> bool:
+def _is_left(db: Database, name: str, old: bool, live: set[str]) -> bool:
+    staged = re.search(SHARD_STAGING, name)
+    if staged is not None:
+        return staged[1] not in live if staged[1] else old or db.embedded
     made_by = re.search(SCRATCH, name)
-    if made_by is None or (db.embedded and made_by[1] != process_mark()):
+    if old or made_by is None or (db.embedded and made_by[1] != process_mark()):
         return True
     return is_gone(made_by[1])

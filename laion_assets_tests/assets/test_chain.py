@@ -385,7 +385,7 @@ from laion_assets.health.keys import CHAIN
 from laion_assets.definitions import build_definitions
 from laion_assets.settings import load_settings
 from laion_assets.shard import merge, store
-from laion_assets.table import load
+from laion_assets.table import load, staging
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 from laion_assets.table.verify import partition_figures
@@ -417,7 +417,7 @@ MOMENTS = {
     "in the middle of a merge": lambda: die_at_call(merge._Merger, "_judge", 4),
     "merged, raw files not yet removed": lambda: setattr(store.ShardStore, "remove_raw", die),
     "staged as one part": lambda: setattr(load, "check_equal_to_file", die),
-    "replaced, staging not yet dropped": lambda: die_at_call(load, "drop_staging", 1),
+    "replaced, staging not yet dropped": lambda: die_at_call(staging.Staging, "drop", 1),
     "loaded, not yet checked": lambda: setattr(clickhouse_partition, "partition_figures", die),
 }
 

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from laion_assets.errors import TableError
+from laion_assets.errors import LeaseHeldError, TableError
 from laion_assets.index.cover import IndexSizes, PartitionCover, cache_bytes, index_cover, index_sizes
 from laion_assets.index.graphs import IndexParameters, build_indexes, declared_indexes
 from laion_assets.search.proof_of_use import index_use
 from laion_assets.search.statement import SearchRequest, vector_of
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
+from laion_assets.table.lease import lease
 from laion_assets.table.mutations import Mutation, start_mutation, unfinished_mutations
-from laion_assets_tests.conftest import Transport
+from laion_assets_tests.conftest import Transport, assert_one_line
 from laion_assets_tests.table.loaded import insert_behind_our_back, load_sample, sample_settings
 
 ROWS = {0: 1500, 1: 600}
@@ -126,7 +127,8 @@ def test_a_probe_that_a_killed_process_left_goes_with_the_next_load(settings: Se
         if not db.embedded:
             # On a server others may be at work: it goes with the next look at the cover, since its process is gone.
             index_cover(db)
-        assert [name for (name,) in db.rows("SHOW TABLES")] == [settings.table]
+        expected = [settings.table] if db.embedded else [settings.table, f"{settings.table}_leases"]
+        assert [name for (name,) in db.rows("SHOW TABLES")] == expected
 
 
 def test_other_parameters_rebuild_and_say_what_it_costs(settings: Settings) -> None:
@@ -171,6 +173,41 @@ def test_a_build_that_fails_stops_at_once_with_its_reason_and_blocks_nothing(db:
     assert time.monotonic() - started < 5
     assert unfinished_mutations(db) == []
     assert len(db.rows(f"SELECT id FROM {db.table} WHERE shard = 0 LIMIT 5")) == 5
+
+
+def test_a_failing_mutation_of_somebody_else_is_named_and_not_killed(db: Database) -> None:
+    fails = "UPDATE caption = throwIf(id = 3, 'not yet')::String WHERE id < 10"
+    db.command(f"ALTER TABLE {db.table} {fails}", settings={"mutations_sync": 0})
+    (foreign,) = unfinished_mutations(db)
+    while not (state := foreign.state(db)) or not state.failure:
+        time.sleep(0.05)
+    with pytest.raises(TableError) as caught:
+        build_indexes(db)
+    assert_one_line(caught.value, foreign.id, "UPDATE caption", "not of laion_assets and fails", "not yet", "KILL")
+    assert unfinished_mutations(db) == [foreign]
+    foreign.kill(db)
+    build_indexes(db)
+    assert missing(index_cover(db)) == {0: [], 1: []}
+
+
+def test_a_mutation_of_somebody_else_that_goes_on_is_left_alone_and_indexes_are_built_after_it(db: Database) -> None:
+    lines: list[str] = []
+    slow = "UPDATE caption = concat(caption, toString(sleepEachRow(0.002))) WHERE id < 1000"
+    db.command(f"ALTER TABLE {db.table} {slow}", settings={"mutations_sync": 0})
+    build_indexes(db, log=lines.append)
+    assert "somebody else's" in lines[0]
+    assert missing(index_cover(db)) == {0: [], 1: []}
+    while unfinished_mutations(db):
+        time.sleep(0.05)
+    assert db.one(f"SELECT countIf(endsWith(caption, '0')) >= 1000 FROM {db.table} WHERE id < 1000") == (1,)
+
+
+def test_a_second_build_says_who_builds(db: Database, settings: Settings) -> None:
+    with connect(settings.model_copy(update={"clickhouse_wait_seconds": 0.0})) as other:
+        with lease(db, "its indexes"), pytest.raises(LeaseHeldError, match="its indexes: found it held by"):
+            build_indexes(other)
+        build_indexes(other)
+    assert missing(index_cover(db)) == {0: [], 1: []}
 
 
 def test_a_build_that_does_not_move_is_given_up(db: Database) -> None:

@@ -15,7 +15,7 @@ from laion_assets.recall import evaluate, exact
 from laion_assets.shard import files, merge, store
 from laion_assets.source import folder
 from laion_assets.source.partial import PartialFile
-from laion_assets.table import connect, load
+from laion_assets.table import connect, load, staging
 from laion_assets.table.mutations import Mutation
 
 STAGES: dict[str, list[tuple[Any, str]]] = {
@@ -28,11 +28,11 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "publish a file": [(files, "_publish")],
     "remove raw files": [(store.ShardStore, "remove_raw")],
     "open the engine": [(connect, "_open_embedded")],
-    "make staging": [(load, "create_table"), (load, "drop_stale_staging"), (load, "create_staging")],
+    "make staging": [(load, "create_table"), (load, "drop_stale_staging"), (staging, "create_staging")],
     "insert": [(load, "insert_file")],
     "merge parts": [(load, "_make_one_part")],
     "check staged rows": [(load, "check_equal_to_file")],
-    "drop staging": [(load, "drop_staging")],
+    "drop staging": [(staging.Staging, "drop")],
     "check the partition": [(clickhouse_partition, "partition_figures"), (clickhouse_partition, "vectors_agree")],
     "check the merged file": [(merged_shard, "sample_rows")],
     "declare indexes": [(graphs, "declare_indexes")],
