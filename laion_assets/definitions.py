@@ -18,6 +18,7 @@ from laion_assets.automation.alerts import build_alerts
 from laion_assets.automation.jobs import build_jobs
 from laion_assets.automation.milestones import milestone_sensor
 from laion_assets.automation.schedules import build_schedules
+from laion_assets.execution.executor import watched_executor
 from laion_assets.settings import Settings, load_settings
 
 
@@ -47,8 +48,7 @@ def build_definitions(settings: Settings, progress: ProgressOf | None = None) ->
         jobs=build_jobs(settings),
         schedules=build_schedules(settings),
         sensors=[milestone_sensor(settings), *build_alerts(settings)],
-        # A process a step would cost 9 to 11 s a shard where one process costs 1 s.
-        executor=dg.in_process_executor,
+        executor=watched_executor,
     )
 
 

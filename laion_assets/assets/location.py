@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
@@ -24,11 +27,13 @@ from laion_assets.errors import (
     StoreError,
 )
 from laion_assets.health.keys import asset_key
+from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
 from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
 from laion_assets.shard.metadata import ColumnType
 from laion_assets.shard.store import ShardStore
+from laion_assets.table.label import labelled
 
 CLICKHOUSE_DOCS = "https://clickhouse.com/docs"
 
@@ -36,18 +41,25 @@ OWNERS = ["team:embeddings"]
 POOL = "clickhouse"
 """Steps and checks that touch the table: one at a time on the embedded engine (dagster.yaml sets the limit)."""
 
+SETTINGS_TAG = "laion_assets/settings"
+"""Of runs that a command submitted: `settings_digest` of the settings that it has."""
+
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Metadata = dict[str, RawMetadataValue]
+Result = TypeVar("Result")
 ProgressOf = Callable[[dg.AssetExecutionContext], Progress]
 
-IO_RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""For steps that do IO. Errors that a repetition cannot mend are raised with `allow_retries=False`."""
+REPETITIONS = 3
+FIRST_WAIT_SECONDS = 5.0
+"""A step that failed for want of something that may come back is repeated after 5, 10 and 20 s, give or take a third.
 
-WORTH_RETRYING = (
+There is no retry policy: Dagster honours one on interrupts, too, so that a run that was terminated began again."""
+
+WORTH_REPEATING = (
     *(SourceError, StoreError),
     *(EngineHeldError, LeaseHeldError, LeaseLostError, ServerUnreachableError),
 )
-NOT_WORTH_RETRYING = (PermanentSourceError, MissingRawError)
+NOT_WORTH_REPEATING = (PermanentSourceError, MissingRawError)
 
 
 @dataclass(frozen=True)
@@ -100,12 +112,8 @@ def asset(
     touches_table: bool = False,
     **more: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Dagster's `asset` with what all of ours have in common; `more` is for what only one has.
-
-    All are tried again where a repetition can mend it (`failing_clearly` says where): a table that is held for a moment
-    must not cost a milestone, which is asked for once.
-    """
-    decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+    """Dagster's `asset` with what all of ours have in common; `more` is for what only one has."""
+    decorator = dg.asset(
         key=location.key(name),
         description=description,
         deps=[location.key(dep) for dep in deps],
@@ -115,11 +123,10 @@ def asset(
         tags={"stage": stage} if stage else {},
         code_version=code_version(location.settings, name),
         partitions_def=location.shards if by_shard else None,
-        retry_policy=IO_RETRY,
         pool=POOL if touches_table else None,
         **more,
     )
-    return decorator
+    return lambda function: decorator(as_step(location, name)(function))
 
 
 def asset_check(
@@ -132,45 +139,110 @@ def asset_check(
     by_shard: bool = False,
     touches_table: bool = False,
 ) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
-    """Dagster's `asset_check` with what all of ours have in common; tried again where it could not look."""
-    return dg.asset_check(
+    """Dagster's `asset_check` with what all of ours have in common."""
+    decorator = dg.asset_check(
         asset=location.key(asset),
         name=name,
         description=description,
         blocking=blocking,
         partitions_def=location.shards if by_shard else None,
         pool=POOL if touches_table else None,
-        retry_policy=IO_RETRY,
     )
+    return lambda function: decorator(as_step(location, asset)(function))
+
+
+def as_step(location: CodeLocation, asset: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Has a step's statements name its run, asset and partition to ClickHouse (`log_comment`).
+
+    Where the run was asked for under other settings than the code location's, the step raises `dagster.Failure`.
+    """
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        @functools.wraps(function)
+        def step(*arguments: Any, **named: Any) -> Result:
+            try:
+                run = dg.OpExecutionContext.get().run
+            except dg.DagsterInvariantViolationError:  # called outside a run
+                return function(*arguments, **named)
+            _require_same_settings(location.settings, run)
+            partition = run.tags.get(PARTITION_TAG)
+            with labelled(run_id=run.run_id, asset=asset, **({"partition": partition} if partition else {})):
+                return function(*arguments, **named)
+
+        return step
+
+    return decorate
+
+
+def settings_digest(settings: Settings) -> str:
+    """Of what says where shards come from and go to, without showing it."""
+    places = (
+        settings.dataset_name,
+        settings.source,
+        str(settings.data_dir),
+        settings.store,
+        settings.clickhouse_url.get_secret_value(),
+        settings.table,
+        settings.cluster,
+    )
+    return hashlib.sha256(repr(places).encode()).hexdigest()[:16]
+
+
+def _require_same_settings(settings: Settings, run: dg.DagsterRun) -> None:
+    if run.tags.get(SETTINGS_TAG, settings_digest(settings)) != settings_digest(settings):
+        raise dg.Failure(
+            "this run was asked for by a command with other settings (LAION_DATASET, LAION_SOURCE, LAION_DATA_DIR, "
+            "LAION_STORE, LAION_CLICKHOUSE, LAION_TABLE or LAION_CLUSTER) than the code location has that executes it; "
+            "start both with the same environment",
+            allow_retries=False,
+        )
 
 
 @contextlib.contextmanager
 def failing_clearly() -> Iterator[None]:
-    """Turns our typed errors into Dagster failures with their facts as metadata; others pass as they are."""
+    """Turns our typed errors into Dagster failures with their facts as metadata; others pass as they are.
+
+    Raises `dagster.RetryRequested` for what a repetition can mend: a table that is held for a moment must not cost a
+    milestone.
+    """
     try:
         yield
     except LaionError as error:
+        if may_pass(error):
+            raise _repetition() from _failure(error)
         raise _failure(error) from error
 
 
 def check_failed(error: LaionError) -> dg.AssetCheckResult:
     """A check's answer when what it looks at is so wrong that it cannot be read.
 
-    Raises `dagster.Failure` where it could not look at all, since another process holds the engine, or a server or a
-    bucket does not answer: that says nothing of the data. The step is tried again, then it fails, and the check is
+    Raises `dagster.RetryRequested` where it could not look at all, since another process holds the engine, or a server
+    or a bucket does not answer: that says nothing of the data. The step is repeated, then it fails, and the check is
     neither passed nor failed.
     """
-    failure = _failure(error)
-    if failure.allow_retries:
-        raise failure from error
+    if may_pass(error):
+        raise _repetition() from _failure(error)
     return dg.AssetCheckResult(passed=False, description=str(error), metadata={"found": error.found})
 
 
+def may_pass(error: LaionError) -> bool:
+    """Whether the same step may succeed later without anybody's help."""
+    return isinstance(error, WORTH_REPEATING) and not isinstance(error, NOT_WORTH_REPEATING)
+
+
+def _repetition() -> dg.RetryRequested:
+    try:
+        done = dg.OpExecutionContext.get().retry_number
+    except dg.DagsterInvariantViolationError:  # called outside a run
+        done = 0
+    wait = FIRST_WAIT_SECONDS * 2**done * random.uniform(2 / 3, 4 / 3)
+    return dg.RetryRequested(max_retries=REPETITIONS, seconds_to_wait=wait)
+
+
 def _failure(error: LaionError) -> dg.Failure:
-    worth_retrying = isinstance(error, WORTH_RETRYING) and not isinstance(error, NOT_WORTH_RETRYING)
     return dg.Failure(
         description=str(error),
         metadata={"subject": error.subject, "found": error.found, "expected": error.expected}
         | ({"what to do": error.advice} if error.advice else {}),
-        allow_retries=worth_retrying,
+        allow_retries=False,
     )

@@ -47,6 +47,7 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
             first=location.settings.index_first,
             step=location.settings.index_step,
             total=location.settings.dataset.shards,
+            parameters=str(IndexParameters.of(location.settings)),
         ),
         freshness_policy=location.freshness,
         description="`image_index` and `text_index` (HNSW, cosine distance), built in every loaded partition that "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dagster import AssetSelection, define_asset_job
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from laion_assets.automation.queue import job_tags
 from laion_assets.health.keys import BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, asset_key, job_name
 from laion_assets.settings import Settings
 
@@ -14,7 +15,8 @@ def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
 
     def job(name: str, *assets: str, description: str) -> UnresolvedAssetJobDefinition:
         selection = AssetSelection.assets(*(asset_key(settings, asset) for asset in assets))
-        return define_asset_job(job_name(settings, name), selection=selection, description=description)
+        tags = job_tags(assets)
+        return define_asset_job(job_name(settings, name), selection=selection, tags=tags, description=description)
 
     return [
         job(

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import dagster as dg
-from dagster import AssetKey, DagsterEventType, DagsterInstance
+from dagster import AssetKey, DagsterEventType, DagsterInstance, RunsFilter
 from dagster._core.definitions.declarative_automation.automation_context import AutomationContext
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import PRIORITY_TAG
 
+from laion_assets.automation.queue import INDEX, LANE_TAG
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.keys import asset_key
 from laion_assets.health.words import shards_of
 from laion_assets.settings import Settings
+
+DAY_SECONDS = 86_400.0
+"""After so long a milestone whose build failed is asked for again."""
 
 
 def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
@@ -23,16 +33,47 @@ def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
     return first + (loaded - first) // step * step
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What should be built: the milestone that was reached, and the last event by which a partition that the index
+    covers was loaded again, 0 where none was."""
+
+    reached: int
+    again: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for last, as the condition's cursor: when (Unix time), and the events of the last load of all and
+    of the last build until then, 0 where there was none."""
+
+    reached: int
+    load: int
+    build: int
+    at: float
+    parameters: str
+
+    @classmethod
+    def read(cls, cursor: str | None) -> Asked | None:
+        """From a cursor; None without one, or from one of an earlier version."""
+        try:
+            return cls(**json.loads(cursor or ""))
+        except (ValueError, TypeError):
+            return None
+
+
 class MilestoneCondition(dg.AutomationCondition[AssetKey]):
     """True when loaded partitions reached a milestone that the index does not cover, or covered ones were loaded again.
 
-    It is edge-triggered: what it asked for is its cursor, so that one milestone is asked for once, also when the run
-    failed; the next milestone asks again. Without a cursor (a new sensor) it goes by the last materialization.
+    A milestone is asked for once. Partitions that are loaded again are waited for while loads are under way, and are
+    then one build. What was asked for and was not built is asked for again at the next milestone, with other
+    parameters, and after a day; the last milestone, and a build over reloads whose run failed, after the next load.
+    Without a cursor (a new sensor) the last materialization decides.
     """
 
-    def __init__(self, partitioned: AssetKey, first: int, step: int, total: int) -> None:
+    def __init__(self, partitioned: AssetKey, first: int, step: int, total: int, parameters: str = "") -> None:
         self.partitioned = partitioned
-        self.first, self.step, self.total = first, step, total
+        self.first, self.step, self.total, self.parameters = first, step, total, parameters
 
     @property
     def name(self) -> str:
@@ -40,26 +81,78 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
         return f"{self.first} partitions loaded, then every {self.step} more, and the last; or loaded again"
 
     def evaluate(self, context: AutomationContext[AssetKey]) -> dg.AutomationResult[AssetKey]:
-        """Compares what is loaded with what the last materialization covered."""
-        wanted = self.wanted(context.asset_graph_view.instance, context.key)
-        nothing = context.get_empty_subset()
-        # An empty candidate means that a run is under way: what is wanted now is asked for after it.
-        if wanted is None or wanted == context.cursor or context.candidate_subset.is_empty:
-            return dg.AutomationResult(context, nothing, cursor=context.cursor)
-        return dg.AutomationResult(context, context.candidate_subset, cursor=wanted)
-
-    def wanted(self, instance: DagsterInstance, key: AssetKey) -> str | None:
-        """What should be built now, as a text that differs for every such occasion; None for nothing."""
+        """Compares what is loaded with what the last materialization covered and with what was asked for."""
+        instance = context.asset_graph_view.instance
         loaded = instance.get_latest_storage_id_by_partition(self.partitioned, DagsterEventType.ASSET_MATERIALIZATION)
+        wanted = self.wanted(instance, context.key, loaded)
+        asked = Asked.read(context.cursor)
+        now = context.evaluation_time.timestamp()
+        # An empty candidate means that a run is queued or under way: what is wanted now is asked for after it.
+        if (
+            wanted is None
+            or context.candidate_subset.is_empty
+            or (asked is not None and not self._is_due(instance, context.key, wanted, asked, loaded, now))
+            or (wanted.again and loads_under_way(instance, self.partitioned))
+        ):
+            return dg.AutomationResult(context, context.get_empty_subset(), cursor=context.cursor)
+        asking = Asked(
+            wanted.reached, max(loaded.values(), default=0), _last_build(instance, context.key), now, self.parameters
+        )
+        return dg.AutomationResult(context, context.candidate_subset, cursor=json.dumps(asdict(asking)))
+
+    def wanted(self, instance: DagsterInstance, key: AssetKey, loaded: Mapping[str, int]) -> Wanted | None:
+        """What should be built now; None for nothing. `loaded` has the last load of each partition."""
         covered, since = _last_cover(instance, key)
         reached = self._milestone(len(loaded))
         again = max((loaded[shard] for shard in covered if loaded.get(shard, 0) > since), default=0)
-        if again:
-            return f"{reached} partitions, loaded again up to event {again}"
-        return f"{reached} partitions" if reached > self._milestone(len(covered)) else None
+        if reached > self._milestone(len(covered)):
+            return Wanted(reached)
+        return Wanted(reached, again) if again else None
+
+    def _is_due(
+        self,
+        instance: DagsterInstance,
+        key: AssetKey,
+        wanted: Wanted,
+        asked: Asked,
+        loaded: Mapping[str, int],
+        now: float,
+    ) -> bool:
+        """Whether to ask although it was asked before."""
+        if _last_build(instance, key) != asked.build:
+            return True
+        if wanted.reached > asked.reached or asked.parameters != self.parameters or now - asked.at >= DAY_SECONDS:
+            return True
+        loaded_since = max(loaded.values(), default=0) > asked.load
+        if wanted.again:
+            return loaded_since and _last_run_failed(instance, key, asked.load)
+        return loaded_since and wanted.reached == self.total
 
     def _milestone(self, loaded: int) -> int:
         return milestone(loaded, first=self.first, step=self.step, total=self.total)
+
+
+def loads_under_way(instance: DagsterInstance, partitioned: AssetKey) -> bool:
+    """Whether a run or a backfill that loads partitions is queued or running."""
+    requested = BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])
+    if any(partitioned in (backfill.asset_selection or ()) for backfill in instance.get_backfills(requested)):
+        return True
+    return any(
+        partitioned in (run.asset_selection or ()) or (not run.asset_selection and run.tags.get(LANE_TAG) == "load")
+        for run in instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    )
+
+
+def _last_build(instance: DagsterInstance, key: AssetKey) -> int:
+    records = instance.fetch_materializations(key, limit=1).records
+    return records[0].storage_id if records else 0
+
+
+def _last_run_failed(instance: DagsterInstance, key: AssetKey, after: int) -> bool:
+    """Whether the last run that was to build the asset was made after an event, and failed or was ended."""
+    planned = instance.get_latest_planned_materialization_info(key)
+    run = instance.get_run_by_id(planned.run_id) if planned is not None and planned.storage_id > after else None
+    return run is not None and run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
 def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int]:
@@ -82,15 +175,18 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
     return covered, planned.storage_id if planned is not None and same_run else record.storage_id
 
 
-def index_condition(partitioned: AssetKey, *, first: int, step: int, total: int) -> dg.AutomationCondition[Any]:
-    """The automation condition of `vector_index`."""
-    milestones = MilestoneCondition(partitioned, first, step, total)
+def index_condition(
+    partitioned: AssetKey, *, first: int, step: int, total: int, parameters: str = ""
+) -> dg.AutomationCondition[Any]:
+    """The automation condition of `vector_index`; `parameters` are those of the index, as text."""
+    milestones = MilestoneCondition(partitioned, first, step, total, parameters)
     return (~dg.AutomationCondition.in_progress() & milestones).with_label(milestones.name)
 
 
 def report_condition() -> dg.AutomationCondition[Any]:
-    """The automation condition of `recall_report`: after each materialization of the index."""
-    return dg.AutomationCondition.eager().with_label("after each build of the index")
+    """The automation condition of `recall_report`: after each build of the index that passed its blocking checks."""
+    condition = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    return condition.with_label("after each build of the index that passed its checks")
 
 
 def milestone_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
@@ -100,6 +196,9 @@ def milestone_sensor(settings: Settings) -> dg.AutomationConditionSensorDefiniti
         "index_at_milestones",
         target=dg.AssetSelection.assets(*(asset_key(settings, name) for name in ("vector_index", "recall_report"))),
         use_user_code_server=True,
+        run_tags={LANE_TAG: "index", PRIORITY_TAG: str(INDEX)},
+        # A milestone is seen within this time; looking took 0.03 s over 410 partitions.
+        minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Builds the index at milestones of loaded partitions, and measures its recall after each build.",
     )

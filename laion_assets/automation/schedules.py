@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dagster as dg
+from dagster._core.storage.tags import PRIORITY_TAG
 
+from laion_assets.automation.queue import BULK
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import LOAD_JOB, OBSERVE_JOB, REPORT_JOB, job_name
 from laion_assets.settings import Settings
 
-SCHEDULED = {"dagster/priority": "-1"}
-"""A person's run, priority 0, passes those that a schedule asked for."""
+SCHEDULED = {PRIORITY_TAG: str(BULK)}
+"""A person's run passes loads that a schedule asked for."""
 
 
 def next_missing(histories: list[ShardHistory], count: int) -> tuple[list[str], str]:
@@ -78,7 +80,6 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="report_load",
         job_name=job_name(settings, REPORT_JOB),
         cron_schedule=settings.report_cron,
-        tags=SCHEDULED,
         description="Writes `load_report` and evaluates its health checks.",
     )
     return [load_next_shards, retry_failed_shards, observe, report]

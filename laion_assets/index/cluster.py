@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,11 @@ def build_everywhere(settings: Settings, *, progress: Progress | None = None, lo
     started = time.perf_counter()
     groups = [[node for node in known if node.cluster_shard == number] for number in cluster_shards(known)]
     with ThreadPoolExecutor(len(groups)) as threads:
-        reports = list(threads.map(lambda group: _build_group(settings, group, log or say_nothing), groups))
+        building = [
+            threads.submit(contextvars.copy_context().run, _build_group, settings, group, log or say_nothing)
+            for group in groups
+        ]
+        reports = [build.result() for build in building]
     return BuildReport(
         shards=sorted(shard for report in reports for shard in report.shards),
         vectors=sum(report.vectors for report in reports),

@@ -8,7 +8,9 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,20 +18,29 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
-from clickhouse_connect.driver.binding import quote_identifier
+from clickhouse_connect.driver.binding import format_str, quote_identifier
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
 
 from laion_assets.errors import EngineHeldError, TableError
 from laion_assets.settings import Settings
 from laion_assets.table.failures import first_sentence, typed_errors
 from laion_assets.table.functions import embedded_function_options
-from laion_assets.table.server import Address, close_server, limit_answers, open_server
+from laion_assets.table.label import label
+from laion_assets.table.server import Address, close_server, hurry_answers, limit_answers, open_server
 
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 """It logs what it raises, which would be a second line for each of our errors."""
 
 Row = Sequence[Any]
+
+_engines: list[tuple[Path, Settings]] = []
+_engines_lock = threading.RLock()
+"""The embedded engines that this process has open, once for each connection."""
+
+KILL_SECONDS = 2.0
+"""So long a server that does not answer may hold up the end of an interrupted step."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +107,27 @@ class Database:
     def limited(self, settings: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
         """For a call of the client: the statement's settings with its time limit, and failures as our errors."""
         given: dict[str, Any] = dict(settings or {})
-        secret = ""
-        if not self.embedded:
-            seconds = self.seconds or self.settings.clickhouse_search_seconds
-            given.setdefault("max_execution_time", round(seconds))
-            limit_answers(self.client, self.settings, seconds)
-            secret = Address.of(self.settings.clickhouse_url.get_secret_value()).password
-        with typed_errors(self.subject, secret):
-            yield given
+        if self.embedded:
+            with typed_errors(self.subject):
+                yield given
+            return
+        seconds = self.seconds or self.settings.clickhouse_search_seconds
+        given.setdefault("max_execution_time", round(seconds))
+        given.setdefault("query_id", f"laion_assets-{uuid.uuid4()}")
+        limit_answers(self.client, self.settings, seconds)
+        try:
+            with typed_errors(self.subject, Address.of(self.settings.clickhouse_url.get_secret_value()).password):
+                yield given
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._kill(given["query_id"])
+            raise
+
+    def _kill(self, query_id: str) -> None:
+        """Ends a statement on a server, which would go on without us: an interrupt came while it was awaited."""
+        hurry_answers(self.client, KILL_SECONDS)
+        with contextlib.suppress(ClickHouseError, HTTPError):
+            self.client.query("KILL QUERY WHERE query_id = {id:String} ASYNC", parameters={"id": query_id})
 
     def one(
         self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
@@ -130,19 +154,58 @@ def connect(settings: Settings, *, wait_seconds: float | None = None) -> Iterato
     """
     url = settings.clickhouse_url.get_secret_value()
     parts = urlsplit(url)
-    if parts.scheme == "chdb":
-        client = _open_embedded(Path(unquote(parts.netloc + parts.path)), settings, wait_seconds)
+    engine = (Path(unquote(parts.netloc + parts.path)), settings) if parts.scheme == "chdb" else None
+    if engine is not None:
+        client = _open_embedded(*engine, wait_seconds)
         database = "default"
     else:
         client = open_server(settings)
         database = Address.of(url).database
     try:
-        opened = Database(client, settings, database, parts.scheme == "chdb")
-        if database != "default":
-            _use_database(opened)
-        yield opened
+        with _counted(engine):
+            opened = Database(client, settings, database, engine is not None)
+            if label():
+                _set_label(opened)
+            if database != "default":
+                _use_database(opened)
+            yield opened
     finally:
         close_server(client)
+
+
+def _set_label(db: Database) -> None:
+    """For all statements of the connection: by itself the embedded client sets and resets what a statement is given."""
+    if db.embedded:
+        db.command(f"SET log_comment = {format_str(label())}")
+    else:
+        db.client.set_client_setting("log_comment", label())
+
+
+@contextlib.contextmanager
+def _counted(engine: tuple[Path, Settings] | None) -> Iterator[None]:
+    """Has `engines_in_use` know an embedded engine within the block."""
+    if engine is None:
+        yield
+        return
+    with _engines_lock:
+        _engines.append(engine)
+    try:
+        yield
+    finally:
+        with _engines_lock:
+            _engines.remove(engine)
+
+
+@contextlib.contextmanager
+def engines_in_use() -> Iterator[dict[Path, Settings]]:
+    """The folders of the embedded engines that this process has open; none is closed within the block."""
+    with _engines_lock:
+        yield dict(_engines)
+
+
+def embedded_client(folder: Path, settings: Settings) -> Client:
+    """A client of an embedded engine; a process may have several, each for one thread. Close it."""
+    return clickhouse_connect.get_client(interface="chdb", path=str(folder), chdb_options=embedded_options(settings))
 
 
 def _use_database(db: Database) -> None:
@@ -196,9 +259,7 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
         holder = _holder(folder)
         if holder is None:
             try:
-                return clickhouse_connect.get_client(
-                    interface="chdb", path=str(folder), chdb_options=embedded_options(settings)
-                )
+                return embedded_client(folder, settings)
             except ClickHouseError as error:
                 failures += 1
                 holder = _holder(folder)

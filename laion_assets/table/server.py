@@ -130,6 +130,12 @@ def limit_answers(client: Client, settings: Settings, seconds: float) -> None:
         client.timeout = Timeout(connect=settings.clickhouse_connect_seconds, read=seconds + ANSWER_SECONDS)
 
 
+def hurry_answers(client: Client, seconds: float) -> None:
+    """From now on nothing is waited for longer than this."""
+    if isinstance(client, HttpClient):
+        client.timeout = Timeout(connect=seconds, read=seconds)
+
+
 def _require_version(pool: PoolManager, address: Address, seconds: float) -> None:
     """Asks for the version by itself: the client's own first queries fail on an old server in words about a column."""
     credentials = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()

@@ -18,8 +18,7 @@ from laion_assets.recall.figures import Evaluation, read_evaluation, recall_fold
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.terminal.bars import ShardBars
-from laion_assets.terminal.instance import process_tag
-from laion_assets.terminal.load import QUIET
+from laion_assets.terminal.runs import execute_here
 
 
 def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console: Console) -> bool:
@@ -36,10 +35,10 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
         return True
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
-        result = job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, tags=process_tag())
+        run = execute_here(job, instance)
     evaluation = read_evaluation(recall_folder(settings))
-    if not result.success or evaluation is None:
-        console.print(f"failed: {failure_reason(instance, result.run_id)}", style="red", markup=False)
+    if not run.is_success or evaluation is None:
+        console.print(f"failed: {failure_reason(instance, run.run_id)}", style="red", markup=False)
         return False
     console.print(recall_table(evaluation))
     return True

@@ -52,8 +52,6 @@ def dagster_instance() -> dg.DagsterInstance:
             advice="run this in the project's folder, or set DAGSTER_HOME to it",
         )
     os.environ["DAGSTER_HOME"] = str(home)
-    # Its storage paths may be relative, as ours are, and mean this folder.
-    os.chdir(home)
     with _alone_in(home):
         instance = dg.DagsterInstance.get()
         settle_dead_runs(instance)

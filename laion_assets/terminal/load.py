@@ -1,4 +1,5 @@
-"""`laion-assets load`: runs the job `load_shards` for a set of shards, one run a shard, in this process."""
+"""`laion-assets load`: the job `load_shards` for a set of shards, one run a shard: by Dagster's daemon where one runs,
+else in this process."""
 
 from __future__ import annotations
 
@@ -16,21 +17,20 @@ from rich.text import Text
 
 from laion_assets.assets.location import ProgressOf
 from laion_assets.definitions import build_definitions
-from laion_assets.errors import LaionError
-from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.errors import EngineHeldError, LaionError
+from laion_assets.health.findings import look_at_table
+from laion_assets.health.history import ShardHistory, read_histories, recorded_numbers
 from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
 from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
-from laion_assets.table.connect import connect
-from laion_assets.table.schema import partitions
 from laion_assets.terminal.bars import ShardBars
-from laion_assets.terminal.instance import process_tag
 from laion_assets.terminal.plan import keep_plan_for
+from laion_assets.terminal.runs import execute_here
+from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, submit
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-"""Dagster's console log would tear the bars apart; the events are in the instance, and the UI shows them."""
+STOPPED = "stopped: the same command goes on where it was"
 
 
 @dataclass(frozen=True)
@@ -49,31 +49,89 @@ def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, co
 
     The plan of what is missing is kept first, so that `laion-assets status` can hold it against what happened.
 
-    Raises `KeyboardInterrupt` after the run in which Ctrl-C came, and says first that the same call goes on.
+    Raises `KeyboardInterrupt` where Ctrl-C or SIGTERM came, once the runs have ended; the same call then goes on.
     """
-    with connect(settings) as db:
-        loaded = partitions(db)
-    rows_in_table = {state.shard: state.rows for state in loaded}
-    if any(shard not in rows_in_table for shard in shards):
-        keep_plan_for(settings, shards, loaded)
     histories = read_histories(instance, settings, [str(shard) for shard in shards], with_errors=False)
-    outcomes: list[Outcome] = []
+    rows_in_table = _rows_in_table(settings, shards, histories, by_daemon=daemon_is_live(instance))
+    todo: dict[int, list[str]] = {}
+    outcomes: dict[int, Outcome] = {}
+    for shard, history in zip(shards, histories, strict=True):
+        rows = rows_in_table.get(shard, 0)
+        steps = list(CHAIN) if again else missing_steps(settings, history, rows)
+        if steps:
+            todo[shard] = steps
+        else:
+            outcomes[shard] = Outcome(shard, rows, 0.0, skipped=True)
+    if todo and daemon_is_live(instance):
+        outcomes |= _load_by_daemon(settings, todo, instance, console)
+        todo = {shard: steps for shard, steps in todo.items() if shard not in outcomes}
+    if todo:
+        console.print(f"no Dagster daemon runs on {instance.root_directory}: shards are loaded in this process")
+        outcomes |= _load_here(settings, todo, instance, console)
+    console.print(outcome_table([outcomes[shard] for shard in shards]))
+    return not any(outcome.error for outcome in outcomes.values())
+
+
+def _rows_in_table(
+    settings: Settings, shards: list[int], histories: list[ShardHistory], *, by_daemon: bool
+) -> dict[int, int]:
+    """Rows of each partition; as Dagster recorded them where a step of the daemon's holds the embedded engine.
+
+    Keeps the plan of what is missing. Raises `EngineHeldError` where this process is to load the shards itself.
+    """
+    found = look_at_table(settings)
+    if isinstance(found, EngineHeldError):
+        if not by_daemon:
+            raise found
+        return {int(history.key): history.rows for history in histories if history.loaded_at is not None}
+    rows_in_table = {state.shard: state.rows for state in found}
+    if any(shard not in rows_in_table for shard in shards):
+        keep_plan_for(settings, shards, found)
+    return rows_in_table
+
+
+def _load_by_daemon(
+    settings: Settings, todo: dict[int, list[str]], instance: dg.DagsterInstance, console: Console
+) -> dict[int, Outcome]:
+    """Submits a run a shard and follows them; what became of those that the daemon took."""
+    console.print("Dagster's daemon loads the shards: its UI shows the runs; Ctrl-C ends them")
+    job = shard_job(settings, None)
+    outcomes: dict[int, Outcome] = {}
+    with ShardBars(console) as bars:
+        runs = {
+            shard: submit(job, instance, settings, assets=steps, shard=shard, bulk=len(todo) > 1)
+            for shard, steps in todo.items()
+        }
+        try:
+            for shard, run, seconds in follow(instance, runs, bars):
+                outcomes[shard] = _outcome(instance, shard, run, seconds)
+                _show_end(bars, outcomes[shard])
+        except KeyboardInterrupt:
+            cancel(instance, [run_id for shard, run_id in runs.items() if shard not in outcomes])
+            console.print(STOPPED, style="yellow")
+            raise
+    return outcomes
+
+
+def _load_here(
+    settings: Settings, todo: dict[int, list[str]], instance: dg.DagsterInstance, console: Console
+) -> dict[int, Outcome]:
+    """Executes a run a shard in this process, one after the other."""
+    outcomes: dict[int, Outcome] = {}
     with ShardBars(console) as bars, _interrupts() as interrupted:
         job = shard_job(settings, bars.for_step)
-        for shard, history in zip(shards, histories, strict=True):
-            rows = rows_in_table.get(shard, 0)
-            steps = list(CHAIN) if again else missing_steps(settings, history, rows)
-            if not steps:
-                outcomes.append(Outcome(shard, rows, 0.0, skipped=True))
-                continue
+        for shard, steps in todo.items():
             outcome = run_shard(job, shard, steps, instance)
             if interrupted():
-                console.print("stopped: the same command goes on where it was", style="yellow")
+                console.print(STOPPED, style="yellow")
                 raise KeyboardInterrupt
-            outcomes.append(outcome)
-            bars.bar(str(shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")
-    console.print(outcome_table(outcomes))
-    return not any(outcome.error for outcome in outcomes)
+            outcomes[shard] = outcome
+            _show_end(bars, outcome)
+    return outcomes
+
+
+def _show_end(bars: ShardBars, outcome: Outcome) -> None:
+    bars.bar(str(outcome.shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")
 
 
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
@@ -116,27 +174,24 @@ def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefiniti
 def run_shard(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance) -> Outcome:
     """Runs these assets of one shard in this process; a failure is in the outcome."""
     started = time.perf_counter()
-    result = job.execute_in_process(
-        partition_key=str(shard),
-        instance=instance,
-        asset_selection=[key for key in job.asset_layer.selected_asset_keys if key.path[-1] in steps],
-        run_config=QUIET,
-        raise_on_error=False,
-        tags=process_tag(),
-    )
-    rows = 0
-    for event in result.get_asset_materialization_events():
-        if event.asset_key is not None and event.asset_key.path[-1] == CHAIN[-1]:
-            rows = int(
-                str(event.step_materialization_data.materialization.metadata["dagster/partition_row_count"].value)
-            )
-    error = "" if result.success else failure_reason(instance, result.run_id)
-    return Outcome(shard, rows, time.perf_counter() - started, error)
+    run = execute_here(job, instance, assets=steps, shard=shard)
+    return _outcome(instance, shard, run, time.perf_counter() - started)
+
+
+def _outcome(instance: dg.DagsterInstance, shard: int, run: dg.DagsterRun, seconds: float) -> Outcome:
+    """Of a run that has ended."""
+    if not run.is_success:
+        return Outcome(shard, 0, seconds, failure_reason(instance, run.run_id) or f"the run is {run.status.value}")
+    table = next(key for key in run.asset_selection or () if key.path[-1] == CHAIN[-1])
+    wanted = dg.AssetRecordsFilter(table, asset_partitions=[str(shard)])
+    records = instance.fetch_materializations(wanted, limit=1).records
+    rows = int(recorded_numbers(records[0])["dagster/partition_row_count"]) if records else 0
+    return Outcome(shard, rows, seconds)
 
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C came. Use in the main thread.
+    """Gives a function that says whether Ctrl-C or SIGTERM came. Use in the main thread.
 
     Dagster has handlers of its own during a run: a Ctrl-C fails the step that is running, and one between two steps is
     forgotten at the run's end. Python notes a signal in the wakeup file whatever its handler does.
@@ -148,7 +203,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
     def came() -> bool:
         with contextlib.suppress(BlockingIOError):
-            return signal.SIGINT in os.read(reader, 1024)
+            return bool({signal.SIGINT, signal.SIGTERM} & set(os.read(reader, 1024)))
         return False
 
     try:

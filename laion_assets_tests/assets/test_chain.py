@@ -328,7 +328,7 @@ def test_files_stay_only_where_the_settings_say_so(
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(location, "IO_RETRY", dg.RetryPolicy(max_retries=1, delay=0))
+    monkeypatch.setattr(location, "FIRST_WAIT_SECONDS", 0.0)
     settings = settings_for(tmp_path / "data", sample_folder, keep_raw=keep_raw, keep_merged=keep_merged)
     result = run(settings, 2, instance)
     assert result.success, (failures(result), failed_checks(result))

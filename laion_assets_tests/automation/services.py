@@ -29,9 +29,7 @@ class Services:
     def __init__(self, home: Path, environment: Mapping[str, str], config: str = "dagster.yaml") -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        text = (PROJECT / config).read_text()
-        # The project's own configuration, with its storage in this home wherever a process was started.
-        (home / "dagster.yaml").write_text(text.replace("base_dir: .dagster", f"base_dir: {home}/.dagster"))
+        (home / "dagster.yaml").write_text((PROJECT / config).read_text())
         (home / "workspace.yaml").write_text((PROJECT / "workspace.yaml").read_text())
         self._environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
         self._port = free_port()

@@ -104,7 +104,9 @@ def test_the_checks_are_all_there_and_no_others(graph: AssetGraph) -> None:
     assert set(graph.asset_check_keys) == expected
 
 
-@pytest.mark.parametrize(("asset", "name"), [(asset, name) for asset, names in BLOCKING.items() for name in sorted(names)])
+@pytest.mark.parametrize(
+    ("asset", "name"), [(asset, name) for asset, names in BLOCKING.items() for name in sorted(names)]
+)
 def test_a_check_of_what_is_built_upon_blocks_and_has_the_partitions_of_its_asset(
     graph: AssetGraph, asset: str, name: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
@@ -24,15 +25,28 @@ REPORT = dg.AssetKey("recall_report")
 def clickhouse_partition() -> None: ...
 
 
-@dg.asset(
-    deps=[clickhouse_partition],
-    automation_condition=index_condition(dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL),
-)
-def vector_index() -> None: ...
+def index_with(parameters: str) -> dg.AssetsDefinition:
+    """The index asset, as built with these parameters."""
+    condition = index_condition(
+        dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL, parameters=parameters
+    )
+
+    @dg.asset(name="vector_index", deps=[clickhouse_partition], automation_condition=condition)
+    def index() -> None: ...
+
+    return index
+
+
+vector_index = index_with("bf16, M 64")
 
 
 @dg.asset(deps=[vector_index], automation_condition=report_condition())
 def recall_report() -> None: ...
+
+
+def definitions_for(parameters: str) -> dg.Definitions:
+    """The code location under other settings."""
+    return dg.Definitions([clickhouse_partition, index_with(parameters), recall_report])
 
 
 class History:
@@ -42,6 +56,13 @@ class History:
         self.instance = instance
         self.definitions = dg.Definitions([clickhouse_partition, vector_index, recall_report])
         self.cursor: AssetDaemonCursor | None = None
+        self.now = datetime.now(timezone.utc)
+
+    def run(self, asset: str, status: dg.DagsterRunStatus, tags: dict[str, str] | None = None) -> dg.DagsterRun:
+        """A run of an asset that is queued or under way."""
+        key = dg.AssetKey(asset)
+        job = self.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={key})
+        return self.instance.create_run_for_job(job, asset_selection=frozenset({key}), status=status, tags=tags)
 
     def load(self, *numbers: int) -> None:
         for number in numbers:
@@ -60,7 +81,9 @@ class History:
 
     def asked(self) -> set[str]:
         """The assets that one tick asks for."""
-        result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursor)
+        result = dg.evaluate_automation_conditions(
+            self.definitions, self.instance, cursor=self.cursor, evaluation_time=self.now
+        )
         self.cursor = result.cursor
         return {key.to_user_string() for key in (INDEX, REPORT) if result.get_num_requested(key) > 0}
 
@@ -128,8 +151,86 @@ def test_a_partition_that_is_loaded_again_is_a_reason(history: History) -> None:
     history.load(1)
     assert "vector_index" in history.asked()
     assert "vector_index" not in history.asked(), "once for one reload"
+    history.build(0, 1, 2)
     history.load(1)
-    assert "vector_index" in history.asked(), "and again for another"
+    assert "vector_index" in history.asked(), "and again for another, after that build"
+
+
+def test_nine_reloads_with_a_tick_between_ask_for_one_build(history: History) -> None:
+    history.load(*range(TOTAL))
+    history.asked()
+    history.build(*range(TOTAL))
+    history.asked()
+    asked = 0
+    for shard in range(TOTAL):
+        history.load(shard)
+        asked += "vector_index" in history.asked()
+    assert asked == 1
+
+
+def test_reloads_are_waited_for_while_loads_are_under_way_and_are_then_one_build(history: History) -> None:
+    history.load(*range(TOTAL))
+    history.asked()
+    history.build(*range(TOTAL))
+    run = history.run("clickhouse_partition", dg.DagsterRunStatus.STARTED, {"dagster/partition": "1"})
+    history.load(0)
+    assert "vector_index" not in history.asked(), "another is still to be loaded"
+    history.load(1)
+    history.instance.report_run_failed(run)
+    assert "vector_index" in history.asked()
+
+
+@pytest.mark.parametrize("reason", ["a load", "other parameters", "a day"])
+def test_a_last_milestone_that_failed_is_asked_for_again(history: History, reason: str) -> None:
+    history.load(*range(TOTAL))
+    assert "vector_index" in history.asked()
+    run = history.run("vector_index", dg.DagsterRunStatus.STARTED)
+    assert "vector_index" not in history.asked(), "it is under way"
+    history.instance.report_run_failed(run)
+    for _ in range(3):
+        assert "vector_index" not in history.asked(), "its run failed, and nothing has changed since"
+    if reason == "a load":
+        history.load(4)
+    elif reason == "other parameters":
+        history.definitions = definitions_for("i8, M 16")
+    else:
+        history.now += timedelta(hours=23)
+        assert "vector_index" not in history.asked()
+        history.now += timedelta(hours=2)
+    assert "vector_index" in history.asked()
+    assert "vector_index" not in history.asked()
+
+
+def test_reloads_whose_build_failed_are_asked_for_after_the_next_load(history: History) -> None:
+    history.load(*range(TOTAL))
+    history.asked()
+    history.build(*range(TOTAL))
+    history.load(3)
+    assert "vector_index" in history.asked()
+    history.instance.report_run_failed(history.run("vector_index", dg.DagsterRunStatus.STARTED))
+    assert "vector_index" not in history.asked()
+    history.load(3)
+    assert "vector_index" in history.asked()
+
+
+def test_the_report_waits_for_the_blocking_checks_of_the_index(history: History) -> None:
+    @dg.asset_check(asset=vector_index, blocking=True)
+    def every_part_is_indexed() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    history.definitions = dg.Definitions(
+        [clickhouse_partition, vector_index, recall_report], asset_checks=[every_part_is_indexed]
+    )
+    history.load(0, 1, 2)
+    history.asked()
+    history.build(0, 1, 2)
+    assert history.asked() == set(), "the check was not made yet"
+    check = dg.AssetCheckEvaluation(INDEX, "every_part_is_indexed", passed=False, metadata={}, blocking=True)
+    history.instance.report_runless_asset_event(check)
+    assert history.asked() == set(), "it failed"
+    check = dg.AssetCheckEvaluation(INDEX, "every_part_is_indexed", passed=True, metadata={}, blocking=True)
+    history.instance.report_runless_asset_event(check)
+    assert history.asked() == {"recall_report"}
 
 
 def test_what_was_loaded_while_the_build_waited_in_the_queue_is_no_news_and_what_came_after_it_began_is(

@@ -27,7 +27,8 @@ from laion_assets.table import inserting
 from laion_assets.table.schema import PartitionState
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance
-from laion_assets.terminal.load import QUIET, load
+from laion_assets.terminal.load import load
+from laion_assets.terminal.runs import QUIET
 from laion_assets_tests.torture import stages
 from laion_assets_tests.torture.audit import audit_after_death, audit_after_success
 from laion_assets_tests.torture.world import World
@@ -51,7 +52,7 @@ def warm(world: World) -> None:
     importlib.import_module("pandas")
     merge.BLOCK_ROWS, inserting.STATEMENT_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, STATEMENT_ROWS, SEARCHES
     setattr(evaluate, "plan_for", _few_searches)  # noqa: B010 - a checker takes it for another type
-    location.IO_RETRY = dg.RetryPolicy(max_retries=1, delay=0)
+    location.REPETITIONS, location.FIRST_WAIT_SECONDS = 1, 0.0
     definitions = build_definitions(world.settings(0, over_http=False))
     for job in (LOAD_JOB, BUILD_JOB):
         definitions.resolve_job_def(job)

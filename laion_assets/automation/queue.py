@@ -1,0 +1,75 @@
+"""The order in which queued runs are started: the report, then the index, then a person's run, then bulk loads.
+
+A backfill queues all its runs at once, and Dagster starts them in the order in which they came: a milestone's index
+would be built after the last shard. So every run of ours gets two tags when it is queued, whoever asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dagster import DagsterRun
+from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PRIORITY_TAG
+
+LANE_TAG = "laion_assets/lane"
+"""What kind of run it is. dagster.yaml limits each kind by itself (`tag_concurrency_limits`): loads that wait for the
+pool then hold no place that a report or an index build could take."""
+
+REPORT, INDEX, PERSON, BULK = 30, 20, 0, -1
+"""Values of `dagster/priority`. It also decides who is next in a pool."""
+
+LANES = {
+    **dict.fromkeys(("raw_shard", "merged_shard", "clickhouse_partition"), "load"),
+    **dict.fromkeys(("vector_index", "recall_report", "hnsw_tuning"), "index"),
+    "load_report": "report",
+}
+"""By the names of our assets."""
+
+PRIORITIES = {"load_report": REPORT, "vector_index": INDEX, "recall_report": INDEX}
+
+
+def job_tags(assets: Iterable[str]) -> dict[str, str]:
+    """The tags of a job of these assets: its runs have them under any queue, also without `PriorityRunCoordinator`."""
+    lane = _lane(assets)
+    priority = min(PRIORITIES.get(name, PERSON) for name in assets)
+    return ({LANE_TAG: lane} if lane else {}) | ({PRIORITY_TAG: str(priority)} if priority != PERSON else {})
+
+
+def queue_tags(run: DagsterRun) -> dict[str, str]:
+    """The tags by which a run is queued; none for runs that are not ours. What was set before stays."""
+    names = {key.path[-1] for key in run.asset_selection or ()}
+    names |= {key.asset_key.path[-1] for key in run.asset_check_selection or ()}
+    lane = run.tags.get(LANE_TAG) or _lane(names)
+    if not lane:
+        return {}
+    asked = BULK if BACKFILL_ID_TAG in run.tags else PERSON
+    priority = min((PRIORITIES.get(name, asked) for name in names), default=asked)
+    tags = {LANE_TAG: lane, PRIORITY_TAG: str(priority)}
+    return {name: value for name, value in tags.items() if name not in run.tags}
+
+
+def _lane(assets: Iterable[str]) -> str:
+    """Of a run of these assets: that which has the most to do; empty where none of ours is among them."""
+    lanes = {LANES[name] for name in assets if name in LANES}
+    return next((lane for lane in ("load", "index", "report") if lane in lanes), "")
+
+
+class PriorityRunCoordinator(QueuedRunCoordinator):
+    """Dagster's queue, with the tags above on every run of ours.
+
+    Runs whose first steps all wait for a full pool are started, too. Dagster's own rule holds them back until a place
+    is free when it looks, once a second, and two loads that wait in their processes always took it before.
+    """
+
+    def get_run_queue_config(self) -> RunQueueConfig:
+        """The queue's configuration without that rule."""
+        return super().get_run_queue_config()._replace(should_block_op_concurrency_limited_runs=False)
+
+    def submit_run(self, context: SubmitRunContext) -> DagsterRun:
+        """Tags the run, then queues it."""
+        tags = queue_tags(context.dagster_run)
+        if tags:
+            self._instance.add_run_tags(context.dagster_run.run_id, tags)
+        return super().submit_run(context)

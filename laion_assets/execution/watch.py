@@ -1,0 +1,134 @@
+"""Ends the process of a run within seconds when it is told to, or when its run is over without it.
+
+Python runs a signal's handler between two instructions of the main thread. A statement in the embedded engine is one
+call, which may take an hour. So a thread hears of the signal at once (`signal.set_wakeup_fd`), ends the statements that
+are under way, and the handler then raises in the main thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from types import TracebackType
+
+import dagster as dg
+
+from laion_assets.stopping import forget_stop, tell_to_stop
+from laion_assets.table.running import RunningStatements
+
+POLL_SECONDS = 1.0
+"""How often the run's status is read: a process whose run was ended elsewhere is told within this time."""
+
+STEP_SECONDS = 2.5
+"""So long a step may take to end after an interrupt: statements of the engine took 0.1 to 1.5 s."""
+
+IDLE_SECONDS = 2.0
+"""The same where no step is running: Dagster's wait for a repetition is no call that a signal ends."""
+
+REPORT_SECONDS = 1.5
+"""So long the run's end may take to be recorded before the process ends without."""
+
+AGAIN_SECONDS = 0.25
+
+_SIGNALS = {signal.SIGINT.value, signal.SIGTERM.value}
+_CLOSE = 0
+"""A byte of the pipe that is no signal's number."""
+
+ALIVE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+
+
+class RunWatch:
+    """Watches over one run that this process executes, in its main thread; elsewhere it does nothing.
+
+    A signal, or a run that is being canceled or is over, interrupts the step. What is not ended by then
+    (`STEP_SECONDS`) ends with the process: the run is recorded as canceled, or failed, and its pool slots are freed.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
+        self._instance, self._run_id = instance, run_id
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.in_step = False
+
+    def __enter__(self) -> RunWatch:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        forget_stop()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._outer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="run-watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is None:
+            return
+        self._closed.set()
+        signal.set_wakeup_fd(self._outer)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, bytes([_CLOSE]))
+        self._thread.join(AGAIN_SECONDS)
+
+    def _watch(self) -> None:
+        try:
+            while not self._closed.is_set():
+                readable, _, _ = select.select([self._reader], [], [], POLL_SECONDS)
+                came = os.read(self._reader, 1024) if readable else b""
+                if self._outer != -1 and came.strip(bytes([_CLOSE])):
+                    os.write(self._outer, came.strip(bytes([_CLOSE])))
+                if _SIGNALS & set(came):
+                    self._end()
+                    return
+                if not came and self._is_over():
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        finally:
+            os.close(self._reader)
+
+    def _is_over(self) -> bool:
+        """Whether the run is being canceled, or has ended, or is gone; not where its storage cannot be asked now."""
+        if self._instance.is_ephemeral:
+            return False
+        try:
+            run = self._instance.get_run_by_id(self._run_id)
+        except Exception:
+            # A database that is restarted is no reason to end a load.
+            return False
+        return run is None or run.status not in ALIVE
+
+    def _end(self) -> None:
+        tell_to_stop()
+        started = time.monotonic()
+        statements = RunningStatements()
+        while time.monotonic() - started < (STEP_SECONDS if self.in_step else IDLE_SECONDS):
+            with contextlib.suppress(Exception):
+                statements.end()
+            if self._closed.wait(AGAIN_SECONDS):
+                # A process that was started for this run has nothing else to do.
+                if multiprocessing.parent_process() is None:
+                    return
+                time.sleep(max(0.0, started + STEP_SECONDS - time.monotonic()))
+                break
+        reporter = threading.Thread(target=self._report, daemon=True)
+        reporter.start()
+        reporter.join(REPORT_SECONDS)
+        sys.stderr.write(f"run {self._run_id}: its process was told to end, and ends now\n")
+        sys.stderr.flush()
+        os._exit(128 + signal.SIGTERM)
+
+    def _report(self) -> None:
+        """What the process could not record itself."""
+        run = self._instance.get_run_by_id(self._run_id)
+        if run is not None and run.status == dg.DagsterRunStatus.CANCELING:
+            self._instance.report_run_canceled(run, "The run's process was ended where its step did not end by itself.")
+        elif run is not None and not run.is_finished:
+            self._instance.report_run_failed(run, "The run's process was told to end (Ctrl-C, SIGTERM).")
+        self._instance.event_log_storage.free_concurrency_slots_for_run(self._run_id)

@@ -1,0 +1,83 @@
+"""Runs of our jobs that a command asks for: made as Dagster's UI makes them, and executed in this process.
+
+With the code location named in them, the UI shows them like its own: they can be terminated and executed again there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._utils.interrupts import capture_interrupts
+
+from laion_assets.health.runs import PARTITION_TAG
+from laion_assets.terminal.instance import process_tag
+
+LOCATION = "laion_assets"
+"""The code location's name in workspace.yaml."""
+
+MODULE = "laion_assets.definitions"
+REPOSITORY = "__repository__"
+"""As Dagster calls the repository of a module's `Definitions`."""
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Dagster's console log would tear progress bars apart; the events are in the instance, and the UI shows them."""
+
+
+def make_run(
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    *,
+    assets: Sequence[str] = (),
+    shard: int | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> dg.DagsterRun:
+    """A run of the job, not started: of these assets of it (by name), or of all, for a shard where it is by shard."""
+    partition = {} if shard is None else {PARTITION_TAG: str(shard)}
+    keys = {key for key in job.asset_layer.selected_asset_keys if key.path[-1] in assets}
+    return instance.create_run_for_job(
+        job,
+        run_config=QUIET,
+        tags={**job.tags, **partition, **(tags or {})},
+        asset_selection=keys or None,
+        remote_job_origin=RemoteJobOrigin(_repository(), job.name),
+        job_code_origin=JobPythonOrigin(job.name, _code()),
+    )
+
+
+def execute_here(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, *, assets: Sequence[str] = (), shard: int | None = None
+) -> dg.DagsterRun:
+    """Makes such a run and executes it in this process; the run as it ended."""
+    run = make_run(job, instance, assets=assets, shard=shard, tags=process_tag())
+    subset = job.get_subset(asset_selection=run.asset_selection) if run.asset_selection else job
+    with capture_interrupts():
+        for _ in execute_run_iterator(InMemoryJob(subset), run, instance):
+            pass
+    ended = instance.get_run_by_id(run.run_id)
+    return run if ended is None else ended
+
+
+def _repository() -> RemoteRepositoryOrigin:
+    target = LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE)
+    return RemoteRepositoryOrigin(ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION), REPOSITORY)
+
+
+def _code() -> RepositoryPythonOrigin:
+    """Where a process that is started for the run finds the jobs."""
+    return RepositoryPythonOrigin(
+        executable_path=sys.executable,
+        code_pointer=ModuleCodePointer(MODULE, "defs", working_directory=None),
+        entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
+    )

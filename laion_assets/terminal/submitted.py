@@ -1,0 +1,118 @@
+"""Runs that a command gives to Dagster's daemon: submitted to its queue, followed to their end, ended on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+import dagster as dg
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._core.storage.tags import PRIORITY_TAG
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+
+from laion_assets.assets.location import SETTINGS_TAG, settings_digest
+from laion_assets.automation.queue import BULK, PERSON
+from laion_assets.settings import Settings
+from laion_assets.terminal.bars import ShardBars
+from laion_assets.terminal.runs import make_run
+
+LIVE_SECONDS = 75.0
+"""A daemon writes a heartbeat every 30 s; one that is older than two of them is taken for gone."""
+
+POLL_SECONDS = 0.5
+CANCEL_SECONDS = 6.0
+"""So long the end of canceled runs is waited for: each ends its process and its statement within 5 s."""
+
+
+def daemon_is_live(instance: dg.DagsterInstance) -> bool:
+    """Whether a daemon takes runs from this instance's queue."""
+    if not isinstance(instance.run_coordinator, QueuedRunCoordinator):
+        return False
+    beat = instance.get_daemon_heartbeats().get(QueuedRunCoordinatorDaemon.daemon_type())
+    return beat is not None and time.time() - beat.timestamp < LIVE_SECONDS
+
+
+def submit(
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    *,
+    assets: Sequence[str],
+    shard: int,
+    bulk: bool,
+) -> str:
+    """Queues a run for the daemon; its id. It fails where the code location has other settings than this process."""
+    tags = {SETTINGS_TAG: settings_digest(settings), PRIORITY_TAG: str(BULK if bulk else PERSON)}
+    run = make_run(job, instance, assets=assets, shard=shard, tags=tags)
+    instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none
+    return run.run_id
+
+
+def follow(
+    instance: dg.DagsterInstance, runs: Mapping[int, str], bars: ShardBars
+) -> Iterator[tuple[int, dg.DagsterRun, float]]:
+    """Each shard with its run and its seconds, as it ends.
+
+    Where the daemon is gone and no run goes on, those that are left are taken out of the queue, and this ends early.
+    Raises `KeyboardInterrupt` on SIGTERM, too.
+    """
+    left = dict(runs)
+    shown: dict[int, str] = {}
+    with _sigterm_as_ctrl_c():
+        while left:
+            records = instance.get_run_records(dg.RunsFilter(run_ids=list(left.values())))
+            by_id = {record.dagster_run.run_id: record for record in records}
+            for shard, run_id in list(left.items()):
+                record = by_id.get(run_id)
+                if record is None or record.dagster_run.is_finished:
+                    del left[shard]
+                    if record is not None:
+                        took = (record.end_time or 0.0) - (record.start_time or record.end_time or 0.0)
+                        yield shard, record.dagster_run, took
+                elif shown.get(shard) != (stage := record.dagster_run.status.value.lower().replace("_", " ")):
+                    shown[shard] = stage
+                    bars.bar(str(shard)).begin(stage)
+            waiting = [run_id for run_id in left.values() if _is_queued(by_id[run_id].dagster_run)]
+            if left and len(waiting) == len(left) and not daemon_is_live(instance):
+                cancel(instance, waiting)
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def cancel(instance: dg.DagsterInstance, runs: Sequence[str]) -> None:
+    """Ends runs, queued ones first, and waits until those that were under way have ended, up to `CANCEL_SECONDS`."""
+    records = instance.get_run_records(dg.RunsFilter(run_ids=list(runs))) if runs else []
+    for record in sorted(records, key=lambda record: not _is_queued(record.dagster_run)):
+        if not record.dagster_run.is_finished:
+            with contextlib.suppress(Exception):
+                instance.run_coordinator.cancel_run(record.dagster_run.run_id)
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while time.monotonic() < deadline:
+        records = instance.get_run_records(dg.RunsFilter(run_ids=list(runs))) if runs else []
+        if all(record.dagster_run.is_finished for record in records):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _is_queued(run: dg.DagsterRun) -> bool:
+    return run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, raise_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
