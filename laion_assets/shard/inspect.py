@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from laion_assets.columns import ColumnType
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import ShardFileError
-from laion_assets.shard.metadata import ColumnType, MetadataReader
+from laion_assets.shard.metadata import MetadataReader
 from laion_assets.shard.npy import NpyHeader, read_header
 from laion_assets.shard.store import ShardFiles
 

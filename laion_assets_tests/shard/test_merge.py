@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from laion_assets.columns import ColumnType
 from laion_assets.dataset import load_dataset
 from laion_assets.errors import ShardFileError, StoreError, TooManyBadRowsError
 from laion_assets.settings import Settings
 from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, read_merged
-from laion_assets.shard.metadata import ColumnType
 from laion_assets.shard.store import ShardStore
 from laion_assets_tests.conftest import VECTORS, Shard, assert_one_line, sample_dataset
 
