@@ -64,9 +64,7 @@ def read_header(
     Raises `ShardFileError`, whose subject is `subject`, unless magic, version, dtype, shape and the exact size hold.
     """
 
-    def refuse(
-        found: str, expected: str, what: str = "fetch the file again or mend its source"
-    ) -> ShardFileError:
+    def refuse(found: str, expected: str, what: str = "fetch the file again or mend its source") -> ShardFileError:
         return ShardFileError(subject, found=found, expected=expected, advice=what)
 
     try:
