@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from laion_assets.assets.location import OWNERS, CodeLocation, Metadata, failing_clearly
+from laion_assets.assets.location import OWNERS, CodeLocation, Metadata, failing_clearly, in_run
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import Finding, free_bytes_of, judge, look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
@@ -55,7 +55,7 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
     def load_report(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         settings = location.settings
         histories = read_histories(context.instance, settings)
-        with failing_clearly():
+        with in_run(settings, "load_report"), failing_clearly():
             table = look_at_table(settings)
         if isinstance(table, EngineHeldError):
             context.log.warning(f"the table was not looked at: {table}")

@@ -160,18 +160,26 @@ def as_step(location: CodeLocation, asset: str) -> Callable[[Callable[..., Resul
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
         @functools.wraps(function)
         def step(*arguments: Any, **named: Any) -> Result:
-            try:
-                run = dg.OpExecutionContext.get().run
-            except dg.DagsterInvariantViolationError:  # called outside a run
-                return function(*arguments, **named)
-            _require_same_settings(location.settings, run)
-            partition = run.tags.get(PARTITION_TAG)
-            with labelled(run_id=run.run_id, asset=asset, **({"partition": partition} if partition else {})):
+            with in_run(location.settings, asset):
                 return function(*arguments, **named)
 
         return step
 
     return decorate
+
+
+@contextlib.contextmanager
+def in_run(settings: Settings, asset: str) -> Iterator[None]:
+    """For a step of this asset: its connections are labelled. Raises `dagster.Failure` as `as_step` says."""
+    try:
+        run = dg.OpExecutionContext.get().run
+    except dg.DagsterInvariantViolationError:  # called outside a run
+        yield
+        return
+    _require_same_settings(settings, run)
+    partition = run.tags.get(PARTITION_TAG)
+    with labelled(run_id=run.run_id, asset=asset, **({"partition": partition} if partition else {})):
+        yield
 
 
 def settings_digest(settings: Settings) -> str:

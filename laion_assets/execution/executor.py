@@ -45,7 +45,7 @@ class WatchedExecutor(InProcessExecutor):
         events = ExecuteRunWithPlanIterable(
             execution_plan=execution_plan, iterator=_events, execution_context_manager=manager
         )
-        with RunWatch(plan_context.instance, plan_context.run_id) as watch:
+        with RunWatch(plan_context.instance, plan_context.dagster_run) as watch:
             for event in events:
                 if event.event_type == dg.DagsterEventType.STEP_START:
                     watch.in_step = True

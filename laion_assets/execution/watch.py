@@ -40,6 +40,9 @@ _SIGNALS = {signal.SIGINT.value, signal.SIGTERM.value}
 _CLOSE = 0
 """A byte of the pipe that is no signal's number."""
 
+PROCESS_TAG = "laion_assets/process"
+"""Of runs that a command executes itself: host and process, by which a killed one is told from a live one."""
+
 ALIVE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
 
@@ -50,8 +53,9 @@ class RunWatch:
     (`STEP_SECONDS`) ends with the process: the run is recorded as canceled, or failed, and its pool slots are freed.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
-        self._instance, self._run_id = instance, run_id
+    def __init__(self, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+        self._instance, self._run_id = instance, run.run_id
+        self._by_command = PROCESS_TAG in run.tags
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self.in_step = False
@@ -107,6 +111,9 @@ class RunWatch:
     def _end(self) -> None:
         tell_to_stop()
         started = time.monotonic()
+        if self._by_command and not self._instance.is_ephemeral and not self._is_over():
+            # A person's Ctrl-C: the run is then canceled, and not failed, which would have it retried.
+            self._cancel()
         statements = RunningStatements()
         while time.monotonic() - started < (STEP_SECONDS if self.in_step else IDLE_SECONDS):
             with contextlib.suppress(Exception):
@@ -123,6 +130,12 @@ class RunWatch:
         sys.stderr.write(f"run {self._run_id}: its process was told to end, and ends now\n")
         sys.stderr.flush()
         os._exit(128 + signal.SIGTERM)
+
+    def _cancel(self) -> None:
+        with contextlib.suppress(Exception):
+            run = self._instance.get_run_by_id(self._run_id)
+            if run is not None:
+                self._instance.report_run_canceling(run, "The command was told to end (Ctrl-C, SIGTERM).")
 
     def _report(self) -> None:
         """What the process could not record itself."""

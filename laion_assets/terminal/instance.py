@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from laion_assets.errors import SettingsError
+from laion_assets.execution.watch import PROCESS_TAG
 from laion_assets.health.runs import ACTIVE
 from laion_assets.machine import is_alive
 
@@ -28,10 +29,6 @@ concurrency:
     default_limit: 1
     granularity: op
 """
-
-
-PROCESS_TAG = "laion_assets/process"
-"""Of runs that a command executes itself: host and process, by which a killed one is told from a live one."""
 
 
 def process_tag() -> dict[str, str]:

@@ -13,9 +13,9 @@ import dagster as dg
 import pytest
 
 from laion_assets.errors import SettingsError
+from laion_assets.execution.watch import PROCESS_TAG
 from laion_assets.terminal.instance import (
     MINIMAL_CONFIG,
-    PROCESS_TAG,
     dagster_instance,
     make_instance,
     process_tag,
