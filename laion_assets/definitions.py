@@ -19,11 +19,18 @@ from laion_assets.automation.jobs import build_jobs
 from laion_assets.automation.milestones import milestone_sensor
 from laion_assets.automation.schedules import build_schedules
 from laion_assets.execution.executor import watched_executor
+from laion_assets.resources import build_resources
 from laion_assets.settings import Settings, load_settings
 
 
-def build_definitions(settings: Settings, progress: ProgressOf | None = None) -> dg.Definitions:
-    """Fresh definitions for these settings; `progress` shows a step's progress elsewhere than in Dagster's log."""
+def build_definitions(
+    settings: Settings, progress: ProgressOf | None = None, *, with_executor: bool = True
+) -> dg.Definitions:
+    """Fresh definitions for these settings; `progress` shows a step's progress elsewhere than in Dagster's log.
+
+    `with_executor` says whether runs that belong to no job of ours have our executor, too. A code location has one such
+    executor, so that definitions that are part of someone else's leave it to them.
+    """
     location = CodeLocation(settings) if progress is None else CodeLocation(settings, progress)
     return dg.Definitions(
         assets=[
@@ -47,8 +54,9 @@ def build_definitions(settings: Settings, progress: ProgressOf | None = None) ->
         ],
         jobs=build_jobs(settings),
         schedules=build_schedules(settings),
+        resources=build_resources(settings),
         sensors=[milestone_sensor(settings), *build_alerts(settings)],
-        executor=watched_executor,
+        executor=watched_executor if with_executor else None,
     )
 
 

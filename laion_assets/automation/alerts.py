@@ -14,6 +14,7 @@ from dagster import DagsterEventType, DagsterInstance
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 
+from laion_assets.health.keys import job_name
 from laion_assets.health.runs import PARTITION_TAG, failure_reason
 from laion_assets.redact import redact_text
 from laion_assets.settings import Settings
@@ -117,14 +118,14 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     url = settings.alert_webhook.get_secret_value()
     return [
         _sensor(
-            "alert_on_run_failure",
+            job_name(settings, "alert_on_run_failure"),
             "Posts each failed run to the webhook, once, with its reason.",
             url,
             failed_runs,
             _newest_failed_run,
         ),
         _sensor(
-            "alert_on_failed_check",
+            job_name(settings, "alert_on_failed_check"),
             "Posts each check that begins to fail or to warn, and that recovers, to the webhook, once: a failed check "
             "that blocks nothing fails no run, and one that stays failed is no news.",
             url,

@@ -6,6 +6,7 @@ from dagster import AssetSelection, define_asset_job
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from laion_assets.automation.queue import job_tags
+from laion_assets.execution.executor import watched_executor
 from laion_assets.health.keys import BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, asset_key, job_name
 from laion_assets.settings import Settings
 
@@ -15,8 +16,14 @@ def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
 
     def job(name: str, *assets: str, description: str) -> UnresolvedAssetJobDefinition:
         selection = AssetSelection.assets(*(asset_key(settings, asset) for asset in assets))
-        tags = job_tags(assets)
-        return define_asset_job(job_name(settings, name), selection=selection, tags=tags, description=description)
+        # Named here, since a code location that has other people's definitions in it has their executor.
+        return define_asset_job(
+            job_name(settings, name),
+            selection=selection,
+            tags=job_tags(assets),
+            description=description,
+            executor_def=watched_executor,
+        )
 
     return [
         job(

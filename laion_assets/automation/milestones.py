@@ -16,7 +16,7 @@ from dagster._core.storage.tags import PRIORITY_TAG
 
 from laion_assets.automation.queue import INDEX, LANE_TAG
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
-from laion_assets.health.keys import asset_key
+from laion_assets.health.keys import asset_key, job_name
 from laion_assets.health.words import shards_of
 from laion_assets.settings import Settings
 
@@ -193,7 +193,7 @@ def milestone_sensor(settings: Settings) -> dg.AutomationConditionSensorDefiniti
     """What evaluates the two conditions. They are code of ours, which Dagster's daemon evaluates only in the code
     location's own process: without `use_user_code_server` they would never be true, and nothing would say so."""
     return dg.AutomationConditionSensorDefinition(
-        "index_at_milestones",
+        job_name(settings, "index_at_milestones"),
         target=dg.AssetSelection.assets(*(asset_key(settings, name) for name in ("vector_index", "recall_report"))),
         use_user_code_server=True,
         run_tags={LANE_TAG: "index", PRIORITY_TAG: str(INDEX)},

@@ -39,7 +39,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """The schedules, all stopped until somebody starts them in the UI."""
 
     @dg.schedule(
-        name="load_next_shards",
+        name=job_name(settings, "load_next_shards"),
         job_name=job_name(settings, LOAD_JOB),
         cron_schedule=settings.load_cron,
         description=f"Asks for the next shards that are missing, {settings.load_shards} at a time, in order; none that "
@@ -54,7 +54,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         return [dg.RunRequest(run_key=f"{tick}/{key}", partition_key=key, tags=SCHEDULED) for key in shards]
 
     @dg.schedule(
-        name="retry_failed_shards",
+        name=job_name(settings, "retry_failed_shards"),
         job_name=job_name(settings, LOAD_JOB),
         cron_schedule=settings.retry_cron,
         description=f"Asks again for shards that failed, until {settings.retry_limit} retries failed, too.",
@@ -70,14 +70,14 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         ]
 
     observe = dg.ScheduleDefinition(
-        name="observe_remote_shards",
+        name=job_name(settings, "observe_remote_shards"),
         job_name=job_name(settings, OBSERVE_JOB),
         cron_schedule=settings.observe_cron,
         tags=SCHEDULED,
         description="Looks at the remote files of loaded shards: a changed one shows as a stale partition.",
     )
     report = dg.ScheduleDefinition(
-        name="report_load",
+        name=job_name(settings, "report_load"),
         job_name=job_name(settings, REPORT_JOB),
         cron_schedule=settings.report_cron,
         description="Writes `load_report` and evaluates its health checks.",

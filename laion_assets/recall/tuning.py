@@ -224,7 +224,7 @@ def _other_forms(table: Database, plan: TuningPlan, folder: Path) -> list[FormTr
 
 
 def _vectors(dataset: Dataset, rows_a_shard: float) -> float:
-    rows = sum(dataset.known_rows(shard) or rows_a_shard for shard in dataset.shards)
+    rows = sum(dataset.known_rows(shard) or rows_a_shard for shard in range(dataset.shards))
     return rows * len(dataset.vector_columns)
 
 

@@ -1,0 +1,121 @@
+"""`laion_assets.EmbeddingDataset`: one dataset's whole graph as a component of someone else's Dagster project."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster.components.component_scaffolding import scaffold_component
+from dagster.components.scaffold.scaffold import Scaffolder, ScaffoldRequest, scaffold_with
+from pydantic import BaseModel, Field
+
+from laion_assets.dataset import Dataset, dataset_of
+from laion_assets.definitions import build_definitions
+from laion_assets.errors import SettingsError
+from laion_assets.settings import GivenSettings, Settings, given_settings
+
+
+class ScaffoldParams(BaseModel):
+    """What `dg scaffold defs laion_assets.EmbeddingDataset` asks for."""
+
+    dataset: str = Field(default="sample", description="A preset, or the dataset's TOML file")
+    source: str | None = Field(default=None, description="A folder or URL that holds the shards")
+
+
+class EmbeddingDatasetScaffolder(Scaffolder[ScaffoldParams]):
+    """Writes a `defs.yaml` that names the dataset and its source, and nothing else."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[ScaffoldParams]:
+        """The options of the command."""
+        return ScaffoldParams
+
+    def scaffold(self, request: ScaffoldRequest[ScaffoldParams]) -> None:
+        """Writes the file."""
+        scaffold_component(request, request.params.model_dump(exclude_none=True))
+
+
+class InlineSettings(GivenSettings):
+    """Settings whose dataset is described in the component's own YAML."""
+
+    description: dict[str, Any]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset that the description says. Raises `DatasetError`."""
+        return dataset_of(self.description, "the component's dataset")
+
+
+@scaffold_with(EmbeddingDatasetScaffolder)
+class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
+    """The asset graph of one dataset of LAION's layout: shards to checked ClickHouse partitions, indexes, recall.
+
+    Several components in one code location are several datasets. They share nothing but the pool of steps that touch
+    a table: keys, jobs, schedules and sensors have the component's name as their prefix, and each has a store and a
+    table of its own. The environment's LAION_* variables are not read; `{{ env.NAME }}` puts one into the YAML file.
+    """
+
+    dataset: str | dict[str, Any]
+    """A preset, a TOML file (relative paths start at the component's folder), or the description itself."""
+
+    source: str | list[str] | None = None
+    """Folders or URLs that hold the shards, first is tried first. By default those that the dataset names."""
+
+    data_dir: str | None = None
+    """The store. By default `data/<name>` in the project's root; relative paths start there, too."""
+
+    clickhouse: str | None = None
+    """`chdb://…` or `http(s)://user:password@host:port/database`. By default the embedded engine, in the store."""
+
+    table: str | None = None
+    """The table. By default the component's name."""
+
+    key_prefix: str | None = None
+    """Words before every asset key, with `/` between them; "" for none. By default the component's name."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Every other setting of docs/settings.md, without LAION_ and in lower case: `index_first: 5`."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The definitions of this dataset. Raises `SettingsError` or `DatasetError`, which name what cannot be."""
+        # Jobs name their executor: a code location has one of its own, which belongs to the project.
+        return build_definitions(self.settings_in(context.path, context.project_root), with_executor=False)
+
+    def settings_in(self, folder: Path, project: Path) -> Settings:
+        """The settings of a component in `folder` of a project. Raises `SettingsError`, `DatasetError`."""
+        name = component_name(folder)
+        own = {
+            "source": self.source,
+            "data_dir": project / (self.data_dir or f"data/{name}"),
+            "clickhouse": self.clickhouse,
+            "table": self.table or name,
+            "key_prefix": name if self.key_prefix is None else self.key_prefix,
+        }
+        twice = sorted({*own, "dataset", "dataset_name"} & set(self.settings))
+        if twice:
+            raise SettingsError(
+                f"component {name}",
+                found=f"{', '.join(twice)} in settings",
+                expected="it among the component's attributes",
+            )
+        values = {field: value for field, value in {**self.settings, **own}.items() if value is not None}
+        if isinstance(self.dataset, dict):
+            return given_settings(InlineSettings, dataset_name="", description=self.dataset, **values)
+        return given_settings(GivenSettings, dataset_name=_dataset_name(self.dataset, folder), **values)
+
+
+def component_name(folder: Path) -> str:
+    """The name of a component's folder, as a part of names in Dagster and ClickHouse may be written."""
+    words = re.sub(r"[^A-Za-z0-9_]+", "_", folder.stem if folder.suffix else folder.name).strip("_")
+    return words if re.match(r"[A-Za-z_]", words) else f"dataset_{words}"
+
+
+def _dataset_name(dataset: str, folder: Path) -> str:
+    """A preset's name as it is, a file's path from the component's folder."""
+    if not dataset.endswith(".toml"):
+        return dataset
+    base = folder if folder.is_dir() else folder.parent
+    return str(base / Path(dataset).expanduser())
