@@ -13,10 +13,10 @@ from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.exact import TrueNeighbours, nearest_by_blocks
-from laion_assets.recall.queries import QuerySet, draw_query_sets
+from laion_assets.recall.queries import OVERSAMPLE, QuerySet, like_sets
 from laion_assets.search.statement import EXACT_SETTINGS, SearchRequest, search
 from laion_assets.table.connect import Database
-from laion_assets.table.vectors import Ids
+from laion_assets.table.vectors import Ids, draw_rows
 
 K = 10
 GOAL = 5.0
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> Section:
         reported("exact_neighbours", about, given) as report,
         sample_table(report.scratch, given.rows, IndexParameters(), report.say) as db,
     ):
-        queries = draw_query_sets(db, given.queries, 0)[0]
+        queries = like_sets(db, draw_rows(db, OVERSAMPLE * given.queries, 0), given.queries, 0)[0]
         if len(queries) < given.queries:
             report.note(f"There were {len(queries):,} different vectors among those drawn: so many are asked.")
         _compare(report, db, queries, given.singles, given.statement, given.runs)

@@ -15,7 +15,7 @@ from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.index.trial import trial_table
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, Measurement, SearchSettings
-from laion_assets.recall.queries import draw_query_sets
+from laion_assets.recall.unseen import kept_out_queries, rows_kept_out
 from laion_assets.search.proof_of_use import index_use
 from laion_assets.search.statement import SearchRequest, search
 from laion_assets.table.connect import Database
@@ -59,12 +59,14 @@ def main(arguments: list[str] | None = None) -> Section:
     options.add_argument("--sweep-rows", type=int, default=200_000, help="of each table of the sweep; 0 for none")
     options.add_argument("--sweep", type=int, nargs="+", default=[1, 5, 20, 50], help="partitions in the sweep")
     options.add_argument("--sweep-parameters", type=index_parameters, default=IndexParameters("bf16", 16, 64))
-    options.add_argument("--queries", type=int, default=50)
+    options.add_argument("--queries", type=int, default=100)
     given = options.parse_args(arguments)
     largest = max([given.parameters, given.sweep_parameters], key=lambda one: one.bytes_a_vector(512))
     with (
         reported("latency", ABOUT.format(target=TARGET, **vars(given)), given) as report,
-        sample_table(report.scratch, max(given.rows, given.sweep_rows), largest, report.say) as db,
+        sample_table(
+            report.scratch, max(given.rows, given.sweep_rows) + rows_kept_out(given.queries), largest, report.say
+        ) as db,
     ):
         if given.sweep_rows:
             _sweep(report, db, given)
@@ -111,11 +113,12 @@ def _measured(
     report.say(f"copying {name}")
     with trial_table(
         db, rows=rows, partitions=partitions, seed=0, index_granularity=db.settings.index_granularity,
-        parameters=parameters,
+        parameters=parameters, kept_out=rows_kept_out(queries),
     ) as table:  # fmt: skip
         build_indexes(table, progress=report.progress(), log=report.say if partitions == 1 else None)
-        evaluation = evaluate(table, Plan(queries, grid=GRID, queries_at_100=0), folder=report.scratch, log=report.say)
-        vectors = draw_query_sets(table, queries, 0)[0].vectors
+        plan, unseen = Plan(queries, grid=GRID, queries_at_100=0), kept_out_queries(db, table, queries, 0)
+        evaluation = evaluate(table, plan, unseen=unseen, folder=report.scratch, log=report.say)
+        vectors = unseen.sets[0].vectors
         use = index_use(table, vectors[0], SearchRequest(settings=PLAIN.pairs()))
         if use.fault or use.searches != partitions:
             raise RuntimeError(f"{name}: {use.fault or f'{use.searches} graphs searched'}")

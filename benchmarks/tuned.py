@@ -13,6 +13,7 @@ from laion_assets.dataset import load_dataset
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.figures import Measurement
 from laion_assets.recall.tuning import PAGE_PARAMETERS, TRIAL_GRID, FormTrial, Trial, TuningPlan, tune
+from laion_assets.recall.unseen import rows_kept_out
 from laion_assets.table.connect import Database
 
 TARGET = 0.95
@@ -49,13 +50,13 @@ def main(arguments: list[str] | None = None) -> Section:
     options.add_argument("--granularities", type=int, nargs="+", default=[512, 64], help="rows a granule")
     options.add_argument("--page-rows", type=int, default=200_000, help="no reference is built above so many rows")
     options.add_argument("--other-forms", action="store_true", help="also scan what ClickHouse has beside HNSW")
-    options.add_argument("--queries", type=int, default=50)
+    options.add_argument("--queries", type=int, default=100)
     given = options.parse_args(arguments)
     about = ABOUT.format(queries=given.queries, target=TARGET, page=PAGE_PARAMETERS)
     rows = max(rows for rows, _ in given.shapes)
     with (
         reported("tuned", about, given) as report,
-        sample_table(report.scratch, rows, PAGE_PARAMETERS, report.say) as db,
+        sample_table(report.scratch, rows + rows_kept_out(given.queries), PAGE_PARAMETERS, report.say) as db,
     ):
         table, forms = [HEAD], [FORMS_HEAD]
         for one in given.shapes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 
 from laion_assets.errors import SearchError
-from laion_assets.recall.figures import read_search_settings, recall_folder
+from laion_assets.recall.kept import NamedSettings, named_settings
 from laion_assets.search.statement import (
     SearchRequest,
     SearchResult,
@@ -53,13 +54,15 @@ class Query:
 class Answer:
     """The result of one query. `model` is the CLIP model that encoded it, None where nothing was encoded.
 
-    `encode_seconds` is the query's share of encoding all queries of the call, loading the model included.
+    `encode_seconds` is the query's share of encoding all queries of the call, loading the model included. `untuned`
+    says why the search settings of the recall report were not used, where there is one that does not fit the table.
     """
 
     query: Query
     result: SearchResult
     model: str | None
     encode_seconds: float
+    untuned: str | None = None
 
 
 def answer(queries: Sequence[Query], request: SearchRequest, settings: Settings) -> list[Answer]:
@@ -79,12 +82,14 @@ def answer(queries: Sequence[Query], request: SearchRequest, settings: Settings)
     encoded = [query for query in queries if query.text is not None or query.image is not None]
     seconds = (time.perf_counter() - started) / max(len(encoded), 1)
     with connect(settings) as db:
+        named = NamedSettings() if request.exact else named_settings(settings, db)
         return [
             Answer(
                 query,
-                search_table(db, _vector(db, query, vector, request.by), tuned(request, query, settings)),
+                search_table(db, _vector(db, query, vector, request.by), with_named(request, query, named)),
                 None if vector is None else model,
                 0.0 if vector is None else seconds,
+                named.ignored,
             )
             for query, vector in zip(queries, vectors, strict=True)
         ]
@@ -118,7 +123,9 @@ def search(
     are those of the LAION_* variables unless given.
 
     The frame's columns: rank (Int64, from 1), distance (Float64, cosine distance, 0 to 2), caption, url (String),
-    shard, id (Int64), nsfw (String). Raises `SearchError`, `ClipError` and `TableError`, all of them `LaionError`.
+    shard, id (Int64), nsfw (String). Warns where the recall report's search settings do not fit the table.
+
+    Raises `SearchError`, `ClipError` and `TableError`, all of them `LaionError`.
 
         >>> laion_assets.search("a dog and a cat", limit=3)
     """
@@ -126,7 +133,10 @@ def search(
         by=checked_by(by), limit=limit, exact=exact, where=where, shards=None if shards is None else tuple(shards)
     )
     query = Query(text=text, image=image, vector=vector, like=like)
-    return frame(answer([query], request, settings or load_settings())[0].result)
+    answered = answer([query], request, settings or load_settings())[0]
+    if answered.untuned is not None:
+        warnings.warn(answered.untuned, stacklevel=2)
+    return frame(answered.result)
 
 
 def frame(result: SearchResult) -> pl.DataFrame:
@@ -145,18 +155,23 @@ def frame(result: SearchResult) -> pl.DataFrame:
     return pl.DataFrame([asdict(neighbour) for neighbour in result.neighbours], schema=columns)
 
 
-def tuned(request: SearchRequest, query: Query, settings: Settings) -> SearchRequest:
+def tuned(request: SearchRequest, query: Query, settings: Settings, db: Database | None = None) -> SearchRequest:
     """The request with the search settings that the recall report named for this kind of query.
 
-    Those that the caller gave stay beside the rest of them, and an exact search needs none.
+    Those that the caller gave stay beside the rest of them, and an exact search needs none. They are not used where
+    the report measured another index than the settings name, or than `db` has, if it is given.
     """
-    if request.exact:
+    return request if request.exact else with_named(request, query, named_settings(settings, db))
+
+
+def with_named(request: SearchRequest, query: Query, named: NamedSettings) -> SearchRequest:
+    """The request with the named settings of its kind of query. A row that is searched for is a kind of its own."""
+    asked_by = "text" if query.text is not None else "image"
+    kind = f"like_by_{request.by}" if query.like is not None else f"{asked_by}_to_{request.by}"
+    search = named.by_kind.get(kind)
+    if search is None or request.exact:
         return request
-    asked_by = "text" if query.text is not None else request.by if query.like is not None else "image"
-    named = read_search_settings(recall_folder(settings)).get(f"{asked_by}_to_{request.by}")
-    if named is None:
-        return request
-    return replace(request, settings=tuple((dict(named.pairs(request.limit)) | dict(request.settings)).items()))
+    return replace(request, settings=tuple((dict(search.pairs(request.limit)) | dict(request.settings)).items()))
 
 
 def _check(query: Query) -> None:

@@ -45,8 +45,9 @@ EXTRA_COLUMN_TYPES: dict[str, Literal["String", "Int32", "Int64", "Float32"]] = 
 PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
 """Layouts that copies have: clip-retrieval's three folders, or all files in one folder as `wget` leaves them."""
 
-QueryKind = Literal["image_to_image", "text_to_text", "text_to_image", "image_to_text", "held_out_to_image"]
-"""The kinds of query whose recall is measured: what is asked with, and which vectors are searched."""
+QueryKind = Literal["image_to_image", "text_to_text", "text_to_image", "image_to_text", "like_by_image", "like_by_text"]
+"""The kinds of query whose recall is measured: what is asked with, and which vectors are searched. Those of `like` are
+rows of the table, which the index has seen."""
 
 Compression = Literal["zstd", "lz4", "none"]
 """How rows and results travel between us and a ClickHouse server."""
@@ -117,7 +118,7 @@ class Settings(BaseSettings):
     recall_targets: Annotated[dict[QueryKind, Annotated[float, Field(gt=0, le=1)]], NoDecode] = Field(
         default_factory=dict
     )
-    recall_queries: int = Field(default=100, ge=1, le=10_000)
+    recall_queries: int = Field(default=200, ge=2, le=10_000)
     tuning_rows: int = Field(default=50_000, ge=1_000)
     tuning_partitions: int = Field(default=1, ge=1, le=1_000)
     tuning_granularities: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], NoDecode] = ()

@@ -6,14 +6,80 @@ import contextvars
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from laion_assets.errors import TableError
 from laion_assets.index.cover import PartitionCover, index_cover
-from laion_assets.index.graphs import BuildReport, Log, build_indexes, say_nothing
+from laion_assets.index.graphs import (
+    BuildReport,
+    IndexParameters,
+    Log,
+    build_indexes,
+    declared_indexes,
+    say_nothing,
+    wanted_indexes,
+)
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
-from laion_assets.table.cluster import Node, every_node, node_settings
-from laion_assets.table.connect import connect
+from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.schema import part_names
+
+NAMED = 5
+"""Partitions that an error names."""
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """What a figure of recall is about: the index in words, each declared index's type by its name, and the names of
+    the parts, by partition. A part's name holds its block numbers, which another load changes, and the version of the
+    last mutation, which another build changes."""
+
+    description: str
+    declared: dict[str, str]
+    parts: list[str]
+
+
+def index_facts(entry: Database) -> IndexFacts:
+    """What the table has now, by two statements; whether the indexes are built is not looked at. Raises `TableError`.
+
+    In a cluster the declared indexes are those of the node that is asked, and the parts those of every cluster shard.
+    """
+    declared = {name: kind for name, (_, kind) in sorted(declared_indexes(entry).items())}
+    return IndexFacts(str(IndexParameters.of(entry.settings)), declared, part_names(entry))
+
+
+def require_whole_index(entry: Database) -> IndexFacts:
+    """What the table has now. Raises `TableError` unless the declared indexes are those of the settings, and every
+    part has each of them; in a cluster on every replica."""
+    if entry.settings.cluster is None:
+        _require_whole(entry, entry.subject)
+        return index_facts(entry)
+    for node in nodes(entry):
+        with connect_to_node(entry, node) as db:
+            _require_whole(db, f"{entry.subject} on {node.name}")
+    return index_facts(entry)
+
+
+def _require_whole(db: Database, subject: str) -> None:
+    wanted, found = wanted_indexes(db), declared_indexes(db)
+    advice = "materialize vector_index (laion-assets index)"
+    for name, (column, kind) in wanted.items():
+        if name not in found:
+            raise TableError(subject, found=f"no {name}", expected=f"{kind} over {column}", advice=advice)
+        if found[name] != (column, kind):
+            raise TableError(
+                subject,
+                found=f"{name} is {found[name][1]} over {found[name][0]}",
+                expected=f"{kind} over {column}, as the settings say",
+                advice=f"{advice}, or set LAION_HNSW_QUANTIZATION, _M and _EF_CONSTRUCTION as they were",
+            )
+    lacking = [f"partition {state.shard} has no {name}" for state in index_cover(db) for name in state.missing]
+    if lacking:
+        more = f"; and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+        raise TableError(
+            subject, found="; ".join(lacking[:NAMED]) + more, expected="every index in every partition", advice=advice
+        )
 
 
 def build_everywhere(settings: Settings, *, progress: Progress | None = None, log: Log | None = None) -> BuildReport:

@@ -17,7 +17,7 @@ from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TO
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import lease
 from laion_assets.table.mutations import STALL_SECONDS, Mutation, start_mutation, unfinished_mutations
-from laion_assets.table.schema import require_table
+from laion_assets.table.schema import local_table, require_table
 
 BITS: dict[Quantization, int] = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i8": 8, "b1": 1}
 """Bits an element in the graph."""
@@ -125,11 +125,9 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
 
 def declare_indexes(db: Database, log: Log) -> bool:
     """Gives the table the indexes that the settings ask for, unbuilt; whether old ones with other parameters went."""
-    wanted = IndexParameters.of(db.settings).type_sql(db.settings.dataset.dimension)
     found = declared_indexes(db)
     commands, replaced = [], []
-    for column in db.settings.dataset.vector_columns:
-        name = INDEXES[column]
+    for name, (column, wanted) in wanted_indexes(db).items():
         if found.get(name) == (column, wanted):
             continue
         if name in found:
@@ -143,12 +141,18 @@ def declare_indexes(db: Database, log: Log) -> bool:
     return bool(replaced)
 
 
+def wanted_indexes(db: Database) -> dict[str, tuple[str, str]]:
+    """Column and type of each vector index that the settings ask for, by name."""
+    kind = IndexParameters.of(db.settings).type_sql(db.settings.dataset.dimension)
+    return {INDEXES[column]: (column, kind) for column in db.settings.dataset.vector_columns}
+
+
 def declared_indexes(db: Database) -> dict[str, tuple[str, str]]:
-    """Column and type of each vector index that the table declares, by name."""
+    """Column and type of each vector index that the table declares, by name; in a cluster the asked node's table."""
     rows = db.rows(
         "SELECT name, expr, type_full FROM system.data_skipping_indices "
         "WHERE database = {database:String} AND table = {table:String} AND type = 'vector_similarity'",
-        parameters={"database": db.database, "table": db.settings.table},
+        parameters={"database": db.database, "table": local_table(db.settings)},
     )
     return {str(name): (str(column), str(kind)) for name, column, kind in rows}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from laion_assets.index.graphs import IndexParameters
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, create_table
 from laion_assets.table.scratch import scratch_table
-from laion_assets.table.vectors import Ids, Vectors, vector_sql
+from laion_assets.table.vectors import Ids, Vectors, of_shards, vector_sql
 
 EXPERIMENTAL_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1, "enable_qbit_type": 1}
 
@@ -64,17 +64,26 @@ def stored_forms(dimension: int) -> list[StoredForm]:
 
 @contextmanager
 def trial_table(
-    db: Database, *, rows: int, partitions: int, seed: int, index_granularity: int, parameters: IndexParameters
+    db: Database,
+    *,
+    rows: int,
+    partitions: int,
+    seed: int,
+    index_granularity: int,
+    parameters: IndexParameters,
+    kept_out: int = 0,
+    shards: Sequence[int] | None = None,
 ) -> Iterator[Database]:
     """A scratch table of `rows` drawn rows in equal partitions of one part each, as a database of its own.
 
-    Everything that works on the table works on it, with these index parameters. It is removed at the end. Raises
-    `TableError`.
+    Everything that works on the table works on it, with these index parameters. The `kept_out` rows that
+    `draw_rows(db, kept_out, seed, shards)` gives are not in it: queries for it. With `shards`, rows of these partitions
+    alone. It is removed at the end. Raises `TableError`.
     """
     with scratch_table(db, "trial") as name:
         trial = with_parameters(db, parameters, table=name, index_granularity=index_granularity)
         create_table(trial)
-        _fill(db, trial, rows, partitions, seed)
+        _fill(db, trial, partitions, _Drawn(rows, kept_out, seed, shards))
         yield trial
 
 
@@ -90,7 +99,23 @@ def with_parameters(db: Database, parameters: IndexParameters, **settings: objec
     return replace(db, settings=db.settings.model_copy(update=changed))
 
 
-def _fill(db: Database, trial: Database, rows: int, partitions: int, seed: int) -> None:
+@dataclass(frozen=True)
+class _Drawn:
+    """Which rows of the table: `rows` in the order of a hash with `seed`, after the first `kept_out`."""
+
+    rows: int
+    kept_out: int
+    seed: int
+    shards: Sequence[int] | None
+
+    def sql(self, db: Database) -> str:
+        return (
+            f"SELECT id FROM {db.table} WHERE {of_shards(self.shards)} ORDER BY cityHash64(id, {int(self.seed)}), id "
+            f"LIMIT {int(self.rows)} OFFSET {int(self.kept_out)}"
+        )
+
+
+def _fill(db: Database, trial: Database, partitions: int, drawn: _Drawn) -> None:
     """Ids are given anew, one after the other within each partition, as a loaded shard has them."""
     others = [name for name in PAGE_COLUMNS if name not in ("id", *VECTOR_COLUMNS)]
     empty = ", ".join(f"{'0' if PAGE_COLUMNS[name] == 'Float32' else repr('')} AS {name}" for name in others)
@@ -99,10 +124,15 @@ def _fill(db: Database, trial: Database, rows: int, partitions: int, seed: int) 
         f"INSERT INTO {trial.table} (id, {', '.join(others)}, {vectors}, shard) "
         f"SELECT (n % {partitions}) * {ID_STRIDE} + intDiv(n, {partitions}), {empty}, {vectors}, n % {partitions} "
         f"FROM (SELECT rowNumberInAllBlocks() AS n, {vectors} FROM {db.table} "
-        f"WHERE id IN (SELECT id FROM {db.table} ORDER BY cityHash64(id, {{seed:Int64}}), id LIMIT {int(rows)}))",
-        parameters={"seed": seed},
-        # One thread: numbers and blocks then come in the table's own order, the same each time.
-        settings={"max_threads": 1, "max_insert_threads": 1, "materialize_skip_indexes_on_insert": 0},
+        f"WHERE id IN ({drawn.sql(db)}))",
+        # One thread: numbers and blocks then come in the table's own order, the same each time. Every block has rows of
+        # every partition, of which ClickHouse allows a block 100 unless it is told otherwise.
+        settings={
+            "max_threads": 1,
+            "max_insert_threads": 1,
+            "materialize_skip_indexes_on_insert": 0,
+            "max_partitions_per_insert_block": 0,
+        },
     )
     db.command(f"OPTIMIZE TABLE {trial.table} FINAL", settings={"alter_sync": 2})
 

@@ -20,7 +20,8 @@ from functools import cached_property
 
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
-from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES
+from laion_assets.recall.evaluate import EXACT_SEARCHES, searches_a_kind
+from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.settings import Settings
 from laion_assets.table.inserting import INSERT_THREADS, PART_ROWS
 
@@ -30,7 +31,7 @@ FLAT_ROWS = 2 * INSERT_THREADS * PART_ROWS
 CALIBRATED_VALUES = 2 * 512
 """Elements of a row's vectors in the calibration."""
 
-QUERY_KINDS = {1: 2, 2: 5}
+QUERY_KINDS = {1: 2, 2: 6}
 """Kinds of query that a recall report asks, by vector columns."""
 
 
@@ -127,19 +128,20 @@ class Model:
         return Line.through((few.rows, few.seconds), (many.rows, many.seconds)).at(rows * self.scale)
 
     def recall_seconds(self, rows: int, parts: int) -> float:
-        """A recall report: true neighbours of all its queries, then every query at every search setting."""
+        """A recall report: true neighbours of all its queries, then half of the queries at every search setting."""
         if not rows:
             return 0.0
         one, many = self.calibration.searches
-        queries = self.settings.recall_queries
+        at_10, at_100 = searches_a_kind(self.settings.recall_queries, len(DEFAULT_GRID))
         kinds = QUERY_KINDS[len(self.settings.dataset.vector_columns)]
         search = Line.through((one.parts, one.report_search), (many.parts, many.report_search)).at(parts)
         true_neighbours = max(cost.true_neighbours / cost.rows for cost in (one, many)) * rows * self.scale
         seconds = true_neighbours + kinds * EXACT_SEARCHES * self.exact_seconds(rows)
         for setting in DEFAULT_GRID:
-            for asked, answers in ((queries, 10), ((queries + 3) // 4, 100)):
+            for asked, answers in ((at_10, 10), (at_100, 100)):
                 candidates = answers * setting.multiplier_for(answers)
-                seconds += kinds * asked * (search + self._rescoring_seconds(rows, parts, candidates))
+                one_search = search + self._rescoring_seconds(rows, parts, candidates)
+                seconds += kinds * asked / len(DEFAULT_GRID) * one_search
         return seconds
 
     def _rescoring_seconds(self, rows: int, parts: int, candidates: int) -> float:

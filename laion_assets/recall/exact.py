@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.dataset import ID_STRIDE
 from laion_assets.recall.queries import QuerySet
 from laion_assets.shard.files import replacing, sweep
 from laion_assets.table.connect import Database
@@ -39,15 +40,16 @@ class ExactAnswers:
     from_store: bool
 
 
-def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path) -> ExactAnswers:
+def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path | None) -> ExactAnswers:
     """The true neighbours of every set; each column is read once, whatever the number of sets. Raises `TableError`.
 
-    They are kept in `folder`, under a name that holds the table, its loaded partitions and the queries. A mutation that
-    changes vectors in place is not seen, since an index's build looks the same; loading a partition again is.
+    They are kept in `folder`, if there is one, under a name that holds the table, its loaded partitions and the
+    queries. A mutation that changes vectors in place is not seen, since an index's build looks the same; loading a
+    partition again is.
     """
     started = time.perf_counter()
-    path = folder / f"exact_{_key(db, sets, k)}.npz"
-    kept = _read(path, len(sets))
+    path = None if folder is None else folder / f"exact_{_key(db, sets, k)}.npz"
+    kept = None if path is None else _read(path, len(sets))
     if kept is not None:
         return ExactAnswers(kept, time.perf_counter() - started, from_store=True)
     neighbours: dict[int, TrueNeighbours] = {}
@@ -60,19 +62,25 @@ def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path) ->
             db,
             target,
             np.concatenate([sets[place].vectors for place in places]),
-            np.concatenate([_own_rows(sets[place]) for place in places]),
+            np.concatenate([sets[place].own_rows for place in places]),
             k,
+            np.concatenate([sets[place].own_shards for place in places]),
         )
         bounds = np.cumsum([0, *(len(sets[place]) for place in places)])
         for place, start, end in zip(places, bounds[:-1], bounds[1:], strict=True):
             neighbours[place] = TrueNeighbours(answers.ids[start:end], answers.distances[start:end])
     found = [neighbours[place] for place in range(len(sets))]
-    _write(path, found)
+    if path is not None:
+        _write(path, found)
     return ExactAnswers(found, time.perf_counter() - started, from_store=False)
 
 
-def nearest_by_blocks(db: Database, by: By, queries: Vectors, own: Ids, k: int) -> TrueNeighbours:
-    """The k nearest rows of each query, (q, d), by matrix products over blocks of the table; `own` (q,) are left out.
+def nearest_by_blocks(
+    db: Database, by: By, queries: Vectors, own: Ids, k: int, own_shards: Ids | None = None
+) -> TrueNeighbours:
+    """The k nearest rows of each query, (q, d), by matrix products over blocks of the table.
+
+    The rows `own`, (q,), and the rows of the partitions `own_shards`, (q,), are left out of their query's answers.
 
     The fastest of three ways (benchmarks/exact_neighbours.py): a query of SQL each, and one statement for all, read or
     rank every vector once a query; here a block is read once and multiplied with all queries at once.
@@ -80,7 +88,7 @@ def nearest_by_blocks(db: Database, by: By, queries: Vectors, own: Ids, k: int) 
     unit = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-30)
     best = _Best(len(queries), k)
     for block in stream_vectors(db, by):
-        best.add(block, unit, own)
+        best.add(block, unit, own, own_shards)
     return best.sorted()
 
 
@@ -92,7 +100,7 @@ class _Best:
         self._similar = np.full((queries, k), -np.inf, dtype=np.float32)
         self._ids = np.full((queries, k), -1, dtype=np.int64)
 
-    def add(self, block: Block, unit: Vectors, own: Ids) -> None:
+    def add(self, block: Block, unit: Vectors, own: Ids, own_shards: Ids | None) -> None:
         norms = np.sqrt(np.einsum("ij,ij->i", block.vectors, block.vectors))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             similar = (unit @ block.vectors.T) / norms
@@ -101,6 +109,8 @@ class _Best:
         at = np.clip(np.searchsorted(block.ids, own), 0, len(block.ids) - 1)
         here = np.flatnonzero(block.ids[at] == own)
         similar[here, at[here]] = -np.inf
+        if own_shards is not None:  # a block is of one partition
+            similar[own_shards == block.ids[0] // ID_STRIDE] = -np.inf
         better = similar > self._similar.min(axis=1, keepdims=True)
         for query in np.flatnonzero(better.any(axis=1)):
             rows = np.flatnonzero(better[query])
@@ -123,14 +133,10 @@ def cosine_distances(query: Vectors, vectors: Vectors) -> Distances:
     return distances
 
 
-def _own_rows(queries: QuerySet) -> Ids:
-    return queries.ids if queries.kind.excludes_own_row else np.full(len(queries), -1, dtype=np.int64)
-
-
 def _key(db: Database, sets: list[QuerySet], k: int) -> str:
     digest = hashlib.sha256(repr((db.database, db.settings.table, k, partition_keys(db))).encode())
     for queries in sets:
-        digest.update(queries.kind.name.encode())
+        digest.update(f"{queries.kind.name} {queries.left_out}".encode())
         digest.update(queries.ids.tobytes())
         digest.update(queries.vectors.tobytes())
     return digest.hexdigest()[:24]

@@ -1,33 +1,38 @@
-"""The figures of an evaluation, kept as JSON in the store, and the search settings that follow. It measures nothing."""
+"""The figures of an evaluation, kept as JSON in the store. It measures nothing."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 
+from laion_assets.recall.interval import mean_interval
 from laion_assets.search.statement import MAX_LIMIT
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
 
-FILE_NAME = "recall.json"
+BEYOND = 5
+"""A percentile is given where at least so many of the figures lie beyond it: p95 of 100 searches, p99 of 500."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """ClickHouse's settings of a search: ef_search, and candidates a neighbour that are ranked by their stored vectors.
+    """What a search may be told: ef_search, and candidates a neighbour that are ranked by their stored vectors.
 
-    `multiplier` 0 means no rescoring: the index's own distances count.
+    `multiplier` 0 means no rescoring: the index's own distances count. `ef` is HNSW's. `probes`, the number of clusters
+    that are searched, is for methods that have clusters. A setting that a method does not have is 0.
     """
 
-    ef: int
+    ef: int = 0
     multiplier: int = 0
+    probes: int = 0
 
     def pairs(self, limit: int = 10) -> tuple[tuple[str, object], ...]:
-        """For `SearchRequest.settings` of a search of this limit, within ClickHouse's 1,000 candidates a search."""
+        """ClickHouse's settings for a search by HNSW of this limit, within its 1,000 candidates a search."""
         plain = ("hnsw_candidate_list_size_for_search", self.ef)
         if not self.multiplier:
             return (plain, ("vector_search_with_rescoring", 0))
@@ -42,72 +47,120 @@ class SearchSettings:
         return min(self.multiplier, max(1, MAX_LIMIT // limit))
 
     def __str__(self) -> str:
-        return f"ef {self.ef}" + (f", rescoring × {self.multiplier}" if self.multiplier else "")
+        words = [f"ef {self.ef}"] if self.ef else []
+        words += [f"{self.probes} clusters"] if self.probes else []
+        words += [f"rescoring × {self.multiplier}"] if self.multiplier else []
+        return ", ".join(words) or "plain"
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Recall over a query set: mean, 5th percentile and minimum by distance with ties, and the mean by id."""
+    """Recall over a query set: mean, 5th percentile and minimum by distance with ties, and the mean by id.
+
+    `low` and `high` are the bounds of the mean's bootstrap interval of 95 %, over `queries` queries.
+    """
 
     mean: float
     p5: float
     minimum: float
     by_id: float
+    low: float
+    high: float
+    queries: int
 
     @classmethod
     def of(cls, by_distance: npt.NDArray[np.float64], by_id: npt.NDArray[np.float64]) -> Recall:
         """From the recall of each query, (q,)."""
+        low, high = mean_interval(by_distance)
         return cls(
-            float(by_distance.mean()),
-            float(np.percentile(by_distance, 5)),
-            float(by_distance.min()),
-            float(by_id.mean()),
+            mean=float(by_distance.mean()),
+            p5=float(np.percentile(by_distance, 5)),
+            minimum=float(by_distance.min()),
+            by_id=float(by_id.mean()),
+            low=low,
+            high=high,
+            queries=len(by_distance),
         )
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of single searches, as their caller sees them."""
+    """Milliseconds of single searches, as their caller sees them. A percentile is None where too few were timed."""
 
     p50: float
-    p95: float
-    p99: float
+    p95: float | None
+    p99: float | None
 
     @classmethod
-    def of(cls, seconds: list[float]) -> Latency:
+    def of(cls, seconds: Sequence[float]) -> Latency:
         """From the seconds of each search."""
-        p50, p95, p99 = (float(value) for value in np.percentile(np.array(seconds) * 1000, [50, 95, 99]))
-        return cls(p50, p95, p99)
+
+        def percentile(share: float) -> float | None:
+            enough = len(seconds) * (100 - share) >= 100 * BEYOND
+            return float(np.percentile(np.array(seconds) * 1000, share)) if enough else None
+
+        return cls(float(np.median(seconds)) * 1000, percentile(95), percentile(99))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One kind of query at one setting. `at_100` is None where it was not asked for."""
+    """One kind of query at one setting. `at_100` is None where it was not asked for.
+
+    `multiplier_at_100` is how many candidates a neighbour were rescored for it: of ClickHouse's 1,000 candidates a
+    search, 100 rows leave 10 each, and 101 leave 9.
+    """
 
     kind: str
     search: SearchSettings
     at_10: Recall
     at_100: Recall | None
     latency: Latency
+    multiplier_at_100: int = 0
 
 
 @dataclass(frozen=True)
 class KindSummary:
-    """One kind of query: how many, how many of them have 10 copies of themselves in the table, and exact latency."""
+    """One kind of query: what its settings were chosen from, and what they find with queries that chose nothing.
+
+    `chosen` is over the reporting half of the queries, `choosing` the number of queries in the other half. `origin`
+    says where the queries come from. `all_copies` counts queries with 10 copies of themselves in the table. `exact` is
+    the latency of exact search. `cold_ms` is the first search after the graphs were dropped from the engine's cache,
+    in milliseconds; None where that cache is not ours to empty.
+    """
 
     kind: str
-    queries: int
+    origin: str
+    choosing: int
     all_copies: int
     exact: Latency
+    cold_ms: float | None
+    chosen: Measurement
+
+    @property
+    def queries(self) -> int:
+        """Queries in both halves."""
+        return self.choosing + self.chosen.at_10.queries
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All of one evaluation. `exact_seconds` is what the true neighbours took, unless they came from the store."""
+    """All of one evaluation: of which index, over which parts, by how many queries, and what was found.
+
+    `index` describes the index, `declared` is each index's type as ClickHouse writes it, by the index's name, and
+    `parts` are the names of the parts that were measured: they hold block numbers, which another load changes, and
+    the version of the last mutation. `exact_seconds` is what the true neighbours took, unless they came from the
+    store. `measurements` are those of the choosing half.
+    """
 
     rows: int
     shards: list[int]
+    method: str
     index: str
+    declared: dict[str, str]
+    parts: list[str]
     target: float
     tolerance: float
     seed: int
@@ -124,25 +177,32 @@ class Evaluation:
         return self.targets.get(kind, self.target)
 
     def of_kind(self, kind: str) -> list[Measurement]:
-        """The measurements of one kind."""
+        """The measurements of one kind, over its choosing half."""
         return [measured for measured in self.measurements if measured.kind == kind]
 
+    def summary(self, kind: str) -> KindSummary:
+        """The summary of one kind. Raises `KeyError`."""
+        return {summary.kind: summary for summary in self.kinds}[kind]
+
     def chosen(self, kind: str) -> Measurement:
-        """The fastest that meets the target at recall@10; where none does, the one with the highest recall."""
-        measured = self.of_kind(kind)
-        enough = [one for one in measured if one.at_10.mean >= self.target_of(kind)]
-        if enough:
-            return min(enough, key=lambda one: one.latency.p50)
-        return max(measured, key=lambda one: (one.at_10.mean, -one.latency.p50))
+        """What the chosen settings find, over the reporting half."""
+        return self.summary(kind).chosen
 
     def meets_target(self, kind: str) -> bool:
-        """Whether some setting reaches the target for this kind."""
-        return self.chosen(kind).at_10.mean >= self.target_of(kind)
+        """Whether the lower bound of recall@10 of the chosen settings, over the reporting half, meets the target."""
+        return self.chosen(kind).at_10.low >= self.target_of(kind)
 
     def speedup(self, kind: str) -> float:
         """Exact search's median latency over that of the chosen settings."""
-        exact = next(summary.exact.p50 for summary in self.kinds if summary.kind == kind)
-        return exact / self.chosen(kind).latency.p50
+        return self.summary(kind).exact.p50 / self.chosen(kind).latency.p50
+
+
+def choose(measured: Sequence[Measurement], target: float) -> Measurement:
+    """The fastest whose lower bound of recall@10 meets the target; where none does, the one with the highest recall."""
+    enough = [one for one in measured if one.at_10.low >= target]
+    if enough:
+        return min(enough, key=lambda one: one.latency.p50)
+    return max(measured, key=lambda one: (one.at_10.mean, -one.latency.p50))
 
 
 def recall_folder(settings: Settings) -> Path:
@@ -150,47 +210,37 @@ def recall_folder(settings: Settings) -> Path:
     return settings.data_dir / "recall"
 
 
+def evaluation_file(folder: Path, method: str = "hnsw") -> Path:
+    """Where the last evaluation of a method is kept."""
+    return folder / ("recall.json" if method == "hnsw" else f"recall_{method}.json")
+
+
 def save_evaluation(evaluation: Evaluation, folder: Path) -> Path:
-    """Writes `recall.json`; its path. Raises `StoreError`."""
-    path = folder / FILE_NAME
-    names = [summary.kind for summary in evaluation.kinds]
-    facts = asdict(evaluation) | {
-        "chosen": {name: asdict(evaluation.chosen(name).search) for name in names},
-        "meets_target": {name: evaluation.meets_target(name) for name in names},
-    }
-    with replacing(path, subject=FILE_NAME) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    """Writes `recall.json`, or `recall_<method>.json` for another method than HNSW; its path. Raises `StoreError`."""
+    path = evaluation_file(folder, evaluation.method)
+    with replacing(path, subject=path.name) as temporary:
+        temporary.write_bytes(_KEPT.dump_json(evaluation, indent=1))
     return path
 
 
-def read_evaluation(folder: Path) -> Evaluation | None:
-    """The last evaluation that was saved in this folder; None without one, or with one of another make."""
+def read_evaluation(folder: Path, method: str = "hnsw") -> Evaluation | None:
+    """The last evaluation of a method that was saved in this folder; None without one, or with one of another make."""
     try:
-        facts = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        facts.pop("chosen")
-        facts.pop("meets_target")
-        facts["kinds"] = [KindSummary(**kind | {"exact": Latency(**kind["exact"])}) for kind in facts["kinds"]]
-        facts["measurements"] = [
-            Measurement(
-                one["kind"],
-                SearchSettings(**one["search"]),
-                Recall(**one["at_10"]),
-                Recall(**one["at_100"]) if one["at_100"] else None,
-                Latency(**one["latency"]),
-            )
-            for one in facts["measurements"]
-        ]
-        return Evaluation(**facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _KEPT.validate_json(evaluation_file(folder, method).read_bytes())
+    except (OSError, ValidationError):
         return None
 
 
-def read_search_settings(folder: Path) -> dict[str, SearchSettings]:
+def read_search_settings(folder: Path, method: str = "hnsw") -> dict[str, SearchSettings]:
     """The chosen settings of each kind of query, by name such as `text_to_image`; none without an evaluation.
 
-    `folder` is the one that the evaluation was saved in: `recall_folder(settings)`.
+    `folder` is the one that the evaluation was saved in: `recall_folder(settings)`. Whether the table still has the
+    index that was measured is told by `kept.named_settings`.
     """
-    evaluation = read_evaluation(folder)
+    evaluation = read_evaluation(folder, method)
     if evaluation is None:
         return {}
-    return {summary.kind: evaluation.chosen(summary.kind).search for summary in evaluation.kinds}
+    return {summary.kind: summary.chosen.search for summary in evaluation.kinds}
+
+
+_KEPT: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)

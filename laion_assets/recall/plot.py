@@ -6,51 +6,74 @@ import base64
 import io
 from typing import TYPE_CHECKING
 
-from laion_assets.recall.figures import Evaluation
+from laion_assets.recall.figures import Evaluation, Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT, DPI = 6.4, 4.0, 80
+WIDTH, HEIGHT, DPI = 7.2, 4.8, 80
 
 COLOURS = {
     "image_to_image": "#0072B2",
     "text_to_text": "#009E73",
     "text_to_image": "#D55E00",
     "image_to_text": "#E69F00",
-    "held_out_to_image": "#000000",
+    "like_by_image": "#000000",
+    "like_by_text": "#999999",
 }
 """Of the palette of Okabe and Ito, which people who see colours differently tell apart; blue and vermilion, its two
 most distinct, are those of image→image and text→image."""
 
 
 def recall_plot(evaluation: Evaluation) -> bytes:
-    """Recall@10 against median latency, a line for each kind of query; circles are rescored. PNG, about 30 kB."""
+    """Recall@10 against median latency, a line for each kind of query with its interval; circles are rescored.
+
+    The chosen settings are diamonds with the interval of the reporting half. PNG, about 50 kB.
+    """
     figure, axes = _canvas()
     for summary in evaluation.kinds:
+        colour = COLOURS[summary.kind]
         measured = sorted(evaluation.of_kind(summary.kind), key=lambda one: one.latency.p50)
         plain = [one for one in measured if not one.search.multiplier]
         rescored = [one for one in measured if one.search.multiplier]
-        label = summary.kind.replace("_", " ")
-        colour = COLOURS[summary.kind]
-        axes.plot([m.latency.p50 for m in plain], [m.at_10.mean for m in plain], marker=".", label=label, color=colour)
-        axes.plot(
-            [m.latency.p50 for m in rescored],
-            [m.at_10.mean for m in rescored],
-            linestyle="none",
-            marker="o",
-            fillstyle="none",
+        axes.plot(*_points(plain), marker=".", label=summary.kind.replace("_", " "), color=colour, linewidth=1)
+        axes.fill_between(
+            [one.latency.p50 for one in plain],
+            [one.at_10.low for one in plain],
+            [one.at_10.high for one in plain],
             color=colour,
+            alpha=0.12,
+            linewidth=0,
         )
+        axes.plot(*_points(rescored), linestyle="none", marker="o", fillstyle="none", color=colour, markersize=4)
+        _draw_chosen(axes, summary.chosen, colour)
     for target in sorted({evaluation.target_of(summary.kind) for summary in evaluation.kinds}):
         axes.axhline(target, color="grey", linestyle="--", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel("median latency, ms (circles: with rescoring)")
-    axes.set_ylabel("recall@10")
+    axes.set_xlabel("median latency, ms (circles: with rescoring; diamonds: chosen, over other queries)")
+    axes.set_ylabel("recall@10, 95 % interval")
     axes.set_title(f"{evaluation.index}; {evaluation.rows:,} rows in {len(evaluation.shards)} partitions", fontsize=9)
     axes.legend(fontsize=7)
     return _png(figure)
+
+
+def _points(measured: list[Measurement]) -> tuple[list[float], list[float]]:
+    return [one.latency.p50 for one in measured], [one.at_10.mean for one in measured]
+
+
+def _draw_chosen(axes: Axes, chosen: Measurement, colour: str) -> None:
+    recall = chosen.at_10
+    axes.errorbar(
+        [chosen.latency.p50],
+        [recall.mean],
+        yerr=[[max(0.0, recall.mean - recall.low)], [max(0.0, recall.high - recall.mean)]],
+        marker="D",
+        markersize=6,
+        markeredgecolor="white",
+        capsize=3,
+        color=colour,
+    )
 
 
 def scatter_plot(

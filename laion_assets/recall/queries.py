@@ -1,14 +1,16 @@
-"""Query sets, drawn by seed from the loaded rows, and vectors that are not in the table. It searches nothing."""
+"""Query sets, drawn by seed from the loaded rows, each with what is left out of its answers. It searches nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.dataset import ID_STRIDE
 from laion_assets.table.connect import Database
-from laion_assets.table.vectors import By, Ids, Vectors, draw_rows, vectors_of
+from laion_assets.table.vectors import By, Ids, Vectors, vectors_of
 
 COPY_DISTANCE = 1e-6
 """Below this cosine distance two vectors are copies of each other."""
@@ -16,31 +18,26 @@ COPY_DISTANCE = 1e-6
 OVERSAMPLE = 3
 """Rows drawn for each query wanted: LAION holds vectors up to 902 times, and each is asked once."""
 
-HELD_OUT_NOISE = 0.3
-"""Length of the noise that makes a vector which is not in the table out of one that is: cosine distance about 0.04."""
+LeftOut = Literal["nothing", "row", "partition"]
+"""What is left out of a query's true neighbours and of its search: nothing, its own row, its own partition."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is asked with, and what is searched: `query` is a column's vectors, `target` the column of the index."""
+    """What is asked with, and what is searched: `query` is a column's vectors, `target` the column of the index.
+
+    `like` is a search for a row of the table by its id. The graph holds the row itself, linked to its nearest
+    neighbours, so it finds more for such a query than for one that it has never seen: the two are measured apart.
+    """
 
     query: By
     target: By
-    held_out: bool = False
+    like: bool = False
 
     @property
     def name(self) -> str:
-        """For example `text_to_image`, or `held_out_to_image`."""
-        return f"{'held_out' if self.held_out else self.query}_to_{self.target}"
-
-    @property
-    def excludes_own_row(self) -> bool:
-        """Whether the drawn row is left out of what is true and of what is found.
-
-        It is when a vector is searched among its own column: it would always be its own first answer. A text asked of
-        images may find its own image: that is an answer.
-        """
-        return self.query == self.target and not self.held_out
+        """For example `text_to_image`, or `like_by_image`."""
+        return f"like_by_{self.target}" if self.like else f"{self.query}_to_{self.target}"
 
 
 @dataclass(frozen=True)
@@ -50,29 +47,59 @@ class QuerySet:
     kind: Kind
     ids: Ids
     vectors: Vectors
+    left_out: LeftOut = "nothing"
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def own_rows(self) -> Ids:
+        """The id that is left out of each query's answers, (q,); -1 for none."""
+        return self.ids if self.left_out == "row" else np.full(len(self), -1, dtype=np.int64)
 
-def draw_query_sets(db: Database, count: int, seed: int) -> list[QuerySet]:
-    """Up to `count` queries of each kind, none a copy of another: image→image, text→text, text→image, image→text.
+    @property
+    def own_shards(self) -> Ids:
+        """The partition that is left out of each query's answers, (q,); -1 for none."""
+        return self.ids // ID_STRIDE if self.left_out == "partition" else np.full(len(self), -1, dtype=np.int64)
 
-    A fifth set holds vectors that are not in the table: drawn images with noise of length 0.3 added, and made length 1
-    again. Fewer come where the table has fewer different vectors. Raises `TableError`.
+    def part(self, start: int, end: int | None = None) -> QuerySet:
+        """The queries from `start` to `end`."""
+        return replace(self, ids=self.ids[start:end], vectors=self.vectors[start:end])
+
+
+def unseen_sets(db: Database, drawn: Ids, count: int, seed: int, left_out: LeftOut) -> list[QuerySet]:
+    """Up to `count` queries of each kind, none a copy of another: image→image, image→text, text→image, text→text.
+
+    `drawn` are the ids of the rows that they are taken from. Fewer come where these have fewer different vectors.
+    Raises `TableError`.
     """
-    drawn = np.sort(draw_rows(db, OVERSAMPLE * count, seed))
-    columns: list[By] = ["image", "text"] if db.settings.dataset.has_text else ["image"]
-    sets: list[QuerySet] = []
-    for query in columns:
-        block = vectors_of(db, query, drawn)
-        order = np.random.default_rng(seed).permutation(len(block.ids))
-        chosen = order[_different(block.vectors[order], count)]
-        ids, vectors = block.ids[chosen], block.vectors[chosen]
-        sets += [QuerySet(Kind(query, target), ids, vectors) for target in columns]
-        if query == "image":
-            sets.append(QuerySet(Kind("image", "image", held_out=True), ids, _with_noise(vectors, seed)))
-    return sets
+    columns = _columns(db)
+    return [
+        QuerySet(Kind(query, target), ids, vectors, left_out)
+        for query in columns
+        for ids, vectors in [_different_of(db, query, drawn, count, seed)]
+        for target in columns
+    ]
+
+
+def like_sets(db: Database, drawn: Ids, count: int, seed: int) -> list[QuerySet]:
+    """Up to `count` rows of the table for each column, as `--like` asks them; their own row is no answer."""
+    return [
+        QuerySet(Kind(column, column, like=True), *_different_of(db, column, drawn, count, seed), left_out="row")
+        for column in _columns(db)
+    ]
+
+
+def _columns(db: Database) -> list[By]:
+    return ["image", "text"] if db.settings.dataset.has_text else ["image"]
+
+
+def _different_of(db: Database, by: By, drawn: Ids, count: int, seed: int) -> tuple[Ids, Vectors]:
+    """Ids and vectors of up to `count` of the drawn rows, in an order by seed, none a copy of another."""
+    block = vectors_of(db, by, drawn)
+    order = np.random.default_rng(seed).permutation(len(block.ids))
+    chosen = order[_different(block.vectors[order], count)]
+    return block.ids[chosen], block.vectors[chosen]
 
 
 def _different(vectors: Vectors, count: int) -> npt.NDArray[np.int64]:
@@ -80,11 +107,3 @@ def _different(vectors: Vectors, count: int) -> npt.NDArray[np.int64]:
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
     copies = np.tril(unit @ unit.T > 1 - COPY_DISTANCE, k=-1).any(axis=1)
     return np.flatnonzero(~copies)[:count]
-
-
-def _with_noise(vectors: Vectors, seed: int) -> Vectors:
-    noise = np.random.default_rng(seed).standard_normal(vectors.shape, dtype=np.float32)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    moved: Vectors = vectors + noise * (HELD_OUT_NOISE * length / np.linalg.norm(noise, axis=1, keepdims=True))
-    held_out: Vectors = (moved * (length / np.linalg.norm(moved, axis=1, keepdims=True))).astype(np.float32)
-    return held_out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from laion_assets.index.trial import scan_trial, stored_forms, trial_table, with
 from laion_assets.recall.evaluate import Judge, Plan, evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.figures import Evaluation, Latency, Recall, SearchSettings
-from laion_assets.recall.queries import draw_query_sets
+from laion_assets.recall.unseen import UnseenQueries, kept_out_queries, rows_kept_out
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import partitions, require_table
@@ -55,8 +55,9 @@ class TuningPlan:
     """The size of the sample and its shape, and what is tried on it.
 
     `rows` in `partitions` parts: recall falls with the rows of a part and rises with the number of parts, so name the
-    shape that the table will have. `granularities` are rows a granule, of which rescoring reads whole ones; none is the
-    table's.
+    shape that the table will have. Beside them, rows are drawn that are kept out of the trial and asked as queries: one
+    half of `queries` a kind chooses search settings, the other is reported. `granularities` are rows a granule, of
+    which rescoring reads whole ones; none is the table's.
     """
 
     rows: int = 50_000
@@ -64,7 +65,7 @@ class TuningPlan:
     parameters: Sequence[IndexParameters] = DEFAULT_PARAMETERS
     granularities: Sequence[int] = ()
     grid: Sequence[SearchSettings] = TRIAL_GRID
-    queries: int = 50
+    queries: int = 100
     seed: int = 0
     other_forms: bool = True
 
@@ -85,6 +86,11 @@ class Trial:
     def recall(self) -> float:
         """Recall@10 of the worst kind of query at its chosen search settings: the cheapest that meet the target."""
         return min(self.evaluation.chosen(kind.kind).at_10.mean for kind in self.evaluation.kinds)
+
+    @property
+    def recall_low(self) -> float:
+        """The least lower bound of these."""
+        return min(self.evaluation.chosen(kind.kind).at_10.low for kind in self.evaluation.kinds)
 
     @property
     def best_recall(self) -> float:
@@ -168,7 +174,9 @@ def tune(db: Database, plan: TuningPlan, *, log: Log | None = None) -> Tuning:
     say = log or say_nothing
     states = partitions(db)
     loaded = sum(state.rows for state in states)
-    rows, rows_a_shard = min(plan.rows, loaded), loaded / max(len(states), 1)
+    kept_out = rows_kept_out(plan.queries)
+    rows, rows_a_shard = min(plan.rows, max(loaded - kept_out, 1)), loaded / max(len(states), 1)
+    parts = min(plan.partitions, rows)
     trials: list[Trial] = []
     forms: list[FormTrial] = []
     for granularity in plan.granularities or (db.settings.index_granularity,):
@@ -177,23 +185,28 @@ def tune(db: Database, plan: TuningPlan, *, log: Log | None = None) -> Tuning:
             trial_table(
                 db,
                 rows=rows,
-                partitions=plan.partitions,
+                partitions=parts,
                 seed=plan.seed,
                 index_granularity=granularity,
                 parameters=plan.parameters[0],
+                kept_out=kept_out,
             ) as table,
         ):
+            queries = kept_out_queries(db, table, plan.queries, plan.seed)
             for parameters in plan.parameters:
-                trials.append(_trial(with_parameters(table, parameters), plan, parameters, granularity, Path(folder)))
+                trials.append(_trial(queries, plan, parameters, granularity, Path(folder)))
                 last = trials[-1]
                 say(f"{last}: recall@10 {last.best_recall:.3f}, {last.memory_bytes_a_vector:.0f} bytes a vector")
             if plan.other_forms and not forms:
-                forms = _other_forms(table, plan, Path(folder))
+                forms = _other_forms(queries, Path(folder))
     dataset = db.settings.dataset
-    return Tuning(rows, plan.partitions, rows_a_shard, _vectors(dataset, rows_a_shard), trials, forms)
+    return Tuning(rows, parts, rows_a_shard, _vectors(dataset, rows_a_shard), trials, forms)
 
 
-def _trial(table: Database, plan: TuningPlan, parameters: IndexParameters, granularity: int, folder: Path) -> Trial:
+def _trial(
+    queries: UnseenQueries, plan: TuningPlan, parameters: IndexParameters, granularity: int, folder: Path
+) -> Trial:
+    table = with_parameters(queries.db, parameters)
     report = build_indexes(table)
     search = Plan(queries=plan.queries, seed=plan.seed, grid=plan.grid, queries_at_100=0)
     sizes = index_sizes(report.cover)
@@ -204,16 +217,16 @@ def _trial(table: Database, plan: TuningPlan, parameters: IndexParameters, granu
         report.seconds,
         sizes.disk_bytes_a_vector,
         sizes.memory_bytes_a_vector,
-        evaluate(table, search, folder=folder),
+        evaluate(table, search, unseen=replace(queries, db=table), folder=folder),
     )
 
 
-def _other_forms(table: Database, plan: TuningPlan, folder: Path) -> list[FormTrial]:
-    queries = draw_query_sets(table, plan.queries, plan.seed)[0]
+def _other_forms(asked: UnseenQueries, folder: Path) -> list[FormTrial]:
+    table, queries = asked.db, asked.sets[0]
     (truth,) = true_neighbours(table, [queries], 10, folder).neighbours
     results = []
     for form in stored_forms(table.settings.dataset.dimension):
-        trial = scan_trial(table, form, queries.vectors, queries.ids, 10)
+        trial = scan_trial(table, form, queries.vectors, queries.own_rows, 10)
         recall = latency = None
         if not trial.refused:
             found = np.array([row_id for ids in trial.ids for row_id in ids])

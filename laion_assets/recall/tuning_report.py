@@ -18,9 +18,11 @@ def tuning_markdown(tuning: Tuning, picture: str = "") -> str:
             *([picture] if picture else []),
             _trials(tuning),
             *([_forms(tuning)] if tuning.forms else []),
-            "Recall@10 is that of the worst kind of query at its cheapest search settings that meet the target, "
-            "then at its best. Stars are on the Pareto front of build cost, memory and recall. Core-hours are the "
-            "trial's, times (rows a shard / rows a part)^0.16.",
+            "Recall@10 is that of the worst kind of query, asked with rows that were kept out of the trial: at its "
+            "fastest search settings that meet the target, over other queries than chose these, then at its best. A "
+            "target is met where the lower bound of the interval (bootstrap, 95 %) reaches it. Stars are on the Pareto "
+            "front of build cost, memory and recall. Core-hours are the trial's, times (rows a shard / rows a "
+            "part)^0.16.",
         ]
     )
 
@@ -61,7 +63,7 @@ def _trials(tuning: Tuning) -> str:
     front = tuning.front
     lines = [
         "| | quantization | M | ef_construction | granularity | core-s a million | bytes memory | bytes disk | "
-        "recall@10 | at best | meets | p50 ms | search settings | core-hours | GB |",
+        "recall@10 (lower bound) | at best | meets | p50 ms | search settings | core-hours | GB |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in tuning.trials:
@@ -72,7 +74,7 @@ def _trials(tuning: Tuning) -> str:
             f"| {'★' if one in front else ''} | {one.parameters.quantization} | {one.parameters.m} | "
             f"{one.parameters.ef_construction} | {one.granularity} | {one.build_cost:,.0f} | "
             f"{one.memory_bytes_a_vector:,.0f} | {one.disk_bytes_a_vector:,.0f} | "
-            f"{one.recall:.3f} | {one.best_recall:.3f} | "
+            f"{one.recall:.3f} ({one.recall_low:.3f}) | {one.best_recall:.3f} | "
             f"{'yes' if one.meets_target else 'no'} | {one.latency_ms:.1f} | {searches} | "
             f"{'–' if hours is None else f'{hours:,.1f}'} | {tuning.memory_gb(one):,.1f} |"
         )

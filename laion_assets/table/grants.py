@@ -44,7 +44,7 @@ def search_grants(settings: Settings) -> list[Grant]:
     """For a user who only searches."""
     database, table = _names(settings)
     local = quote_identifier(local_table(settings))
-    system = ["tables", "columns", "parts", "events", "databases", "settings"]
+    system = ["tables", "columns", "parts", "data_skipping_indices", "events", "databases", "settings"]
     return [
         Grant("SELECT", f"{database}.{table}", "searches"),
         *([Grant("SELECT", f"{database}.{local}", "searches each node's rows")] if local != table else []),

@@ -62,13 +62,22 @@ def stream_vectors(db: Database, by: By) -> Iterator[Block]:
                 yield block
 
 
-def draw_rows(db: Database, count: int, seed: int) -> Ids:
-    """Ids of `count` loaded rows, or of all when there are fewer, drawn by seed: the same from the same rows."""
+def draw_rows(db: Database, count: int, seed: int, shards: Sequence[int] | None = None) -> Ids:
+    """Ids of `count` loaded rows, or of all when there are fewer, drawn by seed: the same from the same rows.
+
+    With `shards`, of these partitions alone.
+    """
     rows = db.rows(
-        f"SELECT id FROM {db.table} ORDER BY cityHash64(id, {{seed:Int64}}), id LIMIT {int(count)}",
+        f"SELECT id FROM {db.table} WHERE {of_shards(shards)} "
+        f"ORDER BY cityHash64(id, {{seed:Int64}}), id LIMIT {int(count)}",
         parameters={"seed": seed},
     )
     return np.array([row_id for (row_id,) in rows], dtype=np.int64)
+
+
+def of_shards(shards: Sequence[int] | None) -> str:
+    """The condition that a row is of these partitions; of any without them."""
+    return "1" if shards is None else f"shard IN ({', '.join(str(int(shard)) for shard in shards) or 'NULL'})"
 
 
 def vectors_of(db: Database, by: By, ids: Sequence[int] | Ids) -> Block:

@@ -38,9 +38,11 @@ from laion_assets.plan.calibration import (
     keep_calibration,
     relevant_settings,
 )
-from laion_assets.recall.evaluate import DEFAULT_GRID, EXACT_SEARCHES, Plan, evaluate
+from laion_assets.recall.evaluate import EXACT_SEARCHES, Plan, evaluate, searches_a_kind
 from laion_assets.recall.exact import true_neighbours
-from laion_assets.recall.queries import draw_query_sets
+from laion_assets.recall.methods import DEFAULT_GRID
+from laion_assets.recall.queries import OVERSAMPLE, like_sets, unseen_sets
+from laion_assets.recall.unseen import OWN_ROW, UnseenQueries
 from laion_assets.search.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.shard.files import scratch_folder
@@ -79,7 +81,7 @@ FULL = Sizes()
 INDEX_PARTS = 4
 
 SEARCHES = 30
-REPORT = Plan(queries=4, queries_at_100=1)
+REPORT = Plan(queries=8, queries_at_100=2, grid=DEFAULT_GRID)
 
 NEEDS = "it needs 2.5 GB of disk in LAION_DATA_DIR and 1.5 GB of memory; `laion-assets plan` begins again"
 
@@ -224,10 +226,16 @@ def _index_costs(db: Database, rows: int, folder: Path, parts: int) -> IndexCost
         request = SearchRequest(settings=(("vector_search_with_rescoring", 0),))
         by_index = statistics.median(search(trial, vector, request).seconds for vector in vectors)
         exact = ExactCost(rows, _exact_seconds(trial, vectors))
-        sets = draw_query_sets(trial, settings.recall_queries, 0)
-        neighbours = true_neighbours(trial, sets, 100, folder / f"exact_{parts}").seconds
-        report = evaluate(trial, REPORT, folder=folder / f"report_{parts}")
-    asked = len(report.kinds) * (len(DEFAULT_GRID) * (REPORT.queries + REPORT.queries_at_100) + 1)
+        queries = settings.recall_queries
+        drawn = draw_rows(trial, OVERSAMPLE * queries, 0)
+        unseen = unseen_sets(trial, drawn, queries, 0, "partition")
+        neighbours = true_neighbours(trial, [*unseen, *like_sets(trial, drawn, queries, 0)], 100, None).seconds
+        # What a query has seen makes no search longer.
+        few = UnseenQueries(trial, unseen_sets(trial, drawn, REPORT.queries, 0, "row"), OWN_ROW)
+        report = evaluate(trial, REPORT, unseen=few, folder=folder / f"report_{parts}")
+    at_10, at_100 = searches_a_kind(REPORT.queries, len(DEFAULT_GRID))
+    timed = len(DEFAULT_GRID) * REPORT.queries / 2 + REPORT.queries / 2  # apart only in a table of several partitions
+    asked = len(report.kinds) * (at_10 - timed + at_100)
     scanned = len(report.kinds) * min(REPORT.queries, EXACT_SEARCHES) * exact.seconds
     one = max(0.0, report.seconds - report.exact_seconds - scanned) / asked
     return index, SearchCost(rows, parts, by_index, one, neighbours), exact

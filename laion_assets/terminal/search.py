@@ -84,7 +84,7 @@ def show_search(
         say.print(f"wrote {html}", soft_wrap=True, markup=False, highlight=False)
     for found in answers:
         if as_json:
-            sys.stdout.write(results_json(found.result, found.query.label) + "\n")
+            sys.stdout.write(results_json(found.result, found.query.label, found.untuned) + "\n")
         elif html is None:
             print_results(found.result, console, found.query.label, _notice(settings, found))
 
@@ -95,7 +95,8 @@ def _notice(settings: Settings, found: Answer) -> str:
     encoded = f"encoded by {found.model} in {found.encode_seconds * 1000:.0f} ms; " if found.model else ""
     way = "exact search" if result.exact else _index_way(settings)
     why = "" if result.too_few is None else f" (of the index's candidates {result.too_few} met the condition)"
-    return f"{encoded}{way} of {result.by}_embedding took {result.seconds * 1000:.0f} ms{why}"
+    untuned = "" if found.untuned is None else f"; {found.untuned}"
+    return f"{encoded}{way} of {result.by}_embedding took {result.seconds * 1000:.0f} ms{why}{untuned}"
 
 
 def _index_way(settings: Settings) -> str:

@@ -52,12 +52,14 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class RecallFacts:
-    """The last recall report: rows and partitions that it measured, recall@10 by kind, and kinds below target."""
+    """The last recall report: rows and partitions that it measured, recall@10 by kind, the lower bounds of their
+    intervals, and kinds whose bound is below its target."""
 
     rows: int
     partitions: int
     index: str
     at_10: dict[str, float]
+    at_10_low: dict[str, float]
     below_target: list[str]
 
     @classmethod
@@ -69,6 +71,7 @@ class RecallFacts:
             partitions=len(evaluation.shards),
             index=evaluation.index,
             at_10={kind: evaluation.chosen(kind).at_10.mean for kind in kinds},
+            at_10_low={kind: evaluation.chosen(kind).at_10.low for kind in kinds},
             below_target=[kind for kind in kinds if not evaluation.meets_target(kind)],
         )
 
@@ -159,6 +162,9 @@ def _table_line(status: Status) -> str:
 
 
 def _recall_line(recall: RecallFacts) -> str:
-    figures = ", ".join(f"{kind.replace('_', ' ')} {mean:.3f}" for kind, mean in recall.at_10.items())
+    figures = ", ".join(
+        f"{kind.replace('_', ' ')} {mean:.3f} (at least {recall.at_10_low[kind]:.3f})"
+        for kind, mean in recall.at_10.items()
+    )
     low = f"; below the target: {', '.join(recall.below_target)}" if recall.below_target else ""
     return f"last recall@10, {recall.rows:,} rows in {recall.partitions} partitions: {figures}{low}"

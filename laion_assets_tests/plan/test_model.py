@@ -11,6 +11,8 @@ import pytest
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.plan.calibration import keep_calibration, read_calibration, reference_calibration
 from laion_assets.plan.model import FLAT_ROWS, Line, Model
+from laion_assets.recall.evaluate import searches_a_kind
+from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.settings import Settings, load_settings
 from laion_assets_tests.plan.made_up import GB, calibration
 
@@ -83,7 +85,8 @@ def test_a_recall_report_pays_for_the_rows_that_rescoring_reads(model: Model) ->
     rows, queries = 400_000, model.settings.recall_queries
     scan = model.exact_seconds(rows) - model.exact_seconds(0)
     apart = coarse.recall_seconds(rows, 4) - fine.recall_seconds(rows, 4)
-    assert 0.8 < apart / (5 * 13 * 1.25 * queries * scan) < 1
+    at_10, at_100 = searches_a_kind(queries, len(DEFAULT_GRID))
+    assert 0.8 < apart / (6 * 13 / len(DEFAULT_GRID) * (at_10 + at_100) * scan) < 1
 
 
 def test_wider_vectors_cost_by_their_elements(settings: Settings, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from laion_assets.recall.evaluate import TOLERANCE
 from laion_assets.recall.exact import cosine_distances, nearest_by_blocks, true_neighbours
-from laion_assets.recall.queries import draw_query_sets
+from laion_assets.recall.queries import QuerySet, unseen_sets
 from laion_assets.search.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.table import vectors as table_vectors
-from laion_assets.table.connect import connect
+from laion_assets.table.connect import Database, connect
 from laion_assets.table.vectors import By, draw_rows, stream_vectors, vectors_of
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
@@ -81,16 +81,32 @@ def test_more_neighbours_than_rows_end_in_nothing(tmp_path: Path, transport: Tra
         assert np.isinf(found.distances[0, 29:]).all()
 
 
+def drawn_sets(db: Database, seed: int) -> list[QuerySet]:
+    return unseen_sets(db, draw_rows(db, 30, seed), 10, seed, "partition")
+
+
+def test_a_querys_own_partition_is_left_out(loaded: Settings) -> None:
+    with connect(loaded) as db:
+        drawn = vectors_of(db, "image", draw_rows(db, 20, seed=2))
+        found = nearest_by_blocks(db, "image", drawn.vectors, np.full(20, -1), 10, drawn.ids // 10_000_000)
+        assert {int(shard) for shard in drawn.ids // 10_000_000} == {0, 3}
+        for own, ids, vector in zip(drawn.ids, found.ids, drawn.vectors, strict=True):
+            other = 3 - own // 10_000_000
+            assert {int(row) // 10_000_000 for row in ids} == {other}
+            exact = search(db, vector, SearchRequest(exact=True, shards=(int(other),))).neighbours
+            assert found.ids[list(drawn.ids).index(own)].tolist() == [one.id for one in exact]
+
+
 def test_they_are_kept_until_a_partition_is_loaded_again(tmp_path: Path, transport: Transport) -> None:
     settings, folder = sample_settings(tmp_path, **transport.fresh()), tmp_path / "recall"
     load_sample(settings, {0: 400})
     with connect(settings) as db:
-        sets = draw_query_sets(db, 10, seed=0)
+        sets = drawn_sets(db, seed=0)
         first = true_neighbours(db, sets, 20, folder)
         again = true_neighbours(db, sets, 20, folder)
         assert (first.from_store, again.from_store) == (False, True)
         assert all((a.ids == b.ids).all() for a, b in zip(first.neighbours, again.neighbours, strict=True))
-        assert not true_neighbours(db, draw_query_sets(db, 10, seed=5), 20, folder).from_store
+        assert not true_neighbours(db, drawn_sets(db, seed=5), 20, folder).from_store
     load_sample(settings, {0: 400})
     with connect(settings) as db:
         assert not true_neighbours(db, sets, 20, folder).from_store

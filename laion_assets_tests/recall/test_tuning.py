@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.index.trial import StoredForm, scan_trial, trial_table
+from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings, tune
 from laion_assets.recall.tuning_report import tuning_markdown, tuning_plot
+from laion_assets.recall.unseen import kept_out_queries
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
+from laion_assets.table.schema import partitions
 from laion_assets.table.vectors import draw_rows, vectors_of
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
@@ -20,7 +25,7 @@ PLAN = TuningPlan(
     partitions=2,
     parameters=(IndexParameters("bf16", 16, 64), IndexParameters("i8", 8, 32), IndexParameters("b1", 2, 4)),
     grid=(SearchSettings(64), SearchSettings(64, 5)),
-    queries=10,
+    queries=60,
 )
 
 
@@ -98,3 +103,35 @@ def test_the_scratch_table_goes_also_when_a_trial_fails(loaded: Settings) -> Non
             assert table.one(f"SELECT count() FROM {table.table}") == (100,)
             table.command("SELECT throwIf(1)")
         assert tables(db) == ["laion"]
+
+
+def test_a_trial_may_have_more_partitions_than_a_block_of_an_insert(loaded: Settings) -> None:
+    """ClickHouse refuses more than 100 a block unless it is told otherwise."""
+    with (
+        connect(loaded) as db,
+        trial_table(
+            db, rows=900, partitions=230, seed=0, index_granularity=512, parameters=PLAN.parameters[0], kept_out=50
+        ) as table,
+    ):
+        assert table.one(f"SELECT count(), uniqExact(shard) FROM {table.table}") == (900, 230)
+        assert {state.parts for state in partitions(table)} == {1}
+
+
+def test_queries_are_kept_out_of_the_trial(loaded: Settings) -> None:
+    with (
+        connect(loaded) as db,
+        trial_table(
+            db, rows=1000, partitions=1, seed=3, index_granularity=512, parameters=PLAN.parameters[0], kept_out=30
+        ) as table,
+    ):
+        queries = kept_out_queries(db, table, 10, 3)
+        assert (len(queries.sets), {len(one) for one in queries.sets}) == (4, {10})
+        images = queries.sets[0]
+        nearest = nearest_by_blocks(table, "image", images.vectors, images.own_rows, 1).distances
+        assert nearest.min() > 1e-4
+
+
+def test_a_sample_larger_than_the_table_is_what_the_queries_leave(loaded: Settings) -> None:
+    few = replace(PLAN, rows=10_000, partitions=1, parameters=PLAN.parameters[:1], other_forms=False)
+    with connect(loaded) as db:
+        assert tune(db, few).rows == 2000 - 180

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from laion_assets.api import Query, tuned
-from laion_assets.index.graphs import build_indexes
+from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.recall.figures import (
     Evaluation,
     KindSummary,
@@ -70,12 +70,14 @@ def test_without_a_condition_no_more_candidates_are_asked_for(db: Database) -> N
 
 def test_an_ef_that_is_given_leaves_the_rescoring_that_the_report_chose(db: Database) -> None:
     chosen = SearchSettings(64, 20)
-    recall, latency = Recall(1.0, 1.0, 1.0, 1.0), Latency(1, 1, 1)
+    recall, latency = Recall(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 10), Latency(1, 1, 1)
+    index = str(IndexParameters.of(db.settings))
+    measured = Measurement("like_by_image", chosen, recall, None, latency)
     save_evaluation(
         Evaluation(
-            rows=4000, shards=[0, 1], index="i8", target=0.95, tolerance=0, seed=0, exact_seconds=0,
-            exact_from_store=False, seconds=0, kinds=[KindSummary("image_to_image", 1, 0, latency)],
-            measurements=[Measurement("image_to_image", chosen, recall, None, latency)],
+            rows=4000, shards=[0, 1], method="hnsw", index=index, declared={}, parts=[], target=0.95, tolerance=0,
+            seed=0, exact_seconds=0, exact_from_store=False, seconds=0,
+            kinds=[KindSummary("like_by_image", "rows", 10, 0, latency, None, measured)], measurements=[measured],
         ),
         recall_folder(db.settings),
     )  # fmt: skip

@@ -20,6 +20,7 @@ from laion_assets.assets import location
 from laion_assets.definitions import build_definitions
 from laion_assets.health.keys import BUILD_JOB, LOAD_JOB
 from laion_assets.recall import evaluate
+from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.recall.plot import _canvas
 from laion_assets.settings import Settings
 from laion_assets.shard import merge
@@ -64,7 +65,7 @@ def warm(world: World) -> None:
 
 
 def _few_searches(_states: Sequence[PartitionState], queries: int) -> evaluate.Plan:
-    return evaluate.Plan(queries, grid=evaluate.DEFAULT_GRID[:SEARCHES])
+    return evaluate.Plan(queries, grid=DEFAULT_GRID[:SEARCHES])
 
 
 @dg.asset

@@ -1,0 +1,169 @@
+"""The ways of searching whose recall is measured: what each promises an evaluation, and the two that need no other
+table: exact search and HNSW. Another method is a class of the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from laion_assets.errors import TableError
+from laion_assets.index.cluster import IndexFacts, index_facts, require_whole_index
+from laion_assets.recall.figures import SearchSettings
+from laion_assets.search.cluster import use_everywhere
+from laion_assets.search.statement import SearchRequest, search
+from laion_assets.table.connect import Database
+from laion_assets.table.vectors import By, Vectors
+
+EF_SEARCH = (16, 32, 64, 128, 256, 512, 1024, 2048)
+GREAT_EF = 512
+"""From here on the graph finds what rescoring is to rank, and few candidates do. Of 100,000 rows in one part, i8, M 16,
+text→image: recall@10 .978 at 512 with 2 candidates a neighbour (8 ms), .994 at 1024 with 5 (13 ms), and as many at 256
+with 90 (52 ms), which is .972 with 5."""
+
+ANSWERS = 11
+"""Rows that are asked for: ten, and the query's own row."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One search: the vectors that are searched, how many rows are wanted, and in which partitions; None for all."""
+
+    by: By
+    limit: int
+    shards: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search found: ids and cosine distances, nearest first, and the seconds it took for its caller."""
+
+    ids: list[int]
+    distances: list[float]
+    seconds: float
+
+
+class Method(Protocol):
+    """A way of searching. Each call gets the database whose table is measured, which may be a trial's."""
+
+    @property
+    def name(self) -> str:
+        """One word, by which figures are kept: `hnsw`, `exact`."""
+
+    @property
+    def in_graphs(self) -> bool:
+        """Whether a row is found by way of its neighbours, so that a query that is a row of the index finds more."""
+
+    def require_whole(self, db: Database) -> IndexFacts:
+        """What will be measured. Raises `TableError` unless all loaded rows are in it, as the settings say."""
+
+    def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:
+        """Search settings that make a difference where the largest part has so many rows."""
+
+    def find(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> Found:
+        """One search for a vector, (d,)."""
+
+    def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
+        """Raises `TableError` unless such a search goes by what is measured, as the engine's own counters tell."""
+
+    def make_cold(self, db: Database) -> bool:
+        """Takes what is measured out of the engine's memory; False where that is not ours to do."""
+
+
+class Exact:
+    """Reads every vector."""
+
+    name = "exact"
+    in_graphs = False
+
+    def require_whole(self, db: Database) -> IndexFacts:
+        """The table is all there is."""
+        return IndexFacts("none", {}, index_facts(db).parts)
+
+    def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002  # there is one way
+        """There is nothing to set."""
+        return (SearchSettings(),)
+
+    def find(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> Found:  # noqa: ARG002
+        """One scan."""
+        request = SearchRequest(by=question.by, limit=question.limit, shards=question.shards, exact=True)
+        return _found(db, vector, request)
+
+    def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
+        """A scan uses nothing."""
+
+    def make_cold(self, db: Database) -> bool:  # noqa: ARG002
+        """The page cache is not ours."""
+        return False
+
+
+class Hnsw:
+    """The vector indexes of the table, one graph a part."""
+
+    name = "hnsw"
+    in_graphs = True
+
+    def require_whole(self, db: Database) -> IndexFacts:
+        """The declared indexes are those of the settings, and every part has each."""
+        return require_whole_index(db)
+
+    def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:
+        """`hnsw_grid` without what would look at all of the largest part.
+
+        Of ef_search, the values up to the first that is no less than its rows: such a search sees its graph whole. Of
+        rescoring, the multipliers whose candidates are fewer than its rows.
+        """
+        efs = [ef for place, ef in enumerate(EF_SEARCH) if place == 0 or EF_SEARCH[place - 1] < largest_part]
+        return [one for one in hnsw_grid(efs) if one.multiplier * ANSWERS < largest_part]
+
+    def find(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> Found:
+        """One search by the graphs."""
+        return _found(db, vector, _by_graphs(question, settings))
+
+    def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
+        """A graph of every part was searched, and the plan takes rows from it."""
+        use = use_everywhere(db, vector, _by_graphs(question, settings))
+        if use.fault:
+            raise TableError(
+                f"{db.subject}, search by {question.by} at {settings}",
+                found=use.fault,
+                expected="a search by the index: the recall of a scan says nothing about it",
+                advice="materialize vector_index, and look at its check index_is_used",
+            )
+
+    def make_cold(self, db: Database) -> bool:
+        """Empties the embedded engine's cache of graphs. A server's cache is everybody's."""
+        if db.embedded:
+            db.command("SYSTEM DROP VECTOR SIMILARITY INDEX CACHE")
+        return db.embedded
+
+
+def hnsw_grid(efs: Sequence[int]) -> tuple[SearchSettings, ...]:
+    """Every ef_search plain and with 5 candidates a neighbour rescored, great ones with 2, the greatest with more.
+
+    20 and 90 are for graphs of few bits. 90 is the most that ClickHouse's 1,000 candidates a search allow for the
+    eleven rows that are asked for.
+    """
+    return (
+        *(SearchSettings(ef) for ef in efs),
+        *(SearchSettings(ef, multiplier=2) for ef in efs if ef >= GREAT_EF),
+        *(SearchSettings(ef, multiplier=5) for ef in efs),
+        SearchSettings(efs[-1], multiplier=20),
+        SearchSettings(efs[-1], multiplier=90),
+    )
+
+
+DEFAULT_GRID = hnsw_grid(EF_SEARCH)
+
+
+def _by_graphs(question: Question, settings: SearchSettings) -> SearchRequest:
+    return SearchRequest(
+        by=question.by, limit=question.limit, shards=question.shards, settings=settings.pairs(question.limit)
+    )
+
+
+def _found(db: Database, vector: Vectors, request: SearchRequest) -> Found:
+    result = search(db, vector, request)
+    ids = [neighbour.id for neighbour in result.neighbours]
+    return Found(ids, [neighbour.distance for neighbour in result.neighbours], result.seconds)
