@@ -38,7 +38,7 @@ def main() -> None:
     settings = load_settings(dataset_name=str(folder / "sample.toml"), data_dir=folder / "data", **fields)
     report = StageReport()
     if given.step == "plan":
-        shards = list(range(settings.dataset.shards))
+        shards = list(settings.dataset.shards)
         with report.phase("plan, calibration included"):
             plan = plan_load(settings, shards, Console(file=io.StringIO()))
         calibration = read_calibration(calibration_path(settings))
@@ -56,7 +56,7 @@ def _run(settings: Settings, folder: Path, report: StageReport, step: str) -> No
         if step == "index":
             if not build_and_measure(settings, instance, console):
                 raise RuntimeError("no index")
-        elif not load(settings, list(range(settings.dataset.shards)), instance, console, again=False):
+        elif not load(settings, list(settings.dataset.shards), instance, console, again=False):
             raise RuntimeError("not all shards were loaded")
         seconds = time.perf_counter() - started
         compared = read_status(settings, instance).plan

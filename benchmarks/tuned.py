@@ -166,7 +166,7 @@ def _best(trial: Trial, kind: str) -> Measurement:
 def _laion_vectors() -> int:
     """Of all shards, both columns."""
     dataset = load_dataset("laion400m")
-    return sum(dataset.known_rows(shard) or 0 for shard in range(dataset.shards)) * len(dataset.vector_columns)
+    return sum(dataset.known_rows(shard) or 0 for shard in dataset.shards) * len(dataset.vector_columns)
 
 
 def _words(one: tuple[int, int]) -> str:

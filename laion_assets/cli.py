@@ -74,6 +74,20 @@ def sample(
 
 
 @app.command()
+def describe(
+    place: Annotated[str, typer.Argument(help="A folder or URL: /a/folder, https://…, s3://…")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write this file, which is not there yet.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The dataset's name; else that of the folder.")] = None,
+) -> None:
+    """Look at the files of a dataset and write the TOML file that describes it, with a comment at each guess."""
+    from laion_assets.terminal.describe import show_description
+
+    show_description(place, output, name, errors)
+
+
+@app.command()
 def load(
     shards: Annotated[str, typer.Argument(help="0-9, 3, 1,4,7-9, or all")],
     again: Again = False,

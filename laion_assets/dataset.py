@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import resources
@@ -12,9 +13,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from laion_assets.columns import PAGE_ALIASES, PAGE_TYPES, WELL_KNOWN, ExtraColumn, Value, fits, refuse_name
 from laion_assets.errors import DatasetError
+from laion_assets.shard_numbers import NUMBER, as_ranges, parse_numbers
 from laion_assets.text_file import read_text
 
 if sys.version_info >= (3, 11):
@@ -28,24 +31,8 @@ NPY_HEADER_BYTES = 128
 ID_STRIDE = 10_000_000
 """`id = shard * ID_STRIDE + row`: unique while no shard has more rows (LAION's largest has 1,000,501)."""
 
-MAX_SHARDS = 65_536
-"""The table's partition key is a UInt16."""
-
 FileKind = Literal["image", "text", "metadata"]
 """The three files of a shard."""
-
-REQUIRED_COLUMNS = ("url", "caption")
-OPTIONAL_COLUMNS = ("NSFW", "similarity")
-METADATA_COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
-"""The columns of the metadata that reach the table, under the names that ClickHouse's page gives them."""
-
-KNOWN_ALIASES: dict[str, tuple[str, ...]] = {
-    "url": ("url", "URL", "image_url"),
-    "caption": ("caption", "TEXT", "text", "title"),
-    "NSFW": ("NSFW", "nsfw"),
-    "similarity": ("similarity", "clip_similarity_vitb32", "clip_similarity_vitl14"),
-}
-"""Names under which published metadata of this layout carries each column, first match wins."""
 
 
 class Folders(BaseModel):
@@ -80,22 +67,6 @@ class SourceLayout(BaseModel):
         return url
 
 
-class Defaults(BaseModel):
-    """What stands in the table where the metadata has no such column; None means that the column must be there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    url: str | None = None
-    caption: str | None = None
-    NSFW: str | None = None
-    similarity: float | None = None
-
-    def of(self, column: str) -> str | float | None:
-        """The default of one of the table's columns; None for columns that have none."""
-        value: str | float | None = getattr(self, column) if column in METADATA_COLUMNS else None
-        return value
-
-
 class Dataset(BaseModel):
     """A dataset of LAION's layout: each shard is two npy files and a Parquet file whose rows correspond.
 
@@ -106,7 +77,7 @@ class Dataset(BaseModel):
 
     name: str = Field(min_length=1)
     description: str = ""
-    shards: int = Field(gt=0, le=MAX_SHARDS)
+    shards: Annotated[tuple[int, ...], BeforeValidator(parse_numbers)]
     digits: int = Field(default=1, ge=1, le=9)
     image_file: str = "img_emb_{shard}.npy"
     text_file: str = "text_emb_{shard}.npy"
@@ -115,9 +86,11 @@ class Dataset(BaseModel):
     dtype: str = "<f2"
     normalised: bool = True
     has_text: bool = True
+    alignment: Literal["check", "off"] = "check"
     clip_model: str | None = None
     columns: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    defaults: Defaults = Defaults()
+    defaults: dict[str, Value] = Field(default_factory=dict)
+    extra_columns: dict[str, ExtraColumn] = Field(default_factory=dict)
     default_rows: int | None = Field(default=None, ge=0, le=ID_STRIDE)
     rows: dict[int, Annotated[int, Field(ge=0, le=ID_STRIDE)]] = Field(default_factory=dict)
     sources: tuple[SourceLayout, ...] = ()
@@ -147,22 +120,47 @@ class Dataset(BaseModel):
             return columns
         return {name: (alias,) if isinstance(alias, str) else alias for name, alias in columns.items()}
 
+    @field_validator("extra_columns")
+    @classmethod
+    def _names_can_be_columns(cls, columns: dict[str, ExtraColumn]) -> dict[str, ExtraColumn]:
+        for name in columns:
+            refuse_name(name)
+        return columns
+
     @model_validator(mode="after")
-    def _columns_are_known(self) -> Dataset:
-        unknown = sorted(set(self.columns) - set(METADATA_COLUMNS))
-        if unknown:
-            raise ValueError(f"columns names {unknown}; the table has {list(METADATA_COLUMNS)}")
+    def _parts_agree(self) -> Dataset:
+        types = {**{name: column.type for name, column in (WELL_KNOWN | self.extra_columns).items()}, **PAGE_TYPES}
+        for field, named in (("columns", set(self.columns)), ("defaults", set(self.defaults))):
+            unknown = sorted(named - set(types))
+            if unknown:
+                raise ValueError(
+                    f"{field} names {unknown}; there are {[*PAGE_TYPES]}, those under [extra_columns], {[*WELL_KNOWN]}"
+                )
+        for name, value in self.defaults.items():
+            if not fits(value, types[name]):
+                raise ValueError(f"defaults.{name}: {value!r} is no {types[name]}")
         if len({self.image_file, self.text_file, self.metadata_file}) < 3:
             raise ValueError("image_file, text_file and metadata_file are three names: they lie side by side")
-        outside = sorted(shard for shard in self.rows if not 0 <= shard < self.shards)
+        outside = sorted(shard for shard in self.rows if not self.has_shard(shard))
         if outside:
-            raise ValueError(f"rows names shards {outside} outside 0 to {self.shards - 1}")
+            raise ValueError(f"rows names shards {outside} outside {self.shard_range}")
         return self
 
     @cached_property
     def shard_keys(self) -> list[str]:
         """Partition keys as people type them, in numeric order: "0" … "409"."""
-        return [str(shard) for shard in range(self.shards)]
+        return [str(shard) for shard in self.shards]
+
+    @property
+    def shard_range(self) -> str:
+        """The shards in words: `0 to 409`, or with holes `1-2,4`."""
+        first, last = self.shards[0], self.shards[-1]
+        return f"{first} to {last}" if last - first == len(self.shards) - 1 else as_ranges(self.shards)
+
+    def has_shard(self, shard: int) -> bool:
+        """Whether there is a shard of that number."""
+        place = bisect_left(self.shards, shard)
+        return place < len(self.shards) and self.shards[place] == shard
 
     @property
     def file_kinds(self) -> tuple[FileKind, ...]:
@@ -179,9 +177,21 @@ class Dataset(BaseModel):
         pattern = {"image": self.image_file, "text": self.text_file, "metadata": self.metadata_file}[kind]
         return pattern.replace("{shard}", f"{shard:0{self.digits}d}")
 
+    def extra_column(self, name: str) -> ExtraColumn | None:
+        """An extra column by its name in the table: declared here, or a well-known one; None where there is none."""
+        return self.extra_columns.get(name) or WELL_KNOWN.get(name)
+
     def aliases(self, column: str) -> tuple[str, ...]:
         """The names under which `column` may stand in the metadata, first match wins."""
-        return self.columns.get(column) or KNOWN_ALIASES[column]
+        if column in self.columns:
+            return self.columns[column]
+        extra = self.extra_column(column)
+        return PAGE_ALIASES[column] if extra is None else extra.names or (column,)
+
+    def default(self, column: str) -> Value | None:
+        """What stands in the table where the metadata has no such column or a null; None where nothing is declared."""
+        extra = self.extra_column(column)
+        return self.defaults.get(column, extra.default if extra else None)
 
     def known_rows(self, shard: int) -> int | None:
         """Rows of a shard where they are known beforehand."""
@@ -199,28 +209,44 @@ class Dataset(BaseModel):
 
     def shard_number(self, key: str) -> int:
         """The shard of a partition key. Raises `DatasetError` when there is none."""
-        if not re.fullmatch(r"0|[1-9]\d{0,8}", key, re.ASCII) or int(key) >= self.shards:
-            raise DatasetError(
-                f"dataset {self.name}",
-                found=f"shard {key!r}",
-                expected=f"0 to {self.shards - 1}",
-                advice="shards are numbered without leading zeros",
-            )
+        if not NUMBER.fullmatch(key) or not self.has_shard(int(key)):
+            raise self._no_shard(key)
         return int(key)
 
     def shard_numbers(self, selection: str) -> list[int]:
-        """Shards of a selection such as `0-9`, `3`, `1,4,7-9` or `all`, sorted, each once. Raises `DatasetError`."""
+        """Shards of a selection such as `0-9`, `3`, `1,4,7-9` or `all`, sorted, each once. Raises `DatasetError`.
+
+        `all` is every shard. A range is those of its numbers that the dataset has: `0-9` of a dataset that begins at 1
+        is 1 to 9.
+        """
         if selection.strip() == "all":
-            return [int(key) for key in self.shard_keys]
+            return list(self.shards)
         shards: set[int] = set()
         for piece in selection.split(","):
-            first, dash, last = piece.strip().partition("-")
-            start = self.shard_number(first.strip())
-            end = self.shard_number(last.strip()) if dash else start
-            if end < start:
-                raise DatasetError(f"dataset {self.name}", found=f"the range {piece.strip()!r}", expected="low-high")
-            shards.update(range(start, end + 1))
+            first, dash, last = (part.strip() for part in piece.partition("-"))
+            if not dash:
+                shards.add(self.shard_number(first))
+                continue
+            for end in (first, last):
+                if not NUMBER.fullmatch(end) or int(end) > self.shards[-1]:
+                    raise self._no_shard(end)
+            found = self.shards[bisect_left(self.shards, int(first)) : bisect_right(self.shards, int(last))]
+            if not found:
+                raise DatasetError(
+                    f"dataset {self.name}",
+                    found=f"the range {piece.strip()!r}",
+                    expected=f"low-high, with shards of {self.shard_range} in it",
+                )
+            shards.update(found)
         return sorted(shards)
+
+    def _no_shard(self, key: str) -> DatasetError:
+        return DatasetError(
+            f"dataset {self.name}",
+            found=f"shard {key[:40]!r}",
+            expected=self.shard_range,
+            advice="shards are numbered without leading zeros",
+        )
 
 
 def preset_names() -> list[str]:

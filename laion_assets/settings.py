@@ -20,27 +20,13 @@ from pydantic_settings import (
 )
 
 from laion_assets import setting_values
+from laion_assets.columns import WELL_KNOWN, ColumnType
 from laion_assets.dataset import Dataset, Folders, SourceLayout, describe_validation, load_dataset, user_path
 from laion_assets.errors import SettingsError
 from laion_assets.variables import PREFIX, near_miss
 
 Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
 """The number formats that ClickHouse's HNSW index stores vectors in."""
-
-EXTRA_COLUMN_TYPES: dict[str, Literal["String", "Int32", "Int64", "Float32"]] = {
-    "image_path": "String",
-    "LICENSE": "String",
-    "key": "String",
-    "shard_id": "Int64",
-    "status": "String",
-    "width": "Int32",
-    "height": "Int32",
-    "exif": "String",
-    "original_width": "Int32",
-    "original_height": "Int32",
-    "md5": "String",
-}
-"""Metadata columns that LAION_EXTRA_COLUMNS may add to the table, with their ClickHouse types."""
 
 PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
 """Layouts that copies have: clip-retrieval's three folders, or all files in one folder as `wget` leaves them."""
@@ -99,7 +85,7 @@ class Settings(BaseSettings):
     keep_raw: bool = False
     keep_merged: bool = True
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
-    extra_columns: Words = ()
+    extra_columns: Words | None = None
 
     vector_codec: Annotated[str, AfterValidator(setting_values.codec)] = "NONE"
     index_granularity: int = Field(default=512, ge=1, le=8192)
@@ -192,11 +178,8 @@ class Settings(BaseSettings):
 
     @field_validator("extra_columns")
     @classmethod
-    def _extra_columns_are_known(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [column for column in columns if column not in EXTRA_COLUMN_TYPES]
-        if unknown:
-            raise ValueError(f"{unknown} is not among {sorted(EXTRA_COLUMN_TYPES)}")
-        return tuple(dict.fromkeys(columns))
+    def _each_once(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if columns is None else tuple(dict.fromkeys(columns))
 
     @field_validator("data_dir", mode="before")
     @classmethod
@@ -214,6 +197,23 @@ class Settings(BaseSettings):
     def dataset(self) -> Dataset:
         """The dataset that LAION_DATASET names. Raises `DatasetError`."""
         return load_dataset(self.dataset_name)
+
+    @property
+    def extra_column_types(self) -> dict[str, ColumnType]:
+        """Name and type of the extra columns that the table carries, in order: LAION_EXTRA_COLUMNS, else all that the
+        dataset declares. Raises `SettingsError` for one that is neither declared nor well known."""
+        dataset = self.dataset
+        names = tuple(dataset.extra_columns) if self.extra_columns is None else self.extra_columns
+        known = {name: dataset.extra_column(name) for name in names}
+        unknown = [name for name, column in known.items() if column is None]
+        if unknown:
+            raise SettingsError(
+                "LAION_EXTRA_COLUMNS",
+                found=f"{', '.join(unknown)}",
+                expected=f"columns among {', '.join([*dataset.extra_columns, *WELL_KNOWN])}",
+                advice=f'declare others in the dataset\'s TOML file: [extra_columns] {unknown[0]} = "String"',
+            )
+        return {name: column.type for name, column in known.items() if column is not None}
 
     @cached_property
     def clickhouse_url(self) -> SecretStr:
@@ -286,6 +286,7 @@ def _checked(kind: type[Settings], name: Callable[[str], str], values: Mapping[s
             found=describe_validation(error, name=name),
             advice="docs/settings.md lists every setting and its values",
         ) from None
+    _ = settings.extra_column_types
     if not settings.sources:
         raise SettingsError(
             f"dataset {settings.dataset.name}",

@@ -193,6 +193,24 @@ def copy_sample(sample_folder: Path, folder: Path) -> Path:
     return Path(shutil.copytree(sample_folder, folder))
 
 
+def class_shard(names: list[int], *, dimension: int = 64, seed: int = 0) -> Shard:
+    """A shard whose row k is a picture of class `names[k]`, with the class as its caption: texts are one a class."""
+    random = np.random.default_rng(seed)
+
+    def unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+    texts = unit(random.standard_normal((max(names) + 1, dimension)))[names]
+    images = unit(0.33 * texts + unit(random.standard_normal((len(names), dimension))))
+    table = {
+        "url": [f"https://pictures.example/{row}.jpg" for row in range(len(names))],
+        "caption": [f"a photo of class {name}" for name in names],
+        "NSFW": ["UNLIKELY"] * len(names),
+        "similarity": pa.nulls(len(names), pa.float64()),
+    }
+    return Shard(images.astype("<f2"), texts.astype("<f2"), pa.table(table))
+
+
 @contextmanager
 def at_most_bytes(limit: int) -> Iterator[None]:
     """Holds Python's and numpy's memory within the block to so many bytes at most."""

@@ -35,7 +35,7 @@ def test_the_presets_are_valid_datasets_under_their_own_names() -> None:
 
 
 def test_laion400m_has_407_million_rows_in_410_shards() -> None:
-    assert LAION400M.shards == 410
+    assert len(LAION400M.shards) == 410
     assert sum(LAION400M.known_rows(shard) or 0 for shard in range(410)) == 407_314_954
     assert LAION400M.known_rows(0) == 1_000_448
     assert LAION400M.known_rows(408) == 1_000_501
@@ -51,8 +51,8 @@ def test_laion400m_knows_the_bytes_of_its_npy_files_and_not_of_its_metadata() ->
 @pytest.mark.skipif(not FACTS.is_file(), reason=f"the published sizes are not at {FACTS}")
 def test_laion400m_sizes_are_those_that_tensorflow_datasets_publishes() -> None:
     facts = json.loads(FACTS.read_text())
-    assert facts["shards"] == LAION400M.shards
-    for shard in range(LAION400M.shards):
+    assert facts["shards"] == len(LAION400M.shards)
+    for shard in LAION400M.shards:
         published = facts["exceptions"].get(str(shard), facts["default"])
         assert LAION400M.known_rows(shard) == published["rows"]
         assert LAION400M.expected_bytes("image", shard) == published["bytes"]
@@ -68,7 +68,7 @@ def test_laion400m_is_looked_for_at_both_hosts_in_their_own_folders() -> None:
 
 def test_laion2b_has_2314_shards_of_768_dimensions_whose_rows_nobody_knows() -> None:
     dataset = load_dataset("laion2b-en")
-    assert (dataset.shards, dataset.dimension, dataset.digits) == (2314, 768, 4)
+    assert (len(dataset.shards), dataset.dimension, dataset.digits) == (2314, 768, 4)
     assert dataset.known_rows(0) is None
     assert dataset.expected_bytes("image", 0) is None
 
@@ -123,6 +123,66 @@ def test_a_shard_beyond_the_last_is_refused_with_the_range() -> None:
         LAION400M.shard_number("410")
 
 
+HOLES = parse_dataset('name = "holes"\nshards = "1-2,4,7-9"\ndimension = 8\n', "holes.toml")
+
+
+@pytest.mark.parametrize(
+    ("written", "shards"),
+    [
+        ("3", (0, 1, 2)),
+        ('"1-3"', (1, 2, 3)),
+        ('"0-1, 7"', (0, 1, 7)),
+        ("[9, 1, 4, 4]", (1, 4, 9)),
+        ('"5"', (5,)),
+        ('"2-4,0-3"', (0, 1, 2, 3, 4)),
+        ('"65535"', (65_535,)),
+    ],
+)
+def test_numbers_of_shards_may_have_holes_and_begin_anywhere(written: str, shards: tuple[int, ...]) -> None:
+    dataset = parse_dataset(f'name = "x"\nshards = {written}\ndimension = 8\n', "x.toml")
+    assert dataset.shards == shards
+    assert dataset.shard_keys == [str(shard) for shard in shards]
+
+
+@pytest.mark.parametrize("written", ["true", "[]", '""', '"3-1"', '"1-65536"', "[-1]", '["1"]', '"01"', "{ a = 1 }"])
+def test_numbers_that_are_none_are_refused(written: str) -> None:
+    assert "shards: " in refusal(f'name = "x"\nshards = {written}\ndimension = 8\n').found
+
+
+def test_a_range_of_a_selection_takes_what_there_is_in_it() -> None:
+    assert HOLES.shard_numbers("0-4") == [1, 2, 4]
+    assert HOLES.shard_numbers("all") == [1, 2, 4, 7, 8, 9]
+    assert HOLES.shard_keys[-1] == "9"
+    for selection in ("3", "0", "5-6", "0-10", "1,3"):
+        with pytest.raises(DatasetError, match=r"1-2,4,7-9"):
+            HOLES.shard_numbers(selection)
+    assert "rows names shards [3]" in refusal('name = "x"\nshards = "1-2"\ndimension = 8\nrows = { 3 = 1 }\n').found
+
+
+def test_extra_columns_are_declared_with_type_default_and_names() -> None:
+    text = MINIMAL + '[extra_columns]\nseen = "Bool"\nscore = { type = "Float64", default = 0.5, names = "SCORE" }\n'
+    dataset = parse_dataset(text, "x.toml")
+    assert dataset.aliases("score") == ("SCORE",)
+    assert (dataset.default("score"), dataset.default("seen")) == (0.5, None)
+    assert dataset.aliases("seen") == ("seen",)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('url = "String"', "url is a column that every table has"),
+        ('shard = "Int8"', "shard is a column that every table has"),
+        ('"a b" = "String"', "letters, digits and underscores"),
+        ('a = "Decimal"', "extra_columns.a"),
+        ('a = { type = "UInt8", default = 256 }', "default 256 is no UInt8"),
+        ('a = { type = "String", default = 1 }', "default 1 is no String"),
+        ('a = { kind = "String" }', "extra_columns.a.kind"),
+    ],
+)
+def test_a_wrong_extra_column_is_named(line: str, said: str) -> None:
+    assert said in refusal(f"{MINIMAL}[extra_columns]\n{line}\n").found
+
+
 @given(st.text(max_size=30))
 def test_any_selection_gives_shards_of_the_dataset_or_an_error_of_ours(selection: str) -> None:
     try:
@@ -136,7 +196,7 @@ def test_any_selection_gives_shards_of_the_dataset_or_an_error_of_ours(selection
 
 def test_a_dataset_needs_a_name_a_number_of_shards_and_a_dimension() -> None:
     dataset = parse_dataset(MINIMAL, "mine.toml")
-    assert (dataset.name, dataset.shards, dataset.dimension) == ("mine", 3, 8)
+    assert (dataset.name, dataset.shards, dataset.dimension) == ("mine", (0, 1, 2), 8)
     assert dataset.file_name("image", 2) == "img_emb_2.npy"
     error = refusal("")
     for field in ("name", "shards", "dimension"):
@@ -207,7 +267,7 @@ def test_a_dataset_file_says_everything_about_the_layout(tmp_path: Path) -> None
         ('columns = "url"', "columns: "),
         ("columns = { url = 3 }", "columns.url: "),
         ('columns = { address = "url" }', "columns names ['address']"),
-        ('defaults = { height = "0" }', "defaults.height: Extra inputs"),
+        ('defaults = { height = "0" }', "defaults.height: '0' is no Int32"),
         ('defaults = { NSFW = ["a"] }', "defaults.NSFW"),
         ("default_rows = -1", "default_rows: "),
         ("default_rows = 10000001", "default_rows: "),

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from laion_assets.cli import app
+from laion_assets.columns import WELL_KNOWN
 from laion_assets.dataset import Folders
 from laion_assets.errors import DatasetError, LaionError, SettingsError
-from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings, foreign_variables, load_settings
+from laion_assets.settings import Settings, foreign_variables, load_settings
 from laion_assets.source.places import local_folder
 from laion_assets.terminal.settings import shown_settings
 from laion_assets_tests.conftest import REPOSITORY, assert_one_line
@@ -98,7 +99,6 @@ WRONG: dict[str, str] = {
     "keep_raw": "perhaps",
     "keep_merged": "2",
     "max_bad_fraction": "1.5",
-    "extra_columns": "width,colour",
     "vector_codec": "ZSTD(3)) ORDER BY id --",
     "index_granularity": "0",
     "load_shards": "0",
@@ -456,8 +456,24 @@ def test_a_dataset_that_does_not_exist_is_refused_when_settings_are_read(monkeyp
 
 
 def test_extra_columns_are_ones_that_the_metadata_has() -> None:
-    assert load_settings(extra_columns=tuple(EXTRA_COLUMN_TYPES)).extra_columns == tuple(EXTRA_COLUMN_TYPES)
-    assert "['url'] is not among" in refusal(extra_columns=("url",)).found
+    assert load_settings(extra_columns=tuple(WELL_KNOWN)).extra_columns == tuple(WELL_KNOWN)
+    for name in ("url", "colour"):
+        error = refusal(extra_columns=("width", name))
+        assert (error.subject, error.found) == ("LAION_EXTRA_COLUMNS", name)
+        assert f'[extra_columns] {name} = "String"' in error.advice
+
+
+def test_a_dataset_declares_columns_and_the_variable_chooses_among_them(tmp_path: Path) -> None:
+    toml = tmp_path / "mine.toml"
+    toml.write_text(
+        'name = "mine"\nshards = 1\ndimension = 8\n[extra_columns]\nflag = "Bool"\nscore = "Float64"\n'
+        '[[sources]]\nurl = "/x"\n'
+    )
+    every = load_settings(dataset_name=str(toml))
+    assert every.extra_column_types == {"flag": "Bool", "score": "Float64"}
+    chosen = load_settings(dataset_name=str(toml), extra_columns="score,width")
+    assert chosen.extra_column_types == {"score": "Float64", "width": "Int32"}
+    assert load_settings(dataset_name=str(toml), extra_columns=()).extra_column_types == {}
 
 
 @pytest.mark.parametrize("codec", ["NONE", "ZSTD(3)", "LZ4HC(9)", "Delta(4), ZSTD(1)", "FPC, LZ4"])

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
 
+from laion_assets.columns import ColumnType
 from laion_assets.errors import (
     EngineHeldError,
     LaionError,
@@ -30,8 +31,7 @@ from laion_assets.health.keys import asset_key
 from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
-from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
-from laion_assets.shard.metadata import ColumnType
+from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.label import labelled
 
@@ -79,10 +79,10 @@ class CodeLocation:
         """The store of raw and merged files."""
         return ShardStore.of(self.settings)
 
-    @cached_property
+    @property
     def extra_columns(self) -> dict[str, ColumnType]:
-        """The extra metadata columns that the settings ask for, with their types."""
-        return {name: EXTRA_COLUMN_TYPES[name] for name in self.settings.extra_columns}
+        """The extra metadata columns that the table carries, with their types."""
+        return self.settings.extra_column_types
 
     @cached_property
     def freshness(self) -> dg.FreshnessPolicy:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import dagster as dg
 
 from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_check, check_failed, failing_clearly
+from laion_assets.dataset import Dataset
 from laion_assets.errors import LaionError
 from laion_assets.machine import StepMeter
 from laion_assets.shard.inspect import inspect_shard
@@ -80,14 +81,17 @@ def merged_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
         ),
         check(
             "rows_are_aligned",
-            "dot(image, text) of a row beats that of strangers by a wide margin, and correlates with the crawl's "
-            "similarity: this finds a metadata file of another shard, which row counts alone do not.",
-            _rows_are_aligned,
+            "dot(image, text) of a row beats that of rows with another caption by a wide margin, and correlates with "
+            "the crawl's similarity: this finds a metadata file of another shard, which row counts alone do not.",
+            lambda merged: _rows_are_aligned(merged, location.settings.dataset),
         ),
         check(
             "metadata_is_sound",
-            "Captions and URLs are there in most rows; nulls that were filled are counted by column.",
-            lambda merged: _metadata_is_sound(merged, sample_rows(merged, location.settings.dataset)),
+            "Captions and URLs are there in most rows, unless the dataset declares a default for them; nulls that were "
+            "filled are counted by column.",
+            lambda merged: _metadata_is_sound(
+                merged, location.settings.dataset, sample_rows(merged, location.settings.dataset)
+            ),
         ),
     ]
 
@@ -109,22 +113,28 @@ def _vectors_are_sound(location: CodeLocation, merged: MergedShard, sampled: Sam
     )
 
 
-def _rows_are_aligned(merged: MergedShard) -> dg.AssetCheckResult:
+def _rows_are_aligned(merged: MergedShard, dataset: Dataset) -> dg.AssetCheckResult:
+    if dataset.alignment == "off":
+        return dg.AssetCheckResult(passed=True, description='not compared: the dataset says alignment = "off"')
     alignment = merged.alignment
     fault = alignment.fault()
     metadata: dict[str, dg.MetadataValue | float | int] = {"rows": alignment.rows}
     if alignment.rows:
-        metadata |= {"pairs_cosine": alignment.pairs_mean, "strangers_cosine": alignment.strangers_mean}
+        metadata["pairs_cosine"] = alignment.pairs_mean
+    if alignment.strangers:
+        metadata |= {"strangers_cosine": alignment.strangers_mean, "strangers_compared": alignment.strangers}
     if alignment.correlation is not None:
         metadata["correlation_with_similarity"] = alignment.correlation
-    return dg.AssetCheckResult(passed=fault is None, description=fault, metadata=metadata)
+    not_judged = alignment.not_judged() if dataset.has_text else "the dataset has no text vectors to compare"
+    return dg.AssetCheckResult(passed=fault is None, description=fault or not_judged, metadata=metadata)
 
 
-def _metadata_is_sound(merged: MergedShard, sampled: SampledRows) -> dg.AssetCheckResult:
+def _metadata_is_sound(merged: MergedShard, dataset: Dataset, sampled: SampledRows) -> dg.AssetCheckResult:
     faults = [
-        f"{fraction:.0%} of the rows have no {column}"
+        f'{fraction:.0%} of the rows have no {column}; if that is right, say {column} = "" under [defaults] in the '
+        "dataset's TOML file"
         for column, fraction in sampled.empty_fractions.items()
-        if fraction > MAX_EMPTY_FRACTION
+        if fraction > MAX_EMPTY_FRACTION and dataset.default(column) is None
     ]
     return dg.AssetCheckResult(
         passed=not faults,

@@ -32,7 +32,7 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
             location.key("raw_shard"), dg.DagsterEventType.ASSET_MATERIALIZATION
         )
         # In the order of their numbers; keys of another dataset that this instance knew are left out.
-        shards = [number for number, key in enumerate(location.settings.dataset.shard_keys) if key in fetched]
+        shards = [number for number in location.settings.dataset.shards if str(number) in fetched]
         recorded = observed_versions(context.instance, location.settings)
         with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
             versions = pool.map(lambda shard: _version(location, shard, recorded.get(str(shard))), shards)

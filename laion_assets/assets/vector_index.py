@@ -46,7 +46,7 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
             location.key("clickhouse_partition"),
             first=location.settings.index_first,
             step=location.settings.index_step,
-            total=location.settings.dataset.shards,
+            total=len(location.settings.dataset.shards),
             parameters=str(IndexParameters.of(location.settings)),
         ),
         freshness_policy=location.freshness,
@@ -153,7 +153,7 @@ def _metadata(location: CodeLocation, report: BuildReport, table: str, warning: 
     sizes = index_sizes(report.cover)
     rows = sum(state.rows for state in report.cover)
     per_vector = sizes.memory_bytes_a_vector or parameters.bytes_a_vector(dataset.dimension)
-    whole = round(rows / max(len(report.cover), 1) * dataset.shards * len(dataset.vector_columns) * per_vector)
+    whole = round(rows / max(len(report.cover), 1) * len(dataset.shards) * len(dataset.vector_columns) * per_vector)
     metadata: Metadata = {
         "dagster/table_name": table,
         "partitions": len(covered),

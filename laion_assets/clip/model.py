@@ -65,6 +65,8 @@ def known_model(name: str | None, dataset: str) -> ClipModel:
             f"dataset {dataset}",
             found=f"CLIP model {name!r}" if name else "no CLIP model",
             expected=f"clip_model in its description to be one of {', '.join(KNOWN_MODELS)}",
+            advice="for any other model export its text and vision encoders to ONNX and name their folder in "
+            f"LAION_CLIP_DIR: {', '.join(MODEL_FILES)}",
         )
     return model
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from laion_assets.clip.encoder import ClipEncoder
 from laion_assets.clip.model import (
+    KNOWN_MODELS,
     SAMPLE,
     ClipModel,
     known_model,
@@ -27,8 +28,17 @@ SAMPLE_REVISION = "seed 0, graphs 1"
 
 
 def clip_model(settings: Settings) -> ClipModel:
-    """The model that the dataset names. Raises `ClipError` when it is unknown, or not of the table's dimension."""
+    """The model that the dataset names, or whichever the user has put into LAION_CLIP_DIR: that one may have any name,
+    and is taken to be of the table's dimension, which the encoder compares with each vector.
+
+    Raises `ClipError` without LAION_CLIP_DIR for a model that is unknown, or not of the table's dimension.
+    """
     dataset = settings.dataset
+    if settings.clip_dir is not None:
+        known = KNOWN_MODELS.get(dataset.clip_model or "")
+        if known is not None and known.dimension == dataset.dimension:
+            return known
+        return ClipModel(dataset.clip_model or f"of {settings.clip_dir}", dataset.dimension, settings.clip_dir.name)
     model = known_model(dataset.clip_model, dataset.name)
     if model.name != SAMPLE and model.dimension != dataset.dimension:
         raise ClipError(

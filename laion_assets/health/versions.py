@@ -15,6 +15,7 @@ from dagster._core.definitions.data_version import (
     INPUT_DATA_VERSION_TAG_PREFIX,
 )
 
+from laion_assets.columns import PAGE_TYPES
 from laion_assets.health.keys import asset_key
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.settings import Settings
@@ -67,7 +68,8 @@ def code_version(settings: Settings, asset: str) -> str:
     Limits, retries and paths are left out: they decide whether a step succeeds, not what it makes.
     """
     dataset = settings.dataset
-    columns = digest(dataset.columns, dataset.defaults.model_dump(), settings.extra_columns)
+    carried = {**PAGE_TYPES, **settings.extra_column_types}
+    columns = digest([(*column, dataset.aliases(column[0]), dataset.default(column[0])) for column in carried.items()])
     index = str(IndexParameters.of(settings))
     versions = {
         "raw_shard": f"{dataset.name}; {dataset.image_file}, {dataset.text_file}, {dataset.metadata_file}",

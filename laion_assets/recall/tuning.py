@@ -237,7 +237,7 @@ def _other_forms(asked: UnseenQueries, folder: Path) -> list[FormTrial]:
 
 
 def _vectors(dataset: Dataset, rows_a_shard: float) -> float:
-    rows = sum(dataset.known_rows(shard) or rows_a_shard for shard in range(dataset.shards))
+    rows = sum(dataset.known_rows(shard) or rows_a_shard for shard in dataset.shards)
     return rows * len(dataset.vector_columns)
 
 

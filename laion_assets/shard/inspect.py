@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from laion_assets.columns import ColumnType
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import ShardFileError
-from laion_assets.shard.metadata import ColumnType, MetadataReader
+from laion_assets.shard.metadata import MetadataReader
 from laion_assets.shard.npy import NpyHeader, read_header
 from laion_assets.shard.store import ShardFiles
+
+TWO_DIMENSIONS = (
+    "images and texts are searched with one another, so that both have one dimension: use text vectors of the same "
+    "model, or leave them out with has_text = false in the dataset's TOML file"
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None
     image = read_header(files.image, subject=files.subject("image"), dimension=dimension)
     text = None
     if files.text is not None:
-        text = read_header(files.text, subject=files.subject("text"), dimension=dimension)
+        text = read_header(files.text, subject=files.subject("text"), dimension=dimension, advice=TWO_DIMENSIONS)
     metadata = MetadataReader(
         files.metadata, files.dataset, subject=files.subject("metadata"), extra_columns=extra_columns
     )

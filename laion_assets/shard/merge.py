@@ -14,15 +14,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laion_assets.columns import ColumnType
 from laion_assets.dataset import ID_STRIDE, Dataset
 from laion_assets.errors import TooManyBadRowsError
 from laion_assets.read_ahead import read_ahead
+from laion_assets.shard.alignment import AlignmentCounter
 from laion_assets.shard.files import Location, remove_file, sha256_of, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
-from laion_assets.shard.metadata import ColumnType, MetadataReader
+from laion_assets.shard.metadata import MetadataReader
 from laion_assets.shard.npy import Float32Rows, NpyReader
-from laion_assets.shard.soundness import Alignment, vector_faults
+from laion_assets.shard.soundness import vector_faults
 from laion_assets.shard.store import ShardFiles, ShardStore
 
 BLOCK_ROWS = 8_192
@@ -39,7 +41,7 @@ class _Tally:
 
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    alignment: Alignment = field(default_factory=Alignment)
+    counter: AlignmentCounter = field(default_factory=AlignmentCounter)
     first_refused: list[str] = field(default_factory=list)
 
     @property
@@ -146,7 +148,7 @@ class _Merger:
             nulls=self._metadata.nulls.by_column,
             extra_columns=self._extra,
             source_bytes={path.name: path.stat().st_size for path in self._files.paths().values()},
-            alignment=self.tally.alignment,
+            alignment=self.tally.counter.alignment,
         )
 
     def _blocks(self) -> Iterator[_Block]:
@@ -179,7 +181,7 @@ class _Merger:
         batch = self._batch(row, texts, vectors)
         reasons = self._reasons(vectors)
         if reasons is None:
-            self._count(rows, vectors, texts["similarity"])
+            self._count(rows, vectors, texts["caption"], texts["similarity"])
             return _Block(batch, None, rows)
         bad = reasons != ""
         for reason in reasons[bad]:
@@ -188,7 +190,8 @@ class _Merger:
             self.tally.first_refused.append(f"row {row + int(index):,}: {reasons[index]}")
         sound = np.flatnonzero(~bad)
         kept = {name: values[sound] for name, values in vectors.items()}
-        self._count(len(sound), kept, texts["similarity"].take(pa.array(sound)))
+        kept_rows = pa.array(sound)
+        self._count(len(sound), kept, texts["caption"].take(kept_rows), texts["similarity"].take(kept_rows))
         refused = batch.filter(pa.array(bad)).append_column("reason", pa.array(reasons[bad].tolist(), pa.string()))
         return _Block(batch.filter(pa.array(~bad)), refused, rows)
 
@@ -216,8 +219,8 @@ class _Merger:
                 reasons[index] = f"{reasons[index]} and {said}" if reasons[index] else said
         return reasons
 
-    def _count(self, rows: int, vectors: dict[str, Float32Rows], similarity: pa.Array) -> None:
+    def _count(self, rows: int, vectors: dict[str, Float32Rows], captions: pa.Array, similarity: pa.Array) -> None:
         self.tally.rows += rows
-        if len(vectors) == 2:
+        if len(vectors) == 2 and self._dataset.alignment == "check":
             images, texts = vectors.values()
-            self.tally.alignment.add(images, texts, similarity.to_numpy(zero_copy_only=False))
+            self.tally.counter.add(images, texts, captions, similarity.to_numpy(zero_copy_only=False))

@@ -12,15 +12,16 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laion_assets.columns import PAGE_TYPES, ColumnType
 from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
+from laion_assets.shard.alignment import Alignment
+from laion_assets.shard.arrow_values import ARROW_TYPES
 from laion_assets.shard.files import Location
-from laion_assets.shard.metadata import ARROW_TYPES, METADATA_TYPES, ColumnType
-from laion_assets.shard.soundness import Alignment
 from laion_assets.shard.store import readable
 
 FACTS_KEY = b"laion_assets"
-FORMAT = 1
+FORMAT = 2
 """Of merged files; another number means that the shard must be merged again."""
 
 
@@ -113,7 +114,7 @@ def merged_schema(dataset: Dataset, extra_columns: dict[str, ColumnType]) -> pa.
     """
     vectors = pa.list_(pa.field("element", pa.float32(), nullable=False))
     fields = [pa.field("id", pa.int64(), nullable=False)]
-    fields += [pa.field(name, ARROW_TYPES[kind], nullable=False) for name, kind in METADATA_TYPES.items()]
+    fields += [pa.field(name, ARROW_TYPES[kind], nullable=False) for name, kind in PAGE_TYPES.items()]
     fields += [pa.field(name, vectors, nullable=False) for name in dataset.vector_columns]
     fields += [pa.field(name, ARROW_TYPES[kind], nullable=False) for name, kind in extra_columns.items()]
     return pa.schema(fields)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from laion_assets.dataset import METADATA_COLUMNS, Dataset
+from laion_assets.columns import PAGE_TYPES, ColumnType, null_value
+from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
+from laion_assets.shard.arrow_values import ARROW_TYPES, as_type
 
 MAX_BYTES_A_ROW = 65_536
 """Average bytes of text a row beyond which a file is refused: LAION's longest URL has 3,487 bytes, its longest
@@ -21,29 +22,13 @@ caption about 2,100. It bounds the memory that one block can take to about half 
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; the last for names that are not UTF-8."""
 
-ColumnType = Literal["String", "Int32", "Int64", "Float32"]
-
-ARROW_TYPES: dict[ColumnType, pa.DataType] = {
-    "String": pa.string(),
-    "Int32": pa.int32(),
-    "Int64": pa.int64(),
-    "Float32": pa.float32(),
-}
-"""How each kind of column stands in Arrow, when it is read and when it is merged."""
-
-_NULL_VALUES: dict[ColumnType, str | int | float] = {"String": "", "Int32": 0, "Int64": 0, "Float32": float("nan")}
-
-METADATA_TYPES: dict[str, ColumnType] = {
-    "url": "String",
-    "caption": "String",
-    "NSFW": "String",
-    "similarity": "Float32",
-}
+TEXT_ONLY = ("url", "caption")
+"""Columns in which a number is a mistake: another column was named for them."""
 
 
 @dataclass
 class NullCounts:
-    """Nulls seen so far, by column: null text becomes empty, null similarity NaN, null numbers 0."""
+    """Nulls seen so far, by column: each becomes the dataset's default for it, else empty text, NaN, 0 or false."""
 
     by_column: dict[str, int] = field(default_factory=dict)
 
@@ -60,7 +45,7 @@ class MetadataReader:
     ) -> None:
         self._subject = subject
         self._dataset = dataset
-        self.types: dict[str, ColumnType] = METADATA_TYPES | (extra_columns or {})
+        self.types: dict[str, ColumnType] = PAGE_TYPES | (extra_columns or {})
         try:
             self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
             self._schema = self._file.schema_arrow
@@ -87,11 +72,11 @@ class MetadataReader:
                 waiting += batch.num_rows
                 while waiting >= block_rows:
                     table = pa.Table.from_batches(pending)
-                    yield self._fill(table.slice(0, block_rows))
+                    yield self._fill(table.slice(0, block_rows), seen)
                     seen, waiting = seen + block_rows, waiting - block_rows
                     pending = table.slice(block_rows).to_batches()
             if waiting:
-                yield self._fill(pa.Table.from_batches(pending))
+                yield self._fill(pa.Table.from_batches(pending), seen)
                 seen += waiting
         except UNREADABLE as error:
             raise self._unreadable(error) from error
@@ -103,9 +88,9 @@ class MetadataReader:
         columns: dict[str, str | None] = {}
         missing = []
         for column in self.types:
-            aliases: Sequence[str] = self._dataset.aliases(column) if column in METADATA_COLUMNS else (column,)
+            aliases = self._dataset.aliases(column)
             name = next((alias for alias in aliases if alias in names), None)
-            if name is None and self._dataset.defaults.of(column) is None:
+            if name is None and self._dataset.default(column) is None:
                 missing.append(f"{column} (looked for {', '.join(aliases)})")
             elif name is not None and names.count(name) > 1:
                 raise ShardFileError(self._subject, found=f"{names.count(name)} columns named {name}", expected="one")
@@ -116,8 +101,9 @@ class MetadataReader:
             raise ShardFileError(
                 self._subject,
                 found=f"no column for {'; '.join(missing)} among: {shown}",
-                advice='name the columns in the dataset\'s TOML file under [columns] (url = "image_path"), '
-                'or what to write in their place under [defaults] (NSFW = "", similarity = nan)',
+                advice=f"name the columns in the dataset's TOML file under [columns] ({missing[0].split()[0]} = "
+                f'"{names[0] if names else "…"}"), or what to write in their place under [defaults] '
+                '(NSFW = "", similarity = nan)',
             )
         return columns
 
@@ -130,7 +116,7 @@ class MetadataReader:
             return
         wanted = {name for name in self.columns.values() if name is not None}
         chunks = (group.column(index) for group in groups for index in range(group.num_columns))
-        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if _top_level(chunk.path_in_schema, wanted))
         if size > limit:
             raise ShardFileError(
                 self._subject,
@@ -138,18 +124,24 @@ class MetadataReader:
                 expected=f"at most {MAX_BYTES_A_ROW:,} a row",
             )
 
-    def _fill(self, table: pa.Table) -> dict[str, pa.Array]:
+    def _fill(self, table: pa.Table, first_row: int) -> dict[str, pa.Array]:
         block: dict[str, pa.Array] = {}
         for column, kind in self.types.items():
-            name = self.columns[column]
+            name, default = self.columns[column], self._dataset.default(column)
+            filler = pa.scalar(null_value(kind) if default is None else default, type=ARROW_TYPES[kind])
             if name is None:
-                default = self._dataset.defaults.of(column)
-                block[column] = pa.repeat(pa.scalar(default, type=ARROW_TYPES[kind]), table.num_rows)
+                block[column] = pa.repeat(filler, table.num_rows)
                 continue
-            values = _as_type(table.column(name), kind, f"{self._subject}, column {name}")
+            values = as_type(
+                table.column(name),
+                kind,
+                subject=f"{self._subject}, column {name}",
+                first_row=first_row,
+                text_only=column in TEXT_ONLY,
+            )
             if values.null_count:
                 self.nulls.by_column[column] += values.null_count
-                values = pc.fill_null(values, pa.scalar(_NULL_VALUES[kind], type=ARROW_TYPES[kind]))
+                values = pc.fill_null(values, filler)
             block[column] = values
         return block
 
@@ -160,24 +152,6 @@ class MetadataReader:
         )
 
 
-def _as_type(column: pa.ChunkedArray, kind: ColumnType, subject: str) -> pa.Array:
-    """One contiguous array of the Arrow type for `kind`; bytes of text are not looked into."""
-    target = ARROW_TYPES[kind]
-    array = column.combine_chunks()
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    text = (
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_null,
-    )
-    if kind == "String" and not any(is_kind(array.type) for is_kind in text):
-        raise ShardFileError(subject, found=f"type {array.type}", expected="text", advice="mend the metadata")
-    try:
-        return pc.cast(array, options=pc.CastOptions(target, allow_invalid_utf8=True, allow_float_truncate=True))
-    except (pa.ArrowException, OverflowError) as error:
-        raise ShardFileError(
-            subject, found=f"{(str(error).splitlines() or ['?'])[0][:160]}", expected=f"values of {target}"
-        ) from error
+def _top_level(path: str, names: set[str]) -> bool:
+    """Whether a leaf such as `caption.list.element` is in one of these columns."""
+    return path in names or any(path.startswith(f"{name}.") for name in names)

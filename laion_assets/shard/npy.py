@@ -54,14 +54,18 @@ class NpyHeader:
     offset: int
 
 
-def read_header(path: Path, *, subject: str, dimension: int) -> NpyHeader:
+def read_header(
+    path: Path, *, subject: str, dimension: int, advice: str = "set the dataset's dimension, or mend the source"
+) -> NpyHeader:
     """The header of an npy file of shape (rows, `dimension`) of floats; nothing in it is ever unpickled or run.
+
+    `advice` is what to do about another dimension.
 
     Raises `ShardFileError`, whose subject is `subject`, unless magic, version, dtype, shape and the exact size hold.
     """
 
-    def refuse(found: str, expected: str, advice: str = "fetch the file again or mend its source") -> ShardFileError:
-        return ShardFileError(subject, found=found, expected=expected, advice=advice)
+    def refuse(found: str, expected: str, what: str = "fetch the file again or mend its source") -> ShardFileError:
+        return ShardFileError(subject, found=found, expected=expected, advice=what)
 
     try:
         size = path.stat().st_size
@@ -76,7 +80,7 @@ def read_header(path: Path, *, subject: str, dimension: int) -> NpyHeader:
         raise refuse(f"{len(shape)} dimensions {shape}", f"2 dimensions (rows, {dimension})")
     rows, columns = shape
     if rows < 0 or columns != dimension:
-        raise refuse(f"shape {shape}", f"(rows, {dimension})", "set the dataset's dimension, or mend the source")
+        raise refuse(f"shape {shape}", f"(rows, {dimension})", advice)
     expected_size = offset + rows * columns * dtype.itemsize
     if size != expected_size:
         raise refuse(f"{size:,} bytes", f"{expected_size:,} for shape {shape} of {dtype.str}")

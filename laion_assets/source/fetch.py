@@ -13,13 +13,14 @@ from functools import partial as bind
 from pathlib import Path
 
 from laion_assets.dataset import FileKind
-from laion_assets.errors import SettingsError, SourceError
+from laion_assets.errors import PermanentSourceError, SettingsError, SourceError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
 from laion_assets.source.failures import WrongFileError, reason
 from laion_assets.source.folder import LocalFile
 from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
+from laion_assets.source.missing import with_near_misses
 from laion_assets.source.partial import PartialFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
@@ -86,7 +87,10 @@ def fetch_shard(
         lock, subject = folder / f".{shard}.lock", f"shard {shard} in {folder}"
         with file_lock(lock, subject, wait_seconds=wait_seconds, say=transfer.say):
             jobs = [bind(fetch_file, *each, folder, patience, transfer) for each in zip(files, sources, strict=True)]
-            return side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
+            try:
+                return side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
+            except PermanentSourceError as error:
+                raise with_near_misses(error, settings.dataset, files, sources) from error
 
 
 def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = None) -> dict[FileKind, RemoteFile]:

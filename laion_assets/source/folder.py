@@ -133,6 +133,12 @@ class StoredFile:
         with self._failures():
             return _remote(self._origin(self._look()[1]))
 
+    def names_beside(self) -> list[str]:
+        """Names of what lies in the same folder. Raises what the store's package raises."""
+        from upath import UPath
+
+        return [path.name for path in UPath(self._base).joinpath(*self._parts[:-1]).iterdir()]
+
     def _look(self) -> tuple[UPath, dict[str, Any]]:
         from upath import UPath
 

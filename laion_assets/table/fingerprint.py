@@ -16,17 +16,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from clickhouse_connect.driver.binding import quote_identifier
 
-from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
+from laion_assets.settings import Settings
 from laion_assets.shard.merged import MergedShard, reading
 
 BATCH_ROWS = 8_192
+
+FLOAT_BITS = {"Float32": np.uint32, "Float64": np.uint64}
+"""Floats are hashed by their bits: two programs write their digits in two ways."""
 
 ROW_COLUMNS = {"id": "Int64", "url": "String", "caption": "String", "NSFW": "String", "similarity": "Float32"}
 
 
 def hashed_columns(settings: Settings) -> dict[str, str]:
     """Name and ClickHouse type of the columns that are hashed, in their order."""
-    return {**ROW_COLUMNS, **{name: EXTRA_COLUMN_TYPES[name] for name in settings.extra_columns}}
+    return {**ROW_COLUMNS, **settings.extra_column_types}
 
 
 def fingerprint_sql(settings: Settings) -> str:
@@ -39,6 +42,8 @@ def fingerprint_sql(settings: Settings) -> str:
         elif kind == "Float32":
             # NaN is one value, since its bits may differ.
             parts += [f"if(isNaN({column}), 'nan', toString(reinterpretAsUInt32({column})))", "','"]
+        elif kind == "Float64":
+            parts += [f"if(isNaN({column}), 'nan', toString(reinterpretAsUInt64({column})))", "','"]
         else:
             parts += [f"toString({column})", "','"]
     return f"sum(reinterpretAsUInt64(MD5(concat({', '.join(parts)}))))"
@@ -62,7 +67,7 @@ def _sum_of_hashes(batch: pa.RecordBatch, columns: dict[str, str]) -> int:
         if kind == "String":
             parts += [_text(pc.binary_length(column)), b":", column.cast(pa.binary())]
         else:
-            parts += [_text(_bits(column) if kind == "Float32" else column), b","]
+            parts += [_text(_bits(column) if kind in FLOAT_BITS else column), b","]
     joined = pc.binary_join_element_wise(*parts, b"")
     ends = np.frombuffer(joined.buffers()[1], np.int32)[joined.offset : joined.offset + len(joined) + 1].tolist()
     content = memoryview(joined.buffers()[2] or b"")
@@ -76,5 +81,5 @@ def _text(column: pa.Array) -> pa.Array:
 
 def _bits(column: pa.Array) -> pa.Array:
     values = column.to_numpy(zero_copy_only=False)
-    bits = pa.array(values.view(np.uint32)).cast(pa.string())
+    bits = pa.array(values.view(FLOAT_BITS[f"Float{8 * values.itemsize}"])).cast(pa.string())
     return pc.if_else(pa.array(np.isnan(values)), "nan", bits)

@@ -11,7 +11,7 @@ from laion_assets.errors import TableError
 from laion_assets.shard.bucket import bucket_errors
 from laion_assets.shard.files import Location
 from laion_assets.table.connect import Database
-from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, table_columns
+from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -21,8 +21,7 @@ def parquet_columns(db: Database) -> dict[str, str]:
     """Name and ClickHouse type of the columns that a merged file has."""
     vectors = db.settings.dataset.vector_columns
     page = {name: kind for name, kind in PAGE_COLUMNS.items() if name not in VECTOR_COLUMNS or name in vectors}
-    extra = {name: kind for name, kind in table_columns(db).items() if name in db.settings.extra_columns}
-    return {**page, **extra}
+    return {**page, **db.settings.extra_column_types}
 
 
 def parquet_source(db: Database, location: Location) -> str:

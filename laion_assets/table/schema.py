@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.binding import format_str, quote_identifier
 
 from laion_assets.errors import TableError, TableShapeError
-from laion_assets.settings import EXTRA_COLUMN_TYPES, Settings
+from laion_assets.settings import Settings
 from laion_assets.table.connect import Database
 
 PAGE_COLUMNS = {
@@ -36,9 +36,8 @@ class PartitionState:
 
 
 def table_columns(db: Database) -> dict[str, str]:
-    """Name and type of every column, in order: the page's seven, `shard`, then the extra columns of the settings."""
-    extra = {name: str(EXTRA_COLUMN_TYPES[name]) for name in db.settings.extra_columns}
-    return {**PAGE_COLUMNS, "shard": "UInt16", **extra}
+    """Name and type of every column, in order: the page's seven, `shard`, then the extra columns."""
+    return {**PAGE_COLUMNS, "shard": "UInt16", **db.settings.extra_column_types}
 
 
 def create_table(db: Database) -> None:

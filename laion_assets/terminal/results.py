@@ -28,7 +28,8 @@ def print_results(result: SearchResult, console: Console, title: str, notice: st
     table.add_column("shard", justify="right", no_wrap=True, min_width=5)
     table.add_column("id", justify="right", no_wrap=True, min_width=max(8, len(str(_largest_id(result)))))
     for found in result.neighbours:
-        caption = _shown(found.caption)
+        # Pictures without captions are told apart by their URLs.
+        caption = _shown(found.caption if found.caption or wide else found.url)
         url = [_shown(found.url)] if wide else []
         table.add_row(str(found.rank), f"{found.distance:.4f}", caption, *url, str(found.shard), str(found.id))
     console.print(table)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from laion_assets.clip.model import MANIFEST, MODEL_FILES, file_facts, read_manifest
-from laion_assets.clip.ready import model_folder, open_encoder, ready_model
+from laion_assets.clip.ready import clip_model, model_folder, open_encoder, ready_model
+from laion_assets.clip.sample_model import write_sample_model
 from laion_assets.errors import ClipError
 from laion_assets.settings import load_settings
+from laion_assets.source.sample_world import sample_world
 from laion_assets_tests.clip.conftest import sample_settings
 
 
@@ -80,11 +82,25 @@ def test_users_own_folder_is_used_and_never_written(tmp_path: Path) -> None:
         ready_model(empty, fetch=True)
 
 
+@pytest.mark.parametrize("name", ["ViT-H-14", "open_clip:ViT-H-14/laion2b_s32b_b79k", "ViT-L/14", None])
+def test_a_users_own_folder_may_hold_any_model_of_the_tables_dimension(tmp_path: Path, name: str | None) -> None:
+    write_sample_model(tmp_path / "h14", sample_world(dimension=1024))
+    description = tmp_path / "own.toml"
+    model = f'clip_model = "{name}"\n' if name else ""
+    description.write_text(f'name = "own"\nshards = 1\ndimension = 1024\n{model}[[sources]]\nurl = "file:///x"\n')
+    settings = load_settings(dataset_name=str(description), data_dir=tmp_path, clip_dir=tmp_path / "h14")
+    assert open_encoder(settings).encode_text("a red car").shape == (1024,)
+    assert clip_model(settings).name == name or str(tmp_path / "h14") in clip_model(settings).name
+    other = load_settings(dataset_name="sample", data_dir=tmp_path, clip_dir=tmp_path / "h14")
+    with pytest.raises(ClipError, match=r"1024"):
+        open_encoder(other).encode_text("a red car")
+
+
 def test_dataset_without_known_model_is_refused(tmp_path: Path) -> None:
     description = tmp_path / "own.toml"
     description.write_text('name = "own"\nshards = 1\ndimension = 512\n[[sources]]\nurl = "file:///x"\n')
     settings = load_settings(dataset_name=str(description), data_dir=tmp_path)
-    with pytest.raises(ClipError, match=r"no CLIP model.*ViT-B/32"):
+    with pytest.raises(ClipError, match=r"no CLIP model.*ViT-B/32.*LAION_CLIP_DIR"):
         ready_model(settings)
 
 

@@ -17,7 +17,9 @@ import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config_schema
 
-from laion_assets.settings import Settings
+from laion_assets.plan.kept import plan_path
+from laion_assets.recall.figures import recall_folder
+from laion_assets.settings import Settings, load_settings
 from laion_assets_tests.conftest import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
@@ -142,6 +144,15 @@ def test_the_charts_run_launcher_is_one_that_dagster_takes() -> None:
     }
     checked = validate_config(launcher.K8sRunLauncher.config_type(), configuration)
     assert checked.success, checked.errors
+
+
+def test_what_must_outlive_a_pod_lies_on_a_claim_and_not_on_its_scratch_disk() -> None:
+    (deployment,) = read("helm-values.yaml")["dagster-user-deployments"]["deployments"]
+    claims = {volume["name"] for volume in deployment["volumes"] if "persistentVolumeClaim" in volume}
+    kept = {mount["mountPath"] for mount in deployment["volumeMounts"] if mount["name"] in claims}
+    (data,) = [one["value"] for one in deployment["env"] if one["name"] == "LAION_DATA_DIR"]
+    settings = load_settings(dataset_name="sample", data_dir=Path(data), clip_dir=None)
+    assert kept == {str(recall_folder(settings)), f"{data}/clip", str(plan_path(settings).parent)}
 
 
 def _snake(name: str) -> str:

@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from laion_assets.columns import ColumnType
 from laion_assets.dataset import load_dataset
 from laion_assets.errors import ShardFileError, StoreError, TooManyBadRowsError
 from laion_assets.settings import Settings
 from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merge import merge_shard
-from laion_assets.shard.merged import MergedShard, read_merged
-from laion_assets.shard.metadata import ColumnType
+from laion_assets.shard.merged import FORMAT, MergedShard, read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets_tests.conftest import VECTORS, Shard, assert_one_line, sample_dataset
 
@@ -339,7 +339,9 @@ def test_a_merged_file_of_another_dataset_is_refused(merged_from: Merge, sample_
     merged = merged_from(sample_shards[2], 3)
     with pytest.raises(ShardFileError) as caught:
         read_merged(merged.path, dataset=load_dataset("laion400m"), shard=3)
-    assert_one_line(caught.value, "dataset sample", "expected format 1, dataset laion400m", "materialize merged_shard")
+    assert_one_line(
+        caught.value, "dataset sample", f"expected format {FORMAT}, dataset laion400m", "materialize merged_shard"
+    )
 
 
 def test_files_that_we_did_not_merge_are_refused(store: ShardStore, sample_folder: Path) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from laion_assets.columns import ColumnType
 from laion_assets.dataset import Dataset, load_dataset
 from laion_assets.errors import ShardFileError
-from laion_assets.shard.metadata import ColumnType, MetadataReader
+from laion_assets.shard.metadata import MetadataReader
 from laion_assets_tests.conftest import REAL, SAMPLE, Shard, assert_one_line, needs_real, sample_dataset
 
 SUBJECT = "shard 0, metadata_0.parquet"
@@ -189,10 +191,12 @@ AWKWARD = [
 """What real captions hold, and what a broken crawler leaves."""
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+TEXT_KINDS = [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()]
+
+
+@pytest.mark.parametrize("kind", TEXT_KINDS)
 def test_text_is_passed_on_byte_for_byte_also_when_it_is_not_utf8(kind: pa.DataType, tmp_path: Path) -> None:
-    raw = pa.array(AWKWARD, pa.large_binary() if kind in (pa.large_string(), pa.large_binary()) else pa.binary())
-    column = raw.view(kind)
+    column = pc.cast(pa.array(AWKWARD), options=pc.CastOptions(kind, allow_invalid_utf8=True))
     read = read_all(reader_of(written(tmp_path, plain(caption=column, url=column))), 3)
     assert as_bytes(read["caption"]) == AWKWARD
     assert as_bytes(read["url"]) == AWKWARD
@@ -240,10 +244,10 @@ def test_similarity_may_be_whole_numbers(kind: pa.DataType, tmp_path: Path) -> N
     ("column", "values", "said"),
     [
         ("url", pa.array(range(ROWS)), "column url: found type int64, expected text"),
-        ("caption", pa.array([["a"]] * ROWS), "column caption: found type list"),
+        ("caption", pa.array([[1]] * ROWS), "column caption: found type int64"),
         ("caption", pa.array([{"a": 1}] * ROWS), "column caption: found type struct"),
-        ("NSFW", pa.array([True] * ROWS), "column NSFW: found type bool"),
-        ("NSFW", pa.array([1.5] * ROWS).dictionary_encode(), "column NSFW: found type double"),
+        ("NSFW", pa.array([{"a": True}] * ROWS), "column NSFW: found type struct"),
+        ("NSFW", pa.array([[("a", 1)]] * ROWS, pa.map_(pa.string(), pa.int8())), "column NSFW: found type map"),
         ("similarity", pa.array(["high"] * ROWS), "column similarity: found "),
         ("similarity", pa.array([["a"]] * ROWS), "column similarity: found "),
         ("similarity", pa.array([{"a": 1}] * ROWS), "column similarity: found "),
@@ -267,8 +271,90 @@ def test_an_extra_column_of_null_and_too_large_numbers_is_filled_or_refused(tmp_
     assert read_all(reader)["width"].to_pylist() == [0] * ROWS
     assert reader.nulls.by_column["width"] == ROWS
     large = reader_of(written(tmp_path, plain(width=pa.array([2**40] * ROWS))), extra_columns={"width": "Int32"})
-    with pytest.raises(ShardFileError, match=r"column width: found .*1099511627776"):
+    with pytest.raises(ShardFileError, match=r"column width: found .*1099511627776.* in row 0"):
         read_all(large)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([True, None, False, *[True] * 7]), ["true", "", "false"]),
+        (pa.array([1, None, 0, *[2] * 7]), ["1", "", "0"]),
+        (pa.array([0.5, math.nan, None, *[0.0] * 7]), ["0.5", "", ""]),
+        (pa.array([["UNSURE", "NSFW"], [], None, *[["NSFW"]] * 7]), ["UNSURE", "", ""]),
+        (pa.array([[None, "NSFW"], ["a"], None, *[["NSFW"]] * 7]), ["", "a", ""]),
+        (pa.array([["a", "b"], ["c", None], None, *[["b", "c"]] * 7], pa.list_(pa.string(), 2)), ["a", "c", ""]),
+        (pa.array([None] * ROWS, pa.list_(pa.null())), ["", "", ""]),
+        (pa.array([[]] * ROWS, pa.list_(pa.null())), ["", "", ""]),
+        (pa.array([1.5] * ROWS).dictionary_encode(), ["1.5"] * 3),
+    ],
+    ids=["bool", "int", "float", "lists", "lists of null", "lists of two", "null lists", "empty lists", "dictionary"],
+)
+def test_nsfw_is_read_whatever_its_type(values: pa.Array, expected: list[str], tmp_path: Path) -> None:
+    read = read_all(reader_of(written(tmp_path, plain(NSFW=values))), 4)
+    assert read["NSFW"].to_pylist()[:3] == expected
+
+
+def test_of_a_list_of_captions_the_first_is_taken(tmp_path: Path) -> None:
+    captions = [["a dog", "a brown dog"], ["a cat"], [], None, *[["x", "y"]] * 6]
+    reader = reader_of(written(tmp_path, plain(caption=pa.array(captions))))
+    assert read_all(reader, 3)["caption"].to_pylist()[:5] == ["a dog", "a cat", "", "", "x"]
+    assert reader.nulls.by_column["caption"] == 2
+
+
+EXTRA = Dataset.model_validate(
+    SAMPLE.model_dump()
+    | {
+        "extra_columns": {
+            "safe": {"type": "Float32", "names": ["punsafe", "p_unsafe"], "default": -1.0},
+            "seen": "Bool",
+            "count": {"type": "UInt8", "default": 7},
+        },
+        "columns": {"md5": "sha256"},
+        "defaults": {"LANGUAGE": "en"},
+    }
+)
+
+
+def test_a_dataset_declares_extra_columns_with_type_default_and_names(tmp_path: Path) -> None:
+    table = plain(p_unsafe=pa.array([0.25, None, *[0.5] * 8]), seen=[1, 0] * 5, sha256=["ab"] * ROWS)
+    types: dict[str, ColumnType] = {
+        **{"safe": "Float32", "seen": "Bool", "count": "UInt8"},
+        **{"md5": "String", "LANGUAGE": "String"},
+    }
+    reader = reader_of(written(tmp_path, table), EXTRA, types)
+    read = read_all(reader)
+    assert read["safe"].to_pylist()[:3] == [0.25, -1.0, 0.5]
+    assert read["seen"].to_pylist()[:2] == [True, False]
+    assert read["count"].to_pylist() == [7] * ROWS
+    assert read["md5"].to_pylist() == ["ab"] * ROWS
+    assert read["LANGUAGE"].to_pylist() == ["en"] * ROWS
+    assert reader.nulls.by_column["safe"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([640.0] * 7 + [3e9] + [1.0] * 2, "3000000000.0 in row 7, expected whole numbers of Int32"),
+        ([640.0] * 7 + [640.7] + [1.0] * 2, "640.7 in row 7"),
+        ([640.0] * 9 + [math.inf], "inf in row 9"),
+        ([640] * 9 + [2**31], "2147483648 not in range: -2147483648 to 2147483647 in row 9"),
+        (["640"] * 5 + ["wide"] + ["1"] * 4, "'wide' as a scalar of type int32 in row 5"),
+    ],
+)
+def test_a_number_that_does_not_fit_its_column_is_refused_with_its_row(
+    values: list[object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ShardFileError) as caught:
+        read_all(reader_of(written(tmp_path, plain(width=values)), extra_columns={"width": "Int32"}), 4)
+    assert_one_line(caught.value, "column width", said, "under [extra_columns]")
+
+
+@pytest.mark.parametrize("values", [[640.0, math.nan, *[1.0] * 8], ["640", "", *["1"] * 8], [640, None, *[1] * 8]])
+def test_what_is_missing_among_numbers_is_null_and_counted(values: list[object], tmp_path: Path) -> None:
+    reader = reader_of(written(tmp_path, plain(width=values)), extra_columns={"width": "Int32"})
+    assert read_all(reader)["width"].to_pylist() == [640, 0, *[1] * 8]
+    assert reader.nulls.by_column["width"] == 1
 
 
 def test_an_extra_column_that_is_not_there_is_named(tmp_path: Path) -> None:

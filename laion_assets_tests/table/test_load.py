@@ -30,7 +30,7 @@ from laion_assets.table.load import load_partition
 from laion_assets.table.schema import partitions, parts_table
 from laion_assets.table.staging import Staging, create_staging, staging_name
 from laion_assets.table.verify import partition_figures, vectors_agree
-from laion_assets_tests.conftest import Shard, Transport, assert_one_line, settings_for
+from laion_assets_tests.conftest import Shard, Transport, assert_one_line, class_shard, settings_for
 
 Merge = Callable[[Shard, int], MergedShard]
 Rows = list[tuple[Any, ...]]
@@ -395,6 +395,24 @@ def test_the_metadata_of_another_shard_is_refused(db: Database, merged_from: Mer
     load_partition(db, merged_from(sample_shards[1], 0))
     mixed = replace(sample_shards[1], table=sample_shards[0].head(620).table)
     unchanged_by(db, merged_from(mixed, 0), "rows that do not belong together: similarity correlates by")
+
+
+@pytest.mark.parametrize("names", [[row // 50 for row in range(1_000)], [7] * 300], ids=["in order", "one for all"])
+def test_a_shard_in_the_order_of_its_classes_is_loaded(db: Database, merged_from: Merge, names: list[int]) -> None:
+    assert load_partition(db, merged_from(class_shard(names, dimension=512), 0)).rows == len(names)
+
+
+def test_classes_of_other_images_are_refused_unless_the_dataset_says_so(
+    db: Database, store: ShardStore, merged_from: Merge, tmp_path: Path
+) -> None:
+    shard = class_shard([row // 50 for row in range(1_000)], dimension=512)
+    load_partition(db, merged_from(shard, 0))
+    mixed = merged_from(replace(shard, texts=shard.texts[::-1]), 0)
+    unchanged_by(db, mixed, "rows that do not belong together", 'write alignment = "off" in the dataset')
+    toml = tmp_path / "unchecked.toml"
+    toml.write_text('name = "sample"\nshards = 4\ndimension = 512\nalignment = "off"\n')
+    unchecked = settings_for(store.folder, tmp_path, dataset_name=str(toml))
+    assert load_partition(replace(db, settings=unchecked), mixed).rows == 1_000
 
 
 def test_faults_are_named_together(db: Database, merged_from: Merge, sample_shards: list[Shard]) -> None:

@@ -1,0 +1,144 @@
+"""A dataset's TOML file from what lies at a folder or a URL, with a comment wherever it had to guess."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from laion_assets.dataset import parse_dataset
+from laion_assets.describe.columns import Columns, find_columns
+from laion_assets.describe.contents import Contents, Vectors, look_into
+from laion_assets.describe.layout import Layout, find_layout
+from laion_assets.describe.places import Place, open_place
+from laion_assets.describe.web import WebPlace
+from laion_assets.errors import DatasetError
+from laion_assets.redact import redact
+from laion_assets.shard_numbers import as_ranges
+
+LIKELY_MODELS = {512: "ViT-B/32", 768: "ViT-L/14"}
+"""OpenAI's models behind LAION's datasets, by dimension; others have these dimensions, too."""
+
+
+def describe(where: str, name: str | None = None) -> str:
+    """The text of a TOML file that describes the dataset at a folder or URL.
+
+    It reads names, headers, footers and the first rows of four shards. Raises `DatasetError` where the files make no
+    shards, and `SourceError` where they cannot be read.
+    """
+    place = open_place(where)
+    layout = find_layout(redact(place.url), place.files())
+    if isinstance(place, WebPlace) and not place.listed:
+        layout.notes.append(
+            "the server lists nothing: shards were found by asking for names, holes were not looked for"
+        )
+    contents = look_into(place, layout)
+    _refuse_several_dimensions(place, contents)
+    text = _text(place, layout, contents, find_columns([*contents.metadata.values()]), name or _name_of(where))
+    parse_dataset(text, f"described from {redact(where)}")
+    return text
+
+
+def _text(place: Place, layout: Layout, contents: Contents, columns: Columns, name: str) -> str:
+    image = next(iter(contents.images.values()))
+    text = next(iter(contents.texts.values()), None)
+    notes = [*layout.notes]
+    if text is not None and text.dimension != image.dimension:
+        notes.append(f"has_text is false: texts have {text.dimension} dimensions and images {image.dimension}")
+    with_text = text is not None and text.dimension == image.dimension
+    lines = [
+        f"# Written by `laion-assets describe {redact(place.url)}`. A line with a guess says so: check it.",
+        *(f"# Note: {note}." for note in notes),
+        f"name = {_quoted(name)}",
+        f"shards = {_shards(layout.shards)}",
+        *([f"digits = {layout.digits}"] if layout.digits > 1 else []),
+        *_file_names(layout),
+        f"dimension = {image.dimension}",
+        f"dtype = {_quoted(image.dtype)}",
+        *_lengths([*contents.images.values(), *(contents.texts.values() if with_text else [])]),
+        *([] if with_text else ["has_text = false"]),
+        *_model(image.dimension),
+        f"# Rows of the shards that were opened: {_rows(contents)}.",
+    ]
+    lines += [*_column_lines(columns), "", "[[sources]]", f"url = {_quoted(place.url)}"]
+    folders = ", ".join(f"{kind} = {_quoted(part.folder)}" for kind, part in layout.parts.items())
+    return "\n".join([*lines, f"folders = {{ {folders} }}", ""])
+
+
+def _refuse_several_dimensions(place: Place, contents: Contents) -> None:
+    for kind, found in (("image", contents.images), ("text", contents.texts)):
+        if len({vectors.dimension for vectors in found.values()}) > 1:
+            raise DatasetError(
+                f"describe {redact(place.url)}",
+                found=f"{kind} vectors of " + ", ".join(f"{each.dimension} in shard {n}" for n, each in found.items()),
+                expected="one dimension in all shards",
+            )
+
+
+def _shards(shards: tuple[int, ...]) -> str:
+    """A count where they begin at 0 and have no holes."""
+    return str(len(shards)) if shards == tuple(range(len(shards))) else _quoted(as_ranges(shards, most=len(shards)))
+
+
+def _file_names(layout: Layout) -> list[str]:
+    usual = {"image": "img_emb_{shard}.npy", "text": "text_emb_{shard}.npy", "metadata": "metadata_{shard}.parquet"}
+    return [
+        f"{kind}_file = {_quoted(part.series.pattern)}"
+        for kind, part in layout.parts.items()
+        if part.series.pattern != usual[kind]
+    ]
+
+
+def _lengths(looked: list[Vectors]) -> list[str]:
+    if all(vectors.normalised for vectors in looked):
+        return []
+    shortest, longest = min(each.shortest for each in looked), max(each.longest for each in looked)
+    return [f"normalised = false  # guessed: the first vectors have lengths from {shortest:.3g} to {longest:.3g}"]
+
+
+def _model(dimension: int) -> list[str]:
+    model = LIKELY_MODELS.get(dimension)
+    say = f'# clip_model = "{model or "…"}"'
+    why = f"a model of {dimension} dimensions" if model else "any name, with its encoders' folder in LAION_CLIP_DIR"
+    return [f"{say}  # to search by words and pictures, take the # away if this made the vectors ({why})"]
+
+
+def _rows(contents: Contents) -> str:
+    return ", ".join(f"{vectors.rows:,} in {shard}" for shard, vectors in contents.images.items())
+
+
+def _column_lines(columns: Columns) -> list[str]:
+    lines = []
+    for table, found, quoted in (("columns", columns.names, True), ("defaults", columns.defaults, False)):
+        if found:
+            lines += ["", f"[{table}]"]
+            lines += [
+                f"{column} = {_quoted(value) if quoted else value}  # {why}" for column, (value, why) in found.items()
+            ]
+    if columns.others:
+        lines += [
+            "",
+            "# [extra_columns]  # other columns: take the # away from this line and from those to carry along",
+        ]
+        plain = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+        for name, kind in columns.others.items():
+            own = name if plain.fullmatch(name) else re.sub(r"\W", "_", f"c_{name}", flags=re.ASCII)
+            value = _quoted(kind) if own == name else f"{{ type = {_quoted(kind)}, names = {_quoted(name)} }}"
+            lines.append(f"# {own} = {value}")
+    return lines
+
+
+def _name_of(where: str) -> str:
+    """A name for the dataset from the last part of its path."""
+    last = where.partition("?")[0].rstrip("/").replace("\\", "/").rpartition("/")[2]
+    if "://" not in where:
+        from laion_assets.source.places import local_folder
+
+        last = local_folder(where).absolute().resolve().name
+    return re.sub(r"[^\w.-]+", "-", last).strip("-.") or "my-dataset"
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string."""
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+        raise DatasetError("describe", found=f"a control character in {text!r}", expected="names that TOML can hold")
+    return json.dumps(text, ensure_ascii=False)

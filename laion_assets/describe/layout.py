@@ -1,0 +1,137 @@
+"""Which of the files that lie somewhere are images, texts and metadata, and which shards they make: by names alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from laion_assets.dataset import FileKind
+from laion_assets.errors import DatasetError
+from laion_assets.shard_numbers import as_ranges
+from laion_assets.source.names import Series, find_series
+
+HINTS: dict[FileKind, tuple[str, ...]] = {
+    "image": ("img", "image", "vision", "picture"),
+    "text": ("text", "txt", "caption"),
+    "metadata": ("meta",),
+}
+"""What names of folders and files say of the kind."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of one kind: `series` of names in `folder` (below the place, "" is the place itself)."""
+
+    folder: str
+    series: Series
+
+    @property
+    def name(self) -> str:
+        """How people see it, such as `img_emb/img_emb_{shard}.npy`."""
+        return f"{self.folder}/{self.series.pattern}" if self.folder else self.series.pattern
+
+    def path(self, shard: int) -> str:
+        """The path of one shard's file below the place."""
+        return self.name.replace("{shard}", self.series.numbers[shard])
+
+    def says(self, kind: FileKind) -> bool:
+        """Whether its name says that it is of a kind."""
+        return any(hint in self.name.lower() for hint in HINTS[kind])
+
+
+@dataclass
+class Layout:
+    """The parts, the shards that have a file of each, and what had to be guessed: a sentence each."""
+
+    image: Part
+    text: Part | None
+    metadata: Part
+    shards: tuple[int, ...]
+    digits: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def parts(self) -> dict[FileKind, Part]:
+        """The part of each kind."""
+        parts: dict[FileKind, Part] = {"image": self.image, "metadata": self.metadata}
+        return parts if self.text is None else {**parts, "text": self.text}
+
+
+def find_layout(where: str, paths: list[str]) -> Layout:
+    """The layout of the files at a place. Raises `DatasetError` where they make no shards."""
+    parts = _parts(paths)
+    notes: list[str] = []
+    vectors = [part for part in parts if part.series.pattern.endswith(".npy")]
+    tables = [part for part in parts if part.series.pattern.endswith(".parquet")]
+    if not vectors or not tables:
+        raise _no_shards(where, paths, "npy files of vectors" if not vectors else "Parquet files of metadata")
+    image = max(vectors, key=lambda part: (part.says("image"), not part.says("text"), len(part.series.numbers)))
+    others = [part for part in vectors if part is not image]
+    text = max(others, key=lambda part: (part.says("text"), len(part.series.numbers)), default=None)
+    if not image.says("image") and text is not None:
+        notes.append(f"no name says which vectors are images: taken are {image.name} for images, {text.name} for texts")
+    if text is not None and not text.says("text"):
+        notes.append(f"{text.name} is taken for text vectors, since the other npy files are images")
+    metadata = max(
+        tables, key=lambda part: (len(image.series.numbers.keys() & part.series.numbers.keys()), part.says("metadata"))
+    )
+    ignored = [part.name for part in (*vectors, *tables) if part not in (image, text, metadata)]
+    if ignored:
+        notes.append(f"not used: {', '.join(ignored[:5])}{' and more' if len(ignored) > 5 else ''}")
+    return _with_shards(where, paths, Layout(image, text, metadata, (), 1, notes))
+
+
+def _parts(paths: list[str]) -> list[Part]:
+    names: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        ending = name.rpartition(".")[2]
+        if ending in ("npy", "parquet"):
+            names[folder, ending].append(name)
+    return [Part(folder, series) for (folder, _), found in names.items() for series in find_series(found)]
+
+
+def _with_shards(where: str, paths: list[str], layout: Layout) -> Layout:
+    """The shards that are whole, and notes on those that are not."""
+    both = layout.image.series.numbers.keys() & layout.metadata.series.numbers.keys()
+    if not both:
+        raise _no_shards(where, paths, "numbers that vectors and metadata share")
+    if layout.text is not None:
+        with_text = both & layout.text.series.numbers.keys()
+        if 2 * len(with_text) < len(both):
+            some = as_ranges(sorted(with_text)) or "none"
+            layout.notes.append(f"text vectors are left out, since hardly any shards have them: {some}")
+            layout.text = None
+        else:
+            both = with_text
+    every = set[int]().union(*(part.series.numbers for part in layout.parts.values()))
+    if every - both:
+        layout.notes.append(f"left out, since a file of theirs is missing: shards {as_ranges(sorted(every - both))}")
+    layout.shards = tuple(sorted(both))
+    layout.digits = _digits(layout)
+    return layout
+
+
+def _digits(layout: Layout) -> int:
+    digits = {kind: part.series.digits for kind, part in layout.parts.items()}
+    if len(set(digits.values())) > 1:
+        raise DatasetError(
+            layout.image.name,
+            found=f"numbers of different widths: {digits}",
+            expected="the same number of digits in the names of all files",
+            advice="rename or link the files",
+        )
+    return digits["image"]
+
+
+def _no_shards(where: str, paths: list[str], missing: str) -> DatasetError:
+    endings = defaultdict(list)
+    for path in paths:
+        endings[path.rpartition(".")[2] if "." in path else "no ending"].append(path)
+    there = ", ".join(f"{len(found):,} .{ending} (such as {found[0]})" for ending, found in sorted(endings.items())[:6])
+    return DatasetError(
+        f"describe {where}",
+        found=there or "no files",
+        expected=f"{missing}: a shard is npy files of vectors and a Parquet file of metadata with one number",
+        advice="name the folder above them where they lie in several; docs/datasets.md says which layouts can be read",
+    )

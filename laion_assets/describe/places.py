@@ -1,0 +1,117 @@
+"""What lies at a folder or a URL, and its files, opened to read any part of them. What it means is `layout`'s."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import urlsplit
+
+from laion_assets.errors import PermanentSourceError
+from laion_assets.redact import redact
+from laion_assets.source.places import local_folder
+
+DEPTH = 4
+"""Folders within folders that are looked into."""
+
+MOST_FILES = 200_000
+"""Three files for each shard that a table can have, and a few more."""
+
+
+class Place(Protocol):
+    """A folder, a bucket or a web server's directory."""
+
+    url: str
+
+    def files(self) -> list[str]:
+        """Paths below the place, with slashes, sorted. Raises `SourceError`."""
+
+    def open(self, path: str) -> IO[bytes]:
+        """One of its files, seekable. Raises `SourceError`, `OSError`."""
+
+
+class LocalPlace:
+    """A folder on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = str(folder.absolute())
+        self._folder = folder.absolute()
+
+    def files(self) -> list[str]:
+        """Paths of the files in it; hidden ones are left out."""
+        if not self._folder.is_dir():
+            found = "a file" if self._folder.exists() else "nothing there"
+            raise PermanentSourceError(f"describe {self.url}", found=found, expected="a folder of a dataset's files")
+        found_files: list[str] = []
+        for folder, folders, names in os.walk(self._folder, followlinks=True):
+            inner = Path(folder).relative_to(self._folder)
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and len(inner.parts) + 1 < DEPTH)
+            found_files += [(inner / name).as_posix() for name in names if not name.startswith(".")]
+            _refuse_many(self.url, found_files)
+        return sorted(found_files)
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file of it; a pipe is none, since it would be waited for."""
+        file = self._folder / path
+        if not file.is_file():
+            raise PermanentSourceError(f"describe {file}", found="a folder, a pipe or a device", expected="a file")
+        return file.open("rb")
+
+
+class StoredPlace:
+    """A prefix in an object store, or whatever else fsspec lists: `s3://`, `gs://`, `hf://`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def files(self) -> list[str]:
+        """Paths of the objects below it."""
+        with self._failures():
+            from upath import UPath
+
+            base = UPath(self.url)
+            start = base.path.rstrip("/")
+            found = sorted(str(path).removeprefix(start).strip("/") for path in base.fs.find(start, maxdepth=DEPTH))
+        _refuse_many(self.url, found)
+        return found
+
+    def open(self, path: str) -> IO[bytes]:
+        """One object, read by ranges."""
+        with self._failures():
+            from upath import UPath
+
+            file: IO[bytes] = UPath(self.url).joinpath(*path.split("/")).open("rb")
+        return file
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # each store's package raises kinds of its own
+            raise PermanentSourceError(
+                f"describe {redact(self.url)}",
+                found=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                expected="a place that can be listed",
+            ) from error
+
+
+def open_place(where: str) -> Place:
+    """The place of a path or a URL."""
+    from laion_assets.describe.web import WebPlace
+
+    scheme = urlsplit(where).scheme if "://" in where else ""
+    if scheme in ("http", "https"):
+        return WebPlace(where)
+    return LocalPlace(local_folder(where)) if scheme in ("", "file") else StoredPlace(where)
+
+
+def _refuse_many(url: str, found: list[str]) -> None:
+    if len(found) > MOST_FILES:
+        raise PermanentSourceError(
+            f"describe {redact(url)}",
+            found=f"more than {MOST_FILES:,} files",
+            expected="the folder of one dataset",
+            advice="name the folder that has its img_emb, text_emb and metadata",
+        )

@@ -1,0 +1,200 @@
+"""A web server's directory: its index pages, or names that are asked for where there are none; files by ranges."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import IO
+from urllib.parse import unquote, urljoin, urlsplit
+
+from urllib3.response import BaseHTTPResponse
+
+from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.redact import redact
+from laion_assets.settings import load_settings
+from laion_assets.source.client import SourceClient, body
+from laion_assets.source.places import file_url
+from laion_assets.source.transfer import Patience
+
+DEPTH = 3
+MOST_PAGES = 100
+PAGE_BYTES = 64 << 20
+SECONDS = 120.0
+
+KNOWN_NAMES = (
+    ("img_emb/img_emb_{}.npy", "text_emb/text_emb_{}.npy", "metadata/metadata_{}.parquet"),
+    ("images/img_emb_{}.npy", "texts/text_emb_{}.npy", "metadata/metadata_{}.parquet"),
+    ("img_emb_{}.npy", "text_emb_{}.npy", "metadata_{}.parquet"),
+)
+"""Names that are asked for where a server lists nothing: clip-retrieval's, one of LAION-400M's hosts', one folder."""
+
+WHOLE_BYTES = 256 << 20
+"""A file of a server without ranges is read whole up to this size."""
+
+
+class WebPlace:
+    """A directory of a web server. `listed` says whether it has an index page; else its files were found by asking."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.partition("#")[0]
+        self.listed = True
+        settings = load_settings(dataset_name="sample", source=(url,), extra_columns=())
+        self._client = SourceClient(Patience.of(settings), settings.http_ca_file)
+
+    def files(self) -> list[str]:
+        """Paths of the files below it. Raises `SourceError`."""
+        found: set[str] = set()
+        pages = [""]
+        seen: set[str] = set()
+        while pages and len(seen) < MOST_PAGES:
+            page = pages.pop(0)
+            seen.add(page)
+            for link in self._links(page):
+                inner = f"{page}{link}"
+                if not link.endswith("/"):
+                    found.add(inner)
+                elif inner.count("/") <= DEPTH and inner not in seen:
+                    pages.append(inner)
+        if not found:
+            self.listed = False
+            found = set(self._asked())
+        return sorted(found)
+
+    def open(self, path: str) -> IO[bytes]:
+        """One file, read by ranges. Raises `SourceError`."""
+        url = file_url(self.url, "", path)
+        return io.BufferedReader(RangedFile(url, self._client), buffer_size=1 << 16)
+
+    def _links(self, page: str) -> list[str]:
+        """What a directory's index page links to directly below it; nothing where there is no such page."""
+        url = file_url(self.url, "", page) if page else self.url
+        url = url if urlsplit(url).path.endswith("/") else f"{url}/" if "?" not in url else url
+        with self._client.open("GET", url, {}, "describe", seconds_left=SECONDS) as response:
+            if response.status != 200 or "html" not in response.headers.get("Content-Type", ""):
+                return []
+            content = _at_most(response, PAGE_BYTES)
+        parser = _Links()
+        parser.feed(content.decode("utf-8", "replace"))
+        base = urlsplit(url)._replace(query="", fragment="").geturl()
+        inner = (urljoin(base, link).partition("?")[0].partition("#")[0] for link in parser.links)
+        below = (unquote(link.removeprefix(base)) for link in inner if link.startswith(base) and link != base)
+        return sorted({link for link in below if "/" not in link.rstrip("/")})
+
+    def _asked(self) -> list[str]:
+        """Files of the names that are known, found one by one: the first shard, then how far the numbers go."""
+        for names in KNOWN_NAMES:
+            for digits in range(1, 7):
+                for first in (0, 1):
+                    if not self._exists(names[0].format(f"{first:0{digits}d}")):
+                        continue
+
+                    def there(number: int, name: str = names[0], width: int = digits) -> bool:
+                        return self._exists(name.format(f"{number:0{width}d}"))
+
+                    last = _last(there, first)
+                    numbers = [f"{number:0{digits}d}" for number in range(first, last + 1)]
+                    kinds = [name for name in names if self._exists(name.format(numbers[0]))]
+                    return [name.format(number) for name in kinds for number in numbers]
+        raise PermanentSourceError(
+            f"describe {redact(self.url)}",
+            found="no index page, and none of the known names",
+            expected="a directory that lists its files, or img_emb/img_emb_0.npy and the like in it",
+            advice="name the folder that has them, or write the TOML file by hand (docs/datasets.md)",
+        )
+
+    def _exists(self, path: str) -> bool:
+        url = file_url(self.url, "", path)
+        for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+            with self._client.open(method, url, headers, "describe", seconds_left=SECONDS) as response:
+                if response.status in (200, 206):
+                    return True
+                if response.status in (404, 410):
+                    return False
+        return False
+
+
+class RangedFile(io.RawIOBase):
+    """A file over HTTP as Python reads one: each read is a request for a range. Raises `SourceError`."""
+
+    def __init__(self, url: str, client: SourceClient) -> None:
+        self._url = url
+        self._client = client
+        self._place = 0
+        self._whole: bytes | None = None
+        with client.open("GET", url, {"Range": "bytes=0-0"}, "describe", seconds_left=SECONDS) as response:
+            total = response.headers.get("Content-Range", "").rpartition("/")[2]
+            if response.status == 206 and total.isdecimal():
+                self.size = int(total)
+            elif response.status == 200:
+                self._whole = _at_most(response, WHOLE_BYTES)
+                self.size = len(self._whole)
+            else:
+                raise SourceError(redact(url), found=f"HTTP status {response.status}", expected="the file")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Goes to a place, as files do."""
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """The place."""
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io's stub names a private protocol
+        """Fills the buffer from the place on; the bytes that came."""
+        end = min(self._place + len(buffer), self.size)
+        if end <= self._place:
+            return 0
+        data = self._range(self._place, end)
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def _range(self, start: int, end: int) -> bytes:
+        if self._whole is not None:
+            return self._whole[start:end]
+        wanted = {"Range": f"bytes={start}-{end - 1}"}
+        with self._client.open("GET", self._url, wanted, "describe", seconds_left=SECONDS) as response:
+            if response.status != 206:
+                raise SourceError(redact(self._url), found=f"HTTP status {response.status} to a range", expected="206")
+            return _at_most(response, end - start)
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.links += [value for name, value in attrs if name == "href" and value]
+
+
+def _last(there: Callable[[int], bool], first: int) -> int:
+    """The last number of a run without holes that begins at `first`, by steps that double and then halve."""
+    step = 1
+    while there(first + step):
+        step *= 2
+    low, high = first + step // 2, first + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if there(middle) else (low, middle)
+    return low
+
+
+def _at_most(response: BaseHTTPResponse, limit: int) -> bytes:
+    content = bytearray()
+    for piece in body(response):
+        content += piece
+        if len(content) > limit:
+            raise PermanentSourceError("describe", found=f"more than {limit:,} bytes", expected="at most so many")
+    return bytes(content)

@@ -1,0 +1,140 @@
+"""A metadata column of any Arrow type as one of the table's types, by rules that docs/datasets.md states. No file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as of
+
+from laion_assets.columns import INTEGER_BITS, ColumnType
+from laion_assets.errors import ShardFileError
+
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    "String": pa.string(),
+    "Bool": pa.bool_(),
+    "Int8": pa.int8(),
+    "Int16": pa.int16(),
+    "Int32": pa.int32(),
+    "Int64": pa.int64(),
+    "UInt8": pa.uint8(),
+    "UInt16": pa.uint16(),
+    "UInt32": pa.uint32(),
+    "UInt64": pa.uint64(),
+    "Float32": pa.float32(),
+    "Float64": pa.float64(),
+}
+"""How each kind of column stands in Arrow when it is merged."""
+
+VIEWS = (pa.string_view(), pa.binary_view())
+"""Polars writes them."""
+
+
+def as_type(column: pa.ChunkedArray, kind: ColumnType, *, subject: str, first_row: int, text_only: bool) -> pa.Array:
+    """One contiguous array of the Arrow type for `kind`, nulls left; bytes of text are not looked into.
+
+    `first_row` is the file's row with which the column begins. With `text_only` numbers are no text. Raises
+    `ShardFileError`, which names the row where a value does not fit.
+    """
+    array = _plain(column.combine_chunks())
+    if kind == "String":
+        return _as_text(array, subject=subject, text_only=text_only)
+    if _is_text(array.type):
+        array = _empty_as_null(array)
+    if of.is_floating(array.type) and kind in INTEGER_BITS:
+        array = _whole_numbers(array, kind, subject, first_row)
+    try:
+        return _cast(array, ARROW_TYPES[kind])
+    except (pa.ArrowException, OverflowError) as error:
+        reason = (str(error).splitlines() or ["?"])[0][:160]
+        raise ShardFileError(
+            subject,
+            found=f"{reason}{_first_misfit(array, kind, first_row)}",
+            expected=f"values of {kind}",
+            advice="mend the metadata, or give the column another type under [extra_columns]",
+        ) from error
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Without extension types, dictionaries and views of lists, which say the same in another form."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if of.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if of.is_list_view(array.type) or of.is_large_list_view(array.type) or of.is_fixed_size_list(array.type):
+        array = array.cast(pa.large_list(array.type.value_type))
+    return array
+
+
+def _as_text(array: pa.Array, *, subject: str, text_only: bool) -> pa.Array:
+    """Text as it is; of a list its first element; numbers, booleans, dates and times as Arrow writes them."""
+    if of.is_list(array.type) or of.is_large_list(array.type):
+        starts = pc.if_else(pc.greater(pc.list_value_length(array), 0), array.offsets.slice(0, len(array)), None)
+        return _as_text(_plain(array.values.take(starts)), subject=subject, text_only=text_only)
+    written = (of.is_boolean, of.is_integer, of.is_floating, of.is_decimal, of.is_temporal)
+    if not _is_text(array.type) and not of.is_null(array.type):
+        if text_only or not any(is_kind(array.type) for is_kind in written):
+            raise ShardFileError(subject, found=f"type {array.type}", expected="text", advice="mend the metadata")
+        if of.is_floating(array.type):
+            array = _nan_as_null(array)
+    return _cast(array, pa.string())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Every kind of text and bytes that Arrow has."""
+    return (
+        kind in VIEWS
+        or of.is_string(kind)
+        or of.is_large_string(kind)
+        or of.is_binary(kind)
+        or of.is_large_binary(kind)
+        or of.is_fixed_size_binary(kind)
+    )
+
+
+def _whole_numbers(array: pa.Array, kind: ColumnType, subject: str, first_row: int) -> pa.Array:
+    """Floats that pandas made of integers with gaps: NaN is null; what is no integer of the type is refused, since
+    a cast would make -2147483648 of it."""
+    array = _nan_as_null(array).cast(pa.float64())
+    values = array.to_numpy(zero_copy_only=False)
+    bits = INTEGER_BITS[kind]
+    low, high = (0.0, 2.0**bits) if kind.startswith("U") else (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1))
+    wrong = np.flatnonzero(~np.isnan(values) & ~((values >= low) & (values < high) & (np.trunc(values) == values)))
+    if len(wrong):
+        raise ShardFileError(
+            subject,
+            found=f"{values[wrong[0]]} in row {first_row + int(wrong[0]):,}",
+            expected=f"whole numbers of {kind}, or NaN for none",
+            advice="mend the metadata, or give the column another type under [extra_columns]",
+        )
+    return array
+
+
+def _nan_as_null(array: pa.Array) -> pa.Array:
+    if of.is_float16(array.type):
+        array = array.cast(pa.float32())
+    return pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+
+
+def _empty_as_null(array: pa.Array) -> pa.Array:
+    """Where numbers are written as text, an empty text is none."""
+    array = _cast(array, pa.string())
+    return pc.if_else(pc.equal(pc.binary_length(array), 0), pa.scalar(None, pa.string()), array)
+
+
+def _first_misfit(array: pa.Array, kind: ColumnType, first_row: int) -> str:
+    """Where the first value is that cannot be cast, found by halves; nothing where no value is to blame."""
+    low, high = 0, len(array)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            _cast(array.slice(low, middle - low), ARROW_TYPES[kind])
+        except (pa.ArrowException, OverflowError):
+            high = middle
+        else:
+            low = middle
+    return f" in row {first_row + low:,}" if len(array) > 1 else ""
+
+
+def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
+    return pc.cast(array, options=pc.CastOptions(target, allow_invalid_utf8=True, allow_float_truncate=True))

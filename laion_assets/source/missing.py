@@ -1,0 +1,44 @@
+"""What lies where a shard's file was looked for and is not: names near it, so that a description can be mended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from laion_assets.dataset import Dataset
+from laion_assets.errors import PermanentSourceError
+from laion_assets.source.folder import LocalFile, StoredFile
+from laion_assets.source.mirrors import Source
+from laion_assets.source.names import near_miss
+from laion_assets.source.wanted import WantedFile
+
+MOST_NAMES = 100_000
+"""A folder with more names is not looked through."""
+
+
+def with_near_misses(
+    error: PermanentSourceError, dataset: Dataset, files: Iterable[WantedFile], places: Iterable[list[Source]]
+) -> PermanentSourceError:
+    """The error of a fetch, with what lies in the folders that were looked in; as it is where nothing is near."""
+    for wanted, sources in zip(files, places, strict=True):
+        if wanted.subject != error.subject:
+            continue
+        for source in sources:
+            hint = near_miss(dataset, wanted.kind, wanted.shard, _names_beside(source))
+            if hint:
+                advice = f"{hint} `laion-assets describe` writes the description; or {error.advice}"
+                return PermanentSourceError(error.subject, found=error.found, expected=error.expected, advice=advice)
+    return error
+
+
+def _names_beside(source: Source) -> list[str]:
+    """Names of the files in the folder where a source looks; none where they cannot be listed."""
+    try:
+        if isinstance(source, LocalFile):
+            names = [path.name for path in source.path.parent.iterdir() if path.is_file()]
+        elif isinstance(source, StoredFile):
+            names = source.names_beside()
+        else:
+            names = []
+    except Exception:  # each store's package raises kinds of its own, and this only adds to an error
+        return []
+    return names if len(names) <= MOST_NAMES else []

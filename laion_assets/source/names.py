@@ -1,0 +1,75 @@
+"""Numbered files' names: which belong together, how their numbers are padded, what lies near a missing one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from laion_assets.dataset import Dataset, FileKind
+from laion_assets.shard_numbers import MAX_SHARDS, as_ranges
+
+DIGITS = re.compile(r"\d{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Files whose names differ in one number: `pattern` has {shard} in its place, `numbers` says how it is written.
+
+    `img_emb_07.npy` and `img_emb_08.npy` are the series `img_emb_{shard}.npy` with 7: "07" and 8: "08".
+    """
+
+    pattern: str
+    numbers: dict[int, str]
+
+    @property
+    def digits(self) -> int:
+        """To how many digits the numbers are padded; 1 where they are not."""
+        padded = [written for written in self.numbers.values() if written.startswith("0") and len(written) > 1]
+        return max(map(len, padded), default=1)
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """The numbers, sorted."""
+        return tuple(sorted(self.numbers))
+
+
+def find_series(names: Iterable[str]) -> list[Series]:
+    """The series that names belong to, longest first. Of several numbers in a name, that one counts which varies most.
+
+    `part_3_of_10.parquet` belongs to `part_{shard}_of_10.parquet`. Names without a number, or with one that no shard
+    can have, belong to none.
+    """
+    ways = {name: [(_pattern(name, found), found.group()) for found in DIGITS.finditer(name)] for name in names}
+    common = Counter(pattern for patterns in ways.values() for pattern, _ in patterns)
+    found: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    for patterns in ways.values():
+        if patterns:
+            # Of equals the last: img_emb_v2_0.npy is shard 0.
+            pattern, written = max(reversed(patterns), key=lambda each: common[each[0]])
+            if int(written) < MAX_SHARDS and "{" not in pattern.replace("{shard}", ""):
+                found[pattern][int(written)] = written
+    return sorted((Series(*each) for each in found.items()), key=lambda series: (-len(series.numbers), series.pattern))
+
+
+def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]) -> str:
+    """What the dataset's description may mean instead, where one of a shard's files is not among `names`; "" else."""
+    wanted = dataset.file_name(kind, shard)
+    pattern = {"image": dataset.image_file, "text": dataset.text_file, "metadata": dataset.metadata_file}[kind]
+    found = find_series(names)
+    same = next((series for series in found if series.pattern == pattern), None)
+    if same is not None and shard in same.numbers:
+        return f"{pattern.replace('{shard}', same.numbers[shard])} lies there: digits = {len(same.numbers[shard])}?"
+    if same is not None:
+        there = as_ranges(same.shards)
+        return f'no {wanted} lies there, but those of shards {there}: shards = "{there}"?'
+    ending = wanted.rpartition(".")[2]
+    like = next((series for series in found if series.pattern.endswith(f".{ending}")), None)
+    if like is not None:
+        return f'{like.pattern} lies there ({as_ranges(like.shards)}): {kind}_file = "{like.pattern}"?'
+    return ""
+
+
+def _pattern(name: str, number: re.Match[str]) -> str:
+    return f"{name[: number.start()]}{{shard}}{name[number.end() :]}"

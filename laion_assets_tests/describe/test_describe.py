@@ -1,0 +1,226 @@
+"""`describe`: what it writes can be loaded as it is, says where it guessed, and files that make no shards are named."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from laion_assets.dataset import Dataset, parse_dataset
+from laion_assets.describe.describe import describe
+from laion_assets.errors import DatasetError, PermanentSourceError, SourceError
+from laion_assets_tests.bucket import S3Server, s3_server
+from laion_assets_tests.conftest import assert_one_line, copy_sample
+
+ROWS, DIMENSION = 20, 8
+
+
+def vectors(rows: int = ROWS, dimension: int = DIMENSION, dtype: str = "<f2", length: float = 1.0) -> Any:
+    """Vectors of one length."""
+    drawn = np.random.default_rng(1).standard_normal((rows, dimension))
+    return (length * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(dtype)
+
+
+def write(folder: Path, path: str, content: Any) -> None:
+    """An array as npy, columns as Parquet."""
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, dict):
+        pq.write_table(pa.table(content), target)
+    else:
+        np.save(target, content)
+
+
+def described(where: str | Path) -> tuple[Dataset, str]:
+    """The dataset that `describe` writes, and its text."""
+    text = describe(str(where))
+    return parse_dataset(text, "described"), text
+
+
+def padded_with_holes(folder: Path) -> None:
+    """Shards 1, 2 and 4 as clip-retrieval pads them, and 5 without metadata."""
+    for number in ("00001", "00002", "00004"):
+        write(folder, f"img_emb/img_emb_{number}.npy", vectors())
+        write(folder, f"text_emb/text_emb_{number}.npy", vectors())
+        columns = {"URL": ["u"] * ROWS, "TEXT": ["t"] * ROWS, "punsafe": [0.5] * ROWS, "a b": [1] * ROWS}
+        write(folder, f"metadata/metadata_{number}.parquet", columns)
+    write(folder, "img_emb/img_emb_00005.npy", vectors())
+
+
+def test_padded_numbers_with_holes_are_the_shards(tmp_path: Path) -> None:
+    padded_with_holes(tmp_path)
+    dataset, text = described(tmp_path)
+    assert (dataset.shards, dataset.digits, dataset.dimension, dataset.has_text) == ((1, 2, 4), 5, DIMENSION, True)
+    assert "left out, since a file of theirs is missing: shards 5" in text
+    assert dataset.file_name("image", 4) == "img_emb_00004.npy"
+    assert (dataset.aliases("url")[:2], dataset.defaults["NSFW"]) == (("url", "URL"), "")
+    assert dataset.sources[0].url == str(tmp_path)
+    carried = (
+        text.replace("# [extra_columns]", "[extra_columns]").replace("# punsafe", "punsafe").replace("# c_a", "c_a")
+    )
+    columns = parse_dataset(carried, "carried").extra_columns
+    assert {name: column.type for name, column in columns.items()} == {"punsafe": "Float32", "c_a_b": "Int64"}
+    assert columns["c_a_b"].names == ("a b",)
+
+
+def test_images_alone_in_one_folder_have_no_texts_and_no_captions(tmp_path: Path) -> None:
+    for shard in range(12):
+        write(tmp_path, f"img_emb_{shard}.npy", vectors(dtype="<f4"))
+        write(tmp_path, f"metadata_{shard}.parquet", {"image_path": [f"/p/{row}.jpg" for row in range(ROWS)]})
+    dataset, text = described(tmp_path)
+    assert (dataset.shards, dataset.digits, dataset.has_text, dataset.dtype) == (tuple(range(12)), 1, False, "<f4")
+    assert dataset.aliases("url") == ("image_path",)
+    assert dataset.default("caption") == ""
+    assert "guessed by its name among: image_path" in text
+    assert dataset.sources[0].folders.of("image") == ""
+
+
+def test_other_names_and_folders_are_taken_by_what_they_say(tmp_path: Path) -> None:
+    for number in ("00", "01"):
+        write(tmp_path, f"pictures/image-{number}-of-02.npy", vectors(length=3.0))
+        write(tmp_path, f"words/text-{number}-of-02.npy", vectors(length=3.0))
+        columns = {"file": ["f"] * ROWS, "label": [["a", "b"]] * ROWS, "is_nsfw": [True] * ROWS}
+        write(tmp_path, f"meta/m-{number}.parquet", columns)
+    dataset, text = described(tmp_path)
+    assert dataset.file_name("image", 1) == "image-01-of-02.npy"
+    assert dataset.sources[0].folders.model_dump() == {"image": "pictures", "text": "words", "metadata": "meta"}
+    assert (dataset.aliases("url"), dataset.aliases("caption")) == (("file",), ("label",))
+    assert dataset.aliases("NSFW") == ("is_nsfw",)
+    assert not dataset.normalised
+    assert "normalised = false  # guessed: the first vectors have lengths from 3" in text
+
+
+def test_texts_of_another_dimension_and_columns_of_nulls_are_noted(tmp_path: Path) -> None:
+    write(tmp_path, "img_emb/img_emb_0.npy", vectors())
+    write(tmp_path, "text_emb/text_emb_0.npy", vectors(dimension=16))
+    captions = pa.array([None] * (ROWS - 1) + ["x"], pa.string())
+    write(tmp_path, "metadata/metadata_0.parquet", {"url": ["u"] * ROWS, "caption": captions, "NSFW": pa.nulls(ROWS)})
+    dataset, text = described(tmp_path)
+    assert (dataset.has_text, dataset.default("caption"), dataset.default("NSFW")) == (False, "", "")
+    assert "texts have 16 dimensions and images 8" in text
+
+
+def test_the_sample_is_described_as_its_preset_is(sample_folder: Path) -> None:
+    dataset, text = described(sample_folder)
+    assert (dataset.shards, dataset.dimension, dataset.normalised) == ((0, 1, 2, 3), 512, True)
+    assert (dataset.columns, dataset.defaults) == ({}, {})
+    assert "guessed" not in text
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Python's own server; `index` says whether it lists its directories. It knows no ranges."""
+
+    index = True
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def list_directory(self, path: Any) -> Any:
+        """The index page, or none."""
+        return super().list_directory(path) if self.index else self.send_error(404)
+
+
+class Unlisted(Quiet):
+    """One without index pages."""
+
+    index = False
+
+
+@contextmanager
+def serving(folder: Path, handler: type[Quiet]) -> Iterator[str]:
+    """Serves a folder; its URL."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_web_server_that_lists_its_directories_is_described(tmp_path: Path) -> None:
+    padded_with_holes(tmp_path / "a b")
+    with serving(tmp_path, Quiet) as url:
+        dataset, _ = described(f"{url}/a%20b")
+        assert (dataset.shards, dataset.digits, dataset.sources[0].url) == ((1, 2, 4), 5, f"{url}/a%20b")
+
+
+def test_a_web_server_that_lists_nothing_is_asked_for_the_known_names(tmp_path: Path, sample_folder: Path) -> None:
+    copy_sample(sample_folder, tmp_path / "sample")
+    with serving(tmp_path, Unlisted) as url:
+        dataset, text = described(f"{url}/sample")
+        assert (dataset.shards, dataset.has_text) == ((0, 1, 2, 3), True)
+        assert "the server lists nothing" in text
+        with pytest.raises(SourceError) as caught:
+            describe(f"{url}/nothing")
+        assert_one_line(caught.value, f"{url}/nothing", "none of the known names")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+def test_a_bucket_is_described(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    padded_with_holes(tmp_path)
+    s3fs.S3FileSystem.clear_instance_cache()
+    files = s3fs.S3FileSystem()
+    files.mkdir("described")
+    files.put(str(tmp_path), "described/set", recursive=True)
+    dataset, _ = described("s3://described/set")
+    assert (dataset.shards, dataset.sources[0].url) == ((1, 2, 4), "s3://described/set")
+    with pytest.raises(DatasetError) as caught:
+        describe("s3://described/other")
+    assert_one_line(caught.value, "s3://described/other", "found no files")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "found no files"),
+        ({"a.txt": b"x"}, "1 .txt (such as a.txt)"),
+        ({"img_emb_0.npy": b"\x93NUMPY"}, "Parquet files of metadata"),
+        ({"metadata_0.parquet": b"PAR1"}, "npy files of vectors"),
+        ({"img_emb_0.npy": b"", "metadata_1.parquet": b""}, "numbers that vectors and metadata share"),
+        ({"img_emb_0.npy": b"<html>", "metadata_0.parquet": b""}, "a file that starts with b'<html>'"),
+        ({"img_emb_00.npy": b"", "metadata_0.parquet": b""}, "numbers of different widths"),
+        ({"b.npz": b"", "b.parquet": b""}, "1 .npz (such as b.npz), 1 .parquet"),
+    ],
+)
+def test_files_that_make_no_shards_are_named_in_one_line(files: dict[str, bytes], said: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError) as caught:
+        describe(str(tmp_path))
+    assert_one_line(caught.value, said)
+
+
+def test_vectors_that_are_none_and_places_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "metadata_0.parquet", {"url": ["u"]})
+    for array, said in (
+        (np.ones((3, 4, 5), "<f2"), "shape (3, 4, 5)"),
+        (np.ones((3, 4), "<i4"), "of <i4"),
+        (np.ones(3, "<f4"), "shape (3,)"),
+    ):
+        write(tmp_path, "img_emb_0.npy", array)
+        with pytest.raises(DatasetError, match=r"expected vectors") as caught:
+            describe(str(tmp_path))
+        assert_one_line(caught.value, said)
+    for where in (tmp_path / "absent", tmp_path / "metadata_0.parquet"):
+        with pytest.raises(PermanentSourceError, match="expected a folder"):
+            describe(str(where))
