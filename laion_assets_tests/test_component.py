@@ -109,11 +109,11 @@ def test_the_environments_settings_are_not_read(tmp_path: Path) -> None:
 def test_a_dataset_can_be_described_in_the_yaml_or_beside_it(tmp_path: Path) -> None:
     described = {"name": "mine", "shards": 3, "dimension": 8, "clip_model": "sample"}
     inline = EmbeddingDataset(dataset=described, source="x").settings_in(tmp_path / "mine", tmp_path)
-    assert (inline.dataset.shards, inline.dataset.dimension) == (3, 8)
+    assert (inline.dataset.shards, inline.dataset.dimension) == ((0, 1, 2), 8)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.toml").write_text('name = "mine"\nshards = 4\ndimension = 8\n')
     beside = EmbeddingDataset(dataset="mine.toml", source="x").settings_in(tmp_path / "mine", tmp_path)
-    assert beside.dataset.shards == 4
+    assert beside.dataset.shards == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize(
