@@ -24,11 +24,11 @@ from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import _holder, connect
 from laion_assets.table.schema import partitions
 from laion_assets_tests.automation.services import PROJECT, Services, wait_for
+from laion_assets_tests.torture.termination import limit_seconds
 
 SHARDS = 24
 BACKFILL = [str(shard) for shard in range(20)]
 ROWS = 150
-LIMIT_SECONDS = 5.0
 PATIENCE = 900.0
 """Seconds; a busy machine takes ten for a tiny shard."""
 
@@ -120,122 +120,6 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
         made.services.stop()
 
 
-def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_restarts(load: Load) -> None:
-    backfill = load.services.launch_backfill(list(CHAIN), BACKFILL)
-    wait_for(lambda: load.loaded() >= 2 or None, seconds=PATIENCE, what="two loaded shards")
-    reload_code(load)
-    launched, before = time.time(), load.loaded()
-    report = load.launch("load_report")
-    assert wait_for(lambda: load.ended(report), seconds=PATIENCE, what="the report") == dg.DagsterRunStatus.SUCCESS
-    with load.instance() as instance:
-        record = instance.get_run_record_by_id(report)
-        assert record is not None and record.start_time is not None
-        waited = record.start_time - launched
-        took = shard_seconds(instance)
-    assert load.loaded() - before <= 2, "it passed the shards that were queued before it"
-    assert waited <= took, f"it waited {waited:.1f} s, a shard takes {took:.1f} s"
-    load.services.kill("webserver")
-    load.services.start_webserver()
-    status = wait_for(lambda: end_of(load, backfill), seconds=PATIENCE, what="the end of the backfill")
-    assert status == "COMPLETED_SUCCESS"
-    wait_for(lambda: len(builds(load)) >= 2 or None, seconds=PATIENCE, what="two builds")
-    covered = builds(load)
-    assert 5 <= covered[0] < 10, f"the milestone at 5 was built over {covered[0]} partitions"
-    assert any(10 <= count < 15 for count in covered), f"builds over {covered} partitions"
-    with connect(load.settings, wait_seconds=60) as db:
-        assert {state.shard: state.rows for state in partitions(db)} == dict.fromkeys(range(20), ROWS)
-
-
-def reload_code(load: Load) -> None:
-    """What the button *Reload* of the code location does."""
-    data = load.services.query(
-        'mutation { reloadRepositoryLocation(repositoryLocationName: "laion_assets") { __typename '
-        "... on WorkspaceLocationEntry { loadStatus } } }"
-    )["reloadRepositoryLocation"]
-    assert (data["__typename"], data["loadStatus"]) == ("WorkspaceLocationEntry", "LOADED")
-
-
-def end_of(load: Load, backfill: str) -> str | None:
-    """How a backfill ended; None while it goes on."""
-    status = load.services.backfill_status(backfill)
-    return None if status in ("REQUESTED", "CANCELING") else status
-
-
-def shard_seconds(instance: dg.DagsterInstance) -> float:
-    """How long the longest run of a shard took, from its start to its end."""
-    records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
-    shards = [record for record in records if "dagster/partition" in record.dagster_run.tags]
-    return max((record.end_time or 0.0) - (record.start_time or 0.0) for record in shards)
-
-
-def builds(load: Load) -> list[int]:
-    """How many partitions each build of the index covered, oldest first."""
-    with load.instance() as instance:
-        records = instance.fetch_materializations(dg.AssetKey("vector_index"), limit=50).records
-    made = [record.asset_materialization for record in records]
-    return [len(shards_of(str(one.metadata[COVERED_SHARDS].value))) for one in reversed(made) if one is not None]
-
-
-def test_terminate_ends_run_and_process_and_frees_the_engine(load: Load) -> None:
-    run_id = load.launch("hnsw_tuning")
-    process = wait_for(lambda: load.process_of(run_id), seconds=PATIENCE, what="its process")
-    wait_for(lambda: (load.holder() or "").endswith(str(process)) or None, seconds=PATIENCE, what="the engine in use")
-    asked: dict[str, Any] = load.services.query(
-        "mutation($r: String!) { terminateRun(runId: $r) { __typename ... on TerminateRunFailure { message } } }",
-        r=run_id,
-    )["terminateRun"]
-    started = time.monotonic()
-    assert asked["__typename"] == "TerminateRunSuccess", asked
-    status = wait_for(lambda: load.ended(run_id), seconds=60, what="its end")
-    wait_for(lambda: None if alive(process) else True, seconds=60, what="the end of its process")
-    seconds = time.monotonic() - started
-    assert status == dg.DagsterRunStatus.CANCELED
-    assert load.holder() is None or not str(load.holder()).endswith(str(process))
-    assert seconds <= LIMIT_SECONDS, f"it took {seconds:.1f} s"
-    with load.instance() as instance:
-        assert instance.all_logs(run_id, of_type={dg.DagsterEventType.STEP_UP_FOR_RETRY}) == []
-
-
-def alive(process: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_a_killed_run_is_failed_and_the_pool_is_free_for_the_next(load: Load) -> None:
-    run_id = load.launch("hnsw_tuning")
-    process = wait_for(lambda: load.process_of(run_id), seconds=PATIENCE, what="its process")
-    os.kill(process, signal.SIGKILL)
-    assert wait_for(lambda: load.ended(run_id), seconds=120, what="its end") == dg.DagsterRunStatus.FAILURE
-    following = load.launch(*CHAIN, shard=20)
-    status = wait_for(lambda: load.ended(following), seconds=PATIENCE, what="the next load")
-    assert status == dg.DagsterRunStatus.SUCCESS
-
-
-def test_a_cancelled_backfill_leaves_no_run_and_what_was_loaded(load: Load) -> None:
-    before = load.loaded()
-    backfill = load.services.launch_backfill(list(CHAIN), BACKFILL)
-    wait_for(lambda: runs_of(load, backfill) or None, seconds=PATIENCE, what="its first runs")
-    load.services.query(
-        "mutation($b: String!) { cancelPartitionBackfill(backfillId: $b) { __typename } }",
-        b=backfill,
-    )
-    assert wait_for(lambda: end_of(load, backfill), seconds=PATIENCE, what="its end") == "CANCELED"
-    assert {run.status for run in runs_of(load, backfill)} <= {
-        dg.DagsterRunStatus.CANCELED,
-        dg.DagsterRunStatus.SUCCESS,
-    }
-    assert load.loaded() == before
-
-
-def runs_of(load: Load, backfill: str) -> list[dg.DagsterRun]:
-    """The runs that a backfill made."""
-    with load.instance() as instance:
-        return list(instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill})))
-
-
 def command(load: Load, *arguments: str) -> subprocess.Popen[str]:
     """`laion-assets` in the environment of the services."""
     return subprocess.Popen(
@@ -286,3 +170,121 @@ def runs_of_shard(load: Load, shard: int) -> list[dg.DagsterRun]:
     """Runs with a shard's partition."""
     with load.instance() as instance:
         return list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": str(shard)})))
+
+
+def test_terminate_ends_run_and_process_and_frees_the_engine(load: Load) -> None:
+    run_id = load.launch("hnsw_tuning")
+    process = wait_for(lambda: load.process_of(run_id), seconds=PATIENCE, what="its process")
+    wait_for(lambda: (load.holder() or "").endswith(str(process)) or None, seconds=PATIENCE, what="the engine in use")
+    asked: dict[str, Any] = load.services.query(
+        "mutation($r: String!) { terminateRun(runId: $r) { __typename ... on TerminateRunFailure { message } } }",
+        r=run_id,
+    )["terminateRun"]
+    started = time.monotonic()
+    assert asked["__typename"] == "TerminateRunSuccess", asked
+    status = wait_for(lambda: load.ended(run_id), seconds=60, what="its end")
+    wait_for(lambda: None if alive(process) else True, seconds=60, what="the end of its process")
+    seconds = time.monotonic() - started
+    assert status == dg.DagsterRunStatus.CANCELED
+    assert load.holder() is None or not str(load.holder()).endswith(str(process))
+    assert seconds <= limit_seconds(), f"it took {seconds:.1f} s"
+    with load.instance() as instance:
+        assert instance.all_logs(run_id, of_type={dg.DagsterEventType.STEP_UP_FOR_RETRY}) == []
+
+
+def alive(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_killed_run_is_failed_and_the_pool_is_free_for_the_next(load: Load) -> None:
+    run_id = load.launch("hnsw_tuning")
+    process = wait_for(lambda: load.process_of(run_id), seconds=PATIENCE, what="its process")
+    os.kill(process, signal.SIGKILL)
+    assert wait_for(lambda: load.ended(run_id), seconds=120, what="its end") == dg.DagsterRunStatus.FAILURE
+    following = load.launch(*CHAIN, shard=20)
+    status = wait_for(lambda: load.ended(following), seconds=PATIENCE, what="the next load")
+    assert status == dg.DagsterRunStatus.SUCCESS
+
+
+def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_restarts(load: Load) -> None:
+    already = load.loaded()
+    backfill = load.services.launch_backfill(list(CHAIN), BACKFILL)
+    wait_for(lambda: load.loaded() >= already + 2 or None, seconds=PATIENCE, what="two loaded shards")
+    reload_code(load)
+    launched, before = time.time(), load.loaded()
+    report = load.launch("load_report")
+    assert wait_for(lambda: load.ended(report), seconds=PATIENCE, what="the report") == dg.DagsterRunStatus.SUCCESS
+    with load.instance() as instance:
+        record = instance.get_run_record_by_id(report)
+        assert record is not None and record.start_time is not None
+        waited = record.start_time - launched
+        took = shard_seconds(instance)
+    assert load.loaded() - before <= 2, "it passed the shards that were queued before it"
+    assert waited <= took, f"it waited {waited:.1f} s, a shard takes {took:.1f} s"
+    load.services.kill("webserver")
+    load.services.start_webserver()
+    status = wait_for(lambda: end_of(load, backfill), seconds=PATIENCE, what="the end of the backfill")
+    assert status == "COMPLETED_SUCCESS"
+    wait_for(lambda: len(builds(load)) >= 2 or None, seconds=PATIENCE, what="two builds")
+    covered = builds(load)
+    assert 5 <= covered[0] < 10, f"the milestone at 5 was built over {covered[0]} partitions"
+    assert any(10 <= count < 15 for count in covered), f"builds over {covered} partitions"
+    with connect(load.settings, wait_seconds=60) as db:
+        rows = {state.shard: state.rows for state in partitions(db)}
+    assert {shard: rows.get(shard) for shard in range(20)} == dict.fromkeys(range(20), ROWS)
+
+
+def reload_code(load: Load) -> None:
+    """What the button *Reload* of the code location does."""
+    data = load.services.query(
+        'mutation { reloadRepositoryLocation(repositoryLocationName: "laion_assets") { __typename '
+        "... on WorkspaceLocationEntry { loadStatus } } }"
+    )["reloadRepositoryLocation"]
+    assert (data["__typename"], data["loadStatus"]) == ("WorkspaceLocationEntry", "LOADED")
+
+
+def end_of(load: Load, backfill: str) -> str | None:
+    """How a backfill ended; None while it goes on."""
+    status = load.services.backfill_status(backfill)
+    return None if status in ("REQUESTED", "CANCELING") else status
+
+
+def shard_seconds(instance: dg.DagsterInstance) -> float:
+    """How long the longest run of a shard took, from its start to its end."""
+    records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+    shards = [record for record in records if "dagster/partition" in record.dagster_run.tags]
+    return max((record.end_time or 0.0) - (record.start_time or 0.0) for record in shards)
+
+
+def builds(load: Load) -> list[int]:
+    """How many partitions each build of the index covered, oldest first."""
+    with load.instance() as instance:
+        records = instance.fetch_materializations(dg.AssetKey("vector_index"), limit=50).records
+    made = [record.asset_materialization for record in records]
+    return [len(shards_of(str(one.metadata[COVERED_SHARDS].value))) for one in reversed(made) if one is not None]
+
+
+def test_a_cancelled_backfill_leaves_no_run_and_what_was_loaded(load: Load) -> None:
+    before = load.loaded()
+    backfill = load.services.launch_backfill(list(CHAIN), BACKFILL)
+    wait_for(lambda: runs_of(load, backfill) or None, seconds=PATIENCE, what="its first runs")
+    load.services.query(
+        "mutation($b: String!) { cancelPartitionBackfill(backfillId: $b) { __typename } }",
+        b=backfill,
+    )
+    assert wait_for(lambda: end_of(load, backfill), seconds=PATIENCE, what="its end") == "CANCELED"
+    assert {run.status for run in runs_of(load, backfill)} <= {
+        dg.DagsterRunStatus.CANCELED,
+        dg.DagsterRunStatus.SUCCESS,
+    }
+    assert load.loaded() == before
+
+
+def runs_of(load: Load, backfill: str) -> list[dg.DagsterRun]:
+    """The runs that a backfill made."""
+    with load.instance() as instance:
+        return list(instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill})))

@@ -1,0 +1,149 @@
+"""States how a run's process ends while it waits: for a pool, for a repetition, or after its run was declared over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets_tests.torture.termination import limit_seconds
+
+PROGRAM = """
+import sys, time
+import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
+from dagster._utils.interrupts import capture_interrupts
+from laion_assets.execution.executor import watched_executor
+
+@dg.asset(pool="clickhouse")
+def patient(context):
+    print("begun", flush=True)
+    if sys.argv[2] == "repeats":
+        raise dg.RetryRequested(max_retries=3, seconds_to_wait=60)
+    if sys.argv[2] == "swallows":
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass
+    time.sleep(60)
+
+job = dg.define_asset_job("waits", selection="*", executor_def=watched_executor)
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    job = dg.Definitions([patient], jobs=[job]).resolve_job_def("waits")
+    run = instance.create_run_for_job(job)
+    print(run.run_id, flush=True)
+    with capture_interrupts():
+        for _ in execute_run_iterator(InMemoryJob(job), run, instance):
+            pass
+"""
+
+
+class Waiting:
+    """A process that executes a run on an instance of its own, until it is ended."""
+
+    def __init__(self, home: Path, kind: str) -> None:
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PROGRAM), str(home), kind],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.run_id = self.line()
+
+    def line(self) -> str:
+        """The next that it says."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def seconds_to_end(self, end: Callable[[], None]) -> float:
+        """How long it takes to end after `end` was called."""
+        started = time.monotonic()
+        end()
+        self.process.wait(60)
+        return time.monotonic() - started
+
+    def status(self) -> dg.DagsterRunStatus:
+        """Of its run."""
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            run = instance.get_run_by_id(self.run_id)
+        assert run is not None
+        return run.status
+
+    def cancel(self) -> None:
+        """What *Terminate* records, without its signal."""
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            run = instance.get_run_by_id(self.run_id)
+            assert run is not None
+            instance.report_run_canceling(run)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "dagster.yaml").write_text(MINIMAL_CONFIG)
+    return tmp_path
+
+
+def take_the_pool(home: Path) -> None:
+    """Another run has the only place."""
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.event_log_storage.initialize_concurrency_limit_to_default("clickhouse")
+        instance.event_log_storage.claim_concurrency_slot("clickhouse", "another run", "a step")
+
+
+def test_a_run_that_waits_for_a_pool_sleeps_and_ends_at_once(home: Path) -> None:
+    take_the_pool(home)
+    waiting = Waiting(home, "sleeps")
+    time.sleep(5)
+    before = cpu_seconds(waiting.process.pid)
+    time.sleep(5)
+    assert cpu_seconds(waiting.process.pid) - before < 2.5, "it does not spin"
+    assert waiting.seconds_to_end(lambda: waiting.process.send_signal(signal.SIGINT)) <= limit_seconds()
+    assert waiting.status() == dg.DagsterRunStatus.FAILURE
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.event_log_storage.get_concurrency_info("clickhouse").pending_step_count == 0
+
+
+def cpu_seconds(process: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("kind", ["sleeps", "repeats", "swallows"])
+@pytest.mark.parametrize("way", ["SIGTERM", "Terminate"])
+def test_a_run_ends_with_its_process_wherever_it_is(home: Path, kind: str, way: str) -> None:
+    waiting = Waiting(home, kind)
+    assert waiting.line() == "begun"
+    time.sleep(1)
+    end = waiting.cancel if way == "Terminate" else lambda: waiting.process.send_signal(signal.SIGTERM)
+    assert waiting.seconds_to_end(end) <= limit_seconds() + 1.0  # opening the instance is in it
+    expected = dg.DagsterRunStatus.CANCELED if way == "Terminate" else dg.DagsterRunStatus.FAILURE
+    assert waiting.status() == expected
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.event_log_storage.get_concurrency_info("clickhouse").active_slot_count == 0
+
+
+def test_a_process_whose_run_was_declared_over_ends_itself(home: Path) -> None:
+    waiting = Waiting(home, "sleeps")
+    assert waiting.line() == "begun"
+
+    def declare() -> None:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            run = instance.get_run_by_id(waiting.run_id)
+            assert run is not None
+            instance.report_run_failed(run, "given up by run monitoring")
+
+    assert waiting.seconds_to_end(declare) <= limit_seconds() + 1.0
+    assert waiting.status() == dg.DagsterRunStatus.FAILURE
