@@ -78,9 +78,11 @@ class RunWatch:
             return
         self._closed.set()
         signal.set_wakeup_fd(self._outer)
-        with contextlib.suppress(BlockingIOError):
+        # The thread may have ended, and closed its side, after a signal.
+        with contextlib.suppress(OSError):
             os.write(self._writer, bytes([_CLOSE]))
         self._thread.join(AGAIN_SECONDS)
+        os.close(self._writer)
 
     def _watch(self) -> None:
         try:
