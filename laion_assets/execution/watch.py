@@ -89,8 +89,7 @@ class RunWatch:
             while not self._closed.is_set():
                 readable, _, _ = select.select([self._reader], [], [], POLL_SECONDS)
                 came = os.read(self._reader, 1024) if readable else b""
-                if self._outer != -1 and came.strip(bytes([_CLOSE])):
-                    os.write(self._outer, came.strip(bytes([_CLOSE])))
+                self._pass_on(came.replace(bytes([_CLOSE]), b""))
                 if _SIGNALS & set(came):
                     self._end()
                     return
@@ -98,6 +97,12 @@ class RunWatch:
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         finally:
             os.close(self._reader)
+
+    def _pass_on(self, signals: bytes) -> None:
+        """To whoever had `set_wakeup_fd` before."""
+        if signals and self._outer != -1:
+            with contextlib.suppress(OSError):
+                os.write(self._outer, signals)
 
     def _is_over(self) -> bool:
         """Whether the run is being canceled, or has ended, or is gone; not where its storage cannot be asked now."""

@@ -21,13 +21,14 @@ from laion_assets.recall.report import milliseconds
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.terminal.bars import ShardBars
-from laion_assets.terminal.runs import execute_here
+from laion_assets.terminal.runs import STOPPED, execute_here
 
 
 def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console: Console) -> bool:
     """Builds what is missing of the indexes, measures their recall, prints it; whether that went well.
 
-    Where nothing has changed since the last report, it says so and shows that.
+    Where nothing has changed since the last report, it says so and shows that. Raises `KeyboardInterrupt` where Ctrl-C,
+    SIGTERM or *Terminate* in the UI ended the run: partitions that were indexed stay so.
     """
     standing = standing_report(settings, instance)
     if standing is not None:
@@ -39,6 +40,9 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
         run = execute_here(job, instance)
+    if run.status == dg.DagsterRunStatus.CANCELED:
+        console.print(STOPPED, style="yellow")
+        raise KeyboardInterrupt
     evaluation = read_evaluation(recall_folder(settings))
     if not run.is_success or evaluation is None:
         console.print(f"failed: {failure_reason(instance, run.run_id)}", style="red", markup=False)

@@ -27,10 +27,8 @@ from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.plan import keep_plan_for
-from laion_assets.terminal.runs import execute_here
+from laion_assets.terminal.runs import STOPPED, execute_here
 from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, submit
-
-STOPPED = "stopped: the same command goes on where it was"
 
 
 @dataclass(frozen=True)
