@@ -1,0 +1,1 @@
+"""Cells: rows of one vector column by cluster, with codes of a few bits, in tables derived from the main one."""

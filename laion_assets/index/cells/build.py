@@ -1,0 +1,188 @@
+"""Makes the cells of every vector column hold every loaded shard: what is lacking, and only that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from laion_assets.index.cells.events import (
+    Entry,
+    Generation,
+    Source,
+    read_record,
+    record,
+    rows_of,
+    shards_to_exchange,
+    sources,
+)
+from laion_assets.index.cells.exchange import exchange_shard
+from laion_assets.index.cells.generations import read_centroids, train_generation, wants_new_generation
+from laion_assets.index.cells.schema import CODEC_SETTINGS, cells_table, create_cells_tables
+from laion_assets.index.graphs import say_nothing
+from laion_assets.progress import Progress
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import require_table
+from laion_assets.table.vectors import By
+
+MERGED_SHARE = 0.5
+"""Parts are merged to one when those beside the largest hold half as many rows as it: each row is then written about
+three times while a table grows, and a search meets few parts."""
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CellsReport:
+    """What one call did for one vector column, and what the cells are now.
+
+    `exchanged` and `removed` are shards. Core seconds are None on a server, where the work is done elsewhere.
+    """
+
+    by: By
+    generation: Generation
+    trained: bool
+    exchanged: list[int]
+    removed: list[int]
+    shards: list[int]
+    rows: int
+    rows_written: int
+    training_core_seconds: float | None
+    assigning_core_seconds: float | None
+    seconds: float
+    fit: dict[int, float]
+
+    @property
+    def core_seconds_a_million(self) -> float | None:
+        """Core seconds a million vectors that were written, training not counted; None without any, or on a server."""
+        if not self.rows_written or self.assigning_core_seconds is None:
+            return None
+        return self.assigning_core_seconds / self.rows_written * 1e6
+
+
+def build_cells(db: Database, *, progress: Progress | None = None, log: Log | None = None) -> list[CellsReport]:
+    """Trains centroids where there are none that fit the table's size, and exchanges every shard that is not as the
+    table has it; one report for each vector column.
+
+    It can be repeated and interrupted at any moment: shards that are done stay so, and searches always see each row of
+    a shard once. Raises `TableError` when there is no table, when the engine has no codes, or when a shard changes
+    meanwhile.
+    """
+    require_table(db)
+    db = db.patient()
+    create_cells_tables(db)
+    columns: list[By] = ["image", "text"] if db.settings.dataset.has_text else ["image"]
+    return [_Build(db, by, progress, log or say_nothing).run() for by in columns]
+
+
+class _Build:
+    """The build of one vector column."""
+
+    def __init__(self, db: Database, by: By, progress: Progress | None, log: Log) -> None:
+        self._db, self._by, self._progress, self._log = db, by, progress, log
+
+    def run(self) -> CellsReport:
+        """Sweep, train, exchange, switch, merge."""
+        started, cores = time.perf_counter(), time.process_time()
+        self._sweep()
+        found = sources(self._db)
+        generation, trained = self._generation(found)
+        after_training = time.process_time()
+        exchanged, removed = self._exchange(generation, found)
+        if (current := read_record(self._db, self._by).current) is None or current.number != generation.number:
+            record(self._db, self._by, "current", generation.number)
+            self._log(f"searches by {self._by} use generation {generation.number} now")
+        self._merge(generation.number)
+        live = self._live(generation)
+        embedded = self._db.embedded
+        return CellsReport(
+            by=self._by,
+            generation=generation,
+            trained=trained,
+            exchanged=exchanged,
+            removed=removed,
+            shards=sorted(shard for shard, entry in live.items() if entry.source.rows),
+            rows=rows_of(live.values()),
+            rows_written=sum(found[shard].rows for shard in exchanged),
+            training_core_seconds=after_training - cores if embedded else None,
+            assigning_core_seconds=time.process_time() - after_training if embedded else None,
+            seconds=time.perf_counter() - started,
+            fit={shard: entry.distance for shard, entry in live.items() if entry.source.rows},
+        )
+
+    def _generation(self, found: dict[int, Source]) -> tuple[Generation, bool]:
+        """The newest generation, which may be half filled; or a new one where the table has outgrown it."""
+        history = read_record(self._db, self._by)
+        newest, rows = history.newest, sum(source.rows for source in found.values())
+        if newest is not None and not wants_new_generation(newest, rows):
+            return newest, False
+        generation = train_generation(self._db, self._by, found, history, self._progress)
+        self._log(f"generation {generation.number}: {generation.clusters:,} {self._by} clusters for {rows:,} rows")
+        return generation, True
+
+    def _exchange(self, generation: Generation, found: dict[int, Source]) -> tuple[list[int], list[int]]:
+        wrong, lost = shards_to_exchange(self._live(generation), found)
+        for shard in lost:
+            record(self._db, self._by, "live", generation.number, source=Source(shard, 0, 0, 0))
+        if not wrong:
+            return [], lost
+        centroids = read_centroids(self._db, self._by, generation.number)
+        if self._progress is not None:
+            self._progress.begin(f"assign {self._by} vectors", sum(found[shard].rows for shard in wrong), "rows")
+        for place, shard in enumerate(wrong, start=1):
+            exchange_shard(self._db, self._by, generation.number, centroids, found[shard], self._progress)
+            self._log(f"shard {shard} is in the {self._by} cells, {place} of {len(wrong)}")
+        return wrong, lost
+
+    def _live(self, generation: Generation) -> dict[int, Entry]:
+        return read_record(self._db, self._by).live(generation.number)
+
+    def _sweep(self) -> None:
+        """Deletes rows that do not count: of loads that did not end, that were superseded, of earlier generations.
+
+        Those that a search which is under way may still read are left for the next build.
+        """
+        cells = self._db.name_of(cells_table(self._db, self._by))
+        history, before = read_record(self._db, self._by), self._searches_began()
+        for number in history.outdated(before):
+            self._db.command(f"ALTER TABLE {cells} DROP PARTITION {number}")
+            record(self._db, self._by, "dropped", number)
+            self._log(f"generation {number} of the {self._by} cells is dropped")
+        for generation, loads in read_record(self._db, self._by).dead(before).items():
+            numbers = ", ".join(map(str, loads))
+            # It only marks rows; merges leave them out. Rewriting parts for a shard's sake would rewrite all of them.
+            self._db.command(
+                f"DELETE FROM {cells} IN PARTITION {generation} WHERE load IN ({numbers})",
+                settings=CODEC_SETTINGS | {"lightweight_deletes_sync": 2},
+            )
+            for load in loads:
+                record(self._db, self._by, "gone", generation, load=load)
+            self._log(f"deleted {self._by} rows of {len(loads)} loads that did not count")
+
+    def _searches_began(self) -> datetime:
+        """Before when every search that is still under way began: none may take longer than its limit."""
+        seconds = 2 * round(self._db.settings.clickhouse_search_seconds) if not self._db.embedded else 0
+        (before,) = self._db.one(f"SELECT now64(3, 'UTC') - toIntervalSecond({seconds})")
+        moment: datetime = before
+        return moment
+
+    def _merge(self, generation: int) -> None:
+        """Makes one part of many small ones; merges in the background go on beside it."""
+        rows = self._db.rows(
+            "SELECT rows FROM system.parts WHERE database = {database:String} AND table = {table:String} "
+            "AND partition = {partition:String} AND active AND rows > 0 ORDER BY rows DESC",
+            parameters={
+                "database": self._db.database,
+                "table": cells_table(self._db, self._by),
+                "partition": str(generation),
+            },
+        )
+        sizes = [int(count) for (count,) in rows]
+        if len(sizes) > 1 and sum(sizes[1:]) >= MERGED_SHARE * sizes[0]:
+            if self._progress is not None:
+                self._progress.begin(f"merge {self._by} cells", None, "rows")
+            cells = self._db.name_of(cells_table(self._db, self._by))
+            self._db.command(
+                f"OPTIMIZE TABLE {cells} PARTITION {generation} FINAL", settings=CODEC_SETTINGS | {"alter_sync": 2}
+            )

@@ -1,0 +1,114 @@
+"""DDL of the tables of cells and of their centroids, and whether the engine has what they need. It moves no rows."""
+
+from __future__ import annotations
+
+from clickhouse_connect.driver.binding import quote_identifier
+
+from laion_assets.errors import TableError
+from laion_assets.table.connect import Database
+from laion_assets.table.schema import VECTOR_COLUMNS, table_columns
+from laion_assets.table.vectors import By
+
+METHOD = "turboquant"
+"""Two bits a dimension and four bytes: 132 bytes a vector of 512. With 10 candidates a neighbour it found .944 to .976
+where one bit (rabitq, 68 bytes) found .70 to .96, and reading candidates costs more than scanning codes."""
+
+DIMENSION_STEP = 8
+"""The codec takes multiples of eight: shorter vectors end in zeros, which change no cosine."""
+
+GRANULE_ROWS = 64
+"""Rows a granule: each candidate is read with the granule around it, 66 kB of 512 BFloat16."""
+
+CODEC_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1}
+"""CREATE TABLE and INSERT need it, and so does every merge that a statement starts."""
+
+
+def cells_table(db: Database, by: By) -> str:
+    """The unquoted name of the cells of a vector column."""
+    return f"{db.settings.table}_{by}_cells"
+
+
+def centroids_table(db: Database) -> str:
+    """The unquoted name of the table of all generations of centroids."""
+    return f"{db.settings.table}_centroids"
+
+
+def events_table(db: Database) -> str:
+    """The unquoted name of the table that says which rows of the cells count."""
+    return f"{db.settings.table}_cells_events"
+
+
+def code_dimension(db: Database) -> int:
+    """Elements of a vector in the cells: the dataset's dimension, rounded up to a multiple of eight."""
+    return -(-db.settings.dataset.dimension // DIMENSION_STEP) * DIMENSION_STEP
+
+
+def code_bytes(dimension: int) -> float:
+    """Bytes of one code: two bits a dimension and a factor of four bytes (132 at 512, as ClickHouse 26.9 stores it)."""
+    return dimension / 4 + 4
+
+
+def columns_sans_vectors(db: Database) -> list[str]:
+    """Columns that the cells copy, so that a condition is decided before the nearest rows are."""
+    return [name for name in table_columns(db) if name not in VECTOR_COLUMNS]
+
+
+def require_codec(db: Database) -> None:
+    """Raises `TableError` when the engine cannot store codes (before 26.7), which keeps HNSW as it is."""
+    names = {"names": ["enable_quantized_codec", "vector_search_use_quantized_codes"]}
+    found = db.rows("SELECT name FROM system.settings WHERE name IN {names:Array(String)}", parameters=names)
+    if len(found) < len(names["names"]):
+        (version,) = db.one("SELECT version()")
+        raise TableError(
+            db.subject,
+            found=f"ClickHouse {version}, which has no codec Quantized",
+            expected="26.7 or newer for cells",
+            advice="set LAION_INDEX=hnsw: the HNSW indexes work there",
+        )
+
+
+def create_cells_tables(db: Database) -> None:
+    """Makes the tables of cells, centroids and events where they are absent. Raises `TableError`."""
+    require_codec(db)
+    db.command(
+        f"CREATE TABLE IF NOT EXISTS {db.name_of(centroids_table(db))} ("
+        "vectors LowCardinality(String), generation UInt32, cluster UInt32, centroid Array(Float32) CODEC(NONE)"
+        ") ENGINE = MergeTree ORDER BY (vectors, generation, cluster) "
+        "COMMENT 'laion_assets: centroids of the cells, by vector column and generation'"
+    )
+    db.command(
+        f"CREATE TABLE IF NOT EXISTS {db.name_of(events_table(db))} ("
+        "vectors LowCardinality(String), number UInt64, event LowCardinality(String), generation UInt32, "
+        "shard UInt16, load UInt64, rows UInt64, first_block Int64, last_block Int64, clusters UInt32, "
+        "distance Float64, at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')"
+        ") ENGINE = MergeTree ORDER BY (vectors, number) "
+        "COMMENT 'laion_assets: which rows of the cells count'"
+    )
+    for column in db.settings.dataset.vector_columns:
+        by: By = "image" if column == "image_embedding" else "text"
+        create_cells(db, cells_table(db, by))
+
+
+def create_cells(db: Database, table: str, more_settings: str = "") -> None:
+    """Makes one table of cells, or a staging table for one, by its unquoted name.
+
+    ORDER BY cluster: the rows of a cluster are neighbours on disk. PARTITION BY generation: a generation is dropped at
+    once. No cut by shard: with 65,536 clusters a shard of a million rows has 15 rows of each, and each cut costs a
+    granule a cluster.
+    """
+    columns = table_columns(db)
+    copied = ", ".join(f"{quote_identifier(name)} {columns[name]}" for name in columns_sans_vectors(db))
+    db.command(
+        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (generation UInt32, cluster UInt32, load UInt64, {copied}, "
+        f"vector Array(BFloat16) CODEC(Quantized('{METHOD}', {code_dimension(db)}))) "
+        "ENGINE = MergeTree PARTITION BY generation ORDER BY (cluster, id) "
+        f"SETTINGS index_granularity = {GRANULE_ROWS}{more_settings} "
+        "COMMENT 'laion_assets: derived from the table beside it; may be dropped at any time and built again'",
+        settings=CODEC_SETTINGS,
+    )
+
+
+def drop_cells_tables(db: Database) -> None:
+    """Removes everything that was derived: the next build begins from nothing."""
+    for name in (events_table(db), centroids_table(db), cells_table(db, "image"), cells_table(db, "text")):
+        db.command(f"DROP TABLE IF EXISTS {db.name_of(name)} SYNC")
