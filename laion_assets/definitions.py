@@ -13,6 +13,7 @@ from laion_assets.assets.merged_shard import merged_shard_asset, merged_shard_ch
 from laion_assets.assets.raw_shard import raw_shard_asset, raw_shard_checks
 from laion_assets.assets.recall_report import recall_report_asset, recall_report_checks
 from laion_assets.assets.remote_shard import remote_shard_asset
+from laion_assets.assets.vector_cells import vector_cells_asset, vector_cells_checks
 from laion_assets.assets.vector_index import vector_index_asset, vector_index_checks
 from laion_assets.automation.alerts import build_alerts
 from laion_assets.automation.jobs import build_jobs
@@ -39,6 +40,7 @@ def build_definitions(
             merged_shard_asset(location),
             clickhouse_partition_asset(location),
             vector_index_asset(location),
+            vector_cells_asset(location),
             recall_report_asset(location),
             hnsw_tuning_asset(location),
             clip_encoders_asset(location),
@@ -49,6 +51,7 @@ def build_definitions(
             *merged_shard_checks(location),
             *clickhouse_partition_checks(location),
             *vector_index_checks(location),
+            *vector_cells_checks(location),
             *recall_report_checks(location),
             *clip_encoders_checks(location),
         ],

@@ -35,6 +35,9 @@ QueryKind = Literal["image_to_image", "text_to_text", "text_to_image", "image_to
 """The kinds of query whose recall is measured: what is asked with, and which vectors are searched. Those of `like` are
 rows of the table, which the index has seen."""
 
+IndexKind = Literal["hnsw", "cells", "both", "none"]
+"""What is built over loaded shards so that searches are fast."""
+
 Compression = Literal["zstd", "lz4", "none"]
 """How rows and results travel between us and a ClickHouse server."""
 
@@ -98,6 +101,7 @@ class Settings(BaseSettings):
     stalled_hours: float = Field(default=6.0, gt=0)
     fresh_days: float = Field(default=30.0, ge=1, le=3650)
 
+    index: IndexKind = "hnsw"
     index_first: int = Field(default=10, ge=1)
     index_step: int = Field(default=10, ge=1)
     recall_target: float = Field(default=0.95, gt=0, le=1)
@@ -192,6 +196,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else user_path(path).absolute()
+
+    @property
+    def builds_graphs(self) -> bool:
+        """Whether HNSW indexes are built at milestones and by `build_index`."""
+        return self.index in ("hnsw", "both")
+
+    @property
+    def builds_cells(self) -> bool:
+        """Whether cells are built at milestones and by `build_index`."""
+        return self.index in ("cells", "both")
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -16,7 +16,7 @@ from laion_assets.assets.location import (
 from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
-from laion_assets.health.versions import index_version, partition_versions
+from laion_assets.health.versions import index_version, last_load, partition_versions
 from laion_assets.health.words import as_ranges
 from laion_assets.index.cluster import build_everywhere, cover_everywhere
 from laion_assets.index.cover import index_names, index_sizes
@@ -32,6 +32,13 @@ from laion_assets.table.vectors import By, draw_rows, vectors_of
 
 def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
     """The asset. A build that fails would fail again, and is not retried; one that was cut off is resumed."""
+    condition = index_condition(
+        location.key("clickhouse_partition"),
+        first=location.settings.index_first,
+        step=location.settings.index_step,
+        total=len(location.settings.dataset.shards),
+        parameters=str(IndexParameters.of(location.settings)),
+    )
 
     @asset(
         location,
@@ -42,19 +49,13 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         stage="index",
         touches_table=True,
         metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
-        automation_condition=index_condition(
-            location.key("clickhouse_partition"),
-            first=location.settings.index_first,
-            step=location.settings.index_step,
-            total=len(location.settings.dataset.shards),
-            parameters=str(IndexParameters.of(location.settings)),
-        ),
+        automation_condition=condition if location.settings.builds_graphs else None,
         freshness_policy=location.freshness,
         description="`image_index` and `text_index` (HNSW, cosine distance), built in every loaded partition that "
         "lacks them and only there. Other parameters in the settings build them anew.",
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        loads_seen = _last_load(context.instance, location)
+        loads_seen = last_load(context.instance, location.settings)
         versions = partition_versions(context.instance, location.settings)
         with failing_clearly(), StepMeter() as meter:
             report = build_everywhere(location.settings, progress=location.progress(context), log=context.log.info)
@@ -136,14 +137,6 @@ def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] 
             for by in columns
             if f"{by}_index" in names and len(drawn)
         }
-
-
-def _last_load(instance: dg.DagsterInstance, location: CodeLocation) -> int:
-    """The number of the last event by which a partition was loaded; 0 where none was."""
-    loads = instance.get_latest_storage_id_by_partition(
-        location.key("clickhouse_partition"), dg.DagsterEventType.ASSET_MATERIALIZATION
-    )
-    return max(loads.values(), default=0)
 
 
 def _metadata(location: CodeLocation, report: BuildReport, table: str, warning: str | None) -> Metadata:

@@ -11,6 +11,13 @@ from laion_assets.health.keys import BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, RE
 from laion_assets.settings import Settings
 
 
+def built_assets(settings: Settings) -> list[str]:
+    """The assets that `build_index` materializes by LAION_INDEX."""
+    cells = ["vector_cells"] if settings.builds_cells else []
+    graphs = ["vector_index", "recall_report"] if settings.builds_graphs else []
+    return [*graphs, *cells] or ["load_report"]
+
+
 def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
     """The jobs over the assets of one code location."""
 
@@ -33,9 +40,9 @@ def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
         ),
         job(
             BUILD_JOB,
-            "vector_index",
-            "recall_report",
-            description="The indexes of all loaded partitions that lack them, and their recall against exact search.",
+            *built_assets(settings),
+            description="What LAION_INDEX names, for all loaded partitions that lack it, and recall against exact "
+            "search.",
         ),
         job(
             OBSERVE_JOB,

@@ -178,7 +178,7 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
 def index_condition(
     partitioned: AssetKey, *, first: int, step: int, total: int, parameters: str = ""
 ) -> dg.AutomationCondition[Any]:
-    """The automation condition of `vector_index`; `parameters` are those of the index, as text."""
+    """The automation condition of `vector_index` and of `vector_cells`; `parameters` are those of the index, as text."""
     milestones = MilestoneCondition(partitioned, first, step, total, parameters)
     return (~dg.AutomationCondition.in_progress() & milestones).with_label(milestones.name)
 
@@ -189,12 +189,15 @@ def report_condition() -> dg.AutomationCondition[Any]:
     return condition.with_label("after each build of the index that passed its checks")
 
 
+TARGETS = ("vector_index", "vector_cells", "recall_report")
+
+
 def milestone_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
-    """What evaluates the two conditions. They are code of ours, which Dagster's daemon evaluates only in the code
+    """What evaluates the conditions. They are code of ours, which Dagster's daemon evaluates only in the code
     location's own process: without `use_user_code_server` they would never be true, and nothing would say so."""
     return dg.AutomationConditionSensorDefinition(
         job_name(settings, "index_at_milestones"),
-        target=dg.AssetSelection.assets(*(asset_key(settings, name) for name in ("vector_index", "recall_report"))),
+        target=dg.AssetSelection.assets(*(asset_key(settings, name) for name in TARGETS)),
         use_user_code_server=True,
         run_tags={LANE_TAG: "index", PRIORITY_TAG: str(INDEX)},
         # A milestone is seen within this time; looking took 0.03 s over 410 partitions.

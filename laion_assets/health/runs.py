@@ -195,7 +195,15 @@ class RunUnderWay:
     what: str
 
 
-OF_THE_TABLE = ("vector_index", "recall_report", "hnsw_tuning", "clip_encoders", "load_report", "remote_shard")
+OF_THE_TABLE = (
+    "vector_index",
+    "vector_cells",
+    "recall_report",
+    "hnsw_tuning",
+    "clip_encoders",
+    "load_report",
+    "remote_shard",
+)
 """Assets of no single shard."""
 
 

@@ -17,6 +17,7 @@ from dagster._core.definitions.data_version import (
 
 from laion_assets.columns import PAGE_TYPES
 from laion_assets.health.keys import asset_key
+from laion_assets.index.cells.schema import METHOD
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.settings import Settings
 from laion_assets.shard import merged
@@ -78,6 +79,7 @@ def code_version(settings: Settings, asset: str) -> str:
         "clickhouse_partition": f"codec {settings.vector_codec}, granules of {settings.index_granularity}; "
         f"columns {columns}",
         "vector_index": index,
+        "vector_cells": METHOD,
         "recall_report": f"targets {settings.recall_target:g} {digest(settings.recall_targets)}, "
         f"{settings.recall_queries} queries",
         "hnsw_tuning": f"{settings.tuning_rows} rows in {settings.tuning_partitions}, {settings.tuning_granularities}",
@@ -129,3 +131,16 @@ def partition_versions(instance: DagsterInstance, settings: Settings) -> dict[in
 def index_version(settings: Settings, versions: Mapping[int, str]) -> str:
     """The data version of an index over partitions with these data versions, by shard."""
     return digest(code_version(settings, "vector_index"), sorted(versions.items()))
+
+
+def cells_version(settings: Settings, versions: Mapping[int, str]) -> str:
+    """The data version of the cells of partitions with these data versions, by shard."""
+    return digest(code_version(settings, "vector_cells"), sorted(versions.items()))
+
+
+def last_load(instance: DagsterInstance, settings: Settings) -> int:
+    """The number of the last event by which a partition was loaded; 0 where none was."""
+    loads = instance.get_latest_storage_id_by_partition(
+        asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
+    )
+    return max(loads.values(), default=0)

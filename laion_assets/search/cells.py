@@ -40,7 +40,7 @@ CANDIDATES = 50
 """Rows a neighbour that are ranked by their stored vectors: turboquant lost .002 to .01 of recall@10 with 50, .03 with
 10 (1,000,448 sample rows)."""
 
-MARGIN = 10
+MARGIN = 3
 """Rows beyond the limit whose distances are computed from the table's own vectors: BFloat16 puts neighbours whose
 distances differ by less than 0.0001 in another order."""
 
@@ -242,4 +242,3 @@ class _Search:
     def _from_table(self, request: SearchRequest) -> list[Sequence[Any]]:
         sql = search_sql(self._db, request, self._target)
         return self._db.rows(sql, settings={"readonly": 2, **EXACT_SETTINGS}, text_as_bytes=True)
-

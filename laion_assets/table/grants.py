@@ -48,8 +48,15 @@ def search_grants(settings: Settings) -> list[Grant]:
     return [
         Grant("SELECT", f"{database}.{table}", "searches"),
         *([Grant("SELECT", f"{database}.{local}", "searches each node's rows")] if local != table else []),
+        *(Grant("SELECT", f"{database}.{name}", "searches by cells") for name in _derived(settings)),
         *(Grant("SELECT", f"system.{name}", "looks at the table's shape and parts") for name in system),
     ]
+
+
+def _derived(settings: Settings) -> list[str]:
+    """The tables of cells, quoted, where LAION_INDEX asks for them."""
+    names = ("image_cells", "text_cells", "centroids", "cells_events") if settings.builds_cells else ()
+    return [quote_identifier(f"{local_table(settings)}_{name}") for name in names]
 
 
 def load_grants(settings: Settings) -> list[Grant]:

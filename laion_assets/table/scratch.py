@@ -17,7 +17,7 @@ SHARD_STAGING = r"_staging_\d+(?:_([0-9a-f]{8}))?$"
 """Of `staging.staging_name`: where a shard is loaded, under the lease whose token this is. Before there were leases the
 names had none."""
 
-SCRATCH = r"_staging_(?:probe|trial)_([0-9a-f]{8}_[0-9a-f]+)_[0-9a-f]{8}"
+SCRATCH = r"_staging_(?:probe|trial|cells)_([0-9a-f]{8}_[0-9a-f]+)_[0-9a-f]{8}"
 """Of `scratch_table`, and of tables that are named after one."""
 
 STALE_DAYS = 1
@@ -25,7 +25,7 @@ STALE_DAYS = 1
 
 
 @contextmanager
-def scratch_table(db: Database, kind: Literal["probe", "trial"]) -> Iterator[str]:
+def scratch_table(db: Database, kind: Literal["probe", "trial", "cells"]) -> Iterator[str]:
     """The unquoted name of a table that no other process has, for the caller to make; it is dropped at the end.
 
     Two builds on one server must not meet in one table. What killed processes left is dropped first.

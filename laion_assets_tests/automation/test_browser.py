@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 DATASET = 'name = "three"\nshards = 3\ndimension = 512\nclip_model = "sample"\n[[sources]]\nurl = "{data_dir}/sample"\n'
-UNPARTITIONED = ["vector_index", "recall_report", "hnsw_tuning", "clip_encoders", "load_report"]
+UNPARTITIONED = ["vector_index", "vector_cells", "recall_report", "hnsw_tuning", "clip_encoders", "load_report"]
 ROWS = 120
 MILLISECONDS = 300_000.0
 """The daemon looks at backfills and conditions every 30 s, and measuring recall takes a while on a busy machine."""

@@ -22,6 +22,7 @@ ASSETS = {
     "merged_shard": True,
     "clickhouse_partition": True,
     "vector_index": False,
+    "vector_cells": False,
     "recall_report": False,
     "hnsw_tuning": False,
     "clip_encoders": False,
@@ -34,17 +35,22 @@ BLOCKING = {
     "merged_shard": {"vectors_are_sound", "rows_are_aligned", "metadata_is_sound"},
     "clickhouse_partition": {"partition_matches_parquet"},
     "vector_index": {"every_part_is_indexed", "index_is_used"},
+    "vector_cells": {"every_shard_is_in_cells", "cells_are_used"},
 }
 TOLD = {
+    "vector_cells": {"centroids_fit"},
     "recall_report": {"recall_meets_target", "index_beats_scan"},
     "clip_encoders": {"encoders_fit_table"},
     "load_report": {"no_shards_left_failed", "table_agrees_with_dagster", "ingest_is_moving", "disk_space_suffices"},
 }
 """Checks that stop what comes after them, and checks that only tell."""
 
-TOUCH_THE_TABLE = {"clickhouse_partition", "vector_index", "recall_report", "hnsw_tuning"}
+TOUCH_THE_TABLE = {"clickhouse_partition", "vector_index", "vector_cells", "recall_report", "hnsw_tuning"}
 """`load_report` looks, too, but behind an index build it would wait for hours: it says that the table is held."""
-CHECKS_OF_THE_TABLE = {"partition_matches_parquet", "every_part_is_indexed", "index_is_used"}
+CHECKS_OF_THE_TABLE = {
+    *("partition_matches_parquet", "every_part_is_indexed", "index_is_used"),
+    *("every_shard_is_in_cells", "cells_are_used", "centroids_fit"),
+}
 
 HEAVY = ("matplotlib", "pandas", "fastembed", "onnx", "onnxruntime", "polars", "chdb", "fsspec", "s3fs")
 
@@ -95,6 +101,7 @@ def test_the_graph_tells_the_story(graph: AssetGraph) -> None:
     assert parents["merged_shard"] == {"raw_shard"}
     assert parents["clickhouse_partition"] == {"merged_shard"}
     assert parents["vector_index"] == {"clickhouse_partition"}
+    assert parents["vector_cells"] == {"clickhouse_partition"}
     assert parents["recall_report"] == {"vector_index"}
     assert parents["load_report"] == {"clickhouse_partition"}
 

@@ -19,10 +19,11 @@ from laion_assets.index.cells.events import (
 )
 from laion_assets.index.cells.exchange import exchange_shard
 from laion_assets.index.cells.generations import read_centroids, train_generation, wants_new_generation
-from laion_assets.index.cells.schema import CODEC_SETTINGS, cells_table, create_cells_tables
+from laion_assets.index.cells.schema import CODEC_SETTINGS, cells_table, create_cells_tables, events_table
 from laion_assets.index.graphs import say_nothing
 from laion_assets.progress import Progress
 from laion_assets.table.connect import Database
+from laion_assets.table.lease import Lease, lease
 from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import By
 
@@ -70,17 +71,23 @@ def build_cells(db: Database, *, progress: Progress | None = None, log: Log | No
     meanwhile.
     """
     require_table(db)
-    db = db.patient()
-    create_cells_tables(db)
-    columns: list[By] = ["image", "text"] if db.settings.dataset.has_text else ["image"]
-    return [_Build(db, by, progress, log or say_nothing).run() for by in columns]
+    say = log or say_nothing
+    with lease(db.patient(), "its cells", say=say) as held:
+        create_cells_tables(held.db)
+        return [_Build(held, by, progress, say).run() for by in vector_columns(db)]
+
+
+def vector_columns(db: Database) -> list[By]:
+    """The columns that have cells."""
+    return ["image", "text"] if db.settings.dataset.has_text else ["image"]
 
 
 class _Build:
     """The build of one vector column."""
 
-    def __init__(self, db: Database, by: By, progress: Progress | None, log: Log) -> None:
-        self._db, self._by, self._progress, self._log = db, by, progress, log
+    def __init__(self, held: Lease, by: By, progress: Progress | None, log: Log) -> None:
+        self._held, self._db = held, held.db
+        self._by, self._progress, self._log = by, progress, log
 
     def run(self) -> CellsReport:
         """Sweep, train, exchange, switch, merge."""
@@ -91,9 +98,12 @@ class _Build:
         after_training = time.process_time()
         exchanged, removed = self._exchange(generation, found)
         if (current := read_record(self._db, self._by).current) is None or current.number != generation.number:
+            self._held.require()
             record(self._db, self._by, "current", generation.number)
             self._log(f"searches by {self._by} use generation {generation.number} now")
         self._merge(generation.number)
+        # Each search reads the record: of many small parts it takes 7 ms, of one 3.
+        self._db.command(f"OPTIMIZE TABLE {self._db.name_of(events_table(self._db))} FINAL", settings={"alter_sync": 2})
         live = self._live(generation)
         embedded = self._db.embedded
         return CellsReport(
@@ -131,7 +141,7 @@ class _Build:
         if self._progress is not None:
             self._progress.begin(f"assign {self._by} vectors", sum(found[shard].rows for shard in wrong), "rows")
         for place, shard in enumerate(wrong, start=1):
-            exchange_shard(self._db, self._by, generation.number, centroids, found[shard], self._progress)
+            exchange_shard(self._held, self._by, generation.number, centroids, found[shard], self._progress)
             self._log(f"shard {shard} is in the {self._by} cells, {place} of {len(wrong)}")
         return wrong, lost
 
@@ -143,6 +153,7 @@ class _Build:
 
         Those that a search which is under way may still read are left for the next build.
         """
+        self._held.require()
         cells = self._db.name_of(cells_table(self._db, self._by))
         history, before = read_record(self._db, self._by), self._searches_began()
         for number in history.outdated(before):

@@ -1,4 +1,4 @@
-"""Spherical k-means over vectors in memory, and the nearest centroid of each vector in two levels. It knows no table."""
+"""Spherical k-means, and the nearest centroid of each vector in two levels, in memory. It knows no table."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ ITERATIONS = 12
 GROUP_ITERATIONS = 6
 
 GROUPS_SEARCHED = 4
-"""Of √k groups of centroids, those whose members a vector is compared with. Of 200,000 sample texts and 1,789 centroids 87
-% got the nearest of all, and queries needed 1.05 times the rows, in 15 core seconds a million; with 8 groups 97 %, in 26."""
+"""Of √k groups of centroids, those whose members a vector is compared with. 87 % of 200,000 sample texts got the
+nearest of 1,789 centroids, and queries needed 1.05 times the rows, in 15 core seconds a million. With 8 groups it was
+97 %, in 26 core seconds."""
 
 ROWS_A_CENTROID_LEAST, ROWS_A_CENTROID = 39, 64
 """Fewer training rows a centroid than 39 make faiss warn (ClusteringParameters.min_points_per_centroid)."""

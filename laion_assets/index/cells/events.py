@@ -181,7 +181,19 @@ def record(db: Database, by: By, event: Event, generation: int, **facts: object)
         "clusters": facts.get("clusters", 0),
         "distance": facts.get("distance", 0.0),
     }
-    kinds = ("String", "UInt64", "String", "UInt32", "UInt64", "UInt16", "UInt64", "Int64", "Int64", "UInt32", "Float64")
+    kinds = (
+        "String",
+        "UInt64",
+        "String",
+        "UInt32",
+        "UInt64",
+        "UInt16",
+        "UInt64",
+        "Int64",
+        "Int64",
+        "UInt32",
+        "Float64",
+    )
     given = ", ".join(f"{{{name}:{kind}}}" for name, kind in zip(values, kinds, strict=True))
     db.command(f"INSERT INTO {table} ({', '.join(values)}) SELECT {given}", parameters=values)
     return number

@@ -20,6 +20,7 @@ from laion_assets.index.cells.schema import (
 )
 from laion_assets.progress import Progress
 from laion_assets.table.connect import Database
+from laion_assets.table.lease import Lease
 from laion_assets.table.scratch import scratch_table
 from laion_assets.table.vectors import BLOCK_ROWS, By, Ids, read_vectors
 
@@ -27,7 +28,8 @@ ROWS_A_PART = 8 * BLOCK_ROWS
 """131,072 rows an INSERT: sorting them by cluster holds 0.3 GB of 512 dimensions."""
 
 PROJECTED = 4093
-"""A prime: the hash of a vector is that of its product with a fixed vector of elements below it."""
+"""A prime, of whose residues the elements of a fixed vector are made. The hash of a vector is that of its product with
+this one, which two different vectors share by chance only."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,17 @@ class Content:
 
 
 def exchange_shard(
-    db: Database, by: By, generation: int, centroids: Centroids, source: Source, progress: Progress | None = None
-) -> int:
-    """Makes the rows of a shard that count those that the table has now; the number of rows that were written.
+    held: Lease, by: By, generation: int, centroids: Centroids, source: Source, progress: Progress | None = None
+) -> None:
+    """Makes the rows of a shard that count those that the table has now.
 
     Searches see the old rows until the last statement, and the new ones after it. Raises `TableError` when the cells
-    would differ from the table, or when the shard is loaded again meanwhile; what was attached then never counts.
+    would differ from the table, or when the shard is loaded again meanwhile, `LeaseLostError` when another process has
+    taken over; what was attached then never counts.
     """
+    db = held.db
     subject = f"{db.subject}, {by} cells of shard {source.shard}"
-    with scratch_table(db, "trial") as staging:
+    with scratch_table(db, "cells") as staging:
         create_cells(db, staging, ", max_bytes_to_merge_at_max_space_in_pool = 1")
         load = record(db, by, "begun", generation, source=source)
         distance = _fill(db, by, staging, (generation, load), centroids, source, progress)
@@ -69,8 +73,8 @@ def exchange_shard(
             )
         cells = db.name_of(cells_table(db, by))
         db.command(f"ALTER TABLE {cells} ATTACH PARTITION {generation} FROM {db.name_of(staging)}")
+        held.require()
         record(db, by, "live", generation, load=load, source=source, distance=distance)
-    return source.rows
 
 
 def staged_content(db: Database, staging: str) -> Content:
@@ -91,12 +95,12 @@ def stored_vector(db: Database, by: By) -> str:
 
 
 def _content(db: Database, table: str, condition: str, vector: str) -> Content:
-    """A hash of all elements took 7 core seconds a million vectors of 512, one of their product with a fixed one 1.4."""
+    """A hash of all elements took 7 core seconds a million vectors of 512, that of one product with them 1.4."""
     fixed = [(place * 1103515245 + 12345) % PROJECTED / PROJECTED - 0.5 for place in range(code_dimension(db))]
     projection = "reinterpret(unhex('{}'), 'Array(Float32)')".format(np.array(fixed, "<f4").tobytes().hex())
     row = db.one(
-        f"SELECT count(), sum(cityHash64(id)), "
-        f"sum(cityHash64(id, reinterpretAsUInt32(toFloat32(dotProduct(CAST({vector}, 'Array(Float32)'), {projection}))))) "
+        f"SELECT count(), sum(cityHash64(id)), sum(cityHash64(id, reinterpretAsUInt32(toFloat32("
+        f"dotProduct(CAST({vector}, 'Array(Float32)'), {projection}))))) "
         f"FROM {db.name_of(table)} WHERE {condition}"
     )
     return Content(*(int(value) for value in row))

@@ -1,4 +1,4 @@
-"""Generations of centroids: trained on a sample of all loaded shards, kept in a table, read back. It assigns no rows."""
+"""Generations of centroids: trained on a sample of all loaded shards, kept in a table. It assigns no rows."""
 
 from __future__ import annotations
 

@@ -39,8 +39,13 @@ def events_table(db: Database) -> str:
 
 
 def code_dimension(db: Database) -> int:
-    """Elements of a vector in the cells: the dataset's dimension, rounded up to a multiple of eight."""
-    return -(-db.settings.dataset.dimension // DIMENSION_STEP) * DIMENSION_STEP
+    """Elements of a vector in the cells."""
+    return padded_dimension(db.settings.dataset.dimension)
+
+
+def padded_dimension(dimension: int) -> int:
+    """The dimension rounded up to a multiple of eight."""
+    return -(-dimension // DIMENSION_STEP) * DIMENSION_STEP
 
 
 def code_bytes(dimension: int) -> float:

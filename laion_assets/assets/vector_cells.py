@@ -1,0 +1,199 @@
+"""`vector_cells`: rows by cluster with codes of few bits, for every loaded shard; the checks on them."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from laion_assets.assets.location import (
+    CodeLocation,
+    Metadata,
+    asset,
+    asset_check,
+    check_failed,
+    failing_clearly,
+)
+from laion_assets.automation.milestones import index_condition
+from laion_assets.errors import LaionError
+from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
+from laion_assets.health.versions import cells_version, last_load, partition_versions
+from laion_assets.health.words import as_ranges
+from laion_assets.index.cells.build import CellsReport, vector_columns
+from laion_assets.index.cells.cluster import build_cells_everywhere, on_every_node
+from laion_assets.index.cells.schema import METHOD, code_bytes, padded_dimension
+from laion_assets.index.cells.verify import cells_bytes, cells_cover, centroid_misfits
+from laion_assets.machine import StepMeter
+from laion_assets.search.cells import CellsSettings, default_probes, require_cells
+from laion_assets.search.cells_use import CellsUse, cells_use
+from laion_assets.search.statement import SearchRequest
+from laion_assets.table.connect import Database
+from laion_assets.table.vectors import By, draw_rows, vectors_of
+
+
+def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
+    """The asset. Built at the milestones of `vector_index` where LAION_INDEX asks for cells, or by hand."""
+    condition = index_condition(
+        location.key("clickhouse_partition"),
+        first=location.settings.index_first,
+        step=location.settings.index_step,
+        total=len(location.settings.dataset.shards),
+    )
+
+    @asset(
+        location,
+        "vector_cells",
+        group="search",
+        kinds={"clickhouse"},
+        deps=["clickhouse_partition"],
+        stage="index",
+        touches_table=True,
+        automation_condition=condition if location.settings.builds_cells else None,
+        freshness_policy=location.freshness,
+        description="Tables of cells: every loaded row by the cluster of its vector, with a code of two bits a "
+        "dimension beside a BFloat16 copy. Centroids are trained on a sample of all shards; a shard that is loaded "
+        "again is exchanged alone. For tables whose HNSW graphs would not fit into memory.",
+    )
+    def vector_cells(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        loads_seen = last_load(context.instance, location.settings)
+        versions = partition_versions(context.instance, location.settings)
+        with failing_clearly(), StepMeter() as meter:
+            reports = build_cells_everywhere(
+                location.settings, progress=location.progress(context), log=context.log.info
+            )
+            sizes = on_every_node(location.settings, lambda db: sum(cells_bytes(db, by) for by in vector_columns(db)))
+        covered = sorted({shard for report in reports if report.by == "image" for shard in report.shards})
+        metadata = _metadata(location, reports, sum(size for _, size in sizes))
+        metadata |= meter.metadata() | {LOADS_SEEN: loads_seen, COVERED_SHARDS: as_ranges(covered)}
+        version = cells_version(location.settings, {shard: versions.get(shard, "") for shard in covered})
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
+
+    return vector_cells
+
+
+def vector_cells_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
+    """Checks on what the cells hold now, on what a search of them reads, and on their centroids."""
+    return [_every_shard_is_in_cells(location), _cells_are_used(location), _centroids_fit(location)]
+
+
+def _every_shard_is_in_cells(location: CodeLocation) -> dg.AssetChecksDefinition:
+    @asset_check(
+        location,
+        "vector_cells",
+        "every_shard_is_in_cells",
+        "Rows and a hash of ids of every shard in the cells of each vector column equal the table's, and no shard was "
+        "loaded again since.",
+        blocking=True,
+        touches_table=True,
+    )
+    def every_shard_is_in_cells() -> dg.AssetCheckResult:
+        try:
+            found = on_every_node(location.settings, lambda db: [cells_cover(db, by) for by in vector_columns(db)])
+        except LaionError as error:
+            return check_failed(error)
+        covers = [(at, cover) for at, node in found for cover in node]
+        faults = [f"{fault}{at}" for at, cover in covers for fault in cover.faults]
+        shards = {shard for _, cover in covers for shard in cover.shards}
+        return dg.AssetCheckResult(
+            passed=bool(shards) and not faults,
+            description="; ".join(faults[:10]) or (None if shards else "no shard is in the cells"),
+            metadata={"shards": len(shards), "faults": len(faults)},
+        )
+
+    return every_shard_is_in_cells
+
+
+def _cells_are_used(location: CodeLocation) -> dg.AssetChecksDefinition:
+    @asset_check(
+        location,
+        "vector_cells",
+        "cells_are_used",
+        "The plan of a search by each column has a shortlist of codes, and the engine's counters say that it read "
+        "codes of the clusters asked, not the vectors of all rows.",
+        blocking=True,
+        touches_table=True,
+    )
+    def cells_are_used() -> dg.AssetCheckResult:
+        try:
+            found = on_every_node(location.settings, _uses)
+        except LaionError as error:
+            return check_failed(error)
+        uses = [(at, by, use) for at, node in found for by, use in node.items()]
+        faults = [f"by {by}{at}: {use.fault}" for at, by, use in uses if use.fault]
+        return dg.AssetCheckResult(
+            passed=bool(uses) and not faults,
+            description="; ".join(faults) or (None if uses else "no row is loaded"),
+            metadata={f"bytes_read_by_{by}": use.bytes_read for _, by, use in uses},
+        )
+
+    return cells_are_used
+
+
+def _centroids_fit(location: CodeLocation) -> dg.AssetChecksDefinition:
+    @asset_check(
+        location,
+        "vector_cells",
+        "centroids_fit",
+        "Rows of every shard are at most 1.1 times as far from their nearest centroids as the rows that the centroids "
+        "were trained on. Where they are farther, searches miss more of them until a new generation is trained.",
+        touches_table=True,
+    )
+    def centroids_fit() -> dg.AssetCheckResult:
+        try:
+            found = on_every_node(
+                location.settings, lambda db: {by: centroid_misfits(db, by) for by in vector_columns(db)}
+            )
+        except LaionError as error:
+            return check_failed(error)
+        far = [
+            f"{by} vectors of shard {shard}{at} are {times:.2f} times as far as the training rows"
+            for at, node in found
+            for by, shards in node.items()
+            for shard, times in shards.items()
+        ]
+        advice = f"; {'; '.join(far[:10])}: drop the tables of cells and materialize vector_cells again" if far else ""
+        return dg.AssetCheckResult(
+            passed=not far,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=advice.removeprefix("; ") or None,
+            metadata={"shards_that_do_not_fit": len(far)},
+        )
+
+    return centroids_fit
+
+
+def _uses(db: Database) -> dict[By, CellsUse]:
+    """What a search by each column does, with a drawn row's vector."""
+    drawn = draw_rows(db, 1, seed=0)
+    if not len(drawn):
+        return {}
+    found = {}
+    for by in vector_columns(db):
+        live = require_cells(db, by)
+        settings = CellsSettings(default_probes(live.clusters, live.rows))
+        found[by] = cells_use(db, vectors_of(db, by, drawn).vectors[0], SearchRequest(by=by), settings)
+    return found
+
+
+def _metadata(location: CodeLocation, reports: list[CellsReport], size: int) -> Metadata:
+    rows = sum(report.rows for report in reports)
+    dimension = location.settings.dataset.dimension
+    metadata: Metadata = {
+        "rows": sum(report.rows for report in reports if report.by == "image"),
+        "code": METHOD,
+        "code_bytes_a_vector": code_bytes(padded_dimension(dimension)),
+        "shards_exchanged": len({shard for report in reports for shard in report.exchanged}),
+        "shards_removed": len({shard for report in reports for shard in report.removed}),
+        "bytes_on_disk": size,
+        "disk_bytes_a_vector": round(size / rows, 1) if rows else 0.0,
+        "seconds": round(sum(report.seconds for report in reports), 3),
+    }
+    for report in reports:
+        metadata |= {
+            f"{report.by}_clusters": report.generation.clusters,
+            f"{report.by}_generation": report.generation.number,
+            f"{report.by}_trained": report.trained,
+        }
+        if report.core_seconds_a_million is not None:
+            metadata[f"{report.by}_core_seconds_a_million"] = round(report.core_seconds_a_million, 1)
+        if report.trained and report.training_core_seconds is not None:
+            metadata[f"{report.by}_training_core_seconds"] = round(report.training_core_seconds, 1)
+    return metadata

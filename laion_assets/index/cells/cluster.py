@@ -1,0 +1,36 @@
+"""Cells of a cluster: each node has those of its own partitions, built and looked at one node after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from laion_assets.index.cells.build import CellsReport, Log, build_cells
+from laion_assets.progress import Progress
+from laion_assets.settings import Settings
+from laion_assets.table.cluster import every_node, node_settings
+from laion_assets.table.connect import Database, connect
+
+Found = TypeVar("Found")
+
+
+def build_cells_everywhere(
+    settings: Settings, *, progress: Progress | None = None, log: Log | None = None
+) -> list[CellsReport]:
+    """`build_cells` where there is no cluster; in one, on every replica: the tables of cells are not replicated, since
+    what is derived may be dropped on one node and built again. Raises `TableError` as `build_cells` does."""
+    built = on_every_node(settings, lambda db: build_cells(db, progress=progress, log=log))
+    return [report for _, reports in built for report in reports]
+
+
+def on_every_node(settings: Settings, work: Callable[[Database], Found]) -> list[tuple[str, Found]]:
+    """What `work` gives on each node, with " on" and the node's name; that is empty where there is no cluster."""
+    known = every_node(settings)
+    if not known:
+        with connect(settings) as db:
+            return [("", work(db))]
+    found = []
+    for node in known:
+        with connect(node_settings(settings, node)) as db:
+            found.append((f" on {node.name}", work(db)))
+    return found

@@ -1,0 +1,80 @@
+"""Whether the cells hold what the table has, and whether their centroids still fit. It changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from laion_assets.index.cells.events import Record, live_cells, read_record, sources
+from laion_assets.index.cells.schema import cells_table, events_table
+from laion_assets.table.connect import Database
+from laion_assets.table.vectors import By
+
+FARTHER = 1.1
+"""A shard whose rows are 1.1 times as far from their centroids as the training rows were does not fit them. Rows that
+were not trained on are 1.02 times as far with 64 training rows a centroid (200,000 sample rows)."""
+
+
+@dataclass(frozen=True)
+class CellsCover:
+    """What the cells of one vector column hold against the table: shards that are whole, and what is wrong."""
+
+    by: By
+    generation: int
+    shards: list[int]
+    faults: list[str]
+
+
+def cells_cover(db: Database, by: By) -> CellsCover:
+    """Compares rows and a hash of ids, shard by shard. Raises `TableError` when there are no tables of cells."""
+    live = live_cells(db, by) if cells_exist(db) else None
+    if live is None:
+        return CellsCover(by, 0, [], [f"no cells of {by} vectors: materialize vector_cells"])
+    faults = [f"shard {shard} is not in the {by} cells, or was loaded again since" for shard in live.scanned]
+    content = "SELECT shard, count(), sum(cityHash64(id)) FROM"
+    cells = db.name_of(cells_table(db, by))
+    loads = ", ".join(map(str, live.loads)) or "NULL"
+    held = db.rows(f"{content} {cells} WHERE generation = {live.generation} AND load IN ({loads}) GROUP BY shard")
+    in_cells = {int(shard): (int(rows), int(hashed)) for shard, rows, hashed in held}
+    in_table = {
+        int(shard): (int(rows), int(hashed)) for shard, rows, hashed in db.rows(f"{content} {db.table} GROUP BY shard")
+    }
+    for shard in sorted((in_cells.keys() | in_table.keys()) - set(live.scanned)):
+        if in_cells.get(shard) != in_table.get(shard):
+            rows, wanted = in_cells.get(shard, (0, 0))[0], in_table.get(shard, (0, 0))[0]
+            faults.append(
+                f"shard {shard} has {rows:,} rows in the {by} cells and {wanted:,} in the table, or other ids"
+            )
+    whole = [shard for shard in sorted(in_table) if in_cells.get(shard) == in_table[shard]]
+    return CellsCover(by, live.generation, whole, faults)
+
+
+def cells_exist(db: Database) -> bool:
+    """Whether there are tables of cells."""
+    names = {"database": db.database, "table": events_table(db)}
+    sql = "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}"
+    return bool(db.rows(sql, parameters=names))
+
+
+def misfits(history: Record, loaded: set[int]) -> dict[int, float]:
+    """Shards whose rows are too far from the current centroids, with how many times as far as the training rows."""
+    current = history.current
+    if current is None or not current.distance:
+        return {}
+    live = history.live(current.number)
+    times = {shard: entry.distance / current.distance for shard, entry in live.items() if entry.source.rows}
+    return {shard: found for shard, found in sorted(times.items()) if found > FARTHER and shard in loaded}
+
+
+def centroid_misfits(db: Database, by: By) -> dict[int, float]:
+    """`misfits` of the loaded shards. Raises `TableError` when there are no tables of cells."""
+    return misfits(read_record(db, by), set(sources(db)))
+
+
+def cells_bytes(db: Database, by: By) -> int:
+    """Bytes on disk of the cells of a vector column."""
+    (size,) = db.one(
+        "SELECT sum(bytes_on_disk) FROM system.parts WHERE database = {database:String} AND table = {table:String} "
+        "AND active",
+        parameters={"database": db.database, "table": cells_table(db, by)},
+    )
+    return int(size)

@@ -1,0 +1,74 @@
+"""Proves that a search went by codes of the clusters asked, by the plan and by the engine's own counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy.typing as npt
+
+from laion_assets.search.cells import MARGIN, CellsSettings, candidates_sql, require_cells
+from laion_assets.search.statement import SearchRequest, checked_vector
+from laion_assets.table.connect import Database
+
+COUNTERS = ("SelectedRows", "SelectedBytes")
+
+
+@dataclass(frozen=True)
+class CellsUse:
+    """What the statement for the candidates of one search did.
+
+    `by_codes`: the plan has a shortlist of codes. `rows_read` and `bytes_read` are the engine's counters, with the
+    centroids; `cells_rows` is how many rows the cells have, `vector_bytes` what their vectors take.
+    """
+
+    by_codes: bool
+    rows_read: int
+    bytes_read: int
+    cells_rows: int
+    vector_bytes: int
+    probed: bool
+
+    @property
+    def fault(self) -> str | None:
+        """Why this is no proof that codes were used; None when it is one."""
+        if not self.by_codes:
+            return "the plan has no shortlist of codes: whole vectors were read"
+        if self.bytes_read >= self.vector_bytes:
+            return f"{self.bytes_read:,} bytes read where all vectors of the cells take {self.vector_bytes:,}"
+        if self.probed and self.rows_read >= self.cells_rows:
+            return f"{self.rows_read:,} rows read where all clusters have {self.cells_rows:,}"
+        return None
+
+
+def cells_use(db: Database, vector: npt.ArrayLike, request: SearchRequest, settings: CellsSettings) -> CellsUse:
+    """Runs the statement for a search's candidates and looks at its plan and at the rise of the counters.
+
+    On a server that others use at the same time counters rise further; they can then only prove less than the plan.
+    Raises `TableError` when there are no cells.
+    """
+    target = checked_vector(vector, db.settings.dataset.dimension)
+    live = require_cells(db, request.by)
+    rows = request.limit + MARGIN
+    sql = candidates_sql(db, request, target, live, settings.probes, rows)
+    engine = settings.engine_settings(request.limit, rows)
+    before = _counters(db)
+    db.rows(sql, settings=engine)
+    rise = {name: count - before[name] for name, count in _counters(db).items()}
+    plan = db.rows(f"EXPLAIN {sql}", settings=engine)
+    return CellsUse(
+        by_codes=any("quantized shortlist" in str(line) for (line,) in plan),
+        rows_read=rise["SelectedRows"],
+        bytes_read=rise["SelectedBytes"],
+        cells_rows=live.rows,
+        vector_bytes=2 * db.settings.dataset.dimension * live.rows,
+        probed=0 < settings.probes < live.clusters,
+    )
+
+
+def _counters(db: Database) -> dict[str, int]:
+    names = ", ".join(f"'{name}'" for name in COUNTERS)
+    found = {
+        str(name): int(value)
+        for name, value in db.rows(f"SELECT event, value FROM system.events WHERE event IN ({names})")
+    }
+    return {name: found.get(name, 0) for name in COUNTERS}
