@@ -178,7 +178,7 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
 def index_condition(
     partitioned: AssetKey, *, first: int, step: int, total: int, parameters: str = ""
 ) -> dg.AutomationCondition[Any]:
-    """The automation condition of `vector_index` and of `vector_cells`; `parameters` are those of the index, as text."""
+    """The automation condition of `vector_index` and `vector_cells`; `parameters` are those of the index, as text."""
     milestones = MilestoneCondition(partitioned, first, step, total, parameters)
     return (~dg.AutomationCondition.in_progress() & milestones).with_label(milestones.name)
 
