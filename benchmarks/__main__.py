@@ -42,6 +42,7 @@ WITH_OPTIONS: dict[str, str] = {
     "orchestration": "--quick",
     "orchestration_postgres": "--quick",
     "growth": "--quick",
+    "cells": "--rows 2000 --queries 5 --exact 2",
     "plan": "--quick",
     "clip_full_size": "--runs 1 --calls 1",
     "clip_functions": "--texts 500 --runs 1 --calls 3",
