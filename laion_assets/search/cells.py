@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from laion_assets.search.statement import (
     neighbours_of,
     search_sql,
 )
+from laion_assets.table.cluster import connect_to_node, nodes
 from laion_assets.table.connect import Database
 from laion_assets.table.vectors import By, vector_sql
 
@@ -96,6 +97,8 @@ def search_cells(
     saves 3 ms. Distances are computed from the table's vectors. Raises `SearchError` for a vector, limit or condition
     that cannot be, `TableError` when there are no cells.
     """
+    if db.settings.cluster is not None:
+        return _search_nodes(db, vector, request, settings)
     target = checked_vector(vector, db.settings.dataset.dimension)
     check_request(request, db.settings.dataset)
     if request.where:
@@ -104,6 +107,20 @@ def search_cells(
     rows = _Search(db, target, request, settings, live or require_cells(db, request.by)).rows()
     seconds = time.perf_counter() - started
     return SearchResult(neighbours_of(rows), request.by, exact=False, seconds=seconds)
+
+
+def _search_nodes(
+    entry: Database, vector: npt.ArrayLike, request: SearchRequest, settings: CellsSettings | None
+) -> SearchResult:
+    """The nearest of what one replica of each cluster shard finds in its own cells, one after the other."""
+    replicas = {node.cluster_shard: node for node in reversed(nodes(entry))}
+    results = []
+    for node in replicas.values():
+        with connect_to_node(entry, node) as db:
+            results.append(search_cells(db, vector, request, settings))
+    found = sorted((one for result in results for one in result.neighbours), key=lambda one: one.distance)
+    ranked = [replace(one, rank=rank) for rank, one in enumerate(found[: request.limit], start=1)]
+    return SearchResult(ranked, request.by, exact=False, seconds=sum(result.seconds for result in results))
 
 
 def require_cells(db: Database, by: By) -> LiveCells:

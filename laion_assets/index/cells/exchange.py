@@ -56,7 +56,7 @@ def exchange_shard(
         create_cells(db, staging, ", max_bytes_to_merge_at_max_space_in_pool = 1")
         load = record(db, by, "begun", generation, source=source)
         distance = _fill(db, by, staging, (generation, load), centroids, source, progress)
-        staged, wanted = staged_content(db, staging), table_content(db, by, f"shard = {source.shard}")
+        staged, wanted = cells_content(db, staging), table_content(db, by, f"shard = {source.shard}")
         if staged != wanted:
             raise TableError(
                 subject,
@@ -77,9 +77,9 @@ def exchange_shard(
         record(db, by, "live", generation, load=load, source=source, distance=distance)
 
 
-def staged_content(db: Database, staging: str) -> Content:
-    """The content of a staging table of cells, by its unquoted name."""
-    return _content(db, staging, "1", "vector")
+def cells_content(db: Database, table: str, condition: str = "1") -> Content:
+    """The content of rows of a table of cells, or of a staging table for one, by its unquoted name."""
+    return _content(db, table, condition, "vector")
 
 
 def table_content(db: Database, by: By, condition: str) -> Content:

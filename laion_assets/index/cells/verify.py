@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from laion_assets.index.cells.events import Record, live_cells, read_record, sources
+from laion_assets.index.cells.events import LiveCells, Record, live_cells, read_record, sources
+from laion_assets.index.cells.exchange import cells_content, table_content
 from laion_assets.index.cells.schema import cells_table, events_table
 from laion_assets.table.connect import Database
-from laion_assets.table.vectors import By
+from laion_assets.table.vectors import By, draw_rows
+
+COMPARED_ROWS = 256
+"""Rows, drawn over all shards, whose vectors are compared."""
 
 FARTHER = 1.1
 """A shard whose rows are 1.1 times as far from their centroids as the training rows were does not fit them. Rows that
@@ -45,7 +49,19 @@ def cells_cover(db: Database, by: By) -> CellsCover:
                 f"shard {shard} has {rows:,} rows in the {by} cells and {wanted:,} in the table, or other ids"
             )
     whole = [shard for shard in sorted(in_table) if in_cells.get(shard) == in_table[shard]]
+    if live.loads and not faults and not _drawn_rows_agree(db, by, live):
+        faults.append(
+            f"{by} vectors in the cells that are not the table's, as after the table was dropped and loaded again: "
+            "drop the tables of cells too, and materialize vector_cells"
+        )
     return CellsCover(by, live.generation, whole, faults)
+
+
+def _drawn_rows_agree(db: Database, by: By, live: LiveCells) -> bool:
+    """Whether drawn rows have the same vectors in the cells and in the table."""
+    ids = ", ".join(map(str, draw_rows(db, COMPARED_ROWS, seed=0).tolist()))
+    own = f"generation = {live.generation} AND load IN ({', '.join(map(str, live.loads))}) AND id IN ({ids})"
+    return cells_content(db, cells_table(db, by), own) == table_content(db, by, f"id IN ({ids})")
 
 
 def cells_exist(db: Database) -> bool:
