@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from laion_assets.health.findings import free_bytes_of
+from laion_assets.index.graphs import IndexParameters
+from laion_assets.machine import Machine
 from laion_assets.plan.bandwidth import TRIAL_SECONDS, Bandwidth, given_bandwidth, tried_bandwidth
 from laion_assets.plan.calibration import (
     Calibration,
@@ -16,6 +18,7 @@ from laion_assets.plan.calibration import (
     reference_calibration,
 )
 from laion_assets.plan.kept import Compared, keep_plan, plan_path
+from laion_assets.plan.methods import Methods, method_costs
 from laion_assets.plan.model import Model
 from laion_assets.plan.plan import LoadPlan, make_plan
 from laion_assets.plan.sizes import is_folder, shard_sizes
@@ -120,6 +123,34 @@ def print_plan(plan: LoadPlan, console: Console) -> None:
     )
     for warning in plan.warnings:
         console.print(f"! {warning}", style="yellow", markup=False, highlight=False)
+
+
+def print_methods(methods: Methods, rows: int, console: Console) -> None:
+    """What each way of searching takes, and which is for this machine."""
+    title = f"ways to search {rows:,} rows: what each takes beside the table"
+    table = Table("--method", "memory", "disk", "core hours", "a search", "how sure", title=title)
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for one in methods.costs:
+        latency = "see docs" if one.seconds is None else duration(one.seconds)
+        name = f"[bold]{one.name}" if one.name == methods.named else one.name
+        table.add_row(name, size(one.memory_bytes), size(one.disk_bytes), f"{one.core_hours:,.1f}", latency, one.sure)
+    console.print(table)
+    console.print(f"for this machine: {methods.named}, since {methods.reason}", markup=False, highlight=False)
+
+
+def methods_of(settings: Settings, plan: LoadPlan) -> Methods:
+    """What each way of searching all shards of the plan takes on this machine."""
+    dataset, machine = settings.dataset, Machine.here()
+    return method_costs(
+        plan.rows,
+        len(dataset.vector_columns),
+        dataset.dimension,
+        IndexParameters.of(settings),
+        partitions=len(plan.shards),
+        cores=machine.cores,
+        memory=machine.memory_bytes,
+    )
 
 
 def _stages_table(plan: LoadPlan) -> Table:

@@ -123,6 +123,15 @@ def test_a_table_that_has_outgrown_its_centroids_gets_new_ones_beside_the_old(
         assert ids_in_cells(db, "image") == ids_in_table(db)
 
 
+def test_cells_of_a_table_that_was_dropped_and_loaded_again_are_not_taken_for_its_own(settings: Settings) -> None:
+    with connect(settings) as db:
+        build_cells(db)
+        db.command(f"DROP TABLE {db.table} SYNC")
+    load_sample(settings, ROWS, seed=99)
+    with connect(settings) as db:
+        assert cells_cover(db, "image").faults
+
+
 def test_the_same_rows_give_the_same_centroids(db: Database) -> None:
     build_cells(db)
     sql = f"SELECT sum(cityHash64(cluster, centroid)) FROM {db.name_of('laion_centroids')}"

@@ -1,0 +1,104 @@
+"""What each way of searching a table of so many rows takes: memory, disk, core hours, latency. It measures nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from laion_assets.index.cells.centroids import ITERATIONS, ROWS_A_CENTROID, clusters_for
+from laion_assets.index.cells.schema import code_bytes, padded_dimension
+from laion_assets.index.graphs import IndexParameters
+from laion_assets.search.cells import default_probes
+
+SCAN_CORE_SECONDS = 0.62
+"""Core seconds of an exact search a million rows, over BFloat16; Float32 is about as fast. 1,000,448 sample rows."""
+
+CODES_CORE_SECONDS = 0.16
+"""The same over codes of two bits a dimension, 0.145 to 0.175."""
+
+CANDIDATES_CORE_SECONDS = 0.1
+"""Of candidates, the answer's rows and the statements' analysis, whatever the number of rows: 0.05 to 0.13."""
+
+CELLS_CORE_SECONDS_A_MILLION = 90.0
+"""To assign, write, compare and merge a million vectors: 87 to 94 with 200,000 sample rows, on a busy machine."""
+
+TRAINING_CORE_SECONDS = 49.0 / (12 * 114_496 * 1_789**0.5)
+"""Of an iteration, a row and √clusters: 48 to 51 core seconds for 114,496 rows and 1,789 clusters."""
+
+CELLS_ROW_BYTES = 44.0
+"""Bytes on disk a row beside vector and code: texts, ids and numbers."""
+
+SCANNED_512 = 512.0
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """A way of searching: bytes that should be in memory, bytes on disk beside the table, core hours to build, seconds
+    of a search on all cores; None where no formula is known to hold."""
+
+    name: Literal["exact", "hnsw", "codes", "cells"]
+    memory_bytes: float
+    disk_bytes: float
+    core_hours: float
+    seconds: float | None
+    sure: str
+
+
+@dataclass(frozen=True)
+class Methods:
+    """All ways, and the one for a machine with so much memory, with the reason."""
+
+    costs: list[MethodCost]
+    named: str
+    reason: str
+
+
+def method_costs(
+    rows: int, columns: int, dimension: int, parameters: IndexParameters, *, partitions: int, cores: int, memory: int
+) -> Methods:
+    """What each method takes for a table of so many rows and vector columns, on so many cores, and which one fits.
+
+    Figures of 512 dimensions are scaled by the dimension. From more than four million rows on they are projected.
+    """
+    vectors, millions = rows * columns, rows / 1e6
+    scale = dimension / SCANNED_512
+    clusters = clusters_for(rows)
+    probes = default_probes(clusters, rows)
+    share = probes / clusters if probes else 1.0
+    code = code_bytes(padded_dimension(dimension))
+    cells_disk = vectors * (2 * padded_dimension(dimension) + code + CELLS_ROW_BYTES)
+    training = TRAINING_CORE_SECONDS * ITERATIONS * ROWS_A_CENTROID * clusters * math.sqrt(clusters) * columns
+    building = CELLS_CORE_SECONDS_A_MILLION * vectors / 1e6
+    graphs = vectors * parameters.bytes_a_vector(dimension)
+    projected = "measured" if rows <= 200_000 else "projected from 200,000 and 1,000,448 made-up rows"
+    scan = SCAN_CORE_SECONDS * millions * scale / cores
+    codes = (CODES_CORE_SECONDS * millions * scale + CANDIDATES_CORE_SECONDS) / cores
+    cells = (CODES_CORE_SECONDS * millions * share * scale + CANDIDATES_CORE_SECONDS) / cores
+    core_hours = parameters.core_seconds(vectors, dimension) / 3600
+    costs = [
+        MethodCost("exact", 0.0, 0.0, 0.0, scan, projected),
+        MethodCost(
+            "hnsw", graphs, graphs, core_hours, None, f"memory within 1 %; latency grows with {partitions} parts"
+        ),
+        MethodCost("codes", vectors * code, cells_disk, building / 3600, codes, projected),
+        MethodCost("cells", vectors * code * share, cells_disk, (building + training) / 3600, cells, projected),
+    ]
+    return _named(costs, rows, graphs, memory)
+
+
+EXACT_ROWS = 100_000
+"""Below so many rows an exact search takes a few milliseconds."""
+
+MEMORY_SHARE = 0.5
+"""Of the machine's memory, what graphs may take: the rest is the engine's and the page cache's."""
+
+
+def _named(costs: list[MethodCost], rows: int, graphs: float, memory: int) -> Methods:
+    if rows < EXACT_ROWS:
+        return Methods(costs, "exact", f"below {EXACT_ROWS:,} rows nothing is faster by more than milliseconds")
+    if graphs <= MEMORY_SHARE * memory:
+        return Methods(costs, "hnsw", f"its graphs fit into half of the {memory / 1e9:,.0f} GB of memory here")
+    return Methods(
+        costs, "cells", f"graphs of {graphs / 1e9:,.0f} GB do not fit into half of the {memory / 1e9:,.0f} GB here"
+    )

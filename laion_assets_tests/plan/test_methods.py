@@ -1,0 +1,39 @@
+"""What a plan says of each way to search: what fits is named, and what grows with what."""
+
+from __future__ import annotations
+
+import pytest
+
+from laion_assets.index.graphs import IndexParameters
+from laion_assets.plan.methods import MethodCost, Methods, method_costs
+
+PAGE = IndexParameters("bf16", 64, 256)
+
+
+def methods(rows: int, *, memory: int = 64 * 10**9, cores: int = 16) -> Methods:
+    return method_costs(rows, 2, 512, PAGE, partitions=max(1, rows // 10**6), cores=cores, memory=memory)
+
+
+def by_name(found: Methods) -> dict[str, MethodCost]:
+    return {cost.name: cost for cost in found.costs}
+
+
+@pytest.mark.parametrize(
+    ("rows", "memory", "named"),
+    [(50_000, 10**9, "exact"), (1_000_000, 64 * 10**9, "hnsw"), (407_314_954, 64 * 10**9, "cells")],
+)
+def test_the_way_that_fits_the_machine_is_named(rows: int, memory: int, named: str) -> None:
+    assert methods(rows, memory=memory).named == named
+
+
+def test_all_shards_take_a_tenth_of_the_graphs_memory_as_codes() -> None:
+    found = by_name(methods(407_314_954))
+    assert found["hnsw"].memory_bytes == pytest.approx(1.27e12, rel=0.01)
+    assert found["codes"].memory_bytes == pytest.approx(132 * 814_629_908)
+    assert found["cells"].memory_bytes < found["codes"].memory_bytes / 50
+    assert found["cells"].core_hours < found["hnsw"].core_hours / 10
+
+
+def test_searches_by_cells_grow_slower_than_rows() -> None:
+    few, many = (by_name(methods(rows))["cells"].seconds or 0 for rows in (10**6, 10**8))
+    assert few < many < 100 * few
