@@ -34,7 +34,8 @@ SCANNED_512 = 512.0
 
 @dataclass(frozen=True)
 class MethodCost:
-    """A way of searching: bytes that should be in memory, bytes on disk beside the table, core hours to build, seconds
+    """A way of searching: bytes that should be in memory (graphs must be; codes are page cache, and what does not fit is
+    read from disk), bytes on disk beside the table, core hours to build, seconds
     of a search on all cores; None where no formula is known to hold."""
 
     name: Literal["exact", "hnsw", "codes", "cells"]
@@ -82,7 +83,7 @@ def method_costs(
             "hnsw", graphs, graphs, core_hours, None, f"memory within 1 %; latency grows with {partitions} parts"
         ),
         MethodCost("codes", vectors * code, cells_disk, building / 3600, codes, projected),
-        MethodCost("cells", vectors * code * share, cells_disk, (building + training) / 3600, cells, projected),
+        MethodCost("cells", vectors * code, cells_disk, (building + training) / 3600, cells, projected),
     ]
     return _named(costs, rows, graphs, memory)
 
