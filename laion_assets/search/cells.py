@@ -234,7 +234,7 @@ class _Search:
             settings={"readonly": 2},
         )
         share = (int(meeting) + 1) / (int(rows) + 1)
-        return math.ceil(probes * share**-SHARE_EXPONENT)
+        return math.ceil(probes * math.pow(share, -SHARE_EXPONENT))
 
     def _answers(self, candidates: list[tuple[int, int]]) -> list[Sequence[Any]]:
         """These rows of the table, with distances from its own vectors."""
