@@ -34,9 +34,11 @@ SCANNED_512 = 512.0
 
 @dataclass(frozen=True)
 class MethodCost:
-    """A way of searching: bytes that should be in memory (graphs must be; codes are page cache, and what does not fit is
-    read from disk), bytes on disk beside the table, core hours to build, seconds
-    of a search on all cores; None where no formula is known to hold."""
+    """A way of searching: bytes that should be in memory, bytes on disk beside the table, core hours to build.
+
+    Graphs must be in memory; codes are page cache, and what does not fit is read from disk. `seconds` is a search on
+    all cores; None where no formula is known to hold.
+    """
 
     name: Literal["exact", "hnsw", "codes", "cells"]
     memory_bytes: float
