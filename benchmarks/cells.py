@@ -164,8 +164,10 @@ def _one(db: Database, vector: Vectors, request: SearchRequest, way: Way) -> tup
 
 def _counters(db: Database) -> tuple[int, int]:
     """Rows and bytes that the engine has read since it was opened."""
-    found = dict(db.rows("SELECT event, value FROM system.events WHERE event IN ('SelectedRows', 'SelectedBytes')"))
-    return int(found.get("SelectedRows", 0)), int(found.get("SelectedBytes", 0))
+    rows, size = db.one(
+        "SELECT sumIf(value, event = 'SelectedRows'), sumIf(value, event = 'SelectedBytes') FROM system.events"
+    )
+    return int(rows), int(size)
 
 
 def _row(rows: int, kind: str, way: Way, found: Figures, all_rows: int) -> list[str]:

@@ -21,8 +21,10 @@ from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 def materialize(settings: Settings) -> dg.ExecuteInProcessResult:
     location = CodeLocation(settings)
-    parts = [dg.AssetSpec("clickhouse_partition"), vector_cells_asset(location), *vector_cells_checks(location)]
-    return dg.materialize(parts, raise_on_error=False)
+    return dg.materialize(
+        [dg.AssetSpec("clickhouse_partition"), vector_cells_asset(location), *vector_cells_checks(location)],
+        raise_on_error=False,
+    )
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:

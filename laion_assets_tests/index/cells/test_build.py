@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,7 @@ def test_a_shard_that_changes_while_its_cells_are_made_does_not_count(
 
 def test_what_differs_from_the_table_is_not_attached(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that is lost on the way to the staging table."""
-    insert = exchange._insert
+    insert: Callable[..., None] = exchange._insert
 
     def without_the_last_row(*given: Any) -> None:
         insert(*given[:-2], given[-2][:-1], given[-1][:-1])
