@@ -189,15 +189,14 @@ def report_condition() -> dg.AutomationCondition[Any]:
     return condition.with_label("after each build of the index that passed its checks")
 
 
-TARGETS = ("vector_index", "vector_cells", "recall_report")
-
-
 def milestone_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
     """What evaluates the conditions. They are code of ours, which Dagster's daemon evaluates only in the code
     location's own process: without `use_user_code_server` they would never be true, and nothing would say so."""
+    built = {"vector_index": settings.builds_graphs, "vector_cells": settings.builds_cells}
+    automated = [*(name for name, wanted in built.items() if wanted), "recall_report"]
     return dg.AutomationConditionSensorDefinition(
         job_name(settings, "index_at_milestones"),
-        target=dg.AssetSelection.assets(*(asset_key(settings, name) for name in TARGETS)),
+        target=dg.AssetSelection.assets(*(asset_key(settings, name) for name in automated)),
         use_user_code_server=True,
         run_tags={LANE_TAG: "index", PRIORITY_TAG: str(INDEX)},
         # A milestone is seen within this time; looking took 0.03 s over 410 partitions.

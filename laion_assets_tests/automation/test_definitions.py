@@ -107,7 +107,9 @@ def test_the_graph_tells_the_story(graph: AssetGraph) -> None:
 
 
 def test_the_checks_are_all_there_and_no_others(graph: AssetGraph) -> None:
-    expected = {AssetCheckKey(AssetKey(asset), name) for asset, names in (BLOCKING | TOLD).items() for name in names}
+    expected = {
+        AssetCheckKey(AssetKey(asset), name) for asset, names in (*BLOCKING.items(), *TOLD.items()) for name in names
+    }
     assert set(graph.asset_check_keys) == expected
 
 
