@@ -227,11 +227,12 @@ def test_searches_during_an_exchange_see_each_row_once(settings: Settings) -> No
                 searches += 1
                 if len(ids) != 1000 or len(set(ids)) != 1000 or not set(ids) <= set(wanted):
                     faults.append(f"{len(ids)} rows, {len(set(ids))} of them different")
+                time.sleep(0.05)
 
     thread = threading.Thread(target=search_on)
     thread.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             with connect(settings) as db:
                 copy = f"{db.table[:-1]}_copy`"
                 db.command(f"CREATE TABLE {copy} AS {db.table}")
@@ -261,7 +262,7 @@ with connect(load_settings(dataset_name="sample", data_dir=sys.argv[1])) as db:
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_build_that_is_killed_is_resumed_and_no_row_is_lost_or_doubled(tmp_path: Path, seed: int) -> None:
     settings = sample_settings(tmp_path)
     load_sample(settings, {0: 1500, 1: 600, 2: 400})
