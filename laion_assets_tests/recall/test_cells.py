@@ -1,4 +1,4 @@
-"""What measuring cells and codes promises: the same queries as for graphs, and no figure of cells that are not whole."""
+"""What measuring cells and codes promises: the queries that graphs get, and no figure of cells that are not whole."""
 
 from __future__ import annotations
 
