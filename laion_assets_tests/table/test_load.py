@@ -522,3 +522,39 @@ def test_figures_of_a_partition_count_its_unsound_vectors(
     db.command(f"INSERT INTO {db.table} (id, image_embedding, shard) VALUES (900, [1, nan], 0)")
     spoilt = partition_figures(db, db.table, "shard = 0")
     assert (spoilt.rows, spoilt.wrong_length, spoilt.unsound, spoilt.last_id) == (251, 1, 1, 900)
+
+
+def test_extra_columns_of_every_type_reach_the_table_as_they_are(
+    tmp_path: Path, sample_folder: Path, sample_shards: list[Shard]
+) -> None:
+    toml = tmp_path / "typed.toml"
+    kinds = ("Bool", "Int8", "Int64", "UInt64", "Float32", "Float64", "String")
+    declared = "".join(f'c_{kind} = {{ type = "{kind}", names = "{kind}" }}\n' for kind in kinds)
+    toml.write_text(f'name = "sample"\nshards = 4\ndimension = 512\n[extra_columns]\n{declared}')
+    settings = settings_for(tmp_path / "data", sample_folder, dataset_name=str(toml))
+    store = ShardStore(settings.data_dir, settings.dataset)
+    shard = sample_shards[2]
+    values: dict[str, list[Any]] = {
+        "Bool": [True, False],
+        "Int8": [-128, 127],
+        "Int64": [-(2**63), 2**63 - 1],
+        "UInt64": [0, 2**64 - 1],
+        "Float32": [0.1, math.inf],
+        "Float64": [0.1, 1e300],
+        "String": ["", "a\x00b"],
+    }
+    for kind, pair in values.items():
+        kept = pa.uint64() if kind == "UInt64" else None
+        shard = shard.with_column(kind, pa.array([*pair, *[pair[0]] * (shard.rows - 2)], kept))
+    shard.place(store)
+    merged = merge_shard(store, 0, max_bad_fraction=0, extra_columns=settings.extra_column_types)
+    with connect(settings) as db:
+        load_partition(db, merged)
+        names = ", ".join(f"c_{kind}" for kind in kinds)
+        rows = db.rows(f"SELECT {names} FROM {db.table} ORDER BY id LIMIT 2")
+        types = db.one(f"SELECT {', '.join(f'toTypeName(c_{kind})' for kind in kinds)} FROM {db.table} LIMIT 1")
+    assert types == kinds
+    single = [np.float32(value) for value in values["Float32"]]
+    for row, found in enumerate(rows):
+        expected = [single[row] if kind == "Float32" else values[kind][row] for kind in kinds]
+        assert list(found) == expected

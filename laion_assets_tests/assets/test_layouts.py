@@ -1,0 +1,107 @@
+"""Whoever has files of another layout: `describe`, `load all` and a search, as commands, with nothing else said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from laion_assets_tests.conftest import class_shard
+
+ROWS = 300
+DAGSTER_YAML = "telemetry: {enabled: false}\nconcurrency:\n  pools: {default_limit: 1, granularity: op}\n"
+
+
+def run(folder: Path, *words: str, dataset: Path | None = None, fails: bool = False) -> str:
+    """What a command prints, in an environment with nothing of the caller's."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    (home / "dagster.yaml").write_text(DAGSTER_YAML)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LAION_", "DAGSTER_"))}
+    variables = {"DAGSTER_HOME": str(home), "LAION_DATA_DIR": str(folder / "data"), "COLUMNS": "200"}
+    if dataset is not None:
+        variables["LAION_DATASET"] = str(dataset)
+    command = [str(Path(sys.executable).with_name("laion-assets")), *words]
+    done = subprocess.run(command, env=kept | variables, capture_output=True, text=True, timeout=300, check=False)
+    assert "Traceback" not in done.stderr
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def write(folder: Path, image: str, text: str | None, metadata: str, columns: dict[str, Any], shard: int = 0) -> None:
+    """A shard sorted by class under these names, with these columns."""
+    rows = class_shard([row // 30 for row in range(ROWS)], seed=shard)
+    for name, vectors in ((image, rows.images), (text, rows.texts)):
+        if name is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            np.save(folder / name, vectors)
+    (folder / metadata).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / metadata)
+
+
+def padded_with_holes(folder: Path) -> list[int]:
+    """Shards 1, 2 and 4, padded, with columns of other types."""
+    for shard in (1, 2, 4):
+        columns = {
+            "URL": pa.array([f"https://x/{shard}/{row}.jpg" for row in range(ROWS)], pa.string_view()),
+            "TEXT": pa.array([[f"thing {row // 30}", "more"] for row in range(ROWS)]),
+            "NSFW": [row % 7 == 0 for row in range(ROWS)],
+            "punsafe": np.linspace(0, 1, ROWS),
+            "width": np.where(np.arange(ROWS) % 9 == 0, np.nan, 640.0),
+        }
+        number = f"{shard:05d}"
+        names = (
+            f"img_emb/img_emb_{number}.npy",
+            f"text_emb/text_emb_{number}.npy",
+            f"metadata/metadata_{number}.parquet",
+        )
+        write(folder, *names, columns, shard)
+    return [1, 2, 4]
+
+
+def images_alone(folder: Path) -> list[int]:
+    """Image vectors and paths, side by side in one folder."""
+    for shard in range(2):
+        columns = {"image_path": [f"/pictures/{shard}/{row}.jpg" for row in range(ROWS)]}
+        write(folder, f"img_emb_{shard}.npy", None, f"metadata_{shard}.parquet", columns, shard)
+    return [0, 1]
+
+
+def sorted_by_class(folder: Path) -> list[int]:
+    """Other names, classes for captions, in their order."""
+    for shard in range(2):
+        columns = {
+            "file": [f"/p/{row}.jpg" for row in range(ROWS)],
+            "label": [f"class {row // 30}" for row in range(ROWS)],
+        }
+        write(folder, f"pics/image-{shard}.npy", f"words/text-{shard}.npy", f"meta/m-{shard}.parquet", columns, shard)
+    return [0, 1]
+
+
+@pytest.mark.parametrize("layout", [padded_with_holes, images_alone, sorted_by_class], ids=lambda made: made.__name__)
+def test_a_stranger_describes_loads_and_searches_files_of_another_layout(layout: Any, tmp_path: Path) -> None:
+    shards = layout(tmp_path / "files")
+    described = tmp_path / "mine.toml"
+    assert "wrote" in run(tmp_path, "describe", str(tmp_path / "files"), "--output", str(described))
+    if layout is padded_with_holes:
+        text = described.read_text().replace("# [extra_columns]", "[extra_columns]")
+        described.write_text(text.replace("# punsafe", "punsafe").replace("# width", "width"))
+    said = run(tmp_path, "load", "all", dataset=described)
+    assert said.count("│ loaded") == len(shards)
+    where = ["--where", "punsafe > 0.5 AND width = 640"] if layout is padded_with_holes else []
+    like = shards[-1] * 10_000_000 + 200
+    found = json.loads(run(tmp_path, "search", "--like", str(like), "--json", *where, dataset=described))
+    assert found["neighbours"][0]["id"] == like
+    assert found["neighbours"][0]["url"].endswith(".jpg")
+    if layout is padded_with_holes:
+        assert found["neighbours"][0]["caption"] == "thing 6"
+        assert "missing" not in run(tmp_path, "load", "0-4", dataset=described)
+    assert "file of that name" in run(tmp_path, "describe", str(tmp_path), "-o", str(described), fails=True)
