@@ -23,6 +23,7 @@ from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import _holder, connect
 from laion_assets.table.schema import partitions
+from laion_assets.terminal.submitted import daemon_is_live
 from laion_assets_tests.automation.services import PROJECT, Services, wait_for
 from laion_assets_tests.torture.termination import limit_seconds
 
@@ -60,6 +61,11 @@ class Load:
     def instance(self) -> dg.DagsterInstance:
         """Opened for a look; close it."""
         return dg.DagsterInstance.from_config(str(self.folder / "home"))
+
+    def has_daemon(self) -> bool:
+        """Whether the daemon takes runs from the queue."""
+        with self.instance() as instance:
+            return daemon_is_live(instance)
 
     def loaded(self) -> int:
         """How many partitions Dagster has."""
@@ -115,6 +121,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
     try:
         made.services.start_webserver()
         made.services.start_daemon()
+        wait_for(lambda: made.has_daemon() or None, seconds=PATIENCE, what="the daemon's first heartbeat")
         yield made
     finally:
         made.services.stop()
