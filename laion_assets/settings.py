@@ -56,7 +56,7 @@ GROUPS = {
     "keep_raw": "Files and rows",
     "vector_codec": "The table",
     "load_shards": "Schedules and alarms",
-    "index_first": "Index and recall",
+    "index": "Index and recall",
     "clickhouse_memory_bytes": "The connection to ClickHouse, and its engine",
     "http_tries": "Fetching",
     "clip_dir": "CLIP, alerts, clusters",
