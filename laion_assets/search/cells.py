@@ -19,13 +19,12 @@ from laion_assets.index.cells.events import LiveCells, live_cells
 from laion_assets.index.cells.schema import cells_table, centroids_table, code_dimension, events_table
 from laion_assets.search.condition import DISTANCE, check_condition
 from laion_assets.search.statement import (
-    EXACT_SETTINGS,
+    Neighbour,
     SearchRequest,
     SearchResult,
     check_request,
     checked_vector,
-    neighbours_of,
-    search_sql,
+    search,
 )
 from laion_assets.table.cluster import connect_to_node, nodes
 from laion_assets.table.connect import Database
@@ -104,9 +103,14 @@ def search_cells(
     if request.where:
         check_condition(db, request.where)
     started = time.perf_counter()
-    rows = _Search(db, target, request, settings, live or require_cells(db, request.by)).rows()
-    seconds = time.perf_counter() - started
-    return SearchResult(neighbours_of(rows), request.by, exact=False, seconds=seconds)
+    found = _Search(db, target, request, settings, live or require_cells(db, request.by)).neighbours()
+    return SearchResult(ranked(found, request.limit), request.by, exact=False, seconds=time.perf_counter() - started)
+
+
+def ranked(found: Sequence[Neighbour], limit: int) -> list[Neighbour]:
+    """The nearest of these, with their places from 1."""
+    nearest = sorted(found, key=lambda one: one.distance)[:limit]
+    return [replace(one, rank=rank) for rank, one in enumerate(nearest, start=1)]
 
 
 def _search_nodes(
@@ -118,9 +122,8 @@ def _search_nodes(
     for node in replicas.values():
         with connect_to_node(entry, node) as db:
             results.append(search_cells(db, vector, request, settings))
-    found = sorted((one for result in results for one in result.neighbours), key=lambda one: one.distance)
-    ranked = [replace(one, rank=rank) for rank, one in enumerate(found[: request.limit], start=1)]
-    return SearchResult(ranked, request.by, exact=False, seconds=sum(result.seconds for result in results))
+    found = ranked([one for result in results for one in result.neighbours], request.limit)
+    return SearchResult(found, request.by, exact=False, seconds=sum(result.seconds for result in results))
 
 
 def require_cells(db: Database, by: By) -> LiveCells:
@@ -194,16 +197,14 @@ class _Search:
         self._settings = settings or CellsSettings(default_probes(live.clusters, live.rows))
         self._wanted = request.limit + MARGIN
 
-    def rows(self) -> list[Sequence[Any]]:
-        """The answer's rows, nearest first."""
+    def neighbours(self) -> list[Neighbour]:
+        """The answers, in any order; more of them than asked for where shards are scanned."""
         if self._request.where and names_vectors(self._request.where):
             return self._scanned(self._request.shards)
         found = self._answers(self._candidates()) if self._live.loads else []
         shards = self._request.shards
         scanned = tuple(shard for shard in self._live.scanned if shards is None or shard in shards)
-        if scanned:
-            found = sorted([*found, *self._scanned(scanned)], key=lambda row: float(row[0]))
-        return found[: self._request.limit]
+        return [*found, *self._scanned(scanned)] if scanned else found
 
     def _candidates(self) -> list[tuple[int, int]]:
         """Id and shard of the nearest rows in the cells."""
@@ -236,26 +237,28 @@ class _Search:
         share = (int(meeting) + 1) / (int(rows) + 1)
         return math.ceil(probes * math.pow(share, -SHARE_EXPONENT))
 
-    def _answers(self, candidates: list[tuple[int, int]]) -> list[Sequence[Any]]:
-        """These rows of the table, with distances from its own vectors."""
+    def _answers(self, candidates: list[tuple[int, int]]) -> list[Neighbour]:
+        """The nearest of these rows of the table, by distances from its own vectors."""
         if not candidates:
             return []
         ids = ", ".join(str(row_id) for row_id, _ in candidates)
-        own = SearchRequest(
-            by=self._request.by,
-            limit=self._request.limit,
-            where=f"id IN ({ids})",
-            shards=tuple(sorted({shard for _, shard in candidates})),
+        shards = ", ".join(sorted({str(shard) for _, shard in candidates}))
+        rows = self._db.rows(
+            f"SELECT cosineDistance({self._request.by}_embedding, {vector_sql(self._target)}) AS {DISTANCE}, "
+            f"caption, url, shard, id, NSFW FROM {self._db.table} WHERE shard IN ({shards}) AND id IN ({ids}) "
+            f"ORDER BY {DISTANCE} LIMIT {self._request.limit}",
+            settings={"readonly": 2, "use_skip_indexes": 0},
+            text_as_bytes=True,
         )
-        return self._from_table(own)
+        return [_neighbour(row) for row in rows]
 
-    def _scanned(self, shards: tuple[int, ...] | None) -> list[Sequence[Any]]:
+    def _scanned(self, shards: tuple[int, ...] | None) -> list[Neighbour]:
         """The nearest rows of shards that are not in the cells, by all their vectors."""
-        own = SearchRequest(
-            by=self._request.by, limit=self._request.limit, where=self._request.where, shards=shards, exact=True
-        )
-        return self._from_table(own)
+        return search(self._db, self._target, replace(self._request, shards=shards, exact=True)).neighbours
 
-    def _from_table(self, request: SearchRequest) -> list[Sequence[Any]]:
-        sql = search_sql(self._db, request, self._target)
-        return self._db.rows(sql, settings={"readonly": 2, **EXACT_SETTINGS}, text_as_bytes=True)
+
+def _neighbour(row: Sequence[Any]) -> Neighbour:
+    """An answer without its place. Captions may hold bytes that are not UTF-8, shown with replacement marks."""
+    distance, caption, url, shard, row_id, nsfw = row
+    texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in (caption, url, nsfw)]
+    return Neighbour(0, float(distance), texts[0], texts[1], int(shard), int(row_id), texts[2])

@@ -91,12 +91,8 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
         require_table(db)
         raise
     seconds = time.perf_counter() - started
-    return SearchResult(neighbours_of(rows), request.by, request.exact, seconds, too_few)
-
-
-def neighbours_of(rows: Sequence[Sequence[Any]]) -> list[Neighbour]:
-    """The rows of `search_sql`'s statement as answers, ranked as they come."""
-    return [Neighbour(rank, *_typed(row)) for rank, row in enumerate(rows, start=1)]
+    found = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(rows, start=1)]
+    return SearchResult(found, request.by, request.exact, seconds, too_few)
 
 
 def _rows(db: Database, request: SearchRequest, target: npt.NDArray[np.float32]) -> list[Sequence[Any]]:
