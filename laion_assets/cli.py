@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from laion_assets.errors import LaionError
+from laion_assets.terminal.guard import guarded, sound_console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,8 +22,8 @@ clip_app = typer.Typer(no_args_is_help=True, help="The CLIP encoders.")
 udf_app = typer.Typer(no_args_is_help=True, help="The ClickHouse functions encode_text and encode_image.")
 app.add_typer(clip_app, name="clip")
 app.add_typer(udf_app, name="udf")
-console = Console()
-errors = Console(stderr=True)
+console = sound_console()
+errors = sound_console(stderr=True)
 
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="In place of LAION_DATASET.")]
 SourceOption = Annotated[str | None, typer.Option("--source", help="In place of LAION_SOURCE.")]
@@ -246,11 +245,7 @@ def udf_install(
 
 def main() -> None:
     """Runs the command; a failure that its user can act on is one line on standard error and exit code 2."""
-    try:
-        app()
-    except LaionError as error:
-        errors.print(f"laion-assets: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+    sys.exit(guarded(app, errors))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ class PermanentSourceError(SourceError):
     """A source said no for good (404, 403, a certificate that does not hold): trying again is no use."""
 
 
+class UnreachableSourceError(SourceError):
+    """No source could be reached: unknown hosts, refused connections, no TLS. A later run may; waiting for it is not
+    worth hours."""
+
+
 class StoreError(LaionError):
     """The store cannot take or give a file: no space, read-only, or a raw file that was removed after its merge."""
 

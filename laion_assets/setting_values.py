@@ -103,6 +103,25 @@ def database(url: str) -> str:
     return url
 
 
+def token_pairs(text: str) -> list[tuple[str, str]]:
+    """The host, "" where none is named, and the token of each word: `TOKEN`, or `HOST=TOKEN HOST:PORT=TOKEN`.
+
+    A token may end in signs of equality (RFC 6750, 2.1).
+    """
+    pairs = []
+    for word in re.split(r"[,\s]+", text.strip()):
+        host, _, token = word.partition("=")
+        pairs.append((host, token) if token.strip("=") else ("", word))
+    return pairs
+
+
+def tokens(text: str) -> str:
+    """Bearer tokens, of the signs that a header may hold."""
+    if not re.fullmatch(r"[\x21-\x7e]+([,\s]+[\x21-\x7e]+)*", text):
+        raise ValueError("a token is of letters, digits and signs of ASCII; several are host=token, parted by blanks")
+    return text
+
+
 def merged_place(place: str) -> str:
     """Where a server finds merged files."""
     if not re.fullmatch(r"(?:(?:s3|gs|https?)://|(?![a-z0-9+.-]*://))[^*?{}'\\\s]+", place):

@@ -133,8 +133,12 @@ class Settings(BaseSettings):
     http_file_seconds: float = Field(default=6 * 3600.0, gt=0)
     http_min_bytes_per_second: int = Field(default=10_000, ge=0)
     http_connections: int = Field(default=3, ge=1, le=64)
+    http_unreachable_seconds: float = Field(default=20.0, ge=0)
     http_ca_file: Path | None = None
+    http_token: Annotated[SecretStr, AfterValidator(_secret(setting_values.tokens))] | None = None
+    http_netrc: Path | None = None
     manifest: Path | None = None
+    manifest_gaps: bool = False
 
     clip_dir: Path | None = None
     image_root: Path | None = None
@@ -192,7 +196,9 @@ class Settings(BaseSettings):
             raise ValueError("a folder on this machine; a bucket for raw and merged files is named in LAION_STORE")
         return folder
 
-    @field_validator("data_dir", "http_ca_file", "clickhouse_ca_file", "manifest", "clip_dir", "image_root")
+    @field_validator(
+        "data_dir", "http_ca_file", "http_netrc", "clickhouse_ca_file", "manifest", "clip_dir", "image_root"
+    )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else user_path(path).absolute()

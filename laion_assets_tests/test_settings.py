@@ -79,7 +79,10 @@ ENVIRONMENT: dict[str, tuple[str, object]] = {
     "http_min_bytes_per_second": ("0", 0),
     "http_connections": ("1", 1),
     "http_ca_file": ("/etc/ca.pem", Path("/etc/ca.pem")),
+    "http_unreachable_seconds": ("5", 5.0),
+    "http_netrc": ("/etc/netrc", Path("/etc/netrc")),
     "manifest": ("/etc/manifest.json", Path("/etc/manifest.json")),
+    "manifest_gaps": ("true", True),
     "clip_dir": ("/mnt/clip", Path("/mnt/clip")),
     "image_root": ("/mnt/images", Path("/mnt/images")),
     "cluster": ("main", "main"),
@@ -133,6 +136,7 @@ WRONG: dict[str, str] = {
     "http_min_bytes_per_second": "-1",
     "http_connections": "65",
     "clickhouse": f"postgres://user:{SECRET}@host/db",
+    "http_token": f"{SECRET}\x07",
 }
 """What they may not hold."""
 
@@ -197,7 +201,7 @@ def test_a_tilde_that_names_nobody_s_home_is_a_path_like_any_other(monkeypatch: 
 
 
 def test_every_setting_is_tried_by_these_tests() -> None:
-    secrets = {"clickhouse", "alert_webhook"}
+    secrets = {"clickhouse", "alert_webhook", "http_token"}
     assert set(ENVIRONMENT) | secrets == set(Settings.model_fields)
 
 
@@ -284,6 +288,8 @@ def test_folders_are_those_of_where_the_settings_were_read(monkeypatch: pytest.M
     [
         ("LAION_SOURCE", "http://[::1/x", "LAION_SOURCE.0: a source is a URL"),
         ("LAION_SOURCE", "http://host:99999/x", "LAION_SOURCE.0: a source is a URL"),
+        ("LAION_SOURCE", "https://me:12/hunter2@host/x", "LAION_SOURCE.0: in a URL with user and password"),
+        ("LAION_SOURCE", "https://me:12?hunter2@host/x", "LAION_SOURCE.0: in a URL with user and password"),
         ("LAION_ALERT_WEBHOOK", "hooks.example/x", "LAION_ALERT_WEBHOOK: a webhook is http(s)://host/"),
         ("LAION_TABLE", "laion_staging_v2", "LAION_TABLE: a name with _staging_"),
         *(
@@ -485,7 +491,8 @@ def test_codecs_are_written_as_clickhouse_writes_them(codec: str) -> None:
 
 @hypothesis_settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from([*ENVIRONMENT, "clickhouse", "alert_webhook"]), st.text(st.characters(codec="utf-8"), max_size=20)
+    st.sampled_from([*ENVIRONMENT, "clickhouse", "alert_webhook", "http_token"]),
+    st.text(st.characters(codec="utf-8"), max_size=20),
 )
 def test_any_text_in_a_variable_is_a_setting_or_an_error_of_ours(field: str, text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

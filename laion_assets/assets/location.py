@@ -26,6 +26,7 @@ from laion_assets.errors import (
     ServerUnreachableError,
     SourceError,
     StoreError,
+    UnreachableSourceError,
 )
 from laion_assets.health.keys import asset_key
 from laion_assets.health.runs import PARTITION_TAG
@@ -59,7 +60,7 @@ WORTH_REPEATING = (
     *(SourceError, StoreError),
     *(EngineHeldError, LeaseHeldError, LeaseLostError, ServerUnreachableError),
 )
-NOT_WORTH_REPEATING = (PermanentSourceError, MissingRawError)
+NOT_WORTH_REPEATING = (PermanentSourceError, UnreachableSourceError, MissingRawError)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def real_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         vector = array.astype(np.float32)
     if not np.isfinite(vector).all():
-        raise ValueError("NaN, infinity or a number that float32 does not hold")
+        raise ValueError("NaN or infinity in it, or a number beyond float32")
     return vector
 
 

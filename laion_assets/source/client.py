@@ -8,7 +8,6 @@ time as with curl. httpx reads 64 KiB at a time through three copies, which cost
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import logging
 import ssl
@@ -21,15 +20,24 @@ from urllib.parse import unquote, urljoin
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout, Url, make_headers, parse_url
 
-from laion_assets.errors import PermanentSourceError, SourceError
-from laion_assets.redact import HIDDEN, redact, redact_text
+from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
+from laion_assets.redact import HIDDEN, redact, redact_chain, redact_text
+from laion_assets.source.credentials import Credentials, WebOrigin
 from laion_assets.source.failures import StoppedError
 from laion_assets.source.transfer import Patience
 from laion_assets.tls import add_authorities, trusting_context
+from laion_assets.waiting import waiting
 
 CA_VARIABLE = "LAION_HTTP_CA_FILE"
 
@@ -39,6 +47,9 @@ KEPT_CONNECTIONS = 4
 
 PIECE_BYTES = 1 << 18
 
+NOT_REACHED = (NewConnectionError, ConnectTimeoutError, ProxyError, SSLError)
+"""An unknown name is a NewConnectionError, too. An answer that was cut or late is none of them."""
+
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "laion-assets"}
 """The file as it is: of a packed one, sizes and ranges would be those of the packed bytes."""
 
@@ -46,9 +57,16 @@ HEADERS = {"Accept-Encoding": "identity", "User-Agent": "laion-assets"}
 class SourceClient:
     """The connections for the files of a shard; several threads may use them. Close it, or use it with `with`."""
 
-    def __init__(self, patience: Patience, ca_file: Path | None = None, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        patience: Patience,
+        ca_file: Path | None = None,
+        stop: threading.Event | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         """Raises `SettingsError` when `ca_file` holds no certificates."""
         self._patience = patience
+        self._credentials = credentials or Credentials()
         self._stop = stop or threading.Event()
         self._ca_file = ca_file
         if ca_file is not None:
@@ -92,7 +110,8 @@ class SourceClient:
             connect=min(self._patience.connect_seconds, max(seconds_left, 0.001)),
             read=min(self._patience.read_seconds, max(seconds_left, 0.001)),
         )
-        with self._failures(place, connecting=True):
+        longest = (self._patience.connect_seconds or 0) + (self._patience.read_seconds or 0)
+        with waiting(f"an answer: {place}", min(longest, seconds_left)), self._failures(place, connecting=True):
             response = self._follow(method, url, headers, timeout, place)
         try:
             with self._lock:
@@ -108,7 +127,7 @@ class SourceClient:
     def _follow(self, method: str, url: str, headers: dict[str, str], timeout: Timeout, place: str) -> BaseHTTPResponse:
         """Redirects by hand: urllib3 would also follow one from https to http, and keeps no user for the same host."""
         target = parse_url(url)
-        user = _authorization(target)
+        user = self._credentials.header(target)
         for _ in range(MAX_REDIRECTS + 1):
             response = self._manager(target).request(
                 method,
@@ -129,8 +148,10 @@ class SourceClient:
                 raise PermanentSourceError(
                     place, found=f"a redirect to {redact(following.url)}", expected="one that stays with https"
                 )
-            if following.auth or not _may_know_the_user(target, following):
-                user = _authorization(following)
+            if following.auth:
+                user = Credentials().header(following)
+            elif not WebOrigin.of(target).may_hand_on(WebOrigin.of(following)):
+                user = {}
             target = following
         raise PermanentSourceError(place, found=f"more than {MAX_REDIRECTS} redirects", expected="an end of them")
 
@@ -149,6 +170,13 @@ class SourceClient:
         if not proxy:
             return urllib3.PoolManager(maxsize=KEPT_CONNECTIONS, ssl_context=self._tls if scheme == "https" else None)
         address = parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        if address.scheme not in ("http", "https"):
+            raise PermanentSourceError(
+                f"proxy {redact(proxy)} of the environment",
+                found=f"a proxy of kind {address.scheme}",
+                expected="http://host:port or https://host:port",
+                advice="set http_proxy and https_proxy to such a one, or NO_PROXY to hosts that need none",
+            )
         user = make_headers(proxy_basic_auth=unquote(address.auth)) if address.auth else None
         return urllib3.ProxyManager(
             address._replace(auth=None).url, maxsize=KEPT_CONNECTIONS, proxy_headers=user, ssl_context=self._tls
@@ -165,10 +193,13 @@ class SourceClient:
             yield
         except LocationValueError as error:
             # urllib3's own words would show a part of the URL, perhaps of a password.
+            error.args = ("a URL that cannot be used",)
+            redact_chain(error)
             raise PermanentSourceError(
                 place, found="a URL or a redirect that cannot be used", expected="http(s)://host/path"
             ) from error
         except HTTPError as error:
+            redact_chain(error)
             if self._stop.is_set():
                 raise StoppedError from error
             raise _failure(place, error, connecting=connecting) from error
@@ -193,19 +224,10 @@ def _failure(place: str, error: HTTPError, *, connecting: bool) -> SourceError:
     ended = isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     if connecting and isinstance(error, SSLError) and isinstance(cause, ssl.SSLError) and not ended:
         return PermanentSourceError(place, found=f"no TLS ({cause.reason or cause})", expected="a TLS server")
-    return SourceError(place, found=f"{type(error).__name__}: {redact_text(str(cause))}")
-
-
-def _authorization(target: Url) -> dict[str, str]:
-    if target.auth is None:
-        return {}
-    return {"Authorization": f"Basic {base64.b64encode(unquote(target.auth).encode()).decode()}"}
-
-
-def _may_know_the_user(target: Url, following: Url) -> bool:
-    """Whether a redirect stays with the host that the user and password are for; going over to https is safe."""
-    same_port = (target.scheme, target.port) == (following.scheme, following.port)
-    return target.host == following.host and (same_port or following.scheme == "https")
+    found = f"{type(error).__name__}: {redact_text(str(cause))}"
+    return (UnreachableSourceError if connecting and isinstance(error, NOT_REACHED) else SourceError)(
+        place, found=found
+    )
 
 
 def _hide_queries(record: logging.LogRecord) -> bool:
@@ -220,6 +242,8 @@ def _redirected(target: Url, location: str, place: str) -> Url:
     try:
         return parse_url(urljoin(target._replace(auth=None).url, location))
     except ValueError as error:
+        error.args = ("a redirect that cannot be used",)
+        redact_chain(error)
         raise PermanentSourceError(
             place, found=f"a redirect to {redact_text(location)[:200]!r}", expected="one to a URL"
         ) from error

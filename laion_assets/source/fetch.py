@@ -69,9 +69,10 @@ def fetch_shard(
     shard take turns, so that the second finds it complete. After an interrupt or an error what has come is kept, and
     the next run goes on from there.
 
-    Raises `SourceError` when no source gives a file within the tries and the time, `PermanentSourceError` when all said
-    no for good, `StoreError` when the disk refuses or has not enough space, `DatasetError` for a shard that is none,
-    and `SettingsError` for a manifest, a CA file or a source that cannot be used.
+    Raises `SourceError` when no source gives a file within the tries and the time, `UnreachableSourceError` when none
+    could be reached, `PermanentSourceError` when all said no for good, `StoreError` when the disk refuses or has not
+    enough space, `DatasetError` for a shard that is none, and `SettingsError` for a manifest, a CA file or a source
+    that cannot be used.
     """
     settings.dataset.shard_number(str(shard))
     patience = patience or Patience.of(settings)
@@ -104,6 +105,7 @@ def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = N
         patience,
         tries=min(patience.tries, OBSERVE_TRIES),
         file_seconds=min(patience.file_seconds, OBSERVE_SECONDS),
+        unreachable_seconds=0.0,
     )
     files = wanted_files(settings, shard)
     transfer = ShardTransfer(f"shard {shard}", {file.name: file.expected_bytes for file in files}, log=log)
@@ -186,7 +188,9 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Pati
         then = remembered(partial.final)
     if then is None or wanted.sha256 is not None:
         return False
-    hasty = replace(patience, tries=1, file_seconds=min(patience.file_seconds, OBSERVE_SECONDS))
+    hasty = replace(
+        patience, tries=1, file_seconds=min(patience.file_seconds, OBSERVE_SECONDS), unreachable_seconds=0.0
+    )
     try:
         now = Mirrors(wanted, sources, hasty, transfer).run(lambda source: source.observe())
     except SourceError as error:

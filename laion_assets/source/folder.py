@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laion_assets.errors import PermanentSourceError, SourceError
-from laion_assets.redact import redact, redact_text
+from laion_assets.redact import redact, redact_chain, redact_text
 from laion_assets.shard.files import sync_folder
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.mirrors import Arrival, RemoteFile
@@ -175,6 +175,7 @@ class StoredFile:
             raise
         except Exception as error:
             name = type(error).__name__
+            redact_chain(error)
             kind = PermanentSourceError if isinstance(error, LASTING) or name in WITHOUT_CREDENTIALS else SourceError
             raise kind(
                 self._subject,

@@ -45,8 +45,8 @@ PERMANENT_STATUS = {501, 505}
 """Statuses from 500 on that do not pass: the server cannot do it at all."""
 
 ADVICE = {
-    401: "put user and password into the URL in LAION_SOURCE",
-    403: "see whether this host wants a user, a password or a signed URL",
+    401: "put a token into LAION_HTTP_TOKEN, or user and password into ~/.netrc or the URL in LAION_SOURCE",
+    403: "see whether this host wants a user, a password, a token or a signed URL",
     404: "see whether the host has this dataset under other folders",
 }
 

@@ -9,6 +9,8 @@ The rules:
 - The source whose beginning of the file is held keeps its turn after a try that brought bytes beyond those held before,
   and for a few tries that did not (`Patience.idle_tries`): a fresh start elsewhere costs what is there. It loses its
   turn when it is slow or asks for a wait.
+- A host that cannot be reached (`UnreachableSourceError`) is one host whatever its layouts: none of its sources is
+  tried while it is waited for, and all are given up after `Patience.unreachable_seconds`, unless it answered once.
 - A source is given up after `Patience.tries` tries, or `Patience.wrong_files` wrong files. Bytes gained reset neither
   these counts nor the growth of the waits.
 """
@@ -16,20 +18,25 @@ The rules:
 from __future__ import annotations
 
 import random
+import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_before_delay
 
-from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
 from laion_assets.source.failures import BusySourceError, SlowSourceError, WrongFileError, reason
 from laion_assets.source.partial import PartialFile
 from laion_assets.source.transfer import Pace, Patience, ShardTransfer
 from laion_assets.source.wanted import WantedFile
+from laion_assets.waiting import say_wait
 
 Result = TypeVar("Result")
+
+LOST = (PermanentSourceError, UnreachableSourceError)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,15 @@ class _Candidate:
     error: SourceError | None = None
 
 
+@dataclass
+class _Host:
+    """A host's sources have these in common: whether it answered once, since when it cannot be reached, how often."""
+
+    answered: bool = False
+    lost_at: float | None = None
+    failures: int = 0
+
+
 class Mirrors:
     """The sources of one file and how each has done so far."""
 
@@ -103,6 +119,7 @@ class Mirrors:
         self._partial = partial
         self._candidates = [_Candidate(source) for source in sources]
         self._current = self._failed = self._candidates[0]
+        self._hosts: defaultdict[str, _Host] = defaultdict(_Host)
 
     @property
     def tries(self) -> int:
@@ -131,11 +148,13 @@ class Mirrors:
         candidate = self._current
         candidate.tries += 1
         farthest = self._partial.farthest if self._partial else 0
+        begun = time.monotonic()
         try:
             return action(candidate.source)
         except SourceError as error:
             gained = self._partial is not None and self._partial.farthest > farthest
             self._note(candidate, error, gained=gained)
+            self._note_host(candidate, error, begun)
             raise
 
     def _note(self, candidate: _Candidate, error: SourceError, *, gained: bool) -> None:
@@ -156,6 +175,22 @@ class Mirrors:
         asked = error.wait_seconds if isinstance(error, BusySourceError) else None
         wait = self._backoff(candidate.tries) if asked is None else min(asked, self._patience.retry_after_most_seconds)
         candidate.due = time.monotonic() + wait
+
+    def _note_host(self, candidate: _Candidate, error: SourceError, begun: float) -> None:
+        """Has all sources of a host wait, or gives them up, where one found that it cannot be reached."""
+        name = _host(candidate.source.url)
+        host = self._hosts[name]
+        if not isinstance(error, UnreachableSourceError):
+            host.answered, host.lost_at, host.failures = True, None, 0
+            return
+        host.failures += 1
+        host.lost_at = begun if host.lost_at is None else host.lost_at
+        left = host.lost_at + self._patience.unreachable_seconds - time.monotonic()
+        wait = self._backoff(host.failures)
+        for each in self._candidates:
+            if _host(each.source.url) == name and not each.given_up:
+                each.given_up = left <= 0 and not host.answered
+                each.due = time.monotonic() + (wait if host.answered else min(wait, max(left, 0.0)))
 
     def _holds_part_of(self, candidate: _Candidate) -> bool:
         origin = self._partial.origin if self._partial else None
@@ -179,10 +214,9 @@ class Mirrors:
 
     def _log_failure(self, state: RetryCallState) -> None:
         wait = state.next_action.sleep if state.next_action else 0.0
-        self._transfer.say(
-            f"{self._wanted.subject}: try {state.attempt_number} failed, {_told(self._failed)}; "
-            f"next in {wait:.1f} s: {self._current.source.url}"
-        )
+        told = f"{self._wanted.subject}: try {state.attempt_number} failed, {_told(self._failed)}"
+        self._transfer.say(f"{told}; next in {wait:.1f} s: {self._current.source.url}")
+        say_wait(f"try {state.attempt_number + 1} at {self._current.source.url} ({told})", wait)
 
     def _is_over(self, state: RetryCallState) -> bool:
         return not self._living() or stop_before_delay(self._patience.file_seconds)(state)
@@ -199,11 +233,17 @@ class Mirrors:
             if permanent
             else "run it again later, or add a mirror to LAION_SOURCE; what has come is kept and used"
         )
-        raise (PermanentSourceError if permanent else SourceError)(
+        lost = all(isinstance(each.error, (*LOST, type(None))) for each in self._candidates)
+        raise (PermanentSourceError if permanent else UnreachableSourceError if lost else SourceError)(
             self._wanted.subject,
             found=f"no source that gives it{over}: {'; '.join(tried)}",
             advice="; ".join(dict.fromkeys(advice)),
         ) from self._failed.error
+
+
+def _host(url: str) -> str:
+    """Host and port of a URL; of what is none, all of it."""
+    return re.split(r"[/?#]", url.partition("://")[2] or url, maxsplit=1)[0]
 
 
 def _told(candidate: _Candidate) -> str:

@@ -10,6 +10,7 @@ from laion_assets.errors import SettingsError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.source.client import SourceClient
+from laion_assets.source.credentials import Credentials
 from laion_assets.source.folder import LocalFile, StoredFile
 from laion_assets.source.http import HttpFile
 from laion_assets.source.mirrors import Source
@@ -46,7 +47,9 @@ class ShardPlaces:
         scheme = urlsplit(place.url).scheme if "://" in place.url else ""
         if scheme in ("http", "https"):
             if self._client is None:
-                self._client = SourceClient(self._patience, self._settings.http_ca_file, self._transfer.stop)
+                self._client = SourceClient(
+                    self._patience, self._settings.http_ca_file, self._transfer.stop, Credentials.of(self._settings)
+                )
             return HttpFile(file_url(place.url, folder, wanted.name), wanted, self._client, self._patience)
         if scheme in ("", "file"):
             return LocalFile(local_folder(place.url) / folder / wanted.name, wanted)

@@ -44,6 +44,8 @@ class Patience:
     connect_seconds: float = 20.0
     read_seconds: float = 60.0
     file_seconds: float = 6 * 3600.0
+    unreachable_seconds: float = 20.0
+    """A host that never answered, and cannot be reached for so long, is given up."""
     min_bytes_per_second: int = 10_000
     floor_window_seconds: float = 30.0
     backoff_seconds: float = 1.0
@@ -62,6 +64,7 @@ class Patience:
             connect_seconds=settings.http_connect_seconds,
             read_seconds=settings.http_read_seconds,
             file_seconds=settings.http_file_seconds,
+            unreachable_seconds=settings.http_unreachable_seconds,
             min_bytes_per_second=settings.http_min_bytes_per_second,
         )
 

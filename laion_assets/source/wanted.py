@@ -70,6 +70,13 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
     files = []
     for kind in dataset.file_kinds:
         name = dataset.file_name(kind, shard)
+        if settings.manifest and name not in manifest and not settings.manifest_gaps:
+            raise SettingsError(
+                f"manifest {settings.manifest}",
+                found=f"no line for {name}",
+                expected="one for each file",
+                advice="complete it, or set LAION_MANIFEST_GAPS=true to load such files unverified",
+            )
         size, sha256 = manifest.get(name, ManifestEntry(None, None))
         rows = None if kind == "metadata" else dataset.known_rows(shard)
         least = (rows or 0) * dataset.dimension * HALF_FLOAT_BYTES

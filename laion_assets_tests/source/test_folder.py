@@ -240,7 +240,7 @@ def test_a_part_from_elsewhere_is_completed_when_a_sha256_will_prove_it(bucket: 
     manifest = tmp_path / "SHA256SUMS"
     manifest.write_text(f"{SHA256}  {IMAGE}\n")
     leave_part(tmp_path / "data" / "raw", IMAGE, CONTENT[:100_000], Origin("http://x/y", None, None, SIZE))
-    image = kinds(fetch("memory://bucket/shards", tmp_path, manifest=manifest))["image"]
+    image = kinds(fetch("memory://bucket/shards", tmp_path, manifest=manifest, manifest_gaps=True))["image"]
     assert (image.bytes_fetched, image.path.read_bytes()) == (SIZE - 100_000, CONTENT)
     assert bucket
 

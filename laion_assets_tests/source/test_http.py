@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
 from laion_assets.source.mirrors import RemoteFile
 from laion_assets_tests.source.fetching import QUICK
 from laion_assets_tests.source.misbehaving_server import MisbehavingServer, misbehaving_server
@@ -105,7 +105,7 @@ def test_retry_after_is_bounded(server: MisbehavingServer, tmp_path: Path, asked
 
 def test_a_refused_connection_is_tried_again_until_the_tries_are_over(one: OneFile) -> None:
     error = one.failure("http://127.0.0.1:9")
-    assert type(error) is SourceError and "refused" in str(error) and "tries: 8" in str(error)
+    assert type(error) is UnreachableSourceError and "refused" in str(error) and "tries: 8" in str(error)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:port", "http://[::1", "ftp+http://x", "http://"])

@@ -67,12 +67,21 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, content: bytes 
 def test_a_file_of_the_manifest_is_held_to_it(server: MisbehavingServer, tmp_path: Path) -> None:
     manifest = tmp_path / "SHA256SUMS"
     manifest.write_text(f"{SHA256}  {IMAGE}\n{OTHER}  {TEXT}\n")
-    settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest)
+    settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest, manifest_gaps=True)
     with pytest.raises(SourceError, match=f"shard 0, {TEXT}.*expected {OTHER} as the manifest says"):
         fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)
     assert not (tmp_path / "raw" / TEXT).exists()
     manifest.write_text(f"{SHA256}  {IMAGE}\n")
     assert kinds(fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK))["text"].bytes == SIZE
+
+
+def test_a_file_that_the_manifest_does_not_name_is_not_fetched(server: MisbehavingServer, tmp_path: Path) -> None:
+    manifest = tmp_path / "SHA256SUMS"
+    manifest.write_text(f"{SHA256}  {IMAGE}\n")
+    settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest)
+    with pytest.raises(SettingsError, match=f"no line for {TEXT}.*LAION_MANIFEST_GAPS"):
+        fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)
+    assert not server.requests
 
 
 def test_a_standing_file_is_held_to_the_manifest_too(server: MisbehavingServer, tmp_path: Path) -> None:
@@ -81,7 +90,7 @@ def test_a_standing_file_is_held_to_the_manifest_too(server: MisbehavingServer, 
     manifest = tmp_path / "SHA256SUMS"
     manifest.write_text(f"{SHA256}  {IMAGE}\n")
     log: list[str] = []
-    settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest)
+    settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest, manifest_gaps=True)
     fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK, log=log.append)
     assert (tmp_path / "raw" / IMAGE).read_bytes() == CONTENT
     assert "it is fetched again" in log[0]

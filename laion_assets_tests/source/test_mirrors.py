@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
 from laion_assets.source.partial import Origin
 from laion_assets_tests.source.fetching import QUICK
 from laion_assets_tests.source.misbehaving_server import MisbehavingServer
@@ -41,6 +44,20 @@ def test_when_one_fails_the_next_serves_at_once(server: MisbehavingServer, tmp_p
 
 def test_a_dead_mirror_costs_one_try(server: MisbehavingServer, one: OneFile) -> None:
     assert one.fetch(DEAD, server.base()).tries == 2
+
+
+@pytest.mark.parametrize("place", [DEAD, "http://no-such-host.invalid/x"])
+def test_a_host_that_cannot_be_reached_is_given_up_after_seconds_and_its_wait_is_said(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    patience = replace(QUICK, tries=100, backoff_seconds=2.5, backoff_most_seconds=60.0, unreachable_seconds=4.0)
+    started = time.monotonic()
+    error = OneFile(tmp_path, patience=patience).failure(place, f"{place}/other/layout")
+    assert isinstance(error, UnreachableSourceError)
+    assert 4.0 <= time.monotonic() - started < 10
+    (said, *_) = [record.getMessage() for record in caplog.records if record.name == "laion_assets.waiting"]
+    assert re.match(rf"waiting for try \d at {place}/", said)
+    assert "Ctrl-C" in said and re.search(r"until \d\d:\d\d:\d\d", said)
 
 
 def test_mirrors_that_fail_take_turns_and_all_are_named(server: MisbehavingServer, one: OneFile) -> None:
@@ -127,3 +144,24 @@ def test_a_page_at_the_next_mirror_does_not_cost_the_part(server: MisbehavingSer
     leave_part(one.folder, IMAGE, CONTENT[:100_000], Origin(place, etag_of(CONTENT), None, SIZE))
     one.failure(server.base("status=500"), server.base("page=1&length=chunked"), server.base("truncated=500"))
     assert (one.folder / f"{IMAGE}.part").stat().st_size == 100_000
+
+
+def test_a_host_that_answered_once_and_is_gone_gets_all_tries(tmp_path: Path) -> None:
+    one = OneFile(tmp_path, patience=replace(QUICK, tries=6, unreachable_seconds=0.0))
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    answering = threading.Thread(target=answer_once, args=(listening,))
+    answering.start()
+    error = one.failure(f"http://127.0.0.1:{port}")
+    answering.join()
+    assert type(error) is UnreachableSourceError
+    assert "(tries: 6)" in str(error)
+
+
+def answer_once(listening: socket.socket) -> None:
+    """Answers one request with 500, and is then gone."""
+    connection, _ = listening.accept()
+    listening.close()
+    with connection:
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

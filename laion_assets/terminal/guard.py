@@ -1,0 +1,194 @@
+"""Runs the command so that whatever the terminal, the environment, files or Dagster's instance do ends in one line.
+
+What a user can act on is a `LaionError`, exit code 2. Errors of other packages are told in the same form; what nobody
+foresaw is one line as well, with its traceback in a file, exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console
+
+from laion_assets.errors import LaionError
+from laion_assets.redact import redact_chain, redact_text
+from laion_assets.waiting import LOG
+
+LEAST_COLUMNS, MOST_COLUMNS = 20, 1000
+
+FORESEEN = {
+    "sqlalchemy": "Dagster instance",
+    "sqlite3": "Dagster instance",
+    "psycopg2": "Dagster instance",
+    "alembic": "Dagster instance",
+    "dagster": "Dagster",
+    "dagster_postgres": "Dagster instance",
+    "dagster_shared": "Dagster",
+    "yaml": "Dagster instance",
+    "grpc": "Dagster",
+}
+"""What an error of these packages is about."""
+
+ADVICE = {
+    sqlite3.DatabaseError: "its storage is damaged, or no SQLite file: move the .db files of the instance away, or "
+    "restore them; what is in the table and the store stays",
+    PermissionError: "run it as the user who may, or choose another folder (DAGSTER_HOME, LAION_DATA_DIR)",
+}
+
+
+def guarded(command: Callable[[], object], errors: Console) -> int:
+    """Runs the command; the exit code. Raises only `SystemExit`, which the command line's parser raises."""
+    _open_standard_streams()
+    _show_waits(errors)
+    try:
+        command()
+        sys.stdout.flush()
+    except SystemExit:
+        # The parser has told what there is to tell; standard output may be gone all the same.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            raise
+        return _silent()
+    except BaseException as error:
+        return _ended(error, errors)
+    return 0
+
+
+def _ended(error: BaseException, errors: Console) -> int:
+    """Tells why the command ended; the exit code."""
+    if isinstance(error, BrokenPipeError):
+        return _silent()
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, LaionError):
+        message, code = str(error), 2
+    elif isinstance(error, OSError):
+        message, code = _of_the_system(error), 2
+    else:
+        message, code = _foreign(error)
+    with contextlib.suppress(OSError):
+        errors.print(f"laion-assets: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+def sound_console(*, stderr: bool = False) -> Console:
+    """A console as wide as COLUMNS says, where that is a width that a table can have: 0 would show nothing of it, and
+    other libraries fail at what is no number."""
+    for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
+        given = os.environ.get(name)
+        if given is not None and not (given.isdecimal() and LEAST_COLUMNS <= int(given[:9]) <= MOST_COLUMNS):
+            del os.environ[name]
+    return Console(stderr=stderr)
+
+
+def one_line(error: BaseException) -> str:
+    """An error of any package in one line without secrets: its kind and its first words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = " ".join(lines)[:300] if lines else "no message"
+    return redact_text(f"{type(error).__name__}: {words}")
+
+
+def _open_standard_streams() -> None:
+    """Gives each standard stream somewhere to go, and marks for what its encoding cannot say.
+
+    Without standard output (`>&-`) the next file that is opened would take its number, and the engine would write into
+    that.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+
+
+class _Shown(logging.Handler):
+    """Writes waits to standard error, above any bars."""
+
+    def __init__(self, errors: Console) -> None:
+        super().__init__()
+        self._errors = errors
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            self._errors.print(record.getMessage(), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_waits(errors: Console) -> None:
+    LOG.handlers = [_Shown(errors)]
+    LOG.propagate = False
+
+
+def _silent() -> int:
+    """Whoever read our output has gone, as in `laion-assets status | head -1`: nobody is left to tell."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 1
+
+
+def _of_the_system(error: OSError) -> str:
+    about = str(error.filename) if error.filename else "the operating system"
+    advice = next((words for kind, words in ADVICE.items() if isinstance(error, kind)), "")
+    return redact_text(f"{about}: found {error.strerror or one_line(error)}" + (f"; {advice}" if advice else ""))
+
+
+def _foreign(error: BaseException) -> tuple[str, int]:
+    """An error of another package, and its exit code."""
+    causes = _causes(error)
+    for cause in causes:
+        if isinstance(cause, LaionError):
+            return str(cause), 2
+    about = next((FORESEEN[package] for each in causes if (package := _package(each)) in FORESEEN), None)
+    if about is None:
+        return f"found {one_line(error)}, which was not foreseen; the traceback is in {_kept(error)}", 1
+    innermost = causes[-1]
+    advice = next((words for kind, words in ADVICE.items() if isinstance(innermost, kind)), "")
+    home = os.environ.get("DAGSTER_HOME", "")
+    place = f"{about} {home}".strip() if about == "Dagster instance" else about
+    advice = advice or "see dagster.yaml and the variables that it names"
+    return f"{place}: found {one_line(innermost)}; {advice}", 2
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it came from, the innermost last."""
+    found: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in found:
+        found.append(each)
+        each = (
+            each.__cause__ or getattr(each, "orig", None) or (None if each.__suppress_context__ else each.__context__)
+        )
+    return found
+
+
+def _package(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _kept(error: BaseException) -> str:
+    """A file with the traceback, without secrets."""
+    redact_chain(error)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="laion-assets-", suffix=".txt", delete=False) as file:
+            _write(file, error)
+            return file.name
+    except OSError:
+        return "no file, since none could be written"
+
+
+def _write(file: TextIO, error: BaseException) -> None:
+    file.write("".join(traceback.format_exception(error)).encode("ascii", "backslashreplace").decode("ascii"))
