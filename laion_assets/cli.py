@@ -14,9 +14,7 @@ from laion_assets.terminal.guard import guarded, sound_console
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="LAION's embeddings as a Dagster asset graph: shards to checked ClickHouse partitions, searched and measured.",
 )
 clip_app = typer.Typer(no_args_is_help=True, help="The CLIP encoders.")
 udf_app = typer.Typer(no_args_is_help=True, help="The ClickHouse functions encode_text and encode_image.")
@@ -31,6 +29,29 @@ Again = Annotated[bool, typer.Option("--again", help="Load shards that are loade
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Demo = Annotated[bool, typer.Option("--demo", help="Ask the demo's table in data/demo.")]
 DEMO_FOLDER = Path("data/demo")
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"laion-assets {version('laion_assets')}")
+        raise typer.Exit
+
+
+@app.callback()
+def before_all(
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """LAION's embeddings as a Dagster asset graph: shards to checked ClickHouse partitions, searched and measured."""
+    from laion_assets.terminal.settings import read_env_file, take_options
+
+    read_env_file()
+    take_options(dataset, source)
 
 
 def print_json(value: object) -> None:
@@ -103,6 +124,69 @@ def load(
     with dagster_instance() as instance:
         all_loaded = load_shards(settings, numbers, instance, console, again=again)
     raise typer.Exit(0 if all_loaded else 1)
+
+
+@app.command()
+def index(dataset: DatasetOption = None, source: SourceOption = None, as_json: Json = False) -> None:
+    """Build what is missing of the indexes, and measure their recall; exit code 1 where a target is not met."""
+    from laion_assets.terminal.index import build_and_measure
+    from laion_assets.terminal.instance import dagster_instance
+    from laion_assets.terminal.recall import evaluation_json, kept_evaluation
+    from laion_assets.terminal.settings import settings_of
+
+    settings = settings_of(dataset, source)
+    with dagster_instance() as instance:
+        built = build_and_measure(settings, instance, errors if as_json else console)
+    if as_json and built:
+        print_json(evaluation_json(kept_evaluation(settings)))
+    raise typer.Exit(0 if built else 1)
+
+
+@app.command()
+def recall(
+    measured_again: Annotated[bool, typer.Option("--measure", help="Measure the indexes that there are.")] = False,
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show the last report of recall; exit code 1 where a kind of query is below its target."""
+    from laion_assets.terminal.recall import evaluation_json, kept_evaluation, measure, print_recall
+    from laion_assets.terminal.settings import settings_of
+
+    settings = settings_of(dataset, source)
+    if measured_again:
+        from laion_assets.terminal.instance import dagster_instance
+
+        with dagster_instance() as instance:
+            if not measure(settings, instance, errors if as_json else console):
+                raise typer.Exit(1)
+    evaluation = kept_evaluation(settings)
+    if as_json:
+        print_json(evaluation_json(evaluation))
+    met = print_recall(evaluation, errors if as_json else console)
+    raise typer.Exit(0 if met else 1)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A folder that is new, or has no such files.")] = Path(),
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
+) -> None:
+    """Make a folder to work in: a Dagster instance, a workspace, and a file of settings."""
+    from laion_assets.terminal.init import init_folder
+    from laion_assets.terminal.settings import settings_of
+
+    settings = settings_of(dataset, source)
+    for path in init_folder(folder.absolute(), settings.dataset_name, source):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"go on with: cd '{folder.absolute()}'; laion-assets settings; laion-assets load 0\n"
+        "for Dagster's UI, in that folder: DAGSTER_HOME=$PWD dagster dev",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @app.command()

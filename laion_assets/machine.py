@@ -76,32 +76,83 @@ def _text(path: str) -> str:
         return ""
 
 
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """What tells a process from all others: the number alone, or with the host's name, is another's soon.
+
+    Containers share names and give each of their first processes number 1. So `boot` is the kernel's since it was
+    started, `namespace` that of process numbers, and `started` when the process began, in clock ticks since the boot.
+    """
+
+    host: str
+    boot: str
+    namespace: str
+    process: int
+    started: int
+
+    @classmethod
+    def here(cls) -> ProcessIdentity:
+        """This process."""
+        namespace = ""
+        with contextlib.suppress(OSError):
+            namespace = re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
+        boot = _text("/proc/sys/kernel/random/boot_id").strip()
+        return cls(socket.gethostname(), boot, namespace, os.getpid(), _started(os.getpid()) or 0)
+
+    @classmethod
+    def parse(cls, text: str) -> ProcessIdentity | None:
+        """What `str` gave; None for anything else."""
+        host, *rest = text.split("/")
+        if len(rest) != 4 or not (rest[2].isdecimal() and rest[3].isdecimal()):
+            return None
+        return cls(host, rest[0], rest[1], int(rest[2]), int(rest[3]))
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.boot}/{self.namespace}/{self.process}/{self.started}"
+
+    def is_gone(self) -> bool:
+        """Whether it is known to have ended. Of another host, and of another container, nothing is known."""
+        here = ProcessIdentity.here()
+        if self.host != here.host or self.namespace != here.namespace:
+            return False
+        if self.boot != here.boot:
+            # A host that was started anew; two containers of one name may be on two hosts.
+            return self.namespace == HOSTS_NAMESPACE
+        return _started(self.process) != (self.started or _started(self.process))
+
+
+HOSTS_NAMESPACE = "4026531836"
+"""The number of the first namespace of process numbers, the host's own, is the same with every Linux
+(PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h)."""
+
+PROCESS_DIGITS = 8
+"""Of a process's number in a `process_mark`; what follows is when it began."""
+
+
 def process_mark() -> str:
     """Host (or container) and process in letters, digits and an underscore, such as a table's name takes."""
-    return f"{_host_mark()}_{os.getpid():x}"
+    here = ProcessIdentity.here()
+    return f"{_host_mark(here)}_{here.process:0{PROCESS_DIGITS}x}{here.started:x}"
 
 
 def is_gone(mark: str) -> bool:
     """Whether the process of a `process_mark` is known to be gone: it was of this host, and is not there any more."""
     host, _, process = mark.partition("_")
-    return host == _host_mark() and not is_alive(int(process, 16))
+    number, began = int(process[:PROCESS_DIGITS], 16), process[PROCESS_DIGITS:]
+    now = _started(number)
+    return host == _host_mark(ProcessIdentity.here()) and (now is None or (bool(began) and now != int(began, 16)))
 
 
-def is_alive(process: int) -> bool:
-    """Whether there is a process of this number on this host."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _started(process: int) -> int | None:
+    """When a process of this number began, in clock ticks since the boot (proc(5), field 22 of stat); None where there
+    is none, or it has ended and nobody asked how."""
+    fields = _text(f"/proc/{process}/stat").rpartition(")")[2].split()
+    if len(fields) < 20 or fields[0] in "ZX":
+        return None
+    return int(fields[19])
 
 
-def _host_mark() -> str:
+def _host_mark(here: ProcessIdentity) -> str:
     """Of this host since it was started, and of this container: the same number is another process elsewhere."""
-    namespace = ""
-    with contextlib.suppress(OSError):
-        namespace = str(Path("/proc/self/ns/pid").readlink())
-    host = "/".join((socket.gethostname(), _text("/proc/sys/kernel/random/boot_id").strip(), namespace))
+    host = f"{here.host}/{here.boot}/{here.namespace}"
     return hashlib.blake2b(host.encode(), digest_size=4).hexdigest()

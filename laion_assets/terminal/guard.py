@@ -14,7 +14,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from typing import TextIO
 
 from rich.console import Console
 
@@ -182,13 +181,10 @@ def _package(error: BaseException) -> str:
 def _kept(error: BaseException) -> str:
     """A file with the traceback, without secrets."""
     redact_chain(error)
+    text = "".join(traceback.format_exception(error)).encode("ascii", "backslashreplace")
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="laion-assets-", suffix=".txt", delete=False) as file:
-            _write(file, error)
+        with tempfile.NamedTemporaryFile(prefix="laion-assets-", suffix=".txt", delete=False) as file:
+            file.write(text)
             return file.name
     except OSError:
         return "no file, since none could be written"
-
-
-def _write(file: TextIO, error: BaseException) -> None:
-    file.write("".join(traceback.format_exception(error)).encode("ascii", "backslashreplace").decode("ascii"))

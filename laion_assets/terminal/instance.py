@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import dagster as dg
 from laion_assets.errors import SettingsError
 from laion_assets.execution.watch import PROCESS_TAG
 from laion_assets.health.runs import ACTIVE
-from laion_assets.machine import is_alive
+from laion_assets.machine import ProcessIdentity
 
 MINIMAL_CONFIG = """\
 # Written by laion-assets for a Dagster instance of its own; storage lies beside this file.
@@ -33,7 +32,7 @@ concurrency:
 
 def process_tag() -> dict[str, str]:
     """The tag of runs that this process executes."""
-    return {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}"}
+    return {PROCESS_TAG: str(ProcessIdentity.here())}
 
 
 def dagster_instance() -> dg.DagsterInstance:
@@ -74,8 +73,9 @@ def settle_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     settled = []
     for run in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
-        host, _, process = run.tags.get(PROCESS_TAG, "").partition("/")
-        if host != socket.gethostname() or (is_alive(int(process)) and int(process) != os.getpid()):
+        executor = ProcessIdentity.parse(run.tags.get(PROCESS_TAG, ""))
+        # This process opens its instance before it runs anything: a run of its own is one that it has left behind.
+        if executor is None or not (executor.is_gone() or executor == ProcessIdentity.here()):
             continue
         instance.report_run_failed(run, message="The command that executed this run was killed.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from dotenv import dotenv_values
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from laion_assets.errors import SettingsError
 from laion_assets.redact import origin_of, redact
 from laion_assets.settings import GROUPS, Settings, foreign_variables, load_settings, variable
+from laion_assets.text_file import read_text
 
-Origin = Literal["default", "environment", "option", "dataset"]
+Origin = Literal["default", "environment", ".env", "option", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -28,20 +34,44 @@ class ShownSetting:
     origin: Origin
 
 
-OPTIONS: set[str] = set()
-"""Variables that an option of this command set."""
+ORIGINS: dict[str, Origin] = {}
+"""Where variables come from that this command put into the environment: an option, or the file `.env`."""
 
 
-def settings_of(dataset: str | None, source: str | None) -> Settings:
-    """The settings, with what --dataset and --source say in place of LAION_DATASET and LAION_SOURCE.
+def read_env_file() -> None:
+    """Takes the variables of the file `.env` in this folder that are not set, as Dagster's own commands do.
 
-    They are put into the environment, so that processes that this one starts have the same. Raises what `load_settings`
-    raises.
+    Raises `SettingsError` where it cannot be read.
     """
+    path = Path(".env")
+    if not path.is_file():
+        return
+    try:
+        found = dotenv_values(stream=io.StringIO(read_text(path)))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"file {path.absolute()}", found=str(error), expected="lines NAME=value") from error
+    for name, value in found.items():
+        if value and not os.environ.get(name):
+            os.environ[name] = value
+            ORIGINS[name] = ".env"
+
+
+def quoted(value: str) -> str:
+    """A value as a line of `.env` has it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if re.search(r"[^\w./:+-]", value) else value
+
+
+def take_options(dataset: str | None, source: str | None) -> None:
+    """Puts what --dataset and --source say into the environment, which processes that this one starts have as well."""
     for name, value in (("LAION_DATASET", dataset), ("LAION_SOURCE", source)):
         if value is not None:
             os.environ[name] = value
-            OPTIONS.add(name)
+            ORIGINS[name] = "option"
+
+
+def settings_of(dataset: str | None, source: str | None) -> Settings:
+    """The settings, with what --dataset and --source say. Raises what `load_settings` raises."""
+    take_options(dataset, source)
     return load_settings()
 
 
@@ -53,7 +83,7 @@ def shown_settings(settings: Settings) -> list[ShownSetting]:
         name = variable(field)
         origin: Origin = "default"
         if field in settings.model_fields_set:
-            origin = "option" if name in OPTIONS else "environment"
+            origin = ORIGINS.get(name, "environment")
         elif field == "source":
             origin = "dataset"
         found.append(ShownSetting(group, name, _value(settings, field), origin))

@@ -50,7 +50,7 @@ def test_a_dead_mirror_costs_one_try(server: MisbehavingServer, one: OneFile) ->
 def test_a_host_that_cannot_be_reached_is_given_up_after_seconds_and_its_wait_is_said(
     tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    patience = replace(QUICK, tries=100, backoff_seconds=2.5, backoff_most_seconds=60.0, unreachable_seconds=4.0)
+    patience = replace(QUICK, tries=100, backoff_seconds=5.0, backoff_most_seconds=60.0, unreachable_seconds=4.0)
     started = time.monotonic()
     error = OneFile(tmp_path, patience=patience).failure(place, f"{place}/other/layout")
     assert isinstance(error, UnreachableSourceError)

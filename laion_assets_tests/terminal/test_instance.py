@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -14,6 +15,7 @@ import pytest
 
 from laion_assets.errors import SettingsError
 from laion_assets.execution.watch import PROCESS_TAG
+from laion_assets.machine import HOSTS_NAMESPACE, ProcessIdentity, is_gone, process_mark
 from laion_assets.terminal.instance import (
     MINIMAL_CONFIG,
     dagster_instance,
@@ -134,16 +136,28 @@ def active_run(
 
 
 def test_runs_of_processes_that_are_gone_are_ended_and_others_are_not(instance: dg.DagsterInstance) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    host = socket.gethostname()
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    here = ProcessIdentity.here()
+    living = replace(here, process=os.getppid(), started=begun(os.getppid()))
+    killed = replace(here, process=sleeper.pid, started=begun(sleeper.pid))
+    sleeper.kill()
+    sleeper.wait()
     dead = [
-        active_run(instance, f"{host}/{gone.pid}", status)
-        for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+        *(
+            active_run(instance, str(killed), status)
+            for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+        ),
+        active_run(instance, str(replace(living, started=living.started - 1))),
+        active_run(instance, str(replace(killed, boot="before", namespace=here.namespace)))
+        if here.namespace == HOSTS_NAMESPACE
+        else active_run(instance, str(killed)),
     ]
     others = [
-        active_run(instance, f"{host}/{os.getppid()}"),
-        active_run(instance, f"elsewhere.example/{gone.pid}"),
+        active_run(instance, str(living)),
+        active_run(instance, str(replace(killed, host="elsewhere.example"))),
+        active_run(instance, str(replace(killed, namespace="4026539999"))),
+        active_run(instance, str(replace(killed, namespace="4026539999", boot="another host's container of one name"))),
+        active_run(instance, f"{here.host}/{killed.process}"),
         active_run(instance, None),
     ]
     assert sorted(settle_dead_runs(instance)) == sorted(dead)
@@ -159,4 +173,20 @@ def test_runs_of_processes_that_are_gone_are_ended_and_others_are_not(instance: 
 
 
 def test_the_tag_names_this_process() -> None:
-    assert process_tag() == {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}"}
+    assert process_tag() == {PROCESS_TAG: str(ProcessIdentity.here())}
+    assert ProcessIdentity.parse(str(ProcessIdentity.here())) == ProcessIdentity.here()
+    assert ProcessIdentity.here().started == begun(os.getpid()) > 0
+
+
+def test_a_mark_in_a_table_s_name_is_of_one_process_and_no_later_one_of_its_number() -> None:
+    mark = process_mark()
+    assert re.fullmatch(r"[0-9a-f]+_[0-9a-f]+", mark)
+    assert not is_gone(mark)
+    host, _, process = mark.partition("_")
+    assert is_gone(f"{host}_{os.getpid():08x}{begun(os.getpid()) - 1:x}"), "a process before it had the number"
+    assert not is_gone(f"0{host}_{process}"), "another host's"
+
+
+def begun(process: int) -> int:
+    """When a process began, as the kernel says."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])

@@ -1,0 +1,56 @@
+"""`laion-assets init`: a folder to work in where the repository is not: a Dagster instance, a workspace, a `.env`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from laion_assets.errors import SettingsError
+from laion_assets.shard.storing import store_errors
+from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets.terminal.settings import quoted
+
+WORKSPACE = """\
+load_from:
+  - python_module:
+      module_name: laion_assets.definitions
+      location_name: laion_assets
+"""
+
+IGNORED = (
+    "# What is not for git: secrets, files, Dagster's history.\n.env\ndata/\nhistory/\nlogs/\nschedules/\nstorage/\n"
+)
+
+VARIABLES = """\
+# Settings of this folder. laion-assets and `dagster dev` read this file where they are started; a variable that is set
+# already goes before it. `laion-assets settings` says what holds.
+DAGSTER_HOME={folder}
+LAION_DATASET={dataset}
+{source}
+# LAION_DATA_DIR=data
+# LAION_CLICKHOUSE=https://user:password@clickhouse.example:8443/laion
+# LAION_INDEX_FIRST=10
+"""
+
+
+def init_folder(folder: Path, dataset: str, source: str | None) -> list[Path]:
+    """Writes the files of a folder that is not one yet; what was written.
+
+    Raises `SettingsError` where one of them is there, and `StoreError` where the folder cannot be written.
+    """
+    named = f"LAION_SOURCE={quoted(source)}" if source else "# LAION_SOURCE=https://mirror.example/laion400m"
+    contents = {
+        "dagster.yaml": MINIMAL_CONFIG,
+        "workspace.yaml": WORKSPACE,
+        ".env": VARIABLES.format(folder=quoted(str(folder)), dataset=quoted(dataset), source=named),
+        ".gitignore": IGNORED,
+    }
+    with store_errors(f"folder {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        standing = [name for name in contents if (folder / name).exists()]
+        if standing:
+            raise SettingsError(
+                f"folder {folder}", found=", ".join(standing), expected="none of them", advice="choose another folder"
+            )
+        for name, text in contents.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in contents]

@@ -1,0 +1,118 @@
+"""Whatever terminal, environment, files and Dagster's instance give, the command ends in one line, code 1 or 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from laion_assets.cli import errors, main
+from laion_assets.terminal.guard import guarded
+from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets.waiting import LOG
+
+COMMAND = f"{sys.executable} -m laion_assets.cli"
+POSTGRES = """
+storage:
+  postgres:
+    postgres_db: {username: u, password: hunter2-s3cret, hostname: 127.0.0.1, db_name: d, port: 9}
+"""
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs a line of bash, where `la` is the command."""
+    script = f'set -o pipefail; la() {{ {COMMAND} "$@"; }}; {line}'
+    given = {**os.environ, "LAION_DATASET": "sample", **environment}
+    return subprocess.run(["bash", "-c", script], env=given, capture_output=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "environment", "codes"),
+    [
+        ("la settings >&-", {}, {0}),
+        ("la settings >&- 2>&- <&-", {}, {0}),
+        ("la settings > /dev/full", {}, {1, 2}),
+        ("la settings --json > /dev/full", {}, {1, 2}),
+        ("la settings --dataset absent > /dev/full 2> /dev/full", {}, {2}),
+        ("la settings | head -c 10", {}, {0, 1}),
+        ("la settings", {"COLUMNS": "0", "TERM": "dumb"}, {0}),
+        ("la settings", {"COLUMNS": "²", "LINES": "-1", "TERMINAL_WIDTH": "wide"}, {0}),
+        ("la settings | wc -c", {"COLUMNS": "999999999"}, {0}),
+        ("la --help", {"COLUMNS": "0", "TERMINAL_WIDTH": "wide"}, {0}),
+        ("la settings --dataset '[/red]∞'", {"PYTHONIOENCODING": "ascii"}, {2}),
+        ("la settings", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {0}),
+        ("la settings", {"HOME": "/nowhere", "TZ": "Nonsense/Zone"}, {0}),
+        ("LAION_DATA_DIR=$'/tmp/\\xff' la settings", {}, {0, 2}),
+        ("mkdir gone; cd gone; rmdir ../gone; la settings", {}, {2}),
+    ],
+)
+def test_no_terminal_and_no_environment_gives_a_traceback(
+    line: str, environment: dict[str, str], codes: set[int], tmp_path: Path
+) -> None:
+    ended = shell(f"cd {tmp_path}; {line}", **environment)
+    told = (ended.stdout + ended.stderr).decode("utf-8", "replace")
+    assert ended.returncode in codes, told
+    assert "Traceback" not in told and "Exception ignored" not in told
+    if ended.returncode:
+        assert len(ended.stderr.splitlines()) <= 1
+
+
+@pytest.fixture
+def _waits_as_before() -> Iterator[None]:
+    before = LOG.handlers, LOG.propagate
+    yield
+    LOG.handlers, LOG.propagate = before
+
+
+@pytest.mark.usefixtures("_waits_as_before")
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (POSTGRES, "too many retries"),
+        ("storage: {postgres: {postgres_db: {username: {env: NOBODY_SET_IT}}}}\n", ""),
+        ("storage: {sqlite: {base_dir: x}}\nnonsense: [1\n", "dagster.yaml"),
+        ("storagee: {}\n", "storagee"),
+        ("- a\n- list\n", ""),
+        ("\x00\x01", ""),
+        (MINIMAL_CONFIG, "file is not a database"),
+    ],
+)
+def test_an_instance_that_cannot_be_opened_is_one_line(
+    config: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(config)
+    if config == MINIMAL_CONFIG:
+        for name in ("history/runs.db", "history/runs/index.db", "schedules/schedules.db"):
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).write_bytes(b"not a database" * 400)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("LAION_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(sys, "argv", ["laion-assets", "status", "--dataset", "sample"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    (line,) = told.splitlines()
+    assert line.startswith("laion-assets: ") and said in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.usefixtures("_waits_as_before")
+def test_what_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise KeyError("https://me:hunter2@host/x?sig=1")
+
+    assert guarded(fail, errors) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    path = Path(line.rpartition(" ")[2])
+    text = path.read_text(encoding="ascii")
+    path.unlink()
+    assert "Traceback" in text and "in fail" in text
+    assert "hunter2" not in line + text.replace('me:hunter2@host/x?sig=1")', "")
