@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -13,13 +14,16 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from laion_assets.cgroup import allowed_bytes, allowed_cores
+
 PACKAGES = ("laion_assets", "chdb-core", "dagster", "numpy", "pyarrow")
 """Whose versions decide what a step costs."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine by what figures depend on: processor, cores that this process may use, bytes of memory, versions."""
+    """A machine by what figures depend on: processor, versions, and the cores and bytes of memory that this process may
+    use, whether the machine has no more or its container."""
 
     processor: str
     cores: int
@@ -30,10 +34,12 @@ class Machine:
     def here(cls) -> Machine:
         """The machine at hand."""
         named = re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo"))
+        cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        quota = allowed_cores()
         return cls(
             processor=named[1] if named else platform.machine(),
-            cores=len(os.sched_getaffinity(0)),
-            memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            cores=cores if quota is None else min(cores, max(1, math.ceil(quota))),
+            memory_bytes=min(memory, allowed_bytes() or memory),
             versions={name: importlib.metadata.version(name) for name in PACKAGES},
         )
 

@@ -64,8 +64,10 @@ class ExactCost:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One calibration: when (Unix time), on which machine, with which settings, how many seconds it took, and two
-    measurements of each kind, the small one first. `note` says what to know of a shipped one."""
+    """One calibration: when (Unix time), on which machine, with which settings, how many seconds it took, and the
+    measurements of each kind, the smallest first: of shards two sizes and a third between them, of indexes two and a
+    larger third, which say how far off the model is; of the rest two. `note` says what to know of a shipped one, which
+    may lack the third ones."""
 
     made_at: float
     machine: Machine

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from laion_assets.index.graphs import IndexParameters
-from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
+from laion_assets.plan.calibration import SHARD_STAGES, Calibration, IndexCost, ShardCost
 from laion_assets.recall.evaluate import EXACT_SEARCHES, searches_a_kind
 from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.settings import Settings
@@ -30,6 +30,25 @@ FLAT_ROWS = 2 * INSERT_THREADS * PART_ROWS
 
 CALIBRATED_VALUES = 2 * 512
 """Elements of a row's vectors in the calibration."""
+
+LEAST_ERROR = 0.2
+"""As a share: a load of 10 shards took 19 % more by its caller's clock than its plan said (docs/scaling.md)."""
+
+UNCHECKED_ERROR = 0.25
+"""Added for a calibration of another machine, and the least of one without a third measurement: its figures say nothing
+of their error."""
+
+ERROR_A_DOUBLING = 0.03
+"""Added for each doubling of the rows beyond what was measured: an assumption, three times what showed between parts of
+34,000 and 200,000 rows (18 % and 20 % below what they took)."""
+
+EASIER_A_DOUBLING = 0.11
+"""What an index may be below its plan for each such doubling. The sample's vectors are harder than CLIP's: for
+LAION-400M, 7 doublings on, a plan said 1,530 core hours where a part of a million CLIP-like vectors says 352
+(docs/scaling.md)."""
+
+RECALL_ABOVE = 0.45
+"""A recall report took 1,083 s where its plan said 751 (docs/scaling.md)."""
 
 QUERY_KINDS = {1: 2, 2: 6}
 """Kinds of query that a recall report asks, by vector columns."""
@@ -81,6 +100,35 @@ class Model:
         """Core seconds of the same."""
         return self._of_shard(lambda cost: cost.core_seconds[stage], rows)
 
+    def stage_error(self, rows: int) -> float:
+        """How far the seconds of a shard's stages may be off, as a share: as far as the line missed the third shard, at
+        least `LEAST_ERROR`, and more for each doubling beyond the largest shard that was measured."""
+        between, largest = self.calibration.shards[1:-1], self.calibration.shards[-1].rows
+        missed = UNCHECKED_ERROR
+        if between:
+            missed = abs(self._of_measured(between[0]) / sum(between[0].seconds.values()) - 1)
+        return max(missed, LEAST_ERROR) + ERROR_A_DOUBLING * _doublings(rows, largest) + self._elsewhere
+
+    def index_error(self, rows: int) -> tuple[float, float]:
+        """How far the time of an index may be below and above its plan for parts of so many rows, as shares.
+
+        What the power of n missed the third part by counts on its side.
+        """
+        last = self.calibration.indexes[-1]
+        below = above = LEAST_ERROR if len(self.calibration.indexes) > 2 else UNCHECKED_ERROR
+        missed = _a_vector(last) / self._core_seconds_a_vector(last.rows) - 1
+        below, above = max(below, -missed), max(above, missed)
+        further = _doublings(rows, last.rows)
+        below = min(0.9, below + EASIER_A_DOUBLING * further + self._elsewhere)
+        return below, above + ERROR_A_DOUBLING * further + self._elsewhere
+
+    @property
+    def _elsewhere(self) -> float:
+        return 0.0 if self.calibration.is_of(self.settings) else UNCHECKED_ERROR
+
+    def _of_measured(self, cost: ShardCost) -> float:
+        return sum(self._line(lambda one, stage=stage: one.seconds[stage]).at(cost.rows) for stage in SHARD_STAGES)
+
     def merged_bytes(self, rows: int) -> int:
         """Of a shard's merged file."""
         return round(self._of_shard(lambda cost: float(cost.merged_bytes), rows))
@@ -91,7 +139,8 @@ class Model:
 
     def shard_peak_bytes(self, rows: int) -> int:
         """Resident memory of the process that runs a shard, at its largest stage."""
-        small, large = ((min(cost.rows, FLAT_ROWS), max(cost.peak_bytes.values())) for cost in self.calibration.shards)
+        ends = self.calibration.shards[0], self.calibration.shards[-1]
+        small, large = ((min(cost.rows, FLAT_ROWS), max(cost.peak_bytes.values())) for cost in ends)
         return round(Line.through(small, large).at(min(rows, FLAT_ROWS) * self.scale))
 
     def index_bytes(self, rows: int) -> int:
@@ -107,7 +156,7 @@ class Model:
 
     def index_seconds(self, rows: int) -> float:
         """Wall time of the same: as many cores work as did in the calibration, after a fixed time a part."""
-        small, large = self.calibration.indexes
+        small, large = self.calibration.indexes[:2]
         cores_used = large.core_seconds / large.seconds
         fixed = max(0.0, (small.seconds - small.core_seconds / cores_used) / small.parts)
         return fixed + self.index_core_seconds(rows) / cores_used
@@ -152,7 +201,7 @@ class Model:
 
     def _core_seconds_a_vector(self, rows: int) -> float:
         """The power of n that meets both parts, and never falls."""
-        small, large = self.calibration.indexes
+        small, large = self.calibration.indexes[:2]
         power = math.log(_a_vector(large) / _a_vector(small)) / math.log(large.rows / small.rows)
         return float(_a_vector(small) * (rows / small.rows) ** max(0.0, power))
 
@@ -166,8 +215,12 @@ class Model:
         return line.fixed + line.slope * rows * self.scale
 
     def _line(self, value: Callable[[ShardCost], float]) -> Line:
-        small, large = self.calibration.shards
+        small, large = self.calibration.shards[0], self.calibration.shards[-1]
         return Line.through((small.rows, value(small)), (large.rows, value(large)))
+
+
+def _doublings(rows: int, measured: int) -> float:
+    return math.log2(max(1.0, rows / measured))
 
 
 def _a_vector(cost: IndexCost) -> float:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from laion_assets.index.cover import cache_bytes
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.bandwidth import Bandwidth
 from laion_assets.plan.calibration import SHARD_STAGES
-from laion_assets.plan.model import Model
+from laion_assets.plan.model import LEAST_ERROR, RECALL_ABOVE, Model
 from laion_assets.plan.sizes import ShardSize
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
@@ -46,15 +46,24 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage over the whole load: wall seconds of the host with most to do, core seconds of all hosts."""
+    """One stage over the whole load: wall seconds of the host with most to do, core seconds of all hosts, and the
+    shares by which the seconds may be less (`below`) or more (`above`)."""
 
     seconds: float
     core_seconds: float
+    below: float = 0.0
+    above: float = 0.0
+
+    @property
+    def range_seconds(self) -> tuple[float, float]:
+        """The least and the most wall seconds."""
+        return self.seconds * max(0.0, 1 - self.below), self.seconds * (1 + self.above)
 
 
 @dataclass(frozen=True)
 class DiskUse:
-    """Bytes that the load adds on the disk of the host with most to do: at its peak, and when all is done, index too.
+    """Bytes that the load adds on the disk of the host with most to do: at its peak, and when all is done, index too;
+    and in the bucket of LAION_STORE, where there is one.
 
     `chosen` marks what the settings ask for.
     """
@@ -64,6 +73,7 @@ class DiskUse:
     peak_bytes: int
     rest_bytes: int
     chosen: bool
+    bucket_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class MemoryUse:
 @dataclass(frozen=True)
 class LoadPlan:
     """A plan. `shards` are those to be loaded; `already` were in the table and are subtracted. `index_rows` are the
-    rows of all partitions that will be indexed."""
+    rows of all partitions that will be indexed, `index_measured_rows` those of the largest part that was measured."""
 
     made_at: float
     dataset: str
@@ -109,6 +119,7 @@ class LoadPlan:
     exact_seconds: float
     calibrated: str
     calibrated_here: bool
+    index_measured_rows: int = 0
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -121,9 +132,21 @@ class LoadPlan:
         """Wall time of all stages."""
         return sum(stage.seconds for stage in self.stages.values())
 
+    @property
+    def range_seconds(self) -> tuple[float, float]:
+        """The least and the most of the same: all stages are off in one direction where the machine is."""
+        least, most = zip(*(stage.range_seconds for stage in self.stages.values()), strict=True)
+        return sum(least), sum(most)
+
     def as_json(self) -> dict[str, object]:
         """For machines."""
-        return {**asdict(self), "rows": self.rows, "seconds": self.seconds}
+        return {
+            **asdict(self),
+            "rows": self.rows,
+            "seconds": self.seconds,
+            "range_seconds": self.range_seconds,
+            "stages": {name: {**asdict(one), "range_seconds": one.range_seconds} for name, one in self.stages.items()},
+        }
 
 
 def make_plan(
@@ -143,7 +166,8 @@ def make_plan(
     shards = [_planned(model, size, bandwidth) for size in sizes]
     # The host with most to do gets every hosts-th shard, from the largest on.
     share = sorted(shards, key=lambda shard: -shard.rows)[::hosts]
-    stages = {name: _shard_stage(name, shards, share) for name in SHARD_STAGES}
+    error = model.stage_error(max((shard.rows for shard in share), default=0))
+    stages = {name: replace(_shard_stage(name, shards, share), below=error, above=error) for name in SHARD_STAGES}
     stages |= _table_stages(model, shards, share, loaded, hosts)
     rows_here = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
     parts_here = len(share) + len(loaded)
@@ -167,6 +191,7 @@ def make_plan(
         exact_seconds=model.exact_seconds(rows_here),
         calibrated=str(model.calibration),
         calibrated_here=model.calibration.is_of(model.settings),
+        index_measured_rows=model.calibration.indexes[-1].rows,
     )
     plan.warnings.extend(_warnings(model, plan))
     return plan
@@ -205,15 +230,24 @@ def _table_stages(
     cores = sum(model.index_core_seconds(rows) for rows in [*(shard.rows for shard in shards), *lacking])
     rows = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
     recall = model.recall_seconds(rows, len(share) + len(loaded))
-    return {"index": StageCost(seconds, cores), "recall": StageCost(recall, recall * hosts)}
+    below, above = model.index_error(max((shard.rows for shard in share), default=0))
+    return {
+        "index": StageCost(seconds, cores, below, above),
+        "recall": StageCost(recall, recall * hosts, LEAST_ERROR, RECALL_ABOVE),
+    }
 
 
 def _disks(settings: Settings, share: list[PlannedShard]) -> list[DiskUse]:
-    return [
-        DiskUse(raw, merged, *_disk(share, raw, merged), (raw, merged) == (settings.keep_raw, settings.keep_merged))
-        for raw in (False, True)
-        for merged in (True, False)
-    ]
+    """Each way of keeping files. With a store in a bucket, files are on the disk while a step works on them, and are
+    kept in the bucket."""
+    found = []
+    for raw in (False, True):
+        for merged in (True, False):
+            kept = sum(shard.raw_bytes * raw + shard.merged_bytes * merged for shard in share)
+            peak, rest = _disk(share, raw and not settings.store, merged and not settings.store)
+            chosen = (raw, merged) == (settings.keep_raw, settings.keep_merged)
+            found.append(DiskUse(raw, merged, peak, rest, chosen, kept if settings.store else 0))
+    return found
 
 
 def _disk(share: list[PlannedShard], keep_raw: bool, keep_merged: bool) -> tuple[int, int]:

@@ -67,6 +67,7 @@ class Sizes:
     """
 
     small: int = 10_000
+    middle: int = 30_000
     large: int = 100_000
     index: int = 8_000
 
@@ -74,11 +75,13 @@ class Sizes:
     def shards(self) -> tuple[int, ...]:
         """The first one pays for what a process does once, and is not counted. The large ones come last: what a process
         took for them it keeps."""
-        return (self.small, self.small, self.small, self.large, self.large)
+        return (self.small, self.small, self.small, self.middle, self.large, self.large)
 
 
 FULL = Sizes()
 INDEX_PARTS = 4
+LARGER = 2
+"""A third part of so many times the rows says how far off the power through the first two is."""
 
 SEARCHES = 30
 REPORT = Plan(queries=8, queries_at_100=2, grid=DEFAULT_GRID)
@@ -94,14 +97,14 @@ def calibrate(settings: Settings, sizes: Sizes = FULL) -> Calibration:
     with scratch_folder(settings.data_dir / ".calibration", subject="calibration") as folder:
         own = _own_settings(settings, sizes, folder)
         shards = _alone(_shard_costs, own, sizes, folder)
-        (many, many_searches, _), (one, one_searches, few_rows), scan = _alone(_table_costs, own, sizes, folder)
+        (many, many_searches, _), (one, one_searches, few_rows), check, scan = _alone(_table_costs, own, sizes, folder)
     calibration = Calibration(
         made_at=time.time(),
         machine=Machine.here(),
         index=IndexParameters.of(settings),
         settings=relevant_settings(settings),
         shards=shards,
-        indexes=[many, one],
+        indexes=[many, one, check],
         searches=[one_searches, many_searches],
         exact=[few_rows, scan],
         seconds=time.perf_counter() - started,
@@ -143,7 +146,7 @@ def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCo
     logging.disable(logging.CRITICAL)
     _write_shards(folder / "sample", sizes)
     make_instance(folder / "dagster")
-    costs: dict[int, list[ShardCost]] = {sizes.small: [], sizes.large: []}
+    costs: dict[int, list[ShardCost]] = {sizes.small: [], sizes.middle: [], sizes.large: []}
     with dagster_instance() as instance:
         job = shard_job(settings, None)
         for shard, rows in enumerate(sizes.shards):
@@ -200,12 +203,31 @@ def _median(costs: list[ShardCost]) -> ShardCost:
     )
 
 
-def _table_costs(settings: Settings, sizes: Sizes, folder: Path) -> tuple[IndexCosts, IndexCosts, ExactCost]:
-    """Of several parts and of one, and of a search that scans all that was loaded."""
+def _table_costs(settings: Settings, sizes: Sizes, folder: Path) -> tuple[IndexCosts, IndexCosts, IndexCost, ExactCost]:
+    """Of several parts, of one, of building a larger one, and of a search that scans all that was loaded."""
     logging.disable(logging.CRITICAL)
     with connect(settings) as db:
         many, one = (_index_costs(db, sizes.index, folder, parts) for parts in (INDEX_PARTS, 1))
-        return many, one, ExactCost(sum(state.rows for state in partitions(db)), _exact_seconds(db, _vectors(db)))
+        check = _build_cost(db, LARGER * sizes.index)
+        return (
+            many,
+            one,
+            check,
+            ExactCost(sum(state.rows for state in partitions(db)), _exact_seconds(db, _vectors(db))),
+        )
+
+
+def _build_cost(db: Database, rows: int) -> IndexCost:
+    """Of building the indexes of one part, with nothing searched."""
+    settings = db.settings
+    parameters = IndexParameters.of(settings)
+    with trial_table(
+        db, rows=rows, partitions=1, seed=0, index_granularity=settings.index_granularity, parameters=parameters
+    ) as trial:
+        with StepMeter() as meter:
+            built = build_indexes(trial)
+        memory = index_sizes(built.cover).memory_bytes_a_vector
+    return IndexCost(rows, 1, meter.seconds, meter.core_seconds, meter.peak_bytes, memory)
 
 
 def _index_costs(db: Database, rows: int, folder: Path, parts: int) -> IndexCosts:

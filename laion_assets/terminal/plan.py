@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -113,6 +114,12 @@ def print_plan(plan: LoadPlan, console: Console) -> None:
         console.print(f"{len(plan.already)} of the shards asked for are loaded, and are not in the plan")
     console.print(f"to fetch: {size(plan.fetch_bytes)}; bandwidth: {plan.bandwidth.how}", highlight=False, markup=False)
     console.print(_stages_table(plan))
+    index = plan.stages["index"]
+    console.print(
+        f"the index is extrapolated from parts of {plan.index_measured_rows:,} rows: it may take {index.below:.0%} less "
+        f"or {index.above:.0%} more",
+        highlight=False,
+    )
     console.print(_disk_table(plan))
     console.print(_memory_table(plan))
     console.print(
@@ -155,13 +162,16 @@ def methods_of(settings: Settings, plan: LoadPlan) -> Methods:
 
 def _stages_table(plan: LoadPlan) -> Table:
     each = " (a host)" if plan.hosts > 1 else ""
-    table = Table("stage", f"wall time{each}", "core hours", title="time, one shard after the other")
+    table = Table("stage", f"wall time{each}", "between", "core hours", title="time, one shard after the other")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, cost in plan.stages.items():
-        table.add_row(STAGE_WORDS[name], duration(cost.seconds), f"{cost.core_seconds / 3600:,.2f}")
+        table.add_row(
+            STAGE_WORDS[name], duration(cost.seconds), between(cost.range_seconds), two_digits(cost.core_seconds / 3600)
+        )
     cores = sum(cost.core_seconds for cost in plan.stages.values())
-    table.add_row("[bold]all", f"[bold]{duration(plan.seconds)}", f"[bold]{cores / 3600:,.2f}")
+    whole = duration(plan.seconds), between(plan.range_seconds), two_digits(cores / 3600)
+    table.add_row("[bold]all", *(f"[bold]{cell}" for cell in whole))
     return table
 
 
@@ -170,7 +180,8 @@ def _disk_table(plan: LoadPlan) -> Table:
     table = Table("LAION_KEEP_RAW", "LAION_KEEP_MERGED", "at the peak", "at rest, indexes too", "", title=title)
     for disk in plan.disks:
         fits = "" if disk.peak_bytes <= plan.free_bytes else "[red]does not fit"
-        words = ", ".join(word for word in ("as set" if disk.chosen else "", fits) if word)
+        bucket = f"and {size(disk.bucket_bytes)} in the bucket" if disk.bucket_bytes else ""
+        words = ", ".join(word for word in ("as set" if disk.chosen else "", bucket, fits) if word)
         names = (str(kept).lower() for kept in (disk.keep_raw, disk.keep_merged))
         table.add_row(*names, size(disk.peak_bytes), size(disk.rest_bytes), words)
     return table
@@ -184,7 +195,7 @@ def _memory_table(plan: LoadPlan) -> Table:
     table.add_row("to index a partition", size(memory.index_build_bytes))
     table.add_row("all graphs, to search by the index", size(memory.graphs_bytes))
     for choice in plan.choices:
-        core_hours = f"{choice.core_seconds / 3600:,.1f} core hours"
+        core_hours = f"{two_digits(choice.core_seconds / 3600)} core hours"
         table.add_row(f"– of all hosts, with {choice.parameters}", f"{size(choice.memory_bytes)}, {core_hours}")
     return table
 
@@ -206,16 +217,32 @@ def shown(compared: Compared) -> tuple[str, str]:
 
 
 def size(count: float) -> str:
-    """Bytes, in the unit that suits them."""
+    """Bytes, in the unit that suits them, to two significant digits: a plan knows no more."""
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if count >= factor:
-            return f"{count / factor:,.1f} {unit}"
-    return f"{count / 1e3:,.0f} kB"
+            return f"{two_digits(count / factor)} {unit}"
+    return f"{two_digits(count / 1e3)} kB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds, in the unit that suits them."""
+    """Seconds, in the unit that suits them, to two significant digits."""
     for factor, unit, least in ((86_400, "days", 2), (3600, "h", 2), (60, "min", 2)):
         if seconds >= least * factor:
-            return f"{seconds / factor:,.1f} {unit}"
-    return f"{seconds:,.1f} s"
+            return f"{two_digits(seconds / factor)} {unit}"
+    return f"{two_digits(seconds)} s"
+
+
+def between(seconds: tuple[float, float]) -> str:
+    """The least and the most, such as `2.1 h to 3.4 h`."""
+    least, most = map(duration, seconds)
+    return least if least == most else f"{least} to {most}"
+
+
+def two_digits(value: float) -> str:
+    """A figure to two significant digits: 0.034, 3.4, 34, 340, 3,400."""
+    if not value:
+        return "0"
+    digits = 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, digits)
+    digits = 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:,.{max(digits, 0)}f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from laion_assets.plan.plan import LoadPlan, make_plan
 from laion_assets.plan.sizes import ShardSize, shard_sizes
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.schema import PartitionState
-from laion_assets_tests.plan.made_up import GB, calibration
+from laion_assets_tests.plan.made_up import GB, calibration, shard_cost
 
 LINKED = Bandwidth(0.0, "linked")
 HUNDRED = given_bandwidth(100)
@@ -82,6 +84,36 @@ def test_disk_at_the_peak_has_the_shard_that_is_loaded_twice_or_the_indexes(sett
 def test_raw_files_that_are_linked_take_no_disk(settings: Settings) -> None:
     kept = {disk.keep_raw: disk for disk in planned(settings, sizes(ROWS), bandwidth=LINKED).disks if disk.keep_merged}
     assert kept[True].rest_bytes == kept[False].rest_bytes
+
+
+def test_files_that_are_kept_in_a_bucket_take_no_disk_at_rest(tmp_path: Path) -> None:
+    settings = load_settings(dataset_name="sample", data_dir=tmp_path, store="s3://bucket/x")
+    local = load_settings(dataset_name="sample", data_dir=tmp_path)
+    there = {(disk.keep_raw, disk.keep_merged): disk for disk in planned(settings, sizes(*[ROWS] * 3)).disks}
+    here = {(disk.keep_raw, disk.keep_merged): disk for disk in planned(local, sizes(*[ROWS] * 3)).disks}
+    assert len({disk.rest_bytes for disk in there.values()}) == 1
+    assert there[True, True].rest_bytes == here[False, False].rest_bytes
+    assert there[True, True].bucket_bytes == 3 * ROWS * (2_100 + 2_000)
+    assert there[False, True].bucket_bytes == 3 * ROWS * 2_000
+    assert here[True, True].bucket_bytes == there[False, False].bucket_bytes == 0
+
+
+def test_a_plan_says_how_far_it_may_be_off(settings: Settings) -> None:
+    measured = calibration(settings)
+    third = shard_cost(30_000, GB)
+    seconds = {name: value * 2 for name, value in third.seconds.items()}
+    off = replace(measured, shards=[measured.shards[0], replace(third, seconds=seconds), measured.shards[1]])
+    on = replace(measured, shards=[measured.shards[0], third, measured.shards[1]])
+    plans = [
+        make_plan(Model(made, settings), sizes(ROWS), [], LINKED, free_bytes=10**15) for made in (on, off, measured)
+    ]
+    assert [plan.stages["load"].above for plan in plans] == pytest.approx([0.2, 0.5, 0.25])
+    sure, unsure, _ = (plan.range_seconds for plan in plans)
+    assert sure[0] < plans[0].seconds < sure[1] < unsure[1]
+    assert json.loads(json.dumps(plans[0].as_json()))["range_seconds"] == pytest.approx(list(sure))
+    larger = make_plan(Model(on, settings), sizes(1_000_000), [], LINKED, free_bytes=10**15)
+    assert larger.stages["load"].above > 0.2
+    assert larger.stages["index"].below > 0.8, "a million vectors of CLIP took a quarter of what the sample's would"
 
 
 def test_hosts_share_the_shards_and_the_one_with_most_to_do_decides(settings: Settings) -> None:

@@ -13,11 +13,11 @@ from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_c
 from laion_assets.plan.kept import plan_path
 from laion_assets.settings import Settings, load_settings
 from laion_assets.terminal.calibrate import Sizes, calibrate
-from laion_assets.terminal.plan import duration, keep_plan_for, plan_load, print_plan, size
+from laion_assets.terminal.plan import between, duration, keep_plan_for, plan_load, print_plan, size, two_digits
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.plan.made_up import calibration
 
-SMALL = Sizes(small=300, large=1_500, index=400)
+SMALL = Sizes(small=300, middle=700, large=1_500, index=400)
 
 
 def shown(settings: Settings, shards: list[int], width: int = 100) -> str:
@@ -94,5 +94,14 @@ def test_shards_that_are_none_are_refused(settings: Settings) -> None:
 
 
 def test_sizes_and_durations_have_a_unit_that_suits_them() -> None:
-    assert [size(count) for count in (900, 2.5e6, 41e9, 1.27e12)] == ["1 kB", "2.5 MB", "41.0 GB", "1.3 TB"]
+    assert [size(count) for count in (900, 2.5e6, 41e9, 1.27e12)] == ["0.90 kB", "2.5 MB", "41 GB", "1.3 TB"]
+    assert [two_digits(value) for value in (0, 0.0344, 9.96, 34.4, 995, 3_449)] == [
+        "0",
+        "0.034",
+        "10",
+        "34",
+        "1,000",
+        "3,400",
+    ]
+    assert between((7_300, 12_300)) == "2.0 h to 3.4 h"
     assert [duration(seconds) for seconds in (3, 200, 20_000, 400_000)] == ["3.0 s", "3.3 min", "5.6 h", "4.6 days"]
