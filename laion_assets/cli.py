@@ -111,19 +111,30 @@ def describe(
 def load(
     shards: Annotated[str, typer.Argument(help="0-9, 3, 1,4,7-9, or all")],
     again: Again = False,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Processes side by side, on a server.")] = 1,
     dataset: DatasetOption = None,
     source: SourceOption = None,
+    as_json: Json = False,
 ) -> None:
-    """Load shards into the table, in the Dagster instance that the UI shows; goes on where a call before ended."""
+    """Load shards into the table, in the Dagster instance that the UI shows; goes on where a call before ended.
+
+    Exit code 1 where a shard failed. With --json standard output is one object, and progress goes to standard error.
+    """
     from laion_assets.terminal.instance import dagster_instance
-    from laion_assets.terminal.load import load as load_shards
+    from laion_assets.terminal.load import load_outcomes, outcome_table
     from laion_assets.terminal.settings import settings_of
 
     settings = settings_of(dataset, source)
     numbers = settings.dataset.shard_numbers(shards)
+    shown = errors if as_json else console
     with dagster_instance() as instance:
-        all_loaded = load_shards(settings, numbers, instance, console, again=again)
-    raise typer.Exit(0 if all_loaded else 1)
+        outcomes = load_outcomes(settings, numbers, instance, shown, again=again, parallel=parallel)
+    loaded = not any(outcome.error for outcome in outcomes)
+    if as_json:
+        print_json({"loaded": loaded, "shards": [asdict(outcome) for outcome in outcomes]})
+    else:
+        console.print(outcome_table(outcomes))
+    raise typer.Exit(0 if loaded else 1)
 
 
 @app.command()

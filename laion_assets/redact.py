@@ -29,6 +29,19 @@ def redact_text(text: str) -> str:
     return re.sub(r"(/[^\s?'\"<>]*\?)[^\s'\"<>=]*=[^\s'\"<>]*", rf"\1{HIDDEN}", text)
 
 
+SHORT = 6
+
+
+def without(text: str, secret: str) -> str:
+    """`text` without a password. A short one is a part of many words, and goes where one would stand: after `:`, `=` or
+    a quote, and before an end of the same kind."""
+    if not secret:
+        return text
+    if len(secret) >= SHORT:
+        return text.replace(secret, HIDDEN)
+    return re.sub(rf"(?<=[:='\"`]){re.escape(secret)}(?=[@'\"`\s,;&)]|$)", HIDDEN, text)
+
+
 def redact_chain(error: BaseException) -> None:
     """Redacts the messages of an error and of all that caused it, in place.
 

@@ -29,6 +29,7 @@ from laion_assets.table.failures import first_sentence, typed_errors
 from laion_assets.table.functions import embedded_function_options
 from laion_assets.table.label import label
 from laion_assets.table.server import Address, close_server, hurry_answers, limit_answers, open_server
+from laion_assets.waiting import say_wait
 
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 """It logs what it raises, which would be a second line for each of our errors."""
@@ -254,6 +255,7 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
     wait_seconds = settings.clickhouse_wait_seconds if wait_seconds is None else wait_seconds
     deadline = time.monotonic() + wait_seconds
     failures = 0
+    told = False
     while True:
         # Asked first: the engine would write a line of its own to standard error at each try.
         holder = _holder(folder)
@@ -271,6 +273,9 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
                         expected="a folder that the engine can open",
                         advice="see that it can be written and was not made by a newer version",
                     ) from error
+        if holder is not None and not told:
+            say_wait(f"the {subject}, held by {holder}", wait_seconds)
+            told = True
         if holder is not None and time.monotonic() >= deadline:
             raise EngineHeldError(
                 subject,

@@ -11,6 +11,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError,
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
 from laion_assets.errors import ServerRefusedError, ServerUnreachableError, TableError
+from laion_assets.redact import without
 
 _LOGIN = "see user and password in LAION_CLICKHOUSE"
 REFUSALS = {**dict.fromkeys((192, 193, 194, 516), _LOGIN), 497: "`laion-assets grants` prints what the user needs"}
@@ -36,8 +37,7 @@ def typed_errors(subject: str, secret: str = "") -> Iterator[None]:
 
 def _typed(subject: str, error: Exception, secret: str) -> TableError:
     found = first_sentence(error)
-    if secret:
-        found = found.replace(secret, "***")
+    found = without(found, secret)
     code = error.code if isinstance(error, DatabaseError) else None
     if code is not None and code in REFUSALS:
         return ServerRefusedError(subject, found=found, advice=REFUSALS[code])

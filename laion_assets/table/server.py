@@ -12,12 +12,15 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.httpclient import HttpClient
 from clickhouse_connect.driver.httputil import check_env_proxy, get_pool_manager
-from urllib3 import PoolManager, Timeout
+from urllib3 import PoolManager, Retry, Timeout
+from urllib3.exceptions import ProxySchemeUnknown
 
 from laion_assets.errors import ServerRefusedError, ServerUnreachableError
+from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.table.failures import typed_errors
 from laion_assets.tls import trusting_context
+from laion_assets.waiting import waiting
 
 MINIMUM_VERSION = (25, 8)
 """Vector search became generally available in 25.8 (ClickHouse's pull request 85888), and the youngest settings that we
@@ -75,6 +78,10 @@ class Address:
         return f"ClickHouse at {self.shown}"
 
 
+WAKE_SECONDS = 90.0
+"""A service that was paused answers its first request when it has started again (clickhouse-go's issue 890)."""
+
+
 def open_server(settings: Settings) -> Client:
     """A client of the server that LAION_CLICKHOUSE names; close it with `close_server`.
 
@@ -84,7 +91,7 @@ def open_server(settings: Settings) -> Client:
     address = Address.of(settings.clickhouse_url.get_secret_value())
     pool = _pool(address, settings)
     try:
-        _require_version(pool, address, settings.clickhouse_connect_seconds)
+        _require_version(pool, address, settings)
         with typed_errors(address.subject, address.password):
             client = clickhouse_connect.get_client(
                 host=address.host,
@@ -109,12 +116,18 @@ def open_server(settings: Settings) -> Client:
 def _pool(address: Address, settings: Settings) -> PoolManager:
     """Connections that keep alive and verify certificates, through the proxy that the environment names, if any."""
     proxy = check_env_proxy(address.scheme, address.host, address.port)
-    if address.scheme == "http":
-        pool: PoolManager = get_pool_manager(http_proxy=proxy)
-    else:
+    try:
+        if address.scheme == "http":
+            return get_pool_manager(http_proxy=proxy)
         trusting = trusting_context(settings.clickhouse_ca_file, "LAION_CLICKHOUSE_CA_FILE")
-        pool = get_pool_manager(https_proxy=proxy, ssl_context=trusting)
-    return pool
+        return get_pool_manager(https_proxy=proxy, ssl_context=trusting)
+    except ProxySchemeUnknown:
+        raise ServerRefusedError(
+            f"proxy {redact(proxy or '')} of the environment",
+            found="a proxy of another kind",
+            expected="http://host:port or https://host:port",
+            advice=f"set http_proxy and https_proxy to such a one, or add {address.host} to NO_PROXY",
+        ) from None
 
 
 def close_server(client: Client) -> None:
@@ -136,16 +149,18 @@ def hurry_answers(client: Client, seconds: float) -> None:
         client.timeout = Timeout(connect=seconds, read=seconds)
 
 
-def _require_version(pool: PoolManager, address: Address, seconds: float) -> None:
+def _require_version(pool: PoolManager, address: Address, settings: Settings) -> None:
     """Asks for the version by itself: the client's own first queries fail on an old server in words about a column."""
+    seconds = settings.clickhouse_connect_seconds
+    longest = max(seconds, ANSWER_SECONDS, min(WAKE_SECONDS, settings.clickhouse_search_seconds))
     credentials = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
-    with typed_errors(address.subject, address.password):
+    with waiting(f"an answer of {address.subject}", longest), typed_errors(address.subject, address.password):
         answer = pool.request(
             "GET",
             f"{address.shown}/?query=SELECT%20version()",
             headers={"Authorization": f"Basic {credentials}"},
-            timeout=Timeout(connect=seconds, read=max(seconds, ANSWER_SECONDS)),
-            retries=1,
+            timeout=Timeout(connect=seconds, read=longest),
+            retries=Retry(1, read=0),
             redirect=False,
         )
         text = answer.data[:2_000].decode("utf-8", "replace")

@@ -73,6 +73,7 @@ def _ended(error: BaseException, errors: Console) -> int:
         message, code = _of_the_system(error), 2
     else:
         message, code = _foreign(error)
+    message = message.encode("utf-8", "backslashreplace").decode("utf-8")
     with contextlib.suppress(OSError):
         errors.print(f"laion-assets: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     return code

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import dagster as dg
 from rich.console import Console
@@ -26,24 +25,35 @@ from laion_assets.settings import Settings
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.terminal.bars import ShardBars
+from laion_assets.terminal.outcome import Outcome
 from laion_assets.terminal.plan import keep_plan_for
 from laion_assets.terminal.runs import STOPPED, execute_here
+from laion_assets.terminal.side_by_side import load_side_by_side
 from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, submit
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one shard: rows in the table, seconds, and why it failed."""
-
-    shard: int
-    rows: int
-    seconds: float
-    error: str = ""
-    skipped: bool = False
 
 
 def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
     """Loads what is missing of `shards`, goes on after a failed one, prints a table; whether all are loaded.
+
+    Raises what `load_outcomes` raises.
+    """
+    outcomes = load_outcomes(settings, shards, instance, console, again=again)
+    console.print(outcome_table(outcomes))
+    return not any(outcome.error for outcome in outcomes)
+
+
+def load_outcomes(
+    settings: Settings,
+    shards: list[int],
+    instance: dg.DagsterInstance,
+    console: Console,
+    *,
+    again: bool,
+    parallel: int = 1,
+) -> list[Outcome]:
+    """Loads what is missing of `shards`, and goes on after a failed one; what became of each, in their order.
+
+    Dagster's daemon decides how many run at a time; without one, `parallel` processes work side by side on a server.
 
     The plan of what is missing is kept first, so that `laion-assets status` can hold it against what happened.
 
@@ -65,9 +75,11 @@ def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, co
         todo = {shard: steps for shard, steps in todo.items() if shard not in outcomes}
     if todo:
         console.print(f"no Dagster daemon runs on {instance.root_directory}: shards are loaded in this process")
-        outcomes |= _load_here(settings, todo, instance, console)
-    console.print(outcome_table([outcomes[shard] for shard in shards]))
-    return not any(outcome.error for outcome in outcomes.values())
+        if parallel > 1 and len(todo) > 1:
+            outcomes |= load_side_by_side(settings, list(todo), console, processes=parallel, again=again)
+        else:
+            outcomes |= _load_here(settings, todo, instance, console)
+    return [outcomes[shard] for shard in shards]
 
 
 def _rows_in_table(
@@ -96,6 +108,7 @@ def _load_by_daemon(
     job = shard_job(settings, None)
     outcomes: dict[int, Outcome] = {}
     with ShardBars(console) as bars:
+        bars.expect(len(todo))
         runs = {
             shard: submit(job, instance, settings, assets=steps, shard=shard, bulk=len(todo) > 1)
             for shard, steps in todo.items()
@@ -117,6 +130,7 @@ def _load_here(
     """Executes a run a shard in this process, one after the other."""
     outcomes: dict[int, Outcome] = {}
     with ShardBars(console) as bars, _interrupts() as interrupted:
+        bars.expect(len(todo))
         job = shard_job(settings, bars.for_step)
         for shard, steps in todo.items():
             outcome = run_shard(job, shard, steps, instance)

@@ -114,10 +114,9 @@ def print_plan(plan: LoadPlan, console: Console) -> None:
         console.print(f"{len(plan.already)} of the shards asked for are loaded, and are not in the plan")
     console.print(f"to fetch: {size(plan.fetch_bytes)}; bandwidth: {plan.bandwidth.how}", highlight=False, markup=False)
     console.print(_stages_table(plan))
-    index = plan.stages["index"]
+    index, measured = plan.stages["index"], f"{plan.index_measured_rows:,}"
     console.print(
-        f"the index is extrapolated from parts of {plan.index_measured_rows:,} rows: it may take {index.below:.0%} less "
-        f"or {index.above:.0%} more",
+        f"the index is extrapolated from parts of {measured} rows: {index.below:.0%} less or {index.above:.0%} more",
         highlight=False,
     )
     console.print(_disk_table(plan))

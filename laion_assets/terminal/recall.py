@@ -9,14 +9,13 @@ from rich.console import Console
 
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import TableError
-from laion_assets.health.keys import BUILD_JOB, asset_key, job_name
+from laion_assets.health.keys import BUILD_JOB, job_name
 from laion_assets.health.runs import failure_reason
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.index import recall_table
-from laion_assets.terminal.instance import process_tag
-from laion_assets.terminal.load import QUIET
+from laion_assets.terminal.runs import execute_here
 
 
 def kept_evaluation(settings: Settings) -> Evaluation:
@@ -36,16 +35,10 @@ def measure(settings: Settings, instance: dg.DagsterInstance, console: Console) 
     """Measures the indexes that there are, as the asset `recall_report` does; whether that went well."""
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
-        result = job.execute_in_process(
-            instance=instance,
-            run_config=QUIET,
-            raise_on_error=False,
-            tags=process_tag(),
-            asset_selection=[asset_key(settings, "recall_report")],
-        )
-    if not result.success:
-        console.print(f"failed: {failure_reason(instance, result.run_id)}", style="red", markup=False)
-    return bool(result.success)
+        run = execute_here(job, instance, assets=["recall_report"])
+    if not run.is_success:
+        console.print(f"failed: {failure_reason(instance, run.run_id)}", style="red", markup=False)
+    return run.is_success
 
 
 def evaluation_json(evaluation: Evaluation) -> dict[str, object]:

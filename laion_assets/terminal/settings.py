@@ -103,6 +103,9 @@ def _value(settings: Settings, field: str) -> str:
         value = tuple(f"{key}={each}" for key, each in value.items())
     if isinstance(value, tuple):
         value = ", ".join(map(str, value))
+    if isinstance(value, Path):
+        # A folder's name may hold bytes that are not UTF-8.
+        return os.fsencode(value).decode("utf-8", "backslashreplace")
     return "none" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
 
 

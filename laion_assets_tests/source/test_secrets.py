@@ -14,7 +14,7 @@ from urllib3.util import parse_url
 
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import SettingsError
-from laion_assets.redact import redact, redact_text
+from laion_assets.redact import redact, redact_text, without
 from laion_assets.source.credentials import Credentials, WebOrigin
 from laion_assets.source.fetch import fetch_shard
 from laion_assets_tests.conftest import assert_one_line
@@ -83,6 +83,20 @@ def test_a_part_on_disk_holds_no_secret(server: MisbehavingServer, one: OneFile)
 def test_urls_are_shown_without_their_secrets(url: str, shown: str) -> None:
     assert redact(url) == shown
     assert redact_text(f"error at '{url}' and elsewhere") == f"error at '{shown}' and elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("text", "secret", "shown"),
+    [
+        ("Table laion does not exist", "a", "Table laion does not exist"),
+        ("http://me:a@host and password='a', token=a", "a", "http://me:***@host and password='***', token=***"),
+        ("Code: 516. me: Authentication failed", "516", "Code: 516. me: Authentication failed"),
+        ("xhunter2-s3cretx", "hunter2-s3cret", "x***x"),
+        ("nothing", "", "nothing"),
+    ],
+)
+def test_a_short_password_does_not_garble_a_message(text: str, secret: str, shown: str) -> None:
+    assert without(text, secret) == shown
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def _waits_as_before() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (POSTGRES, "too many retries"),
+        (POSTGRES, "Connection refused"),
         ("storage: {postgres: {postgres_db: {username: {env: NOBODY_SET_IT}}}}\n", ""),
         ("storage: {sqlite: {base_dir: x}}\nnonsense: [1\n", "dagster.yaml"),
         ("storagee: {}\n", "storagee"),

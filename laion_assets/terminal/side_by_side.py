@@ -1,0 +1,84 @@
+"""Loads shards in several processes on a ClickHouse server: each is a `laion-assets load` of its share.
+
+Ctrl-C in a terminal reaches them all; each ends its run, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import IO
+
+from rich.console import Console
+
+from laion_assets.errors import SettingsError
+from laion_assets.settings import Settings
+from laion_assets.terminal.bars import ShardBars
+from laion_assets.terminal.outcome import Outcome
+
+
+@dataclass
+class _Worker:
+    """A process and its share; `outcomes` come when it ends."""
+
+    shards: list[int]
+    process: subprocess.Popen[str]
+    said: str = ""
+
+    def outcomes(self) -> dict[int, Outcome]:
+        """What became of its shards; where it was killed, that."""
+        try:
+            found = [Outcome(**each) for each in json.loads(self.said)["shards"]]
+        except (ValueError, KeyError, TypeError):
+            why = f"its process ended with code {self.process.returncode}"
+            found = [Outcome(shard, 0, 0.0, error=why) for shard in self.shards]
+        return {outcome.shard: outcome for outcome in found}
+
+
+def load_side_by_side(
+    settings: Settings, shards: list[int], console: Console, *, processes: int, again: bool
+) -> dict[int, Outcome]:
+    """What became of each shard. Raises `SettingsError` on the embedded engine, whose folder is one process's."""
+    if settings.clickhouse_url.get_secret_value().startswith("chdb:"):
+        raise SettingsError(
+            "--parallel",
+            found="the embedded engine, whose folder belongs to one process at a time",
+            expected="a ClickHouse server",
+            advice="set LAION_CLICKHOUSE, or leave --parallel out",
+        )
+    workers = [_start(shards[number::processes], again=again) for number in range(min(processes, len(shards)))]
+    with ShardBars(console) as bars:
+        followers = [threading.Thread(target=_follow, args=(worker, bars), daemon=True) for worker in workers]
+        try:
+            for follower in followers:
+                follower.start()
+            for worker, follower in zip(workers, followers, strict=True):
+                worker.said = _read(worker.process.stdout)
+                worker.process.wait()
+                follower.join()
+        finally:
+            for worker in workers:
+                worker.process.terminate()
+                worker.process.wait()
+    return {shard: outcome for worker in workers for shard, outcome in worker.outcomes().items()}
+
+
+def _start(shards: list[int], *, again: bool) -> _Worker:
+    command = [sys.executable, "-m", "laion_assets.cli", "load", ",".join(map(str, shards)), "--json"]
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [*command, *(["--again"] if again else [])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    return _Worker(shards, process)
+
+
+def _follow(worker: _Worker, bars: ShardBars) -> None:
+    """Hands on what a process tells of its progress."""
+    for line in worker.process.stderr or ():
+        bars.say(line.rstrip())
+
+
+def _read(stream: IO[str] | None) -> str:
+    return "" if stream is None else stream.read()

@@ -1,0 +1,110 @@
+"""A walk in a folder that `init` made, where no repository is: load all, index, recall, and their JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dotenv import dotenv_values
+
+from laion_assets.terminal.settings import quoted
+from laion_assets_tests.conftest import SAMPLE_ROWS, copy_sample
+
+QUICK = {"LAION_HNSW_M": "16", "LAION_HNSW_EF_CONSTRUCTION": "64", "LAION_RECALL_QUERIES": "10"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of a user's, with nothing set in the environment."""
+
+    path: Path
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs the command in it."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("LAION_", "DAGSTER_"))}
+        return subprocess.run(
+            [sys.executable, "-m", "laion_assets.cli", *arguments],
+            cwd=self.path,
+            env=kept | {"COLUMNS": "200"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> Folder:
+    """A folder that `init` made, its name and its source's with a blank, whose shards are loaded."""
+    above = tmp_path_factory.mktemp("walk")
+    copy_sample(sample_folder, above / "my shards")
+    made = Folder(above).run("init", "my load", "--dataset", "sample", "--source", str(above / "my shards"))
+    assert made.returncode == 0, made.stderr
+    return Folder(above / "my load")
+
+
+def test_the_folder_has_an_instance_and_settings_that_are_read_there(folder: Folder) -> None:
+    found = {each["variable"]: each for each in json.loads(folder.run("settings", "--json").stdout)}
+    assert (found["LAION_DATASET"]["value"], found["LAION_DATASET"]["origin"]) == ("sample", ".env")
+    assert found["LAION_SOURCE"]["value"].endswith("/my shards")
+    before = json.loads(folder.run("settings", "--json", LAION_DATASET="laion400m").stdout)[0]
+    assert (before["value"], before["origin"]) == ("laion400m", "environment")
+    again = folder.run("init", ".")
+    assert again.returncode == 2
+    assert "dagster.yaml, workspace.yaml, .env, .gitignore" in again.stderr
+    assert ".env" in (folder.path / ".gitignore").read_text().splitlines()
+
+
+def test_a_value_of_the_settings_file_comes_back_as_it_was() -> None:
+    for value in ("/a b", "it's", "a\\b", "https://me:p%40@h/x?y=1#z", 'say "x"', "plain"):
+        assert dotenv_values(stream=io.StringIO(f"A={quoted(value)}\n")) == {"A": value}
+
+
+def test_all_shards_are_loaded_and_told_as_json(folder: Folder) -> None:
+    ended = folder.run("load", "all", "--json")
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    assert found["loaded"] is True
+    assert [(each["shard"], each["rows"], each["error"]) for each in found["shards"]] == [
+        (shard, rows, "") for shard, rows in enumerate(SAMPLE_ROWS)
+    ]
+    assert "shard 0 loaded: 1,000 rows" in ended.stderr and "4 of 4 shards" in ended.stderr
+    refused = folder.run("load", "all", "--again", "--parallel", "2")
+    assert refused.returncode == 2
+    assert "--parallel: found the embedded engine" in refused.stderr
+
+
+def test_the_index_is_built_and_its_recall_shown(folder: Folder) -> None:
+    nothing = folder.run("recall")
+    assert nothing.returncode == 2
+    assert "`laion-assets index`" in nothing.stderr
+    built = folder.run("index", "--json", **QUICK)
+    assert built.returncode in (0, 1), built.stderr
+    kinds = {kind["kind"] for kind in json.loads(built.stdout)["kinds"]}
+    shown = folder.run("recall", **QUICK)
+    assert shown.returncode in (0, 1), shown.stderr
+    assert "text to image" in shown.stdout and "text_to_image" in kinds
+    measured = folder.run("recall", "--measure", "--json", **QUICK)
+    assert {kind["kind"] for kind in json.loads(measured.stdout)["kinds"]} == kinds
+
+
+def test_the_version_is_told(folder: Folder) -> None:
+    ended = folder.run("--version")
+    assert (ended.returncode, ended.stdout.split()[0]) == (0, "laion-assets")
+    assert "--install-completion" in folder.run("--help").stdout
+
+
+def test_options_stand_before_and_behind_a_command(folder: Folder) -> None:
+    for arguments in (
+        ("--dataset", "laion400m", "settings", "--json"),
+        ("settings", "--dataset", "laion400m", "--json"),
+    ):
+        found = json.loads(folder.run(*arguments).stdout)[0]
+        assert (found["value"], found["origin"]) == ("laion400m", "option")
