@@ -8,7 +8,7 @@ from pathlib import Path
 
 from laion_assets.plan.bandwidth import Bandwidth
 from laion_assets.plan.calibration import SHARD_STAGES
-from laion_assets.plan.plan import (
+from laion_assets.plan.figures import (
     STAGES,
     DiskUse,
     IndexChoice,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from laion_assets.index.graphs import IndexParameters
-from laion_assets.plan.calibration import SHARD_STAGES, Calibration, IndexCost, ShardCost
+from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
 from laion_assets.recall.evaluate import EXACT_SEARCHES, searches_a_kind
 from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.settings import Settings
@@ -127,7 +127,7 @@ class Model:
         return 0.0 if self.calibration.is_of(self.settings) else UNCHECKED_ERROR
 
     def _of_measured(self, cost: ShardCost) -> float:
-        return sum(self._line(lambda one, stage=stage: one.seconds[stage]).at(cost.rows) for stage in SHARD_STAGES)
+        return self._line(lambda one: sum(one.seconds.values())).at(cost.rows)
 
     def merged_bytes(self, rows: int) -> int:
         """Of a shard's merged file."""

@@ -7,146 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 
 from laion_assets.index.cover import cache_bytes
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.bandwidth import Bandwidth
 from laion_assets.plan.calibration import SHARD_STAGES
+from laion_assets.plan.figures import DiskUse, IndexChoice, LoadPlan, MemoryUse, PlannedShard, StageCost
 from laion_assets.plan.model import LEAST_ERROR, RECALL_ABOVE, Model
 from laion_assets.plan.sizes import ShardSize
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
 
-STAGES = (*SHARD_STAGES, "index", "recall")
-
 OTHER_PARAMETERS = tuple(IndexParameters(name, 16, 64) for name in ("bf16", "i8", "b1"))
 """The ways to a smaller index that a plan shows beside the one that is asked for."""
-
-
-@dataclass(frozen=True)
-class PlannedShard:
-    """One shard: rows, bytes of its files in each place, seconds and core seconds of each of `SHARD_STAGES`.
-
-    `raw_bytes` are to be fetched; `raw_disk_bytes` are what they take in the store: none where they are linked.
-    """
-
-    shard: int
-    rows: int
-    origin: str
-    raw_bytes: int
-    raw_disk_bytes: int
-    merged_bytes: int
-    table_bytes: int
-    index_bytes: int
-    seconds: dict[str, float]
-    core_seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """One stage over the whole load: wall seconds of the host with most to do, core seconds of all hosts, and the
-    shares by which the seconds may be less (`below`) or more (`above`)."""
-
-    seconds: float
-    core_seconds: float
-    below: float = 0.0
-    above: float = 0.0
-
-    @property
-    def range_seconds(self) -> tuple[float, float]:
-        """The least and the most wall seconds."""
-        return self.seconds * max(0.0, 1 - self.below), self.seconds * (1 + self.above)
-
-
-@dataclass(frozen=True)
-class DiskUse:
-    """Bytes that the load adds on the disk of the host with most to do: at its peak, and when all is done, index too;
-    and in the bucket of LAION_STORE, where there is one.
-
-    `chosen` marks what the settings ask for.
-    """
-
-    keep_raw: bool
-    keep_merged: bool
-    peak_bytes: int
-    rest_bytes: int
-    chosen: bool
-    bucket_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class IndexChoice:
-    """What other index parameters would take, over all that will be loaded, on all hosts together."""
-
-    parameters: str
-    memory_bytes: int
-    core_seconds: float
-
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """Bytes of resident memory on the host with most to do: while a shard is loaded, while its largest partition is
-    indexed, and what all graphs take when they are searched, by size and as the index cache counts them."""
-
-    load_bytes: int
-    index_build_bytes: int
-    graphs_bytes: int
-    cache_bytes: int
-    machine_bytes: int
-
-
-@dataclass(frozen=True)
-class LoadPlan:
-    """A plan. `shards` are those to be loaded; `already` were in the table and are subtracted. `index_rows` are the
-    rows of all partitions that will be indexed, `index_measured_rows` those of the largest part that was measured."""
-
-    made_at: float
-    dataset: str
-    hosts: int
-    shards: list[PlannedShard]
-    already: list[int]
-    index_rows: int
-    fetch_bytes: int
-    bandwidth: Bandwidth
-    stages: dict[str, StageCost]
-    disks: list[DiskUse]
-    free_bytes: int
-    memory: MemoryUse
-    choices: list[IndexChoice]
-    search_seconds: float
-    exact_seconds: float
-    calibrated: str
-    calibrated_here: bool
-    index_measured_rows: int = 0
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """Of the shards to be loaded."""
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all stages."""
-        return sum(stage.seconds for stage in self.stages.values())
-
-    @property
-    def range_seconds(self) -> tuple[float, float]:
-        """The least and the most of the same: all stages are off in one direction where the machine is."""
-        least, most = zip(*(stage.range_seconds for stage in self.stages.values()), strict=True)
-        return sum(least), sum(most)
-
-    def as_json(self) -> dict[str, object]:
-        """For machines."""
-        return {
-            **asdict(self),
-            "rows": self.rows,
-            "seconds": self.seconds,
-            "range_seconds": self.range_seconds,
-            "stages": {name: {**asdict(one), "range_seconds": one.range_seconds} for name, one in self.stages.items()},
-        }
 
 
 def make_plan(

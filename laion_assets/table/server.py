@@ -118,9 +118,10 @@ def _pool(address: Address, settings: Settings) -> PoolManager:
     proxy = check_env_proxy(address.scheme, address.host, address.port)
     try:
         if address.scheme == "http":
-            return get_pool_manager(http_proxy=proxy)
-        trusting = trusting_context(settings.clickhouse_ca_file, "LAION_CLICKHOUSE_CA_FILE")
-        return get_pool_manager(https_proxy=proxy, ssl_context=trusting)
+            pool: PoolManager = get_pool_manager(http_proxy=proxy)
+        else:
+            trusting = trusting_context(settings.clickhouse_ca_file, "LAION_CLICKHOUSE_CA_FILE")
+            pool = get_pool_manager(https_proxy=proxy, ssl_context=trusting)
     except ProxySchemeUnknown:
         raise ServerRefusedError(
             f"proxy {redact(proxy or '')} of the environment",
@@ -128,6 +129,7 @@ def _pool(address: Address, settings: Settings) -> PoolManager:
             expected="http://host:port or https://host:port",
             advice=f"set http_proxy and https_proxy to such a one, or add {address.host} to NO_PROXY",
         ) from None
+    return pool
 
 
 def close_server(client: Client) -> None:

@@ -18,10 +18,11 @@ from laion_assets.plan.calibration import (
     read_calibration,
     reference_calibration,
 )
+from laion_assets.plan.figures import LoadPlan
 from laion_assets.plan.kept import Compared, keep_plan, plan_path
 from laion_assets.plan.methods import Methods, method_costs
 from laion_assets.plan.model import Model
-from laion_assets.plan.plan import LoadPlan, make_plan
+from laion_assets.plan.plan import make_plan
 from laion_assets.plan.sizes import is_folder, shard_sizes
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
