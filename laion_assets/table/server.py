@@ -6,6 +6,7 @@ import base64
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
@@ -13,7 +14,6 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.httpclient import HttpClient
 from clickhouse_connect.driver.httputil import check_env_proxy, get_pool_manager
 from urllib3 import PoolManager, Retry, Timeout
-from urllib3.exceptions import ProxySchemeUnknown
 
 from laion_assets.errors import ServerRefusedError, ServerUnreachableError
 from laion_assets.redact import redact
@@ -116,19 +116,19 @@ def open_server(settings: Settings) -> Client:
 def _pool(address: Address, settings: Settings) -> PoolManager:
     """Connections that keep alive and verify certificates, through the proxy that the environment names, if any."""
     proxy = check_env_proxy(address.scheme, address.host, address.port)
-    try:
-        if address.scheme == "http":
-            pool: PoolManager = get_pool_manager(http_proxy=proxy)
-        else:
-            trusting = trusting_context(settings.clickhouse_ca_file, "LAION_CLICKHOUSE_CA_FILE")
-            pool = get_pool_manager(https_proxy=proxy, ssl_context=trusting)
-    except ProxySchemeUnknown:
+    named = getproxies().get(address.scheme, "")
+    if proxy and not re.match(r"(https?://|(?![a-z0-9+.-]*://))", named):
         raise ServerRefusedError(
-            f"proxy {redact(proxy or '')} of the environment",
+            f"proxy {redact(named)} of the environment",
             found="a proxy of another kind",
             expected="http://host:port or https://host:port",
             advice=f"set http_proxy and https_proxy to such a one, or add {address.host} to NO_PROXY",
-        ) from None
+        )
+    if address.scheme == "http":
+        pool: PoolManager = get_pool_manager(http_proxy=proxy)
+    else:
+        trusting = trusting_context(settings.clickhouse_ca_file, "LAION_CLICKHOUSE_CA_FILE")
+        pool = get_pool_manager(https_proxy=proxy, ssl_context=trusting)
     return pool
 
 

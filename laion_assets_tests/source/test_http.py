@@ -265,3 +265,13 @@ def test_the_version_of_a_file_changes_with_it() -> None:
         RemoteFile("u", None, None, None),
     ]
     assert len({file.version for file in files}) == len(files)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://u:hunter2@127.0.0.1:1080", "socks://127.0.0.1:1080"])
+def test_a_proxy_of_another_kind_is_refused(one: OneFile, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    error = one.failure("http://mirror.example/laion")
+    assert isinstance(error, PermanentSourceError)
+    assert "a proxy of kind socks" in str(error) and "NO_PROXY" in str(error) and "hunter2" not in str(error)

@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 
 from laion_assets.terminal.settings import quoted
 from laion_assets_tests.conftest import SAMPLE_ROWS, copy_sample
+from laion_assets_tests.endpoint.process import ServerProcess
 
 QUICK = {"LAION_HNSW_M": "16", "LAION_HNSW_EF_CONSTRUCTION": "64", "LAION_RECALL_QUERIES": "10"}
 
@@ -108,3 +109,12 @@ def test_options_stand_before_and_behind_a_command(folder: Folder) -> None:
     ):
         found = json.loads(folder.run(*arguments).stdout)[0]
         assert (found["value"], found["origin"]) == ("laion400m", "option")
+
+
+def test_shards_are_loaded_side_by_side_on_a_server(folder: Folder, clickhouse_server: ServerProcess) -> None:
+    here = {"LAION_CLICKHOUSE": clickhouse_server.url(), "LAION_DATA_DIR": "elsewhere"}
+    ended = folder.run("load", "all", "--parallel", "2", "--json", **here)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)["shards"]
+    assert [(each["shard"], each["rows"]) for each in found] == list(enumerate(SAMPLE_ROWS))
+    assert json.loads(folder.run("status", "--json", **here).stdout)["rows"] == sum(SAMPLE_ROWS)
