@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
+from laion_assets.index.cells.schema import GRANULE_ROWS
 from laion_assets.search.cells import MARGIN, CellsSettings, candidates_sql, require_cells
 from laion_assets.search.statement import SearchRequest, checked_vector
 from laion_assets.table.connect import Database
@@ -18,7 +19,8 @@ class CellsUse:
     """What the statement for the candidates of one search did.
 
     `by_codes`: the plan has a shortlist of codes. `rows_read` and `bytes_read` are the engine's counters, with the
-    centroids; `cells_rows` is how many rows the cells have, `vector_bytes` what their vectors take.
+    centroids; `cells_rows` is how many rows the cells have, `vector_bytes` what their vectors take. `all_granules`: the
+    table is so small that the candidates may lie in all of its granules, and counters prove nothing.
     """
 
     by_codes: bool
@@ -27,12 +29,15 @@ class CellsUse:
     cells_rows: int
     vector_bytes: int
     probed: bool
+    all_granules: bool
 
     @property
     def fault(self) -> str | None:
         """Why this is no proof that codes were used; None when it is one."""
         if not self.by_codes:
             return "the plan has no shortlist of codes: whole vectors were read"
+        if self.all_granules:
+            return None
         if self.bytes_read >= self.vector_bytes:
             return f"{self.bytes_read:,} bytes read where all vectors of the cells take {self.vector_bytes:,}"
         if self.probed and self.rows_read >= self.cells_rows:
@@ -62,6 +67,7 @@ def cells_use(db: Database, vector: npt.ArrayLike, request: SearchRequest, setti
         cells_rows=live.rows,
         vector_bytes=2 * db.settings.dataset.dimension * live.rows,
         probed=0 < settings.probes < live.clusters,
+        all_granules=settings.candidates * request.limit * GRANULE_ROWS >= live.rows,
     )
 
 
