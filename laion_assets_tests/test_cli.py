@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -410,6 +411,17 @@ def test_there_are_the_commands_that_the_readme_promises() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    """Its first words, and every option or command of its own with a word on what it does."""
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     assert result.exit_code == 0
-    assert len(result.output.splitlines()) > 5
+    described = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]  # it is a group
+    assert " ".join(described.help.split())[:40] in " ".join(result.output.split())
+    own = getattr(described, "commands", {})
+    assert own or described.params
+    for name, said in own.items():
+        assert re.search(rf"\b{name}\b.*\w", result.output)
+        assert said.help
+    for option in described.params:
+        assert option.help, option.name
+        for name in (*option.opts, *option.secondary_opts) if option.param_type_name == "option" else ():
+            assert name in result.output

@@ -190,7 +190,9 @@ def test_a_dataset_without_texts_is_indexed_and_measured_by_its_images(tmp_path:
             definition = build_definitions(settings).resolve_job_def(job)
             result = definition.execute_in_process(partition_key=partition, instance=instance, raise_on_error=False)
             assert result.success, failure_reason(instance, result.run_id)
-            assert all(passed for name, passed in checks(result).items() if name != "index_beats_scan")
+            passed = {name: verdict for name, verdict in checks(result).items() if name != "index_beats_scan"}
+            assert len(passed) >= 3
+            assert passed == dict.fromkeys(passed, True)
     assert metadata(result, "vector_index")["vectors_built"] == 700
     measured = [name for name in metadata(result, "recall_report") if name.startswith("recall_at_10_low_")]
     assert sorted(measured) == ["recall_at_10_low_image_to_image", "recall_at_10_low_like_by_image"]

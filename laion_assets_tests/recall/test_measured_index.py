@@ -18,6 +18,7 @@ from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings, recall_folder, save_evaluation
 from laion_assets.recall.kept import difference, named_settings
 from laion_assets.recall.methods import Hnsw, Question
+from laion_assets.search.proof_of_use import index_use
 from laion_assets.search.statement import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
@@ -169,5 +170,8 @@ def test_the_proof_of_use_counts_the_graphs_of_the_partitions_that_are_searched(
     with connect(settings) as db:
         build_indexes(db)
         vector: Vectors = next(iter(db.rows(f"SELECT image_embedding FROM {db.table} LIMIT 1")))[0]
-        for shards in (None, (0, 2), (1,)):
+        for shards, graphs in ((None, 3), ((0, 2), 2), ((1,), 1)):
+            request = SearchRequest(shards=shards, settings=SearchSettings(64).pairs())
+            use = index_use(db, vector, request)
+            assert (use.searches, use.expected, use.fault) == (graphs, graphs, None)
             Hnsw().require_use(db, vector, Question("image", 10, shards), SearchSettings(64))

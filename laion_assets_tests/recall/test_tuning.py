@@ -8,7 +8,7 @@ import pytest
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import IndexParameters
-from laion_assets.index.trial import StoredForm, scan_trial, trial_table
+from laion_assets.index.trial import StoredForm, scan_trial, stored_forms, trial_table
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings, tune
@@ -80,7 +80,9 @@ def test_other_stored_forms_stand_beside_it(tuned: Tuning) -> None:
     assert exact.recall is not None
     assert exact.recall.mean == 1.0
     assert not exact.experimental
-    assert all(form.refused or form.recall is not None for form in tuned.forms)
+    assert len(forms) == len(stored_forms(512))
+    assert {form.name: form.refused for form in tuned.forms} == dict.fromkeys(forms, "")
+    assert {form.name for form in tuned.forms if form.recall is None or form.latency is None} == set()
     assert forms["Array(BFloat16)"].bytes_a_vector < 0.6 * exact.bytes_a_vector
 
 

@@ -215,12 +215,12 @@ def bucket() -> Iterator[UPath]:
     folder.fs.rm("/bucket", recursive=True)
 
 
-def test_a_file_of_an_object_store_is_streamed(bucket: UPath, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("bucket")
+def test_a_file_of_an_object_store_is_streamed(tmp_path: Path) -> None:
     fetched = fetch("memory://bucket/shards", tmp_path)
     assert [file.path.read_bytes() for file in fetched] == [FILES[name] for name in THREE]
     assert all(not file.linked and file.bytes_fetched == file.bytes for file in fetched)
     assert fetched[0].url == f"memory://bucket/shards/img_emb/{IMAGE}"
-    assert bucket
 
 
 def test_a_part_from_an_object_store_is_completed_if_it_is_the_same_file(bucket: UPath, tmp_path: Path) -> None:
@@ -236,13 +236,13 @@ def test_a_part_from_an_object_store_is_completed_if_it_is_the_same_file(bucket:
     assert (image.bytes_fetched, image.path.read_bytes()) == (SIZE, CONTENT)
 
 
-def test_a_part_from_elsewhere_is_completed_when_a_sha256_will_prove_it(bucket: UPath, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("bucket")
+def test_a_part_from_elsewhere_is_completed_when_a_sha256_will_prove_it(tmp_path: Path) -> None:
     manifest = tmp_path / "SHA256SUMS"
     manifest.write_text(f"{SHA256}  {IMAGE}\n")
     leave_part(tmp_path / "data" / "raw", IMAGE, CONTENT[:100_000], Origin("http://x/y", None, None, SIZE))
     image = kinds(fetch("memory://bucket/shards", tmp_path, manifest=manifest, manifest_gaps=True))["image"]
     assert (image.bytes_fetched, image.path.read_bytes()) == (SIZE - 100_000, CONTENT)
-    assert bucket
 
 
 def test_an_object_store_gets_the_same_checks(bucket: UPath, tmp_path: Path) -> None:

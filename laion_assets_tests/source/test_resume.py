@@ -104,8 +104,8 @@ def test_a_file_that_changes_in_the_middle_is_never_joined_from_two(
     assert fetched.path.read_bytes() in (FILES["grown"], CONTENT)
 
 
-@pytest.mark.parametrize(("validator", "part"), [("etag", CONTENT), ("etag", CONTENT + b"more"), ("none", CONTENT)])
-def test_416_is_compared(server: MisbehavingServer, one: OneFile, validator: str, part: bytes) -> None:
+@pytest.mark.parametrize("part", [CONTENT, CONTENT + b"more"], ids=["whole", "too long"])
+def test_416_is_compared(server: MisbehavingServer, one: OneFile, part: bytes) -> None:
     """A part whose size was not announced: it may be complete."""
     origin = Origin(f"{server.base()}/img_emb/{IMAGE}", etag_of(CONTENT), None, None)
     leave_part(one.folder, IMAGE, part, origin)
@@ -113,7 +113,18 @@ def test_416_is_compared(server: MisbehavingServer, one: OneFile, validator: str
     assert fetched.path.read_bytes() == CONTENT
     assert server.requests[0].status == 416
     assert fetched.bytes_fetched == (0 if part == CONTENT else SIZE)
-    assert validator
+
+
+def test_without_a_validator_a_part_of_unannounced_size_is_not_asked_to_go_on(
+    server: MisbehavingServer, one: OneFile
+) -> None:
+    """Nothing tells whether it is of the same file."""
+    base = server.base("validator=none")
+    leave_part(one.folder, IMAGE, b"x" * SIZE, Origin(f"{base}/img_emb/{IMAGE}", None, None, None))
+    fetched = one.fetch(base, wanted=wanted_image())
+    assert fetched.path.read_bytes() == CONTENT
+    assert [(request.range, request.status) for request in server.requests] == [(None, 200)]
+    assert fetched.bytes_fetched == SIZE
 
 
 def test_a_complete_part_needs_no_server(one: OneFile) -> None:

@@ -79,8 +79,9 @@ def test_a_world_is_the_same_each_time_and_another_for_another_seed() -> None:
 
 
 def test_a_world_cannot_be_changed() -> None:
-    for value in vars(sample_world()).values():
-        assert not isinstance(value, np.ndarray) or not value.flags.writeable
+    arrays = {name: value for name, value in vars(sample_world()).items() if isinstance(value, np.ndarray)}
+    assert arrays
+    assert {name: value.flags.writeable for name, value in arrays.items()} == dict.fromkeys(arrays, False)
 
 
 def test_directions_and_centres_are_float32_of_length_one() -> None:

@@ -51,6 +51,7 @@ def test_a_token_in_the_query_is_sent_and_shown_nowhere(
     one.patience = replace(QUICK, read_seconds=0.2)
     fetched = one.fetch(server.base("stall=100000&times=1") + "?sig=secretsig")
     assert fetched.bytes_fetched == SIZE
+    assert len(server.requests) == 2
     assert all(request.path.endswith(f"{IMAGE}?sig=secretsig") for request in server.requests)
     fetched.path.unlink()
     error = one.failure(server.base("status=500") + "?sig=secretsig")

@@ -106,7 +106,9 @@ def test_a_server_reads_the_store_where_that_is_in_its_user_files(
     clickhouse_server.calm()
     with connect(settings) as db:
         assert_loaded(db, merged, "user_files")
-    assert all("FROM file(" in request["sql"] for request in clickhouse_server.log("INSERT INTO"))
+    inserts = clickhouse_server.log("INSERT INTO")
+    assert inserts
+    assert all("FROM file(" in request["sql"] for request in inserts)
 
 
 def test_a_server_reads_a_copy_that_the_settings_name(
