@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from laion_assets.search.proof_of_use import IndexUse, graphs_searched, index_use
+from laion_assets.search.proof_of_use import IndexUse, graphs_searched, index_use, searched_parts
 from laion_assets.search.statement import SearchRequest, search
 from laion_assets.table.cluster import connect_to_node, nodes, system_table
 from laion_assets.table.connect import Database
-from laion_assets.table.schema import partitions
 
 
 def use_everywhere(entry: Database, vector: npt.ArrayLike, request: SearchRequest) -> IndexUse:
@@ -25,12 +24,12 @@ def use_everywhere(entry: Database, vector: npt.ArrayLike, request: SearchReques
     uses = []
     for node in nodes(entry):
         with connect_to_node(entry, node) as db:
-            if partitions(db):
+            if searched_parts(db, request):
                 uses.append(index_use(db, vector, request))
     return IndexUse(
         in_plan=all(use.in_plan for use in uses),
         searches=rise if all(use.searches >= use.expected for use in uses) else 0,
-        expected=sum(state.parts for state in partitions(entry)),
+        expected=searched_parts(entry, request),
         rescored=all(use.rescored for use in uses),
     )
 

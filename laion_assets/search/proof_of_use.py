@@ -55,13 +55,17 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
         settings=search_settings(request),
     )
     outputs = [str(line).partition("Output:")[2].split(", ") for (line,) in plan if "Output:" in str(line)]
-    shards = request.shards
     return IndexUse(
         in_plan=any("_distance" in (name.strip() for name in names) for names in outputs),
         searches=rise,
-        expected=sum(state.parts for state in partitions(db) if shards is None or state.shard in shards),
+        expected=searched_parts(db, request),
         rescored=str(dict(request.settings).get("vector_search_with_rescoring", 0)) in ("1", "True"),
     )
+
+
+def searched_parts(db: Database, request: SearchRequest) -> int:
+    """How many parts a request searches, each with a graph of its own."""
+    return sum(state.parts for state in partitions(db) if request.shards is None or state.shard in request.shards)
 
 
 def graphs_searched(db: Database, events: str = "system.events") -> int:
