@@ -154,6 +154,12 @@ class _Run:
     def measure(self, asked: UnseenQueries, folder: Path | None, likes: Sequence[QuerySet] = ()) -> None:
         """Asks the query sets of one table, and rows of it as `--like` does; true neighbours are kept in `folder`."""
         sets = [*asked.sets, *likes]
+        if not all(map(len, sets)):
+            raise TableError(
+                asked.db.subject,
+                found="no vector to ask with",
+                expected=f"vectors of {asked.db.settings.dataset.dimension} elements in every column",
+            )
         exact = self._true_neighbours(asked.db, sets, folder)
         self._cold.clear()
         for queries, truth in zip(sets, exact.neighbours, strict=True):
