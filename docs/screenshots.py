@@ -5,6 +5,7 @@ Run it with `make screenshots`. It needs Chromium and `playwright`, works in a f
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
@@ -89,6 +90,7 @@ def _take_pictures(page: Page, services: Services, folder: Path) -> None:
     open_markdown(page, "recall_report", timeout=MINUTES * 60_000)
     _widen(page)
     save_picture(page, IMAGES / "recall_report.png")
+    shutil.copy(folder / "data" / "recall" / "recall.png", IMAGES / "recall_plot.png")
 
     # The report is asked for while the corrupt shard is there to be seen.
     materialize(page, "load_report")

@@ -184,7 +184,9 @@ def test_a_dataset_without_texts_is_indexed_and_measured_by_its_images(tmp_path:
     shutil.rmtree(source / "text_emb")
     described = tmp_path / "images.toml"
     described.write_text('name = "images"\nshards = 1\ndimension = 512\nhas_text = false\n', encoding="utf-8")
-    settings = settings_for(tmp_path / "data", source, dataset_name=str(described), recall_queries=4, **FAST)
+    settings = settings_for(
+        tmp_path / "data", source, dataset_name=str(described), recall_queries=40, recall_target=0.8, **FAST
+    )
     with dg.DagsterInstance.ephemeral() as instance:
         for job, partition in (("load_shards", "0"), ("build_index", None)):
             definition = build_definitions(settings).resolve_job_def(job)
