@@ -42,10 +42,11 @@ test: env ## run every test, three side by side (WORKERS=1 for one after the oth
 check: lint ## lint, types, and the tests that need no daemon, browser or engine: before each commit
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) $(QUICK_TESTS)
 
-torture: env ## the long trials: 300 sudden deaths, full disks, every corruption, 5,000 alterations (docs/faults.md)
+torture: env ## the long trials: 300 sudden deaths, two loads at once, full disks, corruptions, 5,000 alterations (docs/faults.md)
 	@for trial in sudden_death adversity corruptions altered large; do \
 	  echo "$$trial"; $(BIN)/python -W ignore -m laion_assets_tests.torture.$$trial || exit 1; \
 	done
+	@for over in "" --server; do $(BIN)/python -W ignore -m laion_assets_tests.torture.two_loaders $$over || exit 1; done
 
 lint: env ## ruff (lint and format) and mypy in strict mode
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy

@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Section]] = {
 
 WITH_OPTIONS: dict[str, str] = {
     "search": "--rows 2000 --queries 10 --runs 1 --parameters bf16,16,64 --without 'faiss, IVF-PQ'",
+    "vector_proof": "--rows 5000 --runs 1",
     "query_cost": "--rows 2000 --queries 5 --runs 1",
     "recall": "--rows 2000 --real --queries 5",
     "latency": "--rows 2000 --partitions 1 2 --sweep-rows 2000 --sweep 1 2 --queries 5",

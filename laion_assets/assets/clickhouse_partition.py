@@ -1,5 +1,6 @@
 """`clickhouse_partition`: partition N of the table, one part, equal to the merged file; the check that says so."""
 
+import json
 from collections.abc import Sequence
 
 import dagster as dg
@@ -80,9 +81,10 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         blocking=True,
         by_shard=True,
         touches_table=True,
-        description="Rows and a hash over ids, urls, captions and scores of the partition equal those of the merged "
-        "file, every vector is sound, and vectors from four places of the file are in the table bit for bit. Where the "
-        "file was removed (LAION_KEEP_MERGED), the hash that was recorded at loading stands for it.",
+        description="Rows, a hash over ids, urls, captions and scores, and a sum over the bits of every vector of the "
+        "partition equal those of the merged file; every vector is sound, and vectors from four places of the file are "
+        "in the table bit for bit. Where the file was removed (LAION_KEEP_MERGED), what was recorded at loading stands "
+        "for it.",
     )
     def partition_matches_parquet(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         shard = location.shard(context)
@@ -94,9 +96,10 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
                 if file_exists(path):
                     merged = read_merged(path, dataset=location.store.dataset, shard=shard)
                     expected = file_fingerprint(location.settings, merged)
-                    compared = vectors_agree(db, merged)
+                    compared = vectors_agree(db, merged, figures)
                 else:
-                    expected = _recorded_fingerprint(context, location.key("clickhouse_partition"), shard)
+                    expected, sums = _recorded(context, location.key("clickhouse_partition"), shard)
+                    compared = figures.rows if sums in (None, figures.vector_sums) else None
         except LaionError as error:
             return check_failed(error)
         faults = []
@@ -124,15 +127,20 @@ def _data_version(context: dg.AssetExecutionContext, location: CodeLocation, loa
     return dg.DataVersion(digest(loaded.rows, loaded.fingerprint, merged))
 
 
-def _recorded_fingerprint(context: dg.AssetCheckExecutionContext, key: dg.AssetKey, shard: int) -> tuple[int, int]:
-    """Rows and fingerprint that the partition's last materialization recorded; (-1, 0) where there is none."""
+def _recorded(
+    context: dg.AssetCheckExecutionContext, key: dg.AssetKey, shard: int
+) -> tuple[tuple[int, int], dict[str, int] | None]:
+    """Rows and fingerprint that the partition's last materialization recorded, (-1, 0) where there is none, and its
+    sums over the vectors' bits, None where it recorded none."""
     wanted = dg.AssetRecordsFilter(key, asset_partitions=[str(shard)])
     records = context.instance.fetch_materializations(wanted, limit=1).records
     materialization = records[0].asset_materialization if records else None
     if materialization is None:
-        return -1, 0
+        return (-1, 0), None
     metadata = materialization.metadata
-    return int(str(metadata["dagster/partition_row_count"].value)), int(str(metadata["fingerprint"].value))
+    sums = json.loads(str(metadata["vector_sums"].value)) if "vector_sums" in metadata else None
+    rows, fingerprint = (str(metadata[name].value) for name in ("dagster/partition_row_count", "fingerprint"))
+    return (int(rows), int(fingerprint)), sums
 
 
 def _metadata(
@@ -153,5 +161,6 @@ def _metadata(
         "rows_per_second": round(loaded.rows / seconds) if seconds else 0,
         "transfer": loaded.transfer,
         "fingerprint": dg.MetadataValue.text(str(loaded.fingerprint)),
+        "vector_sums": dg.MetadataValue.text(json.dumps(loaded.vector_sums)),
         **{f"seconds_to_{stage.replace(' ', '_')}": round(spent, 3) for stage, spent in loaded.seconds.items()},
     }

@@ -33,6 +33,8 @@ from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
 from laion_assets.settings import Settings
+from laion_assets.shard.loadable import merged_meanwhile
+from laion_assets.shard.merged import MergedShard
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.label import labelled
 
@@ -94,6 +96,20 @@ class CodeLocation:
     def key(self, name: str) -> dg.AssetKey:
         """The key of one of our assets."""
         return asset_key(self.settings, name)
+
+    def merged_meanwhile(self, context: Context, shard: int) -> MergedShard | None:
+        """The merged file of a shard whose raw files this run has fetched and another has merged and removed since.
+
+        Those files, or newer ones, are in it: only a merge removes them, and it takes what lies there.
+        """
+        if self.key("raw_shard") not in context.job_def.asset_layer.selected_asset_keys:
+            return None
+        return merged_meanwhile(
+            self.store,
+            shard,
+            max_bad_fraction=self.settings.max_bad_fraction,
+            extra_columns=self.settings.extra_column_types,
+        )
 
     def shard(self, context: Context) -> int:
         """The shard of the partition that a step or a check runs for."""

@@ -1,6 +1,7 @@
 """`merged_shard`: one Parquet file a shard, one row a sample; checks of vectors, metadata and alignment."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import dagster as dg
 
@@ -8,13 +9,13 @@ from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_ch
 from laion_assets.dataset import Dataset
 from laion_assets.errors import LaionError
 from laion_assets.machine import StepMeter
+from laion_assets.progress import Progress
+from laion_assets.shard.files import sha256_of
 from laion_assets.shard.inspect import inspect_shard
+from laion_assets.shard.loadable import metadata_faults, quarantine_faults
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, read_merged
 from laion_assets.shard.sample_rows import SampledRows, sample_rows
-
-MAX_EMPTY_FRACTION = 0.5
-"""More rows without caption or url than this, and the metadata is not what it should be."""
 
 
 def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
@@ -35,23 +36,37 @@ def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
     def merged_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)
         progress = location.progress(context)
-        with failing_clearly(), StepMeter() as meter:
-            files = location.store.require_raw(shard)
-            progress.begin("merge", inspect_shard(files, location.extra_columns).rows, "rows")
-            merged = merge_shard(
-                location.store,
-                shard,
-                max_bad_fraction=location.settings.max_bad_fraction,
-                extra_columns=location.extra_columns,
-                progress=progress.advance,
-            )
-            freed = 0 if location.settings.keep_raw else location.store.remove_raw(shard)
+        with (
+            failing_clearly(),
+            location.store.at_work_on(shard, "files", say=context.log.info),
+            StepMeter() as meter,
+        ):
+            merged = location.merged_meanwhile(context, shard)
+            freed = 0
+            if merged is not None:
+                context.log.info(f"shard {shard} was merged by another run meanwhile, and its raw files are gone")
+                merged = replace(merged, digest=sha256_of(merged.path))
+            else:
+                merged = _merge(location, shard, progress)
+                freed = 0 if location.settings.keep_raw else location.store.remove_raw(shard)
             location.store.drop_copies(shard)
         return dg.MaterializeResult(
             metadata=_metadata(location, merged, meter, freed), data_version=dg.DataVersion(merged.digest[:16])
         )
 
     return merged_shard
+
+
+def _merge(location: CodeLocation, shard: int, progress: Progress) -> MergedShard:
+    files = location.store.require_raw(shard)
+    progress.begin("merge", inspect_shard(files, location.extra_columns).rows, "rows")
+    return merge_shard(
+        location.store,
+        shard,
+        max_bad_fraction=location.settings.max_bad_fraction,
+        extra_columns=location.extra_columns,
+        progress=progress.advance,
+    )
 
 
 def merged_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
@@ -89,19 +104,13 @@ def merged_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
             "metadata_is_sound",
             "Captions and URLs are there in most rows, unless the dataset declares a default for them; nulls that were "
             "filled are counted by column.",
-            lambda merged: _metadata_is_sound(
-                merged, location.settings.dataset, sample_rows(merged, location.settings.dataset)
-            ),
+            lambda merged: _metadata_is_sound(location, merged, sample_rows(merged, location.settings.dataset)),
         ),
     ]
 
 
 def _vectors_are_sound(location: CodeLocation, merged: MergedShard, sampled: SampledRows) -> dg.AssetCheckResult:
-    total = merged.rows + merged.quarantined
-    limit = location.settings.max_bad_fraction * total
-    faults = [*sampled.vector_faults]
-    if merged.quarantined > limit:
-        faults.append(f"{merged.quarantined:,} of {total:,} rows refused, at most {limit:,.0f} may be")
+    faults = [*sampled.vector_faults, *quarantine_faults(merged, location.settings.max_bad_fraction)]
     return dg.AssetCheckResult(
         passed=not faults,
         description="; ".join(faults[:3]) or None,
@@ -129,13 +138,8 @@ def _rows_are_aligned(merged: MergedShard, dataset: Dataset) -> dg.AssetCheckRes
     return dg.AssetCheckResult(passed=fault is None, description=fault or not_judged, metadata=metadata)
 
 
-def _metadata_is_sound(merged: MergedShard, dataset: Dataset, sampled: SampledRows) -> dg.AssetCheckResult:
-    faults = [
-        f'{fraction:.0%} of the rows have no {column}; if that is right, say {column} = "" under [defaults] in the '
-        "dataset's TOML file"
-        for column, fraction in sampled.empty_fractions.items()
-        if fraction > MAX_EMPTY_FRACTION and dataset.default(column) is None
-    ]
+def _metadata_is_sound(location: CodeLocation, merged: MergedShard, sampled: SampledRows) -> dg.AssetCheckResult:
+    faults = metadata_faults(sampled.empty_fractions, location.settings.dataset)
     return dg.AssetCheckResult(
         passed=not faults,
         description="; ".join(faults) or None,

@@ -32,7 +32,11 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
         progress = location.progress(context)
         observed = observe_before_fetch(context, location, shard)
         progress.begin("fetch", unit="bytes")
-        with failing_clearly(), StepMeter() as meter:
+        with (
+            failing_clearly(),
+            location.store.at_work_on(shard, "files", say=context.log.info),
+            StepMeter() as meter,
+        ):
             location.store.bring_raw(shard)
             fetched = fetch_shard(
                 location.settings,
@@ -81,16 +85,24 @@ def raw_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinitio
         "sizes hold what they promise: row k of the three is one sample.",
     )
     def rows_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        shard = location.shard(context)
         try:
-            shard = location.shard(context)
-            inspection = inspect_shard(location.store.require_raw(shard), location.extra_columns)
+            with location.store.at_work_on(shard, "files"):
+                merged = location.merged_meanwhile(context, shard)
+                if merged is not None:
+                    return _rows_agree(location, shard, merged.rows + merged.quarantined)
+                inspection = inspect_shard(location.store.require_raw(shard), location.extra_columns)
         except LaionError as error:
             return check_failed(error)
-        known = location.settings.dataset.known_rows(shard)
-        return dg.AssetCheckResult(
-            passed=known in (None, inspection.rows),
-            description=None if known in (None, inspection.rows) else f"{inspection.rows:,} rows, known are {known:,}",
-            metadata={"rows": inspection.rows, "vector_bytes": inspection.vector_bytes},
-        )
+        return _rows_agree(location, shard, inspection.rows, vector_bytes=inspection.vector_bytes)
 
     return [rows_agree]
+
+
+def _rows_agree(location: CodeLocation, shard: int, rows: int, **metadata: int) -> dg.AssetCheckResult:
+    known = location.settings.dataset.known_rows(shard)
+    return dg.AssetCheckResult(
+        passed=known in (None, rows),
+        description=None if known in (None, rows) else f"{rows:,} rows, known are {known:,}",
+        metadata={"rows": rows, **metadata},
+    )

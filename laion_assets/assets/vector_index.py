@@ -60,10 +60,13 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         with failing_clearly(), StepMeter() as meter:
             report = build_everywhere(location.settings, progress=location.progress(context), log=context.log.info)
             table = table_name(location.settings)
-        warning = index_sizes(report.cover).cache_warning(location.settings.index_cache_bytes)
-        if warning:
-            context.log.warning(warning)
-        metadata = _metadata(location, report, table, warning) | meter.metadata() | {LOADS_SEEN: loads_seen}
+        if report.cache_warning:
+            context.log.warning(report.cache_warning)
+        metadata = (
+            _metadata(location, report, table, report.cache_warning or None)
+            | meter.metadata()
+            | {LOADS_SEEN: loads_seen}
+        )
         covered = {state.shard: versions.get(state.shard, "") for state in report.cover if state.covered}
         version = index_version(location.settings, covered)
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))

@@ -106,6 +106,7 @@ def build_everywhere(settings: Settings, *, progress: Progress | None = None, lo
         seconds=time.perf_counter() - started,
         core_seconds=None,
         rebuilt=any(report.rebuilt for report in reports),
+        cache_warning="; ".join(dict.fromkeys(report.cache_warning for report in reports if report.cache_warning)),
         cover=sorted((state for report in reports for state in report.cover), key=lambda state: state.shard),
     )
 

@@ -85,6 +85,12 @@ class IndexSizes:
         )
 
 
+def index_cache_bytes(db: Database) -> int:
+    """The size of the engine's index cache: a server has its own, whatever our settings say. Raises `TableError`."""
+    rows = db.rows("SELECT value FROM system.server_settings WHERE name = 'vector_similarity_index_cache_size'")
+    return int(rows[0][0]) if rows else db.settings.index_cache_bytes
+
+
 def index_names(db: Database) -> list[str]:
     """The indexes that the table of this dataset has when it is whole."""
     return [INDEXES[column] for column in db.settings.dataset.vector_columns]

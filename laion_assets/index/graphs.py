@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
-from laion_assets.index.cover import INDEXES, PartitionCover, index_cover
+from laion_assets.index.cover import INDEXES, PartitionCover, index_cache_bytes, index_cover, index_sizes
 from laion_assets.progress import Progress
 from laion_assets.settings import Quantization, Settings
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
@@ -72,7 +72,7 @@ class BuildReport:
     """What one call built: shards, vectors, wall seconds, and core-seconds where the engine is in our process.
 
     `rebuilt` tells that the settings asked for other parameters, so that the old indexes went; `cover` is how every
-    partition stands now.
+    partition stands now; `cache_warning` says so where the indexes do not fit the engine's cache of them.
     """
 
     shards: list[int]
@@ -81,6 +81,7 @@ class BuildReport:
     core_seconds: float | None
     rebuilt: bool
     cover: list[PartitionCover]
+    cache_warning: str = ""
 
     @property
     def core_seconds_a_million(self) -> float | None:
@@ -113,13 +114,15 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
     builder = _Builder(db, lacking, progress, say, stall_seconds)
     for state in lacking:
         builder.build(state)
+    cover = index_cover(db) if lacking else cover
     return BuildReport(
         shards=[state.shard for state in lacking],
         vectors=sum(state.rows * len(state.missing) for state in lacking),
         seconds=time.perf_counter() - started,
         core_seconds=time.process_time() - cores if db.embedded else None,
         rebuilt=rebuilt,
-        cover=index_cover(db) if lacking else cover,
+        cover=cover,
+        cache_warning=index_sizes(cover).cache_warning(index_cache_bytes(db)) or "",
     )
 
 

@@ -23,7 +23,7 @@ Location: TypeAlias = "Path | UPath"
 """A file of the store: in a folder, or an object of a bucket."""
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Location) -> str:
     """SHA-256 of a file, in hexadecimal; 1.2 GB/s of a file in the page cache (2 cores, SHA extensions)."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -26,6 +26,7 @@ from laion_assets.shard.metadata import MetadataReader
 from laion_assets.shard.npy import Float32Rows, NpyReader
 from laion_assets.shard.soundness import vector_faults
 from laion_assets.shard.store import ShardFiles, ShardStore
+from laion_assets.shard.vector_sum import MODULUS, vector_sum
 
 BLOCK_ROWS = 8_192
 """Rows a block and a row group. From 2,048 to 16,384 rows the file's size and the writer's time differ by less than
@@ -42,11 +43,17 @@ class _Tally:
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     counter: AlignmentCounter = field(default_factory=AlignmentCounter)
+    vector_sums: Counter[str] = field(default_factory=Counter)
     first_refused: list[str] = field(default_factory=list)
 
     @property
     def quarantined(self) -> int:
-        return self.reasons.total() if hasattr(self.reasons, "total") else sum(self.reasons.values())
+        return sum(self.reasons.values())
+
+    @property
+    def none_is_normalised(self) -> bool:
+        """Whether all rows so far were refused, and only for the length of their vectors."""
+        return not self.rows and all(reason.endswith(" length") for reason in self.reasons)
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ def merge_shard(
 
     Both appear whole or not at all. Rows with a vector that is not finite, zero, or (in a normalised dataset) far from
     length 1 are refused. Raises `StoreError` without raw files, `ShardFileError` when they do not fit together, and
-    `TooManyBadRowsError` when more than `max_bad_fraction` of the rows were refused; the quarantine file then holds
-    those seen so far, and an earlier merged file stays as it was.
+    `TooManyBadRowsError` when more than `max_bad_fraction` of the rows were refused, or all; the quarantine file then
+    holds those seen so far, and an earlier merged file stays as it was.
     """
     files = store.require_raw(shard)
     inspection = inspect_shard(files, extra_columns)
@@ -81,18 +88,27 @@ def merge_shard(
     with store.replacing(merged_path, subject=f"shard {shard}") as temporary:
         sweep(temporary.parent)
         refused = merger.write(temporary, quarantine_path, limit, progress)
-        if refused > limit:
-            raise TooManyBadRowsError(
-                f"shard {shard}",
-                found=f"{refused:,} bad rows or more, such as {'; '.join(merger.tally.first_refused)}",
-                expected=f"at most {limit:,} of {inspection.rows:,}",
-                advice=f"see {quarantine_path}; mend the source, or raise LAION_MAX_BAD_FRACTION",
-            )
+        if refused > limit or (refused and not merger.tally.rows):
+            raise _too_many(merger.tally, inspection.rows, limit, shard, quarantine_path)
         if not refused:
             remove_file(quarantine_path)
         # Of the file on this machine: a bucket would have to send it back.
         digest = sha256_of(temporary)
     return replace(read_merged(merged_path, dataset=store.dataset, shard=shard), digest=digest)
+
+
+def _too_many(tally: _Tally, rows: int, limit: int, shard: int, quarantine: Location) -> TooManyBadRowsError:
+    advice = "mend the source, or raise LAION_MAX_BAD_FRACTION"
+    if not tally.rows:
+        advice = "mend the source"
+    if tally.none_is_normalised:
+        advice = "if its vectors were never normalised, say normalised = false in the dataset's file"
+    return TooManyBadRowsError(
+        f"shard {shard}",
+        found=f"{tally.quarantined:,} bad rows or more, such as {'; '.join(tally.first_refused)}",
+        expected=f"at most {min(limit, max(rows - 1, 0)):,} of {rows:,}",
+        advice=f"see {quarantine}; {advice}",
+    )
 
 
 class _Merger:
@@ -149,6 +165,8 @@ class _Merger:
             extra_columns=self._extra,
             source_bytes={path.name: path.stat().st_size for path in self._files.paths().values()},
             alignment=self.tally.counter.alignment,
+            dimension=self._dataset.dimension,
+            vector_sums={name: total % MODULUS for name, total in self.tally.vector_sums.items()},
         )
 
     def _blocks(self) -> Iterator[_Block]:
@@ -180,8 +198,9 @@ class _Merger:
         rows = len(texts["url"])
         batch = self._batch(row, texts, vectors)
         reasons = self._reasons(vectors)
+        ids = batch["id"].to_numpy()
         if reasons is None:
-            self._count(rows, vectors, texts["caption"], texts["similarity"])
+            self._count(ids, vectors, texts["caption"], texts["similarity"])
             return _Block(batch, None, rows)
         bad = reasons != ""
         for reason in reasons[bad]:
@@ -191,7 +210,7 @@ class _Merger:
         sound = np.flatnonzero(~bad)
         kept = {name: values[sound] for name, values in vectors.items()}
         kept_rows = pa.array(sound)
-        self._count(len(sound), kept, texts["caption"].take(kept_rows), texts["similarity"].take(kept_rows))
+        self._count(ids[sound], kept, texts["caption"].take(kept_rows), texts["similarity"].take(kept_rows))
         refused = batch.filter(pa.array(bad)).append_column("reason", pa.array(reasons[bad].tolist(), pa.string()))
         return _Block(batch.filter(pa.array(~bad)), refused, rows)
 
@@ -219,8 +238,12 @@ class _Merger:
                 reasons[index] = f"{reasons[index]} and {said}" if reasons[index] else said
         return reasons
 
-    def _count(self, rows: int, vectors: dict[str, Float32Rows], captions: pa.Array, similarity: pa.Array) -> None:
-        self.tally.rows += rows
+    def _count(
+        self, ids: npt.NDArray[np.int64], vectors: dict[str, Float32Rows], captions: pa.Array, similarity: pa.Array
+    ) -> None:
+        self.tally.rows += len(ids)
+        for name, block in vectors.items():
+            self.tally.vector_sums[name] += vector_sum(ids, block)
         if len(vectors) == 2 and self._dataset.alignment == "check":
             images, texts = vectors.values()
             self.tally.counter.add(images, texts, captions, similarity.to_numpy(zero_copy_only=False))

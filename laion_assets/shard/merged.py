@@ -44,8 +44,10 @@ class MergedShard:
     extra_columns: dict[str, ColumnType]
     source_bytes: dict[str, int]
     alignment: Alignment
+    dimension: int = 0
+    vector_sums: dict[str, int] = field(default_factory=dict)
     file_bytes: int = 0
-    digest: str = ""
+    digest: str = field(default="", compare=False)
     format: int = field(default=FORMAT)
 
     @property
@@ -63,7 +65,8 @@ class MergedShard:
 def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
     """The facts of a merged file from its footer, in milliseconds.
 
-    Raises `ShardFileError`, also for another dataset's or shard's file, and `StoreError`.
+    Raises `ShardFileError`, also for another shard's or dataset's file, or one of the dataset as it was described
+    before (another dimension, with or without texts), and `StoreError`.
     """
     subject = f"shard {shard}, {path.name}"
     again = f"materialize merged_shard for partition {shard}"
@@ -80,15 +83,20 @@ def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
         merged = MergedShard(path=path, file_bytes=size, **facts)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardFileError(subject, found="no facts of ours in its footer", advice=again) from error
-    found = merged.format, merged.dataset, merged.shard, metadata.num_rows
-    if found != (FORMAT, dataset.name, shard, merged.rows):
-        raise ShardFileError(
-            subject,
-            found=f"format {merged.format}, dataset {merged.dataset}, shard {merged.shard}, {metadata.num_rows:,} rows",
-            expected=f"format {FORMAT}, dataset {dataset.name}, shard {shard}, {merged.rows:,} rows",
-            advice=again,
-        )
+    columns = {metadata.schema.column(number).path.partition(".")[0] for number in range(metadata.num_columns)}
+    found = _identity(merged.format, merged.dataset, merged.shard, metadata.num_rows, "text_embedding" in columns)
+    expected = _identity(FORMAT, dataset.name, shard, merged.rows, dataset.has_text)
+    if merged.dimension:
+        found += f", dimension {merged.dimension}"
+        expected += f", dimension {dataset.dimension}"
+    if found != expected:
+        raise ShardFileError(subject, found=found, expected=expected, advice=again)
     return merged
+
+
+def _identity(format_number: int, dataset: str, shard: int, rows: int, has_text: bool) -> str:
+    texts = "with" if has_text else "without"
+    return f"format {format_number}, dataset {dataset}, shard {shard}, {rows:,} rows {texts} text vectors"
 
 
 @contextmanager

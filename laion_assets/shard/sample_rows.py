@@ -37,12 +37,29 @@ class SampledRows:
 
 def sample_rows(merged: MergedShard, dataset: Dataset, row_groups: int = ROW_GROUPS) -> SampledRows:
     """Rows of up to `row_groups` row groups spread over the file. Raises `ShardFileError` when they cannot be read."""
-    columns = ["id", "url", "caption", *dataset.vector_columns]
+    table = _read(merged, ["id", "url", "caption", *dataset.vector_columns], row_groups)
+    sampled = SampledRows(table["id"].to_numpy(), {}, empty_fractions=_empty_fractions(table))
+    for name in dataset.vector_columns:
+        _add_vectors(sampled, name, table[name], dataset)
+    return sampled
+
+
+def empty_fractions(merged: MergedShard, row_groups: int = ROW_GROUPS) -> dict[str, float]:
+    """The share of rows without url and without caption in so many row groups; none of a file without rows.
+
+    Raises `ShardFileError` when they cannot be read.
+    """
+    return _empty_fractions(_read(merged, ["url", "caption"], row_groups))
+
+
+def _read(merged: MergedShard, columns: list[str], row_groups: int) -> pa.Table:
     try:
         with readable(merged.path, subject=merged.subject) as source, pq.ParquetFile(source) as file:
             count = file.metadata.num_row_groups
             chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(row_groups, count))})
-            table = file.read_row_groups(chosen, columns=columns) if count else file.schema_arrow.empty_table()
+            if not chosen:
+                return file.schema_arrow.empty_table().select(columns)
+            return file.read_row_groups(chosen, columns=columns)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ShardFileError(
             merged.subject,
@@ -50,13 +67,13 @@ def sample_rows(merged: MergedShard, dataset: Dataset, row_groups: int = ROW_GRO
             expected=f"a sound Parquet file with {', '.join(columns)}",
             advice=f"materialize merged_shard for partition {merged.shard} again",
         ) from error
-    sampled = SampledRows(table["id"].to_numpy(), {})
-    for name in dataset.vector_columns:
-        _add_vectors(sampled, name, table[name], dataset)
-    if table.num_rows:
-        empty = {name: pc.sum(pc.equal(pc.binary_length(table[name]), 0)).as_py() for name in ("url", "caption")}
-        sampled.empty_fractions = {name: count / table.num_rows for name, count in empty.items()}
-    return sampled
+
+
+def _empty_fractions(table: pa.Table) -> dict[str, float]:
+    if not table.num_rows:
+        return {}
+    empty = {name: pc.sum(pc.equal(pc.binary_length(table[name]), 0)).as_py() for name in ("url", "caption")}
+    return {name: count / table.num_rows for name, count in empty.items()}
 
 
 def _add_vectors(sampled: SampledRows, name: str, column: pa.ChunkedArray, dataset: Dataset) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -13,6 +13,7 @@ from laion_assets.errors import MissingRawError, StoreError
 from laion_assets.settings import Settings
 from laion_assets.shard import bucket
 from laion_assets.shard.files import Location, remove_file, replacing
+from laion_assets.shard.lock import file_lock
 from laion_assets.shard.storing import store_errors
 
 if TYPE_CHECKING:
@@ -138,6 +139,15 @@ class ShardStore:
             size = _remove_raw_file(path)
             freed += size if self.url is None else 0
         return freed
+
+    @contextlib.contextmanager
+    def at_work_on(self, shard: int, step: str, *, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        """One run at a time does `step` with a shard of the store on this machine; a second waits, and says so once.
+
+        Raises `StoreError` when the folder refuses, or the other does not come to its end.
+        """
+        with file_lock(self.raw_folder / f".{shard}.{step}.lock", f"shard {shard}, {step}", say=say):
+            yield
 
     @contextlib.contextmanager
     def replacing(self, location: Location, *, subject: str) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from clickhouse_connect.driver.binding import format_str, quote_identifier
 from pydantic import SecretStr
 
-from laion_assets.errors import TableError
+from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.schema import dataset_comment, local_table, table_definition
@@ -26,13 +26,14 @@ from laion_assets.table.schema import dataset_comment, local_table, table_defini
 class Node:
     """One server: which replica of which cluster shard it is, as system.clusters numbers them, and its name there.
 
-    `here` is the one that was asked.
+    `here` is the one that was asked; `port` is that of the servers' own protocol.
     """
 
     cluster_shard: int
     replica: int
     host: str
     here: bool
+    port: int = 0
 
     @property
     def name(self) -> str:
@@ -52,16 +53,16 @@ def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
     """The database whose table holds, or will hold, partition `shard`: without a cluster the only one there is.
 
     In a cluster its tables are made where they are lacking. Where the partition stands already it stays, so that it is
-    never on two cluster shards; a new one goes where `placed_on` says. Of the replicas the first that answers is taken.
-    Raises `TableError`.
+    never on two cluster shards; a new one goes where `placed_on` says. Of the replicas the first that answers is taken,
+    in their order, so that two loads meet at one of them and its leases. Raises `TableError`.
     """
     if settings.cluster is None:
         with connect(settings) as db:
             yield db
         return
     with connect(settings) as entry:
-        create_cluster_tables(entry)
         known = nodes(entry)
+        create_cluster_tables(entry, known)
         home = home_of(entry, shard, known)
     with contextlib.ExitStack() as stack:
         yield _first_that_answers(stack, settings, [node for node in known if node.cluster_shard == home])
@@ -97,7 +98,7 @@ def every_node(settings: Settings) -> list[Node]:
 def nodes(entry: Database) -> list[Node]:
     """The cluster's nodes, by cluster shard and replica. Raises `TableError` when there is no such cluster."""
     rows = entry.rows(
-        "SELECT shard_num, replica_num, host_name, is_local FROM system.clusters "
+        "SELECT shard_num, replica_num, host_name, is_local, port FROM system.clusters "
         "WHERE cluster = {cluster:String} ORDER BY shard_num, replica_num",
         parameters={"cluster": entry.settings.cluster},
     )
@@ -109,7 +110,7 @@ def nodes(entry: Database) -> list[Node]:
             expected="it among them",
             advice="set LAION_CLUSTER to a name of remote_servers",
         )
-    return [Node(int(number), int(replica), str(host), bool(here)) for number, replica, host, here in rows]
+    return [Node(int(row[0]), int(row[1]), str(row[2]), bool(row[3]), int(row[4])) for row in rows]
 
 
 def placed_on(shard: int, cluster_shards: Sequence[int]) -> int:
@@ -121,14 +122,23 @@ def placed_on(shard: int, cluster_shards: Sequence[int]) -> int:
     return max(cluster_shards, key=lambda number: (_weight(shard, number), number))
 
 
+ANSWERING: dict[str, object] = {"skip_unavailable_shards": 1}
+"""A node that does not answer is left out, after a second or so: a dead one must not stop the loads of the others."""
+
+
 def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
-    """The cluster shard that partition `shard` stands on, or is to stand on. Raises `TableError` when it is on two."""
+    """The cluster shard that partition `shard` stands on, or is to stand on. Raises `TableError` when it is on two.
+
+    Every replica that answers is asked: one alone may be behind, and the partition would be placed a second time.
+    """
     found = entry.rows(
-        f"SELECT DISTINCT _shard_num FROM {system_table(entry, 'parts')} WHERE database = {{database:String}} "
-        "AND table = {table:String} AND partition = {partition:String} AND active AND rows > 0 ORDER BY 1",
+        f"SELECT DISTINCT _shard_num FROM {system_table(entry, 'parts', every_replica=True)} "
+        "WHERE database = {database:String} AND table = {table:String} AND partition = {partition:String} "
+        "AND active AND rows > 0 ORDER BY 1",
         parameters={"database": entry.database, "table": local_table(entry.settings), "partition": str(shard)},
+        settings=ANSWERING,
     )
-    homes = [int(number) for (number,) in found]
+    homes = sorted({_numbered(known)[int(number) - 1].cluster_shard for (number,) in found})
     if len(homes) > 1:
         raise TableError(
             f"{entry.subject}, partition {shard}",
@@ -139,26 +149,55 @@ def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
     return homes[0] if homes else placed_on(shard, sorted({node.cluster_shard for node in known}))
 
 
-def create_cluster_tables(entry: Database) -> None:
-    """Makes database, local tables and Distributed table on every node, where they are lacking."""
-    for statement in cluster_statements(entry):
-        entry.command(statement)
+def _numbered(known: Sequence[Node]) -> list[Node]:
+    """The nodes as `_shard_num` of clusterAllReplicas() counts them, from 1: by shard and replica, no address twice."""
+    first: dict[tuple[str, int], Node] = {}
+    for node in known:
+        first.setdefault((node.host, node.port), node)
+    return list(first.values())
+
+
+def create_cluster_tables(entry: Database, known: Sequence[Node]) -> None:
+    """Makes database, local table and Distributed table on every node that lacks them and answers.
+
+    One question to all of them says whether one does; only then are they connected to. Nothing is sent ON CLUSTER: one
+    dead node would hold that for three minutes (distributed_ddl_task_timeout), and it makes its tables at the first
+    load after it is back.
+    """
+    (answering,) = entry.one(
+        f"SELECT count() FROM {system_table(entry, 'one', every_replica=True)}", settings=ANSWERING
+    )
+    (found,) = entry.one(
+        f"SELECT count() FROM {system_table(entry, 'tables', every_replica=True)} "
+        "WHERE database = {database:String} AND name IN ({local:String}, {table:String})",
+        parameters={
+            "database": entry.database,
+            "local": local_table(entry.settings),
+            "table": entry.settings.table,
+        },
+        settings=ANSWERING,
+    )
+    if int(found) == 2 * int(answering):
+        return
+    for node in known:
+        with contextlib.suppress(ServerUnreachableError), connect_to_node(entry, node) as db:
+            for statement in cluster_statements(entry):
+                db.command(statement)
 
 
 def cluster_statements(entry: Database) -> list[str]:
-    """The DDL of the cluster.
+    """The DDL of a cluster's node.
 
     The Distributed table has no sharding key: ClickHouse then refuses an INSERT through it, which would put rows of a
     partition on several nodes.
     """
-    everywhere, name = _on_cluster(entry), format_str(str(entry.settings.cluster))
+    name = format_str(str(entry.settings.cluster))
     database, local = format_str(entry.database), format_str(local_table(entry.settings))
     distributed = f"ENGINE = Distributed({name}, {database}, {local})"
     return [
-        f"CREATE DATABASE IF NOT EXISTS {quote_identifier(entry.database)}{everywhere}",
-        table_definition(entry, local_table(entry.settings), engine=_replicated(entry), everywhere=everywhere)
-        + dataset_comment(entry),
-        f"CREATE TABLE IF NOT EXISTS {entry.table}{everywhere} "
+        f"CREATE DATABASE IF NOT EXISTS {quote_identifier(entry.database)}",
+        table_definition(entry, local_table(entry.settings), engine=_replicated(entry)) + dataset_comment(entry),
+        f"CREATE TABLE IF NOT EXISTS {entry.table} "
         f"AS {entry.name_of(local_table(entry.settings))} {distributed}{dataset_comment(entry)}",
     ]
 
@@ -198,10 +237,6 @@ def _first_that_answers(stack: contextlib.ExitStack, settings: Settings, replica
 def _weight(shard: int, cluster_shard: int) -> int:
     digest = hashlib.blake2b(f"{shard}/{cluster_shard}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
-
-
-def _on_cluster(entry: Database) -> str:
-    return f" ON CLUSTER {quote_identifier(str(entry.settings.cluster))}"
 
 
 def _replicated(entry: Database) -> str:

@@ -1,8 +1,10 @@
-"""One number for the rows of a partition without their vectors: in SQL, and from a merged file. It judges nothing.
+"""Numbers for the rows of a partition, in SQL and from a merged file: one for all columns but the vectors, and one for
+each vector column. They judge nothing.
 
-It is the sum, modulo 2^64, of a hash of each row: equal whatever the order, unequal when a row is missing, doubled or
-changed. The hash is the first eight bytes of the MD5 of the row's columns, so that a file on our side and a table on a
-server that cannot see the file come to the same number by two readers that share no code.
+The first is the sum, modulo 2^64, of a hash of each row: equal whatever the order, unequal when a row is missing,
+doubled or changed. The hash is the first eight bytes of the MD5 of the row's columns, so that a file on our side and a
+table on a server that cannot see the file come to the same number by two readers that share no code. The second is in
+shard/vector_sum.py.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from clickhouse_connect.driver.binding import quote_identifier
 
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import MergedShard, reading
+from laion_assets.shard.vector_sum import file_vector_sum
 
 BATCH_ROWS = 8_192
 
@@ -58,6 +61,18 @@ def file_fingerprint(settings: Settings, merged: MergedShard) -> tuple[int, int]
             rows += batch.num_rows
             total += _sum_of_hashes(batch, columns)
     return rows, total % 2**64
+
+
+def vector_sums(settings: Settings, merged: MergedShard) -> dict[str, int]:
+    """The sum over every element of each vector column, from the footer; of files without one, from their rows.
+
+    Raises `ShardFileError`.
+    """
+    columns, dimension = settings.dataset.vector_columns, settings.dataset.dimension
+    if set(merged.vector_sums) == set(columns):
+        return merged.vector_sums
+    with reading(merged) as source, pq.ParquetFile(source) as file:
+        return {column: file_vector_sum(file, column, dimension) for column in columns}
 
 
 def _sum_of_hashes(batch: pa.RecordBatch, columns: dict[str, str]) -> int:

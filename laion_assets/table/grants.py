@@ -33,7 +33,6 @@ class Grant(NamedTuple):
 
 
 CLUSTER_GRANTS = (
-    Grant("CLUSTER", "*.*", "makes tables and indexes on every node (ON CLUSTER)"),
     Grant("REMOTE", "*.*", "asks every node: cluster() and clusterAllReplicas()"),
     Grant("SELECT", "system.clusters", "looks at the nodes"),
 )

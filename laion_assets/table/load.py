@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from laion_assets.errors import PartitionCheckError, ServerUnreachableError, TableError
+from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table.connect import Database
-from laion_assets.table.fingerprint import file_fingerprint
+from laion_assets.table.fingerprint import file_fingerprint, vector_sums
 from laion_assets.table.inserting import Rows
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import POLL_SECONDS
@@ -31,7 +32,8 @@ Log = Callable[[str], None]
 class LoadedPartition:
     """A partition that stands in the table, and what its loading took.
 
-    `fingerprint` is the sum of a hash of every row but its vectors; `seconds` is by stage; `transfer` says how the file
+    `fingerprint` is the sum of a hash of every row but its vectors, `vector_sums` are sums over the bits of these, by
+    column; `seconds` is by stage; `transfer` says how the file
     reached the engine, and why so.
     """
 
@@ -41,6 +43,7 @@ class LoadedPartition:
     fingerprint: int
     seconds: dict[str, float] = field(default_factory=dict)
     transfer: str = ""
+    vector_sums: dict[str, int] = field(default_factory=dict)
 
     @property
     def total_seconds(self) -> float:
@@ -59,12 +62,20 @@ def load_partition(
     """Makes partition `merged.shard` of the table equal to the merged file, in one step for its readers.
 
     One load of a shard runs at a time: a second waits for the lease, or says who holds it. Done again after a failure,
-    it begins with an empty staging table. Raises `PartitionCheckError` when what was staged is not what the file holds,
-    or not sound, `LeaseHeldError`, `LeaseLostError`, and `TableError` when the engine fails; the table is then as it
-    was before, or, where only the answer to the swap was lost, has the new rows.
+    it begins with an empty staging table. Raises `ShardFileError` for a file that the checks of merged_shard refuse (a
+    check that failed in an earlier run is not passed by), `PartitionCheckError` when what was staged is not what the
+    file holds, or not sound, `LeaseHeldError`, `LeaseLostError`, and `TableError` when the engine fails; the table is
+    then as it was before, or, where only the answer to the swap was lost, has the new rows.
     """
     timer = _StageTimer(stage)
     db = db.patient()
+    settings = db.settings
+    require_loadable(
+        merged,
+        settings.dataset,
+        max_bad_fraction=settings.max_bad_fraction,
+        extra_columns=settings.extra_column_types,
+    )
     create_table(db)
     with lease(db, f"partition {merged.shard}", say=log) as held:
         drop_stale_staging(db)
@@ -90,7 +101,7 @@ def _stage_and_swap(
     held: Lease, merged: MergedShard, transfer: Transfer, timer: _StageTimer, inserted: Rows | None
 ) -> LoadedPartition:
     db = held.db
-    with staging_table(held, merged.shard) as staging, ThreadPoolExecutor(max_workers=1) as beside:
+    with staging_table(held, merged.shard, merged.rows) as staging, ThreadPoolExecutor(max_workers=1) as beside:
         with timer("insert"):
             insert_file(db, staging.quoted, merged, transfer, inserted)
             release_memory(db)
@@ -100,11 +111,18 @@ def _stage_and_swap(
             _make_one_part(staging)
         with timer("check"):
             checked = _one_part(staging)
-            figures = check_equal_to_file(db, staging.quoted, merged, in_file.result())
+            sums = vector_sums(db.settings, merged)
+            figures = check_equal_to_file(db, staging.quoted, merged, in_file.result(), sums)
         with timer("replace"):
             _swap_in(held, staging, checked)
     return LoadedPartition(
-        merged.shard, figures.rows, checked.bytes_on_disk, figures.fingerprint, timer.seconds, str(transfer)
+        shard=merged.shard,
+        rows=figures.rows,
+        bytes_on_disk=checked.bytes_on_disk,
+        fingerprint=figures.fingerprint,
+        seconds=timer.seconds,
+        transfer=str(transfer),
+        vector_sums=figures.vector_sums,
     )
 
 

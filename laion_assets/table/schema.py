@@ -48,29 +48,64 @@ def create_table(db: Database) -> None:
 
 
 OF_DATASET = "laion_assets: shards of the dataset "
+"""How the comments of tables begin; the dataset's name follows, and since tables note it also what shape it has."""
 
 
 def dataset_comment(db: Database) -> str:
     """Which dataset's shards a table holds: partition 3 of two datasets is the same partition to ClickHouse."""
-    return f" COMMENT {format_str(OF_DATASET + db.settings.dataset.name)}"
+    return f" COMMENT {format_str(OF_DATASET + _identity(db.settings) + _extra(db.settings))}"
+
+
+def _identity(settings: Settings) -> str:
+    """What must be equal for shards to stand in one table: the dataset's name, its dimension, whether it has texts."""
+    texts = "with text vectors" if settings.dataset.has_text else "without text vectors"
+    return f"{settings.dataset.name}; dimension {settings.dataset.dimension}, {texts}"
+
+
+def _extra(settings: Settings) -> str:
+    """What follows it in the comment: the extra columns."""
+    names = ", ".join(settings.extra_column_types)
+    return f"; extra columns {names}" if names else ""
 
 
 def table_exists(db: Database) -> bool:
-    """Whether there is a table of that name, of whatever shape. Raises `TableShapeError` for another dataset's."""
+    """Whether there is a table of that name, of whatever shape.
+
+    Raises `TableShapeError` for one of another dataset's shards, or of the same dataset with another dimension, with or
+    without text vectors, or with other extra columns.
+    """
     comments = db.rows(
         "SELECT comment FROM system.tables WHERE database = {database:String} AND name = {table:String}",
         parameters={"database": db.database, "table": db.settings.table},
     )
+    expected = _identity(db.settings)
     for (comment,) in comments:
-        dataset = str(comment).removeprefix(OF_DATASET)
-        if dataset not in (comment, db.settings.dataset.name):
+        found = str(comment).removeprefix(OF_DATASET).partition("; extra columns ")[0]
+        if not str(comment).startswith(OF_DATASET):
+            continue
+        if found == db.settings.dataset.name:
+            # A table that was made before comments said more than the name: its rows do.
+            found = _identity_of_rows(db)
+        if found != expected:
             raise TableShapeError(
                 db.subject,
-                found=f"shards of the dataset {dataset}",
-                expected=f"those of {db.settings.dataset.name}",
-                advice="each dataset needs a LAION_TABLE, a LAION_DATA_DIR and a DAGSTER_HOME of its own",
+                found=f"shards of the dataset {found}",
+                expected=f"those of {expected}",
+                advice="each dataset needs a LAION_TABLE, a LAION_DATA_DIR and a DAGSTER_HOME of its own; one that was "
+                "described or embedded in another way is another dataset",
             )
+        if str(comment) not in (OF_DATASET + db.settings.dataset.name, OF_DATASET + expected + _extra(db.settings)):
+            require_shape(db)
     return bool(comments)
+
+
+def _identity_of_rows(db: Database) -> str:
+    """As `_identity`, from the first row that the table has; that of the settings where it has none."""
+    rows = db.rows(f"SELECT length(image_embedding), length(text_embedding) FROM {db.table} LIMIT 1")
+    if not rows:
+        return _identity(db.settings)
+    texts = "with text vectors" if rows[0][1] else "without text vectors"
+    return f"{db.settings.dataset.name}; dimension {rows[0][0]}, {texts}"
 
 
 def require_table(db: Database) -> None:
@@ -161,7 +196,7 @@ def parts_table(db: Database) -> str:
     )
 
 
-def table_definition(db: Database, table: str, *, engine: str = "MergeTree", everywhere: str = "") -> str:
+def table_definition(db: Database, table: str, *, engine: str = "MergeTree") -> str:
     """One template for the table and its staging tables, since REPLACE PARTITION wants equal structures.
 
     - index_granularity: rows a granule. ClickHouse's 8192 rows of 4 kB make granules of 10 MB (its limit of bytes a
@@ -170,6 +205,7 @@ def table_definition(db: Database, table: str, *, engine: str = "MergeTree", eve
     - vertical_merge_algorithm_…: the merge to one part goes column by column, also with fewer than 11 columns: the ids
       give the order, then one column after the other is copied. It took 2.0 CPU seconds where all columns at once took
       2.9 (200,000 rows in parts of 65,536).
+    - fsync_part_directory: a part's folder is brought to the disk when it takes its name; see staging.py for its files.
     """
     codec = db.settings.vector_codec
     columns = ",\n  ".join(
@@ -177,8 +213,9 @@ def table_definition(db: Database, table: str, *, engine: str = "MergeTree", eve
         for name, kind in table_columns(db).items()
     )
     return (
-        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)}{everywhere} (\n  {columns}\n) "
+        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (\n  {columns}\n) "
         f"ENGINE = {engine} PARTITION BY shard ORDER BY id "
         f"SETTINGS index_granularity = {db.settings.index_granularity}, materialize_skip_indexes_on_merge = 0, "
-        "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1"
+        "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1, "
+        "fsync_part_directory = 1"
     )

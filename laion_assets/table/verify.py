@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
@@ -11,8 +11,9 @@ from laion_assets.errors import PartitionCheckError
 from laion_assets.shard.alignment import Strangers, alignment_fault
 from laion_assets.shard.merged import MergedShard, reading
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
+from laion_assets.shard.vector_sum import vector_sum_sql
 from laion_assets.table.connect import Database
-from laion_assets.table.fingerprint import fingerprint_sql
+from laion_assets.table.fingerprint import fingerprint_sql, vector_sums
 from laion_assets.table.vectors import read_vectors
 
 STRANGERS_RUNS, STRANGERS_RUN_ROWS = 16, 256
@@ -22,8 +23,8 @@ A shard may be sorted by class, so that one run has one caption."""
 
 @dataclass(frozen=True)
 class PartitionFigures:
-    """One aggregate over a partition: how many rows, their fingerprint, rows with vectors that are not sound, and rows
-    whose id another row has, too."""
+    """What was counted over a partition: rows, their fingerprint, rows with vectors that are not sound, rows whose id
+    another row has, too, and the sum over the vectors' bits by column (none where a vector has another length)."""
 
     rows: int
     fingerprint: int
@@ -32,6 +33,7 @@ class PartitionFigures:
     first_id: int
     last_id: int
     doubled: int
+    vector_sums: dict[str, int] = field(default_factory=dict)
 
 
 def partition_figures(db: Database, source: str, condition: str = "1") -> PartitionFigures:
@@ -39,17 +41,27 @@ def partition_figures(db: Database, source: str, condition: str = "1") -> Partit
     dataset = db.settings.dataset
     vectors = dataset.vector_columns
     wrong = " OR ".join(f"length({name}) != {dataset.dimension}" for name in vectors)
-    unsound = " OR ".join(f"NOT ({_sound(name, dataset.normalised)})" for name in vectors)
+    # Reads no element. A product of vectors of two lengths is an error of the engine's, which would hide what is wrong.
+    (mismatched,) = db.one(f"SELECT countIf({wrong}) FROM {source} WHERE {condition}")
+    summed = () if mismatched else vectors
+    sums = "".join(f", {vector_sum_sql(name, dataset.dimension)}" for name in summed)
+    faulty = " OR ".join(f"NOT ({_sound(name, dataset.normalised)})" for name in vectors)
     row = db.one(
-        f"SELECT count(), {fingerprint_sql(db.settings)}, countIf({wrong}), countIf({unsound}), min(id), max(id), "
-        f"count() - uniqExact(id) "
-        f"FROM {source} WHERE {condition}"
+        f"SELECT count(), {fingerprint_sql(db.settings)}, {int(mismatched)}, countIf({faulty}), min(id), max(id), "
+        f"count() - uniqExact(id){sums} FROM {source} WHERE {condition}"
     )
-    return PartitionFigures(*(int(value) for value in row))
+    rows, fingerprint, wrong_length, unsound, first_id, last_id, doubled, *totals = map(int, row)
+    return PartitionFigures(
+        rows, fingerprint, wrong_length, unsound, first_id, last_id, doubled, dict(zip(summed, totals, strict=True))
+    )
 
 
-def check_equal_to_file(db: Database, source: str, merged: MergedShard, in_file: tuple[int, int]) -> PartitionFigures:
-    """Holds the rows of `source` (a quoted table) against the merged file, whose rows and fingerprint are `in_file`.
+def check_equal_to_file(
+    db: Database, source: str, merged: MergedShard, in_file: tuple[int, int], sums_in_file: dict[str, int]
+) -> PartitionFigures:
+    """Compares the rows of `source` (a quoted table) with those of the merged file.
+
+    `in_file` are the file's rows and fingerprint, `sums_in_file` the sum over the bits of each vector column.
 
     Raises `PartitionCheckError`.
     """
@@ -61,6 +73,9 @@ def check_equal_to_file(db: Database, source: str, merged: MergedShard, in_file:
         faults.append(f"{figures.rows:,} rows staged, {rows:,} in the file, {merged.rows:,} by its footer")
     if figures.fingerprint != fingerprint:
         faults.append("ids, urls, captions or scores that differ from the file's")
+    if figures.vector_sums and figures.vector_sums != sums_in_file:
+        differ = [name for name, total in figures.vector_sums.items() if sums_in_file.get(name) != total]
+        faults.append(f"vectors that differ from the file's in {' and '.join(differ)}")
     if figures.wrong_length:
         faults.append(f"{figures.wrong_length:,} vectors that have not {db.settings.dataset.dimension} elements")
     if figures.unsound:
@@ -69,7 +84,6 @@ def check_equal_to_file(db: Database, source: str, merged: MergedShard, in_file:
         faults.append(f"{stride} that are of another shard")
     if figures.doubled:
         faults.append(f"{figures.doubled:,} rows whose id another row has")
-    # A product of vectors of two lengths is an error of the engine's, which would hide what is wrong.
     misaligned = None if figures.wrong_length else _misalignment(db, source, figures)
     if misaligned:
         faults.append(f"rows that do not belong together: {misaligned}")
@@ -124,18 +138,32 @@ def _sound(column: str, normalised: bool) -> str:
     return f"{squared} > {low!r} AND {squared} < {high!r}"
 
 
-def vectors_agree(db: Database, merged: MergedShard, slices: int = 4, slice_rows: int = 8_192) -> int | None:
-    """Compares the vectors of `slices` runs of ids, spread over the partition, with the file's, bit for bit.
+def vectors_agree(
+    db: Database,
+    merged: MergedShard,
+    figures: PartitionFigures | None = None,
+    slices: int = 4,
+    slice_rows: int = 8_192,
+) -> int | None:
+    """Compares all vectors of a partition with the file's: the rows compared, or None when vectors differ.
 
-    The rows compared, or None when they differ. Row groups outside the runs are skipped by their statistics; one run of
-    one column is in memory at a time, 33 MB of 512 dimensions, on each side.
+    Every element of every row is in the sums, of which the file's is in its footer. Besides, the rows of `slices` runs
+    of ids, spread over the partition, are read from the file again and compared bit for bit, since a footer says only
+    what was written. Row groups outside the runs are skipped by their statistics; one run of one column is in memory at
+    a time, 33 MB of 512 dimensions, on each side. `figures` are those of the partition where they are known.
     """
+    figures = figures or partition_figures(db, db.table, f"shard = {merged.shard}")
+    if figures.rows != merged.rows or figures.vector_sums != vector_sums(db.settings, merged):
+        return None
+    return figures.rows if _slices_agree(db, merged, slices, slice_rows) else None
+
+
+def _slices_agree(db: Database, merged: MergedShard, slices: int, slice_rows: int) -> bool:
     first = merged.shard * ID_STRIDE
     span = merged.rows + merged.quarantined
     starts = [first + max(0, span - slice_rows) * place // max(slices - 1, 1) for place in range(slices)]
-    compared = 0
     for column in db.settings.dataset.vector_columns:
-        compared, following = 0, first
+        following = first
         for start in starts:
             last = start + slice_rows - 1
             start = max(start, following)  # noqa: PLW2901 - runs of a small partition overlap
@@ -147,6 +175,5 @@ def vectors_agree(db: Database, merged: MergedShard, slices: int = 4, slice_rows
             values = in_file[column].combine_chunks().flatten().to_numpy()
             same_ids = in_file["id"].to_pylist() == in_table.ids.tolist()
             if not same_ids or values.tobytes() != in_table.vectors.tobytes():
-                return None
-            compared += len(in_table.ids)
-    return compared
+                return False
+    return True

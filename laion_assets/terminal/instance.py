@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,10 @@ concurrency:
     default_limit: 1
     granularity: op
 """
+
+
+SETTLE_SECONDS = 3.0
+"""How often a command looks for others that were killed, while it runs."""
 
 
 def process_tag() -> dict[str, str]:
@@ -65,8 +70,31 @@ def _alone_in(home: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def settle_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+@contextlib.contextmanager
+def settling_dead_runs(instance: dg.DagsterInstance) -> Iterator[None]:
+    """While the block runs, ends the runs of other commands that are killed meanwhile.
+
+    A step of ours may wait for the place in the pool `clickhouse` that one of them had: it would wait for ever.
+    """
+    ended = threading.Event()
+
+    def settle() -> None:
+        while not ended.wait(SETTLE_SECONDS):
+            settle_dead_runs(instance, ours_too=False)
+
+    settling = threading.Thread(target=settle, name="settle dead runs", daemon=True)
+    settling.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        settling.join()
+
+
+def settle_dead_runs(instance: dg.DagsterInstance, *, ours_too: bool = True) -> list[str]:
     """Ends the runs of commands that were killed on this host, and frees their places in pools; the runs' ids.
+
+    Those of this process's number are of one that had it before, unless this one has begun runs (`ours_too` is false).
 
     Dagster's daemon watches only what its launcher started: such a run would stay "started" for ever, or "not started"
     where it was killed before, and its place in the pool `clickhouse` with it.
@@ -74,8 +102,8 @@ def settle_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     settled = []
     for run in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
         executor = ProcessIdentity.parse(run.tags.get(PROCESS_TAG, ""))
-        # This process opens its instance before it runs anything: a run of its own is one that it has left behind.
-        if executor is None or not (executor.is_gone() or executor == ProcessIdentity.here()):
+        # This process opens its instance before it runs anything: a run of its own is then one that it has left behind.
+        if executor is None or not (executor.is_gone() or (ours_too and executor == ProcessIdentity.here())):
             continue
         instance.report_run_failed(run, message="The command that executed this run was killed.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

@@ -22,6 +22,7 @@ from laion_assets.health.history import ShardHistory, read_histories, recorded_n
 from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
 from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
+from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.terminal.bars import ShardBars
@@ -78,7 +79,7 @@ def load_outcomes(
         if parallel > 1 and len(todo) > 1:
             outcomes |= load_side_by_side(settings, list(todo), console, processes=parallel, again=again)
         else:
-            outcomes |= _load_here(settings, todo, instance, console)
+            outcomes |= _load_here(settings, todo, instance, console, again=again)
     return [outcomes[shard] for shard in shards]
 
 
@@ -125,7 +126,7 @@ def _load_by_daemon(
 
 
 def _load_here(
-    settings: Settings, todo: dict[int, list[str]], instance: dg.DagsterInstance, console: Console
+    settings: Settings, todo: dict[int, list[str]], instance: dg.DagsterInstance, console: Console, *, again: bool
 ) -> dict[int, Outcome]:
     """Executes a run a shard in this process, one after the other."""
     outcomes: dict[int, Outcome] = {}
@@ -133,7 +134,7 @@ def _load_here(
         bars.expect(len(todo))
         job = shard_job(settings, bars.for_step)
         for shard, steps in todo.items():
-            outcome = run_shard(job, shard, steps, instance)
+            outcome = _load_alone(settings, job, shard, steps, instance, again=again)
             if interrupted():
                 console.print(STOPPED, style="yellow")
                 raise KeyboardInterrupt
@@ -144,6 +145,27 @@ def _load_here(
 
 def _show_end(bars: ShardBars, outcome: Outcome) -> None:
     bars.bar(str(outcome.shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")
+
+
+def _load_alone(
+    settings: Settings,
+    job: dg.JobDefinition,
+    shard: int,
+    steps: list[str],
+    instance: dg.DagsterInstance,
+    *,
+    again: bool,
+) -> Outcome:
+    """Runs what a shard lacks while no other load on this store works on it; what another has loaded is there."""
+    waited: list[str] = []
+    with ShardStore.of(settings).at_work_on(shard, "load", say=waited.append):
+        if waited and not again:
+            histories = read_histories(instance, settings, [str(shard)], with_errors=False)
+            rows = _rows_in_table(settings, [shard], histories, by_daemon=False).get(shard, 0)
+            steps = missing_steps(settings, histories[0], rows)
+            if not steps:
+                return Outcome(shard, rows, 0.0, skipped=True)
+        return run_shard(job, shard, steps, instance)
 
 
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
@@ -158,8 +180,15 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int)
     if "merged_shard" in history.seconds:
         shard = int(history.key)
         store = ShardStore.of(settings)
+        # A file that the load would refuse is made again: its source may have been mended since.
         with contextlib.suppress(LaionError):
-            read_merged(store.merged_path(shard), dataset=store.dataset, shard=shard)
+            merged = read_merged(store.merged_path(shard), dataset=store.dataset, shard=shard)
+            require_loadable(
+                merged,
+                store.dataset,
+                max_bad_fraction=settings.max_bad_fraction,
+                extra_columns=settings.extra_column_types,
+            )
             return ["clickhouse_partition"]
     return list(CHAIN)
 

@@ -22,7 +22,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.interrupts import capture_interrupts
 
 from laion_assets.health.runs import PARTITION_TAG
-from laion_assets.terminal.instance import process_tag
+from laion_assets.terminal.instance import process_tag, settling_dead_runs
 
 LOCATION = "laion_assets"
 """The code location's name in workspace.yaml."""
@@ -64,7 +64,7 @@ def execute_here(
     """Makes such a run and executes it in this process; the run as it ended."""
     run = make_run(job, instance, assets=assets, shard=shard, tags=process_tag())
     subset = job.get_subset(asset_selection=run.asset_selection) if run.asset_selection else job
-    with capture_interrupts():
+    with capture_interrupts(), settling_dead_runs(instance):
         for _ in execute_run_iterator(InMemoryJob(subset), run, instance):
             pass
     ended = instance.get_run_by_id(run.run_id)

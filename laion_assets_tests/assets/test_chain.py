@@ -256,6 +256,21 @@ def test_metadata_without_captions_in_most_rows_is_stopped_by_its_check(
     assert said["metadata_is_sound"].startswith('65% of the rows have no caption; if that is right, say caption = ""')
     assert "clickhouse_partition" not in materialized(result)
     assert table_state(settings) == []
+    # The same step alone, as a person or a retry would run it, and what the same command would do.
+    alone = (
+        build_definitions(settings)
+        .resolve_job_def("load_shards")
+        .execute_in_process(
+            partition_key="1",
+            instance=instance,
+            asset_selection=[dg.AssetKey("clickhouse_partition")],
+            raise_on_error=False,
+        )
+    )
+    assert "65% of the rows have no caption" in failures(alone)[0]
+    assert table_state(settings) == []
+    (history,) = read_histories(instance, settings, ["1"])
+    assert missing_steps(settings, history, rows_in_table=0) == list(CHAIN)
 
 
 def test_a_shard_of_another_size_than_is_known_is_stopped(

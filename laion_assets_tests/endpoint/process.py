@@ -85,4 +85,4 @@ def endpoint_process(
         yield ServerProcess(int(port), process.pid, user_files, "https" if certificate else "http")
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(90)  # an engine under a busy machine takes its time

@@ -248,12 +248,26 @@ def test_exactly_the_allowed_number_of_bad_rows_is_allowed(store: ShardStore, sa
         merge_shard(store, 0, max_bad_fraction=0.0009)
 
 
-def test_a_shard_of_bad_rows_only_may_be_allowed(store: ShardStore, sample_shards: list[Shard]) -> None:
+def test_a_shard_of_which_no_row_is_left_is_never_merged(store: ShardStore, sample_shards: list[Shard]) -> None:
     shard = sample_shards[2]
     replace(shard, images=np.zeros_like(shard.images)).place(store)
-    merged = merge_shard(store, 0, max_bad_fraction=1)
-    assert (merged.rows, merged.quarantined) == (0, 250)
-    assert pq.read_table(merged.path).num_rows == 0
+    with pytest.raises(TooManyBadRowsError) as caught:
+        merge_shard(store, 0, max_bad_fraction=1)
+    assert_one_line(caught.value, "250 bad rows", "at most 249 of 250", "mend the source")
+    assert "LAION_MAX_BAD_FRACTION" not in str(caught.value)
+    assert not store.merged_path(0).exists()
+
+
+@pytest.mark.parametrize("fraction", [0, 0.001, 1])
+def test_vectors_that_were_never_normalised_get_the_advice_to_say_so(
+    fraction: float, store: ShardStore, sample_shards: list[Shard]
+) -> None:
+    shard = sample_shards[2]
+    replace(shard, images=shard.images * np.float16(9), texts=shard.texts * np.float16(9)).place(store)
+    with pytest.raises(TooManyBadRowsError) as caught:
+        merge_shard(store, 0, max_bad_fraction=fraction)
+    assert_one_line(caught.value, "row 0: image_embedding length 9", "normalised = false in the dataset's file")
+    assert "LAION_MAX_BAD_FRACTION" not in str(caught.value)
 
 
 def test_merging_again_gives_the_same_rows(store: ShardStore, merged_from: Merge, sample_shards: list[Shard]) -> None:
@@ -341,6 +355,24 @@ def test_a_merged_file_of_another_dataset_is_refused(merged_from: Merge, sample_
         read_merged(merged.path, dataset=load_dataset("laion400m"), shard=3)
     assert_one_line(
         caught.value, "dataset sample", f"expected format {FORMAT}, dataset laion400m", "materialize merged_shard"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found", "expected"),
+    [
+        ("dimension", 96, "dimension 512", "dimension 96"),
+        ("has_text", False, "rows with text vectors", "rows without text vectors"),
+    ],
+)
+def test_a_merged_file_of_the_dataset_as_it_was_described_before_is_refused(
+    field: str, value: object, found: str, expected: str, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[2], 3)
+    with pytest.raises(ShardFileError) as caught:
+        read_merged(merged.path, dataset=sample_dataset(**{field: value}), shard=3)
+    assert_one_line(
+        caught.value, "found format 2, dataset sample, shard 3", found, expected, "materialize merged_shard"
     )
 
 

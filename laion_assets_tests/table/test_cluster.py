@@ -1,13 +1,13 @@
 """A cluster: where partitions go, what its DDL says, and what one node that is a whole cluster does.
 
 No cluster of several servers could be run here. What follows runs on one embedded engine whose configuration names it
-as a cluster of one, so that Distributed tables and `clusterAllReplicas` are the engine's own. It has no queue for
-distributed DDL, and leaves a replicated table read-only: there ON CLUSTER is taken out, and the local table is not
-replicated. Statements with both are parsed by the engine, and pinned here word for word.
+as a cluster of one, so that Distributed tables and `clusterAllReplicas` are the engine's own. It leaves a replicated
+table read-only: there the local table is not replicated. The DDL is parsed by the engine, and pinned here.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,22 +57,29 @@ CONFIGURATION = """
       <shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
       <shard><replica><host>127.0.0.2</host><port>9000</port></replica></shard>
     </two>
+    <twice>
+      <shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
+      <shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
+      <shard><replica><host>localhost</host><port>9000</port></replica></shard>
+    </twice>
   </remote_servers>
   <macros><shard>1</shard><replica>a</replica></macros>
 </clickhouse>
 """
 
 SNAPSHOT = [
-    "CREATE DATABASE IF NOT EXISTS `default` ON CLUSTER `one`",
-    "CREATE TABLE IF NOT EXISTS `default`.`laion_local` ON CLUSTER `one` ( `id` Int64, `url` String, `caption` String, "
+    "CREATE DATABASE IF NOT EXISTS `default`",
+    "CREATE TABLE IF NOT EXISTS `default`.`laion_local` ( `id` Int64, `url` String, `caption` String, "
     "`NSFW` String, `similarity` Float32, `image_embedding` Array(Float32) CODEC(NONE), "
     "`text_embedding` Array(Float32) CODEC(NONE), `shard` UInt16 ) "
     "ENGINE = ReplicatedMergeTree('/clickhouse/tables/{shard}/default/laion_local', '{replica}') "
     "PARTITION BY shard ORDER BY id SETTINGS index_granularity = 512, materialize_skip_indexes_on_merge = 0, "
-    "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1 "
-    "COMMENT 'laion_assets: shards of the dataset sample'",
-    "CREATE TABLE IF NOT EXISTS `default`.`laion` ON CLUSTER `one` AS `default`.`laion_local` "
-    "ENGINE = Distributed('one', 'default', 'laion_local') COMMENT 'laion_assets: shards of the dataset sample'",
+    "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1, "
+    "fsync_part_directory = 1 "
+    "COMMENT 'laion_assets: shards of the dataset sample; dimension 512, with text vectors'",
+    "CREATE TABLE IF NOT EXISTS `default`.`laion` AS `default`.`laion_local` "
+    "ENGINE = Distributed('one', 'default', 'laion_local') "
+    "COMMENT 'laion_assets: shards of the dataset sample; dimension 512, with text vectors'",
 ]
 
 
@@ -129,8 +136,7 @@ def settings(sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The same, without what this engine has not: a queue for distributed DDL, and replication."""
-    monkeypatch.setattr(cluster, "_on_cluster", lambda _: "")
+    """The same, without what this engine has not: replication."""
     monkeypatch.setattr(cluster, "_replicated", lambda _: "MergeTree")
     return settings
 
@@ -176,7 +182,7 @@ def test_statements_for_a_node_and_those_of_the_handbook_are_parsed(
 
 
 def test_nodes_are_found_in_system_clusters(entry: Database) -> None:
-    assert nodes(entry) == [Node(1, 1, "127.0.0.1", here=True)]
+    assert nodes(entry) == [Node(1, 1, "127.0.0.1", here=True, port=9000)]
     assert system_table(entry, "events", every_replica=True) == "clusterAllReplicas('one', system.events)"
     assert parts_table(entry) == "cluster('one', system.parts)"
 
@@ -185,7 +191,7 @@ def test_a_cluster_that_is_not_there_is_an_error_that_names_those_that_are(setti
     other = settings.model_copy(update={"cluster": "three"})
     with connect.connect(other) as db, pytest.raises(TableError) as caught:
         nodes(db)
-    assert_one_line(caught.value, "cluster three", "found one, two in system.clusters", "LAION_CLUSTER")
+    assert_one_line(caught.value, "cluster three", "found one, twice, two in system.clusters", "LAION_CLUSTER")
 
 
 def test_an_insert_through_the_distributed_table_would_scatter_a_partition_and_is_refused(whole: Settings) -> None:
@@ -195,7 +201,7 @@ def test_an_insert_through_the_distributed_table_would_scatter_a_partition_and_i
             (1, "127.0.0.1", True),
             (2, "127.0.0.2", False),
         ]
-        create_cluster_tables(db)
+        create_cluster_tables(db, [node for node in nodes(db) if node.here])
         with pytest.raises(TableError, match="no sharding key"):
             db.command(f"INSERT INTO {db.table} (id, shard) VALUES (1, 0)")
 
@@ -217,8 +223,72 @@ def test_a_node_is_asked_with_the_user_and_port_of_the_first(host: str, address:
     assert node_settings(server, Node(1, 1, "node-1", here=True)).clickhouse_url == url
 
 
+def test_tables_are_made_only_where_they_are_lacking(whole: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    command = Database.command
+
+    def noted(self: Database, sql: str, **more: object) -> None:
+        made.append(sql)
+        command(self, sql, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Database, "command", noted)
+    for statements in (3, 0):
+        with connect_to_partition(whole, 3):
+            assert len(made) == statements
+        made.clear()
+    assert not any("ON CLUSTER" in sql for sql in made)
+    with connect.connect(whole) as entry:
+        entry.command("DROP TABLE laion SYNC")
+    with connect_to_partition(whole, 3):
+        assert made.count("CREATE DATABASE IF NOT EXISTS `default`") == 1
+
+
+def test_a_dead_node_neither_stops_nor_delays_the_loads_of_the_others(
+    whole: Settings, tmp_path: Path, sample_folder: Path
+) -> None:
+    """The second node's address is this machine's too, but nothing listens there."""
+    (tmp_path / "server.xml").write_text(CONFIGURATION)
+    shard = next(shard for shard in range(100) if placed_on(shard, [1, 2]) == 1)
+    with endpoint_process(tmp_path / "server", options={"config-file": str(tmp_path / "server.xml")}) as server:
+        settings = settings_for(tmp_path / "d", sample_folder, cluster="two", clickhouse=server.url("clustered"))
+        for _ in range(2):
+            started = time.monotonic()
+            with connect_to_partition(settings, shard) as db:
+                assert db.settings.table == "laion_local"
+            assert time.monotonic() - started < 30
+        assert server.log("ON CLUSTER") == []
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ([(1, "a", 1), (1, "b", 1), (2, "c", 1), (2, "d", 1)], [1, 1, 2, 2]),
+        ([(1, "a", 1), (2, "a", 2), (2, "b", 1)], [1, 2, 2]),
+        ([(1, "a", 1), (2, "a", 1), (2, "b", 1)], [1, 2]),
+    ],
+)
+def test_nodes_are_numbered_as_cluster_all_replicas_does(
+    known: list[tuple[int, str, int]], expected: list[int]
+) -> None:
+    found = [Node(shard, 1, host, here=False, port=port) for shard, host, port in known]
+    assert [node.cluster_shard for node in cluster._numbered(found)] == expected
+
+
+def test_cluster_all_replicas_numbers_each_address_once_in_order(entry: Database) -> None:
+    two = entry.settings.model_copy(update={"cluster": "twice"})
+    with connect.connect(two) as db:
+        known = nodes(db)
+        assert [(node.cluster_shard, node.host, node.port) for node in known] == [
+            (1, "127.0.0.1", 9000),
+            (2, "127.0.0.1", 9000),
+            (3, "localhost", 9000),
+        ]
+        found = db.rows(f"SELECT _shard_num FROM {system_table(db, 'one', every_replica=True)} ORDER BY 1")
+        assert [int(number) for (number,) in found] == list(range(1, len(cluster._numbered(known)) + 1))
+
+
 def test_a_partition_stays_where_it_stands(whole: Settings) -> None:
-    added = Node(2, 1, "another", here=False)
+    added = Node(2, 1, "another", here=False, port=9000)
     shard = next(shard for shard in range(100) if placed_on(shard, [1, 2]) == 2)
     with connect_to_partition(whole, shard) as db:
         assert db.settings.table == "laion_local"
@@ -270,9 +340,10 @@ def test_a_node_that_is_a_server_is_asked_over_http(whole: Settings, tmp_path: P
             assert db.one("SELECT count() FROM clustered.laion") == (250,)
             assert [(state.shard, state.rows) for state in partitions(db)] == [(2, 250)]
         replaced = [request["sql"] for request in server.log("REPLACE PARTITION")]
-        assert [one_line(sql) for sql in replaced] == [
-            "ALTER TABLE `clustered`.`laion_local` REPLACE PARTITION 2 FROM `clustered`.`laion_local_staging_2`"
-        ]
+        (statement,) = map(one_line, replaced)
+        assert statement.startswith(
+            "ALTER TABLE `clustered`.`laion_local` REPLACE PARTITION 2 FROM `clustered`.`laion_local_staging_2_"
+        )
 
 
 def test_a_node_without_its_index_fails_both_checks(whole: Settings) -> None:

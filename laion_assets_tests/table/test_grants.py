@@ -71,11 +71,11 @@ def test_the_printed_grants_suffice_for_everything_and_a_searcher_needs_fewer(tm
 def test_a_cluster_and_a_bucket_need_more() -> None:
     settings = SETTINGS.model_copy(update={"cluster": "ours", "store": "s3://bucket/laion"})
     load, searches = ({str(grant.statement("u")) for grant in of(settings)} for of in (load_grants, search_grants))
-    for needed in ("CLUSTER ON *.*", "REMOTE ON *.*", "SELECT ON system.clusters", "S3 ON *.*"):
+    for needed in ("REMOTE ON *.*", "SELECT ON system.clusters", "S3 ON *.*"):
         assert f"GRANT {needed} TO `u`" in load
     assert {"GRANT TABLE ENGINE ON ReplicatedMergeTree TO `u`", "GRANT TABLE ENGINE ON Distributed TO `u`"} <= load
     assert "GRANT SELECT ON `granted`.`laion_local` TO `u`" in searches
-    assert not any("CLUSTER" in grant.privileges for grant in load_grants(SETTINGS))
+    assert not any("REMOTE" in grant.privileges for grant in load_grants(SETTINGS))
 
 
 def test_the_command_prints_them_ready_to_be_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,16 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_assets.dataset import load_dataset
-from laion_assets.errors import LaionError, PartitionCheckError, TableError, TableShapeError
+from laion_assets.errors import LaionError, PartitionCheckError, ShardFileError, TableError, TableShapeError
 from laion_assets.settings import Settings
 from laion_assets.shard import merge as merge_module
 from laion_assets.shard.files import Location
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, read_merged
 from laion_assets.shard.store import ShardStore
+from laion_assets.shard.vector_sum import vector_sum
 from laion_assets.table import inserting
+from laion_assets.table import staging as staging_module
 from laion_assets.table.connect import Database, connect
-from laion_assets.table.fingerprint import file_fingerprint
+from laion_assets.table.fingerprint import file_fingerprint, vector_sums
 from laion_assets.table.lease import lease
 from laion_assets.table.load import load_partition
 from laion_assets.table.schema import partitions, parts_table
@@ -211,13 +213,65 @@ def test_a_shard_is_one_part_however_many_were_inserted_and_what_was_one_is_not_
     assert table_rows(db, 0) == file_rows(merged.path)
 
 
+@pytest.mark.parametrize(("part_rows", "on_insert"), [(100, 0), (1_000, 1)])
+def test_the_part_that_is_swapped_in_is_brought_to_the_disk(
+    part_rows: int,
+    on_insert: int,
+    db: Database,
+    merged_from: Merge,
+    sample_shards: list[Shard],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    create = staging_module.create_staging
+
+    def noted(staging: Staging, rows: int) -> None:
+        create(staging, rows)
+        made.append(str(db.one(f"SHOW CREATE TABLE {staging.quoted}")[0]))
+
+    monkeypatch.setattr(inserting, "PART_ROWS", part_rows)
+    monkeypatch.setattr(staging_module, "create_staging", noted)
+    load_partition(db, merged_from(sample_shards[0], 0))
+    assert "min_rows_to_fsync_after_merge = 1" in made[0]
+    assert "fsync_part_directory = 1" in made[0]
+    assert ("fsync_after_insert = 1" in made[0]) == bool(on_insert)
+    assert "fsync_part_directory = 1" in str(db.one(f"SHOW CREATE TABLE {db.table}")[0])
+
+
 def test_quarantined_rows_are_not_in_the_table_and_the_rest_keeps_its_ids(
-    db: Database, store: ShardStore, sample_shards: list[Shard]
+    db: Database, settings: Settings, store: ShardStore, sample_shards: list[Shard]
 ) -> None:
     sample_shards[1].with_vector(5, np.nan).with_vector(600, 0).place(store)
-    load_partition(db, merge_shard(store, 0, max_bad_fraction=0.01))
+    merged = merge_shard(store, 0, max_bad_fraction=0.01)
+    with pytest.raises(ShardFileError) as caught:
+        load_partition(db, merged)
+    assert_one_line(caught.value, "2 of 620 rows refused, at most 1 may be", "materialize raw_shard and merged_shard")
+    with connect(settings.model_copy(update={"max_bad_fraction": 0.01})) as tolerant:
+        load_partition(tolerant, merged)
     ids = [row[0] for row in table_rows(db, 0)]
     assert ids == [row for row in range(620) if row not in (5, 600)]
+
+
+def test_metadata_that_its_check_refuses_is_refused_by_the_load_too(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    captions = pa.array([None] * 200 + ["caption"] * 50)
+    merged = merged_from(sample_shards[2].with_column("caption", captions), 0)
+    for _ in range(2):
+        with pytest.raises(ShardFileError) as caught:
+            load_partition(db, merged)
+        assert_one_line(caught.value, "shard 0, merged_0.parquet: found 80% of the rows have no caption")
+    assert partitions(db) == []
+
+
+def test_a_file_that_was_merged_with_other_extra_columns_is_refused(
+    db: Database, store: ShardStore, sample_shards: list[Shard]
+) -> None:
+    sample_shards[2].place(store)
+    merged = merge_shard(store, 0, max_bad_fraction=0, extra_columns={"LICENSE": "String"})
+    with pytest.raises(ShardFileError) as caught:
+        load_partition(db, merged)
+    assert_one_line(caught.value, "the extra columns LICENSE where LAION_EXTRA_COLUMNS says none")
 
 
 def test_captions_that_look_like_sql_or_are_not_text_are_loaded_byte_for_byte(
@@ -357,7 +411,7 @@ def test_a_truncated_file_leaves_the_table_as_it_was(
     load_partition(db, merged)
     content = merged.path.read_bytes()
     merged.path.write_bytes(content[: int(len(content) * kept)])
-    unchanged_by(db, merged, "default.laion" if db.embedded else merged.path.name)
+    unchanged_by(db, merged, merged.path.name, "materialize merged_shard for partition 0 again")
 
 
 def test_a_damaged_page_leaves_the_table_as_it_was(
@@ -430,7 +484,7 @@ def test_staging_tables_of_killed_processes_are_dropped(
     with lease(db, "partition 8") as held:
         names = ["laion_staging_0_00ff00ff", "laion_staging_9_00ff00ff", staging_name(held, 8)]
         for name in names:
-            create_staging(Staging(db, 0, name))
+            create_staging(Staging(db, 0, name), 1)
             db.command(f"INSERT INTO {name} (id, shard) VALUES (1, 0)")
         load_partition(db, merged)
         # The load of shard 8 goes on.
@@ -489,6 +543,56 @@ def test_vectors_in_the_table_are_compared_with_the_files_bit_for_bit(
     assert vectors_agree(db, merged) == 620
     turned = rewrite(merged, lambda table: with_vector(table, 333, table["image_embedding"][332].as_py()))
     assert vectors_agree(db, turned) is None
+    error = unchanged_by(db, turned, "vectors that differ from the file's in image_embedding")
+    assert isinstance(error, PartitionCheckError)
+
+
+ROTATED = "arrayRotateLeft({0}, 1)"
+ONE_BIT = (
+    "arrayMap((x, i) -> if(i = 77, reinterpretAsFloat32(bitXor(reinterpretAsUInt32(x), 1)), x), "
+    "{0}, arrayEnumerate({0}))"
+)
+
+
+@pytest.mark.parametrize("column", ["image_embedding", "text_embedding"])
+@pytest.mark.parametrize("change", [ROTATED, ONE_BIT])
+def test_no_element_of_any_vector_may_change_between_the_places_that_are_read_again(
+    change: str, column: str, db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    update = f"ALTER TABLE {db.table} UPDATE {column} = {change.format(column)} WHERE id = 300"
+    db.command(update, settings={"mutations_sync": 2})
+    assert vectors_agree(db, merged, slices=1, slice_rows=10) is None
+    figures = partition_figures(db, db.table, "shard = 0")
+    assert (figures.rows, figures.fingerprint) == file_fingerprint(db.settings, merged)
+
+
+def test_vectors_that_two_rows_exchanged_are_found(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    other = f"(SELECT image_embedding FROM {db.table} WHERE id = 301 + 300 - {{}})"
+    db.command(
+        f"ALTER TABLE {db.table} UPDATE image_embedding = if(id = 300, {other.format(300)}, {other.format(301)}) "
+        "WHERE id IN (300, 301)",
+        settings={"mutations_sync": 2},
+    )
+    assert vectors_agree(db, merged, slices=1, slice_rows=10) is None
+
+
+def test_the_sum_over_vectors_is_the_same_of_blocks_of_a_file_and_in_sql(
+    db: Database, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    images = sample_shards[1].images.astype(np.float32)
+    summed = vector_sum(np.arange(620, dtype=np.int64), images)
+    assert merged.vector_sums["image_embedding"] == summed
+    # A file of before the footer had it is read.
+    assert vector_sums(db.settings, replace(merged, vector_sums={})) == merged.vector_sums
+    assert partition_figures(db, db.table, "shard = 0").vector_sums == merged.vector_sums
 
 
 def test_the_fingerprint_tells_every_change_of_a_text_or_a_score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from laion_assets.table.connect import Database, connect
 from laion_assets.table.schema import create_table, partitions, require_table, table_exists
 from laion_assets.table.scratch import drop_stale_staging, scratch_table
 from laion_assets.table.staging import Staging, create_staging
-from laion_assets_tests.conftest import Transport, assert_one_line, settings_for
+from laion_assets_tests.conftest import Transport, assert_one_line, sample_dataset, settings_for
 
 PAGE = [
     ("id", "Int64"),
@@ -142,6 +143,31 @@ def test_a_table_of_another_datasets_shards_is_refused_by_all_that_reads_it(sett
             assert_one_line(caught.value, "shards of the dataset sample", "expected those of laion400m", "DAGSTER_HOME")
 
 
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("dimension", 96, "dimension 96, with text vectors"),
+        ("has_text", False, "dimension 512, without text vectors"),
+    ],
+)
+def test_a_table_of_the_dataset_as_it_was_described_before_is_refused(
+    field: str, value: object, said: str, old: bool, db: Database
+) -> None:
+    create_table(db)
+    vector = "arrayWithConstant(512, toFloat32(1))"
+    db.command(f"INSERT INTO {db.table} (id, image_embedding, text_embedding) SELECT 1, {vector}, {vector}")
+    if old:
+        db.command(f"ALTER TABLE {db.table} MODIFY COMMENT 'laion_assets: shards of the dataset sample'")
+        require_table(db)
+    changed = db.settings.model_copy()
+    changed.__dict__["dataset"] = sample_dataset(**{field: value})
+    for look in (create_table, require_table, partitions):
+        with pytest.raises(TableShapeError) as caught:
+            look(dataclasses.replace(db, settings=changed))
+        assert_one_line(caught.value, "found shards of the dataset sample; dimension 512, with text vectors", said)
+
+
 def test_a_table_that_has_our_indexes_is_ours(db: Database) -> None:
     create_table(db)
     db.command(
@@ -162,7 +188,7 @@ def test_an_absent_table_is_an_error_that_says_what_to_do(db: Database) -> None:
 def test_stale_staging_tables_are_dropped_and_nothing_else(db: Database) -> None:
     create_table(db)
     for name in ("laion_staging_3_00ff00ff", "laion_staging_17_00ff00ff", "laion_staging_5"):
-        create_staging(Staging(db, 3, name))
+        create_staging(Staging(db, 3, name), 1)
     for name in (
         "laion_staging_trial_00ff00ff_1_00ff00ff",
         "laion_staging_trial_00ff00ff_1_00ff00ff_form",

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ import pytest
 from laion_assets.errors import SettingsError
 from laion_assets.execution.watch import PROCESS_TAG
 from laion_assets.machine import HOSTS_NAMESPACE, ProcessIdentity, is_gone, process_mark
+from laion_assets.terminal import instance as instance_module
 from laion_assets.terminal.instance import (
     MINIMAL_CONFIG,
     dagster_instance,
     make_instance,
     process_tag,
     settle_dead_runs,
+    settling_dead_runs,
 )
 from laion_assets_tests.conftest import assert_one_line
 
@@ -170,6 +173,32 @@ def test_runs_of_processes_that_are_gone_are_ended_and_others_are_not(instance: 
         assert still is not None
         assert still.status == dg.DagsterRunStatus.STARTED
     assert settle_dead_runs(instance) == []
+
+
+def test_a_command_that_is_killed_while_this_one_runs_gives_its_place_in_the_pool_to_it(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance_module, "SETTLE_SECONDS", 0.05)
+    instance.event_log_storage.set_concurrency_slots("clickhouse", 1)
+    here = ProcessIdentity.here()
+    ours = active_run(instance, str(here))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        # When it began is not known to a 0: any process of that number is meant.
+        theirs = active_run(instance, str(replace(here, process=other.pid, started=0)))
+        assert instance.event_log_storage.claim_concurrency_slot("clickhouse", theirs, "step").is_claimed
+        with settling_dead_runs(instance):
+            time.sleep(0.3)
+            assert not instance.event_log_storage.claim_concurrency_slot("clickhouse", ours, "step").is_claimed
+            other.kill()
+            other.wait()
+            deadline = time.monotonic() + 30
+            while not instance.event_log_storage.check_concurrency_claim("clickhouse", ours, "step").is_claimed:
+                assert time.monotonic() < deadline
+                instance.event_log_storage.claim_concurrency_slot("clickhouse", ours, "step")
+                time.sleep(0.05)
+    still = instance.get_run_by_id(ours)
+    assert still is not None
+    assert still.status == dg.DagsterRunStatus.STARTED
 
 
 def test_the_tag_names_this_process() -> None:

@@ -13,7 +13,6 @@ from laion_assets.assets.location import POOL
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.runs import ACTIVE
-from laion_assets.health.words import as_ranges
 from laion_assets.index.cover import index_cover
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore
@@ -97,27 +96,34 @@ def audit_after_death(
     return versions, faults + _records(instance)
 
 
-def audit_after_success(world: World, settings: Settings, instance: dg.DagsterInstance, version: int) -> list[str]:
-    """What may not be after a load that ran to its end: another version, or anything that a dead process left."""
+def audit_after_load(world: World, settings: Settings, instance: dg.DagsterInstance, version: int) -> list[str]:
+    """What may not be in the table after a load that ran to its end: another version, or what a dead process left."""
     versions, faults = audit_after_death(world, settings, instance)
     if versions != dict.fromkeys(world.shards, version):
         faults.append(f"versions {versions} where all should be {version}")
     with connect(settings) as db:
-        tables = [str(name) for (name,) in db.rows("SHOW TABLES")]
-        faults += [f"table {name} was left" for name in tables if name != settings.table]
+        tables = {str(name) for (name,) in db.rows("SHOW TABLES")}
+        faults += [f"table {name} was left" for name in tables - {settings.table, f"{settings.table}_leases"}]
         faults += [f"{mutation.id} is unfinished" for mutation in unfinished_mutations(db)]
-        faults += [f"partition {state.shard} lacks {state.missing}" for state in index_cover(db) if state.missing]
-    covered = recorded(instance, "vector_index", COVERED_SHARDS)
-    if covered != as_ranges(world.shards):
-        faults.append(f"vector_index says that it covers {covered}")
-    rows = sum(len(world.truths[version, shard].rows) for shard in world.shards)
-    if recorded(instance, "recall_report", "rows") != rows:
-        faults.append(f"recall_report is of {recorded(instance, 'recall_report', 'rows')} rows, not {rows}")
     for shard in world.shards:
         path = settings.data_dir / "merged" / f"quarantine_{shard}.parquet"
         refused = pq.read_table(path, columns=["id"])["id"].to_pylist() if path.exists() else []
         if [row_id % ID_STRIDE for row_id in refused] != world.truths[version, shard].refused:
             faults.append(f"{path.name} has {refused}")
+    return faults
+
+
+def audit_after_success(world: World, settings: Settings, instance: dg.DagsterInstance, version: int) -> list[str]:
+    """What may not be after a load, a build and a report that ran to their end."""
+    faults = audit_after_load(world, settings, instance, version)
+    with connect(settings) as db:
+        faults += [f"partition {state.shard} lacks {state.missing}" for state in index_cover(db) if state.missing]
+    covered = recorded(instance, "vector_index", COVERED_SHARDS)
+    if sorted(covered if isinstance(covered, list) else []) != world.shards:
+        faults.append(f"vector_index says that it covers {covered}")
+    rows = sum(len(world.truths[version, shard].rows) for shard in world.shards)
+    if recorded(instance, "recall_report", "rows") != rows:
+        faults.append(f"recall_report is of {recorded(instance, 'recall_report', 'rows')} rows, not {rows}")
     return faults + _leftovers(world, settings, version)
 
 
