@@ -214,7 +214,8 @@ def settings_digest(settings: Settings) -> str:
 
 
 def _require_same_settings(settings: Settings, run: dg.DagsterRun) -> None:
-    if run.tags.get(SETTINGS_TAG, settings_digest(settings)) != settings_digest(settings):
+    asked_with = run.tags.get(SETTINGS_TAG) if run.parent_run_id is None else None
+    if asked_with not in (None, settings_digest(settings)):
         raise dg.Failure(
             "this run was asked for by a command with other settings (LAION_DATASET, LAION_SOURCE, LAION_DATA_DIR, "
             "LAION_STORE, LAION_CLICKHOUSE, LAION_TABLE or LAION_CLUSTER) than the code location has that executes it; "

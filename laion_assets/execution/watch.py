@@ -46,6 +46,14 @@ PROCESS_TAG = "laion_assets/process"
 ALIVE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
 
+def process_of_command(run: dg.DagsterRun) -> str:
+    """The host and process of the command that executes a run; empty where none does.
+
+    A run that the UI executes again takes over the tags of the run before it, and is none of the command's.
+    """
+    return run.tags.get(PROCESS_TAG, "") if run.parent_run_id is None else ""
+
+
 class RunWatch:
     """Watches over one run that this process executes, in its main thread; elsewhere it does nothing.
 
@@ -55,7 +63,7 @@ class RunWatch:
 
     def __init__(self, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
         self._instance, self._run_id = instance, run.run_id
-        self._by_command = PROCESS_TAG in run.tags
+        self._by_command = bool(process_of_command(run))
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self.in_step = False

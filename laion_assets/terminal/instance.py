@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from laion_assets.errors import SettingsError
-from laion_assets.execution.watch import PROCESS_TAG
+from laion_assets.execution.watch import PROCESS_TAG, process_of_command
 from laion_assets.health.runs import ACTIVE
 from laion_assets.machine import ProcessIdentity
 
@@ -101,7 +101,7 @@ def settle_dead_runs(instance: dg.DagsterInstance, *, ours_too: bool = True) -> 
     """
     settled = []
     for run in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
-        executor = ProcessIdentity.parse(run.tags.get(PROCESS_TAG, ""))
+        executor = ProcessIdentity.parse(process_of_command(run))
         # This process opens its instance before it runs anything: a run of its own is then one that it has left behind.
         if executor is None or not (executor.is_gone() or (ours_too and executor == ProcessIdentity.here())):
             continue

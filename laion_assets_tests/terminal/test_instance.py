@@ -112,7 +112,10 @@ def test_processes_that_open_a_new_instance_at_once_make_it_once(tmp_path: Path)
 
 
 def active_run(
-    instance: dg.DagsterInstance, tag: str | None, status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED
+    instance: dg.DagsterInstance,
+    tag: str | None,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
+    parent: str | None = None,
 ) -> str:
     """A run that is under way, of the process that the tag names."""
     run = instance.create_run(
@@ -121,8 +124,8 @@ def active_run(
         run_config=None,
         status=status,
         tags=None if tag is None else {PROCESS_TAG: tag},
-        root_run_id=None,
-        parent_run_id=None,
+        root_run_id=parent,
+        parent_run_id=parent,
         step_keys_to_execute=None,
         execution_plan_snapshot=None,
         job_snapshot=None,
@@ -199,6 +202,20 @@ def test_a_command_that_is_killed_while_this_one_runs_gives_its_place_in_the_poo
     still = instance.get_run_by_id(ours)
     assert still is not None
     assert still.status == dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_that_the_ui_executes_again_is_none_of_the_command_that_executed_it_before(
+    instance: dg.DagsterInstance,
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    run_id = active_run(
+        instance, str(replace(ProcessIdentity.here(), process=gone.pid, started=0)), parent="the run before it"
+    )
+    assert settle_dead_runs(instance) == []
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.status == dg.DagsterRunStatus.STARTED
 
 
 def test_the_tag_names_this_process() -> None:
