@@ -35,6 +35,7 @@ WITH_OPTIONS: dict[str, str] = {
     "search": "--rows 2000 --queries 10 --runs 1 --parameters bf16,16,64 --without 'faiss, IVF-PQ'",
     "vector_proof": "--rows 5000 --runs 1",
     "query_cost": "--rows 2000 --queries 5 --runs 1",
+    "searcher": "--rows 2000 --queries 20 --runs 1",
     "recall": "--rows 2000 --real --queries 5",
     "latency": "--rows 2000 --partitions 1 2 --sweep-rows 2000 --sweep 1 2 --queries 5",
     "exact_neighbours": "--rows 5000 --queries 50 --singles 5 --statement 3 --runs 1",

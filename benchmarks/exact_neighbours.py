@@ -14,7 +14,7 @@ from benchmarks.search_data import sample_table
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.exact import TrueNeighbours, nearest_by_blocks
 from laion_assets.recall.queries import OVERSAMPLE, QuerySet, like_sets
-from laion_assets.search.statement import EXACT_SETTINGS, SearchRequest, search
+from laion_assets.search.statement import SearchRequest, search
 from laion_assets.table.connect import Database
 from laion_assets.table.vectors import Ids, draw_rows
 
@@ -114,7 +114,7 @@ def _by_statement(db: Database, queries: QuerySet, count: int) -> Ids:
         for number in range(count)
     )
     parameters = {f"t{number}": queries.vectors[number].tolist() for number in range(count)}
-    row = db.one(f"SELECT {ranked} FROM {db.table}", parameters=parameters, settings=EXACT_SETTINGS)
+    row = db.one(f"SELECT {ranked} FROM {db.table}", parameters=parameters, settings={"use_skip_indexes": 0})
     return _without_own([list(map(int, ids)) for ids in row], queries)
 
 

@@ -15,7 +15,7 @@ from benchmarks.search_engines import Usearch
 from benchmarks.search_truth import sample_vectors
 from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.recall.figures import SearchSettings
-from laion_assets.search.statement import SearchRequest, search, search_settings, search_sql
+from laion_assets.search.statement import SearchRequest, search, search_statement
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import Vectors, vector_sql
@@ -56,11 +56,11 @@ def main(arguments: list[str] | None = None) -> Section:
 def _calls(db: Database, ef: int) -> dict[str, Call]:
     """From the least to the whole search."""
     request = SearchRequest(limit=10, settings=SearchSettings(ef).pairs())
-    settings = search_settings(request)
+    settings = search_statement(db, request, np.ones(db.settings.dataset.dimension, np.float32)).settings
 
     def asked(before: str = "", columns: str | None = None, **more: object) -> Call:
         def ask(vector: Vectors) -> object:
-            sql = search_sql(db, request, vector)
+            sql = search_statement(db, request, vector).sql
             if columns is not None:
                 given = sql
                 sql = given.replace(", caption, url, shard, id, NSFW", columns)

@@ -1,4 +1,4 @@
-"""LAION's embeddings as a Dagster asset graph: `search` asks its table, `EmbeddingDataset` puts it in your project."""
+"""LAION's embeddings as a Dagster asset graph: what users import. Each name is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from laion_assets.api import search
     from laion_assets.component import EmbeddingDataset
+    from laion_assets.searcher import Searcher
 
-__all__ = ["EmbeddingDataset", "search"]
+__all__ = ["EmbeddingDataset", "Searcher", "search"]
 
 
 def __getattr__(name: str) -> object:
-    """Each name is imported when it is first used: Dagster starts without polars, and `search` without Dagster."""
+    """Dagster starts without polars, and `search` without Dagster."""
     if name == "search":
         from laion_assets.api import search
 
         return search
+    if name == "Searcher":
+        from laion_assets.searcher import Searcher
+
+        return Searcher
     if name == "EmbeddingDataset":
         from laion_assets.component import EmbeddingDataset
 

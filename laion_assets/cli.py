@@ -262,12 +262,13 @@ def search(
     vector: Annotated[Path | None, typer.Option(help="Search with a vector from a .npy or .json file.")] = None,
     texts_from: Annotated[Path | None, typer.Option("--from", help="A file of texts, a line each.")] = None,
     by: Annotated[str, typer.Option(help="image or text: which vectors are searched.")] = "image",
-    limit: Annotated[int, typer.Option(help="How many answers, at most 1000.")] = 10,
+    limit: Annotated[int, typer.Option(help="How many answers, at most 10,000.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Look at every row instead of using the index.")] = False,
     ef: Annotated[int | None, typer.Option(min=1, help="ef_search; else what the recall report named.")] = None,
     where: Annotated[str | None, typer.Option(help="A SQL condition over columns, such as: similarity > 0.35")] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards: 0-9, 3, or 1,4,7-9")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page of the answers to this file.")] = None,
+    warm: Annotated[bool, typer.Option("--warm", help="Read all graphs into ClickHouse's cache, and no more.")] = False,
     as_json: Json = False,
     demo_table: Demo = False,
     dataset: DatasetOption = None,
@@ -275,10 +276,13 @@ def search(
 ) -> None:
     """Show the rows nearest to a text, a picture, a row or a vector."""
     from laion_assets.terminal.apart import demo_settings
-    from laion_assets.terminal.search import Asked, show_search
+    from laion_assets.terminal.search import Asked, show_search, show_warmth
     from laion_assets.terminal.settings import settings_of
 
     settings = demo_settings(DEMO_FOLDER.absolute()) if demo_table else settings_of(dataset, source)
+    if warm:
+        show_warmth(settings, console, as_json=as_json)
+        return
     asked = Asked(texts or [], image or [], like, vector, texts_from)
     request = {"by": by, "limit": limit, "exact": exact, "where": where, "shards": shards, "ef": ef}
     show_search(settings, asked, request, console, html=html, as_json=as_json)

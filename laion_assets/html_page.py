@@ -83,8 +83,7 @@ def write_search_page(
 
 
 def _section(query: str, result: SearchResult) -> str:
-    way = "every vector compared" if result.exact else "by the index where there is one"
-    facts = f"{len(result.neighbours)} rows by {result.by}, {way}, {result.seconds * 1000:.0f} ms"
+    facts = f"{len(result.neighbours)} rows by {result.by}, {result.way}, {result.seconds * 1000:.0f} ms"
     rows = "\n".join(_row(neighbour) for neighbour in result.neighbours) or "<li>no rows</li>"
     return f'<h2><bdi>{_text(query)}</bdi></h2>\n<p class="notice">{_text(facts)}</p>\n<ol>\n{rows}\n</ol>'
 

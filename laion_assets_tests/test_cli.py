@@ -279,7 +279,7 @@ ERRORS: list[tuple[tuple[str, ...], dict[str, str], str]] = [
     (("status",), {"DAGSTER_HOME": "/nowhere"}, "no dagster.yaml in /nowhere"),
     (("status",), {"LAION_CLICKHOUSE": f"http://me:{SECRET}@127.0.0.1:9/d"}, "ClickHouse at http://127.0.0.1:9"),
     (("search", "--like", "999999999"), {}, "id 999999999: found no row"),
-    (("search", "--like", "5", "--limit", "1001"), {}, "limit: found 1,001"),
+    (("search", "--like", "5", "--limit", "10001"), {}, "limit: found 10,001"),
     (("search", "--like", "5", "--limit", "0"), {}, "limit: found 0"),
     (("search", "--like", "5", "--by", "sound"), {}, "expected image or text"),
     (("search", "--like", "5", "--where", "id <"), {}, "expected a SQL condition"),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from laion_assets.recall.interval import mean_interval
-from laion_assets.search.statement import MAX_LIMIT
+from laion_assets.search.method import SERVER_LIMIT
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
 
@@ -44,7 +44,7 @@ class SearchSettings:
 
     def multiplier_for(self, limit: int) -> int:
         """Candidates a neighbour for a search of this limit, within the same bound; 0 without rescoring."""
-        return min(self.multiplier, max(1, MAX_LIMIT // limit))
+        return min(self.multiplier, max(1, SERVER_LIMIT // limit))
 
     def __str__(self) -> str:
         words = [f"ef {self.ef}"] if self.ef else []

@@ -7,9 +7,11 @@ harmless may be in it: literals, columns, and functions of the categories below.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from laion_assets.errors import SearchError, TableError
 from laion_assets.table.connect import Database
@@ -43,8 +45,8 @@ CATEGORIES = (
 """Of `system.functions` in ClickHouse 26.9: functions of their arguments alone. Files, dictionaries, settings, users,
 the server and programs of one's own are in other categories, or in none."""
 
-MULTIPLYING = "arrayjoin"
-"""It stands among the arrays, and makes several rows of one."""
+REFUSED_FUNCTIONS = {"arrayjoin"}
+"""Functions of these categories that are none of one row: arrayJoin makes several rows of one."""
 
 MEMBERSHIP = re.compile(r"(global)?(not)?(null)?in(ignoreset)?", re.IGNORECASE)
 """`IN` and its kin, whose right side may be a table's name."""
@@ -54,89 +56,192 @@ DISTANCE = "distance"
 
 EXAMPLE = "a SQL condition over columns, such as: similarity > 0.35 AND caption ILIKE '%cat%'"
 
+MOST_CHARACTERS = 1_000_000
+"""Of a condition: 100,000 ids in an IN have room. ClickHouse's own bound of a query's text is 262,144 bytes."""
+
+READING = {"max_query_size": 1 << 24}
+
+KEYS = {
+    "Literal": {"type", "value"},
+    "Identifier": {"type", "name", "name_parts"},
+    "Function": {"type", "name", "arguments", "is_operator", "is_lambda_function", "kind"},
+    "ExpressionList": {"type", "children"},
+}
+"""The kinds of nodes that a condition may have, and what may be said of each. Aliases, parameters of aggregate
+functions and windows are keys of their own, so that they are refused."""
+
+KINDS = {None, "ORDINARY_FUNCTION", "LAMBDA_FUNCTION"}
+
+_Node: TypeAlias = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
-class _Node:
-    """A line of EXPLAIN AST: its depth, its kind (Function, Identifier, Literal, …) and its name."""
+class Condition:
+    """A condition that was checked: its text, and whether it names the distance."""
 
-    depth: int
-    kind: str
-    name: str
+    text: str
+    names_distance: bool
 
 
-def check_condition(db: Database, where: str) -> None:
-    """Raises `SearchError` unless `where` is one condition that can only look at the columns of its row."""
-    nodes = _parse(db, where)
-    parameters = set(_lambda_parameters(nodes))
-    known = {*table_columns(db), DISTANCE, *parameters}
-    for node in nodes:
-        if node.kind == "Identifier" and node.name.split(".")[0] not in known:
-            raise _refusal(f"{node.name}, which is no column", f"one of {', '.join(table_columns(db))}")
-        if node.kind not in ("Identifier", "Literal", "Function", "ExpressionList"):
-            raise _refusal("a subquery" if node.kind == "Subquery" else f"{node.kind} {node.name}".strip())
-    for side in _right_sides_of_in(nodes):
-        if not (side.kind == "Literal" or (side.kind, side.name) in (("Function", "tuple"), ("Function", "array"))):
-            raise _refusal(f"IN {side.name or side.kind}", "values in brackets after IN")
-    functions = {node.name for node in nodes if node.kind == "Function"} - {"lambda"}
-    allowed = _allowed(db, functions)
-    for name in sorted(functions):
-        if name.lower() not in allowed:
-            raise _refusal(f"the function {name}", "functions of columns alone: of texts, numbers, dates, arrays, URLs")
+def check_condition(db: Database, where: str) -> Condition:
+    """The condition, checked. Raises `SearchError` unless it can only look at the columns of its row.
+
+    An alias would replace a column of the search's own statement (`(1 AS shard) = 1`), so that it is refused, too. Last
+    the engine is asked to plan the condition, which tells whether its types fit.
+    """
+    if len(where) > MOST_CHARACTERS:
+        raise SearchError("where", found=f"{len(where):,} characters", expected=f"at most {MOST_CHARACTERS:,}")
+    if re.search(r"[\ud800-\udfff]", where):
+        raise SearchError("where", found="characters that UTF-8 does not have", expected=EXAMPLE)
+    found = list(_walk(_parse(db, where), frozenset()))
+    columns = set(table_columns(db))
+    for node, parameters in found:
+        _check_name(node, columns, parameters)
+    for node, _ in found:
+        _check_membership(node)
+    _check_functions(db, {str(node["name"]) for node, _ in found if node["type"] == "Function"} - {"lambda"})
+    for node, _ in found:
+        _check_keys(node)
+    _plan(db, where)
+    return Condition(where, any((node["type"], node.get("name")) == ("Identifier", DISTANCE) for node, _ in found))
 
 
 def _refusal(found: str, expected: str = EXAMPLE) -> SearchError:
     return SearchError("where", found=found, expected=expected, advice="a condition can look at a row's columns only")
 
 
-def _parse(db: Database, where: str) -> list[_Node]:
-    """The condition's own nodes. It must be whole alone (`1) OR (1` is not) and in brackets (`1 LIMIT 2` is not)."""
+def _parse(db: Database, where: str) -> _Node:
+    """The condition's syntax tree. It must be whole alone (`1) OR (1` is not) and in brackets (`1 LIMIT 2` is not).
+
+    All of the statement's tree but the condition must be as that of a statement whose condition is 1.
+    """
+    texts = [f"SELECT 1 WHERE {each}" for each in ("1", f"{where}\n", f"({where}\n)")]
     try:
-        db.one("SELECT formatQuery({query:String})", parameters={"query": f"SELECT 1 WHERE {where}\n"})
-        lines = [str(line) for (line,) in db.rows(f"EXPLAIN AST SELECT 1 WHERE ({where}\n)")]
+        row = db.one(
+            "SELECT arrayMap(text -> parseQueryToJSON(text), [{plain:String}, {bare:String}, {whole:String}])",
+            parameters=dict(zip(("plain", "bare", "whole"), texts, strict=True)),
+            settings=READING,
+        )
+        trees = [json.loads(str(text)) for text in row[0]]
     except TableError as error:
+        if "parseQueryToJSON" in error.found and "nknown function" in error.found:
+            found = f"ClickHouse {db.client.server_version}"
+            advice = "upgrade the server, or search without a condition"
+            raise SearchError("where", found=found, expected="26.8 or newer, which parses it", advice=advice) from error
         raise SearchError("where", found=error.found, expected=EXAMPLE) from error
-    nodes = [_node(line) for line in lines]
-    # SelectQuery has two children at depth 3: what is selected, and the condition; what follows at depth 1 is no part.
-    begins = [place for place, node in enumerate(nodes) if node.depth == 3]
-    ends = next((place for place, node in enumerate(nodes) if place > begins[-1] and node.depth < 3), len(nodes))
-    return nodes[begins[1] : ends]
+    except RecursionError as error:
+        raise SearchError("where", found="brackets that are nested too deeply", expected=EXAMPLE) from error
+    conditions: list[_Node] = [_only_select(tree).pop("where", {}) for tree in trees]
+    for tree in trees[1:]:
+        if tree != trees[0]:
+            more = sorted(set(_only_select(tree)) - set(_only_select(trees[0]))) or ["more than a condition"]
+            raise _refusal(" and ".join(more))
+    return conditions[-1]
 
 
-def _node(line: str) -> _Node:
-    text = line.lstrip(" ")
-    kind, _, name = re.sub(r" \(children \d+\)$", "", text).partition(" ")
-    return _Node(len(line) - len(text), kind, re.sub(r" \(alias .*\)$", "", name))
+def _only_select(tree: _Node) -> dict[str, Any]:
+    selects = tree.get("list_of_selects", {}).get("children", [])
+    if len(selects) != 1 or selects[0].get("type") != "SelectQuery":
+        raise _refusal("UNION or another statement")
+    select: dict[str, Any] = selects[0]
+    return select
 
 
-def _children(nodes: list[_Node], place: int) -> Iterator[_Node]:
-    """The arguments of the function at `place`: the nodes two below it, until it ends."""
-    for node in nodes[place + 1 :]:
-        if node.depth <= nodes[place].depth:
-            return
-        if node.depth == nodes[place].depth + 2:
-            yield node
+def _walk(root: _Node, outside: frozenset[str]) -> Iterator[tuple[_Node, frozenset[str]]]:
+    """Every node below `root`, each with the names that the lambdas around it give their arguments.
+
+    Raises `SearchError` for a node of a kind that a condition may not have.
+    """
+    pending = [(root, outside)]
+    while pending:
+        node, parameters = pending.pop()
+        kind = str(node.get("type"))
+        if kind not in KEYS or node.get("kind") not in KINDS:
+            raise _refusal("a subquery" if kind == "Subquery" else str(node.get("kind") or kind))
+        if (kind, node.get("name")) == ("Function", "lambda"):
+            parameters = parameters | _lambda_parameters(node)
+        yield node, parameters
+        arguments = node.get("arguments")
+        below = [*node.get("children", ()), *(() if arguments is None else (arguments,))]
+        pending += [(child, parameters) for child in reversed(below)]
 
 
-def _right_sides_of_in(nodes: list[_Node]) -> Iterator[_Node]:
-    for place, node in enumerate(nodes):
-        if node.kind == "Function" and MEMBERSHIP.fullmatch(node.name):
-            yield from list(_children(nodes, place))[1:]
+def _lambda_parameters(node: _Node) -> frozenset[str]:
+    """Names that a lambda gives its arguments: `x` in `x -> x > 1`, which is lambda(tuple(x), x > 1)."""
+    declared, *_ = [*_arguments(node), {}]
+    names = [child.get("name") for child in _arguments(declared) if child.get("type") == "Identifier"]
+    return frozenset(map(str, names))
 
 
-def _lambda_parameters(nodes: list[_Node]) -> Iterator[str]:
-    """Names that lambdas give their arguments: `x` in `arrayExists(x -> x > 1, …)`."""
-    for place, node in enumerate(nodes):
-        if (node.kind, node.name) == ("Function", "lambda"):
-            # The lambda, its list, the tuple of parameters, whose own arguments they are.
-            yield from (child.name for child in _children(nodes, place + 2) if child.kind == "Identifier")
+def _arguments(node: _Node) -> list[_Node]:
+    children: list[_Node] = (node.get("arguments") or {}).get("children", [])
+    return children
+
+
+def _check_functions(db: Database, functions: set[str]) -> None:
+    allowed = _allowed(db, functions)
+    for name in sorted(functions - allowed):
+        raise _refusal(f"the function {name}", "functions of columns alone: of texts, numbers, dates, arrays, URLs")
+
+
+def _check_keys(node: _Node) -> None:
+    more = sorted(set(node) - KEYS[node["type"]])
+    if more:
+        raise _refusal(f"the alias {node['alias']}" if "alias" in node else more[0], "columns by their own names")
+
+
+def _check_membership(node: _Node) -> None:
+    """What is right of IN is a set of values: a name could be that of a table."""
+    if node["type"] != "Function" or not MEMBERSHIP.fullmatch(node["name"]):
+        return
+    for side in _arguments(node)[1:]:
+        name = str(side.get("name") or side["type"])
+        if not (side["type"] == "Literal" or (side["type"], name) in (("Function", "tuple"), ("Function", "array"))):
+            raise _refusal(f"IN {name}", "values in brackets after IN")
+
+
+def _check_name(node: _Node, columns: set[str], parameters: frozenset[str]) -> None:
+    """A name is a column, a part of one (`caption.size`), the distance, or the argument of a lambda around it."""
+    if node["type"] != "Identifier":
+        return
+    name, parts = str(node["name"]), [str(part) for part in node.get("name_parts") or [node["name"]]]
+    known = columns if len(parts) > 1 else {*columns, DISTANCE, *parameters}
+    if parts[0] not in known:
+        raise _refusal(f"{name}, which is no column", f"one of {', '.join(sorted(columns))}")
 
 
 def _allowed(db: Database, functions: set[str]) -> set[str]:
-    """Which of these functions are of the categories above, by lower-case name; aliases go by what they stand for."""
+    """Which of these functions are of the categories above. An alias is judged by the function that it stands for.
+
+    Names are compared without case: of two that differ by case alone, each must be allowed.
+    """
     rows = db.rows(
-        "SELECT lower(name) FROM system.functions WHERE NOT is_aggregate AND lower(name) IN {names:Array(String)} "
-        "AND if(alias_to = '', name, alias_to) IN ("
-        "SELECT name FROM system.functions WHERE NOT is_aggregate AND categories IN {categories:Array(String)})",
-        parameters={"names": [name.lower() for name in functions], "categories": list(CATEGORIES)},
+        "SELECT name, alias_to, is_aggregate, categories IN {categories:Array(String)} FROM system.functions "
+        "WHERE lower(name) IN {names:Array(String)} "
+        "OR name IN (SELECT alias_to FROM system.functions WHERE lower(name) IN {names:Array(String)})",
+        parameters={"names": sorted(name.lower() for name in functions), "categories": list(CATEGORIES)},
     )
-    return {str(name) for (name,) in rows} - {MULTIPLYING}
+    known = {str(name): (str(alias_to), bool(aggregate), bool(fits)) for name, alias_to, aggregate, fits in rows}
+
+    def allows(name: str) -> bool:
+        alias_to, aggregate, fits = known[name]
+        if alias_to:
+            return alias_to in known and not known[alias_to][0] and allows(alias_to)
+        return fits and not aggregate and name.lower() not in REFUSED_FUNCTIONS
+
+    named = {function: [name for name in known if name.lower() == function.lower()] for function in functions}
+    return {function for function, names in named.items() if names and all(map(allows, names))}
+
+
+def _plan(db: Database, where: str) -> None:
+    """Lets the engine plan a search with the condition: nothing is read. Raises `SearchError` for what it refuses."""
+    column = "image_embedding"
+    try:
+        db.rows(
+            f"EXPLAIN PLAN SELECT cosineDistance({column}, {column}) AS {DISTANCE} FROM {db.table} WHERE ({where}\n)",
+            settings={"readonly": 2, **READING},
+        )
+    except TableError as error:
+        if type(error) is not TableError or "UNKNOWN_TABLE" in error.found:
+            raise
+        raise SearchError("where", found=error.found, expected=EXAMPLE) from error

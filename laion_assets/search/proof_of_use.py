@@ -10,8 +10,7 @@ from laion_assets.search.statement import (
     SearchRequest,
     checked_vector,
     search,
-    search_settings,
-    search_sql,
+    search_statement,
 )
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import partitions
@@ -50,10 +49,8 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
     before = graphs_searched(db)
     search(db, vector, request)
     rise = graphs_searched(db) - before
-    plan = db.rows(
-        f"EXPLAIN actions = 1 {search_sql(db, request, target)}",
-        settings=search_settings(request),
-    )
+    statement = search_statement(db, request, target)
+    plan = db.rows(f"EXPLAIN actions = 1 {statement.sql}", settings=statement.settings)
     outputs = [str(line).partition("Output:")[2].split(", ") for (line,) in plan if "Output:" in str(line)]
     return IndexUse(
         in_plan=any("_distance" in (name.strip() for name in names) for names in outputs),

@@ -10,194 +10,175 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.dataset import Dataset
-from laion_assets.errors import SearchError, TableError
-from laion_assets.search.condition import DISTANCE, check_condition
+from laion_assets.dataset import ID_STRIDE
+from laion_assets.errors import SearchError, ServerRefusedError, TableError
+from laion_assets.search.condition import Condition, check_condition
+from laion_assets.search.counters import Use, counted, counting
+from laion_assets.search.known import Known, kind_of, known_of
+from laion_assets.search.method import ALL, EXACT, Extent, Method, Statement, method_of, where_sql
+from laion_assets.search.query_vector import checked_vector
+from laion_assets.search.request import (
+    MAX_LIMIT,
+    Neighbour,
+    SearchRequest,
+    SearchResult,
+    check_request,
+    checked_by,
+)
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import require_table
-from laion_assets.table.vectors import By, vector_sql
+from laion_assets.table.vectors import By
 
-MAX_LIMIT = 1000
-"""max_limit_for_vector_search_queries: beyond it ClickHouse scans everything and does not say so."""
+__all__ = [
+    "MAX_LIMIT",
+    "Neighbour",
+    "SearchRequest",
+    "SearchResult",
+    "check_request",
+    "checked_by",
+    "checked_vector",
+    "search",
+    "search_statement",
+    "vector_of",
+]
 
-EXACT_SETTINGS: dict[str, object] = {"use_skip_indexes": 0}
+CANDIDATES_A_NEIGHBOUR = 4
+"""Candidates that are looked at first where there is a condition: of one that half of the rows meet, enough in all but
+a thousandth of searches for ten rows (binomial, at least 10 of 40)."""
 
-FEW_ROWS_SETTINGS: dict[str, object] = {"query_plan_optimize_lazy_materialization": 0}
-"""Where the index names the rows of the answer and no others, a second read for their captions and urls is dear: 5.4 ms
-of CPU time a search, 4.7 without (benchmarks/query_cost.py)."""
+MOST_CANDIDATES = 40_000
+"""From here on a scan is asked, whose cost does not grow with them."""
+
+ROWS_A_CANDIDATE = 20
+"""Rows that are scanned in the time that a candidate takes, which is sought in a graph, read and ranked: so many times
+the candidates of all parts must be fewer than the rows, or a scan is as fast."""
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """One answer: its place from 1, cosine distance, and the row."""
+class _Found:
+    """The answer's rows, nearest first, whether all rows were compared, and what was counted."""
 
-    rank: int
-    distance: float
-    caption: str
-    url: str
-    shard: int
-    id: int
-    nsfw: str
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The answers, which way they were found, and the seconds that the query took.
-
-    `too_few` is how many rows of the index's candidates met the condition, where these were too few and all rows were
-    searched instead (`exact` is then true); else None.
-    """
-
-    neighbours: list[Neighbour]
-    by: By
+    rows: list[Sequence[Any]]
     exact: bool
-    seconds: float
+    use: Use | None = None
     too_few: int | None = None
 
 
-@dataclass(frozen=True)
-class SearchRequest:
-    """What is asked besides the vector: `where` is a SQL condition over columns, `shards` prunes partitions."""
-
-    by: By = "image"
-    limit: int = 10
-    exact: bool = False
-    where: str | None = None
-    shards: tuple[int, ...] | None = None
-    settings: tuple[tuple[str, object], ...] = ()
-
-
 def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> SearchResult:
-    """The rows nearest to `vector`, (dimension,), by cosine distance.
+    """The rows nearest to `vector`, (dimension,), of any length but 0, by cosine distance.
 
-    With a condition the index's candidates are the 1,000 nearest rows of each part; where fewer than `limit` of them
-    meet it, all rows are searched.
+    With a condition the index gives more candidates until as many as asked for meet it; where a scan is no slower than
+    that, all rows are searched. What was found out about the table is kept with the connection.
 
     Raises `SearchError` for a vector, limit or condition that cannot be, `TableError` when there is no table.
     """
     target = checked_vector(vector, db.settings.dataset.dimension)
     check_request(request, db.settings.dataset)
-    if request.where:
-        check_condition(db, request.where)
+    known = known_of(db)
     started = time.perf_counter()
     try:
-        rows = _rows(db, request, target)
-        too_few = len(rows) if request.where and not request.exact and len(rows) < request.limit else None
-        if too_few is not None:
-            request = replace(request, exact=True)
-            rows = _rows(db, request, target)
+        condition = known.condition(request.where, lambda text: check_condition(db, text)) if request.where else None
+        found = _find(db, known, request, target, condition)
     except TableError:
+        known.forget()
         # Asked only now: three more queries before each search took as long as the search itself.
         require_table(db)
         raise
     seconds = time.perf_counter() - started
-    found = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(rows, start=1)]
-    return SearchResult(found, request.by, request.exact, seconds, too_few)
+    neighbours = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(found.rows, start=1)]
+    graphs, parts = (None, None) if found.use is None else (found.use.graphs, found.use.parts)
+    return SearchResult(neighbours, request.by, found.exact, seconds, found.too_few, graphs, parts)
 
 
-def _rows(db: Database, request: SearchRequest, target: npt.NDArray[np.float32]) -> list[Sequence[Any]]:
-    return db.rows(search_sql(db, request, target), settings=search_settings(request), text_as_bytes=True)
+def _find(
+    db: Database, known: Known, request: SearchRequest, target: npt.NDArray[np.float32], condition: Condition | None
+) -> _Found:
+    method, kind = method_of(request), kind_of(request)
+    use = known.use_of(kind)
+    if method.exact or (use is not None and use.scanned):
+        rows = _rows(db, known, EXACT, request, target, condition)[0]
+        return _Found(rows, exact=True, use=use)
+    candidates = request.limit if condition is None else request.limit * CANDIDATES_A_NEIGHBOUR
+    rows_there: int | None = None
+    while True:
+        extent = Extent(candidates, None if use is None else use.parts)
+        rows, now = _rows(db, known, method, request, target, condition, extent, count=use is None)
+        if now is not None:
+            known.note(kind, now)
+        use = now or use
+        if condition is None or len(rows) >= request.limit:
+            return _Found(rows, exact=now is not None and now.scanned, use=now)
+        rows_there = _row_count(db, request) if rows_there is None else rows_there
+        candidates = _more_candidates(candidates, len(rows), request.limit)
+        parts = 1 if use is None else use.parts
+        if (use and use.scanned) or candidates > MOST_CANDIDATES or candidates * parts * ROWS_A_CANDIDATE > rows_there:
+            everything = _rows(db, known, EXACT, request, target, condition)[0]
+            return _Found(everything, exact=True, use=now, too_few=len(rows))
 
 
-def search_sql(db: Database, request: SearchRequest, vector: npt.NDArray[np.float32]) -> str:
-    """The statement of a search for a vector, (dimension,)."""
-    distance = f"cosineDistance({request.by}_embedding, {vector_sql(vector)})"
-    return (
-        f"SELECT {distance} AS {DISTANCE}, caption, url, shard, id, NSFW FROM {db.table}{_conditions(request)} "
-        f"ORDER BY {DISTANCE} LIMIT {request.limit}"
-    )
+def _more_candidates(candidates: int, met: int, limit: int) -> int:
+    """Twice as many at least, four times where none met the condition, or half more than their share lets expect."""
+    return max(2 * candidates, 4 * candidates if not met else 3 * candidates * limit // (2 * met))
 
 
-def search_settings(request: SearchRequest) -> dict[str, object]:
-    """ClickHouse's settings for a search: read-only, the request's own, and without the index where it is exact.
+def _rows(
+    db: Database,
+    known: Known,
+    method: Method,
+    request: SearchRequest,
+    target: npt.NDArray[np.float32],
+    condition: Condition | None,
+    extent: Extent = ALL,
+    *,
+    count: bool = False,
+) -> tuple[list[Sequence[Any]], Use | None]:
+    """The rows of one statement, and what was counted, where that was asked for and can be."""
+    statement = method.statement(db, request, target, condition, extent)
+    if count and known.counts and db.settings.cluster is None:
+        with_counters = counting(statement)
+        try:
+            return counted(db.rows(with_counters.sql, settings=with_counters.settings, text_as_bytes=True))
+        except ServerRefusedError as error:
+            if "system.processes" not in error.found:
+                raise
+            known.counts = False
+    return db.rows(statement.sql, settings=statement.settings, text_as_bytes=True), None
 
-    ClickHouse applies a condition to what the index found (post-filtering), so that with one every candidate that it
-    allows is asked for.
-    """
-    own = dict(request.settings)
-    if request.where and not request.exact:
-        own["vector_search_index_fetch_multiplier"] = float(MAX_LIMIT // request.limit)
-    few_rows = not request.exact and not own.get("vector_search_with_rescoring")
-    return {
-        "readonly": 2,
-        **(FEW_ROWS_SETTINGS if few_rows else {}),
-        **own,
-        **(EXACT_SETTINGS if request.exact else {}),
-    }
+
+def _row_count(db: Database, request: SearchRequest) -> int:
+    (count,) = db.one(f"SELECT count() FROM {db.table}{where_sql(request)}")
+    return int(count)
 
 
 def vector_of(db: Database, row_id: int, by: By) -> npt.NDArray[np.float32]:
-    """The stored vector of a row, (dimension,). Raises `SearchError` when there is no such row."""
-    require_table(db)
-    rows = db.rows(f"SELECT {by}_embedding FROM {db.table} WHERE id = {{id:Int64}}", parameters={"id": row_id})
+    """The stored vector of a row, (dimension,), read from its shard's partition alone.
+
+    Raises `SearchError` when there is no such row, `TableError` when there is no table.
+    """
+    shard = row_id // ID_STRIDE
+    rows: list[Sequence[Any]] = []
+    if 0 <= shard < 1 << 16:
+        sql = f"SELECT {by}_embedding FROM {db.table} WHERE shard = {shard} AND id = {{id:Int64}}"
+        try:
+            rows = db.rows(sql, parameters={"id": row_id})
+        except TableError:
+            require_table(db)
+            raise
     if not rows:
         raise SearchError(f"id {row_id}", found="no row", expected=f"an id of {db.subject}, such as a search prints")
     return np.asarray(rows[0][0], dtype=np.float32)
 
 
-def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.float32]:
-    """The vector as float32 (dimension,). Raises `SearchError` for another shape, zeros, NaN or infinity."""
-    try:
-        target = real_numbers(np.asarray(vector))
-    except (TypeError, ValueError, OverflowError) as error:
-        found = " ".join(str(error).split())[:200]
-        raise SearchError("query vector", found=found, expected=f"{dimension} numbers") from error
-    if target.shape not in ((dimension,), (1, dimension)):
-        raise SearchError("query vector", found=f"shape {target.shape}", expected=f"({dimension},)")
-    target = target.reshape(dimension)
-    if not target.any():
-        raise SearchError("query vector", found="only zeros", expected="a direction: cosine distance needs a length")
-    return target
-
-
-def real_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The same numbers as float32. Raises `ValueError` for what are no real numbers, or none that float32 holds."""
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"values of type {array.dtype}, not real numbers")
-    with np.errstate(over="ignore"):
-        vector = array.astype(np.float32)
-    if not np.isfinite(vector).all():
-        raise ValueError("NaN or infinity in it, or a number beyond float32")
-    return vector
-
-
-def check_request(request: SearchRequest, dataset: Dataset) -> None:
-    """Raises `SearchError` for a limit that cannot be, or vectors that the dataset does not have."""
-    if type(request.limit) is not int or not 1 <= request.limit <= MAX_LIMIT:
-        raise SearchError(
-            "limit",
-            found=f"{request.limit:,}" if type(request.limit) is int else f"{request.limit!r}",
-            expected=f"1 to {MAX_LIMIT:,}",
-            advice="ClickHouse answers larger ones by scanning everything",
-        )
-    if request.by == "text" and not dataset.has_text:
-        raise SearchError(f"dataset {dataset.name}", found="no text embeddings", expected="by image")
-
-
-def _conditions(request: SearchRequest) -> str:
-    conditions: list[str] = []
-    if request.shards is not None:
-        conditions.append(f"shard IN ({', '.join(str(int(shard)) for shard in request.shards) or 'NULL'})")
-    if request.where:
-        # The line break ends a comment that the condition may end with.
-        conditions.append(f"({request.where}\n)")
-    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+def search_statement(db: Database, request: SearchRequest, vector: npt.NDArray[np.float32]) -> Statement:
+    """The statement of a search without a condition, for a vector, (dimension,), of length 1."""
+    return method_of(request).statement(db, replace(request, where=None), vector)
 
 
 def _typed(row: Sequence[Any]) -> tuple[float, str, str, int, int, str]:
     distance, caption, url, shard, row_id, nsfw = row
-    return float(distance), _text(caption), _text(url), int(shard), int(row_id), _text(nsfw)
+    return float(distance), answer_text(caption), answer_text(url), int(shard), int(row_id), answer_text(nsfw)
 
 
-def _text(value: str | bytes) -> str:
+def answer_text(value: str | bytes) -> str:
     """Captions may hold bytes that are not UTF-8; they are shown with replacement marks."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def checked_by(by: str) -> By:
-    """`by` as typed. Raises `SearchError` unless it is image or text."""
-    if by == "image":
-        return "image"
-    if by == "text":
-        return "text"
-    raise SearchError("by", found=f"{by!r}", expected="image or text")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.errors import SearchError
-from laion_assets.search.statement import real_numbers
+from laion_assets.search.query_vector import real_numbers
 from laion_assets.shard.npy import parse_header
 from laion_assets.text_file import read_text
 
@@ -22,7 +22,7 @@ MOST_BYTES = 64 << 20
 UNREADABLE = (OSError, ValueError, TypeError, EOFError, RecursionError, OverflowError, tokenize.TokenError)
 
 
-def read_vector_file(path: Path) -> npt.NDArray[np.float32]:
+def read_vector_file(path: Path) -> npt.NDArray[np.float64]:
     """A vector from a .npy file of shape (d,) or (1, d), or a JSON list of numbers. Raises `SearchError`."""
     try:
         if not path.is_file():  # a pipe would be waited for

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -49,7 +49,7 @@ class Database:
     """One open connection, with the names of the table that everything is about.
 
     `embedded` is chDB: it can read our files, and is not for use by two threads at once. A server is, since there is no
-    session; there a statement may take `seconds`.
+    session; there a statement may take `seconds`. `kept` is what was found out over this connection, for later calls.
     """
 
     client: Client
@@ -57,6 +57,7 @@ class Database:
     database: str
     embedded: bool
     seconds: float = 0.0
+    kept: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def table(self) -> str:

@@ -12,7 +12,7 @@ from laion_assets.table.server import Address
 
 SYSTEM_TABLES = (
     *("databases", "tables", "columns", "parts", "disks", "data_skipping_indices"),
-    *("merges", "mutations", "processes", "events", "settings", "server_settings"),
+    *("merges", "mutations", "processes", "events", "settings", "server_settings", "functions"),
 )
 """What our statements read of the database `system`."""
 
@@ -44,11 +44,12 @@ def search_grants(settings: Settings) -> list[Grant]:
     database, table = _names(settings)
     local = quote_identifier(local_table(settings))
     system = ["tables", "columns", "parts", "data_skipping_indices", "events", "databases", "settings"]
+    system += ["processes", "functions"]
     return [
         Grant("SELECT", f"{database}.{table}", "searches"),
         *([Grant("SELECT", f"{database}.{local}", "searches each node's rows")] if local != table else []),
         *(Grant("SELECT", f"{database}.{name}", "searches by cells") for name in _derived(settings)),
-        *(Grant("SELECT", f"system.{name}", "looks at the table's shape and parts") for name in system),
+        *(Grant("SELECT", f"system.{name}", "looks at the table, and at what a search did") for name in system),
     ]
 
 

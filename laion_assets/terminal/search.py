@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from laion_assets.api import Answer, Query, answer
 from laion_assets.errors import SearchError
 from laion_assets.html_page import write_search_page
+from laion_assets.query import Answer, Query
 from laion_assets.search.statement import SearchRequest, checked_by
 from laion_assets.search.vector_file import read_vector_file
+from laion_assets.searcher import Searcher
 from laion_assets.settings import Settings
 from laion_assets.terminal.results import print_results, results_json
 from laion_assets.text_file import read_text
+
+MANY = 10
+"""Queries from which on they are searched side by side, and their rate is said."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,9 @@ def show_search(
         shards=None if shards is None else tuple(settings.dataset.shard_numbers(shards)),
         settings=() if request["ef"] is None else (("hnsw_candidate_list_size_for_search", request["ef"]),),
     )
-    answers = answer(asked.queries(), wanted, settings)
+    answers = _answers(settings, asked.queries(), wanted)
     if html is not None:
-        notice = f"{settings.dataset.name}: {_notice(settings, answers[0])}"
+        notice = f"{settings.dataset.name}: {_notice(answers[0])}"
         write_search_page(html, [(found.query.label, found.result) for found in answers], notice=notice)
         # Beside --json, standard output is the JSON's alone.
         say = Console(stderr=True) if as_json else console
@@ -86,21 +91,45 @@ def show_search(
         if as_json:
             sys.stdout.write(results_json(found.result, found.query.label, found.untuned) + "\n")
         elif html is None:
-            print_results(found.result, console, found.query.label, _notice(settings, found))
+            print_results(found.result, console, found.query.label, _notice(found))
 
 
-def _notice(settings: Settings, found: Answer) -> str:
+def _answers(settings: Settings, queries: Sequence[Query], request: SearchRequest) -> list[Answer]:
+    """The answers; of many queries the rate goes to standard error."""
+    with Searcher(settings) as searcher:
+        if len(queries) < MANY:
+            return searcher.answer(queries, request)
+        batch = searcher.answer_many(queries, request)
+    Console(stderr=True).print(
+        f"{len(queries):,} queries encoded in {batch.encode_seconds:.1f} s, searched in {batch.search_seconds:.1f} s: "
+        f"{batch.rate:,.0f} a second",
+        markup=False,
+        highlight=False,
+    )
+    return batch.answers
+
+
+def _notice(found: Answer) -> str:
     """Which model and way answered, and how long encoding and search took."""
     result = found.result
     encoded = f"encoded by {found.model} in {found.encode_seconds * 1000:.0f} ms; " if found.model else ""
-    way = "exact search" if result.exact else _index_way(settings)
-    why = "" if result.too_few is None else f" (of the index's candidates {result.too_few} met the condition)"
+    kind = "exact search" if result.exact else "search"
     untuned = "" if found.untuned is None else f"; {found.untuned}"
-    return f"{encoded}{way} of {result.by}_embedding took {result.seconds * 1000:.0f} ms{why}{untuned}"
+    return f"{encoded}{kind} of {result.by}_embedding took {result.seconds * 1000:.0f} ms ({result.way}){untuned}"
 
 
-def _index_way(settings: Settings) -> str:
-    return (
-        f"search (index, where it is built: {settings.hnsw_quantization}, M {settings.hnsw_m}, "
-        f"ef_construction {settings.hnsw_ef_construction})"
-    )
+def show_warmth(settings: Settings, console: Console, *, as_json: bool = False) -> None:
+    """Reads the graphs into ClickHouse's cache, and shows what the first search took. Raises `TableError`."""
+    with Searcher(settings) as searcher:
+        found = searcher.warm()
+    for one in found:
+        if as_json:
+            sys.stdout.write(json.dumps(asdict(one)) + "\n")
+        else:
+            graphs = "" if one.graphs is None else f" of {one.graphs} graphs"
+            console.print(
+                f"{one.by}_embedding: the first search{graphs} took {one.first_seconds * 1000:.0f} ms, "
+                f"the second {one.second_seconds * 1000:.0f} ms",
+                markup=False,
+                highlight=False,
+            )

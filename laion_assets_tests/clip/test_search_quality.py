@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from laion_assets.api import Answer, Query, answer
+from laion_assets.api import answer
+from laion_assets.query import Answer, Query
 from laion_assets.search.statement import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.source.sample_world import COLOURS, WORDS

@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 import laion_assets
-from laion_assets.api import Query, answer, tuned
+from laion_assets.api import answer
 from laion_assets.errors import TableError
 from laion_assets.index.cluster import index_facts
 from laion_assets.index.graphs import build_indexes
+from laion_assets.query import Query
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings, recall_folder, save_evaluation
 from laion_assets.recall.kept import difference, named_settings
 from laion_assets.recall.methods import Hnsw, Question
 from laion_assets.search.proof_of_use import index_use
 from laion_assets.search.statement import SearchRequest
+from laion_assets.searcher import tuned
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.vectors import Vectors
@@ -117,7 +119,7 @@ def test_a_report_names_the_index_and_the_parts_that_it_measured(settings: Setti
 def test_a_search_uses_a_report_of_the_index_that_is_there_and_says_why_not_of_another(settings: Settings) -> None:
     measured(settings)
     query, request = Query(like=7), SearchRequest(limit=3)
-    assert tuned(request, query, settings).settings == SearchSettings(64, 5).pairs(3)
+    assert tuned(request, query, named_settings(settings)).settings == SearchSettings(64, 5).pairs(3)
     assert answer([query], request, settings)[0].untuned is None
 
     other = settings.model_copy(update={"hnsw_quantization": "i8"})
@@ -131,7 +133,7 @@ def test_a_search_uses_a_report_of_the_index_that_is_there_and_says_why_not_of_a
         assert len(found.result.neighbours) == 3
         assert reason in str(found.untuned)
         assert json.loads(results_json(found.result, "x", found.untuned))["untuned"] == found.untuned
-    assert tuned(request, query, other) == request
+    assert tuned(request, query, named_settings(other)) == request
     with pytest.warns(UserWarning, match="the search settings of the recall report are not used"):
         assert len(laion_assets.search(like=7, settings=other)) == 10
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ import pytest
 from laion_assets.errors import SearchError
 from laion_assets.search.condition import CATEGORIES, check_condition
 from laion_assets.table.connect import Database, connect
+from laion_assets.table.schema import create_table
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.table.loaded import sample_settings
 
@@ -28,6 +29,10 @@ CONDITIONS = [
     "caption != '' AND url IS NOT NULL AND id % 2 = 0",
     "caption = 'file(''/etc/passwd''), (SELECT 1) and\nIdentifier x'",
     "true",
+    "arrayExists(shard -> shard > 0.5, image_embedding) AND shard = 0",
+    "caption.size > 3 AND image_embedding.size0 = 512",
+    "id IN (" + ", ".join(map(str, range(40_000))) + ")",
+    "$$it's$$ = caption OR caption = 'a (alias x)'",
 ]
 
 REACHING = [
@@ -59,12 +64,40 @@ REACHING = [
     ("no_such_function(id)", "the function no_such_function"),
     ("arrayJoin([1, 2]) = 1", "the function arrayJoin"),
     ("count() > 0", "the function count"),
-    ("count() OVER () > 0", "WindowDefinition"),
+    ("count() OVER () > 0", "WINDOW_FUNCTION"),
+    ("unnest([1, 1, 1]) = 1", "the function unnest"),
+    ("UNNEST([1, 1, 1]) = 1", "the function UNNEST"),
+    ("arrayExists(x -> unnest([x]) > 0, image_embedding)", "the function unnest"),
+    ("lower(caption) OVER (PARTITION BY id) != ''", "WINDOW_FUNCTION"),
+    ("row_number() OVER (ORDER BY id) < 5", "WINDOW_FUNCTION"),
+    ("quantile(0.5)(similarity) > 0", "the function quantile"),
+    ("countIf(id = 5) > 0", "the function countIf"),
     ("* = 1", "Asterisk"),
+    ("laion.* = 1", "QualifiedAsterisk"),
+    ("* EXCEPT (id) = 1", "Asterisk"),
+    ("COLUMNS(id) = 1", "ColumnsListMatcher"),
+    ("laion.caption = 'x'", "laion.caption, which is no column"),
+    ("x = 1 AND arrayExists(x -> x > 0, image_embedding)", "x, which is no column"),
+    ("(1 AS shard) = 1", "the alias shard"),
+    ("('x' AS caption) != ''", "the alias caption"),
+    ("(similarity AS distance) > 0", "the alias distance"),
+    ("(-cosineDistance(image_embedding, text_embedding) AS image_embedding) < 5", "the alias image_embedding"),
+    ("if(1 AS id, id, 2)", "the alias id"),
+    ("arrayExists(x -> (1 AS shard) = x, [1])", "the alias shard"),
+    ("(1 AS `x)\n   Identifier id`) = 1", "the alias x)"),
+    ("id BETWEEN 1 AND (2 AS shard)", "the alias shard"),
+    ("1 QUALIFY 1", "found "),
+    ("1 ORDER BY id", "found "),
+    ("caption", "found "),
+    ("id = 'five'", "found "),
+    ("similarity > toDateTime(caption, 'nowhere')", "found "),
+    ("caption = '\ud800'", "UTF-8"),
+    ("(" * 3_000 + "1" + ")" * 3_000, "found "),
+    ("caption = '" + "x" * 1_000_001 + "'", "1,000,013 characters"),
     ("COLUMNS('.*') = 1", "ColumnsRegexpMatcher"),
     ("password = 'x'", "password, which is no column"),
     ("system.one.dummy = 0", "system.one.dummy, which is no column"),
-    ("id = {target:Int64}", "target"),
+    ("id = {target:Int64}", "QueryParameter"),
     ("1 SETTINGS readonly = 0", "SETTINGS"),
     ("1 LIMIT 1", "LIMIT"),
     ("1 FORMAT Null", "FORMAT"),
@@ -79,6 +112,7 @@ REACHING = [
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     with connect(sample_settings(tmp_path_factory.mktemp("condition"))) as opened:
+        create_table(opened)
         yield opened
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from laion_assets.api import Query, tuned
 from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.query import Query
 from laion_assets.recall.figures import (
     Evaluation,
     KindSummary,
@@ -18,7 +19,10 @@ from laion_assets.recall.figures import (
     recall_folder,
     save_evaluation,
 )
-from laion_assets.search.statement import SearchRequest, SearchResult, search, search_settings, vector_of
+from laion_assets.recall.kept import named_settings
+from laion_assets.search.proof_of_use import graphs_searched
+from laion_assets.search.statement import SearchRequest, SearchResult, search, vector_of
+from laion_assets.searcher import tuned
 from laion_assets.table.connect import Database, connect
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
@@ -63,9 +67,43 @@ def test_a_condition_that_few_candidates_meet_is_answered_by_all_rows(db: Databa
     assert limit == 5 or by_index.too_few is not None, "8 rows meet it"
 
 
-def test_without_a_condition_no_more_candidates_are_asked_for(db: Database) -> None:
-    assert "vector_search_index_fetch_multiplier" not in search_settings(SearchRequest())
-    assert search_settings(SearchRequest(where=RARE, limit=1000))["vector_search_index_fetch_multiplier"] == 1.0
+def test_a_condition_that_half_of_the_rows_meet_takes_four_candidates_a_neighbour(db: Database) -> None:
+    result = search(db, vector_of(db, 7, "image"), SearchRequest(where="id % 2 = 1"))
+    assert len(result.neighbours) == 10
+    assert all(neighbour.id % 2 for neighbour in result.neighbours)
+    assert (result.exact, result.graphs, result.parts) == (False, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "where", ["distance < 0.9", "distance < 0.9 AND NSFW = 'UNLIKELY'", "distance BETWEEN 0.1 AND 0.6"]
+)
+def test_a_condition_on_the_distance_is_answered_by_graphs_as_its_counters_say(db: Database, where: str) -> None:
+    vector = vector_of(db, 9, "image")
+    before = graphs_searched(db)
+    result = search(db, vector, SearchRequest(where=where, limit=5))
+    assert graphs_searched(db) - before >= 2
+    assert (result.exact, result.graphs, result.parts) == (False, 2, 2)
+    exact = search(db, vector, SearchRequest(where=where, limit=5, exact=True))
+    assert len(set(ids(exact)) & set(ids(result))) >= 4
+
+
+def test_a_distance_that_no_near_row_has_is_looked_for_in_all_rows(db: Database) -> None:
+    vector = vector_of(db, 9, "image")
+    far = SearchRequest(where="distance > 0.9", limit=5)
+    result = search(db, vector, far)
+    assert ids(result) == ids(search(db, vector, replace(far, exact=True)))
+    assert result.exact
+    assert result.too_few is not None
+
+
+@pytest.mark.parametrize("limit", [1001, 3000, 10_000])
+def test_a_limit_beyond_a_thousand_is_answered_by_graphs(db: Database, limit: int) -> None:
+    vector = vector_of(db, 9, "image")
+    result = search(db, vector, SearchRequest(limit=limit))
+    exact = search(db, vector, SearchRequest(limit=limit, exact=True))
+    assert (result.exact, result.graphs) == (False, 2)
+    assert len(exact.neighbours) == min(limit, 4000)
+    assert len(set(ids(exact)) & set(ids(result))) >= 0.98 * len(exact.neighbours)
 
 
 def test_an_ef_that_is_given_leaves_the_rescoring_that_the_report_chose(db: Database) -> None:
@@ -82,5 +120,5 @@ def test_an_ef_that_is_given_leaves_the_rescoring_that_the_report_chose(db: Data
         recall_folder(db.settings),
     )  # fmt: skip
     own = SearchRequest(settings=(("hnsw_candidate_list_size_for_search", 512),))
-    used = dict(tuned(own, Query(like=7), db.settings).settings)
+    used = dict(tuned(own, Query(like=7), named_settings(db.settings)).settings)
     assert used == dict(chosen.pairs()) | {"hnsw_candidate_list_size_for_search": 512}

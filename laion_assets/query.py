@@ -1,0 +1,76 @@
+"""What is searched for, and its answer. It searches nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy.typing as npt
+
+from laion_assets.errors import SearchError
+from laion_assets.search.query_vector import checked_vector
+from laion_assets.search.request import SearchResult
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What is searched for: one of a text, a picture (path, bytes or PIL), a vector (dimension,), a row's id."""
+
+    text: str | None = None
+    image: str | Path | bytes | Image.Image | None = None
+    vector: npt.ArrayLike | None = None
+    like: int | None = None
+
+    @property
+    def label(self) -> str:
+        """How a heading names the query."""
+        if self.text is not None:
+            return self.text
+        if isinstance(self.image, (str, Path)):
+            return f"picture {Path(self.image).name}"
+        return f"like id {self.like}" if self.like is not None else "a vector" if self.image is None else "a picture"
+
+    def check(self, dimension: int) -> None:
+        """Raises `SearchError` unless exactly one thing is asked for, and it can be."""
+        given = [name for name in ("text", "image", "vector", "like") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise SearchError(
+                "search", found=" and ".join(given) or "nothing", expected="one of text, image, vector and like"
+            )
+        if self.text is not None and not self.text.strip():
+            raise SearchError("search", found="an empty text", expected="some words")
+        if self.vector is not None:
+            checked_vector(self.vector, dimension)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The result of one query. `model` is the CLIP model that encoded it, None where nothing was encoded.
+
+    `encode_seconds` is the query's share of encoding all queries of the call, loading the model included. `untuned`
+    says why the search settings of the recall report were not used, where there is one that does not fit the table.
+    """
+
+    query: Query
+    result: SearchResult
+    model: str | None
+    encode_seconds: float
+    untuned: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The answers to many queries, in order, and the seconds that encoding and searching took."""
+
+    answers: list[Answer]
+    encode_seconds: float
+    search_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Searches a second, encoding left out."""
+        return len(self.answers) / self.search_seconds if self.search_seconds else 0.0

@@ -1,0 +1,73 @@
+"""What was found out about a table over one connection, and is kept for the next search. It asks nothing itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from laion_assets.search.condition import Condition
+from laion_assets.search.counters import READ_SECONDS, Use
+from laion_assets.search.request import SearchRequest
+from laion_assets.table.connect import Database
+
+MOST_CONDITIONS = 1_000
+"""Texts that are kept; they are forgotten all at once."""
+
+
+@dataclass
+class Known:
+    """Conditions that were checked, by their text, and what counters said of each kind of search, for ten seconds.
+
+    Safe for several threads. After a failure it is forgotten: the table may be another one now.
+    """
+
+    conditions: dict[str, Condition] = field(default_factory=dict)
+    uses: dict[object, tuple[float, Use | None]] = field(default_factory=dict)
+    counts: bool = True
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def condition(self, text: str, check: Callable[[str], Condition]) -> Condition:
+        """The checked condition; `check` is called where the text is a new one."""
+        with self._lock:
+            found = self.conditions.get(text)
+        if found is None:
+            found = check(text)
+            with self._lock:
+                if len(self.conditions) >= MOST_CONDITIONS:
+                    self.conditions.clear()
+                self.conditions[text] = found
+        return found
+
+    def use_of(self, kind: object) -> Use | None:
+        """What was counted of searches of this kind within the last ten seconds; None where that is not known."""
+        with self._lock:
+            at, use = self.uses.get(kind, (0.0, None))
+        return use if use is not None and time.monotonic() - at < READ_SECONDS else None
+
+    def note(self, kind: object, use: Use | None) -> None:
+        """Keeps what was counted."""
+        with self._lock:
+            if len(self.uses) >= MOST_CONDITIONS:
+                self.uses.clear()
+            self.uses[kind] = (time.monotonic(), use)
+
+    def forget(self) -> None:
+        """Forgets all of it."""
+        with self._lock:
+            self.conditions.clear()
+            self.uses.clear()
+            self.counts = True
+
+
+def known_of(db: Database) -> Known:
+    """What is known of the table of this connection."""
+    kept = db.kept.setdefault(f"known {db.table}", Known())
+    assert isinstance(kept, Known)
+    return kept
+
+
+def kind_of(request: SearchRequest) -> object:
+    """What decides which plan a search has, besides the vector."""
+    return (request.by, request.limit, request.where, request.shards, request.settings, request.ids_alone)

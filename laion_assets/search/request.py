@@ -1,0 +1,113 @@
+"""What is asked of a search, and what it answers. It makes no statement."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from laion_assets.dataset import Dataset
+from laion_assets.errors import SearchError
+from laion_assets.table.vectors import By
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MAX_LIMIT = 10_000
+"""Answers of a search. ClickHouse's own bound of 1,000 (max_limit_for_vector_search_queries) is a setting: of 12,000
+rows in two parts a search for 3,000 found .998 of them by both graphs where that was raised."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One answer: its place from 1, cosine distance, and the row."""
+
+    rank: int
+    distance: float
+    caption: str
+    url: str
+    shard: int
+    id: int
+    nsfw: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answers, which way they were found, and the seconds that the query took.
+
+    `exact` is whether every row was compared, because that was asked for, or too few of the index's candidates met the
+    condition, or there is no graph. `too_few` is how many candidates met the condition where these were too few.
+
+    `graphs` and `parts` are how many graphs ClickHouse searched, and how many parts it read, by its own counters: parts
+    without a graph were scanned. They are None where nothing was counted: over a connection that is held each kind of
+    search is counted once in ten seconds, and in a cluster never, whose counters are those of other servers.
+    """
+
+    neighbours: list[Neighbour]
+    by: By
+    exact: bool
+    seconds: float
+    too_few: int | None = None
+    graphs: int | None = None
+    parts: int | None = None
+
+    @property
+    def way(self) -> str:
+        """How the answers were found, for people."""
+        if self.exact and self.too_few is not None:
+            return f"every row compared: of the index's candidates {self.too_few:,} met the condition"
+        if self.exact:
+            return "every row compared" + (f": no graph in {self.parts:,} parts" if self.parts else "")
+        if self.graphs is None or self.parts is None:
+            return "by the index"
+        scanned = self.parts - self.graphs
+        more = f", and {scanned:,} parts without a graph scanned" if scanned > 0 else ""
+        return f"by the index: {self.graphs:,} graphs searched{more}"
+
+    def frame(self) -> pl.DataFrame:
+        """The neighbours as a polars frame, one row each, with the columns of `laion_assets.search` also when empty."""
+        import polars as pl
+
+        columns: dict[str, type[pl.DataType]] = {
+            "rank": pl.Int64,
+            "distance": pl.Float64,
+            "caption": pl.String,
+            "url": pl.String,
+            "shard": pl.Int64,
+            "id": pl.Int64,
+            "nsfw": pl.String,
+        }
+        return pl.DataFrame([asdict(neighbour) for neighbour in self.neighbours], schema=columns)
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is asked besides the vector: `where` is a SQL condition over columns, `shards` prunes partitions.
+
+    With `ids_alone` captions, urls and flags of the answer are left empty.
+    """
+
+    by: By = "image"
+    limit: int = 10
+    exact: bool = False
+    where: str | None = None
+    shards: tuple[int, ...] | None = None
+    settings: tuple[tuple[str, object], ...] = ()
+    ids_alone: bool = False
+
+
+def check_request(request: SearchRequest, dataset: Dataset) -> None:
+    """Raises `SearchError` for a limit that cannot be, or vectors that the dataset does not have."""
+    if type(request.limit) is not int or not 1 <= request.limit <= MAX_LIMIT:
+        found = f"{request.limit:,}" if type(request.limit) is int else f"{request.limit!r}"
+        raise SearchError("limit", found=found, expected=f"1 to {MAX_LIMIT:,}")
+    if request.by == "text" and not dataset.has_text:
+        raise SearchError(f"dataset {dataset.name}", found="no text embeddings", expected="by image")
+
+
+def checked_by(by: str) -> By:
+    """`by` as typed. Raises `SearchError` unless it is image or text."""
+    if by == "image":
+        return "image"
+    if by == "text":
+        return "text"
+    raise SearchError("by", found=f"{by!r}", expected="image or text")

@@ -1,0 +1,260 @@
+"""`Searcher`: a table that is searched again and again. It holds what a search needs, and gives it back."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from laion_assets.query import Answer, Batch, Query
+from laion_assets.recall.kept import NamedSettings, named_settings
+from laion_assets.search.batch import search_all
+from laion_assets.search.request import SearchRequest, SearchResult, check_request, checked_by
+from laion_assets.search.statement import search as search_table
+from laion_assets.search.statement import vector_of
+from laion_assets.settings import Settings, load_settings
+from laion_assets.table.connect import Database
+from laion_assets.table.connections import Connections
+from laion_assets.table.vectors import By
+
+if TYPE_CHECKING:
+    import polars as pl
+    from PIL import Image
+
+    from laion_assets.clip.encoder import ClipEncoder
+
+LOOK_SECONDS = 10.0
+"""How long the search settings of the recall report, and the table that they are for, are taken to be as they were."""
+
+BATCH = 1_000
+"""Queries of `search_many` that are encoded and searched together: their vectors are 2 MB."""
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """The first search of one kind of vectors after opening, which reads the graphs, and the second, in seconds."""
+
+    by: By
+    first_seconds: float
+    second_seconds: float
+    graphs: int | None
+    parts: int | None
+
+
+class Searcher:
+    """A table that is searched again and again; safe for several threads, and a context manager.
+
+    It holds the connection, the CLIP model once a text or picture was asked for, conditions that were checked, and the
+    search settings that the recall report named. The embedded engine's folder is this process's own until `give_back`
+    or the end of the block.
+
+        >>> with laion_assets.Searcher() as searcher:
+        ...     searcher.search("a dog and a cat", limit=3)
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """For the table of these settings, those of the LAION_* variables unless given. Nothing is opened yet."""
+        self.settings = settings or load_settings()
+        self._connections = Connections(self.settings)
+        self._encoding = threading.Lock()
+        self._encoder: ClipEncoder | None = None
+        self._named: tuple[float, NamedSettings] | None = None
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections, once the searches that are under way have ended, and lets the model go."""
+        self._connections.close()
+        with self._encoding:
+            self._encoder = None
+
+    def give_back(self) -> None:
+        """Gives the embedded engine's folder to other processes; the next search opens it again.
+
+        Waits for the searches that are under way. The model and what was found out stay.
+        """
+        self._connections.give_back()
+
+    def connection(self) -> AbstractContextManager[Database]:
+        """The table's connection for one thread, for a `with` block. Raises `TableError`."""
+        return self._connections.borrowed()
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: str | Path | bytes | Image.Image | None = None,
+        vector: npt.ArrayLike | None = None,
+        like: int | None = None,
+        by: By = "image",
+        exact: bool = False,
+        where: str | None = None,
+        shards: Sequence[int] | None = None,
+        limit: int = 10,
+    ) -> pl.DataFrame:
+        """The nearest rows as a polars frame: arguments, columns and errors are those of `laion_assets.search`."""
+        request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit)
+        query = Query(text=text, image=image, vector=vector, like=like)
+        answered = self.answer([query], request)[0]
+        if answered.untuned is not None:
+            warnings.warn(answered.untuned, stacklevel=2)
+        return answered.result.frame()
+
+    def search_many(
+        self,
+        queries: Sequence[str | Query],
+        *,
+        by: By = "image",
+        exact: bool = False,
+        where: str | None = None,
+        shards: Sequence[int] | None = None,
+        limit: int = 10,
+    ) -> Batch:
+        """The answers to many queries, texts or others, in order; they are encoded and searched together.
+
+        Raises as `search` does, also where one query alone cannot be answered.
+        """
+        request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit)
+        return self.answer_many([Query(text=one) if isinstance(one, str) else one for one in queries], request)
+
+    def answer(self, queries: Sequence[Query], request: SearchRequest) -> list[Answer]:
+        """The answers to a few queries, encoded together, one after the other over one connection.
+
+        Raises `SearchError` for a query or request that cannot be answered, `ClipError` for a picture that cannot be
+        read or a model that is absent or of another dimension, `TableError` when there is no table. All queries are
+        checked and encoded before the table is opened, since the embedded engine belongs to one process at a time.
+        """
+        vectors, model, seconds = self._prepared(queries, request)
+        with self._connections.borrowed() as db:
+            named = self._named_settings(db, request)
+            results = [
+                search_table(db, _vector(db, query, vector, request.by), tuned(request, query, named))
+                for query, vector in zip(queries, vectors, strict=True)
+            ]
+        return _answers(queries, vectors, results, model, seconds, named)
+
+    def answer_many(self, queries: Sequence[Query], request: SearchRequest) -> Batch:
+        """The answers to many queries, by all connections at a time. Raises as `answer` does."""
+        answers: list[Answer] = []
+        encoding = searching = 0.0
+        for start in range(0, len(queries), BATCH):
+            some = queries[start : start + BATCH]
+            vectors, model, seconds = self._prepared(some, request)
+            started = time.perf_counter()
+            with self._connections.borrowed() as db:
+                named = self._named_settings(db, request)
+                targets = [_vector(db, query, vector, request.by) for query, vector in zip(some, vectors, strict=True)]
+            results = search_all(self._connections, targets, [tuned(request, query, named) for query in some])
+            searching += time.perf_counter() - started
+            encoding += seconds
+            answers += _answers(some, vectors, results, model, seconds, named)
+        return Batch(answers, encoding, searching)
+
+    def warm(self) -> list[Warmth]:
+        """Reads the graphs of all parts into ClickHouse's cache, by two searches of each kind of vectors.
+
+        Raises `TableError`.
+        """
+        target = np.ones(self.settings.dataset.dimension, np.float32)
+        kinds: list[By] = ["image", "text"] if self.settings.dataset.has_text else ["image"]
+        found = []
+        for by in kinds:
+            with self._connections.borrowed() as db:
+                first, second = (search_table(db, target, SearchRequest(by=by)) for _ in range(2))
+            found.append(Warmth(by, first.seconds, second.seconds, first.graphs, first.parts))
+        return found
+
+    def _prepared(
+        self, queries: Sequence[Query], request: SearchRequest
+    ) -> tuple[list[npt.ArrayLike | None], str | None, float]:
+        """The queries checked, their vectors as `_encoded` gives them, the model's name, and the seconds it took."""
+        check_request(request, self.settings.dataset)
+        for query in queries:
+            query.check(self.settings.dataset.dimension)
+        started = time.perf_counter()
+        vectors, model = self._encoded(queries)
+        return vectors, model, time.perf_counter() - started
+
+    def _encoded(self, queries: Sequence[Query]) -> tuple[list[npt.ArrayLike | None], str | None]:
+        """Each query's vector, None for those that have their own, and the model's name when one was asked."""
+        texts = {number: query.text for number, query in enumerate(queries) if query.text is not None}
+        images = {number: query.image for number, query in enumerate(queries) if query.image is not None}
+        vectors: list[npt.ArrayLike | None] = [None] * len(queries)
+        if not texts and not images:
+            return vectors, None
+        # Imported late: a search by vector or id needs neither model nor fastembed, whose import takes 0.7 s.
+        from laion_assets.clip.ready import clip_model, open_encoder
+
+        with self._encoding:
+            self._encoder = self._encoder or open_encoder(self.settings)
+            for number, vector in zip(texts, self._encoder.encode_texts(texts.values()), strict=True):
+                vectors[number] = vector
+            for number, vector in zip(images, self._encoder.encode_images(images.values()), strict=True):
+                vectors[number] = vector
+        return vectors, clip_model(self.settings).name
+
+    def _named_settings(self, db: Database, request: SearchRequest) -> NamedSettings:
+        """What the recall report named, looked at again after ten seconds. An exact search needs none."""
+        if request.exact:
+            return NamedSettings()
+        now, kept = time.monotonic(), self._named
+        if kept is None or now - kept[0] > LOOK_SECONDS:
+            kept = self._named = (now, named_settings(self.settings, db))
+        return kept[1]
+
+
+def request_of(*, by: str, exact: bool, where: str | None, shards: Sequence[int] | None, limit: int) -> SearchRequest:
+    """The request of these arguments. Raises `SearchError` for vectors that are neither images' nor texts'."""
+    numbers = None if shards is None else tuple(shards)
+    return SearchRequest(by=checked_by(by), limit=limit, exact=exact, where=where, shards=numbers)
+
+
+def tuned(request: SearchRequest, query: Query, named: NamedSettings) -> SearchRequest:
+    """The request with the named settings of its kind of query. A row that is searched for is a kind of its own.
+
+    Those that the caller gave stay beside the rest of them, and an exact search needs none.
+    """
+    asked_by = "text" if query.text is not None else "image"
+    kind = f"like_by_{request.by}" if query.like is not None else f"{asked_by}_to_{request.by}"
+    found = named.by_kind.get(kind)
+    if request.exact or found is None:
+        return request
+    return replace(request, settings=tuple((dict(found.pairs(request.limit)) | dict(request.settings)).items()))
+
+
+def _answers(
+    queries: Sequence[Query],
+    vectors: Sequence[npt.ArrayLike | None],
+    results: Sequence[SearchResult],
+    model: str | None,
+    seconds: float,
+    named: NamedSettings,
+) -> list[Answer]:
+    share = seconds / max(sum(vector is not None for vector in vectors), 1)
+    return [
+        Answer(query, result, *((None, 0.0) if vector is None else (model, share)), untuned=named.ignored)
+        for query, vector, result in zip(queries, vectors, results, strict=True)
+    ]
+
+
+def _vector(db: Database, query: Query, encoded: npt.ArrayLike | None, by: By) -> npt.ArrayLike:
+    if encoded is not None:
+        return encoded
+    if query.like is not None:
+        return vector_of(db, query.like, by)
+    return [] if query.vector is None else query.vector

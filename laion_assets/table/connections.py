@@ -1,0 +1,100 @@
+"""Connections that several threads share, and that give the embedded engine back when asked. It makes no statement."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+from laion_assets.errors import ServerUnreachableError
+from laion_assets.settings import Settings
+from laion_assets.table.connect import Database, available_cores, connect
+
+
+class Connections:
+    """The connections of one process to one table; safe for several threads.
+
+    A server has one connection for all threads, whose client keeps as many sockets as it needs. The embedded engine has
+    one for each thread that is in a search, as many as there are cores: who comes then waits. They stay open until
+    `give_back` or `close`; whoever comes after `give_back` opens the engine again.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        embedded = settings.clickhouse_url.get_secret_value().startswith("chdb:")
+        self.size = max(1, available_cores())
+        self._settings = settings
+        self._shared = not embedded
+        self._kept: dict[str, object] = {}
+        self._changed = threading.Condition()
+        self._idle: list[_Open] = []
+        self._lent = 0
+        self._giving_back = False
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Database]:
+        """A connection for one thread. Raises as `connect` does."""
+        connection = self._take()
+        broken = False
+        try:
+            yield connection.db
+        except ServerUnreachableError:
+            broken = True
+            raise
+        finally:
+            self._bring(connection, broken)
+
+    def give_back(self) -> None:
+        """Closes every connection, once the searches that are under way have ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._giving_back)
+            self._giving_back = True
+            try:
+                self._changed.wait_for(lambda: self._lent == 0)
+                while self._idle:
+                    self._idle.pop().close()
+            finally:
+                self._giving_back = False
+                self._changed.notify_all()
+
+    close = give_back
+
+    def _take(self) -> _Open:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._giving_back and (self._shared or self._lent < self.size))
+            self._lent += 1
+            if self._idle:
+                return self._idle[-1] if self._shared else self._idle.pop()
+            try:
+                # One thread at a time opens: two at once would be two engines of one folder, or two clients.
+                connection = _Open(self._settings, self._kept)
+            except BaseException:
+                self._lent -= 1
+                self._changed.notify_all()
+                raise
+            if self._shared:
+                self._idle.append(connection)
+            return connection
+
+    def _bring(self, connection: _Open, broken: bool) -> None:
+        with self._changed:
+            self._lent -= 1
+            if broken:
+                if connection in self._idle:
+                    self._idle.remove(connection)
+                if not self._shared or self._lent == 0:
+                    connection.close()
+            elif not self._shared:
+                self._idle.append(connection)
+            self._changed.notify_all()
+
+
+class _Open:
+    """One connection until it is closed; what is found out over one is kept for all of them."""
+
+    def __init__(self, settings: Settings, kept: dict[str, object]) -> None:
+        self._stack = contextlib.ExitStack()
+        self.db = replace(self._stack.enter_context(connect(settings)), kept=kept)
+
+    def close(self) -> None:
+        self._stack.close()
