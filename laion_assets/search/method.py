@@ -24,6 +24,11 @@ LARGE_STATEMENTS: dict[str, object] = {"max_query_size": 1 << 24}
 SERVER_LIMIT = 1000
 """ClickHouse's own max_limit_for_vector_search_queries, beyond which it scans everything and does not say so."""
 
+MULTIPLIER = "vector_search_index_fetch_multiplier"
+
+MOST_RESCORED = 10_000
+"""Candidates of a part that are ranked by their stored vectors at most: each may lie in a granule of its own."""
+
 FEW_ROWS = 100
 """Rows of all parts from which on captions and urls are read after the sort, for the answer alone
 (query_plan_optimize_lazy_materialization). Of few rows the second read is dear: 5.4 ms of CPU time a search of one
@@ -168,7 +173,10 @@ def _graph_settings(
         own["vector_search_with_rescoring"] = 1
     asked = limit
     if own.get("vector_search_with_rescoring"):
-        asked = round(limit * float(str(own.get("vector_search_index_fetch_multiplier", 1))))
+        # The multiplier was chosen for the rows of an answer, and candidates of a condition are many times more.
+        multiplier = min(float(str(own.get(MULTIPLIER, 1))), max(1.0, MOST_RESCORED / limit))
+        own[MULTIPLIER] = multiplier
+        asked = round(limit * multiplier)
     settings: dict[str, object] = {"readonly": 2, **LARGE_STATEMENTS}
     if asked * (parts or 1) < FEW_ROWS:
         settings["query_plan_optimize_lazy_materialization"] = 0

@@ -87,6 +87,13 @@ def test_a_condition_on_the_distance_is_answered_by_graphs_as_its_counters_say(d
     assert len(set(ids(exact)) & set(ids(result))) >= 4
 
 
+def test_rescoring_stays_within_ten_thousand_rows_a_part_however_many_candidates(db: Database) -> None:
+    vector = vector_of(db, 9, "image")
+    request = SearchRequest(limit=500, where="id % 7 = 0", settings=SearchSettings(64, 90).pairs(10))
+    found, exact = (search(db, vector, replace(request, exact=flag)) for flag in (False, True))
+    assert len(set(ids(exact)) & set(ids(found))) >= 0.99 * len(ids(exact))
+
+
 def test_a_distance_that_no_near_row_has_is_looked_for_in_all_rows(db: Database) -> None:
     vector = vector_of(db, 9, "image")
     far = SearchRequest(where="distance > 0.9", limit=5)
