@@ -201,7 +201,13 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else user_path(path).absolute()
+        if path is None:
+            return None
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a path in UTF-8: neither ClickHouse nor Dagster's history takes another") from None
+        return user_path(path).absolute()
 
     @property
     def builds_graphs(self) -> bool:
