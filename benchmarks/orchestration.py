@@ -17,11 +17,12 @@ from dagster import AssetKey, DagsterRunStatus
 
 from benchmarks.alone import parser, reported
 from benchmarks.report import Section
-from laion_assets.assets.load_report import report_markdown
 from laion_assets.definitions import build_definitions
+from laion_assets.health.facts import read_facts
 from laion_assets.health.findings import judge
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN
+from laion_assets.health.page import report_markdown
 from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.settings import load_settings
 from laion_assets.source.sample import write_sample_shard
@@ -110,7 +111,7 @@ def history_figures(home: Path, rounds: int, events: int) -> list[Figure]:
 
         def health() -> None:
             histories = read_histories(instance, settings)
-            findings = judge(settings, histories, table, free_bytes=10**15)
+            findings = judge(settings, histories, table, 10**15, read_facts(instance, settings, histories))
             assert report_markdown(histories, findings)
 
         figures = [

@@ -234,7 +234,14 @@ def plan(
 
 
 @app.command()
-def status(dataset: DatasetOption = None, source: SourceOption = None, as_json: Json = False) -> None:
+def status(
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
+    shard: Annotated[str | None, typer.Option(help="All of one shard: its files, checks, runs, what to do.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 5.0,
+    as_json: Json = False,
+) -> None:
     """Show shards at each stage, what the table holds, the last recall, and whether all is well.
 
     Exit code 1 where a finding is bad. While a load or another command holds the embedded engine, it answers at once
@@ -242,10 +249,18 @@ def status(dataset: DatasetOption = None, source: SourceOption = None, as_json: 
     """
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.settings import settings_of
-    from laion_assets.terminal.status import print_status, read_status
+    from laion_assets.terminal.shard import print_shard, read_shard
+    from laion_assets.terminal.status import print_status, read_status, watch_status
 
     settings = settings_of(dataset, source)
     with dagster_instance() as instance:
+        if shard is not None:
+            one = read_shard(settings, instance, settings.dataset.shard_number(shard))
+            print_json(one.as_json()) if as_json else print_shard(one, console)
+            raise typer.Exit(0 if one.history.state != "failed" else 1)
+        if watch:
+            watch_status(settings, instance, console, every)
+            raise typer.Exit(0)
         found = read_status(settings, instance)
     if as_json:
         print_json(found.as_json())

@@ -25,10 +25,23 @@ def schedule(expression: str) -> str:
     return expression
 
 
+def web_page(url: str) -> str:
+    """The address of a page, without anything secret: it is posted to chats."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.hostname is not None and "@" not in parts.netloc
+        plain = plain and not parts.query and not parts.fragment
+    except ValueError:
+        plain = False
+    if not plain:
+        raise ValueError("an address such as https://dagster.example, without a user, a query or a fragment")
+    return url.rstrip("/")
+
+
 def key_part(text: str) -> str:
     """One word before an asset's name."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", text):
-        raise ValueError("words of letters, digits and _ . - with / between them, such as laion2b/en")
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", text):
+        raise ValueError("words of letters, digits and _ with / between them, such as laion2b/en")
     return text
 
 

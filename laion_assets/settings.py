@@ -99,7 +99,14 @@ class Settings(BaseSettings):
     observe_cron: Cron = "0 3 * * *"
     report_cron: Cron = "*/30 * * * *"
     stalled_hours: float = Field(default=6.0, gt=0)
-    fresh_days: float = Field(default=30.0, ge=1, le=3650)
+    fresh_hours: float = Field(default=24.0, ge=1, le=8760)
+    update_cron: Cron = "0 4 * * *"
+    audit_cron: Cron = "0 5 * * *"
+    audit_shards: int = Field(default=14, ge=1)
+    audit_days: float = Field(default=60.0, gt=0)
+    sweep_hours: float = Field(default=4.0, gt=0)
+    digest_cron: Cron = "0 7 * * *"
+    dagster_url: Annotated[str, AfterValidator(setting_values.web_page)] | None = None
 
     index: IndexKind = "hnsw"
     index_first: int = Field(default=10, ge=1)

@@ -238,6 +238,42 @@ def test_status_is_shown_as_a_table(story: Story) -> None:
     assert f"{sum(SAMPLE_ROWS[:3]):,}" in result.stdout
 
 
+def test_status_of_one_shard_shows_its_files_checks_runs_and_what_to_do(story: Story) -> None:
+    found: dict[str, Any] = json.loads(story.workspace.run("status", "--shard", "1", "--json").stdout)
+    assert found["history"]["progress"] == "loaded"
+    assert set(found["checks"].values()) == {"SUCCEEDED"}
+    assert found["runs"][0]["state"] == "SUCCESS"
+    assert any("merged_1.parquet" in file for file in found["files"])
+    assert found["partition"].startswith(f"{SAMPLE_ROWS[1]:,} rows in 1 part")
+    assert found["advice"] == "nothing"
+    shown = story.workspace.run("status", "--shard", "3")
+    assert shown.returncode == 0, shown
+    assert "shard 3: missing" in shown.stdout
+    assert "what to do: `laion-assets load 3` runs what is missing" in shown.stdout
+    wrong = story.workspace.run("status", "--shard", "9")
+    assert wrong.returncode == 2
+    assert "0 to 3" in wrong.stderr
+
+
+def test_status_can_be_watched_until_it_is_interrupted(story: Story) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "laion_assets.cli", "status", "--watch", "--every", "0.5"],
+        cwd=story.workspace.folder,
+        env={**story.workspace.environment, "TERM": "xterm", "FORCE_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    looks = 0
+    for line in process.stdout:
+        looks += "Ctrl-C ends" in line
+        if looks == 2:
+            break
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    assert process.wait(20) == 0
+
+
 def test_a_search_like_a_row_finds_the_row_itself(story: Story, sample_shards: list[Shard]) -> None:
     result = story.workspace.run("search", "--like", "10000123", "--exact", "--json", "--limit", "7")
     assert result.returncode == 0, result

@@ -1,27 +1,35 @@
 """`load_report`: one Markdown table of the whole load, and the checks that say whether all is well."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import dagster as dg
 
 from laion_assets.assets.location import OWNERS, CodeLocation, Metadata, failing_clearly, in_run
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.findings import Finding, free_bytes_of, judge, look_at_table
+from laion_assets.health.disk import free_bytes_of
+from laion_assets.health.facts import read_facts
+from laion_assets.health.finding import Finding
+from laion_assets.health.findings import judge, look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
-from laion_assets.health.keys import CHAIN
+from laion_assets.health.page import Totals, report_markdown
 from laion_assets.health.planned import plan_against_actual
+from laion_assets.health.versions import code_version
 from laion_assets.plan.kept import Compared
 
 CHECKS = {
-    "no_shards_left_failed": "No shard is left whose last run failed.",
+    "no_shards_left_failed": "No shard is left whose last run failed. A canceled run is no failure.",
     "table_agrees_with_dagster": "Partitions and rows in ClickHouse are those that Dagster recorded; drift either "
     "way is named by shard.",
-    "ingest_is_moving": "Where shards are missing, one was loaded within LAION_STALLED_HOURS.",
+    "ingest_is_moving": "Where shards that were asked for are missing, one was loaded within LAION_STALLED_HOURS.",
+    "nothing_is_stale": "No source of a loaded shard has other files than were loaded, and no setting that decides a "
+    "result has changed since.",
+    "index_follows_loads": "The index covers what was loaded at the last milestone, with the settings' parameters, and "
+    "no partition that it covered was loaded again since.",
+    "recall_is_current": "Recall was measured on the index that is there, and each kind of query reaches its target.",
+    "partitions_were_audited": "Each loaded partition was compared with its merged file within LAION_AUDIT_DAYS.",
+    "engine_is_given_back": "No process holds the embedded engine for longer than LAION_STALLED_HOURS.",
     "disk_space_suffices": "The store's disk has room for what the rest of the load needs.",
 }
-
-VERDICTS = {True: "passed", False: "**failed**", None: "*not told*"}
 
 
 def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
@@ -44,7 +52,8 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 kinds={"markdown"},
                 owners=OWNERS,
                 tags={"stage": "report"},
-                code_version="1",
+                code_version=code_version(location.settings, "load_report"),
+                freshness_policy=location.freshness,
                 description="Whether all is well, on one page: a row a shard with state, rows, quarantined rows, "
                 "seconds a stage, run and last error; totals, and an estimate of the time to the end.",
             )
@@ -59,75 +68,33 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
             table = look_at_table(settings)
         if isinstance(table, EngineHeldError):
             context.log.warning(f"the table was not looked at: {table}")
-        findings = judge(settings, histories, table, free_bytes_of(settings.data_dir))
+        facts = read_facts(context.instance, settings, histories)
+        findings = judge(settings, histories, table, free_bytes_of(settings.data_dir), facts)
         if key in context.selected_asset_keys:
             compared = plan_against_actual(settings, context.instance, histories, table)
             yield dg.MaterializeResult(asset_key=key, metadata=_metadata(histories, findings, compared))
         for found in findings:
             if found.passed is not None and dg.AssetCheckKey(key, found.check) in context.selected_asset_check_keys:
                 yield dg.AssetCheckResult(
-                    asset_key=key, passed=found.passed, check_name=found.check, description=found.seen
+                    asset_key=key,
+                    passed=found.passed,
+                    check_name=found.check,
+                    description=found.seen,
+                    metadata=dict(found.figures),
                 )
 
     return load_report
 
 
 def _metadata(histories: list[ShardHistory], findings: list[Finding], compared: list[Compared]) -> Metadata:
-    counts = {state: sum(history.state == state for history in histories) for state in ("loaded", "failed")}
+    """The page, and each figure of the findings by its name: Dagster plots numbers over time."""
+    totals = Totals.of(histories)
+    figures = {name: value for finding in findings for name, value in finding.figures.items()}
     return {
         "report": dg.MetadataValue.md(report_markdown(histories, findings, compared)),
-        "rows": sum(history.rows for history in histories),
-        "shards_loaded": counts["loaded"],
-        "shards_failed": counts["failed"],
+        **figures,
+        "rows": totals.rows,
+        "shards_loaded": totals.loaded,
+        "shards_failed": sum(history.state == "failed" for history in histories),
+        "findings_failed": sum(finding.passed is False for finding in findings),
     }
-
-
-def report_markdown(
-    histories: list[ShardHistory], findings: Sequence[Finding], compared: Sequence[Compared] = ()
-) -> str:
-    """The page: findings, totals, the plan against what happened, then a row a shard that was ever begun."""
-    lines = [f"- {VERDICTS[found.passed]} `{found.check}`: {_cell(found.seen)}" for found in findings]
-    lines += ["", _totals(histories), "", *_plan_lines(compared)]
-    stages = " | ".join(f"{asset} s" for asset in CHAIN)
-    lines += [
-        f"| shard | state | rows | quarantined | {stages} | rows/s | run | last error |",
-        "|---:|---|---:|---:|" + "---:|" * len(CHAIN) + "---:|---|---|",
-    ]
-    for history in histories:
-        if history.state == "missing":
-            continue
-        seconds = " | ".join(f"{history.seconds[asset]:.1f}" if asset in history.seconds else "" for asset in CHAIN)
-        run = f"[{history.run_id[:8]}](/runs/{history.run_id})" if history.run_id else ""
-        lines.append(
-            f"| {history.key} | {history.state} | {history.rows:,} | {history.quarantined:,} | {seconds} "
-            f"| {history.rows_per_second:,.0f} | {run} | {_cell(history.error)} |"
-        )
-    return "\n".join(lines)
-
-
-def _totals(histories: list[ShardHistory]) -> str:
-    loaded = [history for history in histories if history.state == "loaded"]
-    rows = sum(history.rows for history in loaded)
-    seconds = sum(sum(history.seconds.values()) for history in loaded)
-    waiting = len(histories) - len(loaded)
-    line = f"**{len(loaded)} of {len(histories)} shards loaded, {rows:,} rows.**"
-    if loaded and waiting:
-        hours = waiting * seconds / len(loaded) / 3600
-        line += f" {waiting} shards to go: about {hours:,.1f} h of work, one after the other."
-    return line
-
-
-def _plan_lines(compared: Sequence[Compared]) -> list[str]:
-    if not compared:
-        return []
-    lines = ["Plan of the last load against what happened since:", "", "| | planned | actual | plan's error |"]
-    lines += ["|---|---:|---:|---:|"]
-    for one in compared:
-        planned, actual = (f"{value:,.0f} {one.unit}" for value in (one.planned, one.actual))
-        lines.append(f"| {one.name} | {planned} | {actual} | {one.error:+.0%} |")
-    return [*lines, ""]
-
-
-def _cell(text: str) -> str:
-    """Text that stays in its cell, as it is: no line break, no sign that Markdown reads, at most 300 characters."""
-    return re.sub(r"([\\|<>`*\[\]])", r"\\\1", " ".join(text.split())[:300])

@@ -89,9 +89,9 @@ class CodeLocation:
 
     @cached_property
     def freshness(self) -> dg.FreshnessPolicy:
-        """Of assets over the whole table. Not for those by shard: Dagster looks at the last partition of all, and a
-        corpus is loaded once."""
-        return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=self.settings.fresh_days))
+        """Of the report, which a schedule makes again and again. A corpus is loaded once, and its index is as fresh as
+        what was loaded: the check `index_follows_loads` says that."""
+        return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=self.settings.fresh_hours))
 
     def key(self, name: str) -> dg.AssetKey:
         """The key of one of our assets."""

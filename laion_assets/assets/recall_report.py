@@ -29,7 +29,6 @@ def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.
         deps=["vector_index"],
         touches_table=True,
         automation_condition=report_condition(),
-        freshness_policy=location.freshness,
         description="Recall@10 and @100 of the index against an exact search of the same rows, ties counted, with "
         "its interval, and the latency of both: image→image, text→text, text→image, image→text by queries that the "
         "measured graphs have not seen, and rows of the table as `--like` asks them. Names the fastest search settings "

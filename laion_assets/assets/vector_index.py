@@ -50,7 +50,6 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         touches_table=True,
         metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
         automation_condition=condition if location.settings.builds_graphs else None,
-        freshness_policy=location.freshness,
         description="`image_index` and `text_index` (HNSW, cosine distance), built in every loaded partition that "
         "lacks them and only there. Other parameters in the settings build them anew.",
     )

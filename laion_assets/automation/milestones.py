@@ -17,20 +17,12 @@ from dagster._core.storage.tags import PRIORITY_TAG
 from laion_assets.automation.queue import INDEX, LANE_TAG
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.keys import asset_key, job_name
+from laion_assets.health.upkeep import milestone
 from laion_assets.health.words import shards_of
 from laion_assets.settings import Settings
 
 DAY_SECONDS = 86_400.0
 """After so long a milestone whose build failed is asked for again."""
-
-
-def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
-    """The greatest milestone that `loaded` partitions have reached: 0, `first`, `first + step`, …, and `total`."""
-    if loaded >= total:
-        return total
-    if loaded < first:
-        return 0
-    return first + (loaded - first) // step * step
 
 
 @dataclass(frozen=True)

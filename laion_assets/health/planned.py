@@ -6,7 +6,7 @@ import dagster as dg
 from dagster import AssetKey, DagsterInstance
 
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.findings import TableLook
+from laion_assets.health.finding import TableLook
 from laion_assets.health.history import ShardHistory, recorded_numbers
 from laion_assets.health.keys import CHAIN, asset_key
 from laion_assets.plan.calibration import SHARD_STAGES

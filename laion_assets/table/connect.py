@@ -299,9 +299,20 @@ def _why_not_written(folder: Path) -> str | None:
 
 
 def _holder(folder: Path) -> str | None:
-    """Which other process holds an embedded engine's folder, by its `status` file; None when none does.
+    """Which other process holds an embedded engine's folder, in words; None when none does.
 
     A process may open its own engine several times: a cluster's node is asked beside the connection that names it.
+    """
+    process = holding_process(folder)
+    if process is None or process == os.getpid():
+        return None
+    return f"process {process}" if process else "another process"
+
+
+def holding_process(folder: Path) -> int | None:
+    """Which process holds an embedded engine's folder, by its `status` file: 0 for one that is not named there, None
+    when none does.
+
     The engine reports a held folder in two ways, one of which has no reason in it, so its lock is asked directly.
     """
     status = folder / "status"
@@ -311,9 +322,7 @@ def _holder(folder: Path) -> str | None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 found = re.search(r"PID: (\d+)", file.read())
-                if found and int(found[1]) == os.getpid():
-                    return None
-                return f"process {found[1]}" if found else "another process"
+                return int(found[1]) if found else 0
     except OSError:
         return None
     return None

@@ -5,6 +5,8 @@ Where another process holds the embedded engine, Dagster's half is told at once,
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
@@ -13,10 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.findings import NAMED, Finding, free_bytes_of, judge, look_at_table
-from laion_assets.health.history import ShardHistory, ShardState, read_histories
+from laion_assets.health.disk import free_bytes_of
+from laion_assets.health.facts import read_facts
+from laion_assets.health.finding import NAMED, Finding
+from laion_assets.health.findings import judge, look_at_table
+from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.planned import plan_against_actual
 from laion_assets.health.runs import RunUnderWay, other_active_runs
+from laion_assets.health.words import counted
 from laion_assets.plan.kept import Compared
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
@@ -27,7 +33,8 @@ MARKS = {True: "[green]✔[/]", False: "[red]✘[/]", None: "[yellow]?[/]"}
 SHOWN = 10
 """Runs under way that are named."""
 
-STATES: tuple[ShardState, ...] = ("loaded", "merged", "fetched", "running", "queued", "failed", "missing")
+STATES = ("loaded", "merged", "fetched", "missing", "running", "queued", "failed", "canceled", "stale")
+"""How far shards are, then how their last runs went: a loaded shard whose next run failed is counted in both."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +85,16 @@ class RecallFacts:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a load: shards by state, what the table holds, the last recall report, findings, the runs that are
-    of no shard, the shards that are under way or failed, and the plan of the last load against what happened.
+    """The state of a load: shards by state, of how many in all, what the table holds, the last recall report, findings,
+    the runs that are of no shard, the shards that are under way or failed, and the plan of the last load against what
+    happened.
 
     `table` is None where it could not be looked at, and `table_held` says by whom it is held.
     """
 
     dataset: str
     shards: dict[str, int]
+    of: int
     table: TableFacts | None
     table_held: str
     recall: RecallFacts | None
@@ -111,16 +120,20 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
     """Asks Dagster and the table, and waits for neither. Raises `TableError` when the table cannot be asked, though
     nobody holds it."""
     histories = read_histories(instance, settings)
-    counts = Counter(history.state for history in histories)
+    counts: Counter[str] = Counter(history.progress for history in histories)
+    counts.update(history.last_run for history in histories)
+    counts["stale"] = sum(bool(history.stale) for history in histories)
     table = look_at_table(settings, wait_seconds=0)
     evaluation = read_evaluation(recall_folder(settings))
+    facts = read_facts(instance, settings, histories)
     return Status(
         dataset=settings.dataset.name,
         shards={state: counts[state] for state in STATES},
+        of=len(histories),
         table=None if isinstance(table, EngineHeldError) else TableFacts.of(table),
         table_held=f"{table.subject}: {table.found}" if isinstance(table, EngineHeldError) else "",
         recall=None if evaluation is None else RecallFacts.of(evaluation),
-        findings=judge(settings, histories, table, free_bytes_of(settings.data_dir)),
+        findings=judge(settings, histories, table, free_bytes_of(settings.data_dir), facts),
         other_runs=other_active_runs(instance, settings),
         running=[history for history in histories if history.active and history.run_id],
         failed=[history for history in histories if history.state == "failed"],
@@ -128,9 +141,21 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
     )
 
 
+def watch_status(settings: Settings, instance: dg.DagsterInstance, console: Console, seconds: float) -> None:
+    """Shows the status in place of the one before, every so many seconds, until Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt), console.screen():
+        while True:
+            status = read_status(settings, instance)
+            console.clear()
+            print_status(status, console)
+            clock = time.strftime("%H:%M:%S")
+            console.print(f"{clock}, again in {seconds:g} s; Ctrl-C ends", style="dim", highlight=False)
+            time.sleep(seconds)
+
+
 def print_status(status: Status, console: Console) -> None:
     """The status as tables."""
-    table = Table(*STATES, title=f"{status.dataset}: {sum(status.shards.values())} shards")
+    table = Table(*STATES, title=f"{status.dataset}: {counted(status.of, 'shard')}")
     table.add_row(*(str(status.shards[state]) for state in STATES))
     console.print(table)
     console.print(_table_line(status), markup=False, soft_wrap=True)
@@ -156,8 +181,8 @@ def _table_line(status: Status) -> str:
     if table is None:
         return f"table: not looked at ({status.table_held}); what follows is what Dagster recorded"
     return (
-        f"table: {table.rows:,} rows in {table.partitions} partitions, "
-        f"{table.bytes_on_disk / 1e9:.2f} GB on disk; {table.indexed_partitions} partitions have a vector index"
+        f"table: {counted(table.rows, 'row')} in {counted(table.partitions, 'partition')}, "
+        f"{table.bytes_on_disk / 1e9:.2f} GB on disk; {table.indexed_partitions} of them with a vector index"
     )
 
 

@@ -12,7 +12,7 @@ from pytest import LogCaptureFixture
 
 from laion_assets.assets.load_report import CHECKS, load_report_asset
 from laion_assets.assets.location import CodeLocation
-from laion_assets.health.findings import bytes_still_needed
+from laion_assets.health.disk import bytes_still_needed
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.index.graphs import build_indexes
 from laion_assets.search.proof_of_use import index_use

@@ -41,7 +41,17 @@ TOLD = {
     "vector_cells": {"centroids_fit"},
     "recall_report": {"recall_meets_target", "index_beats_scan"},
     "clip_encoders": {"encoders_fit_table"},
-    "load_report": {"no_shards_left_failed", "table_agrees_with_dagster", "ingest_is_moving", "disk_space_suffices"},
+    "load_report": {
+        "no_shards_left_failed",
+        "table_agrees_with_dagster",
+        "ingest_is_moving",
+        "nothing_is_stale",
+        "index_follows_loads",
+        "recall_is_current",
+        "partitions_were_audited",
+        "engine_is_given_back",
+        "disk_space_suffices",
+    },
 }
 """Checks that stop what comes after them, and checks that only tell."""
 
@@ -146,13 +156,16 @@ def test_what_touches_the_table_is_in_its_pool(definitions: dg.Definitions) -> N
 
 
 @pytest.mark.parametrize("name", ["vector_index", "recall_report"])
-def test_what_is_of_the_whole_table_has_a_condition_and_a_freshness_policy(name: str) -> None:
-    graph = build_definitions(load_settings(fresh_days=3)).get_repository_def().asset_graph
-    node = graph.get(AssetKey(name))
-    assert node.automation_condition is not None
-    assert isinstance(node.freshness_policy, TimeWindowFreshnessPolicy)
-    assert node.freshness_policy.fail_window.to_timedelta().days == 3
-    assert all(graph.get(AssetKey(other)).freshness_policy is None for other in CHAIN)
+def test_what_is_of_the_whole_table_has_a_condition(graph: AssetGraph, name: str) -> None:
+    assert graph.get(AssetKey(name)).automation_condition is not None
+
+
+def test_freshness_belongs_to_the_report_which_has_a_cadence_and_to_nothing_else() -> None:
+    graph = build_definitions(load_settings(fresh_hours=3)).get_repository_def().asset_graph
+    policy = graph.get(AssetKey("load_report")).freshness_policy
+    assert isinstance(policy, TimeWindowFreshnessPolicy)
+    assert policy.fail_window.to_timedelta().total_seconds() == 3 * 3600
+    assert all(graph.get(AssetKey(other)).freshness_policy is None for other in set(ASSETS) - {"load_report"})
 
 
 def test_the_milestone_sensor_runs_in_our_process_and_by_itself(definitions: dg.Definitions) -> None:

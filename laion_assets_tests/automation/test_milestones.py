@@ -11,8 +11,9 @@ import pytest
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.events import StepMaterializationData
 
-from laion_assets.automation.milestones import index_condition, milestone, report_condition
+from laion_assets.automation.milestones import index_condition, report_condition
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
+from laion_assets.health.upkeep import milestone
 from laion_assets.health.words import as_ranges
 
 TOTAL, FIRST, STEP = 9, 3, 2

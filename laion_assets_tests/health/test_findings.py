@@ -8,16 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.findings import (
-    DiskNeeds,
-    bytes_still_needed,
-    disk_space_suffices,
-    free_bytes_of,
-    ingest_is_moving,
-    judge,
-    no_shards_left_failed,
-    table_agrees_with_dagster,
-)
+from laion_assets.health.disk import DiskNeeds, bytes_still_needed, disk_space_suffices, free_bytes_of
+from laion_assets.health.facts import LoadFacts
+from laion_assets.health.findings import ingest_is_moving, judge, no_shards_left_failed, table_agrees_with_dagster
 from laion_assets.health.history import ShardHistory, ShardState
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.settings import Settings, load_settings
@@ -43,9 +36,9 @@ def test_failed_shards_are_named_with_their_errors() -> None:
     assert no_shards_left_failed([shard(0), shard(1, "running")]).passed
     finding = no_shards_left_failed([shard(0), shard(7, "failed", error="no space left")])
     assert not finding.passed
-    assert finding.seen == "1 shards failed: shard 7: no space left"
+    assert finding.seen == "1 shard failed: shard 7: no space left"
     ours = "shard 7, img_emb_7.npy: found 3 bytes"
-    assert no_shards_left_failed([shard(7, "failed", error=ours)]).seen == f"1 shards failed: {ours}"
+    assert no_shards_left_failed([shard(7, "failed", error=ours)]).seen == f"1 shard failed: {ours}"
 
 
 def test_of_many_failed_shards_the_first_are_named_and_all_are_counted() -> None:
@@ -94,21 +87,28 @@ def test_a_table_that_is_held_is_neither_well_nor_bad() -> None:
     assert finding.seen == "not looked at: embedded ClickHouse in /x: held by process 7"
 
 
-def test_of_much_drift_ten_shards_are_named() -> None:
+def test_of_much_drift_the_first_shards_are_named_and_the_others_counted() -> None:
     seen = table_agrees_with_dagster([shard(key) for key in range(25)], []).seen
-    assert seen.count("shard ") == 10
-    assert seen.endswith("; and 15 more")
+    assert seen.count("shard ") == 5
+    assert seen.endswith("; and 20 more")
 
 
 def test_a_load_that_stands_still_is_told_from_one_that_moves_ended_or_never_began() -> None:
-    waiting = shard(1, "missing")
-    assert ingest_is_moving([shard(0, hours_ago=5), waiting], 6).passed
-    stalled = ingest_is_moving([shard(0, hours_ago=30), shard(2, hours_ago=7), waiting], 6)
+    waiting, asked = shard(1, "missing"), {"0", "1", "2"}
+    assert ingest_is_moving([shard(0, hours_ago=5), waiting], asked, 6).passed
+    stalled = ingest_is_moving([shard(0, hours_ago=30), shard(2, hours_ago=7), waiting], asked, 6)
     assert not stalled.passed
-    assert stalled.seen == "1 shards are missing; the last was loaded 7.0 h ago"
-    assert ingest_is_moving([shard(0, hours_ago=1000)], 6).passed, "nothing is missing"
-    assert ingest_is_moving([waiting], 6).passed, "it was never begun"
-    assert not ingest_is_moving([shard(0, hours_ago=9), shard(1, "failed")], 6).passed
+    assert stalled.seen == "1 shard asked for and not loaded; the last was loaded 7.0 hours ago"
+    assert ingest_is_moving([shard(0, hours_ago=1000)], asked, 6).passed, "nothing is missing"
+    assert ingest_is_moving([waiting], asked, 6).passed, "it was never begun"
+    assert not ingest_is_moving([shard(0, hours_ago=9), shard(1, "failed")], asked, 6).passed
+
+
+def test_shards_that_nobody_asked_for_have_not_stalled() -> None:
+    histories = [shard(0, hours_ago=1000), shard(1, "missing"), shard(2, "missing")]
+    finding = ingest_is_moving(histories, {"0"}, 6)
+    assert finding.passed
+    assert finding.seen == "2 shards of 3 not loaded, and not asked for"
 
 
 def test_disk_space_is_held_against_what_the_rest_needs(settings: Settings) -> None:
@@ -170,11 +170,16 @@ def test_the_space_of_a_store_that_is_not_made_yet_is_its_disk_s(tmp_path: Path)
 
 
 def test_judgements_come_in_the_order_in_which_a_person_asks(settings: Settings) -> None:
-    findings = judge(settings, [shard(0), shard(1)], [partition(0), partition(1)], free_bytes=1)
+    findings = judge(settings, [shard(0), shard(1)], [partition(0), partition(1)], 1, LoadFacts())
     assert [finding.check for finding in findings] == [
         "no_shards_left_failed",
         "table_agrees_with_dagster",
         "ingest_is_moving",
+        "nothing_is_stale",
+        "index_follows_loads",
+        "recall_is_current",
+        "partitions_were_audited",
+        "engine_is_given_back",
         "disk_space_suffices",
     ]
     assert all(finding.passed for finding in findings)

@@ -1,0 +1,173 @@
+"""What health is judged by besides the shards: the last index, recall and audit, what was asked for, and who holds the
+engine. It judges nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import dagster as dg
+from dagster import AssetCheckKey, DagsterEventType, DagsterInstance
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN, ShardHistory
+from laion_assets.health.keys import asset_key
+from laion_assets.health.runs import other_active_runs
+from laion_assets.health.versions import RecordedVersions
+from laion_assets.health.words import shards_of
+from laion_assets.plan.kept import plan_path, read_plan
+from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
+from laion_assets.settings import Settings
+from laion_assets.table.connect import holding_process
+
+AUDIT_CHECK = "partition_matches_parquet"
+"""The check of a partition that the audit does again."""
+
+
+@dataclass(frozen=True)
+class IndexRecord:
+    """The last build: when it ended (Unix time), the shards that it covered, of these the ones that were loaded again
+    since, and the code version that it was made with."""
+
+    made_at: float
+    covered: frozenset[int]
+    loaded_again: frozenset[int]
+    code: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The last check of each partition: shards whose check failed, shards that have none, and the Unix time of the
+    oldest, None where there is none."""
+
+    failed: frozenset[str] = frozenset()
+    never: frozenset[str] = frozenset()
+    oldest_at: float | None = None
+    oldest: str = ""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds the embedded engine's folder: its id, its command, and since when (Unix time)."""
+
+    process: int
+    command: str
+    since: float | None
+
+
+@dataclass(frozen=True)
+class LoadFacts:
+    """All of it. `under_way` are the assets of runs of no shard; `asked_for` are shards that somebody wants loaded."""
+
+    index: IndexRecord | None = None
+    recall_at: float | None = None
+    evaluation: Evaluation | None = None
+    audit: Audit = Audit()
+    holder: Holder | None = None
+    asked_for: set[str] = field(default_factory=set)
+    under_way: set[str] = field(default_factory=set)
+
+
+def read_facts(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> LoadFacts:
+    """Asks Dagster, the store and the operating system; a few queries."""
+    report = _last(instance, asset_key(settings, "recall_report"))
+    under_way = other_active_runs(instance, settings)
+    return LoadFacts(
+        index=_index(instance, settings),
+        recall_at=None if report is None else report.timestamp,
+        evaluation=read_evaluation(recall_folder(settings)),
+        audit=read_audit(instance, settings, histories),
+        holder=engine_holder(settings),
+        asked_for=_asked_for(instance, settings, histories),
+        under_way={name.split("/")[-1] for run in under_way for name in run.what.split(", ")},
+    )
+
+
+def _last(instance: DagsterInstance, key: dg.AssetKey) -> dg.EventLogRecord | None:
+    return next(iter(instance.fetch_materializations(key, limit=1).records), None)
+
+
+def _index(instance: DagsterInstance, settings: Settings) -> IndexRecord | None:
+    record = _last(instance, asset_key(settings, "vector_index"))
+    if record is None or record.asset_materialization is None:
+        return None
+    metadata = record.asset_materialization.metadata
+    covered = shards_of(str(metadata[COVERED_SHARDS].value)) if COVERED_SHARDS in metadata else set()
+    seen = metadata.get(LOADS_SEEN)
+    since = seen.value if seen is not None and isinstance(seen.value, int) else record.storage_id
+    loads = instance.get_latest_storage_id_by_partition(
+        asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
+    )
+    again = frozenset(shard for shard in covered if loads.get(str(shard), 0) > since)
+    return IndexRecord(record.timestamp, frozenset(covered), again, RecordedVersions.of(record).code)
+
+
+def last_audits(instance: DagsterInstance, settings: Settings) -> dict[str, tuple[int, bool]]:
+    """The number of the last check of each partition, as Dagster counts events, and whether it passed."""
+    key = AssetCheckKey(asset_key(settings, "clickhouse_partition"), AUDIT_CHECK)
+    infos = instance.event_log_storage.get_asset_check_partition_info([key])
+    return {
+        info.partition_key: (
+            info.latest_check_event_storage_id or 0,
+            info.latest_execution_status == AssetCheckExecutionRecordStatus.SUCCEEDED,
+        )
+        for info in infos
+        if info.partition_key is not None
+    }
+
+
+def read_audit(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> Audit:
+    """When the partitions that are loaded were last checked, and how that came out."""
+    loaded = {history.key for history in histories if history.progress == "loaded"}
+    checked = {key: found for key, found in last_audits(instance, settings).items() if key in loaded}
+    if not checked:
+        return Audit(never=frozenset(loaded))
+    oldest = min(checked, key=lambda key: checked[key][0])
+    wanted = dg.EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, storage_ids=[checked[oldest][0]])
+    record = next(iter(instance.event_log_storage.get_event_records(wanted, limit=1)), None)
+    return Audit(
+        failed=frozenset(key for key, (_, passed) in checked.items() if not passed),
+        never=frozenset(loaded - checked.keys()),
+        oldest_at=None if record is None else record.timestamp,
+        oldest=oldest,
+    )
+
+
+def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> set[str]:
+    """Shards that somebody wants loaded: those of the last plan, those whose run is under way or failed, and all where
+    the schedule that loads the next ones runs. A canceled run takes its shard back."""
+    # Imported here, as the daemon has it already and a shard's run does not need it.
+    from dagster._core.scheduler.instigation import InstigatorStatus
+
+    # An instance in memory has no schedules.
+    there = instance.schedule_storage is not None
+    running = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING}) if there else []
+    if any(state.instigator_name == "load_next_shards" for state in running):
+        return {history.key for history in histories}
+    plan = read_plan(plan_path(settings))
+    planned = {str(one.shard) for one in plan.shards} if plan is not None else set()
+    return {
+        history.key
+        for history in histories
+        if history.last_run != "canceled" and (history.key in planned or history.active or history.last_run == "failed")
+    }
+
+
+def engine_holder(settings: Settings) -> Holder | None:
+    """Who holds the embedded engine, by the `status` file that it keeps in its folder; None where nobody does."""
+    parts = urlsplit(settings.clickhouse_url.get_secret_value())
+    if parts.scheme != "chdb" or (process := holding_process(Path(unquote(parts.netloc + parts.path)))) is None:
+        return None
+    text = (Path(unquote(parts.netloc + parts.path)) / "status").read_text(encoding="utf-8", errors="replace")
+    started = re.search(r"Started at: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", text)
+    since = None
+    if started is not None:
+        since = datetime.strptime(started[1], "%Y-%m-%d %H:%M:%S").timestamp()  # local time, as the engine writes it
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        words = []
+    return Holder(process, " ".join(words)[:120].strip(), since)

@@ -1,0 +1,143 @@
+"""Whether index, recall, sources and audits keep up with what is loaded, and the engine is free for the next step."""
+
+from __future__ import annotations
+
+import time
+
+from laion_assets.health.facts import Audit, Holder, IndexRecord, LoadFacts
+from laion_assets.health.finding import Finding, TableLook, naming
+from laion_assets.health.history import ShardHistory
+from laion_assets.health.versions import code_version
+from laion_assets.health.words import as_ranges, counted, lasting
+from laion_assets.settings import Settings
+
+UPDATE = "`laion-assets bring-up-to-date` or the job bring_up_to_date makes it again"
+
+
+def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
+    """The greatest milestone that `loaded` partitions have reached: 0, `first`, `first + step`, …, and `total`."""
+    if loaded >= total:
+        return total
+    if loaded < first:
+        return 0
+    return first + (loaded - first) // step * step
+
+
+def nothing_is_stale(histories: list[ShardHistory]) -> Finding:
+    """What was made of each shard is what would be made now: its source has the same files, and the settings that
+    decide a result are the same."""
+    stale = [history for history in histories if history.stale and not history.active]
+    figures = {"stale": len(stale)}
+    if not stale:
+        return Finding("nothing_is_stale", True, "no shard is stale", figures)
+    said = naming([f"shard {history.key}: {next(iter(history.stale.values()))}" for history in stale])
+    return Finding("nothing_is_stale", False, f"{counted(len(stale), 'shard')} stale: {said}. {UPDATE}", figures)
+
+
+def index_follows_loads(
+    settings: Settings, histories: list[ShardHistory], table: TableLook, facts: LoadFacts
+) -> Finding:
+    """The index covers what was loaded at the last milestone, with the settings' parameters, and no partition that it
+    covered was loaded again since.
+
+    Dagster marks no asset as stale that is made from 100 partitions or more, so this finding says it.
+    """
+    name = "index_follows_loads"
+    loaded = {int(history.key) for history in histories if history.progress == "loaded"}
+    index = facts.index
+    covered = loaded & index.covered - index.loaded_again if index is not None else set()
+    if index is not None and isinstance(table, list):
+        covered &= {state.shard for state in table if state.index_bytes}
+    figures = {"indexed": len(covered), "not_indexed": len(loaded - covered)}
+    seen = f"{len(covered)} of {counted(len(loaded), 'loaded partition')} indexed"
+    if "vector_index" in facts.under_way:
+        return Finding(name, True, f"{seen}; a build is queued or running", figures)
+    first, step, total = settings.index_first, settings.index_step, settings.dataset.shards
+    reached = milestone(len(loaded), first=first, step=step, total=total)
+    faults = [] if index is None else _index_faults(settings, loaded, covered, index)
+    if not faults and reached > milestone(len(covered), first=first, step=step, total=total):
+        faults = [f"the milestone of {counted(reached, 'partition')} was reached and is not built"]
+    if faults:
+        return Finding(name, False, f"{seen}; {'; '.join(faults)}. {UPDATE}", figures)
+    if covered != loaded:
+        later = min(total, max(first, reached + step))
+        seen += f"; the next build is at {counted(later, 'loaded partition')}"
+    return Finding(name, True, seen, figures)
+
+
+def _index_faults(settings: Settings, loaded: set[int], covered: set[int], index: IndexRecord) -> list[str]:
+    faults = []
+    again = index.loaded_again & loaded
+    if again:
+        faults.append(f"loaded again since the build: {as_ranges(again)}")
+    lost = (index.covered & loaded) - again - covered
+    if lost:
+        faults.append(f"without the index that was built: {as_ranges(lost)}")
+    wanted = code_version(settings, "vector_index")
+    if index.code and index.code != wanted:
+        faults.append(f"built with {index.code!r}, the settings ask for {wanted!r}")
+    return faults
+
+
+def recall_is_current(facts: LoadFacts) -> Finding:
+    """Recall was measured on the index that is there, and each kind of query reaches its target."""
+    name, found = "recall_is_current", facts.evaluation
+    if facts.index is None:
+        return Finding(name, True, "no index was built yet, so nothing is to be measured")
+    recalls = {one.kind: found.chosen(one.kind).at_10.mean for one in found.kinds} if found is not None else {}
+    figures = {f"recall_at_10_{kind}": mean for kind, mean in recalls.items()}
+    if "recall_report" in facts.under_way:
+        return Finding(name, True, "a measurement is queued or running", figures)
+    if found is None or facts.recall_at is None:
+        return Finding(name, False, f"the index was never measured. {UPDATE}", figures)
+    if facts.recall_at < facts.index.made_at or facts.index.loaded_again:
+        why = "partitions were loaded again" if facts.index.loaded_again else "the index was built again"
+        return Finding(name, False, f"{why} after recall was measured: its figures are void. {UPDATE}", figures)
+    low = [
+        f"{kind.replace('_', ' ')} reaches {mean:.3f}, the target is {found.target_of(kind):g}"
+        for kind, mean in recalls.items()
+        if not found.meets_target(kind)
+    ]
+    lowest = min(recalls.values(), default=0.0)
+    seen = "; ".join(low) or f"every kind of query reaches its target; the lowest recall@10 is {lowest:.3f}"
+    return Finding(name, not low, seen, figures)
+
+
+def partitions_were_audited(histories: list[ShardHistory], audit: Audit, days: float) -> Finding:
+    """Each loaded partition was compared with its merged file within `days`, and was equal to it. A load compares, too.
+
+    Partitions that are loading now are left out.
+    """
+    name = "partitions_were_audited"
+    settled = {history.key for history in histories if history.progress == "loaded" and not history.active}
+    failed, never = audit.failed & settled, audit.never & settled
+    age = None if audit.oldest_at is None else max(0.0, time.time() - audit.oldest_at)
+    figures: dict[str, float] = {"failed_audits": len(failed), "never_audited": len(never)}
+    if age is not None:
+        figures["days_since_the_oldest_audit"] = round(age / 86400, 2)
+    faults = []
+    if failed:
+        faults.append(f"the last check failed of {counted(len(failed), 'partition')}: {as_ranges(map(int, failed))}")
+    if never:
+        faults.append(f"never checked: {as_ranges(map(int, never))}")
+    if age is not None and age > days * 86400:
+        faults.append(f"partition {audit.oldest} was last checked {lasting(age)} ago, {days:g} days are allowed")
+    if faults:
+        advice = "start the schedule audit_partitions, or execute the check partition_matches_parquet"
+        return Finding(name, False, f"{'; '.join(faults)}: {advice}", figures)
+    seen = "no partition is loaded" if age is None else f"each partition was checked within {lasting(age)}"
+    return Finding(name, True, seen, figures)
+
+
+def engine_is_given_back(holder: Holder | None, hours: float) -> Finding:
+    """No process holds the embedded engine for longer than `hours`: a step opens it and gives it back."""
+    name = "engine_is_given_back"
+    if holder is None:
+        return Finding(name, True, "no process holds the embedded engine", {"hours_held": 0.0})
+    held = max(0.0, time.time() - holder.since) if holder.since is not None else None
+    seen = f"held by process {holder.process}" + (f" ({holder.command})" if holder.command else "")
+    if held is None or holder.since is None:
+        return Finding(name, True, seen)
+    clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder.since))
+    seen += f" since {clock}, {lasting(held)}"
+    return Finding(name, held <= hours * 3600, seen, {"hours_held": round(held / 3600, 2)})

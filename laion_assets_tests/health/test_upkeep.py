@@ -1,0 +1,207 @@
+"""States when index, recall, audits and the engine fall behind what is loaded, and what the picture of shards shows."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from PIL import Image
+
+from laion_assets.errors import EngineHeldError
+from laion_assets.health.facts import Audit, Holder, IndexRecord, LoadFacts, engine_holder, read_facts
+from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.health.picture import COLOURS, shards_picture, states_in_words
+from laion_assets.health.upkeep import (
+    engine_is_given_back,
+    index_follows_loads,
+    nothing_is_stale,
+    partitions_were_audited,
+    recall_is_current,
+)
+from laion_assets.health.versions import code_version
+from laion_assets.health.words import as_ranges, lasting, shards_of
+from laion_assets.recall.figures import Evaluation, KindSummary, Latency, Measurement, Recall, SearchSettings
+from laion_assets.settings import Settings, load_settings
+from laion_assets.table.schema import PartitionState
+from laion_assets_tests.automation.recorded import Recorder
+from laion_assets_tests.table.loaded import holder, sample_settings
+
+HELD = EngineHeldError("embedded ClickHouse in /x", found="held by process 7")
+
+
+@pytest.fixture
+def hundreds() -> Settings:
+    """Settings of 410 shards, whose index is built at 10 and at every 10 more."""
+    return load_settings(dataset_name="laion400m")
+
+
+def loaded(count: int) -> list[ShardHistory]:
+    return [ShardHistory(str(key), "loaded" if key < count else "missing", rows=1) for key in range(410)]
+
+
+def built(settings: Settings, *covered: int, again: tuple[int, ...] = ()) -> IndexRecord:
+    return IndexRecord(100.0, frozenset(covered), frozenset(again), code_version(settings, "vector_index"))
+
+
+def measured(recall: float, target: float = 0.95) -> Evaluation:
+    latency = Latency(1.0, 1.0, 1.0)
+    one = Measurement("image_to_image", SearchSettings(64), Recall(recall, recall, recall, recall), None, latency)
+    kinds = [KindSummary("image_to_image", 10, 0, latency)]
+    return Evaluation(1, [0], "bf16", target, 0.0, 0, 0.0, False, 1.0, kinds, [one])
+
+
+def test_before_the_first_milestone_no_index_is_behind(hundreds: Settings) -> None:
+    finding = index_follows_loads(hundreds, loaded(9), HELD, LoadFacts())
+    assert finding.passed
+    assert finding.seen == "0 of 9 loaded partitions indexed; the next build is at 10 loaded partitions"
+
+
+def test_an_index_is_behind_at_a_milestone_and_not_between_two(hundreds: Settings) -> None:
+    facts = LoadFacts(built(hundreds, *range(10)))
+    between = index_follows_loads(hundreds, loaded(17), HELD, facts)
+    assert between.passed
+    assert between.seen == "10 of 17 loaded partitions indexed; the next build is at 20 loaded partitions"
+    behind = index_follows_loads(hundreds, loaded(20), HELD, facts)
+    assert behind.passed is False
+    assert "the milestone of 20 partitions was reached and is not built" in behind.seen
+    assert behind.figures == {"indexed": 10, "not_indexed": 10}
+    assert index_follows_loads(hundreds, loaded(20), HELD, replace(facts, under_way={"vector_index"})).passed
+
+
+def test_the_last_partition_is_a_milestone(hundreds: Settings) -> None:
+    facts = LoadFacts(built(hundreds, *range(400)))
+    assert index_follows_loads(hundreds, loaded(409), HELD, facts).passed
+    assert not index_follows_loads(hundreds, loaded(410), HELD, facts).passed
+
+
+def test_partitions_that_were_loaded_again_or_lost_their_index_are_named(hundreds: Settings) -> None:
+    again = index_follows_loads(hundreds, loaded(10), HELD, LoadFacts(built(hundreds, *range(10), again=(3, 4))))
+    assert again.passed is False
+    assert "loaded again since the build: 3-4" in again.seen
+    table = [PartitionState(key, 1, 1, 10, 0 if key == 6 else 5) for key in range(10)]
+    lost = index_follows_loads(hundreds, loaded(10), table, LoadFacts(built(hundreds, *range(10))))
+    assert lost.passed is False
+    assert "without the index that was built: 6" in lost.seen
+
+
+def test_an_index_of_other_parameters_is_behind(hundreds: Settings) -> None:
+    facts = LoadFacts(built(hundreds, *range(10)))
+    other = hundreds.model_copy(update={"hnsw_m": 8})
+    finding = index_follows_loads(other, loaded(10), HELD, facts)
+    assert finding.passed is False
+    assert "M 64" in finding.seen
+    assert "M 8" in finding.seen
+
+
+def test_recall_is_void_when_the_index_is_newer_and_bad_below_its_target(hundreds: Settings) -> None:
+    facts = LoadFacts(built(hundreds, 0), recall_at=200.0, evaluation=measured(0.97))
+    assert recall_is_current(LoadFacts()).passed, "without an index nothing is to be measured"
+    assert recall_is_current(facts).passed
+    older = recall_is_current(replace(facts, recall_at=50.0))
+    assert older.passed is False
+    assert "the index was built again after recall was measured" in older.seen
+    again = recall_is_current(replace(facts, index=built(hundreds, 0, again=(0,))))
+    assert again.passed is False
+    low = recall_is_current(replace(facts, evaluation=measured(0.91)))
+    assert low.passed is False
+    assert low.seen == "image to image reaches 0.910, the target is 0.95"
+    assert low.figures == {"recall_at_10_image_to_image": 0.91}
+    assert recall_is_current(replace(facts, recall_at=None, evaluation=None)).passed is False
+
+
+def test_an_audit_is_overdue_failed_or_was_never_made() -> None:
+    histories = loaded(3)
+    now = time.time()
+    assert partitions_were_audited(histories, Audit(oldest_at=now - 86400, oldest="1"), 60).passed
+    old = partitions_were_audited(histories, Audit(oldest_at=now - 70 * 86400, oldest="1"), 60)
+    assert old.passed is False
+    assert "partition 1 was last checked 70.0 days ago, 60 days are allowed" in old.seen
+    failed = partitions_were_audited(histories, Audit(failed=frozenset({"2", "0"}), oldest_at=now, oldest="1"), 60)
+    assert "the last check failed of 2 partitions: 0, 2" in failed.seen
+    assert "never checked: 1-2" in partitions_were_audited(histories, Audit(never=frozenset({"1", "2"})), 60).seen
+    loading = [replace(history, last_run="running") for history in histories]
+    assert partitions_were_audited(loading, Audit(never=frozenset({"1", "2"})), 60).passed
+
+
+def test_stale_shards_are_named_with_the_reason_and_what_to_do() -> None:
+    histories = loaded(3)
+    assert nothing_is_stale(histories).passed
+    histories[1].stale["raw_shard"] = "its source has other files"
+    finding = nothing_is_stale(histories)
+    assert finding.passed is False
+    assert finding.seen.startswith("1 shard stale: shard 1: its source has other files. `laion-assets bring-up")
+    histories[1].last_run = "running"
+    assert nothing_is_stale(histories).passed, "it is being made again"
+
+
+def test_who_holds_the_engine_is_told_with_command_and_time(tmp_path: Path) -> None:
+    settings = sample_settings(tmp_path)
+    assert engine_holder(settings) is None
+    with holder(settings.data_dir) as process:
+        held = engine_holder(settings)
+    assert held is not None
+    assert held.process == process.pid != os.getpid()
+    assert "python" in held.command
+    assert held.since == pytest.approx(time.time(), abs=60)
+    finding = engine_is_given_back(held, 6)
+    assert finding.passed
+    assert finding.seen.endswith("less than a minute")
+    long = engine_is_given_back(Holder(7, "dagster", time.time() - 7 * 3600), 6)
+    assert long.passed is False
+    assert "held by process 7 (dagster) since " in long.seen
+    assert long.seen.endswith("7.0 hours")
+
+
+def test_what_was_asked_for_is_what_runs_or_failed_and_no_canceled_shard(settings: Settings) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        recorder = Recorder(instance, settings)
+        recorder.load(0)
+        recorder.fail(1)
+        recorder.run(2, dg.DagsterRunStatus.QUEUED)
+        instance.report_run_canceled(recorder.run(3, dg.DagsterRunStatus.STARTED))
+        facts = read_facts(instance, settings, read_histories(instance, settings))
+    assert facts.asked_for == {"1", "2"}
+    assert facts.audit.never == {"0"}
+
+
+def test_the_picture_has_a_cell_a_shard_in_its_state_s_colour() -> None:
+    histories = loaded(400)
+    histories[7].last_run = "failed"
+    histories[9].stale["raw_shard"] = "its source has other files"
+    picture = shards_picture(histories)
+    assert picture is not None
+    assert len(picture) < 20_000
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    cells = Counter(
+        "#{:02x}{:02x}{:02x}".format(*image.getpixel((54 + column * 23, 13 + row * 23)))  # type: ignore[misc]
+        for row in range(10)
+        for column in range(41)
+    )
+    assert cells == {COLOURS["loaded"]: 398, COLOURS["missing"]: 10, COLOURS["failed"]: 1, COLOURS["stale"]: 1}
+    assert states_in_words(histories) == "410 shards: 398 loaded, 1 stale, 1 failed, 10 missing"
+    assert shards_picture(loaded(0) * 20) is None, "of 8,200 nobody sees one"
+
+
+@pytest.mark.parametrize(
+    ("shards", "text"), [([], ""), ([3], "3"), ([0, 1], "0-1"), ([9, 0, 1, 2, 12, 14, 15], "0-2, 9, 12, 14-15")]
+)
+def test_shards_are_told_as_ranges_and_read_again(shards: list[int], text: str) -> None:
+    assert as_ranges(shards) == text
+    assert shards_of(text) == set(shards)
+
+
+def test_times_are_told_in_the_unit_that_suits_them() -> None:
+    assert [lasting(seconds) for seconds in (0, 59, 60, 600, 7200, 86400 * 3)] == [
+        "less than a minute",
+        "less than a minute",
+        "1 minute",
+        "10 minutes",
+        "2.0 hours",
+        "3.0 days",
+    ]
