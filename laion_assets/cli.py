@@ -233,6 +233,27 @@ def plan(
             print_methods(methods_of(settings, made), made.rows, console)
 
 
+@app.command("bring-up-to-date")
+def bring_up_to_date(
+    shards: Annotated[str, typer.Argument(help="0-9, 3, or 1,4,7-9; else those that were begun or asked for.")] = "",
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
+) -> None:
+    """Make again what is stale or missing, then index and recall where they are behind, and nothing else.
+
+    Where a Dagster daemon runs, it is asked for a backfill; else everything is made in this process.
+    """
+    from laion_assets.terminal.instance import dagster_instance
+    from laion_assets.terminal.settings import settings_of
+    from laion_assets.terminal.update import bring_up_to_date as update
+
+    settings = settings_of(dataset, source)
+    with dagster_instance() as instance:
+        well = update(settings, instance, console, shards, dry_run=dry_run)
+    raise typer.Exit(0 if well else 1)
+
+
 @app.command()
 def status(
     dataset: DatasetOption = None,

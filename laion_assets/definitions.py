@@ -19,6 +19,7 @@ from laion_assets.automation.alerts import build_alerts
 from laion_assets.automation.jobs import build_jobs
 from laion_assets.automation.milestones import milestone_sensor
 from laion_assets.automation.schedules import build_schedules
+from laion_assets.automation.update import update_job
 from laion_assets.execution.executor import watched_executor
 from laion_assets.resources import build_resources
 from laion_assets.settings import Settings, load_settings
@@ -55,7 +56,7 @@ def build_definitions(
             *recall_report_checks(location),
             *clip_encoders_checks(location),
         ],
-        jobs=build_jobs(settings),
+        jobs=[*build_jobs(settings), update_job(settings)],
         schedules=build_schedules(settings),
         resources=build_resources(settings),
         sensors=[milestone_sensor(settings), *build_alerts(settings)],

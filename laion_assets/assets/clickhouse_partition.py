@@ -10,11 +10,12 @@ from laion_assets.assets.location import (
     CodeLocation,
     Metadata,
     asset,
-    asset_check,
     check_failed,
     failing_clearly,
 )
+from laion_assets.assets.shard_checks import shard_check
 from laion_assets.errors import LaionError
+from laion_assets.health.facts import AUDIT_CHECK
 from laion_assets.health.versions import RecordedVersions, digest, latest_materializations
 from laion_assets.machine import StepMeter
 from laion_assets.shard.files import remove_file
@@ -74,20 +75,17 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
 def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
     """The check on what stands in the table now."""
 
-    @asset_check(
+    @shard_check(
         location,
         "clickhouse_partition",
-        "partition_matches_parquet",
-        blocking=True,
-        by_shard=True,
+        AUDIT_CHECK,
         touches_table=True,
         description="Rows, a hash over ids, urls, captions and scores, and a sum over the bits of every vector of the "
         "partition equal those of the merged file; every vector is sound, and vectors from four places of the file are "
         "in the table bit for bit. Where the file was removed (LAION_KEEP_MERGED), what was recorded at loading stands "
         "for it.",
     )
-    def partition_matches_parquet(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        shard = location.shard(context)
+    def partition_matches_parquet(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
         path = location.store.merged_path(shard)
         compared: int | None = 0
         try:
@@ -98,7 +96,7 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
                     expected = file_fingerprint(location.settings, merged)
                     compared = vectors_agree(db, merged, figures)
                 else:
-                    expected, sums = _recorded(context, location.key("clickhouse_partition"), shard)
+                    expected, sums = _recorded(context.instance, location.key("clickhouse_partition"), shard)
                     compared = figures.rows if sums in (None, figures.vector_sums) else None
         except LaionError as error:
             return check_failed(error)
@@ -128,12 +126,12 @@ def _data_version(context: dg.AssetExecutionContext, location: CodeLocation, loa
 
 
 def _recorded(
-    context: dg.AssetCheckExecutionContext, key: dg.AssetKey, shard: int
+    instance: dg.DagsterInstance, key: dg.AssetKey, shard: int
 ) -> tuple[tuple[int, int], dict[str, int] | None]:
     """Rows and fingerprint that the partition's last materialization recorded, (-1, 0) where there is none, and its
     sums over the vectors' bits, None where it recorded none."""
     wanted = dg.AssetRecordsFilter(key, asset_partitions=[str(shard)])
-    records = context.instance.fetch_materializations(wanted, limit=1).records
+    records = instance.fetch_materializations(wanted, limit=1).records
     materialization = records[0].asset_materialization if records else None
     if materialization is None:
         return (-1, 0), None

@@ -28,7 +28,7 @@ from laion_assets.errors import (
     StoreError,
     UnreachableSourceError,
 )
-from laion_assets.health.keys import asset_key
+from laion_assets.health.keys import OWNER, asset_key
 from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
@@ -40,7 +40,7 @@ from laion_assets.table.label import labelled
 
 CLICKHOUSE_DOCS = "https://clickhouse.com/docs"
 
-OWNERS = ["team:embeddings"]
+OWNERS = [OWNER]
 POOL = "clickhouse"
 """Steps and checks that touch the table: one at a time on the embedded engine (dagster.yaml sets the limit)."""
 

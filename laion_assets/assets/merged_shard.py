@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import dagster as dg
 
-from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_check, check_failed, failing_clearly
+from laion_assets.assets.location import CodeLocation, Metadata, asset, check_failed, failing_clearly
+from laion_assets.assets.shard_checks import shard_check
 from laion_assets.dataset import Dataset
 from laion_assets.errors import LaionError
 from laion_assets.machine import StepMeter
@@ -16,6 +17,7 @@ from laion_assets.shard.loadable import metadata_faults, quarantine_faults
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, read_merged
 from laion_assets.shard.sample_rows import SampledRows, sample_rows
+from laion_assets.shard.store import file_exists
 
 
 def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
@@ -75,9 +77,11 @@ def merged_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
     def check(
         name: str, description: str, judge: Callable[[MergedShard], dg.AssetCheckResult]
     ) -> dg.AssetChecksDefinition:
-        @asset_check(location, "merged_shard", name, description, blocking=True, by_shard=True)
-        def checked(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-            shard = location.shard(context)
+        def there(shard: int) -> bool:
+            return file_exists(location.store.merged_path(shard))
+
+        @shard_check(location, "merged_shard", name, description, there=there)
+        def checked(_context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
             try:
                 return judge(
                     read_merged(location.store.merged_path(shard), dataset=location.store.dataset, shard=shard)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from laion_assets.assets.location import CodeLocation, asset, asset_check, check_failed, failing_clearly
+from laion_assets.assets.location import CodeLocation, asset, check_failed, failing_clearly
 from laion_assets.assets.remote_shard import observe_before_fetch
+from laion_assets.assets.shard_checks import shard_check
 from laion_assets.errors import LaionError
 from laion_assets.health.versions import UNOBSERVED, digest, source_version
 from laion_assets.machine import StepMeter
@@ -75,17 +76,15 @@ def _data_version(observed: str | None, fetched: Sequence[FetchedFile]) -> str:
 def raw_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
     """Blocking checks: nothing is merged from files that do not fit together."""
 
-    @asset_check(
+    @shard_check(
         location,
         "raw_shard",
         "rows_agree",
-        blocking=True,
-        by_shard=True,
+        there=lambda shard: not location.store.raw_files(shard).missing(),
         description="The two npy headers and the metadata's footer promise the same number of rows, and the files' "
         "sizes hold what they promise: row k of the three is one sample.",
     )
-    def rows_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        shard = location.shard(context)
+    def rows_agree(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
         try:
             with location.store.at_work_on(shard, "files"):
                 merged = location.merged_meanwhile(context, shard)

@@ -4,56 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from typing import Literal
 
 import dagster as dg
-import tenacity
 from dagster import DagsterEventType, DagsterInstance
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 
-from laion_assets.health.keys import job_name
+from laion_assets.automation.overdue import overdue_sensors
+from laion_assets.automation.webhook import Alert, WebhookError, alert, post
+from laion_assets.health.facts import SWEPT
+from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
 from laion_assets.health.runs import PARTITION_TAG, failure_reason
-from laion_assets.redact import redact_text
 from laion_assets.settings import Settings
 
-TRIES = 5
-TIMEOUT_SECONDS = 5.0
-SECONDS_A_POST = 20.0
 SECONDS_A_TICK = 30.0
 """Dagster gives a sensor 60 s a tick: what was not posted by then is posted at the next."""
 
 EVENTS_A_TICK = 200
-
-
-@dataclass(frozen=True)
-class Alert:
-    """The JSON body of a post, as docs/settings.md describes it.
-
-    What it is about (`kind`, `name`, `shard`), what became of it (`state`, and the `severity` of what failed), the
-    `run_id`, the `reason`, and when (`at`, ISO 8601, UTC). `text` says the same in one line, which is what Slack,
-    Mattermost and Teams show of a body.
-    """
-
-    kind: Literal["run", "check"]
-    name: str
-    state: Literal["failed", "recovered"]
-    severity: Literal["ERROR", "WARN", ""]
-    shard: str
-    run_id: str
-    reason: str
-    at: str
-    text: str
-
-
-class WebhookError(Exception):
-    """The webhook did not take a post. Its words hold no part of the URL, which may be a secret."""
-
-    def __init__(self, said: str, *, worth_retrying: bool) -> None:
-        super().__init__(said)
-        self.worth_retrying = worth_retrying
 
 
 @dataclass(frozen=True)
@@ -64,63 +33,17 @@ class News:
     newest: int
 
 
-def alert(
-    kind: Literal["run", "check"],
-    name: str,
-    *,
-    shard: str,
-    run_id: str,
-    reason: str,
-    timestamp: float,
-    severity: Literal["ERROR", "WARN", ""] = "ERROR",
-) -> Alert:
-    """An alert without secrets: passwords in URLs of the reason are taken out. Without a severity it is a recovery."""
-    became: Literal["failed", "recovered"] = "failed" if severity else "recovered"
-    said = redact_text(reason)[:1000]
-    at = datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="seconds")
-    where = f" of shard {shard}" if shard else ""
-    warned = " (a warning)" if severity == "WARN" else ""
-    text = f"{kind} {name}{where} {became}{warned}: {said}"
-    return Alert(kind, name, became, severity, shard, run_id, said, at, text)
-
-
-def post(url: str, body: Alert) -> None:
-    """Posts an alert; tries again on errors of the network and of the server (5xx, 429).
-
-    Raises `WebhookError` when that did not help.
-    """
-    attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, WebhookError) and error.worth_retrying),
-        stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(SECONDS_A_POST),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
-        reraise=True,
-    )
-    attempts(_post_once, url, body)
-
-
-def _post_once(url: str, body: Alert) -> None:
-    # A quarter of what the code location takes to import, and only an alert needs it.
-    import httpx
-
-    try:
-        status = httpx.post(url, json=asdict(body), timeout=TIMEOUT_SECONDS).status_code
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        again = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
-        raise WebhookError(f"the webhook could not be reached: {type(error).__name__}", worth_retrying=again) from None
-    if not 200 <= status < 300:
-        raise WebhookError(f"the webhook answered {status}", worth_retrying=status >= 500 or status == 429)
-
-
 def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
-    """The two sensors; none without LAION_ALERT_WEBHOOK."""
+    """The sensors; none without LAION_ALERT_WEBHOOK."""
     if settings.alert_webhook is None:
         return []
-    url = settings.alert_webhook.get_secret_value()
+    url, page = settings.alert_webhook.get_secret_value(), settings.dagster_url
     return [
         _sensor(
             job_name(settings, "alert_on_run_failure"),
             "Posts each failed run to the webhook, once, with its reason.",
             url,
+            page,
             failed_runs,
             _newest_failed_run,
         ),
@@ -129,9 +52,11 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
             "Posts each check that begins to fail or to warn, and that recovers, to the webhook, once: a failed check "
             "that blocks nothing fails no run, and one that stays failed is no news.",
             url,
+            page,
             changed_checks,
             _newest_check,
         ),
+        *overdue_sensors(settings),
     ]
 
 
@@ -139,7 +64,8 @@ def _sensor(
     name: str,
     description: str,
     url: str,
-    look: Callable[[DagsterInstance, int, str | None], News],
+    page: str | None,
+    look: Callable[[DagsterInstance, int, str | None, str | None], News],
     newest: Callable[[DagsterInstance], int],
 ) -> dg.SensorDefinition:
     """A sensor with a cursor of ours. Dagster's `run_failure_sensor` moves its own on also when the post failed, so
@@ -157,7 +83,7 @@ def _sensor(
             # A new sensor starts now: what failed before it was started is no news.
             return dg.SensorResult(cursor=str(newest(instance)), skip_reason=dg.SkipReason("begins with what is new"))
         origin = context.code_location_origin
-        news = look(instance, int(context.cursor), origin.location_name if origin is not None else None)
+        news = look(instance, int(context.cursor), origin.location_name if origin is not None else None, page)
         cursor, said = _post_all(url, news)
         return dg.SensorResult(cursor=str(cursor), skip_reason=dg.SkipReason(said))
 
@@ -183,7 +109,7 @@ def _post_all(url: str, news: News) -> tuple[int, str]:
     return news.newest, f"{len(news.alerts)} alerts posted"
 
 
-def failed_runs(instance: DagsterInstance, after: int, location: str | None = None) -> News:
+def failed_runs(instance: DagsterInstance, after: int, location: str | None = None, page: str | None = None) -> News:
     """Runs of a code location, or of a command, that failed after an event."""
     records = instance.fetch_run_status_changes(
         dg.RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=after),
@@ -197,18 +123,22 @@ def failed_runs(instance: DagsterInstance, after: int, location: str | None = No
             continue
         body = alert(
             "run",
-            run.job_name,
+            run_name(run),
             shard=run.tags.get(PARTITION_TAG, ""),
             run_id=run.run_id,
             reason=failure_reason(instance, run.run_id),
             timestamp=record.timestamp,
+            dagster_url=page,
         )
         found.append((record.storage_id, body))
     return News(found, _last(records, after))
 
 
-def changed_checks(instance: DagsterInstance, after: int, location: str | None = None) -> News:
+def changed_checks(instance: DagsterInstance, after: int, location: str | None = None, page: str | None = None) -> News:
     """Checks in runs of a code location, or of a command, that after an event came out other than the time before.
+
+    A check that blocks and fails ends its run, and the message of the run says why: it has none of its own. Neither has
+    what a sweep over all shards found of each: its own result names those that failed.
 
     What came before is read from Dagster's log and not kept in a cursor: it holds through restarts and resets.
     """
@@ -221,10 +151,14 @@ def changed_checks(instance: DagsterInstance, after: int, location: str | None =
     for record in records:
         event = record.event_log_entry.dagster_event
         check = event.asset_check_evaluation_data if event is not None else None
-        if check is None or _severity(check) == _severity_before(instance, check, record.timestamp):
+        if (
+            check is None
+            or SWEPT in check.metadata
+            or _severity(check) == _severity_before(instance, check, record.timestamp)
+        ):
             continue
         run = instance.get_run_by_id(record.run_id)
-        if run is not None and _is_elsewhere(run, location):
+        if run is not None and (_is_elsewhere(run, location) or _is_told_by_its_run(check, run)):
             continue
         body = alert(
             "check",
@@ -234,9 +168,25 @@ def changed_checks(instance: DagsterInstance, after: int, location: str | None =
             reason=check.description or ("passed" if check.passed else "failed"),
             timestamp=record.timestamp,
             severity=_severity(check),
+            dagster_url=page,
         )
         found.append((record.storage_id, body))
     return News(found, _last(records, after))
+
+
+def run_name(run: dg.DagsterRun) -> str:
+    """The job that a person would name: Dagster calls every run of a backfill or a button `__ASSET_JOB`."""
+    if not run.job_name.startswith("__ASSET_JOB"):
+        return run.job_name
+    assets = {key.path[-1] for key in run.asset_selection or ()}
+    if assets == set(CHAIN):
+        return LOAD_JOB
+    checks = {key.name for key in run.asset_check_selection or ()}
+    return ", ".join(sorted(assets or checks)) or "run"
+
+
+def _is_told_by_its_run(check: dg.AssetCheckEvaluation, run: dg.DagsterRun) -> bool:
+    return bool(check.blocking) and _severity(check) == "ERROR" and run.status != dg.DagsterRunStatus.SUCCESS
 
 
 def _severity(check: dg.AssetCheckEvaluation) -> Literal["ERROR", "WARN", ""]:

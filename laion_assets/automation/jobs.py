@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dagster import AssetSelection, define_asset_job
+from dagster import AssetCheckKey, AssetSelection, define_asset_job
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from laion_assets.automation.queue import job_tags
 from laion_assets.execution.executor import watched_executor
-from laion_assets.health.keys import BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, asset_key, job_name
+from laion_assets.health.facts import AUDIT_CHECK
+from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, asset_key, job_name
 from laion_assets.settings import Settings
 
 
@@ -50,4 +51,11 @@ def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
             description="Sizes, ETags and dates of the remote files of shards that are loaded.",
         ),
         job(REPORT_JOB, "load_report", description="The report of the whole load, and whether all is well."),
+        define_asset_job(
+            job_name(settings, AUDIT_JOB),
+            selection=AssetSelection.checks(AssetCheckKey(asset_key(settings, CHAIN[-1]), AUDIT_CHECK)),
+            executor_def=watched_executor,
+            description="Compares loaded partitions with their merged files again: that of the tag dagster/partition, "
+            "or without it all, those first that were compared longest ago. Nothing is loaded.",
+        ),
     ]

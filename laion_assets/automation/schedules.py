@@ -6,8 +6,11 @@ import dagster as dg
 from dagster._core.storage.tags import PRIORITY_TAG
 
 from laion_assets.automation.queue import BULK
+from laion_assets.health.facts import last_audits
 from laion_assets.health.history import ShardHistory, read_histories
-from laion_assets.health.keys import LOAD_JOB, OBSERVE_JOB, REPORT_JOB, job_name
+from laion_assets.health.keys import AUDIT_JOB, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, UPDATE_JOB, job_name
+from laion_assets.health.runs import PARTITION_TAG
+from laion_assets.health.words import counted
 from laion_assets.settings import Settings
 
 SCHEDULED = {PRIORITY_TAG: str(BULK)}
@@ -32,7 +35,18 @@ def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[Sha
     again = [history for history in failed if history.failures <= limit]
     if again:
         return again, ""
-    return [], f"{len(failed)} shards failed more than {limit} times: mend them first" if failed else "no shard failed"
+    return (
+        [],
+        f"{counted(len(failed), 'shard')} failed more than {limit} times: mend the cause first"
+        if failed
+        else "no shard failed",
+    )
+
+
+def longest_unaudited(histories: list[ShardHistory], audits: dict[str, tuple[int, bool]], count: int) -> list[str]:
+    """The loaded shards that were audited longest ago, those first that never were; none that is queued or running."""
+    loaded = [history.key for history in histories if history.progress == "loaded" and not history.active]
+    return sorted(loaded, key=lambda key: (audits.get(key, (0, True))[0], int(key)))[:count]
 
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -82,4 +96,30 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         cron_schedule=settings.report_cron,
         description="Writes `load_report` and evaluates its health checks.",
     )
-    return [load_next_shards, retry_failed_shards, observe, report]
+
+    @dg.schedule(
+        name=job_name(settings, "audit_partitions"),
+        job_name=job_name(settings, AUDIT_JOB),
+        cron_schedule=settings.audit_cron,
+        description=f"Compares {settings.audit_shards} loaded partitions with their merged files again, those first "
+        "that were compared longest ago.",
+    )
+    def audit_partitions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        histories = read_histories(context.instance, settings, with_errors=False)
+        shards = longest_unaudited(histories, last_audits(context.instance, settings), settings.audit_shards)
+        tick = context.scheduled_execution_time.isoformat()
+        requests = [
+            # A job of checks alone has no partitions to Dagster; the check goes by the tag.
+            dg.RunRequest(run_key=f"audit/{tick}/{key}", tags={**SCHEDULED, PARTITION_TAG: key})
+            for key in shards
+        ]
+        return requests or dg.SkipReason("no partition is loaded")
+
+    update = dg.ScheduleDefinition(
+        name=job_name(settings, "update_what_is_stale"),
+        job_name=job_name(settings, UPDATE_JOB),
+        cron_schedule=settings.update_cron,
+        tags=SCHEDULED,
+        description="Launches bring_up_to_date: everything stale or missing, in order, and nothing else.",
+    )
+    return [load_next_shards, retry_failed_shards, observe, report, audit_partitions, update]

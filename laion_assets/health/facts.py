@@ -14,7 +14,7 @@ from dagster import AssetCheckKey, DagsterEventType, DagsterInstance
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN, ShardHistory
-from laion_assets.health.keys import asset_key
+from laion_assets.health.keys import asset_key, job_name
 from laion_assets.health.runs import other_active_runs
 from laion_assets.health.versions import RecordedVersions
 from laion_assets.health.words import shards_of
@@ -25,6 +25,9 @@ from laion_assets.table.connect import holding_process
 
 AUDIT_CHECK = "partition_matches_parquet"
 """The check of a partition that the audit does again."""
+
+SWEPT = "part_of_run"
+"""Key of the metadata of what a check over all shards found of one: the run whose own result names all that failed."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[Sh
     # An instance in memory has no schedules.
     there = instance.schedule_storage is not None
     running = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING}) if there else []
-    if any(state.instigator_name == "load_next_shards" for state in running):
+    if any(state.instigator_name == job_name(settings, "load_next_shards") for state in running):
         return {history.key for history in histories}
     plan = read_plan(plan_path(settings))
     planned = {str(one.shard) for one in plan.shards} if plan is not None else set()

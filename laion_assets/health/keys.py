@@ -9,13 +9,18 @@ from laion_assets.settings import Settings
 CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
 """The assets that are partitioned by shard, in order."""
 
+OWNER = "team:embeddings"
+"""Whom the UI and alerts name as the owner of every asset."""
+
 LOAD_JOB = "load_shards"
 """The job of that chain."""
 
 BUILD_JOB = "build_index"
 OBSERVE_JOB = "observe_remote"
 REPORT_JOB = "report_health"
-JOBS = (LOAD_JOB, BUILD_JOB, OBSERVE_JOB, REPORT_JOB)
+AUDIT_JOB = "audit_partitions"
+UPDATE_JOB = "bring_up_to_date"
+JOBS = (LOAD_JOB, BUILD_JOB, OBSERVE_JOB, REPORT_JOB, AUDIT_JOB, UPDATE_JOB)
 
 
 def asset_key(settings: Settings, name: str) -> AssetKey:

@@ -52,7 +52,7 @@ def index_follows_loads(
     seen = f"{len(covered)} of {counted(len(loaded), 'loaded partition')} indexed"
     if "vector_index" in facts.under_way:
         return Finding(name, True, f"{seen}; a build is queued or running", figures)
-    first, step, total = settings.index_first, settings.index_step, settings.dataset.shards
+    first, step, total = settings.index_first, settings.index_step, len(settings.dataset.shards)
     reached = milestone(len(loaded), first=first, step=step, total=total)
     faults = [] if index is None else _index_faults(settings, loaded, covered, index)
     if not faults and reached > milestone(len(covered), first=first, step=step, total=total):
@@ -94,8 +94,9 @@ def recall_is_current(facts: LoadFacts) -> Finding:
         why = "partitions were loaded again" if facts.index.loaded_again else "the index was built again"
         return Finding(name, False, f"{why} after recall was measured: its figures are void. {UPDATE}", figures)
     low = [
-        f"{kind.replace('_', ' ')} reaches {mean:.3f}, the target is {found.target_of(kind):g}"
-        for kind, mean in recalls.items()
+        f"{kind.replace('_', ' ')} reaches {found.chosen(kind).at_10.low:.3f} at least, the target is "
+        f"{found.target_of(kind):g}"
+        for kind in recalls
         if not found.meets_target(kind)
     ]
     lowest = min(recalls.values(), default=0.0)

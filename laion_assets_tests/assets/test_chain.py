@@ -328,7 +328,7 @@ def test_a_partition_that_was_changed_behind_our_back_fails_its_check(
     (check,) = clickhouse_partition_checks(CodeLocation(settings))
     # Dagster runs the check of a partition only together with its asset, which would mend the partition first.
     judge = check.op.compute_fn.decorated_fn  # type: ignore[union-attr]
-    result = judge(SimpleNamespace(partition_key="2", instance=instance))
+    result = next(judge(SimpleNamespace(has_partition_key=True, partition_key="2", instance=instance)))
     assert not result.passed
     assert said in result.description
     assert run(settings, 2, instance, "clickhouse_partition").success

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from laion_assets.automation.alerts import TRIES, Alert, WebhookError, alert, build_alerts, post
+from laion_assets.automation.alerts import build_alerts
+from laion_assets.automation.webhook import TRIES, Alert, WebhookError, alert, post
 from laion_assets.settings import load_settings
+from laion_assets_tests.automation.recorded import Recorder
 
 PASSWORD = "s3cret-hunter2"  # noqa: S105 - made up
 PATH = "/services/T0/B0/token-of-the-webhook"
@@ -102,8 +105,18 @@ def instance() -> Iterator[dg.DagsterInstance]:
 class Sensor:
     """One of our sensors, ticking as the daemon has it: with the cursor that the last tick gave back."""
 
-    def __init__(self, name: str, url: str, instance: dg.DagsterInstance, cursor: str | None = None) -> None:
-        sensors = {sensor.name: sensor for sensor in build_alerts(load_settings(alert_webhook=url))}
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        instance: dg.DagsterInstance,
+        cursor: str | None = None,
+        *,
+        page: str | None = None,
+        dataset: str = "laion400m",
+    ) -> None:
+        settings = load_settings(dataset_name=dataset, alert_webhook=url, dagster_url=page)
+        sensors = {sensor.name: sensor for sensor in build_alerts(settings)}
         self.sensor, self.instance = sensors[name], instance
         self.cursor = cursor
         if cursor is None:
@@ -141,13 +154,15 @@ def test_a_failed_run_is_posted_once_with_its_reason(webhook: Webhook, instance:
     assert sensor.tick() == "1 alerts posted"
     assert sensor.tick() == "0 alerts posted"
     (body,) = webhook.bodies
-    assert set(body) == {"kind", "name", "state", "severity", "shard", "run_id", "reason", "at", "text"}
-    assert (body["kind"], body["name"], body["shard"]) == ("run", "__ASSET_JOB", "2")
+    assert set(body) == {
+        *("kind", "name", "state", "severity", "shard", "run_id", "link", "owner", "reason", "at", "text")
+    }
+    assert (body["kind"], body["name"], body["shard"]) == ("run", "fetched", "2")
     assert (body["state"], body["severity"]) == ("failed", "ERROR")
     assert body["run_id"] == failed.run_id
     assert body["reason"] == "shard 2: no answer from https://***@mirror.example/x?***"
     assert body["at"].endswith("+00:00")
-    assert body["text"] == f"run __ASSET_JOB of shard 2 failed: {body['reason']}"
+    assert body["text"] == f"run fetched of shard 2 failed: {body['reason']}"
 
 
 def test_a_failed_check_is_posted_once_and_one_that_passed_never(
@@ -285,6 +300,73 @@ def test_no_body_holds_a_secret(webhook: Webhook, instance: dg.DagsterInstance) 
         sensor.tick()
     assert len(webhook.bodies) == 2
     assert PASSWORD not in json.dumps(webhook.bodies)
+
+
+@dg.asset(partitions_def=shards)
+def whole(context: dg.AssetExecutionContext) -> None: ...
+
+
+@dg.asset_check(asset=whole, partitions_def=shards, blocking=True)
+def gate() -> dg.AssetCheckResult:
+    return Verdict.now
+
+
+def test_a_failed_blocking_check_and_its_run_are_one_message(webhook: Webhook, instance: dg.DagsterInstance) -> None:
+    sensors = [Sensor(name, webhook.url, instance) for name in ("alert_on_run_failure", "alert_on_failed_check")]
+    definitions = dg.Definitions([whole], asset_checks=[gate], executor=dg.in_process_executor)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    assert not job.execute_in_process(instance=instance, partition_key="3", raise_on_error=False).success
+    for sensor in sensors:
+        sensor.tick()
+    (body,) = webhook.bodies
+    assert (body["kind"], body["name"], body["shard"]) == ("run", "whole", "3")
+    assert "gate" in body["reason"]
+    assert "12 rows are missing" in body["reason"]
+    Verdict.now = PASSED
+    job.execute_in_process(instance=instance, partition_key="3")
+    for sensor in sensors:
+        sensor.tick()
+    assert [(one["kind"], one["state"]) for one in webhook.bodies] == [("run", "failed"), ("check", "recovered")]
+
+
+def test_a_message_has_a_link_and_an_owner(webhook: Webhook, instance: dg.DagsterInstance) -> None:
+    sensor = Sensor("alert_on_run_failure", webhook.url, instance, page="https://dagster.example/")
+    failed = run(instance, "1")
+    sensor.tick()
+    (body,) = webhook.bodies
+    assert body["link"] == f"https://dagster.example/runs/{failed.run_id}"
+    assert body["owner"] == "team:embeddings"
+    assert body["text"].endswith(body["link"])
+
+
+def test_once_a_day_one_message_says_what_still_fails(webhook: Webhook) -> None:
+    with dg.DagsterInstance.local_temp() as instance:
+        settings = load_settings(dataset_name="sample", alert_webhook=webhook.url)
+        recorder = Recorder(instance, settings)
+        recorder.fail(2, message="no space left")
+        yesterday = str(time.time() - 86_400)
+        sensor = Sensor("alert_digest", webhook.url, instance, yesterday, dataset="sample")
+        assert sensor.tick() == "1 still fail"
+        assert sensor.tick() == "not yet"
+        (body,) = webhook.bodies
+        assert (body["kind"], body["name"]) == ("digest", "sample")
+        assert body["reason"] == "1 thing still to mend: 1 shard failed: shard 2: no space left"
+        recorder.succeed(2)
+        sensor = Sensor("alert_digest", webhook.url, instance, yesterday, dataset="sample")
+        assert sensor.tick() == "0 still fail"
+        assert len(webhook.bodies) == 1, "where all is well nothing is posted"
+
+
+def test_a_report_that_is_no_longer_made_is_told_once_and_when_it_is_made_again(webhook: Webhook) -> None:
+    with dg.DagsterInstance.local_temp() as instance:
+        sensor = Sensor("alert_on_freshness", webhook.url, instance, "fresh")
+        assert sensor.tick() == "fresh", "a report that was never made has no age"
+        instance.report_runless_asset_event(dg.AssetMaterialization("load_report"))
+        assert sensor.tick() == "fresh"
+        old = Sensor("alert_on_freshness", webhook.url, instance, "old")
+        assert old.tick() == "fresh"
+        (body,) = webhook.bodies
+        assert (body["kind"], body["name"], body["state"]) == ("freshness", "load_report", "recovered")
 
 
 def test_a_long_reason_is_cut() -> None:

@@ -188,7 +188,7 @@ def test_failed_shards_are_retried_until_the_limit(
         recorder.fail(3)
         assert asked(settings, instance, "retry_failed_shards") == (["3", "10"] if failures == 2 else ["10"])
     recorder.succeed(10)
-    reason = "1 shards failed more than 2 times: mend them first"
+    reason = "1 shard failed more than 2 times: mend the cause first"
     assert why_none(settings, instance, "retry_failed_shards") == reason
 
 
@@ -237,6 +237,8 @@ def test_schedules_tick_as_the_settings_say_and_stand_still_until_started(tmp_pa
         "retry_failed_shards": "1 2 * * *",
         "observe_remote_shards": "0 4 * * 1",
         "report_load": settings.report_cron,
+        "audit_partitions": settings.audit_cron,
+        "update_what_is_stale": settings.update_cron,
     }
     for schedule in schedules.values():
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED

@@ -1,0 +1,88 @@
+"""The job `bring_up_to_date`: one backfill of exactly what is stale or missing, which Dagster runs in order."""
+
+import time
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.utils import make_new_backfill_id
+
+from laion_assets.execution.executor import watched_executor
+from laion_assets.health.facts import read_facts
+from laion_assets.health.history import read_histories
+from laion_assets.health.keys import UPDATE_JOB, asset_key, job_name
+from laion_assets.health.update import Update, what_to_update
+from laion_assets.settings import Settings
+
+
+class UpdateConfig(dg.Config):
+    """What the launchpad asks for."""
+
+    shards: str = ""
+    """Shards such as 0-9 or 1,4,7-9; empty for those that somebody began or asked for."""
+
+
+def read_update(settings: Settings, instance: dg.DagsterInstance, shards: str = "") -> Update:
+    """What is stale or missing now. Raises `DatasetError` for shards that are none, `StoreError`."""
+    histories = read_histories(instance, settings, with_errors=False)
+    chosen = set(settings.dataset.shard_numbers(shards)) if shards.strip() else None
+    return what_to_update(settings, histories, read_facts(instance, settings, histories), chosen)
+
+
+def submit_update(
+    settings: Settings, instance: dg.DagsterInstance, graph: AssetGraph, update: Update, tags: dict[str, str]
+) -> str:
+    """Asks Dagster's daemon for a backfill of these assets and partitions; its id.
+
+    A backfill runs a shard's assets in order, and the index after all of them: where a shard fails, the index waits for
+    the next milestone or the next update.
+    """
+    # Imported here: it was a fifth of what importing the code location takes over Dagster, in each shard's run.
+    from dagster._core.execution.backfill import PartitionBackfill
+
+    wanted = {
+        AssetKeyPartitionKey(asset_key(settings, step), str(shard))
+        for shard, steps in update.shards.items()
+        for step in steps
+    }
+    whole = {"vector_index": update.index, "recall_report": update.recall}
+    wanted |= {AssetKeyPartitionKey(asset_key(settings, name)) for name, behind in whole.items() if behind}
+    subset = AssetGraphSubset.from_asset_partition_set(wanted, graph)
+    backfill = PartitionBackfill.from_asset_graph_subset(
+        backfill_id=make_new_backfill_id(),
+        backfill_timestamp=time.time(),
+        tags=tags,
+        dynamic_partitions_store=instance,
+        asset_graph_subset=subset,
+        title="bring up to date",
+        description=str(update)[:200],
+        run_config=None,
+    )
+    instance.add_backfill(backfill)
+    return str(backfill.backfill_id)
+
+
+def update_job(settings: Settings) -> dg.JobDefinition:
+    """The job. Its only step looks what is stale or missing and asks for it; the work is in the backfill's runs."""
+
+    @dg.op(name="ask_for_what_is_stale")
+    def ask_for_what_is_stale(context: dg.OpExecutionContext, config: UpdateConfig) -> None:
+        update = read_update(settings, context.instance, config.shards)
+        context.log.info(f"to be made: {update}")
+        if update.nothing:
+            return
+        graph = context.repository_def.asset_graph
+        backfill = submit_update(settings, context.instance, graph, update, {})
+        context.log.info(f"asked for in backfill {backfill}: /runs/b/{backfill}")
+
+    @dg.job(
+        name=job_name(settings, UPDATE_JOB),
+        description="Makes again what is stale or missing of the shards that somebody began or asked for, then the "
+        "index and its recall where they are behind: one backfill of exactly these, in order, and nothing else.",
+        executor_def=watched_executor,
+    )
+    def bring_up_to_date() -> None:
+        ask_for_what_is_stale()
+
+    return bring_up_to_date

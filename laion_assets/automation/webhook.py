@@ -1,0 +1,97 @@
+"""What an alert is, and how it reaches a webhook: as JSON, tried again, without secrets. It finds no alerts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Literal
+
+import tenacity
+
+from laion_assets.health.keys import OWNER
+from laion_assets.redact import redact_text
+
+TRIES = 5
+TIMEOUT_SECONDS = 5.0
+SECONDS_A_POST = 20.0
+
+Kind = Literal["run", "check", "freshness", "digest"]
+
+
+@dataclass(frozen=True)
+class Alert:
+    """The JSON body of a post, as docs/settings.md describes it.
+
+    What it is about (`kind`, `name`, `shard`), what became of it (`state`, and the `severity` of what failed), the
+    `run_id` with its `link` in Dagster's UI (LAION_DAGSTER_URL), whose it is (`owner`), the `reason`, and when (`at`,
+    ISO 8601, UTC). `text` says the same in one line, which is what Slack, Mattermost and Teams show of a body.
+    """
+
+    kind: Kind
+    name: str
+    state: Literal["failed", "recovered"]
+    severity: Literal["ERROR", "WARN", ""]
+    shard: str
+    run_id: str
+    link: str
+    owner: str
+    reason: str
+    at: str
+    text: str
+
+
+class WebhookError(Exception):
+    """The webhook did not take a post. Its words hold no part of the URL, which may be a secret."""
+
+    def __init__(self, said: str, *, worth_retrying: bool) -> None:
+        super().__init__(said)
+        self.worth_retrying = worth_retrying
+
+
+def alert(
+    kind: Kind,
+    name: str,
+    *,
+    shard: str,
+    run_id: str,
+    reason: str,
+    timestamp: float,
+    severity: Literal["ERROR", "WARN", ""] = "ERROR",
+    dagster_url: str | None = None,
+) -> Alert:
+    """An alert without secrets: passwords in URLs of the reason are taken out. Without a severity it is a recovery."""
+    became: Literal["failed", "recovered"] = "failed" if severity else "recovered"
+    said = redact_text(reason)[:1000]
+    at = datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="seconds")
+    where = f" of shard {shard}" if shard else ""
+    warned = " (a warning)" if severity == "WARN" else ""
+    link = f"{dagster_url}/runs/{run_id}" if dagster_url and run_id else dagster_url or ""
+    text = f"{kind} {name}{where} {became}{warned}: {said}" + (f" {link}" if link else "")
+    return Alert(kind, name, became, severity, shard, run_id, link, OWNER, said, at, text)
+
+
+def post(url: str, body: Alert) -> None:
+    """Posts an alert; tries again on errors of the network and of the server (5xx, 429).
+
+    Raises `WebhookError` when that did not help.
+    """
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, WebhookError) and error.worth_retrying),
+        stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(SECONDS_A_POST),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
+        reraise=True,
+    )
+    attempts(_post_once, url, body)
+
+
+def _post_once(url: str, body: Alert) -> None:
+    # A quarter of what the code location takes to import, and only an alert needs it.
+    import httpx
+
+    try:
+        status = httpx.post(url, json=asdict(body), timeout=TIMEOUT_SECONDS).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        again = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+        raise WebhookError(f"the webhook could not be reached: {type(error).__name__}", worth_retrying=again) from None
+    if not 200 <= status < 300:
+        raise WebhookError(f"the webhook answered {status}", worth_retrying=status >= 500 or status == 429)

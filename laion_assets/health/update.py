@@ -1,0 +1,83 @@
+"""What must be made again so that everything is up to date: shards, index and recall, in order. It makes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from laion_assets.health.facts import LoadFacts
+from laion_assets.health.history import ShardHistory
+from laion_assets.health.keys import CHAIN
+from laion_assets.health.upkeep import recall_is_current
+from laion_assets.health.versions import code_version
+from laion_assets.health.words import as_ranges, counted
+from laion_assets.settings import Settings
+from laion_assets.shard.store import ShardStore, file_exists
+
+
+@dataclass(frozen=True)
+class Update:
+    """The assets of the chain that each shard needs, by shard, and whether index and recall are behind."""
+
+    shards: dict[int, tuple[str, ...]]
+    index: bool
+    recall: bool
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all is up to date."""
+        return not self.shards and not self.index and not self.recall
+
+    def __str__(self) -> str:
+        said = [f"{counted(len(self.shards), 'shard')} ({as_ranges(self.shards)})"] if self.shards else []
+        said += [name for name, wanted in (("the index", self.index), ("its recall", self.recall)) if wanted]
+        return ", ".join(said) or "nothing: all is up to date"
+
+
+def what_to_update(
+    settings: Settings, histories: list[ShardHistory], facts: LoadFacts, shards: set[int] | None = None
+) -> Update:
+    """What is stale or missing of `shards` (None: of those that somebody began or asked for), and of what is made from
+    them. What is queued or running is being made. Raises `StoreError` where a bucket cannot say what it has."""
+    needed: dict[int, tuple[str, ...]] = {}
+    for history in histories:
+        begun = history.progress != "missing" or bool(history.last_run) or history.key in facts.asked_for
+        wanted = int(history.key) in shards if shards is not None else begun
+        steps = chain_steps(settings, history) if wanted and not history.active else ()
+        if steps:
+            needed[int(history.key)] = steps
+    loaded = {int(history.key) for history in histories if history.progress == "loaded"}
+    index = bool(needed) or _index_is_behind(settings, loaded, facts)
+    recall = index or recall_is_current(facts).passed is False
+    if not loaded and not needed:
+        return Update({}, index=False, recall=False)
+    return Update(
+        needed,
+        index=index and "vector_index" not in facts.under_way,
+        recall=recall and "recall_report" not in facts.under_way,
+    )
+
+
+def chain_steps(settings: Settings, history: ShardHistory) -> tuple[str, ...]:
+    """The assets that a shard needs, in order: from the first that is stale or missing, and before that from the one
+    whose files are gone. None where all is there."""
+    made = {"missing": 0, "fetched": 1, "merged": 2, "loaded": 3}[history.progress]
+    if history.last_run in ("failed", "canceled") and history.progress == "loaded":
+        made = 2  # a run that ended after a load did not look at what it loaded
+    stale = [CHAIN.index(name) for name in history.stale]
+    first = min([made, *stale])
+    if first >= len(CHAIN):
+        return ()
+    store, shard = ShardStore.of(settings), int(history.key)
+    if first == 2 and not file_exists(store.merged_path(shard)):
+        first = 1
+    if first == 1 and store.raw_files(shard).missing():
+        first = 0
+    return CHAIN[first:]
+
+
+def _index_is_behind(settings: Settings, loaded: set[int], facts: LoadFacts) -> bool:
+    """Whether a loaded partition lacks the index that the settings ask for, also between two milestones."""
+    index = facts.index
+    if index is None or (index.code and index.code != code_version(settings, "vector_index")):
+        return bool(loaded)
+    return bool(loaded - (index.covered - index.loaded_again))

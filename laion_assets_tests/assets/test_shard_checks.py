@@ -1,0 +1,108 @@
+"""States what a check of a shard does without a partition: all loaded shards, the oldest check first, each recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from laion_assets.definitions import build_definitions
+from laion_assets.health.facts import last_audits, read_audit
+from laion_assets.health.history import read_histories
+from laion_assets.health.keys import AUDIT_JOB, CHAIN, LOAD_JOB
+from laion_assets.health.runs import PARTITION_TAG
+from laion_assets.settings import Settings
+from laion_assets.table.connect import connect
+from laion_assets_tests.conftest import settings_for
+
+MATCHES = dg.AssetCheckKey(dg.AssetKey("clickhouse_partition"), "partition_matches_parquet")
+SOUND = dg.AssetCheckKey(dg.AssetKey("merged_shard"), "vectors_are_sound")
+ROWS_AGREE = dg.AssetCheckKey(dg.AssetKey("raw_shard"), "rows_agree")
+
+
+@pytest.fixture(scope="module")
+def loaded(
+    tmp_path_factory: pytest.TempPathFactory, sample_folder: Path
+) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
+    """Shards 0 to 2 of the sample, loaded by real runs; a row of shard 1 was changed since."""
+    settings = settings_for(tmp_path_factory.mktemp("sweep") / "data", sample_folder)
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions(settings).resolve_job_def(LOAD_JOB)
+        for shard in ("0", "1", "2"):
+            assert job.execute_in_process(instance=instance, partition_key=shard).success
+        with connect(settings) as db:
+            change = "UPDATE caption = 'another' WHERE id = 10000007"
+            db.command(f"ALTER TABLE {db.table} {change}", settings={"mutations_sync": 2})
+        yield settings, instance
+
+
+def execute(settings: Settings, instance: dg.DagsterInstance, *keys: dg.AssetCheckKey) -> dict[str, Any]:
+    """What the checks say when they are executed as the UI does, without a partition."""
+    definitions = build_definitions(settings)
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(
+        asset_check_selection=set(keys), asset_selection=set()
+    )
+    result = job.execute_in_process(instance=instance)
+    assert result.success
+    return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+
+def test_a_sweep_says_which_shards_fail_and_records_each(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
+    settings, instance = loaded
+    checks = execute(settings, instance, MATCHES, SOUND)
+    matches = checks["partition_matches_parquet"]
+    assert not matches.passed
+    assert matches.description.startswith("3 of 3 shards checked in less than a minute, 1 failed: shard 1: ")
+    assert matches.metadata["failed_shards"].value == "1"
+    assert (matches.metadata["checked"].value, matches.metadata["not_reached"].value) == (3, 0)
+    assert checks["vectors_are_sound"].passed
+    assert {key: passed for key, (_, passed) in last_audits(instance, settings).items()} == {
+        "0": True,
+        "1": False,
+        "2": True,
+    }
+    audit = read_audit(instance, settings, read_histories(instance, settings))
+    assert audit.failed == {"1"}
+    assert not audit.never
+
+
+def test_shards_whose_files_are_gone_are_left_out(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
+    settings, instance = loaded
+    checks = execute(settings, instance, ROWS_AGREE)
+    assert checks["rows_agree"].passed, "raw files go after the merge"
+    assert checks["rows_agree"].metadata["checked"].value == 0
+
+
+def test_a_sweep_is_bounded_in_time_and_goes_on_with_the_oldest(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
+    settings, instance = loaded
+    short = settings.model_copy(update={"sweep_hours": 1e-9})
+    before = last_audits(instance, settings)
+    matches = execute(short, instance, MATCHES)["partition_matches_parquet"]
+    assert matches.metadata["not_reached"].value + matches.metadata["checked"].value == 3
+    assert "were not reached within LAION_SWEEP_HOURS" in matches.description
+    assert last_audits(instance, settings) == before
+
+
+def test_the_audit_job_checks_one_partition_and_loads_nothing(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
+    settings, instance = loaded
+    before = last_audits(instance, settings)
+    job = build_definitions(settings).resolve_job_def(AUDIT_JOB)
+    result = job.execute_in_process(instance=instance, tags={PARTITION_TAG: "2"})
+    assert result.success
+    assert result.get_asset_materialization_events() == []
+    after = last_audits(instance, settings)
+    assert after["2"][0] > before["2"][0]
+    assert after["0"] == before["0"]
+    assert [history.last_run for history in read_histories(instance, settings)][:3] == ["succeeded"] * 3
+
+
+def test_a_check_with_a_partition_looks_at_that_one(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
+    settings, instance = loaded
+    job = build_definitions(settings).resolve_job_def(AUDIT_JOB)
+    result = job.execute_in_process(instance=instance, tags={PARTITION_TAG: "1"}, raise_on_error=False)
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.partition, check.passed) == ("1", False)
+    assert CHAIN[-1] == check.asset_key.to_user_string()

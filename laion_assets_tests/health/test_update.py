@@ -1,0 +1,79 @@
+"""States what is made again to bring everything up to date: what is stale or missing, in order, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+
+from laion_assets.automation.update import read_update
+from laion_assets.definitions import build_definitions
+from laion_assets.health.keys import BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
+from laion_assets.source.sample import write_sample_shard
+from laion_assets_tests.health.test_versions import Chain
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    with dg.DagsterInstance.local_temp() as instance:
+        yield Chain(tmp_path, instance, index_first=1, hnsw_m=8, hnsw_ef_construction=32, recall_queries=5)
+
+
+def test_only_what_is_stale_or_missing_is_made_and_the_job_asks_for_it_in_one_backfill(chain: Chain) -> None:
+    assert read_update(chain.settings, chain.instance).nothing, "nobody asked for anything"
+    chain.run(0)
+    chain.run(1, "raw_shard", "merged_shard")
+    update = read_update(chain.settings, chain.instance)
+    assert update.shards == {1: ("clickhouse_partition",)}
+    assert (update.index, update.recall) == (True, True)
+    assert str(update) == "1 shard (1), the index, its recall"
+    chain.run(1, "clickhouse_partition")
+    build = build_definitions(chain.settings).resolve_job_def(BUILD_JOB)
+    assert build.execute_in_process(instance=chain.instance).success
+    assert read_update(chain.settings, chain.instance).nothing
+    write_sample_shard(chain.folder / "sample", 1, 70)
+    chain.observe()
+    assert read_update(chain.settings, chain.instance).shards == {1: CHAIN}
+    assert read_update(chain.settings, chain.instance, "0").shards == {}, "shard 1 was not asked for"
+    assert read_update(chain.settings, chain.instance, "2").shards == {2: CHAIN}
+
+    definitions = build_definitions(chain.settings)
+    job = definitions.get_repository_def().get_job(UPDATE_JOB)
+    assert job.execute_in_process(instance=chain.instance).success
+    (backfill,) = chain.instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
+    data = backfill.get_asset_backfill_data(definitions.get_repository_def().asset_graph)
+    asked = {
+        (key.asset_key.to_user_string(), key.partition_key) for key in data.target_subset.iterate_asset_partitions()
+    }
+    assert asked == {*((name, "1") for name in CHAIN), ("vector_index", None), ("recall_report", None)}
+
+
+def test_a_changed_codec_loads_partitions_again_from_their_merged_files(chain: Chain) -> None:
+    chain.run(0)
+    chain.with_settings(vector_codec="ZSTD(1)")
+    assert read_update(chain.settings, chain.instance).shards == {0: ("clickhouse_partition",)}
+    merged = chain.folder / "data" / "merged" / "merged_0.parquet"
+    merged.unlink()
+    assert read_update(chain.settings, chain.instance).shards == {0: CHAIN}, "raw files went after the merge"
+
+
+def test_other_parameters_of_the_index_build_the_index_alone(chain: Chain) -> None:
+    chain.run(0)
+    build = build_definitions(chain.settings).resolve_job_def(BUILD_JOB)
+    assert build.execute_in_process(instance=chain.instance).success
+    chain.with_settings(index_first=1, hnsw_m=16, hnsw_ef_construction=32, recall_queries=5)
+    update = read_update(chain.settings, chain.instance)
+    assert (update.shards, update.index, update.recall) == ({}, True, True)
+
+
+def test_a_shard_that_is_being_loaded_is_left_alone(chain: Chain) -> None:
+    chain.run(0, "raw_shard")
+    key = asset_key(chain.settings, "raw_shard")
+    job = build_definitions(chain.settings).resolve_job_def("load_shards")
+    chain.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({key}), tags={"dagster/partition": "0"}
+    )
+    assert read_update(chain.settings, chain.instance).shards == {}
