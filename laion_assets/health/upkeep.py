@@ -79,6 +79,19 @@ def _index_faults(settings: Settings, loaded: set[int], covered: set[int], index
     return faults
 
 
+def recall_is_void(facts: LoadFacts) -> str:
+    """Why the last figures of recall are not of the index that is there; empty where they are, or nothing is built."""
+    if facts.index is None:
+        return ""
+    if facts.evaluation is None or facts.recall_at is None:
+        return "the index was never measured"
+    if facts.index.loaded_again:
+        return "partitions were loaded again after recall was measured: its figures are void"
+    if facts.recall_at < facts.index.made_at:
+        return "the index was built again after recall was measured: its figures are void"
+    return ""
+
+
 def recall_is_current(facts: LoadFacts) -> Finding:
     """Recall was measured on the index that is there, and each kind of query reaches its target."""
     name, found = "recall_is_current", facts.evaluation
@@ -88,11 +101,9 @@ def recall_is_current(facts: LoadFacts) -> Finding:
     figures = {f"recall_at_10_{kind}": mean for kind, mean in recalls.items()}
     if "recall_report" in facts.under_way:
         return Finding(name, True, "a measurement is queued or running", figures)
-    if found is None or facts.recall_at is None:
-        return Finding(name, False, f"the index was never measured. {UPDATE}", figures)
-    if facts.recall_at < facts.index.made_at or facts.index.loaded_again:
-        why = "partitions were loaded again" if facts.index.loaded_again else "the index was built again"
-        return Finding(name, False, f"{why} after recall was measured: its figures are void. {UPDATE}", figures)
+    void = recall_is_void(facts)
+    if void or found is None:
+        return Finding(name, False, f"{void}. {UPDATE}", figures)
     low = [
         f"{kind.replace('_', ' ')} reaches {found.chosen(kind).at_10.low:.3f} at least, the target is "
         f"{found.target_of(kind):g}"
