@@ -47,7 +47,6 @@ def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
         stage="index",
         touches_table=True,
         automation_condition=condition if location.settings.builds_cells else None,
-        freshness_policy=location.freshness,
         description="Tables of cells: every loaded row by the cluster of its vector, with a code of two bits a "
         "dimension beside a BFloat16 copy. Centroids are trained on a sample of all shards; a shard that is loaded "
         "again is exchanged alone. For tables whose HNSW graphs would not fit into memory.",

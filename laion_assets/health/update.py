@@ -46,8 +46,9 @@ def what_to_update(
         if steps:
             needed[int(history.key)] = steps
     loaded = {int(history.key) for history in histories if history.progress == "loaded"}
-    index = bool(needed) or _index_is_behind(settings, loaded, facts)
-    recall = index or bool(recall_is_void(facts))  # figures below the target would come out the same
+    index = settings.builds_graphs and (bool(needed) or _index_is_behind(settings, loaded, facts))
+    # Figures below the target would come out the same: only void ones are measured again.
+    recall = index or (settings.builds_graphs and bool(recall_is_void(facts)))
     if not loaded and not needed:
         return Update({}, index=False, recall=False)
     return Update(

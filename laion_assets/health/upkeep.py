@@ -43,6 +43,8 @@ def index_follows_loads(
     Dagster marks no asset as stale that is made from 100 partitions or more, so this finding says it.
     """
     name = "index_follows_loads"
+    if not settings.builds_graphs:
+        return Finding(name, True, "LAION_INDEX asks for no graphs")
     loaded = {int(history.key) for history in histories if history.progress == "loaded"}
     index = facts.index
     covered = loaded & index.covered - index.loaded_again if index is not None else set()
