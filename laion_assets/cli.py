@@ -325,6 +325,26 @@ def search(
 
 
 @app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address that is listened on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 1234,
+    index: Annotated[
+        list[str] | None, typer.Option(help="DATASET or DATASET=TABLE: one more index; may be given several times.")
+    ] = None,
+    demo_table: Demo = False,
+    dataset: DatasetOption = None,
+    source: SourceOption = None,
+) -> None:
+    """Serve searches over HTTP, as clip-retrieval's back end does, and a search page."""
+    from laion_assets.terminal.apart import demo_settings
+    from laion_assets.terminal.serve import serve_indexes
+    from laion_assets.terminal.settings import settings_of
+
+    settings = demo_settings(DEMO_FOLDER.absolute()) if demo_table else settings_of(dataset, source)
+    serve_indexes(settings, index or [], host, port, console)
+
+
+@app.command()
 def settings(dataset: DatasetOption = None, source: SourceOption = None, as_json: Json = False) -> None:
     """Print every setting as it holds, and whether it is a default, a variable's, an option's or the dataset's."""
     from laion_assets.terminal.settings import print_settings, settings_of, shown_settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import quote, unquote, urlsplit
 
@@ -173,3 +174,11 @@ def codec(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_]+(\(\d+\))?(, ?[A-Za-z0-9_]+(\(\d+\))?)*", text):
         raise ValueError("a codec is written as in CODEC(…), for example NONE or ZSTD(3)")
     return text
+
+
+def network(text: str) -> str:
+    """A network of addresses, such as 10.0.0.0/8."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError("a network is an address and its length, for example 10.0.0.0/8") from None

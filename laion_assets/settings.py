@@ -60,6 +60,7 @@ GROUPS = {
     "clickhouse_memory_bytes": "The connection to ClickHouse, and its engine",
     "http_tries": "Fetching",
     "clip_dir": "CLIP, alerts, clusters",
+    "serve_searches": "The search service",
 }
 """The groups of settings, by the first field of each: what follows a field in `Settings` is of its group."""
 
@@ -152,6 +153,16 @@ class Settings(BaseSettings):
     alert_webhook: Annotated[SecretStr, AfterValidator(_secret(setting_values.webhook))] | None = None
     cluster: Name | None = None
 
+    serve_searches: int = Field(default=4, ge=1, le=256)
+    serve_queue: int = Field(default=64, ge=0, le=10_000)
+    serve_seconds: float = Field(default=30.0, gt=0)
+    serve_idle_seconds: float = Field(default=5.0, gt=0)
+    serve_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    serve_token: SecretStr | None = None
+    serve_cors_origins: Words = ()
+    serve_picture_urls: bool = False
+    serve_private_networks: Annotated[tuple[Annotated[str, AfterValidator(setting_values.network)], ...], NoDecode] = ()
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -173,7 +184,9 @@ class Settings(BaseSettings):
     def _split_places(cls, value: object) -> object:
         return setting_values.places(value) if isinstance(value, str) else value
 
-    @field_validator("extra_columns", "tuning_granularities", mode="before")
+    @field_validator(
+        "extra_columns", "tuning_granularities", "serve_cors_origins", "serve_private_networks", mode="before"
+    )
     @classmethod
     def _split_words(cls, value: object) -> object:
         return tuple(word for word in re.split(r"[,\s]+", value) if word) if isinstance(value, str) else value

@@ -94,6 +94,14 @@ ENVIRONMENT: dict[str, tuple[str, object]] = {
     "clip_dir": ("/mnt/clip", Path("/mnt/clip")),
     "image_root": ("/mnt/images", Path("/mnt/images")),
     "cluster": ("main", "main"),
+    "serve_searches": ("2", 2),
+    "serve_queue": ("7", 7),
+    "serve_seconds": ("5", 5.0),
+    "serve_idle_seconds": ("9", 9.0),
+    "serve_body_bytes": ("2000", 2000),
+    "serve_cors_origins": ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
+    "serve_picture_urls": ("true", True),
+    "serve_private_networks": ("10.0.0.0/8 fd00::/8", ("10.0.0.0/8", "fd00::/8")),
 }
 """What each variable may hold, and what it then means; those of a secret are tested apart."""
 
@@ -217,7 +225,7 @@ def test_a_tilde_that_names_nobody_s_home_is_a_path_like_any_other(monkeypatch: 
 
 
 def test_every_setting_is_tried_by_these_tests() -> None:
-    secrets = {"clickhouse", "alert_webhook", "http_token"}
+    secrets = {"clickhouse", "alert_webhook", "http_token", "serve_token"}
     assert set(ENVIRONMENT) | secrets == set(Settings.model_fields)
 
 

@@ -70,4 +70,5 @@ def known_of(db: Database) -> Known:
 
 def kind_of(request: SearchRequest) -> object:
     """What decides which plan a search has, besides the vector."""
-    return (request.by, request.limit, request.where, request.shards, request.settings, request.ids_alone)
+    settings = tuple(pair for pair in request.settings if pair[0] != "log_comment")
+    return (request.by, request.limit, request.where, request.shards, settings, request.ids_alone)

@@ -46,8 +46,10 @@ def run_demo(folder: Path, console: Console) -> bool:
         request = {"by": "image", "limit": 5, "exact": exact, "where": None, "shards": None, "ef": None}
         show_search(settings, Asked([QUERY], [], None, None, None), request, console)
     console.print(
-        f"\nDone in {time.perf_counter() - started:.0f} s. To see it in Dagster's UI: make demo-ui. To search:\n"
-        f'  .venv/bin/laion-assets search --demo "red bicycle"',
+        f"\nDone in {time.perf_counter() - started:.0f} s. To see it in Dagster's UI: make demo-ui. "
+        "To search, here or in a browser:\n"
+        f'  .venv/bin/laion-assets search --demo "red bicycle"\n'
+        "  .venv/bin/laion-assets serve --demo",
         highlight=False,
     )
     return True

@@ -1,0 +1,55 @@
+"""Rows of the table by their ids, with every column but the vectors; and the end of a search that nobody waits for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from laion_assets.dataset import ID_STRIDE
+from laion_assets.errors import TableError
+from laion_assets.search.statement import answer_text
+from laion_assets.settings import Settings
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.schema import VECTOR_COLUMNS, require_table, table_columns
+
+MOST_SHARD = 65_535
+"""The table's partition key is a UInt16."""
+
+
+def rows_of(db: Database, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The rows of these ids by id, each a dict of its columns; ids that no row has are left out. NaN is None.
+
+    Only the partitions of these ids are read. Raises `TableError`.
+    """
+    wanted = sorted({row_id for row_id in ids if 0 <= row_id // ID_STRIDE <= MOST_SHARD})
+    if not wanted:
+        return {}
+    columns = [name for name in table_columns(db) if name not in VECTOR_COLUMNS]
+    shards = sorted({row_id // ID_STRIDE for row_id in wanted})
+    sql = (
+        f"SELECT {', '.join(f'`{name}`' for name in columns)} FROM {db.table} "
+        f"WHERE shard IN ({', '.join(map(str, shards))}) AND id IN ({', '.join(map(str, wanted))})"
+    )
+    try:
+        rows = db.rows(sql, settings={"readonly": 2, "max_query_size": 1 << 24}, text_as_bytes=True)
+    except TableError:
+        require_table(db)
+        raise
+    place = columns.index("id")
+    return {int(row[place]): dict(zip(columns, map(_plain, row), strict=True)) for row in rows}
+
+
+def end_search(settings: Settings, comment: str) -> None:
+    """Ends the statements that run with this `log_comment`, over a connection of its own. Raises `TableError`."""
+    with connect(settings) as db:
+        db.rows("KILL QUERY WHERE Settings['log_comment'] = {comment:String} ASYNC", parameters={"comment": comment})
+
+
+def _plain(value: object) -> object:
+    """A value that JSON knows."""
+    if isinstance(value, bytes):
+        return answer_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, type(None))) else str(value)

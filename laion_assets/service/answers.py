@@ -1,0 +1,76 @@
+"""Answers a checked request from an index, as clip-retrieval's back end writes answers. It runs in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from laion_assets.search.request import Neighbour
+from laion_assets.service.deduplicate import first_of_each
+from laion_assets.service.metrics import Metrics
+from laion_assets.service.request import KnnRequest
+from laion_assets.service.served import ServedIndex
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The rows of an answer, nearest first, the method that found them, and what whoever asked should know."""
+
+    rows: list[dict[str, Any]]
+    method: str
+    notes: tuple[str, ...]
+
+
+def answer_knn(
+    index: ServedIndex, asked: KnnRequest, picture: bytes | None, statement: str, metrics: Metrics
+) -> Answered:
+    """The nearest rows: the first `num_images` with their metadata, the rest with id and similarity alone.
+
+    Raises what `ServedIndex` raises.
+    """
+    with metrics.timed("encode"):
+        query = index.query(asked, picture)
+    with metrics.timed("search"):
+        found = index.search(query, asked, statement)
+    neighbours = found.neighbours
+    if asked.deduplicate and neighbours:
+        with metrics.timed("deduplicate"):
+            neighbours = _without_duplicates(index, asked, neighbours)
+    rows = [
+        _row(neighbour, whole=place < asked.num_images)
+        for place, neighbour in enumerate(neighbours[: asked.num_result_ids])
+    ]
+    return Answered(rows, found.method, found.notes)
+
+
+def answer_metadata(index: ServedIndex, ids: Sequence[int], metrics: Metrics) -> list[dict[str, Any]]:
+    """The metadata of rows by id, in the order asked; an id that no row has is left out."""
+    with metrics.timed("metadata"):
+        found = index.metadata(ids)
+    return [{"id": row_id, "metadata": found[row_id]} for row_id in ids if row_id in found]
+
+
+def _without_duplicates(index: ServedIndex, asked: KnnRequest, neighbours: Sequence[Neighbour]) -> list[Neighbour]:
+    vectors = index.vectors([neighbour.id for neighbour in neighbours], asked.by)
+    # A row that a load took away a moment ago has no vector any more, and is left out.
+    present = [neighbour for neighbour in neighbours if neighbour.id in vectors]
+    if not present:
+        return []
+    kept = first_of_each(np.stack([vectors[neighbour.id] for neighbour in present]))
+    return [present[place] for place in kept]
+
+
+def _row(neighbour: Neighbour, *, whole: bool) -> dict[str, Any]:
+    """Cosine similarity is the inner product that clip-retrieval gives: its vectors have length 1."""
+    row: dict[str, Any] = {"id": neighbour.id, "similarity": round(1.0 - neighbour.distance, 6)}
+    if whole:
+        row |= {
+            "url": neighbour.url,
+            "caption": neighbour.caption,
+            "NSFW": neighbour.nsfw,
+            "shard": neighbour.shard,
+        }
+    return row

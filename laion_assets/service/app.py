@@ -1,0 +1,211 @@
+"""The ASGI application: clip-retrieval's interface, the page, health, metrics. Searching itself is in served.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from laion_assets.service.answers import Answered, answer_knn, answer_metadata
+from laion_assets.service.errors import RefusedError, bad_request
+from laion_assets.service.limits import Limits
+from laion_assets.service.metrics import Metrics
+from laion_assets.service.picture import fetch_picture
+from laion_assets.service.protection import Protection, refused
+from laion_assets.service.queue import ClientGoneError, SearchQueue
+from laion_assets.service.request import KnnRequest, knn_request, metadata_request
+from laion_assets.service.served import ServedIndex, refusal_of
+
+PAGE = Path(__file__).with_name("page")
+
+log = logging.getLogger(__name__)
+
+
+class SearchService:
+    """One application over several indexes; `indexes` by name, the first is the default."""
+
+    def __init__(self, indexes: Mapping[str, ServedIndex], limits: Limits) -> None:
+        self.indexes = indexes
+        self.limits = limits
+        self.metrics = Metrics()
+        self.queue: SearchQueue | None = None
+
+    def app(self) -> Starlette:
+        """The application, which opens and closes its searchers with the server that runs it."""
+        routes = [
+            Route("/", self.page),
+            Route("/healthz", self.health),
+            Route("/config.json", self.config),
+            Route("/knn-service", self.guarded(self.knn), methods=["POST"]),
+            Route("/metadata", self.guarded(self.metadata), methods=["POST"]),
+            Route("/indices-list", self.guarded(self.indices)),
+            Route("/metrics", self.guarded(self.prometheus)),
+            Route("/metrics-summary", self.guarded(self.summary)),
+            Mount("/page", StaticFiles(directory=PAGE)),
+        ]
+        middleware = [Middleware(Protection, max_body=self.limits.body_bytes, token=self.limits.token)]
+        if self.limits.cors_origins:
+            middleware.insert(
+                0,
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=list(self.limits.cors_origins),
+                    allow_methods=["GET", "POST"],
+                    allow_headers=["Authorization", "Content-Type"],
+                    expose_headers=["X-Search-Method", "X-Search-Milliseconds", "X-Search-Note"],
+                ),
+            )
+        return Starlette(routes=routes, middleware=middleware, lifespan=self.lifespan)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Warms the searchers at the start, gives engines back when idle, and closes all at the end."""
+        limits = self.limits
+        self.queue = SearchQueue(limits.searches, limits.queue, limits.seconds, self.metrics)
+        for index in self.indexes.values():
+            index.start()
+        try:
+            yield
+        finally:
+            self.queue.close()
+            for index in self.indexes.values():
+                await anyio.to_thread.run_sync(index.close)
+
+    def guarded(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """The same route, whose failures are answered in words and counted; an unforeseen one is logged, not shown."""
+
+        async def endpoint(request: Request) -> Response:
+            with self.metrics.timed("full"):
+                try:
+                    response = await answer(request)
+                except RefusedError as error:
+                    response = refused(error)
+                except ClientGoneError:
+                    # Nobody reads it. 499 is how nginx counts a request whose client went away.
+                    response = PlainTextResponse("", status_code=499)
+                except Exception as error:
+                    response = refused(self._told(error))
+            self.metrics.answered(request.url.path, response.status_code)
+            return response
+
+        return endpoint
+
+    @staticmethod
+    def _told(error: Exception) -> RefusedError:
+        refusal = refusal_of(error)
+        if refusal is None:
+            log.exception("a request failed", exc_info=error)
+            return RefusedError(500, "the service failed; its log says why")
+        if refusal.status >= 500:
+            log.warning("a request was not answered: %s", error)
+        return refusal
+
+    async def knn(self, request: Request) -> Response:
+        """`POST /knn-service`."""
+        asked = knn_request(await request.body())
+        index = self.index(asked.index)
+        picture = await self._picture(asked)
+        statement = f"laion-assets-{uuid.uuid4()}"
+        started = time.perf_counter()
+        search = partial(answer_knn, index, asked, picture, statement, self.metrics)
+        answered: Answered = await self._run(search, index, statement, request)
+        headers = {
+            "X-Search-Method": answered.method,
+            "X-Search-Milliseconds": f"{(time.perf_counter() - started) * 1000:.0f}",
+        }
+        if answered.notes or asked.ignored:
+            headers["X-Search-Note"] = ascii_header("; ".join((*answered.notes, *asked.ignored)))
+        return json_answer(answered.rows, headers)
+
+    async def metadata(self, request: Request) -> Response:
+        """`POST /metadata`."""
+        asked = metadata_request(await request.body())
+        index = self.index(asked.index)
+        statement = f"laion-assets-{uuid.uuid4()}"
+        search = partial(answer_metadata, index, asked.ids, self.metrics)
+        return json_answer(await self._run(search, index, statement, request))
+
+    async def indices(self, _: Request) -> Response:
+        """`GET /indices-list`."""
+        return json_answer(list(self.indexes))
+
+    async def prometheus(self, _: Request) -> Response:
+        """`GET /metrics`."""
+        return Response(self.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def summary(self, _: Request) -> Response:
+        """`GET /metrics-summary`."""
+        return PlainTextResponse(self.metrics.summary())
+
+    async def config(self, request: Request) -> Response:
+        """`GET /config.json`: what clip-retrieval's front end reads, and what our page reads besides."""
+        return json_answer(
+            {
+                "defaultBackend": str(request.base_url),
+                "defaultIndex": next(iter(self.indexes)),
+                "urlColumn": "url",
+                "indices": [index.description() for index in self.indexes.values()],
+                "tokenNeeded": bool(self.limits.token),
+            }
+        )
+
+    async def health(self, _: Request) -> Response:
+        """`GET /healthz`: 200 where every index can be searched, or is held by a load for a while; else 503."""
+        found = {
+            name: await anyio.to_thread.run_sync(index.health, abandon_on_cancel=True)
+            for name, index in self.indexes.items()
+        }
+        well = all(state["table"] != "unreachable" for state in found.values())
+        return json_answer({"status": "ok" if well else "failing", "indexes": found}, status=200 if well else 503)
+
+    async def page(self, _: Request) -> Response:
+        """`GET /`: the search page."""
+        return FileResponse(PAGE / "index.html")
+
+    def index(self, name: str | None) -> ServedIndex:
+        """The index of a name, the first where none is given. Raises `RefusedError`."""
+        if name is None or name == "":
+            return next(iter(self.indexes.values()))
+        if name not in self.indexes:
+            raise bad_request(f"no index has that name; there are {', '.join(self.indexes)}")
+        return self.indexes[name]
+
+    async def _picture(self, asked: KnnRequest) -> bytes | None:
+        if asked.picture_url is None:
+            return asked.picture
+        if self.limits.pictures is None:
+            raise RefusedError(403, "pictures by URL are turned off here; send the picture itself in base64")
+        with self.metrics.timed("picture"):
+            return await fetch_picture(asked.picture_url, self.limits.pictures)
+
+    async def _run(self, search: Callable[[], Any], index: ServedIndex, statement: str, request: Request) -> Any:
+        if self.queue is None:
+            raise RefusedError(503, "the service is starting", retry_after=1)
+        return await self.queue.run(search, partial(index.cancel, statement), request.is_disconnected)
+
+
+def json_answer(
+    document: Mapping[str, Any] | Sequence[Any], headers: Mapping[str, str] | None = None, *, status: int = 200
+) -> Response:
+    """JSON in ASCII: lone surrogates, which a caption of broken UTF-8 holds, are escapes there and not an error."""
+    return Response(json.dumps(document).encode(), status, headers, "application/json")
+
+
+def ascii_header(text: str) -> str:
+    """A text for a header: one line of ASCII."""
+    return " ".join(text.split()).encode("ascii", "replace").decode()

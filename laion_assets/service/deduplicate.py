@@ -1,0 +1,33 @@
+"""Leaves out results that are near duplicates of one before, as clip-retrieval's `deduplicate` does."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+SAME = 0.94
+"""Inner product of unit vectors above which clip-retrieval takes two pictures for one."""
+
+_BLOCK = 512
+"""Rows compared with all rows before them in one matrix product: 20 MB of float32 for 10,000 results."""
+
+
+def first_of_each(vectors: npt.NDArray[np.float32], *, same: float = SAME) -> npt.NDArray[np.int64]:
+    """The positions that stay, ascending, int64 (k,), of `vectors`, (n, dimension), in the order of the answer.
+
+    Two rows are connected where the cosine of their vectors is above `same`. Of each connected component the first row
+    stays. A zero vector is connected with nothing.
+    """
+    rows = len(vectors)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    component = np.arange(rows)
+    for begin in range(0, rows, _BLOCK):
+        end = min(begin + _BLOCK, rows)
+        near = unit[begin:end] @ unit[:end].T > same
+        for row in range(begin, end):
+            others = component[: row + 1][near[row - begin, : row + 1]]
+            joined = np.unique(np.append(others, component[row]))
+            if len(joined) > 1:
+                component[np.isin(component, joined)] = joined[0]
+    return np.unique(component)

@@ -1,0 +1,188 @@
+"""One index of the service: a Searcher that gives the embedded engine back when idle, and its failures as refusals."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laion_assets.clip.images import load_image
+from laion_assets.errors import ClipError, EngineHeldError, LaionError, SearchError, ServerUnreachableError, TableError
+from laion_assets.query import Query
+from laion_assets.recall.figures import read_evaluation, recall_folder
+from laion_assets.search.request import Neighbour, SearchRequest
+from laion_assets.search.rows import end_search, rows_of
+from laion_assets.searcher import Searcher
+from laion_assets.service.errors import RefusedError
+from laion_assets.service.request import KnnRequest
+from laion_assets.settings import Settings
+from laion_assets.table.schema import PAGE_COLUMNS, partitions
+from laion_assets.table.vectors import By, vectors_of
+
+HELD_SECONDS = 1.0
+"""How long a request waits for an embedded engine that another process holds, before it is told to come again."""
+
+RETRY_SECONDS = 5
+"""What a client is told to wait while a load holds the engine, or a server does not answer."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, nearest first, by which method, and what whoever asked should know."""
+
+    neighbours: list[Neighbour]
+    method: str
+    notes: tuple[str, ...]
+
+
+class ServedIndex:
+    """The table of one dataset under a name; safe for several threads. Raises typed errors, see `refusal_of`."""
+
+    def __init__(self, name: str, settings: Settings, idle_seconds: float) -> None:
+        wait = min(settings.clickhouse_wait_seconds, HELD_SECONDS)
+        self.name = name
+        self.settings = settings.model_copy(update={"clickhouse_wait_seconds": wait})
+        self.searcher = Searcher(self.settings)
+        self.embedded = settings.clickhouse_url.get_secret_value().startswith("chdb:")
+        self._idle_seconds = idle_seconds
+        self._used = time.monotonic()
+        self._open = False
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Reads the graphs and the text model into memory, in a thread; a table that is not there yet may come."""
+        threading.Thread(target=self._warm, name=f"warm {self.name}", daemon=True).start()
+        if self.embedded:
+            threading.Thread(target=self._give_back_when_idle, name=f"idle {self.name}", daemon=True).start()
+
+    def close(self) -> None:
+        """Closes the connection and lets the model go."""
+        self._closed.set()
+        self.searcher.close()
+
+    def query(self, asked: KnnRequest, picture: bytes | None) -> Query:
+        """What is searched for. Raises `RefusedError` for a picture that cannot be decoded."""
+        if asked.text is not None:
+            return Query(text=asked.text)
+        if picture is not None:
+            try:
+                return Query(image=load_image(picture))
+            except ClipError as error:
+                raise RefusedError(400, f"{error.subject}: found {error.found}") from error
+        return Query(vector=asked.vector) if asked.vector is not None else Query(like=asked.like)
+
+    def search(self, query: Query, asked: KnnRequest, statement: str) -> Found:
+        """The nearest rows. The statement has `statement` as its `log_comment`, by which `cancel` finds it."""
+        request = SearchRequest(
+            by=asked.by,
+            limit=asked.num_result_ids,
+            exact=asked.exact,
+            where=asked.where,
+            settings=(("log_comment", statement),),
+        )
+        with self._using():
+            answer = self.searcher.answer([query], request)[0]
+        notes = () if answer.untuned is None else (answer.untuned,)
+        return Found(answer.result.neighbours, answer.result.way, notes)
+
+    def cancel(self, statement: str) -> None:
+        """Ends a search by its statement's `log_comment`. What fails here is logged: nobody waits for it."""
+        try:
+            with self._using():
+                end_search(self.settings, statement)
+        except LaionError as error:
+            log.warning("a search could not be ended: %s", error)
+
+    def metadata(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The rows of these ids by id, without vectors."""
+        with self._using(), self.searcher.connection() as db:
+            return rows_of(db, ids)
+
+    def vectors(self, ids: Sequence[int], by: By) -> dict[int, npt.NDArray[np.float32]]:
+        """The stored vectors of these rows by id, each (dimension,)."""
+        with self._using(), self.searcher.connection() as db:
+            block = vectors_of(db, by, list(ids))
+        return dict(zip(block.ids.tolist(), block.vectors, strict=True))
+
+    def description(self) -> dict[str, Any]:
+        """What the page must know of the index."""
+        dataset = self.settings.dataset
+        columns = [*PAGE_COLUMNS, "shard", *self.settings.extra_column_types]
+        return {"name": self.name, "dataset": dataset.name, "hasText": dataset.has_text, "columns": columns}
+
+    def health(self) -> dict[str, Any]:
+        """Whether the table can be searched, its rows and partitions, and the index and age of its recall report.
+
+        An embedded engine that was given back is not opened for this: a load may be about to take it.
+        """
+        state: dict[str, Any] = {"table": "given back", "recall": self._recall()}
+        if self.embedded and not self._open:
+            return state
+        try:
+            with self.searcher.connection() as db:
+                found = partitions(db)
+        except EngineHeldError:
+            return {**state, "table": "held by a load"}
+        except TableError as error:
+            log.warning("the table is not reachable: %s", error)
+            return {**state, "table": "unreachable"}
+        return {**state, "table": "reachable", "partitions": len(found), "rows": sum(one.rows for one in found)}
+
+    def _recall(self) -> dict[str, Any] | None:
+        folder = recall_folder(self.settings)
+        evaluation = read_evaluation(folder)
+        if evaluation is None:
+            return None
+        age = time.time() - max(path.stat().st_mtime for path in folder.glob("*.json"))
+        return {"index": evaluation.index, "rows": evaluation.rows, "age_seconds": round(age)}
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        self._open = True
+        try:
+            yield
+        finally:
+            self._used = time.monotonic()
+
+    def _warm(self) -> None:
+        try:
+            with self._using():
+                self.searcher.warm()
+            self.searcher.answer([Query(text="warm")], SearchRequest(limit=1))
+        except LaionError as error:
+            log.warning("index %s is not warm yet: %s", self.name, error)
+
+    def _give_back_when_idle(self) -> None:
+        while not self._closed.wait(min(self._idle_seconds / 4, 1.0)):
+            if self._open and time.monotonic() - self._used >= self._idle_seconds:
+                self._open = False
+                self.searcher.give_back()
+
+
+def refusal_of(error: Exception) -> RefusedError | None:
+    """How a typed error is told to a stranger; None for a failure that was not foreseen.
+
+    What a request said wrong is told as it is. What is wrong with the service is told without paths and addresses.
+    """
+    if isinstance(error, SearchError):
+        return RefusedError(400, str(error))
+    if isinstance(error, EngineHeldError):
+        return RefusedError(503, "a load holds the table; try again in a moment", retry_after=RETRY_SECONDS)
+    if isinstance(error, ServerUnreachableError):
+        return RefusedError(503, "ClickHouse does not answer; try again in a moment", retry_after=RETRY_SECONDS)
+    if isinstance(error, ClipError):
+        return RefusedError(503, "the encoder of this dataset is not ready; the service's log says why")
+    if isinstance(error, TableError):
+        return RefusedError(
+            503, "the table cannot be searched now; the service's log says why", retry_after=RETRY_SECONDS
+        )
+    return None

@@ -1,0 +1,63 @@
+"""`laion-assets serve`: the search service in this process, until it is interrupted."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from laion_assets.errors import SettingsError
+from laion_assets.settings import Settings
+
+
+def serve_indexes(settings: Settings, more: Sequence[str], host: str, port: int, console: Console) -> None:
+    """Serves the settings' dataset, and further ones of the same ClickHouse, each `DATASET` or `DATASET=TABLE`.
+
+    Raises `SettingsError` for an index that cannot be, and for an address that cannot be listened on.
+    """
+    # Imported late: uvicorn and starlette take 0.2 s, which no other command needs.
+    import uvicorn
+
+    from laion_assets.service.app import SearchService
+    from laion_assets.service.limits import Limits
+    from laion_assets.service.served import ServedIndex
+
+    limits = Limits.of(settings)
+    named = {settings.dataset.name: settings}
+    for index in more:
+        dataset, _, table = index.partition("=")
+        other = settings_beside(settings, dataset, table or settings.table)
+        name = other.dataset.name
+        if name in named:
+            raise SettingsError(f"index {index}", found=f"{name} twice", expected="each dataset once")
+        named[name] = other
+    service = SearchService(
+        {name: ServedIndex(name, each, limits.idle_seconds) for name, each in named.items()}, limits
+    )
+    listener = _listener(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    console.print(f"http://{shown}:{listener.getsockname()[1]} serves {', '.join(named)}; Ctrl-C ends it", markup=False)
+    config = uvicorn.Config(
+        service.app(), log_level="warning", timeout_keep_alive=30, timeout_graceful_shutdown=5, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def settings_beside(settings: Settings, dataset: str, table: str) -> Settings:
+    """The same settings for another dataset and table. Raises `SettingsError`, `DatasetError`."""
+    values = {name: value for name, value in settings.model_dump().items() if name in settings.model_fields_set}
+    return type(settings)(**{**values, "dataset_name": dataset, "table": table})
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"address {host}:{port}",
+            found=error.strerror or str(error),
+            expected="an address of this machine and a free port",
+            advice="choose another with --host and --port",
+        ) from error

@@ -1,0 +1,1 @@
+"""Tests of the search service: real HTTP on loopback, the real engine, a real browser."""
