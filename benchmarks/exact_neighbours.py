@@ -14,7 +14,7 @@ from benchmarks.search_data import sample_table
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.exact import TrueNeighbours, nearest_by_blocks
 from laion_assets.recall.queries import OVERSAMPLE, QuerySet, like_sets
-from laion_assets.search.statement import SearchRequest, search
+from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.table.connect import Database
 from laion_assets.table.vectors import Ids, draw_rows
 

@@ -16,7 +16,7 @@ from benchmarks.stage import StageReport
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.index.cover import index_cover, index_names
 from laion_assets.index.graphs import build_indexes, declare_indexes
-from laion_assets.search.statement import SearchRequest, search
+from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore

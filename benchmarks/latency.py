@@ -16,8 +16,8 @@ from laion_assets.index.trial import trial_table
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, Measurement, SearchSettings
 from laion_assets.recall.unseen import kept_out_queries, rows_kept_out
-from laion_assets.search.proof_of_use import index_use
-from laion_assets.search.statement import SearchRequest, search
+from laion_assets.searching.proof_of_use import index_use
+from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.table.connect import Database
 
 PLAIN = SearchSettings(64)

@@ -15,7 +15,7 @@ from benchmarks.search_engines import Usearch
 from benchmarks.search_truth import sample_vectors
 from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.recall.figures import SearchSettings
-from laion_assets.search.statement import SearchRequest, search, search_statement
+from laion_assets.searching.statement import SearchRequest, search, search_statement
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import Vectors, vector_sql

@@ -14,10 +14,10 @@ from benchmarks.search_data import vector_table
 from benchmarks.search_truth import sample_vectors
 from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.query import Query
-from laion_assets.search.query_vector import checked_vector
-from laion_assets.search.request import SearchRequest
-from laion_assets.search.statement import search_statement
 from laion_assets.searcher import Searcher
+from laion_assets.searching.query_vector import checked_vector
+from laion_assets.searching.request import SearchRequest
+from laion_assets.searching.statement import search_statement
 from laion_assets.settings import Settings
 from laion_assets.table.vectors import Vectors
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,15 +32,3 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """The names of this package, also those that were not imported yet: Dagster looks for components among them."""
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """This package, in which `search` stays the function: importing a module of the package `laion_assets.search`
-    would put that in its place, so that the second call of the function would be one of a module."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name == "search" and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,4 +1,4 @@
-"""Searching from Python: `laion_assets.search`, one call of a `Searcher`. The SQL is in search/."""
+"""Searching from Python: `laion_assets.search`, one call of a `Searcher`. The SQL is in searching/."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 
 from laion_assets.query import Answer, Query
-from laion_assets.search.request import SearchRequest
 from laion_assets.searcher import Searcher, request_of
+from laion_assets.searching.request import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table.vectors import By
 

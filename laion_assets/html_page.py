@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
-from laion_assets.search.statement import Neighbour, SearchResult
+from laion_assets.searching.statement import Neighbour, SearchResult
 from laion_assets.shard.files import placing
 
 HIDDEN_FLAGS = ("NSFW", "UNSURE")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 
 from laion_assets.errors import SearchError
-from laion_assets.search.query_vector import checked_vector
-from laion_assets.search.request import SearchResult
+from laion_assets.searching.query_vector import checked_vector
+from laion_assets.searching.request import SearchResult
 
 if TYPE_CHECKING:
     from PIL import Image

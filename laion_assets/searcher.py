@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from laion_assets.query import Answer, Batch, Query
 from laion_assets.recall.kept import NamedSettings, named_settings
-from laion_assets.search.batch import search_all
-from laion_assets.search.request import SearchRequest, SearchResult, check_request, checked_by
-from laion_assets.search.statement import search as search_table
-from laion_assets.search.statement import vector_of
+from laion_assets.searching.batch import search_all
+from laion_assets.searching.request import SearchRequest, SearchResult, check_request, checked_by
+from laion_assets.searching.statement import search as search_table
+from laion_assets.searching.statement import vector_of
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import Database
 from laion_assets.table.connections import Connections

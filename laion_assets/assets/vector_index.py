@@ -22,9 +22,9 @@ from laion_assets.index.cluster import build_everywhere, cover_everywhere
 from laion_assets.index.cover import index_names, index_sizes
 from laion_assets.index.graphs import BuildReport, IndexParameters
 from laion_assets.machine import StepMeter
-from laion_assets.search.cluster import use_everywhere
-from laion_assets.search.proof_of_use import IndexUse
-from laion_assets.search.statement import SearchRequest
+from laion_assets.searching.cluster import use_everywhere
+from laion_assets.searching.proof_of_use import IndexUse
+from laion_assets.searching.statement import SearchRequest
 from laion_assets.table.cluster import table_name
 from laion_assets.table.connect import connect
 from laion_assets.table.vectors import By, draw_rows, vectors_of

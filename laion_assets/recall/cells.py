@@ -12,9 +12,9 @@ from laion_assets.index.cells.verify import cells_cover
 from laion_assets.index.cluster import IndexFacts, index_facts
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.methods import Found, Question
-from laion_assets.search.cells import CANDIDATES, CellsSettings, default_probes, require_cells, search_cells
-from laion_assets.search.cells_use import cells_use
-from laion_assets.search.statement import SearchRequest
+from laion_assets.searching.cells import CANDIDATES, CellsSettings, default_probes, require_cells, search_cells
+from laion_assets.searching.cells_use import cells_use
+from laion_assets.searching.statement import SearchRequest
 from laion_assets.table.connect import Database
 from laion_assets.table.vectors import Vectors
 

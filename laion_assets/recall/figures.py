@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from laion_assets.recall.interval import mean_interval
-from laion_assets.search.method import SERVER_LIMIT
+from laion_assets.searching.method import SERVER_LIMIT
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from laion_assets.search.request import Neighbour
+from laion_assets.searching.request import Neighbour
 from laion_assets.service.deduplicate import first_of_each
 from laion_assets.service.metrics import Metrics
 from laion_assets.service.request import KnnRequest

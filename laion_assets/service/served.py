@@ -17,9 +17,9 @@ from laion_assets.clip.images import load_image
 from laion_assets.errors import ClipError, EngineHeldError, LaionError, SearchError, ServerUnreachableError, TableError
 from laion_assets.query import Query
 from laion_assets.recall.figures import read_evaluation, recall_folder
-from laion_assets.search.request import Neighbour, SearchRequest
-from laion_assets.search.rows import end_search, rows_of
 from laion_assets.searcher import Searcher
+from laion_assets.searching.request import Neighbour, SearchRequest
+from laion_assets.searching.rows import end_search, rows_of
 from laion_assets.service.errors import RefusedError
 from laion_assets.service.request import KnnRequest
 from laion_assets.settings import Settings

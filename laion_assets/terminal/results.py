@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from laion_assets.search.statement import SearchResult
+from laion_assets.searching.statement import SearchResult
 
 WIDE = 110
 """Columns of the terminal from which on URLs are shown, too; `--json` always has them."""

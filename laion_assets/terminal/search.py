@@ -14,9 +14,9 @@ from rich.console import Console
 from laion_assets.errors import SearchError
 from laion_assets.html_page import write_search_page
 from laion_assets.query import Answer, Query
-from laion_assets.search.statement import SearchRequest, checked_by
-from laion_assets.search.vector_file import read_vector_file
 from laion_assets.searcher import Searcher
+from laion_assets.searching.statement import SearchRequest, checked_by
+from laion_assets.searching.vector_file import read_vector_file
 from laion_assets.settings import Settings
 from laion_assets.terminal.results import print_results, results_json
 from laion_assets.text_file import read_text

@@ -15,8 +15,8 @@ from laion_assets.assets.location import CodeLocation
 from laion_assets.health.disk import bytes_still_needed
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.index.graphs import build_indexes
-from laion_assets.search.proof_of_use import index_use
-from laion_assets.search.statement import SearchRequest, vector_of
+from laion_assets.searching.proof_of_use import index_use
+from laion_assets.searching.statement import SearchRequest, vector_of
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.bucket import bucket_path, put
 from laion_assets.shard.store import ShardStore

@@ -21,7 +21,7 @@ from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings, read_search_settings
 from laion_assets.recall.tuning import TuningPlan
-from laion_assets.search.statement import SearchRequest, search
+from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import connect

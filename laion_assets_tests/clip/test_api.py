@@ -12,7 +12,7 @@ from laion_assets.api import answer, search
 from laion_assets.clip.encoder import ClipEncoder
 from laion_assets.errors import ClipError, SearchError
 from laion_assets.query import Query
-from laion_assets.search.statement import SearchRequest
+from laion_assets.searching.statement import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets_tests.clip.conftest import sample_settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from laion_assets.html_page import search_page, write_search_page
-from laion_assets.search.statement import Neighbour, SearchResult
+from laion_assets.searching.statement import Neighbour, SearchResult
 
 AWKWARD = "</script><img src=x onerror=alert(1)> \"'&\x00\x1b[31m \u202ereversed\ud800"
 

@@ -16,8 +16,8 @@ import pytest
 from laion_assets.errors import LeaseHeldError, TableError
 from laion_assets.index.cover import IndexSizes, PartitionCover, cache_bytes, index_cover, index_sizes
 from laion_assets.index.graphs import IndexParameters, build_indexes, declared_indexes
-from laion_assets.search.proof_of_use import index_use
-from laion_assets.search.statement import SearchRequest, vector_of
+from laion_assets.searching.proof_of_use import index_use
+from laion_assets.searching.statement import SearchRequest, vector_of
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.lease import lease

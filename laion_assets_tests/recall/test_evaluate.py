@@ -28,7 +28,7 @@ from laion_assets.recall.methods import DEFAULT_GRID, Exact, Hnsw
 from laion_assets.recall.plot import inline_image, recall_plot
 from laion_assets.recall.queries import Kind, QuerySet, like_sets, unseen_sets
 from laion_assets.recall.report import recall_markdown
-from laion_assets.search.statement import SearchRequest, search
+from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import PartitionState

@@ -10,7 +10,7 @@ import pytest
 from laion_assets.recall.evaluate import TOLERANCE
 from laion_assets.recall.exact import cosine_distances, nearest_by_blocks, true_neighbours
 from laion_assets.recall.queries import QuerySet, unseen_sets
-from laion_assets.search.statement import SearchRequest, search
+from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.table import vectors as table_vectors
 from laion_assets.table.connect import Database, connect

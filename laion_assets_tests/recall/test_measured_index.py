@@ -19,9 +19,9 @@ from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings, recall_folder, save_evaluation
 from laion_assets.recall.kept import difference, named_settings
 from laion_assets.recall.methods import Hnsw, Question
-from laion_assets.search.proof_of_use import index_use
-from laion_assets.search.statement import SearchRequest
 from laion_assets.searcher import tuned
+from laion_assets.searching.proof_of_use import index_use
+from laion_assets.searching.statement import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.vectors import Vectors

@@ -13,7 +13,7 @@ from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.queries import Kind, QuerySet
 from laion_assets.recall.unseen import COPY, OTHER_PARTITIONS, OWN_ROW, unseen_queries
-from laion_assets.search.statement import SearchRequest, search
+from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect

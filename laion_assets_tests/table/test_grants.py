@@ -14,8 +14,8 @@ from laion_assets.index.graphs import IndexParameters, build_indexes
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.tuning import TuningPlan, tune
-from laion_assets.search.proof_of_use import index_use
-from laion_assets.search.statement import SearchRequest, vector_of
+from laion_assets.searching.proof_of_use import index_use
+from laion_assets.searching.statement import SearchRequest, vector_of
 from laion_assets.settings import load_settings
 from laion_assets.table.connect import connect
 from laion_assets.table.grants import Grant, load_grants, search_grants

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from laion_assets.search.statement import Neighbour, SearchResult
+from laion_assets.searching.statement import Neighbour, SearchResult
 from laion_assets.terminal.results import print_results, results_json
 
 CAPTIONS = [

@@ -11,9 +11,9 @@ import pytest
 from laion_assets.errors import SearchError, TableError
 from laion_assets.index.cells import centroids
 from laion_assets.index.cells.build import build_cells
-from laion_assets.search.cells import CellsSettings, default_probes, require_cells, search_cells
-from laion_assets.search.cells_use import cells_use
-from laion_assets.search.statement import SearchRequest, SearchResult, search
+from laion_assets.searching.cells import CellsSettings, default_probes, require_cells, search_cells
+from laion_assets.searching.cells_use import cells_use
+from laion_assets.searching.statement import SearchRequest, SearchResult, search
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.vectors import By, draw_rows, vectors_of

@@ -20,9 +20,9 @@ from laion_assets.recall.figures import (
     save_evaluation,
 )
 from laion_assets.recall.kept import named_settings
-from laion_assets.search.proof_of_use import graphs_searched
-from laion_assets.search.statement import SearchRequest, SearchResult, search, vector_of
 from laion_assets.searcher import tuned
+from laion_assets.searching.proof_of_use import graphs_searched
+from laion_assets.searching.statement import SearchRequest, SearchResult, search, vector_of
 from laion_assets.table.connect import Database, connect
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from laion_assets.search.method import Statement
+from laion_assets.searching.method import Statement
 
 READ_SECONDS = 10.0
 """How long a count is taken to be true over a connection that is held. It costs 2 ms of CPU time, a search 8."""

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from laion_assets.errors import TableError
 from laion_assets.index.cells.events import LiveCells, live_cells
 from laion_assets.index.cells.schema import cells_table, centroids_table, code_dimension, events_table
-from laion_assets.search.condition import DISTANCE, check_condition
-from laion_assets.search.statement import (
+from laion_assets.searching.condition import DISTANCE, check_condition
+from laion_assets.searching.statement import (
     Neighbour,
     SearchRequest,
     SearchResult,

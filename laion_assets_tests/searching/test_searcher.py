@@ -12,8 +12,8 @@ import laion_assets
 from laion_assets.errors import EngineHeldError, SearchError, TableError
 from laion_assets.index.graphs import build_indexes
 from laion_assets.query import Query
-from laion_assets.search.request import SearchRequest
 from laion_assets.searcher import Searcher
+from laion_assets.searching.request import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets_tests.endpoint.process import ServerProcess, endpoint_process

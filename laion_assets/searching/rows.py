@@ -8,7 +8,7 @@ from typing import Any
 
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
-from laion_assets.search.statement import answer_text
+from laion_assets.searching.statement import answer_text
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.schema import VECTOR_COLUMNS, require_table, table_columns

@@ -18,7 +18,7 @@ for _ in range(2):
 """
 
 
-@pytest.mark.parametrize("before", ["", "import laion_assets.search.statement"])
+@pytest.mark.parametrize("before", ["", "import laion_assets.searching.statement"])
 def test_the_public_search_can_be_called_before_and_after_its_package_is_imported(before: str) -> None:
     program = CALLED_TWICE.format(before=f"import laion_assets.errors\n{before}")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

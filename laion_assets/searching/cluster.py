@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from laion_assets.search.proof_of_use import IndexUse, graphs_searched, index_use, searched_parts
-from laion_assets.search.statement import SearchRequest, search
+from laion_assets.searching.proof_of_use import IndexUse, graphs_searched, index_use, searched_parts
+from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.table.cluster import connect_to_node, nodes, system_table
 from laion_assets.table.connect import Database
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from laion_assets.errors import SearchError, TableError
-from laion_assets.search.statement import SearchRequest, checked_by, checked_vector, search, vector_of
-from laion_assets.search.vector_file import read_vector_file
+from laion_assets.searching.statement import SearchRequest, checked_by, checked_vector, search, vector_of
+from laion_assets.searching.vector_file import read_vector_file
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import Database, connect

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from laion_assets.search.statement import (
+from laion_assets.searching.statement import (
     SearchRequest,
     checked_vector,
     search,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from laion_assets.errors import SearchError
-from laion_assets.search.statement import checked_vector
-from laion_assets.search.vector_file import read_vector_file
+from laion_assets.searching.statement import checked_vector
+from laion_assets.searching.vector_file import read_vector_file
 from laion_assets_tests.conftest import assert_one_line
 
 TERABYTES = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 64), }".ljust(117) + b"\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import SearchError
-from laion_assets.search.condition import CATEGORIES, check_condition
+from laion_assets.searching.condition import CATEGORIES, check_condition
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.schema import create_table
 from laion_assets_tests.conftest import assert_one_line

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.errors import SearchError
-from laion_assets.search.query_vector import real_numbers
+from laion_assets.searching.query_vector import real_numbers
 from laion_assets.shard.npy import parse_header
 from laion_assets.text_file import read_text
 

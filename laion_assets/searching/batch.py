@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.search.request import SearchRequest, SearchResult
-from laion_assets.search.statement import answer_text, search
+from laion_assets.searching.request import SearchRequest, SearchResult
+from laion_assets.searching.statement import answer_text, search
 from laion_assets.table.connect import Database
 from laion_assets.table.connections import Connections
 

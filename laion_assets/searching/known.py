@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from laion_assets.search.condition import Condition
-from laion_assets.search.counters import READ_SECONDS, Use
-from laion_assets.search.request import SearchRequest
+from laion_assets.searching.condition import Condition
+from laion_assets.searching.counters import READ_SECONDS, Use
+from laion_assets.searching.request import SearchRequest
 from laion_assets.table.connect import Database
 
 MOST_CONDITIONS = 1_000
