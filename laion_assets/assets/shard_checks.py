@@ -11,7 +11,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 from laion_assets.assets.location import CodeLocation, Metadata, asset_check
 from laion_assets.health.facts import SWEPT
 from laion_assets.health.finding import naming
-from laion_assets.health.words import as_ranges, counted, lasting
+from laion_assets.words import as_ranges, counted, lasting
 
 SAY_SECONDS = 30.0
 """A sweep says so often how far it is."""

@@ -17,7 +17,6 @@ from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.versions import index_version, last_load, partition_versions
-from laion_assets.health.words import as_ranges
 from laion_assets.index.cluster import build_everywhere, cover_everywhere
 from laion_assets.index.cover import index_names, index_sizes
 from laion_assets.index.graphs import BuildReport, IndexParameters
@@ -28,6 +27,7 @@ from laion_assets.searching.statement import SearchRequest
 from laion_assets.table.cluster import table_name
 from laion_assets.table.connect import connect
 from laion_assets.table.vectors import By, draw_rows, vectors_of
+from laion_assets.words import as_ranges
 
 
 def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:

@@ -18,8 +18,8 @@ from laion_assets.automation.queue import INDEX, LANE_TAG
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.keys import asset_key, job_name
 from laion_assets.health.upkeep import milestone
-from laion_assets.health.words import shards_of
 from laion_assets.settings import Settings
+from laion_assets.words import shards_of
 
 DAY_SECONDS = 86_400.0
 """After so long a milestone whose build failed is asked for again."""

@@ -13,8 +13,8 @@ from laion_assets.health.facts import read_audit
 from laion_assets.health.finding import naming
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import asset_key, job_name
-from laion_assets.health.words import as_ranges, counted, lasting
 from laion_assets.settings import Settings
+from laion_assets.words import as_ranges, counted, lasting
 
 CHECKED_ONCE = ("load_report", "vector_index", "recall_report", "clip_encoders")
 """Assets of the whole table, whose checks have no partitions."""

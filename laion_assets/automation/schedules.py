@@ -10,8 +10,8 @@ from laion_assets.health.facts import last_audits
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import AUDIT_JOB, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, UPDATE_JOB, job_name
 from laion_assets.health.runs import PARTITION_TAG
-from laion_assets.health.words import counted
 from laion_assets.settings import Settings
+from laion_assets.words import counted
 
 SCHEDULED = {PRIORITY_TAG: str(BULK)}
 """A person's run passes loads that a schedule asked for."""

@@ -38,7 +38,8 @@ def clip_model(settings: Settings) -> ClipModel:
         known = KNOWN_MODELS.get(dataset.clip_model or "")
         if known is not None and known.dimension == dataset.dimension:
             return known
-        return ClipModel(dataset.clip_model or f"of {settings.clip_dir}", dataset.dimension, settings.clip_dir.name)
+        name = dataset.clip_model or f"the model in {settings.clip_dir}"
+        return ClipModel(name, dataset.dimension, settings.clip_dir.name)
     model = known_model(dataset.clip_model, dataset.name)
     if model.name != SAMPLE and model.dimension != dataset.dimension:
         raise ClipError(

@@ -17,11 +17,11 @@ from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN, ShardHistory
 from laion_assets.health.keys import asset_key, job_name
 from laion_assets.health.runs import other_active_runs
 from laion_assets.health.versions import RecordedVersions
-from laion_assets.health.words import shards_of
 from laion_assets.plan.kept import plan_path, read_plan
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
 from laion_assets.table.connect import holding_process
+from laion_assets.words import shards_of
 
 AUDIT_CHECK = "partition_matches_parquet"
 """The check of a partition that the audit does again."""

@@ -14,10 +14,10 @@ from laion_assets.health.upkeep import (
     partitions_were_audited,
     recall_is_current,
 )
-from laion_assets.health.words import counted, lasting
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
+from laion_assets.words import counted, lasting
 
 
 def look_at_table(settings: Settings, *, wait_seconds: float | None = None) -> TableLook:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from laion_assets.health.history import ShardHistory
-from laion_assets.health.words import counted
+from laion_assets.words import counted
 
 if TYPE_CHECKING:
     from PIL import ImageDraw

@@ -9,9 +9,9 @@ from laion_assets.health.history import ShardHistory
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.upkeep import recall_is_void
 from laion_assets.health.versions import code_version
-from laion_assets.health.words import as_ranges, counted
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore, file_exists
+from laion_assets.words import as_ranges, counted
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from laion_assets.dataset import Dataset
 from laion_assets.errors import SearchError
 from laion_assets.table.vectors import By
+from laion_assets.words import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,12 +57,12 @@ class SearchResult:
         if self.exact and self.too_few is not None:
             return f"every row compared: of the index's candidates {self.too_few:,} met the condition"
         if self.exact:
-            return "every row compared" + (f": no graph in {self.parts:,} parts" if self.parts else "")
+            return "every row compared" + (f": no graph in {counted(self.parts, 'part')}" if self.parts else "")
         if self.graphs is None or self.parts is None:
             return "by the index"
         scanned = self.parts - self.graphs
-        more = f", and {scanned:,} parts without a graph scanned" if scanned > 0 else ""
-        return f"by the index: {self.graphs:,} graphs searched{more}"
+        more = f", and {counted(scanned, 'part')} without a graph scanned" if scanned > 0 else ""
+        return f"by the index: {counted(self.graphs, 'graph')} searched{more}"
 
     def frame(self) -> pl.DataFrame:
         """The neighbours as a polars frame, one row each, with the columns of `laion_assets.search` also when empty."""

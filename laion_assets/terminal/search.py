@@ -20,6 +20,7 @@ from laion_assets.searching.vector_file import read_vector_file
 from laion_assets.settings import Settings
 from laion_assets.terminal.results import print_results, results_json
 from laion_assets.text_file import read_text
+from laion_assets.words import counted
 
 MANY = 10
 """Queries from which on they are searched side by side, and their rate is said."""
@@ -126,7 +127,7 @@ def show_warmth(settings: Settings, console: Console, *, as_json: bool = False) 
         if as_json:
             sys.stdout.write(json.dumps(asdict(one)) + "\n")
         else:
-            graphs = "" if one.graphs is None else f" of {one.graphs} graphs"
+            graphs = "" if one.graphs is None else f" of {counted(one.graphs, 'graph')}"
             console.print(
                 f"{one.by}_embedding: the first search{graphs} took {one.first_seconds * 1000:.0f} ms, "
                 f"the second {one.second_seconds * 1000:.0f} ms",

@@ -17,9 +17,9 @@ from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import asset_key
 from laion_assets.health.runs import PARTITION_TAG, failure_reason, is_of_a_shard
-from laion_assets.health.words import counted, lasting
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore, file_exists
+from laion_assets.words import counted, lasting
 
 CHECKS = {
     "raw_shard": ("rows_agree",),

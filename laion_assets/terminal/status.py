@@ -22,12 +22,12 @@ from laion_assets.health.findings import judge, look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.planned import plan_against_actual
 from laion_assets.health.runs import RunUnderWay, other_active_runs
-from laion_assets.health.words import counted
 from laion_assets.plan.kept import Compared
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
 from laion_assets.terminal.plan import comparison_table
+from laion_assets.words import counted
 
 MARKS = {True: "[green]✔[/]", False: "[red]✘[/]", None: "[yellow]?[/]"}
 SHOWN = 10

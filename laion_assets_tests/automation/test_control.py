@@ -18,12 +18,12 @@ import pytest
 
 from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.keys import CHAIN
-from laion_assets.health.words import shards_of
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import _holder, connect
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.submitted import daemon_is_live
+from laion_assets.words import shards_of
 from laion_assets_tests.automation.services import PROJECT, Services, wait_for
 from laion_assets_tests.torture.termination import limit_seconds
 

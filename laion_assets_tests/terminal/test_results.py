@@ -83,3 +83,17 @@ def test_json_holds_everything_on_one_line() -> None:
         **{"rank": 1, "distance": 0.1, "caption": "plain", "url": "https://example.org/1"},
         **{"shard": 409, "id": 4_090_000_001, "nsfw": "UNLIKELY"},
     }
+
+
+@pytest.mark.parametrize(
+    ("exact", "graphs", "parts", "way"),
+    [
+        (True, 0, 1, "every row compared: no graph in 1 part"),
+        (True, 0, 2, "every row compared: no graph in 2 parts"),
+        (False, 1, 1, "by the index: 1 graph searched"),
+        (False, 2, 3, "by the index: 2 graphs searched, and 1 part without a graph scanned"),
+        (False, 1, 1204, "by the index: 1 graph searched, and 1,203 parts without a graph scanned"),
+    ],
+)
+def test_counts_are_said_with_their_noun(exact: bool, graphs: int, parts: int, way: str) -> None:
+    assert SearchResult([], "image", exact, 0.1, graphs=graphs, parts=parts).way == way

@@ -1,4 +1,4 @@
-"""How the health of a load is said: counts, times and ranges of shards, as people write them."""
+"""How facts are said: counts, times and ranges of shards, as people write them."""
 
 from __future__ import annotations
 
