@@ -18,10 +18,13 @@ MOST_NAMES = 100_000
 def with_near_misses(
     error: PermanentSourceError, dataset: Dataset, files: Iterable[WantedFile], places: Iterable[list[Source]]
 ) -> PermanentSourceError:
-    """The error of a fetch, with what lies in the folders that were looked in; as it is where nothing is near."""
-    for wanted, sources in zip(files, places, strict=True):
-        if wanted.subject != error.subject:
-            continue
+    """The error of a fetch, with what lies in the folders that were looked in; as it is where nothing is near.
+
+    The file of the error is looked for first. Its shard's others come after it: they are fetched side by side, and a
+    wrong number of digits makes all of them absent, of which one is told first.
+    """
+    looked = sorted(zip(files, places, strict=True), key=lambda pair: pair[0].subject != error.subject)
+    for wanted, sources in looked:
         for source in sources:
             hint = near_miss(dataset, wanted.kind, wanted.shard, _names_beside(source))
             if hint:

@@ -57,13 +57,16 @@ def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]
     """What the dataset's description may mean instead, where one of a shard's files is not among `names`; "" else."""
     wanted = dataset.file_name(kind, shard)
     pattern = {"image": dataset.image_file, "text": dataset.text_file, "metadata": dataset.metadata_file}[kind]
-    found = find_series(names)
+    there = list(names)
+    if wanted in there:
+        return ""
+    found = find_series(there)
     same = next((series for series in found if series.pattern == pattern), None)
     if same is not None and shard in same.numbers:
         return f"{pattern.replace('{shard}', same.numbers[shard])} lies there: digits = {len(same.numbers[shard])}?"
     if same is not None:
-        there = as_ranges(same.shards)
-        return f'no {wanted} lies there, but those of shards {there}: shards = "{there}"?'
+        others = as_ranges(same.shards)
+        return f'no {wanted} lies there, but those of shards {others}: shards = "{others}"?'
     ending = wanted.rpartition(".")[2]
     like = next((series for series in found if series.pattern.endswith(f".{ending}")), None)
     if like is not None:

@@ -165,7 +165,7 @@ def test_a_server_reads_the_object_itself_and_is_told_no_credential(
         result = run(settings, 2, instance)
         assert result.success, (failures(result), failed_checks(result))
         assert [(shard, rows) for shard, rows, _ in table_state(settings)] == [(2, 250)]
-        inserts = [request["sql"] for request in clickhouse.log("INSERT INTO")]
+        inserts = [sql for request in clickhouse.log("INSERT INTO") if "_staging_" in (sql := str(request["sql"]))]
         assert inserts
         assert all(f"s3('{server.address}/laion/{tmp_path.name}/merged/merged_2.parquet'" in sql for sql in inserts)
         assert not any(secret in request["sql"] for request in clickhouse.log() for secret in (SECRET, KEY))

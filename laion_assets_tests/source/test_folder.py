@@ -176,7 +176,7 @@ def test_a_file_that_is_not_there_is_permanent(tmp_path: Path) -> None:
         (IMAGE, FILES[METADATA], "an npy file, which starts"),
         (IMAGE, b"", "b''"),
         (IMAGE, CONTENT.replace(b"'<f2'", b"'|O' "), "pickled Python objects"),
-        (IMAGE, CONTENT[:6] + b"\x03" + CONTENT[7:], "npy version 3.0"),
+        (IMAGE, CONTENT[:6] + b"\x04" + CONTENT[7:], "npy version 4.0"),
         (METADATA, CONTENT, "a Parquet file, which starts"),
         (METADATA, FILES[METADATA][:-1], "a whole Parquet file"),
         (METADATA, FILES[METADATA][:-8] + b"\xff\xff\xff\x7fPAR1", "a whole Parquet file"),

@@ -13,6 +13,7 @@ from laion_assets.assets.location import POOL
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.runs import ACTIVE
+from laion_assets.health.words import shards_of
 from laion_assets.index.cover import index_cover
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore
@@ -119,7 +120,7 @@ def audit_after_success(world: World, settings: Settings, instance: dg.DagsterIn
     with connect(settings) as db:
         faults += [f"partition {state.shard} lacks {state.missing}" for state in index_cover(db) if state.missing]
     covered = recorded(instance, "vector_index", COVERED_SHARDS)
-    if sorted(covered if isinstance(covered, list) else []) != world.shards:
+    if sorted(shards_of(str(covered))) != world.shards:
         faults.append(f"vector_index says that it covers {covered}")
     rows = sum(len(world.truths[version, shard].rows) for shard in world.shards)
     if recorded(instance, "recall_report", "rows") != rows:

@@ -119,7 +119,13 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _texts(table: pa.Table, name: str) -> list[bytes]:
-    return [_as_bytes(text) for text in _column(table, name).cast(pa.binary()).to_pylist()]
+    """Of a list its first element, of a number its digits (docs/datasets.md)."""
+    column = _column(table, name)
+    if pa.types.is_list(column.type):
+        return [_as_bytes(texts[0] if texts else None) for texts in column.to_pylist()]
+    if pa.types.is_floating(column.type):
+        return [_as_bytes(None if number is None else str(number)) for number in column.to_pylist()]
+    return [_as_bytes(text) for text in column.cast(pa.binary()).to_pylist()]
 
 
 def _scores(table: pa.Table) -> list[float | None]:
