@@ -109,13 +109,16 @@ def _index(instance: DagsterInstance, settings: Settings) -> IndexRecord | None:
 
 
 def last_audits(instance: DagsterInstance, settings: Settings) -> dict[str, tuple[int, bool]]:
-    """The number of the last check of each partition, as Dagster counts events, and whether it passed."""
+    """The number of the last check of each partition, as Dagster counts events, and whether it did not fail.
+
+    A check whose run ended before it could look says nothing of the partition: the run's failure is told by itself.
+    """
     key = AssetCheckKey(asset_key(settings, "clickhouse_partition"), AUDIT_CHECK)
     infos = instance.event_log_storage.get_asset_check_partition_info([key])
     return {
         info.partition_key: (
             info.latest_check_event_storage_id or 0,
-            info.latest_execution_status == AssetCheckExecutionRecordStatus.SUCCEEDED,
+            info.latest_execution_status != AssetCheckExecutionRecordStatus.FAILED,
         )
         for info in infos
         if info.partition_key is not None

@@ -132,7 +132,10 @@ class Sensor:
 
 def run(instance: dg.DagsterInstance, shard: str) -> dg.ExecuteInProcessResult:
     job = DEFINITIONS.resolve_implicit_global_asset_job_def()
-    return job.execute_in_process(instance=instance, partition_key=shard, raise_on_error=False)
+    selected = [dg.AssetKey("fetched")]
+    return job.execute_in_process(
+        instance=instance, partition_key=shard, raise_on_error=False, asset_selection=selected
+    )
 
 
 def test_without_a_webhook_there_are_no_sensors() -> None:
@@ -315,7 +318,11 @@ def test_a_failed_blocking_check_and_its_run_are_one_message(webhook: Webhook, i
     sensors = [Sensor(name, webhook.url, instance) for name in ("alert_on_run_failure", "alert_on_failed_check")]
     definitions = dg.Definitions([whole], asset_checks=[gate], executor=dg.in_process_executor)
     job = definitions.resolve_implicit_global_asset_job_def()
-    assert not job.execute_in_process(instance=instance, partition_key="3", raise_on_error=False).success
+    selected = [dg.AssetKey("whole")]
+    failed = job.execute_in_process(
+        instance=instance, partition_key="3", raise_on_error=False, asset_selection=selected
+    )
+    assert not failed.success
     for sensor in sensors:
         sensor.tick()
     (body,) = webhook.bodies

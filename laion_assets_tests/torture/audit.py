@@ -8,12 +8,12 @@ from pathlib import Path
 import dagster as dg
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from laion_assets.health.words import shards_of
 
 from laion_assets.assets.location import POOL
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.runs import ACTIVE
-from laion_assets.health.words import shards_of
 from laion_assets.index.cover import index_cover
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore
