@@ -8,7 +8,6 @@ from pathlib import Path
 import dagster as dg
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from laion_assets.health.words import shards_of
 
 from laion_assets.assets.location import POOL
 from laion_assets.dataset import ID_STRIDE
@@ -20,6 +19,7 @@ from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.mutations import unfinished_mutations
 from laion_assets.table.schema import partitions
+from laion_assets.words import shards_of
 from laion_assets_tests.torture.truth import RawFiles, Row, difference, score
 from laion_assets_tests.torture.world import VERSIONS, World
 
