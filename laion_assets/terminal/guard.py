@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import sys
 import tempfile
@@ -35,6 +36,9 @@ FORESEEN = {
     "grpc": "Dagster",
 }
 """What an error of these packages is about."""
+
+UNSET_VARIABLE = re.compile(r'environment variable "([^"]+)" which is not set')
+"""How Dagster says that a variable named in its configuration (`{env: NAME}`) has no value."""
 
 ADVICE = {
     sqlite3.DatabaseError: "its storage is damaged, or no SQLite file: move the .db files of the instance away, or "
@@ -160,7 +164,19 @@ def _foreign(error: BaseException) -> tuple[str, int]:
     home = os.environ.get("DAGSTER_HOME", "")
     place = f"{about} {home}".strip() if about == "Dagster instance" else about
     advice = advice or "see dagster.yaml and the variables that it names"
-    return f"{place}: found {one_line(innermost)}; {advice}", 2
+    return f"{place}: found {_of_the_configuration(innermost) or one_line(innermost)}; {advice}", 2
+
+
+def _of_the_configuration(error: BaseException) -> str:
+    """What Dagster found wrong in a configuration, without the schema that it prints; "" for any other error.
+
+    Dagster's own text begins with the schema's Python objects, so that its first words name neither entry nor variable.
+    """
+    found = [str(getattr(one, "message", one)) for one in getattr(error, "errors", None) or ()]
+    unset = [name for text in found for name in UNSET_VARIABLE.findall(text)]
+    if unset:
+        return redact_text(f"no value of {', '.join(dict.fromkeys(unset))} in the environment")
+    return redact_text("; ".join(" ".join(text.split(". Expected")[0].split())[:300] for text in found[:3]))
 
 
 def _causes(error: BaseException) -> list[BaseException]:

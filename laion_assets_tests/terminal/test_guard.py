@@ -61,6 +61,12 @@ def test_no_terminal_and_no_environment_gives_a_traceback(
         assert len(ended.stderr.splitlines()) <= 1
 
 
+UNSET = """storage:
+  postgres:
+    postgres_db: {username: {env: NOBODY_SET_IT}, password: {env: NOR_THIS}, hostname: 127.0.0.1, db_name: d, port: 9}
+"""
+
+
 @pytest.fixture
 def _waits_as_before() -> Iterator[None]:
     before = LOG.handlers, LOG.propagate
@@ -73,7 +79,11 @@ def _waits_as_before() -> Iterator[None]:
     ("config", "said"),
     [
         (POSTGRES, "Connection refused"),
-        ("storage: {postgres: {postgres_db: {username: {env: NOBODY_SET_IT}}}}\n", ""),
+        (UNSET, "found no value of NOBODY_SET_IT, NOR_THIS in the environment"),
+        (
+            "storage: {postgres: {postgres_db: {username: u}}}\n",
+            "Missing required config entries ['db_name', 'hostname']",
+        ),
         ("storage: {sqlite: {base_dir: x}}\nnonsense: [1\n", "dagster.yaml"),
         ("storagee: {}\n", "storagee"),
         ("- a\n- list\n", ""),
@@ -102,6 +112,7 @@ def test_an_instance_that_cannot_be_opened_is_one_line(
     (line,) = told.splitlines()
     assert line.startswith("laion-assets: ") and said in line
     assert "hunter2" not in line
+    assert "object at 0x" not in line
 
 
 @pytest.mark.usefixtures("_waits_as_before")
