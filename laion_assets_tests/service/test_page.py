@@ -56,6 +56,7 @@ def test_words_give_cards_and_a_link_that_keeps_the_search(url: str) -> None:
         page.keyboard.press("Enter")
         captions = wait_for_rows(page)
         assert len(captions) == 40
+        assert not page.get_by_label("Token of this service").is_visible(), "no token is asked for here"
         assert "40 rows for “white clock”, by the index" in page.locator("#status").inner_text()
         address = page.url
         assert "text=white+clock" in address
