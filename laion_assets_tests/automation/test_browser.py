@@ -121,9 +121,10 @@ def _the_recall_report_has_its_picture(page: Page) -> None:
 
 def _the_load_report_has_its_table(page: Page) -> None:
     materialize(page, "load_report")
-    page.goto("/assets/load_report?view=events")
-    # The UI shows a short report in its place, and a long one behind a button.
-    page.get_by_text(f"2 of 3 shards loaded, {2 * ROWS} rows.").wait_for(timeout=MILLISECONDS)
-    loaded = page.get_by_role("cell", name="loaded", exact=True)
+    # With its picture the report is long, and the UI shows it behind a button.
+    open_markdown(page, "load_report", timeout=MILLISECONDS)
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text(f"2 of 3 shards loaded, {2 * ROWS} rows").first.wait_for()
+    loaded = dialog.get_by_role("cell", name="loaded", exact=True)
     loaded.nth(1).wait_for()
     assert loaded.count() == 2
