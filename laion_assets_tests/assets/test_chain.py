@@ -488,7 +488,9 @@ def test_a_run_that_was_killed_at_any_moment_and_run_again_gives_the_same_table(
     killed, expected = found.pop("never")
     assert killed == 0
     assert expected.startswith("[True, [(1, 1, PartitionFigures(rows=620,")
-    assert expected.endswith("['laion'], ['merged/.merged_1.parquet.lock', 'merged/merged_1.parquet', 'raw/.1.lock']]")
+    assert expected.endswith(
+        "['laion'], ['merged/.merged_1.parquet.lock', 'merged/merged_1.parquet', 'raw/.1.files.lock', 'raw/.1.lock']]"
+    )
     for moment, (killed, after) in found.items():
         assert killed == 9, f"{moment}: was not killed"
         assert after == expected, moment
