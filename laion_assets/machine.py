@@ -124,7 +124,9 @@ class ProcessIdentity:
         if self.boot != here.boot:
             # A host that was started anew; two containers of one name may be on two hosts.
             return self.namespace == HOSTS_NAMESPACE
-        return _started(self.process) != (self.started or _started(self.process))
+        now = _started(self.process)
+        # When it began is not known to a 0: any process of that number may be it.
+        return now is None or self.started not in (0, now)
 
 
 HOSTS_NAMESPACE = "4026531836"
