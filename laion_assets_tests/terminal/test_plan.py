@@ -37,14 +37,14 @@ def test_a_calibration_runs_the_real_job_and_leaves_nothing_else(tmp_path: Path)
     assert read_calibration(calibration_path(settings)) == made
     assert sorted(path.name for path in tmp_path.iterdir()) == [".calibration.lock", "plan"]
     assert Path.cwd() == before
-    small, large = made.shards
-    assert (small.rows, large.rows) == (300, 1_500)
+    small, middle, large = made.shards
+    assert (small.rows, middle.rows, large.rows) == (300, 700, 1_500)
     assert 3 < large.table_bytes / small.table_bytes < 7
     for cost in made.shards:
         assert set(cost.seconds) == set(cost.core_seconds) == set(SHARD_STAGES)
         assert all(cost.seconds[stage] > 0 for stage in SHARD_STAGES)
         assert cost.peak_bytes["load"] > 100e6, "the engine itself is in it"
-    assert [(index.rows, index.parts) for index in made.indexes] == [(100, 4), (400, 1)]
+    assert {(index.rows, index.parts) for index in made.indexes} >= {(100, 4), (400, 1)}
     assert all(index.core_seconds > 0 and index.memory_bytes_a_vector > 1_024 for index in made.indexes)
     assert all(search.search > 0 and search.report_search > 0 for search in made.searches)
 
@@ -60,7 +60,7 @@ def test_a_plan_of_all_of_laion_is_shown_in_plain_words(tmp_path: Path) -> None:
     page = shown(load_settings(dataset_name="laion400m", data_dir=tmp_path), list(range(410)))
     for said in (
         "410 shards of laion400m, 407,314,954 rows",
-        "to fetch: 897.",
+        "to fetch: 900 GB",
         "100 MB/s as given",
         "build both indexes",
         "measure recall",
