@@ -1,4 +1,4 @@
-"""Which metadata columns there are: their types, their names in files, what stands in for them. It reads none."""
+"""Which metadata columns there are: their types, their names in files, what replaces them. It reads none."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class Dataset(BaseModel):
         return PAGE_ALIASES[column] if extra is None else extra.names or (column,)
 
     def default(self, column: str) -> Value | None:
-        """What stands in the table where the metadata has no such column or a null; None where nothing is declared."""
+        """The value for a column that the metadata lacks, and for a null; None where nothing is declared."""
         extra = self.extra_column(column)
         return self.defaults.get(column, extra.default if extra else None)
 

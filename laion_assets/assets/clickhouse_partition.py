@@ -73,7 +73,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 
 def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
-    """The check on what stands in the table now."""
+    """The check on what the table holds now."""
 
     @shard_check(
         location,

@@ -51,7 +51,7 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
         automation_condition=condition if location.settings.builds_graphs else None,
         description="`image_index` and `text_index` (HNSW, cosine distance), built in every loaded partition that "
-        "lacks them and only there. Other parameters in the settings build them anew.",
+        "lacks them and only there. With other parameters in the settings they are built again.",
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         loads_seen = last_load(context.instance, location.settings)
@@ -74,7 +74,7 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 
 def vector_index_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
-    """Checks on what stands in the table now, and on what a search does."""
+    """Checks on what the table holds now, and on what a search does."""
     return [_every_part_is_indexed(location), _index_is_used(location)]
 
 

@@ -1,4 +1,4 @@
-"""What stands before every route: limits on bodies, a token, security headers, and errors in words. ASGI middleware."""
+"""What every request passes before its route: body limits, a token, security headers, errors in words."""
 
 from __future__ import annotations
 

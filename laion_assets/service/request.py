@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.searching.query_vector import checked_vector
 from laion_assets.service.errors import bad_request
 from laion_assets.table.vectors import By
 
@@ -155,9 +156,7 @@ def _vector(value: object) -> npt.NDArray[np.float32]:
         raise bad_request("embedding_input holds a number beyond a double's range") from None
     if not np.isfinite(wide).all() or not wide.any():
         raise bad_request("embedding_input has no direction: it holds only zeros, or a number that is not finite")
-    # Cosine distance does not depend on the length, and a float32 would lose very great and very small vectors.
-    wide = wide / np.abs(wide).max()
-    return np.asarray(wide / np.linalg.norm(wide), dtype=np.float32)
+    return checked_vector(wide, len(wide))
 
 
 def _count(given: dict[str, Any], name: str) -> int:

@@ -200,7 +200,7 @@ def record(db: Database, by: By, event: Event, generation: int, **facts: object)
 
 
 def sources(db: Database) -> dict[int, Source]:
-    """What stands in the table now, by shard. Raises `TableError`."""
+    """What the table holds now, by shard. Raises `TableError`."""
     rows = db.rows(
         f"SELECT toInt64(partition), sum(rows), min(min_block_number), max(max_block_number) FROM {parts_table(db)} "
         "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
