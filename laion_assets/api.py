@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +65,4 @@ def search(
     request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit)
     with Searcher(settings) as searcher:
         answered = searcher.answer([query], request)[0]
-    if answered.untuned is not None:
-        warnings.warn(answered.untuned, stacklevel=2)
-    return answered.result.frame()
+    return answered.framed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from laion_assets.searching.query_vector import checked_vector
 from laion_assets.searching.request import SearchResult
 
 if TYPE_CHECKING:
+    import polars as pl
     from PIL import Image
 
 
@@ -60,6 +62,12 @@ class Answer:
     model: str | None
     encode_seconds: float
     untuned: str | None = None
+
+    def framed(self) -> pl.DataFrame:
+        """The neighbours as a frame, for a function that users call: its caller is warned of what `untuned` says."""
+        if self.untuned is not None:
+            warnings.warn(self.untuned, stacklevel=3)
+        return self.result.frame()
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -110,10 +109,7 @@ class Searcher:
         """The nearest rows as a polars frame: arguments, columns and errors are those of `laion_assets.search`."""
         request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit)
         query = Query(text=text, image=image, vector=vector, like=like)
-        answered = self.answer([query], request)[0]
-        if answered.untuned is not None:
-            warnings.warn(answered.untuned, stacklevel=2)
-        return answered.result.frame()
+        return self.answer([query], request)[0].framed()
 
     def search_many(
         self,

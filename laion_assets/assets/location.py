@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
 
+from laion_assets.automation.milestones import index_condition
 from laion_assets.columns import ColumnType
 from laion_assets.errors import (
     EngineHeldError,
@@ -109,6 +110,16 @@ class CodeLocation:
             shard,
             max_bad_fraction=self.settings.max_bad_fraction,
             extra_columns=self.settings.extra_column_types,
+        )
+
+    def milestones(self, parameters: str = "") -> dg.AutomationCondition[Any]:
+        """The condition of what is built over all loaded partitions; `parameters` are those of the index, as text."""
+        return index_condition(
+            self.key("clickhouse_partition"),
+            first=self.settings.index_first,
+            step=self.settings.index_step,
+            total=len(self.settings.dataset.shards),
+            parameters=parameters,
         )
 
     def shard(self, context: Context) -> int:

@@ -12,7 +12,6 @@ from laion_assets.assets.location import (
     check_failed,
     failing_clearly,
 )
-from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.versions import cells_version, last_load, partition_versions
@@ -31,12 +30,7 @@ from laion_assets.words import as_ranges
 
 def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
     """The asset. Built at the milestones of `vector_index` where LAION_INDEX asks for cells, or by hand."""
-    condition = index_condition(
-        location.key("clickhouse_partition"),
-        first=location.settings.index_first,
-        step=location.settings.index_step,
-        total=len(location.settings.dataset.shards),
-    )
+    condition = location.milestones()
 
     @asset(
         location,

@@ -13,7 +13,6 @@ from laion_assets.assets.location import (
     check_failed,
     failing_clearly,
 )
-from laion_assets.automation.milestones import index_condition
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.versions import index_version, last_load, partition_versions
@@ -32,13 +31,7 @@ from laion_assets.words import as_ranges
 
 def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
     """The asset. A build that fails would fail again, and is not retried; one that was cut off is resumed."""
-    condition = index_condition(
-        location.key("clickhouse_partition"),
-        first=location.settings.index_first,
-        step=location.settings.index_step,
-        total=len(location.settings.dataset.shards),
-        parameters=str(IndexParameters.of(location.settings)),
-    )
+    condition = location.milestones(str(IndexParameters.of(location.settings)))
 
     @asset(
         location,

@@ -22,46 +22,6 @@ FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """Of the clusters that are probed where nothing was measured."""
 
 
-@dataclass(frozen=True)
-class Cells:
-    """The nearest clusters' codes; `probes` are the numbers of clusters that are tried."""
-
-    probes: tuple[int, ...]
-    name: str = "cells"
-    in_graphs: bool = False
-
-    @classmethod
-    def of(cls, db: Database) -> Cells:
-        """For the table's own cells. Raises `TableError` where there are none, or only one cluster."""
-        live = require_cells(db, "image")
-        usual = default_probes(live.clusters, live.rows) or live.clusters
-        tried = {math.ceil(usual * factor) for factor in FACTORS}
-        probes = tuple(sorted(number for number in tried if number < live.clusters))
-        if not probes:
-            raise TableError(db.subject, found="one cluster", expected="several", advice="measure the method codes")
-        return cls(probes)
-
-    def require_whole(self, db: Database) -> IndexFacts:
-        """Every loaded shard is in the cells of each column, as the table has it now."""
-        return _whole(db, self.name)
-
-    def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002  # cells have few parts
-        """Each number of clusters."""
-        return [SearchSettings(multiplier=CANDIDATES, probes=probes) for probes in self.probes]
-
-    def find(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> Found:
-        """One search of the clusters."""
-        return _found(db, vector, question, settings)
-
-    def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
-        """The plan has a shortlist of codes."""
-        _require_codes(db, vector, question, settings)
-
-    def make_cold(self, db: Database) -> bool:  # noqa: ARG002
-        """Codes are page cache, which is not ours."""
-        return False
-
-
 class Codes:
     """The codes of all rows."""
 
@@ -77,7 +37,7 @@ class Codes:
         return [SearchSettings(multiplier=candidates) for candidates in (10, 20, CANDIDATES, 2 * CANDIDATES)]
 
     def find(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> Found:
-        """One search of all codes."""
+        """One search of the codes."""
         return _found(db, vector, question, settings)
 
     def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
@@ -87,6 +47,29 @@ class Codes:
     def make_cold(self, db: Database) -> bool:  # noqa: ARG002
         """Codes are page cache, which is not ours."""
         return False
+
+
+@dataclass(frozen=True)
+class Cells(Codes):
+    """The nearest clusters' codes; `probes` are the numbers of clusters that are tried."""
+
+    probes: tuple[int, ...]
+    name = "cells"
+
+    @classmethod
+    def of(cls, db: Database) -> Cells:
+        """For the table's own cells. Raises `TableError` where there are none, or only one cluster."""
+        live = require_cells(db, "image")
+        usual = default_probes(live.clusters, live.rows) or live.clusters
+        tried = {math.ceil(usual * factor) for factor in FACTORS}
+        probes = tuple(sorted(number for number in tried if number < live.clusters))
+        if not probes:
+            raise TableError(db.subject, found="one cluster", expected="several", advice="measure the method codes")
+        return cls(probes)
+
+    def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002  # cells have few parts
+        """Each number of clusters."""
+        return [SearchSettings(multiplier=CANDIDATES, probes=probes) for probes in self.probes]
 
 
 def _whole(db: Database, name: str) -> IndexFacts:
