@@ -1,4 +1,4 @@
-"""Rows of the table by their ids, with every column but the vectors; and the end of a search that nobody waits for."""
+"""Rows of the table by their ids, with every column but the vectors. It ranks nothing."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.searching.statement import answer_text
-from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import Database
 from laion_assets.table.schema import VECTOR_COLUMNS, require_table, table_columns
 
 MOST_SHARD = 65_535
 """The table's partition key is a UInt16."""
 
 
-def rows_of(db: Database, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+def rows_of(db: Database, ids: Sequence[int], *, log_comment: str = "") -> dict[int, dict[str, Any]]:
     """The rows of these ids by id, each a dict of its columns; ids that no row has are left out. NaN is None.
 
     Only the partitions of these ids are read. Raises `TableError`.
@@ -32,18 +31,13 @@ def rows_of(db: Database, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         f"WHERE shard IN ({', '.join(map(str, shards))}) AND id IN ({', '.join(map(str, wanted))})"
     )
     try:
-        rows = db.rows(sql, settings={"readonly": 2, "max_query_size": 1 << 24}, text_as_bytes=True)
+        settings = {"readonly": 2, "max_query_size": 1 << 24, "log_comment": log_comment}
+        rows = db.rows(sql, settings=settings, text_as_bytes=True)
     except TableError:
         require_table(db)
         raise
     place = columns.index("id")
     return {int(row[place]): dict(zip(columns, map(_plain, row), strict=True)) for row in rows}
-
-
-def end_search(settings: Settings, comment: str) -> None:
-    """Ends the statements that run with this `log_comment`, over a connection of its own. Raises `TableError`."""
-    with connect(settings) as db:
-        db.rows("KILL QUERY WHERE Settings['log_comment'] = {comment:String} ASYNC", parameters={"comment": comment})
 
 
 def _plain(value: object) -> object:

@@ -46,10 +46,10 @@ def answer_knn(
     return Answered(rows, found.method, found.notes)
 
 
-def answer_metadata(index: ServedIndex, ids: Sequence[int], metrics: Metrics) -> list[dict[str, Any]]:
+def answer_metadata(index: ServedIndex, ids: Sequence[int], statement: str, metrics: Metrics) -> list[dict[str, Any]]:
     """The metadata of rows by id, in the order asked; an id that no row has is left out."""
     with metrics.timed("metadata"):
-        found = index.metadata(ids)
+        found = index.metadata(ids, statement)
     return [{"id": row_id, "metadata": found[row_id]} for row_id in ids if row_id in found]
 
 

@@ -137,7 +137,7 @@ class SearchService:
         asked = metadata_request(await request.body())
         index = self.index(asked.index)
         statement = f"laion-assets-{uuid.uuid4()}"
-        search = partial(answer_metadata, index, asked.ids, self.metrics)
+        search = partial(answer_metadata, index, asked.ids, statement, self.metrics)
         return json_answer(await self._run(search, index, statement, request))
 
     async def indices(self, _: Request) -> Response:

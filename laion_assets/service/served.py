@@ -18,8 +18,9 @@ from laion_assets.errors import ClipError, EngineHeldError, LaionError, SearchEr
 from laion_assets.query import Query
 from laion_assets.recall.figures import read_evaluation, recall_folder
 from laion_assets.searcher import Searcher
+from laion_assets.searching.ending import end_search
 from laion_assets.searching.request import Neighbour, SearchRequest
-from laion_assets.searching.rows import end_search, rows_of
+from laion_assets.searching.rows import rows_of
 from laion_assets.service.errors import RefusedError
 from laion_assets.service.request import KnnRequest
 from laion_assets.settings import Settings
@@ -102,10 +103,10 @@ class ServedIndex:
         except LaionError as error:
             log.warning("a search could not be ended: %s", error)
 
-    def metadata(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """The rows of these ids by id, without vectors."""
+    def metadata(self, ids: Sequence[int], statement: str) -> dict[int, dict[str, Any]]:
+        """The rows of these ids by id, without vectors; `statement` as in `search`."""
         with self._using(), self.searcher.connection() as db:
-            return rows_of(db, ids)
+            return rows_of(db, ids, log_comment=statement)
 
     def vectors(self, ids: Sequence[int], by: By) -> dict[int, npt.NDArray[np.float32]]:
         """The stored vectors of these rows by id, each (dimension,)."""

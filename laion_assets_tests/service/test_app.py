@@ -19,8 +19,8 @@ from laion_assets.service.app import SearchService
 from laion_assets.service.limits import Limits
 from laion_assets.service.served import ServedIndex
 from laion_assets.settings import Settings
-from laion_assets.table.connect import connect
 from laion_assets_tests.service.loopback import served
+from laion_assets_tests.table.loaded import holder
 
 WORDS = "white clock"
 TOKEN = "-".join(["a", "token"])
@@ -42,9 +42,17 @@ def ids(url: str, **changed: Any) -> list[int]:
     return [row["id"] for row in rows(url, **changed)]
 
 
+def wait_until_given_back(url: str) -> None:
+    """The engine is given back after a second without a search."""
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{url}/healthz").json()["indexes"]["sample"]["table"] != "given back":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_words_find_what_the_command_line_finds(url: str, loaded: Settings) -> None:
     found = rows(url, exact=True)
-    time.sleep(1.5)  # the engine is given back after a second, and this process may then open it
+    wait_until_given_back(url)
     expected = laion_assets.api.search(WORDS, limit=5, exact=True, settings=loaded)
     assert [row["id"] for row in found] == expected["id"].to_list()
     assert [row["caption"] for row in found] == expected["caption"].to_list()
@@ -154,12 +162,17 @@ def test_many_clients_at_once_are_all_answered(url: str) -> None:
     assert found == [200] * 40
 
 
-def test_the_engine_is_given_back_when_idle_and_a_load_is_told_of(url: str, loaded: Settings) -> None:
+def test_the_engine_is_given_back_when_idle_and_whoever_asks_meanwhile_is_told_of_the_load(
+    url: str, loaded: Settings
+) -> None:
     rows(url)
-    time.sleep(2.5)
-    with connect(loaded):
-        pass  # this process shares the engine's folder with the service, so that another one is asked below
-    assert httpx.get(f"{url}/healthz").json()["indexes"]["sample"]["table"] == "given back"
+    wait_until_given_back(url)
+    with holder(loaded.data_dir):
+        held = ask(url)
+        assert (held.status_code, held.headers["retry-after"]) == (503, "5")
+        assert "a load holds the table" in held.json()["error"]
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    assert len(rows(url)) == 5
 
 
 def test_a_token_is_asked_for_everywhere_but_where_no_rows_are(loaded: Settings) -> None:
