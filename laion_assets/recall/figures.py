@@ -188,6 +188,11 @@ class Evaluation:
         """What the chosen settings find, over the reporting half."""
         return self.summary(kind).chosen
 
+    @property
+    def named(self) -> dict[str, SearchSettings]:
+        """The chosen settings of each kind of query, by name such as `text_to_image`."""
+        return {summary.kind: summary.chosen.search for summary in self.kinds}
+
     def meets_target(self, kind: str) -> bool:
         """Whether the lower bound of recall@10 of the chosen settings, over the reporting half, meets the target."""
         return self.chosen(kind).at_10.low >= self.target_of(kind)
@@ -229,18 +234,6 @@ def read_evaluation(folder: Path, method: str = "hnsw") -> Evaluation | None:
         return _KEPT.validate_json(evaluation_file(folder, method).read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def read_search_settings(folder: Path, method: str = "hnsw") -> dict[str, SearchSettings]:
-    """The chosen settings of each kind of query, by name such as `text_to_image`; none without an evaluation.
-
-    `folder` is the one that the evaluation was saved in: `recall_folder(settings)`. Whether the table still has the
-    index that was measured is told by `kept.named_settings`.
-    """
-    evaluation = read_evaluation(folder, method)
-    if evaluation is None:
-        return {}
-    return {summary.kind: summary.chosen.search for summary in evaluation.kinds}
 
 
 _KEPT: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)

@@ -40,7 +40,7 @@ def named_settings(settings: Settings, db: Database | None = None) -> NamedSetti
     if fault is not None:
         advice = "materialize vector_index and recall_report (laion-assets index)"
         return NamedSettings(ignored=f"the search settings of the recall report are not used: {fault}; {advice}")
-    return NamedSettings({summary.kind: summary.chosen.search for summary in evaluation.kinds})
+    return NamedSettings(evaluation.named)
 
 
 def _difference_of_table(evaluation: Evaluation, db: Database) -> str | None:

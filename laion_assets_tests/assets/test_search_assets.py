@@ -19,7 +19,7 @@ from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.runs import failure_reason
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.evaluate import Plan
-from laion_assets.recall.figures import SearchSettings, read_search_settings
+from laion_assets.recall.figures import SearchSettings, read_evaluation
 from laion_assets.recall.tuning import TuningPlan
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
@@ -86,7 +86,9 @@ def test_a_whole_run_builds_measures_and_passes(loaded: Settings) -> None:
         assert 0.95 <= low <= mean <= high <= 1
         assert report[f"target_met_{kind}"] is True
         assert float(str(report[f"cold_ms_{kind}"])) > 0
-    chosen = read_search_settings(loaded.data_dir / "recall")["text_to_image"]
+    evaluation = read_evaluation(loaded.data_dir / "recall")
+    assert evaluation is not None
+    chosen = evaluation.named["text_to_image"]
     with connect(loaded) as db:
         query = np.eye(1, 512, dtype=np.float32)[0]
         assert len(search(db, query, SearchRequest(settings=chosen.pairs())).neighbours) == 10

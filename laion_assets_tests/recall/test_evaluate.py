@@ -21,7 +21,6 @@ from laion_assets.recall.figures import (
     SearchSettings,
     choose,
     read_evaluation,
-    read_search_settings,
     save_evaluation,
 )
 from laion_assets.recall.methods import DEFAULT_GRID, Exact, Hnsw
@@ -137,11 +136,11 @@ def test_the_fastest_search_whose_lower_bound_meets_the_target_is_chosen_and_kep
     assert measured.speedup("text_to_image") == 8.0
     save_evaluation(measured, tmp_path)
     assert read_evaluation(tmp_path) == measured
-    assert read_search_settings(tmp_path) == {"text_to_image": SearchSettings(128)}
+    assert measured.named == {"text_to_image": SearchSettings(128)}
     assert choose([slow, fast, lucky, enough], 1.01) == slow
     (tmp_path / "recall.json").write_text("{}")
-    assert read_search_settings(tmp_path) == {}
-    assert read_search_settings(tmp_path / "nowhere") == {}
+    assert read_evaluation(tmp_path) is None
+    assert read_evaluation(tmp_path / "nowhere") is None
 
 
 def test_a_mean_above_the_target_does_not_meet_it_where_its_lower_bound_is_below() -> None:

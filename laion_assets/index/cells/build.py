@@ -52,7 +52,6 @@ class CellsReport:
     training_core_seconds: float | None
     assigning_core_seconds: float | None
     seconds: float
-    fit: dict[int, float]
 
     @property
     def core_seconds_a_million(self) -> float | None:
@@ -118,7 +117,6 @@ class _Build:
             training_core_seconds=after_training - cores if embedded else None,
             assigning_core_seconds=time.process_time() - after_training if embedded else None,
             seconds=time.perf_counter() - started,
-            fit={shard: entry.distance for shard, entry in live.items() if entry.source.rows},
         )
 
     def _generation(self, found: dict[int, Source]) -> tuple[Generation, bool]:
