@@ -28,6 +28,7 @@ from laion_assets.settings import Settings
 from laion_assets.table.failures import first_sentence, typed_errors
 from laion_assets.table.functions import embedded_function_options
 from laion_assets.table.label import label
+from laion_assets.table.recovery import finish_interrupted_swaps
 from laion_assets.table.server import Address, close_server, hurry_answers, limit_answers, open_server
 from laion_assets.waiting import say_wait
 
@@ -170,6 +171,8 @@ def connect(settings: Settings, *, wait_seconds: float | None = None) -> Iterato
                 _set_label(opened)
             if database != "default":
                 _use_database(opened)
+            if opened.embedded:
+                finish_interrupted_swaps(opened)
             yield opened
     finally:
         close_server(client)

@@ -12,6 +12,7 @@ from typing import Literal
 from laion_assets.machine import is_gone, process_mark
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import live_tokens
+from laion_assets.table.recovery import finish_interrupted_swaps
 
 SHARD_STAGING = r"_staging_\d+(?:_([0-9a-f]{8}))?$"
 """Of `staging.staging_name`: where a shard is loaded, under the lease whose token this is. Before there were leases the
@@ -42,8 +43,10 @@ def drop_stale_staging(db: Database) -> list[str]:
     """Removes all staging and scratch tables that nobody works with any more; their names.
 
     A staging table is nobody's when the lease in its name is over, be its holder dead or only slow: what a slow holder
-    still wants to swap in is then gone, so that it cannot undo what was loaded after it.
+    still wants to swap in is then gone, so that it cannot undo what was loaded after it. A swap that a death
+    interrupted is finished first, while its staging table still tells which part is the new one.
     """
+    finish_interrupted_swaps(db)
     return _drop(db, f"({SHARD_STAGING}|{SCRATCH})")
 
 

@@ -149,7 +149,8 @@ def test_tuning_names_what_it_recommends(loaded: Settings) -> None:
         queries=5,
         other_forms=False,
     )
-    asset = hnsw_tuning_asset(CodeLocation(loaded), plan)
+    # Several threads build a graph, so that its recall with 800 rows and 5 queries is not the same each time.
+    asset = hnsw_tuning_asset(CodeLocation(loaded.model_copy(update={"recall_target": 0.2})), plan)
     result = dg.materialize([dg.AssetSpec("clickhouse_partition"), asset])
     tuned = metadata(result, "hnsw_tuning")
     assert (tuned["rows"], tuned["partitions"], tuned["trials"]) == (800, 1, 2)

@@ -169,7 +169,9 @@ def test_ctrl_c_of_the_command_ends_the_runs_that_it_gave_to_the_daemon(load: Lo
     assert "the same command goes on where it was" in said
     runs = [*runs_of_shard(load, 22), *runs_of_shard(load, 23)]
     assert len(runs) == 2
-    assert all(run.is_finished for run in runs)
+    # On a busy machine the command does not wait until the last process is gone.
+    wait_for(lambda: all(load.ended(run.run_id) for run in runs) or None, seconds=60, what="the end of both runs")
+    runs = [load.run(run.run_id) for run in runs]
     assert dg.DagsterRunStatus.CANCELED in {run.status for run in runs}
 
 
@@ -231,7 +233,8 @@ def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_r
         waited = record.start_time - launched
         took = shard_seconds(instance)
     assert load.loaded() - before <= 2, "it passed the shards that were queued before it"
-    assert waited <= took, f"it waited {waited:.1f} s, a shard takes {took:.1f} s"
+    # One shard that is under way, and the start of the report's own process.
+    assert waited <= 2 * took, f"it waited {waited:.1f} s, a shard takes {took:.1f} s"
     load.services.kill("webserver")
     load.services.start_webserver()
     status = wait_for(lambda: end_of(load, backfill), seconds=PATIENCE, what="the end of the backfill")

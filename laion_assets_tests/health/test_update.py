@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from laion_assets.automation.update import read_update
@@ -22,7 +23,9 @@ def chain(tmp_path: Path) -> Iterator[Chain]:
         yield Chain(tmp_path, instance, index_first=1, hnsw_m=8, hnsw_ef_construction=32, recall_queries=5)
 
 
-def test_only_what_is_stale_or_missing_is_made_and_the_job_asks_for_it_in_one_backfill(chain: Chain) -> None:
+def test_only_what_is_stale_or_missing_is_made_and_the_job_asks_for_it_in_one_backfill(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert read_update(chain.settings, chain.instance).nothing, "nobody asked for anything"
     chain.run(0)
     chain.run(1, "raw_shard", "merged_shard")
@@ -40,11 +43,22 @@ def test_only_what_is_stale_or_missing_is_made_and_the_job_asks_for_it_in_one_ba
     assert read_update(chain.settings, chain.instance, "0").shards == {}, "shard 1 was not asked for"
     assert read_update(chain.settings, chain.instance, "2").shards == {2: CHAIN}
 
-    definitions = build_definitions(chain.settings)
-    job = definitions.get_repository_def().get_job(UPDATE_JOB)
-    assert job.execute_in_process(instance=chain.instance).success
+    environment = {
+        "LAION_DATASET": "sample",
+        "LAION_SOURCE": str(chain.folder / "sample"),
+        "LAION_DATA_DIR": str(chain.folder / "data"),
+        "LAION_INDEX_FIRST": "1",
+        "LAION_HNSW_M": "8",
+        "LAION_HNSW_EF_CONSTRUCTION": "32",
+        "LAION_RECALL_QUERIES": "5",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    location = ReconstructableRepository.for_module("laion_assets.definitions", "defs")
+    with dg.execute_job(location.get_reconstructable_job(UPDATE_JOB), instance=chain.instance) as done:
+        assert done.success
     (backfill,) = chain.instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
-    data = backfill.get_asset_backfill_data(definitions.get_repository_def().asset_graph)
+    data = backfill.get_asset_backfill_data(build_definitions(chain.settings).get_repository_def().asset_graph)
     asked = {
         (key.asset_key.to_user_string(), key.partition_key) for key in data.target_subset.iterate_asset_partitions()
     }

@@ -27,7 +27,7 @@ from laion_assets.assets import hnsw_tuning
 from laion_assets.assets.location import POOL
 from laion_assets.definitions import build_definitions
 from laion_assets.health.keys import CHAIN
-from laion_assets.index.cover import index_cover
+from laion_assets.index.cover import index_cover, index_names
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import _holder, connect
@@ -55,7 +55,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 """By the assets of the run that has it. All but the first need a loaded shard, and those of recall an index."""
 
 WAYS = ("SIGINT", "SIGTERM", "terminate")
-LONGEST: dict[str, float] = {"receive over HTTP": 2.0, "build indexes": 6.0, "measure recall": 2.0}
+LONGEST: dict[str, float] = {"receive over HTTP": 0.1, "build indexes": 6.0, "measure recall": 2.0}
 """Seconds after a stage's beginning within which it is ended; half a second for others."""
 
 
@@ -66,12 +66,16 @@ def limit_seconds() -> float:
 
 @dataclass
 class Ended:
-    """One run that was ended: how, in which stage, and the seconds until its process was gone."""
+    """One run that was ended: how, in which stage, and the seconds until its process was gone.
+
+    `under_way` is False where it had come to its end by itself before.
+    """
 
     stage: str
     way: str
     seconds: float
     fault: str = ""
+    under_way: bool = True
 
 
 @dataclass
@@ -118,6 +122,7 @@ class Trial:
             _wait(child, 0.0)
             return Ended(stage, way, 0.0, "the stage was not reached")
         time.sleep(after)
+        under_way = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         started = time.monotonic()
         if way == "terminate":
             with dg.DagsterInstance.from_config(str(self.folder / "home")) as instance:
@@ -130,7 +135,7 @@ class Trial:
         _wait(child, 4 * LIMIT_SECONDS)
         seconds = time.monotonic() - started
         os.close(pipe)
-        return Ended(stage, way, round(seconds, 2), self._fault(seconds))
+        return Ended(stage, way, round(seconds, 2), self._fault(seconds), under_way)
 
     def _fault(self, seconds: float) -> str:
         """What may not be after a run was ended."""
@@ -172,6 +177,11 @@ def _live(trial: Trial, assets: tuple[str, ...], armed: bool, pipe: int) -> None
     if armed:
         if assets == ("raw_shard",):
             shutil.rmtree(settings.data_dir / "raw", ignore_errors=True)
+        if assets == ("vector_index",):
+            # The run before may have been at its end when it was ended.
+            with connect(settings) as db:
+                for name in index_names(db):
+                    db.command(f"ALTER TABLE {db.table} DROP INDEX IF EXISTS {name} SETTINGS mutations_sync = 2")
         stages.STAGES["tune parameters"] = [(hnsw_tuning, "tune")]
         stages.arm(pipe)
     job = build_definitions(settings).get_repository_def().get_implicit_global_asset_job_def()
@@ -260,13 +270,15 @@ def main() -> None:
     by_stage = {stage: [one.seconds for one in ended if one.stage == stage] for stage in given.stages}
     faults = [str(one) for one in ended if one.fault]
     longest = {stage: max(seconds, default=0.0) for stage, seconds in by_stage.items()}
-    count = sum(map(len, by_stage.values()))
-    sys.stdout.write(
-        json.dumps(
-            {"seed": seed, "ended": count, "longest_seconds": longest, "load": os.getloadavg()[0], "faults": faults}
-        )
-        + "\n"
-    )
+    facts = {
+        "seed": seed,
+        "ended": sum(map(len, by_stage.values())),
+        "under_way": sum(one.under_way for one in ended if one.stage in by_stage),
+        "longest_seconds": longest,
+        "load": os.getloadavg()[0],
+        "faults": faults,
+    }
+    sys.stdout.write(json.dumps(facts) + "\n")
     sys.exit(1 if faults else 0)
 
 

@@ -1,0 +1,69 @@
+"""Finishes swaps of partitions that a death interrupted, so that no row is there twice.
+
+REPLACE PARTITION (26.9) first makes the new part active, then removes the replaced one. Where the process is killed in
+between, both parts are active when the engine is opened again, and each row is there twice. The staging table of the
+interrupted load is then still there, with the part that was checked: this tells which of the parts is the new one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from laion_assets.table.lease import live_tokens
+
+if TYPE_CHECKING:
+    from laion_assets.table.connect import Database
+
+LEASED = r"_staging_\d+_([0-9a-f]{8})$"
+"""At the end of a staging table's name (`staging.staging_name`): the token of its lease."""
+
+
+class _Part(NamedTuple):
+    name: str
+    rows: int
+    content: str
+
+
+def finish_interrupted_swaps(db: Database) -> list[str]:
+    """Drops the replaced parts of partitions that an interrupted swap left with two; their names.
+
+    Parts that are newer than the swapped one are somebody else's, and stay. Leases that are still held are left alone:
+    their load finishes its swap itself. Raises `TableError`.
+    """
+    staged = db.rows(
+        "SELECT name, extract(name, {leased:String}) FROM system.tables "
+        "WHERE database = {database:String} AND startsWith(name, {table:String}) AND match(name, {leased:String})",
+        parameters={"database": db.database, "table": db.settings.table, "leased": LEASED},
+    )
+    live = live_tokens(db) if staged else set()
+    dropped = []
+    for table, token in staged:
+        if token not in live:
+            dropped += _finish(db, str(table))
+    return dropped
+
+
+def _finish(db: Database, staging: str) -> list[str]:
+    checked = _active_parts(db, staging)
+    in_table = _active_parts(db, db.settings.table) if checked else {}
+    replaced = []
+    for shard, parts in checked.items():
+        same = [part for part in in_table[shard] if part[1:] == parts[0][1:]]
+        if len(parts) == 1 and same:
+            replaced += [part.name for part in in_table[shard][: in_table[shard].index(same[-1])]]
+    for name in replaced:
+        db.command(f"ALTER TABLE {db.table} DROP PART {{name:String}}", parameters={"name": name})
+    return replaced
+
+
+def _active_parts(db: Database, table: str) -> dict[str, list[_Part]]:
+    """A table's active parts with rows, by partition, the newest last."""
+    found: dict[str, list[_Part]] = defaultdict(list)
+    for partition, name, rows, content in db.rows(
+        "SELECT partition, name, rows, hash_of_all_files FROM system.parts WHERE database = {database:String} "
+        "AND table = {table:String} AND active AND rows > 0 ORDER BY partition, min_block_number",
+        parameters={"database": db.database, "table": table},
+    ):
+        found[str(partition)].append(_Part(str(name), int(rows), str(content)))
+    return found
