@@ -55,8 +55,8 @@ STAGES: dict[str, tuple[str, ...]] = {
 """By the assets of the run that has it. All but the first need a loaded shard, and those of recall an index."""
 
 WAYS = ("SIGINT", "SIGTERM", "terminate")
-LONGEST: dict[str, float] = {"receive over HTTP": 0.1, "build indexes": 6.0, "measure recall": 2.0}
-"""Seconds after a stage's beginning within which it is ended; half a second for others."""
+LONGEST: dict[str, float] = {"receive over HTTP": 1.0, "build indexes": 6.0, "measure recall": 2.0}
+"""Seconds after a stage's beginning within which it is ended, with 20,000 rows; half a second for others."""
 
 
 def limit_seconds() -> float:
@@ -109,7 +109,7 @@ class Trial:
             if STAGES[stage] == ("recall_report",):
                 self._finish(("vector_index",))
             for number in range(times):
-                after = chance.uniform(0, LONGEST.get(stage, 0.5))
+                after = chance.uniform(0, LONGEST.get(stage, 0.5)) * self.rows / 20_000
                 self.ended.append(self._end_one(stage, ways[number % len(ways)], after))
                 sys.stderr.write(f"{self.ended[-1]}\n")
         for assets in (CHAIN, ("vector_index",), ("recall_report",)):
