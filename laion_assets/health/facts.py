@@ -11,7 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 from dagster import AssetCheckKey, DagsterEventType, DagsterInstance
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.asset_check_execution_record import (
+    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
+    AssetCheckExecutionRecordStatus,
+)
 
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN, ShardHistory
 from laion_assets.health.keys import asset_key, job_name
@@ -108,21 +111,35 @@ def _index(instance: DagsterInstance, settings: Settings) -> IndexRecord | None:
     return IndexRecord(record.timestamp, frozenset(covered), again, RecordedVersions.of(record).code)
 
 
-def last_audits(instance: DagsterInstance, settings: Settings) -> dict[str, tuple[int, bool]]:
-    """The number of the last check of each partition, as Dagster counts events, and whether it did not fail.
+AUDIT_PAGE = 500
+AUDIT_PAGES = 20
+"""So many records of checks are read at most, the newest first: 24 audits of each of 410 partitions."""
+
+
+def last_audits(instance: DagsterInstance, settings: Settings) -> dict[str, tuple[float, bool]]:
+    """When each partition was last checked, in seconds since 1970, and whether the check passed.
 
     A check whose run ended before it could look says nothing of the partition: the run's failure is told by itself.
+    Times are read from the records of checks: numbers of events are not the same thing in every storage of Dagster's
+    (SQLite counts them run by run).
     """
     key = AssetCheckKey(asset_key(settings, "clickhouse_partition"), AUDIT_CHECK)
     infos = instance.event_log_storage.get_asset_check_partition_info([key])
-    return {
-        info.partition_key: (
-            info.latest_check_event_storage_id or 0,
-            info.latest_execution_status != AssetCheckExecutionRecordStatus.FAILED,
+    wanted = {info.partition_key for info in infos if info.partition_key is not None}
+    found: dict[str, tuple[float, bool]] = {}
+    cursor: int | None = None
+    for _ in range(AUDIT_PAGES):
+        records = instance.event_log_storage.get_asset_check_execution_history(
+            key, limit=AUDIT_PAGE, cursor=cursor, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
         )
-        for info in infos
-        if info.partition_key is not None
-    }
+        for record in records:
+            if record.partition is not None and record.event is not None:
+                passed = record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
+                found.setdefault(record.partition, (record.event.timestamp, passed))
+        if len(records) < AUDIT_PAGE or wanted <= found.keys():
+            break
+        cursor = records[-1].id
+    return found
 
 
 def read_audit(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> Audit:
@@ -132,12 +149,10 @@ def read_audit(instance: DagsterInstance, settings: Settings, histories: list[Sh
     if not checked:
         return Audit(never=frozenset(loaded))
     oldest = min(checked, key=lambda key: checked[key][0])
-    wanted = dg.EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, storage_ids=[checked[oldest][0]])
-    record = next(iter(instance.event_log_storage.get_event_records(wanted, limit=1)), None)
     return Audit(
         failed=frozenset(key for key, (_, passed) in checked.items() if not passed),
         never=frozenset(loaded - checked.keys()),
-        oldest_at=None if record is None else record.timestamp,
+        oldest_at=checked[oldest][0],
         oldest=oldest,
     )
 

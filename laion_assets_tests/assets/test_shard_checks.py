@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def loaded(
 ) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
     """Shards 0 to 2 of the sample, loaded by real runs; a row of shard 1 was changed since."""
     settings = settings_for(tmp_path_factory.mktemp("sweep") / "data", sample_folder)
-    with dg.DagsterInstance.ephemeral() as instance:
+    # SQLite files as users have them: events are counted otherwise there than in memory.
+    with dg.DagsterInstance.local_temp() as instance:
         job = build_definitions(settings).resolve_job_def(LOAD_JOB)
         for shard in ("0", "1", "2"):
             assert job.execute_in_process(instance=instance, partition_key=shard).success
@@ -67,6 +69,8 @@ def test_a_sweep_says_which_shards_fail_and_records_each(loaded: tuple[Settings,
     audit = read_audit(instance, settings, read_histories(instance, settings))
     assert audit.failed == {"1"}
     assert not audit.never
+    assert audit.oldest_at is not None
+    assert 0 < time.time() - audit.oldest_at < 600
 
 
 def test_shards_whose_files_are_gone_are_left_out(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
