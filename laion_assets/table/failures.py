@@ -14,8 +14,16 @@ from laion_assets.errors import ServerRefusedError, ServerUnreachableError, Tabl
 from laion_assets.redact import without
 
 _LOGIN = "see user and password in LAION_CLICKHOUSE"
-REFUSALS = {**dict.fromkeys((192, 193, 194, 516), _LOGIN), 497: "`laion-assets grants` prints what the user needs"}
-"""What to do, by ClickHouse's code, about its refusals: unknown user, wrong or no password; not enough privileges."""
+_CACHE = (
+    "the user's profile has use_query_cache = 1: ALTER USER … SETTINGS use_query_cache = 0, what is checked must be new"
+)
+REFUSALS = {
+    **dict.fromkeys((192, 193, 194, 516), _LOGIN),
+    497: "`laion-assets grants` prints what the user needs",
+    **dict.fromkeys((704, 719), _CACHE),
+}
+"""What to do, by ClickHouse's code, about its refusals: unknown user, wrong or no password; not enough privileges; and
+a query cache that the user's profile turns on, which takes no query with `version()` or of a system table."""
 
 TIMEOUT_EXCEEDED = 159
 BUSY_STATUS = re.compile(r"HTTP status (429|502|503|504)\b")

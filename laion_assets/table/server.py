@@ -105,8 +105,11 @@ def open_server(settings: Settings) -> Client:
                 send_receive_timeout=round(settings.clickhouse_search_seconds + ANSWER_SECONDS),
                 # A session would refuse the query that a monitor sends while a mutation is waited for.
                 autogenerate_session_id=False,
+                # A profile may turn the cache on: what is checked must be what is there now.
+                settings={"use_query_cache": 0},
             )
         _require_settings(client, address)
+        _require_changeable_settings(client, address)
     except BaseException:
         pool.clear()
         raise
@@ -197,4 +200,16 @@ def _require_settings(client: Client, address: Address) -> None:
             address.subject,
             found=f"ClickHouse {client.server_version} without the settings {', '.join(missing)}",
             expected="a server that has them",
+        )
+
+
+def _require_changeable_settings(client: Client, address: Address) -> None:
+    """Refuses a user whose profile allows no setting at all: each statement of ours carries its time limit at least."""
+    readonly = client.server_settings.get("readonly")
+    if readonly is not None and str(readonly.value) == "1":
+        raise ServerRefusedError(
+            address.subject,
+            found=f"user {address.user} with a profile of readonly = 1, under which a statement can bring no setting",
+            expected="readonly = 2 for who only searches, 0 for who loads",
+            advice="`laion-assets grants` prints what the user needs",
         )

@@ -139,17 +139,24 @@ class Running:
         self.summary = Summary()
 
     def prepare(self) -> None:
-        """Database and settings; `readonly` last, since it forbids to set more."""
+        """Database and settings; `readonly` last, since it forbids to set more.
+
+        The id in `log_comment` is ours, which a profile of `readonly = 1` does not let us set.
+        """
         if self._statement.database:
             self._connection.query(f"USE `{self._statement.database}`", "Null")
-        settings = {"log_comment": self._statement.query_id, **self._statement.settings}
+        settings = dict(self._statement.settings)
         readonly = settings.pop("readonly", "")
+        profile = int(self._connection.query("SELECT getSetting('readonly')", "TabSeparated").bytes())
+        if profile != 1:
+            settings = {"log_comment": self._statement.query_id, **settings}
         assigned = []
         for name, value in settings.items():
             escaped = value.replace("\\", "\\\\").replace("'", "\\'")
             assigned.append(f"{name} = '{escaped}'")
-        self._connection.query(f"SET {', '.join(assigned)}", "Null")
-        if readonly:
+        if assigned:
+            self._connection.query(f"SET {', '.join(assigned)}", "Null")
+        if readonly and not profile:
             self._connection.query(f"SET readonly = '{int(readonly)}'", "Null")
 
     def whole(self, form: str) -> bytes:

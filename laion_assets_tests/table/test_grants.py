@@ -25,7 +25,7 @@ from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 DATABASE = "granted"
 SETTINGS = load_settings(dataset_name="sample", clickhouse=f"http://loader@127.0.0.1:1/{DATABASE}")
-USERS = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default>
+USERS = """<clickhouse><profiles><default>{}</default></profiles><quotas><default/></quotas><users><default>
 <password/><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>
 <grants>{}</grants></default></users></clickhouse>"""
 CONFIG = """<clickhouse><users_config>{0}</users_config>
@@ -34,11 +34,14 @@ CONFIG = """<clickhouse><users_config>{0}</users_config>
 <table_engines_require_grant>true</table_engines_require_grant></access_control_improvements></clickhouse>"""
 
 
-def granting(folder: Path, grants: Sequence[Grant]) -> dict[str, str]:
-    """Options of a chDB whose only user may do that. chDB has one user, and its grants come from a file."""
+def granting(folder: Path, grants: Sequence[Grant], profile: str = "") -> dict[str, str]:
+    """Options of a chDB whose only user may do that, with a profile of these settings, as XML.
+
+    chDB has one user, whose grants and profile come from a file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     queries = "".join(f"<query>GRANT {grant.privileges} ON {grant.on}</query>" for grant in grants)
-    (folder / "users.xml").write_text(USERS.format(queries))
+    (folder / "users.xml").write_text(USERS.format(profile, queries))
     (folder / "config.xml").write_text(CONFIG.format(folder / "users.xml"))
     return {"config-file": str(folder / "config.xml")}
 
@@ -66,6 +69,41 @@ def test_the_printed_grants_suffice_for_everything_and_a_searcher_needs_fewer(tm
             assert index_use(db, vector_of(db, 5, "text"), SearchRequest(by="text")).fault is None
         with pytest.raises(ServerRefusedError, match="laion-assets grants"):
             load_sample(settings, {0: 100})
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ("<readonly>1</readonly>", ("readonly = 1", "readonly = 2 for who only searches", "laion-assets grants")),
+        ("<use_query_cache>1</use_query_cache>", ("query", "ALTER USER … SETTINGS use_query_cache = 0")),
+    ],
+)
+def test_a_profile_under_which_nothing_can_be_proved_is_refused_with_what_to_do(
+    profile: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    options = granting(tmp_path / "profile", load_grants(SETTINGS), profile)
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url("default"))
+        with pytest.raises(ServerRefusedError) as caught, connect(settings):
+            pass
+    assert_one_line(caught.value, *words)
+
+
+def test_answers_kept_by_a_query_cache_are_not_used(tmp_path: Path) -> None:
+    kept = "<use_query_cache>1</use_query_cache>" + "".join(
+        f"<query_cache_{name}_handling>save</query_cache_{name}_handling>"
+        for name in ("nondeterministic_function", "system_table")
+    )
+    options = granting(tmp_path / "profile", load_grants(SETTINGS), kept)
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE))
+        with connect(settings) as db:
+            db.command("CREATE TABLE laion_counted (x UInt8) ENGINE = MergeTree ORDER BY x")
+            counts = []
+            for _ in range(2):
+                counts.append(db.rows("SELECT count() FROM laion_counted"))
+                db.command("INSERT INTO laion_counted SELECT 1")
+    assert counts == [[(0,)], [(1,)]]
 
 
 def test_a_cluster_and_a_bucket_need_more() -> None:
