@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
@@ -13,11 +12,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from laion_assets.columns import PAGE_ALIASES, PAGE_TYPES, WELL_KNOWN, ExtraColumn, Value, fits, refuse_name
 from laion_assets.errors import DatasetError
-from laion_assets.shard_numbers import NUMBER, as_ranges, parse_numbers
+from laion_assets.file_layout import FileKind, FileLayout
+from laion_assets.shard_numbers import NUMBER, as_ranges
 from laion_assets.text_file import read_text
 
 if sys.version_info >= (3, 11):
@@ -30,9 +30,6 @@ NPY_HEADER_BYTES = 128
 
 ID_STRIDE = 10_000_000
 """`id = shard * ID_STRIDE + row`: unique while no shard has more rows (LAION's largest has 1,000,501)."""
-
-FileKind = Literal["image", "text", "metadata"]
-"""The three files of a shard."""
 
 
 class Folders(BaseModel):
@@ -67,8 +64,8 @@ class SourceLayout(BaseModel):
         return url
 
 
-class Dataset(BaseModel):
-    """A dataset of LAION's layout: each shard is two npy files and a Parquet file whose rows correspond.
+class Dataset(FileLayout):
+    """A dataset of shards, each one or two sets of vectors and metadata whose rows correspond.
 
     Raises `DatasetError` from `load_dataset` when a description is not valid.
     """
@@ -77,15 +74,9 @@ class Dataset(BaseModel):
 
     name: str = Field(min_length=1)
     description: str = ""
-    shards: Annotated[tuple[int, ...], BeforeValidator(parse_numbers)]
-    digits: int = Field(default=1, ge=1, le=9)
-    image_file: str = "img_emb_{shard}.npy"
-    text_file: str = "text_emb_{shard}.npy"
-    metadata_file: str = "metadata_{shard}.parquet"
     dimension: int = Field(gt=0, le=65_536)
     dtype: str = "<f2"
     normalised: bool = True
-    has_text: bool = True
     alignment: Literal["check", "off"] = "check"
     clip_model: str | None = None
     columns: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -94,13 +85,6 @@ class Dataset(BaseModel):
     default_rows: int | None = Field(default=None, ge=0, le=ID_STRIDE)
     rows: dict[int, Annotated[int, Field(ge=0, le=ID_STRIDE)]] = Field(default_factory=dict)
     sources: tuple[SourceLayout, ...] = ()
-
-    @field_validator("image_file", "text_file", "metadata_file")
-    @classmethod
-    def _names_the_shard(cls, name: str) -> str:
-        if name.count("{shard}") != 1 or re.search(r"[{}/\\]", name.replace("{shard}", "")):
-            raise ValueError("a file name has {shard} in it once, no other braces and no slash")
-        return name
 
     @field_validator("dtype")
     @classmethod
@@ -139,8 +123,6 @@ class Dataset(BaseModel):
         for name, value in self.defaults.items():
             if not fits(value, types[name]):
                 raise ValueError(f"defaults.{name}: {value!r} is no {types[name]}")
-        if len({self.image_file, self.text_file, self.metadata_file}) < 3:
-            raise ValueError("image_file, text_file and metadata_file are three names: they lie side by side")
         outside = sorted(shard for shard in self.rows if not self.has_shard(shard))
         if outside:
             raise ValueError(f"rows names shards {outside} outside {self.shard_range}")
@@ -163,19 +145,9 @@ class Dataset(BaseModel):
         return place < len(self.shards) and self.shards[place] == shard
 
     @property
-    def file_kinds(self) -> tuple[FileKind, ...]:
-        """The kinds of file that a shard has."""
-        return ("image", "text", "metadata") if self.has_text else ("image", "metadata")
-
-    @property
     def vector_columns(self) -> tuple[str, ...]:
         """The table's vector columns that this dataset fills."""
         return ("image_embedding", "text_embedding") if self.has_text else ("image_embedding",)
-
-    def file_name(self, kind: FileKind, shard: int) -> str:
-        """The name of one of a shard's files, for example `img_emb_0007.npy` where `digits` is 4."""
-        pattern = {"image": self.image_file, "text": self.text_file, "metadata": self.metadata_file}[kind]
-        return pattern.replace("{shard}", f"{shard:0{self.digits}d}")
 
     def extra_column(self, name: str) -> ExtraColumn | None:
         """An extra column by its name in the table: declared here, or a well-known one; None where there is none."""
@@ -203,7 +175,7 @@ class Dataset(BaseModel):
         An estimate: the file may be of another float type or have a longer header. It is for plans and progress.
         """
         rows = self.known_rows(shard)
-        if rows is None or kind == "metadata":
+        if rows is None or self.container(kind) != "npy":
             return None
         return NPY_HEADER_BYTES + rows * self.dimension * np.dtype(self.dtype).itemsize
 

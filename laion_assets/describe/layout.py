@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from laion_assets.dataset import FileKind
 from laion_assets.errors import DatasetError
+from laion_assets.file_layout import FileKind
 from laion_assets.shard_numbers import as_ranges
 from laion_assets.source.names import Series, find_series
 

@@ -16,6 +16,7 @@ from dagster._core.definitions.data_version import (
 )
 
 from laion_assets.columns import PAGE_TYPES
+from laion_assets.dataset import Dataset
 from laion_assets.health.keys import asset_key
 from laion_assets.index.cells.schema import METHOD
 from laion_assets.index.graphs import IndexParameters
@@ -63,6 +64,18 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def _cut(dataset: Dataset) -> str:
+    """How files are cut and numbered; "" where a shard is a file of its number. What is in them their versions say."""
+    cut = (dataset.shards_per_file, dataset.first_file)
+    return "" if cut == (1, 0) else f", {cut[0]} shards a file from {cut[1]}"
+
+
+def _arrays(dataset: Dataset) -> str:
+    """Where in their files the vectors are; "" for npy files."""
+    arrays = [array for part in dataset.parts if (array := dataset.array(part)) is not None]
+    return f"; arrays {', '.join(arrays)}" if arrays else ""
+
+
 def code_version(settings: Settings, asset: str) -> str:
     """What decides an asset's result besides its inputs, as one text: another text marks what was made as stale.
 
@@ -73,9 +86,9 @@ def code_version(settings: Settings, asset: str) -> str:
     columns = digest([(*column, dataset.aliases(column[0]), dataset.default(column[0])) for column in carried.items()])
     index = str(IndexParameters.of(settings))
     versions = {
-        "raw_shard": f"{dataset.name}; {dataset.image_file}, {dataset.text_file}, {dataset.metadata_file}",
+        "raw_shard": f"{dataset.name}; {dataset.image_file}, {dataset.text_file}, {dataset.metadata_file}{_cut(dataset)}",
         "merged_shard": f"format {merged.FORMAT}; {dataset.dimension} dimensions, {', '.join(dataset.vector_columns)}, "
-        f"{'normalised' if dataset.normalised else 'not normalised'}; columns {columns}",
+        f"{'normalised' if dataset.normalised else 'not normalised'}; columns {columns}{_arrays(dataset)}",
         "clickhouse_partition": f"codec {settings.vector_codec}, granules of {settings.index_granularity}; "
         f"columns {columns}",
         "vector_index": index,

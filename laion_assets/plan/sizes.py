@@ -78,11 +78,21 @@ def _asked(settings: Settings, shard: int, insist: bool) -> ShardSize | None:
         if insist:
             raise
         return None
-    sizes = [remote.size for remote in found.values()]
-    image = found["image"].size
-    if image is None:
-        return None
     dataset = settings.dataset
-    rows = max(0, image - NPY_HEADER_BYTES) // (dataset.dimension * np.dtype(dataset.dtype).itemsize)
-    total = sum(size for size in sizes if size is not None)
+    sizes = [remote.size for remote in found.values()]
+    # A file that is cut into shards along its row groups has about as many bytes for each.
+    vectors = found[dataset.file_of("image")].size
+    if vectors is None:
+        return None
+    vectors //= dataset.shards_per_file
+    rows = max(0, vectors - NPY_HEADER_BYTES) // bytes_a_row(dataset)
+    total = sum(size for size in sizes if size is not None) // dataset.shards_per_file
     return ShardSize(shard, rows, total if None not in sizes else raw_bytes(dataset, rows), "asked")
+
+
+def bytes_a_row(dataset: Dataset) -> int:
+    """Bytes of one row in the file that has the image vectors: exact for npy files, for others as if not compressed."""
+    holder = dataset.file_of("image")
+    vector = dataset.dimension * np.dtype(dataset.dtype).itemsize
+    vectors = sum(dataset.file_of(part) == holder for part in dataset.parts if part != "metadata")
+    return vectors * vector + (METADATA_BYTES_A_ROW if holder == "metadata" else 0)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from laion_assets.shard.npy import Float32Rows
+from laion_assets.shard.vector_rows import Float32Rows
 
 MIN_ROWS_TO_JUDGE = 200
 """Below this many rows the margins of a sound shard and of chance overlap."""

@@ -1,4 +1,4 @@
-"""What is wrong with a shard: its three files looked at together, by their headers alone. It reads no row."""
+"""What is wrong with a shard: its files looked at together, by headers and footers alone. It reads no row."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from laion_assets.columns import ColumnType
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import ShardFileError
+from laion_assets.file_layout import Part
 from laion_assets.shard.metadata import MetadataReader
-from laion_assets.shard.npy import NpyHeader, read_header
 from laion_assets.shard.store import ShardFiles
+from laion_assets.shard.vector_rows import VectorHeader
+from laion_assets.shard.vectors import vector_header
 
 TWO_DIMENSIONS = (
     "images and texts are searched with one another, so that both have one dimension: use text vectors of the same "
@@ -22,34 +24,30 @@ class ShardInspection:
     """What the headers say. `text` is None for datasets without text embeddings."""
 
     rows: int
-    image: NpyHeader
-    text: NpyHeader | None
+    image: VectorHeader
+    text: VectorHeader | None
     metadata_columns: dict[str, str | None]
 
     @property
     def vector_bytes(self) -> int:
-        """Bytes of vectors in the npy files."""
-        headers = [self.image, *([self.text] if self.text else [])]
-        return sum(header.rows * header.dimension * header.dtype.itemsize for header in headers)
+        """Bytes of the vectors, uncompressed."""
+        return self.image.bytes + (self.text.bytes if self.text else 0)
 
 
 def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None = None) -> ShardInspection:
-    """Reads the three headers. Raises `ShardFileError` when one is not valid or their row counts are not equal.
+    """Reads headers and footers. Raises `ShardFileError` when one is not valid or their row counts are not equal.
 
-    Row k of the three is one sample, so unequal counts mean that some row would get another's caption: pandas pads
+    Row k of each is one sample, so unequal counts mean that some row would get another's caption: pandas pads
     such files with NaN, which is how shards were silently damaged before.
     """
-    dimension = files.dataset.dimension
-    image = read_header(files.image, subject=files.subject("image"), dimension=dimension)
-    text = None
-    if files.text is not None:
-        text = read_header(files.text, subject=files.subject("text"), dimension=dimension, advice=TWO_DIMENSIONS)
+    image = vector_header(files, "image")
+    text = vector_header(files, "text", advice=TWO_DIMENSIONS) if files.dataset.has_text else None
     metadata = MetadataReader(
         files.metadata, files.dataset, subject=files.subject("metadata"), extra_columns=extra_columns
     )
-    counts = {files.image.name: image.rows, files.metadata.name: metadata.rows}
-    if text is not None and files.text is not None:
-        counts[files.text.name] = text.rows
+    counts = {_named(files, "image"): image.rows, files.metadata.name: metadata.rows}
+    if text is not None:
+        counts[_named(files, "text")] = text.rows
     if len(set(counts.values())) > 1:
         raise ShardFileError(
             f"shard {files.shard}",
@@ -62,3 +60,9 @@ def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None
             f"shard {files.shard}", found=f"{image.rows:,} rows", expected=f"at most {ID_STRIDE:,}, the stride of ids"
         )
     return ShardInspection(image.rows, image, text, metadata.columns)
+
+
+def _named(files: ShardFiles, part: Part) -> str:
+    """A file's name, with the array in it where there may be several."""
+    array = files.dataset.array(part)
+    return f"{array} of {files.path(part).name}" if array else files.path(part).name

@@ -17,16 +17,18 @@ import pyarrow.parquet as pq
 from laion_assets.columns import ColumnType
 from laion_assets.dataset import ID_STRIDE, Dataset
 from laion_assets.errors import TooManyBadRowsError
+from laion_assets.file_layout import Part
 from laion_assets.read_ahead import read_ahead
 from laion_assets.shard.alignment import AlignmentCounter
 from laion_assets.shard.files import Location, remove_file, sha256_of, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
 from laion_assets.shard.metadata import MetadataReader
-from laion_assets.shard.npy import Float32Rows, NpyReader
 from laion_assets.shard.soundness import vector_faults
 from laion_assets.shard.store import ShardFiles, ShardStore
+from laion_assets.shard.vector_rows import Float32Rows, RowFaults, VectorHeader, VectorReader
 from laion_assets.shard.vector_sum import MODULUS, vector_sum
+from laion_assets.shard.vectors import open_vectors
 
 BLOCK_ROWS = 8_192
 """Rows a block and a row group. From 2,048 to 16,384 rows the file's size and the writer's time differ by less than
@@ -49,6 +51,11 @@ class _Tally:
     @property
     def quarantined(self) -> int:
         return sum(self.reasons.values())
+
+    @property
+    def none_has_the_dimension(self) -> bool:
+        """Whether all rows so far were refused, and only for the dimension of their vectors."""
+        return not self.rows and all(reason.endswith(" dimension") for reason in self.reasons)
 
     @property
     def none_is_normalised(self) -> bool:
@@ -103,6 +110,8 @@ def _too_many(tally: _Tally, rows: int, limit: int, shard: int, quarantine: Loca
         advice = "mend the source"
     if tally.none_is_normalised:
         advice = "if its vectors were never normalised, say normalised = false in the dataset's file"
+    if tally.none_has_the_dimension:
+        advice = "if its vectors are of that dimension, say so in the dataset's file"
     return TooManyBadRowsError(
         f"shard {shard}",
         found=f"{tally.quarantined:,} bad rows or more, such as {'; '.join(tally.first_refused)}",
@@ -177,34 +186,42 @@ class _Merger:
         buffers = [{name: np.empty(shape, np.float32) for name in columns} for _ in range(2)]
         row = 0
         with contextlib.ExitStack() as stack:
-            readers = {name: stack.enter_context(self._reader(name)) for name in columns}
+            readers = {name: stack.enter_context(reader) for name, reader in self._readers().items()}
             for number, texts in enumerate(self._metadata.blocks(BLOCK_ROWS)):
                 rows = len(texts["url"])
                 vectors = {name: buffers[number % 2][name][:rows] for name in columns}
-                for name in columns:
-                    readers[name].read_into(vectors[name])
-                yield self._judge(row, texts, vectors)
+                misfits = {name: readers[name].read_into(vectors[name]) for name in columns}
+                yield self._judge(row, texts, vectors, misfits)
                 row += rows
 
-    def _reader(self, column: str) -> NpyReader:
-        if column == "image_embedding" or self._files.text is None or self._inspection.text is None:
-            path, header, subject = self._files.image, self._inspection.image, self._files.subject("image")
-        else:
-            path, header, subject = self._files.text, self._inspection.text, self._files.subject("text")
-        return NpyReader(path, header, subject=subject, block_rows=BLOCK_ROWS)
+    def _readers(self) -> dict[str, VectorReader]:
+        """A reader for each vector column."""
+        headers: dict[Part, VectorHeader | None] = {"image": self._inspection.image, "text": self._inspection.text}
+        return {
+            f"{part}_embedding": open_vectors(self._files, part, header, block_rows=BLOCK_ROWS)
+            for part, header in headers.items()
+            if header is not None
+        }
 
-    def _judge(self, row: int, texts: dict[str, pa.Array], vectors: dict[str, Float32Rows]) -> _Block:
-        """Parts sound rows from refused ones. `row` is the shard's row with which the block begins."""
+    def _judge(
+        self,
+        row: int,
+        texts: dict[str, pa.Array],
+        vectors: dict[str, Float32Rows],
+        misfits: dict[str, RowFaults | None],
+    ) -> _Block:
+        """Parts sound rows from refused ones. `row` is the shard's row with which the block begins, `misfits` what the
+        readers found."""
         rows = len(texts["url"])
         batch = self._batch(row, texts, vectors)
-        reasons = self._reasons(vectors)
+        reasons = self._reasons(vectors, misfits)
         ids = batch["id"].to_numpy()
         if reasons is None:
             self._count(ids, vectors, texts["caption"], texts["similarity"])
             return _Block(batch, None, rows)
         bad = reasons != ""
         for reason in reasons[bad]:
-            self.tally.reasons[re.sub(r"(?<= length) \S+", "", str(reason))] += 1
+            self.tally.reasons[re.sub(r" (length|dimension) \S+", r" \1", str(reason))] += 1
         for index in np.flatnonzero(bad)[: max(0, 3 - len(self.tally.first_refused))]:
             self.tally.first_refused.append(f"row {row + int(index):,}: {reasons[index]}")
         sound = np.flatnonzero(~bad)
@@ -224,11 +241,14 @@ class _Merger:
             values[name] = pa.ListArray.from_arrays(offsets, pa.array(block.reshape(-1)), type=kind)
         return pa.record_batch([values[name] for name in self._schema.names], schema=self._schema)
 
-    def _reasons(self, vectors: dict[str, Float32Rows]) -> npt.NDArray[np.object_] | None:
+    def _reasons(self, vectors: dict[str, Float32Rows], misfits: dict[str, RowFaults | None]) -> RowFaults | None:
         """Why rows are refused, "" for sound ones; None when all of the block are sound."""
-        reasons: npt.NDArray[np.object_] | None = None
+        reasons: RowFaults | None = None
         for name, block in vectors.items():
+            misfit = misfits[name]
             faults = vector_faults(block, normalised=self._dataset.normalised)
+            if misfit is not None:
+                faults = misfit if faults is None else np.where(misfit != "", misfit, faults)
             if faults is None:
                 continue
             if reasons is None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.errors import LaionError, ShardFileError
+from laion_assets.shard.vector_rows import Float32Rows, VectorHeader
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
@@ -37,19 +38,14 @@ HEADER_READERS = {
 }
 """By version. 3.0 differs from 2.0 in the encoding of field names alone, and arrays with fields are refused."""
 
-Float32Rows = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True)
-class NpyHeader:
+class NpyHeader(VectorHeader):
     """What the header of an npy file promises, checked against the file's size.
 
-    `rows` × `dimension` values of `dtype`; the first lies `offset` bytes into the file.
+    The first value lies `offset` bytes into the file.
     """
 
-    rows: int
-    dimension: int
-    dtype: np.dtype[np.floating]
     fortran_order: bool
     offset: int
 
@@ -74,17 +70,31 @@ def read_header(
             offset = file.tell()
     except OSError as error:
         raise refuse(f"{error.strerror or error}", "a readable npy file") from error
+    rows = require_vectors(shape, dtype, dimension, refuse, advice)
+    header = NpyHeader(rows, dimension, dtype, fortran_order, offset)
+    if size != offset + header.bytes:
+        raise refuse(f"{size:,} bytes", f"{offset + header.bytes:,} for shape {shape} of {dtype.str}")
+    return header
+
+
+def require_vectors(
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.floating],
+    dimension: int,
+    refuse: Callable[..., LaionError],
+    advice: str,
+) -> int:
+    """The rows of an array that is to have shape (rows, `dimension`), of floats.
+
+    Raises what `refuse` makes of what was found, what was expected, and `advice` for another dimension.
+    """
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         raise refuse(f"dtype {dtype.str if dtype.names is None else 'of several fields'}", "float16, 32 or 64")
     if len(shape) != 2:
         raise refuse(f"{len(shape)} dimensions {shape}", f"2 dimensions (rows, {dimension})")
-    rows, columns = shape
-    if rows < 0 or columns != dimension:
+    if shape[0] < 0 or shape[1] != dimension:
         raise refuse(f"shape {shape}", f"(rows, {dimension})", advice)
-    expected_size = offset + rows * columns * dtype.itemsize
-    if size != expected_size:
-        raise refuse(f"{size:,} bytes", f"{expected_size:,} for shape {shape} of {dtype.str}")
-    return NpyHeader(rows, columns, dtype, fortran_order, offset)
+    return shape[0]
 
 
 def parse_header(
@@ -108,7 +118,7 @@ def parse_header(
     try:
         shape, fortran_order, dtype = _parsed(HEADER_READERS[version], file)
     except UNPARSABLE as error:
-        raise refuse(f"a header that does not parse ({_first_line(error)})", "numpy's header") from error
+        raise refuse(f"a header that does not parse ({first_line(error)})", "numpy's header") from error
     return shape, fortran_order, dtype
 
 
@@ -125,7 +135,8 @@ def _parsed(
             return reader(file, max_header_size=MAX_HEADER_BYTES)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, cut where it is long; its name where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 

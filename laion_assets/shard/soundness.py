@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from laion_assets.shard.npy import Float32Rows
+from laion_assets.shard.vector_rows import Float32Rows, RowFaults
 
 SQUARED_LENGTH_TOLERANCE = 0.05
 """How far a normalised vector's squared length may be from 1: LAION's float16 vectors are within 0.0006."""
@@ -14,7 +13,7 @@ SQUARED_LENGTH_RANGE = (1e-20, 1e20)
 """Where float32 arithmetic on a vector that is not normalised still holds: at 1e30 the index gives a false 0."""
 
 
-def vector_faults(vectors: Float32Rows, *, normalised: bool) -> npt.NDArray[np.str_] | None:
+def vector_faults(vectors: Float32Rows, *, normalised: bool) -> RowFaults | None:
     """Why each of the vectors, float32 (n, d), may not reach the table: n texts, "" for a sound one; None if all are.
 
     Faults: "not finite", "zero", "length L" (with L to three digits).
@@ -27,7 +26,7 @@ def vector_faults(vectors: Float32Rows, *, normalised: bool) -> npt.NDArray[np.s
         sound = (squared > SQUARED_LENGTH_RANGE[0]) & (squared < SQUARED_LENGTH_RANGE[1])
     if bool(sound.all()):
         return None
-    faults = np.full(len(vectors), "", dtype="U24")
+    faults = np.full(len(vectors), "", dtype=object)
     for row in np.flatnonzero(~sound):
         if not np.isfinite(vectors[row]).all():
             faults[row] = "not finite"

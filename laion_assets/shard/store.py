@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from laion_assets.dataset import Dataset, FileKind
+from laion_assets.dataset import Dataset
 from laion_assets.errors import MissingRawError, StoreError
+from laion_assets.file_layout import FileKind, Part
 from laion_assets.settings import Settings
 from laion_assets.shard import bucket
 from laion_assets.shard.files import Location, remove_file, replacing
@@ -22,22 +23,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """The raw files of one shard: `text` is None for datasets without text embeddings."""
+    """The raw files of one shard, side by side in `folder`."""
 
     dataset: Dataset
     shard: int
-    image: Path
-    text: Path | None
-    metadata: Path
+    folder: Path
 
-    def subject(self, kind: FileKind) -> str:
-        """How errors name one of the files, for example `shard 3, img_emb_3.npy`."""
-        return f"shard {self.shard}, {self.dataset.file_name(kind, self.shard)}"
+    def path(self, part: Part) -> Path:
+        """The file that holds a part."""
+        return self.folder / self.dataset.file_name(self.dataset.file_of(part), self.shard)
+
+    @property
+    def image(self) -> Path:
+        """The file that holds the vectors of images."""
+        return self.path("image")
+
+    @property
+    def text(self) -> Path | None:
+        """The file that holds the vectors of texts; None for datasets without them."""
+        return self.path("text") if self.dataset.has_text else None
+
+    @property
+    def metadata(self) -> Path:
+        """The Parquet file of metadata."""
+        return self.path("metadata")
+
+    def subject(self, part: Part) -> str:
+        """How errors name the file of a part, for example `shard 3, img_emb_3.npy`."""
+        return f"shard {self.shard}, {self.path(part).name}"
 
     def paths(self) -> dict[FileKind, Path]:
         """Path of each file, by kind."""
-        paths: dict[FileKind, Path] = {"image": self.image, "metadata": self.metadata}
-        return paths if self.text is None else {**paths, "text": self.text}
+        return {kind: self.path(kind) for kind in self.dataset.file_kinds}
 
     def missing(self) -> list[Path]:
         """Those that are not there."""
@@ -63,12 +80,12 @@ class ShardStore:
 
     @property
     def raw_folder(self) -> Path:
-        """Where the three raw files of every shard lie on this machine, under the names that their source gives."""
+        """Where the raw files of every shard lie on this machine, under the names that their source gives."""
         return self.folder / "raw"
 
     def raw_files(self, shard: int) -> ShardFiles:
         """The raw files of one shard on this machine, there or not."""
-        return shard_files(self.dataset, shard, self.raw_folder)
+        return ShardFiles(self.dataset, shard, self.raw_folder)
 
     def merged_path(self, shard: int) -> Location:
         """`merged/merged_N.parquet`."""
@@ -172,17 +189,6 @@ class ShardStore:
             return []
         paths = self.raw_files(shard).paths().values()
         return [(path, bucket.bucket_path(self.url, "raw", path.name)) for path in paths]
-
-
-def shard_files(dataset: Dataset, shard: int, folder: Path) -> ShardFiles:
-    """The files of one shard as they lie side by side in `folder`."""
-    return ShardFiles(
-        dataset=dataset,
-        shard=shard,
-        image=folder / dataset.file_name("image", shard),
-        text=folder / dataset.file_name("text", shard) if dataset.has_text else None,
-        metadata=folder / dataset.file_name("metadata", shard),
-    )
 
 
 def _remove_raw_file(path: Path) -> int:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from laion_assets.shard.npy import Float32Rows
+from laion_assets.shard.vector_rows import Float32Rows
 
 MODULUS = 2**64
 BATCH_ROWS = 8_192

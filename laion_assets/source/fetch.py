@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial as bind
 from pathlib import Path
 
-from laion_assets.dataset import FileKind
 from laion_assets.errors import PermanentSourceError, SettingsError, SourceError
+from laion_assets.file_layout import FileKind
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock

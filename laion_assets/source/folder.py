@@ -113,11 +113,11 @@ class StoredFile:
 
     def __init__(self, url: str, folder: str, wanted: WantedFile) -> None:
         """Raises `PermanentSourceError` when no package for such URLs is there."""
-        self.url = redact("/".join(part for part in (url.rstrip("/"), folder, wanted.name) if part))
+        self.url = redact("/".join(part for part in (url.rstrip("/"), folder, wanted.remote_path) if part))
         self._wanted = wanted
         self._subject = f"{wanted.subject} from {self.url}"
         self._base = url
-        self._parts = [part for part in (*folder.split("/"), wanted.name) if part]
+        self._parts = [part for part in (*folder.split("/"), *wanted.remote_path.split("/")) if part]
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
         """Complete `partial`, from its end if it is a part of this very file. Raises `SourceError`, `StoreError`."""

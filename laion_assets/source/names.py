@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from laion_assets.dataset import Dataset, FileKind
+from laion_assets.dataset import Dataset
+from laion_assets.file_layout import FileKind
 from laion_assets.shard_numbers import MAX_SHARDS, as_ranges
 
 DIGITS = re.compile(r"\d{1,9}", re.ASCII)
@@ -55,7 +56,7 @@ def find_series(names: Iterable[str]) -> list[Series]:
 
 def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]) -> str:
     """What the dataset's description may mean instead, where one of a shard's files is not among `names`; "" else."""
-    wanted = dataset.file_name(kind, shard)
+    wanted = dataset.remote_name(kind, shard)
     pattern = {"image": dataset.image_file, "text": dataset.text_file, "metadata": dataset.metadata_file}[kind]
     there = list(names)
     if wanted in there:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from laion_assets.dataset import FileKind
+from laion_assets.file_layout import FileKind
 from laion_assets.source.mirrors import RemoteFile
 
 

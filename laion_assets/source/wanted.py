@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from laion_assets.dataset import FileKind
 from laion_assets.errors import SettingsError
+from laion_assets.file_layout import Container, FileKind, Slice, container_of
 from laion_assets.settings import Settings
 from laion_assets.shard.npy import parse_header
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.manifest import ManifestEntry, load_manifest
 
-NPY_MAGIC = b"\x93NUMPY"
-PARQUET_MAGIC = b"PAR1"
+MAGIC: dict[Container, bytes] = {"npy": b"\x93NUMPY", "npz": b"PK", "parquet": b"PAR1"}
+"""The bytes that such a file starts with. A zip without entries starts PK, too, and is refused by its directory."""
+
+KINDS: dict[Container, str] = {"npy": "an npy file", "npz": "an npz file", "parquet": "a Parquet file"}
+"""How errors name them."""
+
 PARQUET_LEAST_BYTES = 12
 """Magic bytes at both ends and the four bytes of the footer's length."""
 
@@ -39,6 +44,9 @@ class WantedFile:
     `size` (bytes) and `sha256` are the manifest's. `rows` are the dataset's, and compared with an npy file's header:
     its bytes do not tell them, since writers make headers of 80, 96, 128 or 4,096 bytes and vectors of 2, 4 or 8 bytes
     a number. `expected_bytes` is an estimate, for progress alone.
+
+    `name` is the file's in the store, `path` its own below its source's folder, "" where that is the same. `slice` says
+    which share of the row groups there the file is to have.
     """
 
     shard: int
@@ -48,6 +56,8 @@ class WantedFile:
     sha256: str | None = None
     rows: int | None = None
     expected_bytes: int | None = None
+    path: str = ""
+    slice: Slice | None = None
 
     @property
     def subject(self) -> str:
@@ -55,9 +65,19 @@ class WantedFile:
         return f"shard {self.shard}, {self.name}"
 
     @property
+    def remote_path(self) -> str:
+        """The file's path below its source's folder."""
+        return self.path or self.name
+
+    @property
+    def container(self) -> Container:
+        """What kind of file it is, by its name."""
+        return container_of(self.name, self.kind)
+
+    @property
     def magic(self) -> bytes:
         """The bytes that such a file starts with."""
-        return PARQUET_MAGIC if self.kind == "metadata" else NPY_MAGIC
+        return MAGIC[self.container]
 
 
 def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
@@ -70,7 +90,9 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
     files = []
     for kind in dataset.file_kinds:
         name = dataset.file_name(kind, shard)
-        if settings.manifest and name not in manifest and not settings.manifest_gaps:
+        share = dataset.slice_of(shard)
+        # A manifest says what whole files are, and nothing of a share of one.
+        if settings.manifest and share is None and name not in manifest and not settings.manifest_gaps:
             raise SettingsError(
                 f"manifest {settings.manifest}",
                 found=f"no line for {name}",
@@ -78,7 +100,7 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
                 advice="complete it, or set LAION_MANIFEST_GAPS=true to load such files unverified",
             )
         size, sha256 = manifest.get(name, ManifestEntry(None, None))
-        rows = None if kind == "metadata" else dataset.known_rows(shard)
+        rows = dataset.known_rows(shard) if dataset.container(kind) == "npy" else None
         least = (rows or 0) * dataset.dimension * HALF_FLOAT_BYTES
         if size is not None and size < least:
             raise SettingsError(
@@ -91,6 +113,8 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
                 *(shard, kind, name, size, sha256),
                 rows=rows,
                 expected_bytes=dataset.expected_bytes(kind, shard) if size is None else size,
+                path=dataset.remote_name(kind, shard),
+                slice=share,
             )
         )
     return files
@@ -108,14 +132,13 @@ def check_start(wanted: WantedFile, start: bytes, place: str, total: int | None 
     Where its `total` bytes are known too, an npy header must promise as many, if it is all in `start`.
     """
     if start.startswith(wanted.magic):
-        if wanted.kind != "metadata" and total is not None and _holds_npy_header(start):
+        if wanted.container == "npy" and total is not None and _holds_npy_header(start):
             _check_npy_size(wanted, io.BytesIO(start), total, place)
         return
     shown = start[:SHOWN_BYTES]
     page = shown.lstrip().startswith(b"<")
     found = f"an HTML or XML page that starts {shown!r}" if page else f"a file that starts {shown[:16]!r}"
-    kind = "a Parquet file" if wanted.kind == "metadata" else "an npy file"
-    raise _wrong(wanted, place, found, f"{kind}, which starts {wanted.magic!r}")
+    raise _wrong(wanted, place, found, f"{KINDS[wanted.container]}, which starts {wanted.magic!r}")
 
 
 def check_file(wanted: WantedFile, path: Path, place: str, *, pause: Callable[[], None] | None = None) -> None:
@@ -127,10 +150,7 @@ def check_file(wanted: WantedFile, path: Path, place: str, *, pause: Callable[[]
         size = path.stat().st_size
         check_size(wanted, size, place)
         check_start(wanted, file.read(SHOWN_BYTES), place)
-        if wanted.kind == "metadata":
-            _check_parquet_end(wanted, file, size, place)
-        else:
-            _check_npy_size(wanted, file, size, place)
+        CHECKS[wanted.container](wanted, file, size, place)
         if wanted.sha256 is not None:
             _check_sha256(wanted, file, place, pause)
 
@@ -141,9 +161,9 @@ def _check_parquet_end(wanted: WantedFile, file: IO[bytes], size: int, place: st
     file.seek(size - 8)
     end = file.read(8)
     footer = int.from_bytes(end[:4], "little")
-    if end[4:] != PARQUET_MAGIC or footer > size - PARQUET_LEAST_BYTES:
+    if end[4:] != MAGIC["parquet"] or footer > size - PARQUET_LEAST_BYTES:
         raise _wrong(
-            wanted, place, f"{size} bytes that end in {end!r}", f"a whole Parquet file, ending in {PARQUET_MAGIC!r}"
+            wanted, place, f"{size} bytes that end in {end!r}", f"a whole Parquet file, ending in {MAGIC['parquet']!r}"
         )
 
 
@@ -158,6 +178,23 @@ def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) 
         raise _wrong(wanted, place, f"shape {shape} in its header", f"{wanted.rows:,} rows, as the dataset says")
     if size != promised:
         raise _wrong(wanted, place, f"{size} bytes", f"{promised} as its header says: shape {shape} of {dtype.str}")
+
+
+def _check_zip_directory(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
+    """A zip's directory stands at its end, so that one which was cut has none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise _wrong(wanted, place, f"{size} bytes: {error}", "a whole npz file") from error
+
+
+CHECKS: dict[Container, Callable[[WantedFile, IO[bytes], int, str], None]] = {
+    "npy": _check_npy_size,
+    "npz": _check_zip_directory,
+    "parquet": _check_parquet_end,
+}
+"""How a whole file of each kind is looked at; each raises `WrongFileError`."""
 
 
 def _holds_npy_header(start: bytes) -> bool:

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laion_assets.dataset import FileKind
 from laion_assets.errors import LaionError
+from laion_assets.file_layout import FileKind
 from laion_assets.source.client import SourceClient
 from laion_assets.source.fetch import FetchedFile, fetch_file
 from laion_assets.source.http import HttpFile

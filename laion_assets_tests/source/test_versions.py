@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laion_assets.dataset import FileKind
+from laion_assets.file_layout import FileKind
 from laion_assets.source.mirrors import RemoteFile
 from laion_assets.source.versions import shard_version
 

@@ -1,0 +1,130 @@
+"""Reads one array of an npz file (numpy's zip of npy files) in blocks of rows, stored or compressed."""
+
+from __future__ import annotations
+
+import lzma
+import zipfile
+import zlib
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+
+from laion_assets.errors import ShardFileError
+from laion_assets.shard.npy import first_line, parse_header, require_vectors
+from laion_assets.shard.vector_rows import Float32Rows, VectorHeader
+
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError),
+)
+"""What zipfile raises for a damaged, encrypted or unknown archive."""
+
+
+def find_array(archive: zipfile.ZipFile, array: str | None, subject: str) -> zipfile.ZipInfo:
+    """The entry of an array by its name, or the only one. Raises `ShardFileError` with the names that there are."""
+    entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+    if array is None and len(entries) == 1:
+        return next(iter(entries.values()))
+    if array is None or array not in entries:
+        shown = ", ".join([*entries][:20]) or "none"
+        raise ShardFileError(
+            subject,
+            found=f"arrays: {shown}",
+            expected=f"one named {array}" if array else "one array",
+            advice="name it under image_array or text_array in the dataset's TOML file",
+        )
+    return entries[array]
+
+
+def read_npz_header(path: Path, array: str | None, *, subject: str, dimension: int, advice: str) -> VectorHeader:
+    """The header of an array of shape (rows, `dimension`) of floats; nothing in it is ever unpickled.
+
+    Raises `ShardFileError` unless the zip's directory, the array's name, dtype, shape and its exact size hold.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = find_array(archive, array, subject)
+            with archive.open(entry) as file:
+                return _header(file, entry, subject, dimension, advice)
+    except UNREADABLE as error:
+        raise _unreadable(subject, error) from error
+
+
+def _header(file: IO[bytes], entry: zipfile.ZipInfo, subject: str, dimension: int, advice: str) -> VectorHeader:
+    """The array's header, with the file after it where its first value begins."""
+
+    def refuse(found: str, expected: str, what: str = "fetch the file again or mend its source") -> ShardFileError:
+        return ShardFileError(f"{subject}, {entry.filename}", found=found, expected=expected, advice=what)
+
+    shape, fortran_order, dtype = parse_header(file, refuse)
+    offset = file.tell()
+    rows = require_vectors(shape, dtype, dimension, refuse, advice)
+    if fortran_order and rows > 1 and dimension > 1:
+        raise refuse("columns one after the other (Fortran order)", "rows", "write it with numpy.ascontiguousarray")
+    header = VectorHeader(rows, dimension, dtype)
+    if entry.file_size != offset + header.bytes:
+        raise refuse(f"{entry.file_size:,} bytes", f"{offset + header.bytes:,} for shape {shape} of {dtype.str}")
+    return header
+
+
+class NpzReader:
+    """Reads one array of an npz file in order, block by block, as float32. At its end the CRC-32 is compared."""
+
+    def __init__(self, path: Path, array: str | None, header: VectorHeader, *, subject: str, block_rows: int) -> None:
+        self._subject = subject
+        self._header = header
+        self._row = 0
+        self._raw = np.empty((block_rows, header.dimension), dtype=header.dtype)
+        self._files = ExitStack()
+        try:
+            archive = self._files.enter_context(zipfile.ZipFile(path))
+            entry = find_array(archive, array, subject)
+            self._file = self._files.enter_context(archive.open(entry))
+            again = _header(self._file, entry, subject, header.dimension, "")
+        except UNREADABLE as error:
+            self._files.close()
+            raise _unreadable(subject, error) from error
+        if again != header:
+            self._files.close()
+            raise ShardFileError(subject, found=f"{again.rows:,} rows", expected=f"{header.rows:,}, as it had before")
+
+    def __enter__(self) -> NpzReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._files.close()
+
+    def read_into(self, out: Float32Rows) -> None:
+        """Fills `out`, float32 (n, dimension), with the next n rows. Values beyond float32 become infinite.
+
+        Raises `ShardFileError` when the archive is damaged.
+        """
+        raw = self._raw[: len(out)]
+        view = raw.data.cast("B") if raw.size else memoryview(b"")
+        try:
+            self._fill(view)
+            self._row += len(out)
+            if self._row == self._header.rows:
+                self._file.read(1)  # at the end zipfile compares the CRC
+        except UNREADABLE as error:
+            raise _unreadable(self._subject, error) from error
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[:] = raw
+
+    def _fill(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            piece = self._file.read(len(view) - done)
+            if not piece:
+                raise ShardFileError(
+                    self._subject, found=f"the end of the array in row {self._row:,}", expected=f"{self._header.rows:,}"
+                )
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+
+
+def _unreadable(subject: str, error: Exception) -> ShardFileError:
+    return ShardFileError(subject, found=first_line(error), expected="a sound npz file", advice="fetch the file again")

@@ -1,0 +1,46 @@
+"""What is read as vectors, whatever the file: a header that promises rows, and a reader that gives them in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Rows = npt.NDArray[np.float32]
+
+RowFaults = npt.NDArray[np.object_]
+"""Why each row of a block is refused, (n,) of text, "" for those that are not."""
+
+
+@dataclass(frozen=True)
+class VectorHeader:
+    """What a file says of its vectors before any is read: `rows` × `dimension` values of `dtype`."""
+
+    rows: int
+    dimension: int
+    dtype: np.dtype[np.floating]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the vectors, uncompressed."""
+        return self.rows * self.dimension * self.dtype.itemsize
+
+
+class VectorReader(Protocol):
+    """Reads the vectors of one file in order; memory is one block, whatever the file's size."""
+
+    def __enter__(self) -> VectorReader:
+        """Itself."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Closes the file."""
+
+    def read_into(self, out: Float32Rows) -> RowFaults | None:
+        """Fills `out`, float32 (n, dimension), with the next n rows. Values beyond float32 become infinite.
+
+        Returns what is wrong with rows that are no vectors of that dimension, which `out` has as zeros; None where all
+        are. Raises `ShardFileError` when the file cannot be read, or ends early.
+        """

@@ -1,0 +1,40 @@
+"""The vectors of a shard, whatever file holds them: the only place that knows which reader is for which container."""
+
+from __future__ import annotations
+
+from laion_assets.file_layout import Part
+from laion_assets.shard.list_column import ListColumnReader, read_list_header
+from laion_assets.shard.npy import NpyHeader, NpyReader, read_header
+from laion_assets.shard.npz import NpzReader, read_npz_header
+from laion_assets.shard.store import ShardFiles
+from laion_assets.shard.vector_rows import VectorHeader, VectorReader
+
+OTHER_DIMENSION = "set the dataset's dimension, or mend the source"
+
+
+def vector_header(files: ShardFiles, part: Part, *, advice: str = OTHER_DIMENSION) -> VectorHeader:
+    """What the file of a part says of its vectors. `advice` is what to do about another dimension.
+
+    Raises `ShardFileError` unless they are floats of the dataset's dimension and the file is as long as it says.
+    """
+    dataset, path = files.dataset, files.path(part)
+    subject, dimension, array = files.subject(part), dataset.dimension, dataset.array(part)
+    container = dataset.container(part)
+    if container == "npz":
+        return read_npz_header(path, array, subject=subject, dimension=dimension, advice=advice)
+    if container == "parquet":
+        return read_list_header(path, array or "", subject=subject, dimension=dimension, advice=advice)
+    return read_header(path, subject=subject, dimension=dimension, advice=advice)
+
+
+def open_vectors(files: ShardFiles, part: Part, header: VectorHeader, *, block_rows: int) -> VectorReader:
+    """A reader of the part's vectors in blocks of at most `block_rows`. `header` is what `vector_header` gave.
+
+    Raises `ShardFileError` when the file has become another since.
+    """
+    path, subject, array = files.path(part), files.subject(part), files.dataset.array(part)
+    if isinstance(header, NpyHeader):
+        return NpyReader(path, header, subject=subject, block_rows=block_rows)
+    if files.dataset.container(part) == "npz":
+        return NpzReader(path, array, header, subject=subject, block_rows=block_rows)
+    return ListColumnReader(path, array or "", header, subject=subject, block_rows=block_rows)
