@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from laion_assets.dataset import Dataset, load_dataset, parse_dataset, preset_names
 from laion_assets.errors import DatasetError
+from laion_assets.file_layout import Slice
 from laion_assets_tests.conftest import REPOSITORY, assert_one_line, at_most_bytes
 
 LAION400M = load_dataset("laion400m")
@@ -29,7 +30,7 @@ def refusal(toml: str) -> DatasetError:
 
 
 def test_the_presets_are_valid_datasets_under_their_own_names() -> None:
-    assert {"laion400m", "laion2b-en", "sample"} <= set(preset_names())
+    assert {"laion400m", "laion2b-en", "laion5b-100m", "vdbbench-laion-100m", "sample"} == set(preset_names())
     for name in preset_names():
         assert load_dataset(name).name == name
 
@@ -304,6 +305,59 @@ def test_a_known_row_count_that_no_shard_can_have_is_refused() -> None:
     assert "rows" in refusal(MINIMAL + "rows = { 1 = 10000001 }\n").found
 
 
+CUT = 'image_file = "p_{file}.parquet"\nmetadata_file = "p_{file}.parquet"\nimage_array = "v"\nhas_text = false\n'
+NPZ = 'image_file = "{name}.npz"\ntext_file = "{name}.npz"\nmetadata_file = "{name}.parquet"\n'
+NPZ += 'image_array = "i"\ntext_array = "t"\n'
+
+
+def test_shards_may_be_shares_of_larger_files() -> None:
+    cut = parse_dataset(MINIMAL.replace("3", "30") + CUT + "shards_per_file = 10\nfirst_file = 1\ndigits = 2\n", "x")
+    assert cut.file_kinds == ("metadata",)
+    assert (cut.remote_name("metadata", 0), cut.slice_of(0)) == ("p_01.parquet", Slice(0, 10))
+    assert (cut.remote_name("metadata", 29), cut.slice_of(29)) == ("p_03.parquet", Slice(9, 10))
+    assert cut.file_name("metadata", 29) == "p_03.shard-29.parquet"
+
+
+def test_shards_may_have_names() -> None:
+    listed = parse_dataset('name = "x"\ndimension = 8\nnames = ["a", "00/b"]\n' + NPZ, "x")
+    assert listed.shards == (0, 1)
+    assert listed.file_kinds == ("text", "metadata")
+    assert (listed.remote_name("text", 1), listed.file_name("text", 1)) == ("00/b.npz", "00%2Fb.npz")
+    numbered = parse_dataset('name = "x"\ndimension = 8\n' + NPZ + '[names]\n7 = "a"\n9 = "b"\n', "x")
+    assert numbered.shards == (7, 9)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("shards_per_file = 2\n", "{file}"),
+        ("first_file = 1\n", "first_file"),
+        (CUT.replace('image_array = "v"\n', ""), "image_array must name the column"),
+        (CUT.replace("p_{file}", "p_{shard}") + "shards_per_file = 2\n", "{file}"),
+        (CUT.replace('e = "p_{file}', 'e = "q_{file}', 1) + "shards_per_file = 2\n", "one Parquet file"),
+        (CUT + "shards_per_file = 0\n", "shards_per_file: "),
+        ('image_array = "v"\n', "image_array names an array of an npz file"),
+        (NPZ, "the one needs the other"),
+        ('names = ["a"]\n', "the one needs the other"),
+        (NPZ + 'names = ["a"]\n', "no name for shard 1"),
+        (NPZ + 'names = ["a", "b", "a"]\n', "'a' is there twice"),
+        (NPZ + 'names = ["a", "../b", "c"]\n', "no relative path"),
+        (NPZ + 'names = ["a", "/b", "c"]\n', "no relative path"),
+        (NPZ + 'names = ["a", "b\\\\c", "c"]\n', "no relative path"),
+        (NPZ + 'names = { x = "a" }\n', "names"),
+        (NPZ.replace('text_array = "t"', 'text_array = "i"') + 'names = ["a", "b", "c"]\n', "image_file and text_file"),
+        (NPZ.replace('text_array = "t"\n', "").replace('image_array = "i"\n', ""), "image_file and text_file"),
+        ('image_file = "{name}.npy"\nnames = ["a", "b", "c"]\n', "{name} and {shard}"),
+        ('image_file = "a{shard}{shard}.npy"\n', "in it once"),
+        ('image_file = "a{shard}{file}.npy"\n', "in it once"),
+        ('image_file = "{shard}.parquet"\nmetadata_file = "{shard}.parquet"\n', "image_array must name"),
+        ('image_file = "{shard}.pq"\nmetadata_file = "{shard}.pq"\n', "image_file and metadata_file"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused_in_one_line(lines: str, said: str) -> None:
+    assert said in refusal(MINIMAL + lines).found
+
+
 def test_the_three_files_of_a_shard_have_three_names() -> None:
     assert "file" in refusal(MINIMAL + 'image_file = "e_{shard}.npy"\ntext_file = "e_{shard}.npy"\n').found
 
@@ -319,7 +373,7 @@ def test_what_is_not_toml_is_refused_in_one_line(toml: str) -> None:
 def test_an_unknown_preset_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(DatasetError) as caught:
         load_dataset("laion5b")
-    assert_one_line(caught.value, "'laion5b'", "laion2b-en, laion400m, sample", ".toml")
+    assert_one_line(caught.value, "'laion5b'", "laion2b-en, laion400m, laion5b-100m, sample", ".toml")
 
 
 def test_a_dataset_file_that_cannot_be_read_is_refused_by_its_path(tmp_path: Path) -> None:

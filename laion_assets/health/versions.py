@@ -86,7 +86,8 @@ def code_version(settings: Settings, asset: str) -> str:
     columns = digest([(*column, dataset.aliases(column[0]), dataset.default(column[0])) for column in carried.items()])
     index = str(IndexParameters.of(settings))
     versions = {
-        "raw_shard": f"{dataset.name}; {dataset.image_file}, {dataset.text_file}, {dataset.metadata_file}{_cut(dataset)}",
+        "raw_shard": f"{dataset.name}; {dataset.image_file}, {dataset.text_file}, {dataset.metadata_file}"
+        f"{_cut(dataset)}",
         "merged_shard": f"format {merged.FORMAT}; {dataset.dimension} dimensions, {', '.join(dataset.vector_columns)}, "
         f"{'normalised' if dataset.normalised else 'not normalised'}; columns {columns}{_arrays(dataset)}",
         "clickhouse_partition": f"codec {settings.vector_codec}, granules of {settings.index_granularity}; "

@@ -212,7 +212,9 @@ def _complete(partial: PartialFile) -> Arrival | None:
     except WrongFileError as error:
         partial.transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
         return None
-    return Arrival(origin.url, origin.etag, remote=RemoteFile(origin.url, origin.total, origin.etag, origin.modified))
+    # Of a share of a file the origin has the share's size, where the source says that of the whole.
+    whole = None if partial.wanted.slice else RemoteFile(origin.url, origin.total, origin.etag, origin.modified)
+    return Arrival(origin.url, origin.etag, remote=whole)
 
 
 def _refuse_own_folder(sources: list[list[Source]], folder: Path) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -90,6 +90,31 @@ class HttpFile:
                 if method == "GET" or response.status in (404, 410, 429, 503):
                     raise self._refusal(response)
         raise AssertionError("the loop returns or raises")
+
+    def read_range(self, first: int, end: int, pinned: RemoteFile, seconds_left: float) -> Iterator[bytes]:
+        """The bytes from `first` to `end` of the file that `observe` described. Raises `SourceError`, also for another.
+
+        A strong ETag goes as If-Match, else the date as If-Unmodified-Since (RFC 9110, 13.1).
+        """
+        asked = {"Range": f"bytes={first}-{end - 1}"}
+        if pinned.etag and pinned.etag.startswith('"'):
+            asked["If-Match"] = pinned.etag
+        elif pinned.modified:
+            asked["If-Unmodified-Since"] = pinned.modified
+        with self._open("GET", asked, seconds_left) as response:
+            if response.status in (200, 412):
+                found = "another file than a moment ago" if response.status == 412 else "the whole file"
+                kind = SourceError if response.status == 412 else PermanentSourceError
+                raise kind(self._subject, found=f"{response.status}, {found}", expected="206, a range of it")
+            if response.status != 206:
+                raise self._refusal(response)
+            self._refuse_packed(response)
+            found = response.headers.get("Content-Range", "none")
+            etag = response.headers.get("ETag", pinned.etag)
+            if _content_range(found) != (first, end - 1, pinned.size) or etag != pinned.etag:
+                expected = f"bytes {first}-{end - 1}/{pinned.size} of ETag {pinned.etag}"
+                raise SourceError(self._subject, found=f"{found} of ETag {etag}", expected=expected)
+            yield from body(response)
 
     def _open(
         self, method: str, headers: dict[str, str], seconds_left: float

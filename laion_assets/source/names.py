@@ -59,7 +59,7 @@ def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]
     wanted = dataset.remote_name(kind, shard)
     pattern = {"image": dataset.image_file, "text": dataset.text_file, "metadata": dataset.metadata_file}[kind]
     there = list(names)
-    if wanted in there:
+    if wanted in there or "{shard}" not in pattern:
         return ""
     found = find_series(there)
     same = next((series for series in found if series.pattern == pattern), None)

@@ -14,6 +14,7 @@ from laion_assets.source.credentials import Credentials
 from laion_assets.source.folder import LocalFile, StoredFile
 from laion_assets.source.http import HttpFile
 from laion_assets.source.mirrors import Source
+from laion_assets.source.row_groups import SlicedFile
 from laion_assets.source.transfer import Patience, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 
@@ -43,6 +44,10 @@ class ShardPlaces:
             self._client.close()
 
     def _source(self, place: SourceLayout, wanted: WantedFile) -> Source:
+        whole = self._whole(place, wanted)
+        return whole if wanted.slice is None else SlicedFile(whole, wanted)
+
+    def _whole(self, place: SourceLayout, wanted: WantedFile) -> HttpFile | LocalFile | StoredFile:
         folder = place.folders.of(wanted.kind).strip("/")
         scheme = urlsplit(place.url).scheme if "://" in place.url else ""
         if scheme in ("http", "https"):
@@ -50,9 +55,9 @@ class ShardPlaces:
                 self._client = SourceClient(
                     self._patience, self._settings.http_ca_file, self._transfer.stop, Credentials.of(self._settings)
                 )
-            return HttpFile(file_url(place.url, folder, wanted.name), wanted, self._client, self._patience)
+            return HttpFile(file_url(place.url, folder, wanted.remote_path), wanted, self._client, self._patience)
         if scheme in ("", "file"):
-            return LocalFile(local_folder(place.url) / folder / wanted.name, wanted)
+            return LocalFile(local_folder(place.url) / folder / wanted.remote_path, wanted)
         return StoredFile(place.url, folder, wanted)
 
 

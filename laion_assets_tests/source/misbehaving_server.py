@@ -211,7 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = self._validators(content)
         asked, condition = self.record.headers.get("range"), self.record.headers.get("if-range")
         holds = condition is None or condition in headers.values() or self.how.ranges == "blind"
-        if self.how.encoding:
+        if self.record.headers.get("if-match", headers.get("ETag")) != headers.get("ETag"):
+            self._answer(412, headers, b"")
+        elif self.how.encoding:
             self._answer(200, headers | {"Content-Encoding": self.how.encoding}, gzip.compress(content))
         elif asked is None or not holds or self.how.ranges == "ignored":
             self._answer(200, headers, content)
