@@ -17,6 +17,7 @@ from laion_assets.assets.shard_checks import shard_check
 from laion_assets.errors import LaionError
 from laion_assets.health.facts import AUDIT_CHECK
 from laion_assets.health.versions import RecordedVersions, digest, latest_materializations
+from laion_assets.index.staged import graphs_like_the_replaced
 from laion_assets.machine import StepMeter
 from laion_assets.shard.files import remove_file
 from laion_assets.shard.merged import read_merged
@@ -44,7 +45,8 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
             "docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/getting-started/example-datasets/laion-400m-dataset")
         },
         description="Partition N of the table: exactly one part, equal to `merged_N.parquet`. Staged and checked, "
-        "then swapped in whole: readers see the old rows or the new ones, never a part and never both.",
+        "then swapped in whole: readers see the old rows or the new ones, never a part and never both. A partition "
+        "that is loaded again comes with its graphs where it had them.",
     )
     def clickhouse_partition(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)
@@ -59,6 +61,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
                     stage=lambda name: progress.begin(name, merged.rows if name == "insert" else None, "rows"),
                     inserted=progress.advance,
                     log=context.log.info,
+                    index=graphs_like_the_replaced(db, context.log.info),
                 )
                 columns = table_columns(db)
                 table = table_name(location.settings)

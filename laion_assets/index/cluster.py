@@ -15,10 +15,10 @@ from laion_assets.index.graphs import (
     IndexParameters,
     Log,
     build_indexes,
-    declared_indexes,
     say_nothing,
     wanted_indexes,
 )
+from laion_assets.index.staged import declared_indexes
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
 from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes
@@ -85,8 +85,8 @@ def _require_whole(db: Database, subject: str) -> None:
 def build_everywhere(settings: Settings, *, progress: Progress | None = None, log: Log | None = None) -> BuildReport:
     """`build_indexes` where there is no cluster. In one, on every cluster shard at the same time.
 
-    A build on one replica is a mutation that each replica does for itself; it is then followed and looked at on each
-    of them, one after the other. Raises `TableError` as `build_indexes` does, and when a replica lacks an index.
+    Graphs are built on one replica. The others fetch the parts with their graphs, which are waited for and looked at on
+    each of them, one after the other. Raises `TableError` as `build_indexes` does, and when a replica lacks an index.
     """
     known = every_node(settings)
     if not known:
@@ -130,16 +130,28 @@ def cluster_shards(known: Sequence[Node]) -> list[int]:
 
 
 def _build_group(settings: Settings, replicas: Sequence[Node], log: Log) -> BuildReport:
-    """Builds on the first replica; the others are followed to the end of the same mutations."""
-    reports = []
+    """Builds on the first replica; the others fetch its parts, and build only what they lack then."""
+    reports: list[BuildReport] = []
     for node in replicas:
 
         def say(line: str, name: str = node.name) -> None:
             log(f"{name}: {line}")
 
         with connect(node_settings(settings, node)) as db:
+            if reports:
+                _wait_for_parts(db)
             reports.append(build_indexes(db, log=say))
         lacking = [state.shard for state in reports[-1].cover if not state.covered]
         if lacking:
             raise TableError(node.name, found=f"no index in partitions {lacking[:10]}", expected="it on every replica")
     return reports[0]
+
+
+def _wait_for_parts(db: Database) -> None:
+    """Until a replica has fetched what the others have; a table that is not replicated has nothing to fetch."""
+    (engine,) = db.one(
+        "SELECT engine FROM system.tables WHERE database = {database:String} AND name = {table:String}",
+        parameters={"database": db.database, "table": db.settings.table},
+    )
+    if str(engine).startswith("Replicated"):
+        db.patient().command(f"SYSTEM SYNC REPLICA {db.table}")

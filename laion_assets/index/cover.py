@@ -147,7 +147,7 @@ def _sizes_of(db: Database, probe: str, shard: int, names: list[str]) -> dict[st
     """Compressed and uncompressed bytes of each index in one partition; (0, 0) where any part lacks it."""
     quoted = db.name_of(probe)
     db.command(f"ALTER TABLE {quoted} ATTACH PARTITION {shard} FROM {db.table}")
-    whole = left = _totals(db, probe)
+    whole = left = index_bytes(db, probe)
     lacking: set[str] = set()
     # Parts are taken out again one by one: what a total does not lose then, that part did not have.
     for (part,) in db.rows(
@@ -156,13 +156,14 @@ def _sizes_of(db: Database, probe: str, shard: int, names: list[str]) -> dict[st
         parameters={"database": db.database, "table": probe},
     ):
         db.command(f"ALTER TABLE {quoted} DROP PART {{part:String}}", parameters={"part": str(part)})
-        now = _totals(db, probe)
+        now = index_bytes(db, probe)
         lacking |= {name for name in names if now.get(name) == left.get(name)}
         left = now
     return {name: sizes for name, sizes in whole.items() if name not in lacking}
 
 
-def _totals(db: Database, table: str) -> dict[str, tuple[int, int]]:
+def index_bytes(db: Database, table: str) -> dict[str, tuple[int, int]]:
+    """Compressed and uncompressed bytes of each index of a table, which is given unquoted, over all of its parts."""
     rows = db.rows(
         "SELECT name, data_compressed_bytes, data_uncompressed_bytes FROM system.data_skipping_indices "
         "WHERE database = {database:String} AND table = {table:String}",

@@ -4,20 +4,20 @@ they find is said in index_use.py and recall/."""
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
 from laion_assets.index.cover import INDEXES, PartitionCover, index_cache_bytes, index_cover, index_sizes
+from laion_assets.index.staged import declared_indexes, index_partition
 from laion_assets.progress import Progress
 from laion_assets.settings import Quantization, Settings
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import lease
-from laion_assets.table.mutations import STALL_SECONDS, Mutation, start_mutation, unfinished_mutations
-from laion_assets.table.schema import local_table, require_table
+from laion_assets.table.mutations import STALL_SECONDS, Mutation, unfinished_mutations
+from laion_assets.table.schema import require_table
 
 BITS: dict[Quantization, int] = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i8": 8, "b1": 1}
 """Bits an element in the graph."""
@@ -94,10 +94,11 @@ def build_indexes(
 ) -> BuildReport:
     """Makes every loaded partition have every index with the settings' parameters; builds only what is lacking.
 
-    One build of a table runs at a time. One that a killed process left is followed, not doubled; mutations of other
-    people are neither followed nor ended. Raises `LeaseHeldError` while another builds, and `TableError` when there is
-    no table, when another's mutation is stuck before ours, when a partition holds vectors that cannot be indexed (it
-    names partition and row), or when a build fails or is stuck; partitions that were built until then stay so.
+    One build of a table runs at a time, partition after partition, each beside the table (staged.py): it goes on where
+    an earlier one was ended. Mutations of other people are waited for and never ended. Raises `LeaseHeldError` while
+    another builds, and `TableError` when there is no table, when another's mutation is stuck, when a partition holds
+    vectors that cannot be indexed (it names partition and row), or when a build fails or is stuck; partitions that were
+    built until then stay so.
     """
     require_table(db)
     say = log or say_nothing
@@ -106,7 +107,7 @@ def build_indexes(
 
 
 def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, stall_seconds: float) -> BuildReport:
-    _follow_leftovers(db, say, stall_seconds)
+    _wait_for_mutations(db, say, stall_seconds)
     rebuilt = declare_indexes(db, say)
     cover = index_cover(db)
     lacking = [state for state in cover if not state.covered]
@@ -150,16 +151,6 @@ def wanted_indexes(db: Database) -> dict[str, tuple[str, str]]:
     return {INDEXES[column]: (column, kind) for column in db.settings.dataset.vector_columns}
 
 
-def declared_indexes(db: Database) -> dict[str, tuple[str, str]]:
-    """Column and type of each vector index that the table declares, by name; in a cluster the asked node's table."""
-    rows = db.rows(
-        "SELECT name, expr, type_full FROM system.data_skipping_indices "
-        "WHERE database = {database:String} AND table = {table:String} AND type = 'vector_similarity'",
-        parameters={"database": db.database, "table": local_table(db.settings)},
-    )
-    return {str(name): (str(column), str(kind)) for name, column, kind in rows}
-
-
 def bad_vectors(db: Database, shard: int, limit: int = 3) -> list[str]:
     """Why a partition cannot be indexed: its first rows with a vector that may not reach the table, in words."""
     dataset = db.settings.dataset
@@ -197,11 +188,9 @@ class _Builder:
             progress.begin("index", self._rows, "rows")
 
     def build(self, state: PartitionCover) -> None:
-        """Builds what one partition lacks, in one mutation."""
+        """Builds what one partition lacks, and swaps the partition in with it."""
         subject = f"{self._db.subject}, partition {state.shard}"
         self._refuse_bad_vectors(state.shard, subject)
-        commands = [f"MATERIALIZE INDEX {name} IN PARTITION {state.shard}" for name in state.missing]
-        mutation = start_mutation(self._db, commands)
         seen = 0
 
         def rows_read(rows: int) -> None:
@@ -212,7 +201,7 @@ class _Builder:
             self._advance(state.shard, step)
 
         try:
-            mutation.follow(self._db, subject, rows_read=rows_read, stall_seconds=self._stall)
+            index_partition(self._db, state.shard, state.missing, rows_read=rows_read, say=self._log, stall=self._stall)
         except TableError:
             self._refuse_bad_vectors(state.shard, subject)
             raise
@@ -249,31 +238,14 @@ class _Builder:
             )
 
 
-OURS = re.compile(rf"\(?MATERIALIZE INDEX ({'|'.join(INDEXES.values())}) IN PARTITION \d+\)?")
-"""A command of a mutation that builds our indexes, as system.mutations shows it."""
+def _wait_for_mutations(db: Database, log: Log, stall_seconds: float) -> None:
+    """Waits for mutations of the table, which are other people's: a part that is swapped in would be without them.
 
-
-def is_ours(mutation: Mutation) -> bool:
-    """Whether all that a mutation does is to build our indexes."""
-    return all(OURS.fullmatch(command) for command in mutation.commands.split(", "))
-
-
-def _follow_leftovers(db: Database, log: Log, stall_seconds: float) -> None:
-    """Waits for builds that go on since the engine was opened; one that fails is killed.
-
-    Raises `TableError` for a mutation of somebody else's that fails: what comes after it is never done.
+    Raises `TableError` for one that fails or does not move.
     """
     for mutation in unfinished_mutations(db):
-        if not is_ours(mutation):
-            _refuse_if_stuck(db, mutation, log)
-            continue
-        log(f"following {mutation.id}, which an earlier run left unfinished")
-        try:
-            mutation.follow(db, db.subject, stall_seconds=stall_seconds)
-        except TableError as error:
-            if mutation.state(db) is not None:
-                raise
-            log(f"it failed and was killed: {error.found}")
+        _refuse_if_stuck(db, mutation, log)
+        mutation.wait(db, db.subject, stall_seconds=stall_seconds)
 
 
 def _refuse_if_stuck(db: Database, mutation: Mutation, log: Log) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from laion_assets.errors import PartitionCheckError, ServerUnreachableError, TableError
+from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table.connect import Database
@@ -18,7 +18,8 @@ from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import POLL_SECONDS
 from laion_assets.table.schema import create_table
 from laion_assets.table.scratch import drop_stale_staging
-from laion_assets.table.staging import Part, Staging, active_parts, staging_table
+from laion_assets.table.staging import Part, Staging, staging_table
+from laion_assets.table.swap import swap_in
 from laion_assets.table.transfer import Transfer, choose_transfer, insert_file, release_memory
 from laion_assets.table.verify import check_equal_to_file
 
@@ -26,6 +27,9 @@ Stage = Callable[[str], None]
 """Called with the name of each stage as it begins."""
 
 Log = Callable[[str], None]
+
+Index = Callable[[Staging], None]
+"""Builds indexes in a staged part that was checked, so that they come with it; its rows stay as they are."""
 
 
 @dataclass
@@ -58,6 +62,7 @@ def load_partition(
     stage: Stage | None = None,
     inserted: Rows | None = None,
     log: Log | None = None,
+    index: Index | None = None,
 ) -> LoadedPartition:
     """Makes partition `merged.shard` of the table equal to the merged file, in one step for its readers.
 
@@ -66,6 +71,8 @@ def load_partition(
     check that failed in an earlier run is not passed by), `PartitionCheckError` when what was staged is not what the
     file holds, or not sound, `LeaseHeldError`, `LeaseLostError`, and `TableError` when the engine fails; the table is
     then as it was before, or, where only the answer to the swap was lost, has the new rows.
+
+    `index` is called with the staged part once it was checked, and before it is swapped in.
     """
     timer = _StageTimer(stage)
     db = db.patient()
@@ -88,7 +95,7 @@ def load_partition(
         if log is not None:
             log(f"shard {merged.shard}, {transfer}")
         try:
-            loaded = _stage_and_swap(held, merged, transfer, timer, inserted)
+            loaded = _stage_and_swap(held, merged, transfer, timer, inserted, index)
         except TableError:
             # A load that took over has dropped our staging table, which the engine reports in words of its own.
             held.require()
@@ -98,7 +105,12 @@ def load_partition(
 
 
 def _stage_and_swap(
-    held: Lease, merged: MergedShard, transfer: Transfer, timer: _StageTimer, inserted: Rows | None
+    held: Lease,
+    merged: MergedShard,
+    transfer: Transfer,
+    timer: _StageTimer,
+    inserted: Rows | None,
+    index: Index | None,
 ) -> LoadedPartition:
     db = held.db
     with staging_table(held, merged.shard, merged.rows) as staging, ThreadPoolExecutor(max_workers=1) as beside:
@@ -113,8 +125,12 @@ def _stage_and_swap(
             checked = _one_part(staging)
             sums = vector_sums(db.settings, merged)
             figures = check_equal_to_file(db, staging.quoted, merged, in_file.result(), sums)
+        if index is not None:
+            with timer("index"):
+                index(staging)
+                checked = _one_part(staging)
         with timer("replace"):
-            _swap_in(held, staging, checked)
+            swap_in(held, staging, (checked,))
     return LoadedPartition(
         shard=merged.shard,
         rows=figures.rows,
@@ -123,34 +139,6 @@ def _stage_and_swap(
         seconds=timer.seconds,
         transfer=str(transfer),
         vector_sums=figures.vector_sums,
-    )
-
-
-COVER_BYTES = 16 << 20
-"""REPLACE PARTITION (26.9) lets the new part stand, then reserves 1 MiB for an empty part that covers the replaced one.
-Where that fails, both stand once the engine is opened again, each row twice. Others may write to the disk meanwhile."""
-
-
-def _swap_in(held: Lease, staging: Staging, checked: Part) -> None:
-    """Swaps in the part that was checked, and looks whether it is what stands then."""
-    db, shard = held.db, staging.shard
-    _require_room(staging)
-    held.require()
-    if staging.parts() != (checked,):
-        raise _changed(staging, "staged", checked, staging.parts())
-    db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {shard} FROM {staging.quoted}")
-    standing = active_parts(db, db.settings.table, shard)
-    if [(part.rows, part.content) for part in standing] != [(checked.rows, checked.content)]:
-        raise _changed(staging, "in the table", checked, standing)
-
-
-def _changed(staging: Staging, where: str, checked: Part, found: tuple[Part, ...]) -> TableError:
-    parts = ", ".join(f"{part.name} of {part.rows:,} rows" for part in found) or "no part"
-    return PartitionCheckError(
-        staging.subject,
-        found=f"{parts} {where}",
-        expected=f"the part {checked.name} of {checked.rows:,} rows that was checked",
-        advice="another program has written there meanwhile: see that none does, and load the shard again",
     )
 
 
@@ -177,23 +165,6 @@ def _one_part(staging: Staging) -> Part:
     if len(found) != 1:
         raise TableError(staging.subject, found=f"{len(found)} parts staged", expected="one part")
     return found[0]
-
-
-def _require_room(staging: Staging) -> None:
-    """Refuses the swap where the disk may have no room for the part that covers the replaced one."""
-    free = staging.db.rows(
-        "SELECT unreserved_space FROM system.disks WHERE name IN "
-        "(SELECT disk_name FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active)",
-        parameters={"database": staging.db.database, "table": staging.name},
-    )
-    smallest = min((int(space) for (space,) in free), default=COVER_BYTES)
-    if smallest < COVER_BYTES:
-        raise TableError(
-            staging.subject,
-            found=f"{smallest:,} bytes left on the disk of the table",
-            expected=f"at least {COVER_BYTES:,}, or a swap could leave the replaced rows beside the new ones",
-            advice="free some space and load the shard again; the table is as it was",
-        )
 
 
 def _wait_for_merges(db: Database, table: str) -> None:

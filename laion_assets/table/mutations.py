@@ -83,7 +83,13 @@ class Mutation:
                 self._stop(db)
             raise
 
-    def _follow(self, db: Database, subject: str, rows_read: RowsRead | None, stall_seconds: float) -> None:
+    def wait(self, db: Database, subject: str, *, stall_seconds: float = STALL_SECONDS) -> None:
+        """Waits for its end, or for its failure, and never ends it. Raises `TableError` as `follow` does."""
+        self._follow(db, subject, None, stall_seconds, ours=False)
+
+    def _follow(
+        self, db: Database, subject: str, rows_read: RowsRead | None, stall_seconds: float, *, ours: bool = True
+    ) -> None:
         seen: tuple[int, int] | None = None
         since = time.monotonic()
         while True:
@@ -98,9 +104,12 @@ class Mutation:
             if state is None:
                 return
             if state.failure:
-                self.kill(db)
+                if ours:
+                    self.kill(db)
                 raise TableError(
-                    subject, found=f"in part {state.failed_part}: {state.failure}", advice=f"mutation {self.id} is gone"
+                    subject,
+                    found=f"in part {state.failed_part}: {state.failure}",
+                    advice=f"mutation {self.id} is gone" if ours else f"see system.mutations for {self.id}",
                 )
             if (state.parts_to_do, state.rows_read) != seen:
                 seen, since = (state.parts_to_do, state.rows_read), time.monotonic()

@@ -19,6 +19,7 @@ from laion_assets.table.lease import Lease
 from laion_assets.table.load import load_partition
 from laion_assets.table.schema import partitions
 from laion_assets.table.staging import Part, Staging
+from laion_assets.table.swap import swap_in
 from laion_assets_tests.conftest import Shard, Transport, assert_one_line, settings_for
 from laion_assets_tests.table.test_lease import let_lapse
 
@@ -56,14 +57,12 @@ def before_swap(monkeypatch: pytest.MonkeyPatch) -> Callable[[Swap], None]:
     """Has something happen once between the check of the staged rows and the swap."""
 
     def happen(what: Swap) -> None:
-        swap_in = load_module._swap_in
-
-        def swap_late(held: Lease, staging: Staging, checked: Part) -> None:
-            monkeypatch.setattr(load_module, "_swap_in", swap_in)
-            what(held, staging, checked)
+        def swap_late(held: Lease, staging: Staging, checked: tuple[Part, ...]) -> None:
+            monkeypatch.setattr(load_module, "swap_in", swap_in)
+            what(held, staging, checked[0])
             swap_in(held, staging, checked)
 
-        monkeypatch.setattr(load_module, "_swap_in", swap_late)
+        monkeypatch.setattr(load_module, "swap_in", swap_late)
 
     return happen
 

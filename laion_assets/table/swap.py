@@ -1,0 +1,67 @@
+"""Swaps a partition in from its staging table, under its lease, and only if both are what was checked."""
+
+from __future__ import annotations
+
+from laion_assets.errors import PartitionCheckError, TableError
+from laion_assets.table.lease import Lease
+from laion_assets.table.staging import Part, Staging, active_parts
+
+COVER_BYTES = 16 << 20
+"""REPLACE PARTITION (26.9) lets the new part stand, then reserves 1 MiB for an empty part that covers the replaced one.
+Where that fails, both stand once the engine is opened again, each row twice. Others may write to the disk meanwhile."""
+
+
+def swap_in(
+    held: Lease, staging: Staging, checked: tuple[Part, ...], *, replaces: tuple[Part, ...] | None = None
+) -> None:
+    """Replaces the partition by the staged parts, and looks whether the table has them then.
+
+    `checked` are the staged parts that were checked, `replaces` those of the table that they were made from, where they
+    were. Raises `LeaseLostError` where another process has taken over, `PartitionCheckError` where somebody else has
+    changed the one or the other, and `TableError` where the disk has no room.
+    """
+    db, shard = held.db, staging.shard
+    _require_room(staging)
+    held.require()
+    if staging.parts() != checked:
+        raise _changed(staging, "staged", checked, staging.parts())
+    if replaces is not None and (found := active_parts(db, db.settings.table, shard)) != replaces:
+        raise _changed(staging, "in the table", replaces, found)
+    db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {shard} FROM {staging.quoted}")
+    swapped = active_parts(db, db.settings.table, shard)
+    if _contents(swapped) != _contents(checked):
+        raise _changed(staging, "in the table", checked, swapped)
+
+
+def _contents(parts: tuple[Part, ...]) -> list[tuple[int, str]]:
+    return sorted((part.rows, part.content) for part in parts)
+
+
+def _changed(staging: Staging, where: str, checked: tuple[Part, ...], found: tuple[Part, ...]) -> TableError:
+    return PartitionCheckError(
+        staging.subject,
+        found=f"{_names(found)} {where}",
+        expected=f"{_names(checked)} that was checked",
+        advice="another program has written there meanwhile: see that none does, and do it again",
+    )
+
+
+def _names(parts: tuple[Part, ...]) -> str:
+    return ", ".join(f"part {part.name} of {part.rows:,} rows" for part in parts) or "no part"
+
+
+def _require_room(staging: Staging) -> None:
+    """Refuses the swap where the disk may have no room for the part that covers the replaced one."""
+    free = staging.db.rows(
+        "SELECT unreserved_space FROM system.disks WHERE name IN "
+        "(SELECT disk_name FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active)",
+        parameters={"database": staging.db.database, "table": staging.name},
+    )
+    smallest = min((int(space) for (space,) in free), default=COVER_BYTES)
+    if smallest < COVER_BYTES:
+        raise TableError(
+            staging.subject,
+            found=f"{smallest:,} bytes left on the disk of the table",
+            expected=f"at least {COVER_BYTES:,}, or a swap could leave the replaced rows beside the new ones",
+            advice="free some space and do it again; the table is as it was",
+        )

@@ -1,0 +1,174 @@
+"""States what readers and others see while graphs are built beside the table: the old part or the new one, whole."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from laion_assets.errors import PartitionCheckError, TableError
+from laion_assets.index import staged
+from laion_assets.index.cover import index_cover
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.staged import graphs_like_the_replaced
+from laion_assets.searching.proof_of_use import index_use
+from laion_assets.searching.statement import SearchRequest, vector_of
+from laion_assets.settings import Settings
+from laion_assets.shard.merge import merge_shard
+from laion_assets.shard.store import ShardStore
+from laion_assets.source.sample import write_sample_shard
+from laion_assets.table.connect import Database, connect
+from laion_assets.table.load import load_partition
+from laion_assets.table.mutations import start_mutation
+from laion_assets.table.schema import partitions
+from laion_assets.table.swap import swap_in
+from laion_assets_tests.conftest import Transport
+from laion_assets_tests.table.loaded import load_sample, sample_settings
+
+ROWS = {0: 600, 1: 400}
+BOTH = ["image_index", "text_index"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, transport: Transport) -> Settings:
+    settings = sample_settings(tmp_path, **transport.fresh())
+    load_sample(settings, ROWS)
+    return settings
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Database]:
+    with connect(settings) as opened:
+        yield opened
+
+
+def missing(db: Database) -> dict[int, list[str]]:
+    return {state.shard: state.missing for state in index_cover(db)}
+
+
+def table_names(db: Database) -> list[str]:
+    return [str(name) for (name,) in db.rows("SHOW TABLES") if not str(name).endswith("_leases")]
+
+
+def load_again(db: Database, shard: int, rows: int) -> None:
+    """Another file of the shard, as `clickhouse_partition` loads it."""
+    store = ShardStore(db.settings.data_dir, db.settings.dataset)
+    for path in write_sample_shard(db.settings.data_dir / "sample", shard, rows, seed=99):
+        path.replace(store.raw_folder / path.name)
+    merged = merge_shard(store, shard, max_bad_fraction=0)
+    load_partition(db, merged, index=graphs_like_the_replaced(db, lambda _: None))
+
+
+def test_a_partition_that_is_loaded_again_comes_with_its_graphs(db: Database) -> None:
+    load_again(db, 1, 410)
+    assert missing(db) == {0: BOTH, 1: BOTH}, "a table without graphs gets none by a load"
+    build_indexes(db)
+    load_again(db, 1, 420)
+    assert missing(db) == {0: [], 1: []}
+    assert [(state.rows, state.parts) for state in partitions(db)] == [(600, 1), (420, 1)]
+    use = index_use(db, vector_of(db, 10_000_005, "image"), SearchRequest(shards=(1,)))
+    assert (use.fault, use.searches) == (None, 1)
+    load_again(db, 2, 100)
+    assert missing(db)[2] == BOTH, "a partition that is new waits for the next milestone"
+    assert table_names(db) == ["laion"]
+
+
+def test_searches_beside_a_load_see_a_graph_at_every_moment(db: Database, settings: Settings) -> None:
+    build_indexes(db)
+    vector, ended, faults = vector_of(db, 5, "image"), threading.Event(), list[str]()
+    seen: list[int] = []
+
+    def search_all_the_while() -> None:
+        with connect(settings) as other:
+            while not ended.is_set():
+                use = index_use(other, vector, SearchRequest())
+                seen.append(use.searches)
+                if use.in_plan is False or use.searches < 2:
+                    faults.append(str(use))
+
+    searching = threading.Thread(target=search_all_the_while)
+    searching.start()
+    try:
+        for rows in (410, 420, 430):
+            load_again(db, 1, rows)
+    finally:
+        ended.set()
+        searching.join()
+    assert faults == []
+    assert len(seen) > 3
+
+
+def test_a_partition_that_somebody_changed_meanwhile_is_not_replaced(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_while_somebody_inserts(copy: Database, commands: list[str]) -> object:
+        monkeypatch.setattr(staged, "start_mutation", start_mutation)
+        db.command(
+            f"INSERT INTO {db.table} SELECT * REPLACE (id + 500000 AS id) FROM {db.table} WHERE shard = 0 LIMIT 1",
+            settings={"materialize_skip_indexes_on_insert": 0},
+        )
+        return start_mutation(copy, commands)
+
+    monkeypatch.setattr(staged, "start_mutation", start_while_somebody_inserts)
+    with pytest.raises(PartitionCheckError, match=r"partition 0: found part .* another program has written"):
+        build_indexes(db)
+    assert [state.rows for state in partitions(db)] == [601, 400]
+    assert table_names(db) == ["laion"]
+    build_indexes(db)
+    assert missing(db) == {0: [], 1: []}
+
+
+def test_a_mutation_that_somebody_began_meanwhile_is_not_undone(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_while_somebody_updates(copy: Database, commands: list[str]) -> object:
+        monkeypatch.setattr(staged, "start_mutation", start_mutation)
+        db.command(f"SYSTEM STOP MERGES {db.table}")
+        db.command(f"ALTER TABLE {db.table} UPDATE caption = 'x' WHERE id = 3", settings={"mutations_sync": 0})
+        return start_mutation(copy, commands)
+
+    monkeypatch.setattr(staged, "start_mutation", start_while_somebody_updates)
+    with pytest.raises(TableError, match="which was begun while the graphs were built"):
+        build_indexes(db)
+    db.command(f"SYSTEM START MERGES {db.table}")
+    build_indexes(db)
+    assert missing(db) == {0: [], 1: []}
+    assert db.one(f"SELECT caption FROM {db.table} WHERE id = 3") == ("x",)
+
+
+def test_an_interrupt_leaves_the_table_as_it_was(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = db.rows("SELECT name FROM system.parts WHERE active AND table = 'laion' ORDER BY name")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(staged, "swap_in", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build_indexes(db)
+    assert table_names(db) == ["laion"]
+    assert db.rows("SELECT name FROM system.parts WHERE active AND table = 'laion' ORDER BY name") == before
+    monkeypatch.setattr(staged, "swap_in", swap_in)
+    build_indexes(db)
+    assert missing(db) == {0: [], 1: []}
+
+
+def test_vectors_are_linked_and_not_written_again(tmp_path: Path) -> None:
+    settings = sample_settings(tmp_path)
+    # Enough for a wide part, as those of real shards are.
+    load_sample(settings, {0: 4_000})
+    with connect(settings) as db:
+        before = files_of_the_part(db)
+        build_indexes(db)
+        after = files_of_the_part(db)
+    vectors = {name for name in before if "embedding" in name and name.endswith(".bin")}
+    assert vectors
+    assert {name: after[name] for name in vectors} == {name: before[name] for name in vectors}
+    new = {name for name in after if name not in before}
+    assert {name.split(".")[0] for name in new} <= {"skp_idx_image_index", "skp_idx_text_index"}
+
+
+def files_of_the_part(db: Database) -> dict[str, int]:
+    """The inode of each file of the only part."""
+    (path,) = db.one("SELECT path FROM system.parts WHERE active AND rows > 0 AND table = 'laion'")
+    return {entry.name: entry.inode() for entry in os.scandir(str(path))}
