@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from laion_assets.query import Answer, Query
 from laion_assets.searcher import Searcher, request_of
-from laion_assets.searching.request import SearchRequest
+from laion_assets.searching.request import MethodName, SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table.vectors import By
 
@@ -36,6 +36,7 @@ def search(
     where: str | None = None,
     shards: Sequence[int] | None = None,
     limit: int = 10,
+    method: MethodName | None = None,
     settings: Settings | None = None,
 ) -> pl.DataFrame:
     """The rows nearest to a text, a picture, a vector or a row of the table, nearest first, as a polars frame.
@@ -50,8 +51,11 @@ def search(
     - `like`: the id of a row; its own vector is searched, so it is the first answer itself.
 
     `by` says which vectors are searched: those of the pictures ("image") or of the captions ("text"). `exact` reads
-    every vector instead of asking the index. `where` is a SQL condition on the table's columns and on `distance`, such
-    as `"similarity > 0.3 AND NSFW = 'UNLIKELY'"`, `shards` limits the search to some, `limit` is 1 to 10,000.
+    every vector instead of asking the index. `method` is exact, graph, codes or cells; without it the cheapest that
+    meets the recall target, as far as `recall_report` measured it.
+
+    `where` is a SQL condition on the table's columns and on `distance`, such as
+    `"similarity > 0.3 AND NSFW = 'UNLIKELY'"`, `shards` limits the search to some, `limit` is 1 to 10,000.
     `settings` are those of the LAION_* variables unless given.
 
     The frame's columns: rank (Int64, from 1), distance (Float64, cosine distance, 0 to 2), caption, url (String),
@@ -62,7 +66,7 @@ def search(
         >>> laion_assets.search("a dog and a cat", limit=3)
     """
     query = Query(text=text, image=image, vector=vector, like=like)
-    request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit)
+    request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit, method=method)
     with Searcher(settings) as searcher:
         answered = searcher.answer([query], request)[0]
     return answered.framed()

@@ -300,6 +300,9 @@ def search(
     by: Annotated[str, typer.Option(help="image or text: which vectors are searched.")] = "image",
     limit: Annotated[int, typer.Option(help="How many answers, at most 10,000.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Look at every row instead of using the index.")] = False,
+    method: Annotated[
+        str | None, typer.Option(help="exact, graph, codes or cells; else the cheapest that meets the recall target.")
+    ] = None,
     ef: Annotated[int | None, typer.Option(min=1, help="ef_search; else what the recall report named.")] = None,
     where: Annotated[str | None, typer.Option(help="A SQL condition over columns, such as: similarity > 0.35")] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards: 0-9, 3, or 1,4,7-9")] = None,
@@ -320,7 +323,7 @@ def search(
         show_warmth(settings, console, as_json=as_json)
         return
     asked = Asked(texts or [], image or [], like, vector, texts_from)
-    request = {"by": by, "limit": limit, "exact": exact, "where": where, "shards": shards, "ef": ef}
+    request = {"by": by, "limit": limit, "exact": exact, "where": where, "shards": shards, "ef": ef, "method": method}
     show_search(settings, asked, request, console, html=html, as_json=as_json)
 
 

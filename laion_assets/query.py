@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from laion_assets.errors import SearchError
 from laion_assets.searching.query_vector import checked_vector
-from laion_assets.searching.request import SearchResult
+from laion_assets.searching.request import MethodName, SearchResult
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,6 +55,7 @@ class Answer:
 
     `encode_seconds` is the query's share of encoding all queries of the call, loading the model included. `untuned`
     says why the search settings of the recall report were not used, where there is one that does not fit the table.
+    `method` is the way that was asked for or chosen, `why` the reason of the choice, None where it was asked for.
     """
 
     query: Query
@@ -62,6 +63,8 @@ class Answer:
     model: str | None
     encode_seconds: float
     untuned: str | None = None
+    method: MethodName = "graph"
+    why: str | None = None
 
     def framed(self) -> pl.DataFrame:
         """The neighbours as a frame, for a function that users call: its caller is warned of what `untuned` says."""

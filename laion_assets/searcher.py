@@ -9,16 +9,24 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from laion_assets.query import Answer, Batch, Query
+from laion_assets.recall.choice import Choice
 from laion_assets.recall.kept import NamedSettings, named_settings
 from laion_assets.searching.batch import search_all
-from laion_assets.searching.request import SearchRequest, SearchResult, check_request, checked_by
-from laion_assets.searching.statement import search as search_table
+from laion_assets.searching.dispatch import EF_SEARCH, search_by_method
+from laion_assets.searching.request import (
+    MethodName,
+    SearchRequest,
+    SearchResult,
+    check_request,
+    checked_by,
+    checked_method,
+)
 from laion_assets.searching.statement import vector_of
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import Database
@@ -105,9 +113,10 @@ class Searcher:
         where: str | None = None,
         shards: Sequence[int] | None = None,
         limit: int = 10,
+        method: MethodName | None = None,
     ) -> pl.DataFrame:
         """The nearest rows as a polars frame: arguments, columns and errors are those of `laion_assets.search`."""
-        request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit)
+        request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit, method=method)
         query = Query(text=text, image=image, vector=vector, like=like)
         return self.answer([query], request)[0].framed()
 
@@ -120,12 +129,13 @@ class Searcher:
         where: str | None = None,
         shards: Sequence[int] | None = None,
         limit: int = 10,
+        method: MethodName | None = None,
     ) -> Batch:
         """The answers to many queries, texts or others, in order; they are encoded and searched together.
 
         Raises as `search` does, also where one query alone cannot be answered.
         """
-        request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit)
+        request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit, method=method)
         return self.answer_many([Query(text=one) if isinstance(one, str) else one for one in queries], request)
 
     def answer(self, queries: Sequence[Query], request: SearchRequest) -> list[Answer]:
@@ -138,11 +148,12 @@ class Searcher:
         vectors, model, seconds = self._prepared(queries, request)
         with self._connections.borrowed() as db:
             named = self._named_settings(db, request)
+            asked = [tuned(request, query, named) for query in queries]
             results = [
-                search_table(db, _vector(db, query, vector, request.by), tuned(request, query, named))
-                for query, vector in zip(queries, vectors, strict=True)
+                search_by_method(db, _vector(db, query, vector, request.by), one)
+                for query, vector, one in zip(queries, vectors, asked, strict=True)
             ]
-        return _answers(queries, vectors, results, model, seconds, named)
+        return _answers(queries, vectors, results, model, seconds, _all_told(request, queries, asked, named))
 
     def answer_many(self, queries: Sequence[Query], request: SearchRequest) -> Batch:
         """The answers to many queries, by all connections at a time. Raises as `answer` does."""
@@ -155,10 +166,11 @@ class Searcher:
             with self._connections.borrowed() as db:
                 named = self._named_settings(db, request)
                 targets = [_vector(db, query, vector, request.by) for query, vector in zip(some, vectors, strict=True)]
-            results = search_all(self._connections, targets, [tuned(request, query, named) for query in some])
+            asked = [tuned(request, query, named) for query in some]
+            results = search_all(self._connections, targets, asked)
             searching += time.perf_counter() - started
             encoding += seconds
-            answers += _answers(some, vectors, results, model, seconds, named)
+            answers += _answers(some, vectors, results, model, seconds, _all_told(request, some, asked, named))
         return Batch(answers, encoding, searching)
 
     def warm(self) -> list[Warmth]:
@@ -171,7 +183,7 @@ class Searcher:
         found = []
         for by in kinds:
             with self._connections.borrowed() as db:
-                first, second = (search_table(db, target, SearchRequest(by=by)) for _ in range(2))
+                first, second = (search_by_method(db, target, SearchRequest(by=by)) for _ in range(2))
             found.append(Warmth(by, first.seconds, second.seconds, first.graphs, first.parts))
         return found
 
@@ -206,7 +218,7 @@ class Searcher:
 
     def _named_settings(self, db: Database, request: SearchRequest) -> NamedSettings:
         """What the recall report named, looked at again after ten seconds. An exact search needs none."""
-        if request.exact:
+        if request.exact or request.method == "exact":
             return NamedSettings()
         now, kept = time.monotonic(), self._named
         if kept is None or now - kept[0] > LOOK_SECONDS:
@@ -214,23 +226,64 @@ class Searcher:
         return kept[1]
 
 
-def request_of(*, by: str, exact: bool, where: str | None, shards: Sequence[int] | None, limit: int) -> SearchRequest:
-    """The request of these arguments. Raises `SearchError` for vectors that are neither images' nor texts'."""
+def request_of(
+    *,
+    by: str,
+    exact: bool,
+    where: str | None,
+    shards: Sequence[int] | None,
+    limit: int,
+    method: str | None = None,
+    settings: tuple[tuple[str, object], ...] = (),
+) -> SearchRequest:
+    """The request of these arguments. Raises `SearchError` for vectors that are neither images' nor texts', and for a
+    method that is not known."""
     numbers = None if shards is None else tuple(shards)
-    return SearchRequest(by=checked_by(by), limit=limit, exact=exact, where=where, shards=numbers)
+    way = checked_method(method, exact=exact)
+    return SearchRequest(checked_by(by), limit, way == "exact", where, numbers, settings, method=way)
 
 
 def tuned(request: SearchRequest, query: Query, named: NamedSettings) -> SearchRequest:
-    """The request with the named settings of its kind of query. A row that is searched for is a kind of its own.
+    """The request with its method and the named settings of its kind of query. A row that is searched for is a kind of
+    its own.
 
-    Those that the caller gave stay beside the rest of them, and an exact search needs none.
+    Settings that the caller gave stay beside the rest of them, and an exact search needs none. An ef_search asks for
+    graphs.
     """
-    asked_by = "text" if query.text is not None else "image"
-    kind = f"like_by_{request.by}" if query.like is not None else f"{asked_by}_to_{request.by}"
+    kind = _kind(request, query)
+    method = request.method or ("exact" if request.exact else _choice(request, kind, named).method)
+    request = replace(request, method=method, exact=method == "exact")
+    if method in ("cells", "codes"):
+        return replace(request, cells=request.cells or named.cells.get(method, {}).get(kind))
     found = named.by_kind.get(kind)
-    if request.exact or found is None:
+    if method == "exact" or found is None:
         return request
     return replace(request, settings=tuple((dict(found.pairs(request.limit)) | dict(request.settings)).items()))
+
+
+def _kind(request: SearchRequest, query: Query) -> str:
+    asked_by = "text" if query.text is not None else "image"
+    return f"like_by_{request.by}" if query.like is not None else f"{asked_by}_to_{request.by}"
+
+
+def _choice(request: SearchRequest, kind: str, named: NamedSettings) -> Choice:
+    if any(name == EF_SEARCH for name, _ in request.settings):
+        return Choice("graph", "an ef_search was given")
+    return named.choices.get(kind) or named.usual or Choice("graph", "nothing was measured")
+
+
+def _told(request: SearchRequest, query: Query, asked: SearchRequest, named: NamedSettings) -> dict[str, Any]:
+    """What an answer says of the method that was taken, and of settings that were not."""
+    method = asked.method or "graph"
+    own = request.method is not None or request.exact
+    why = None if own else _choice(request, _kind(request, query), named).why
+    return {"untuned": named.ignored if method == "graph" else None, "method": method, "why": why}
+
+
+def _all_told(
+    request: SearchRequest, queries: Sequence[Query], asked: Sequence[SearchRequest], named: NamedSettings
+) -> list[dict[str, Any]]:
+    return [_told(request, query, one, named) for query, one in zip(queries, asked, strict=True)]
 
 
 def _answers(
@@ -239,12 +292,12 @@ def _answers(
     results: Sequence[SearchResult],
     model: str | None,
     seconds: float,
-    named: NamedSettings,
+    told: Sequence[dict[str, Any]],
 ) -> list[Answer]:
     share = seconds / max(sum(vector is not None for vector in vectors), 1)
     return [
-        Answer(query, result, *((None, 0.0) if vector is None else (model, share)), untuned=named.ignored)
-        for query, vector, result in zip(queries, vectors, results, strict=True)
+        Answer(query, result, *((None, 0.0) if vector is None else (model, share)), **more)
+        for query, vector, result, more in zip(queries, vectors, results, told, strict=True)
     ]
 
 

@@ -20,7 +20,8 @@ from laion_assets.index.cells.cluster import build_cells_everywhere, on_every_no
 from laion_assets.index.cells.schema import METHOD, code_bytes, padded_dimension
 from laion_assets.index.cells.verify import cells_bytes, cells_cover, centroid_misfits
 from laion_assets.machine import StepMeter
-from laion_assets.searching.cells import CellsSettings, default_probes, require_cells
+from laion_assets.searching.cells import require_cells
+from laion_assets.searching.cells_settings import CellsSettings, default_probes
 from laion_assets.searching.cells_use import CellsUse, cells_use
 from laion_assets.searching.statement import SearchRequest
 from laion_assets.table.connect import Database

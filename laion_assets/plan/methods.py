@@ -9,7 +9,7 @@ from typing import Literal
 from laion_assets.index.cells.centroids import ITERATIONS, ROWS_A_CENTROID, clusters_for
 from laion_assets.index.cells.schema import code_bytes, padded_dimension
 from laion_assets.index.graphs import IndexParameters
-from laion_assets.searching.cells import default_probes
+from laion_assets.searching.cells_settings import default_probes
 
 SCAN_CORE_SECONDS = 0.62
 """Core seconds of an exact search a million rows, over BFloat16; Float32 is about as fast. 1,000,448 sample rows."""

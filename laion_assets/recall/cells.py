@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
-from laion_assets.index.cells.build import vector_columns
+from laion_assets.index.cells.build import build_cells, vector_columns
+from laion_assets.index.cells.schema import code_bytes, code_dimension
 from laion_assets.index.cells.verify import cells_cover
 from laion_assets.index.cluster import IndexFacts, index_facts
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.methods import Found, Question
-from laion_assets.searching.cells import CANDIDATES, CellsSettings, default_probes, require_cells, search_cells
+from laion_assets.searching.cells import require_cells, search_cells
+from laion_assets.searching.cells_settings import CANDIDATES, CellsSettings, default_probes
 from laion_assets.searching.cells_use import cells_use
 from laion_assets.searching.statement import SearchRequest
 from laion_assets.table.connect import Database
-from laion_assets.table.vectors import Vectors
+from laion_assets.table.vectors import By, Vectors
 
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """Of the clusters that are probed where nothing was measured."""
@@ -48,6 +50,14 @@ class Codes:
         """Codes are page cache, which is not ours."""
         return False
 
+    def build_in_copy(self, db: Database) -> None:
+        """Cells of the copy's rows, unless the other method of cells has built them."""
+        build_cells(db)
+
+    def bytes_resident(self, db: Database, rows: int) -> float:
+        """The codes of all vector columns, of which a search by cells reads those of some clusters."""
+        return rows * len(vector_columns(db)) * code_bytes(code_dimension(db))
+
 
 @dataclass(frozen=True)
 class Cells(Codes):
@@ -72,6 +82,11 @@ class Cells(Codes):
         return [SearchSettings(multiplier=CANDIDATES, probes=probes) for probes in self.probes]
 
 
+def cells_description(name: str, generations: Mapping[By, int]) -> str:
+    """How an evaluation names what it measured, by the generation of each vector column's centroids."""
+    return ", ".join([name, *(f"generation {number} of {by}" for by, number in generations.items())])
+
+
 def _whole(db: Database, name: str) -> IndexFacts:
     covers = [cells_cover(db, by) for by in vector_columns(db)]
     faults = [fault for cover in covers for fault in cover.faults]
@@ -82,8 +97,9 @@ def _whole(db: Database, name: str) -> IndexFacts:
             expected="every loaded shard in the cells",
             advice="materialize vector_cells, and measure again",
         )
-    generations = ", ".join(f"generation {cover.generation} of {cover.by}" for cover in covers)
-    return IndexFacts(f"{name}, {generations}", {}, index_facts(db).parts)
+    return IndexFacts(
+        cells_description(name, {cover.by: cover.generation for cover in covers}), {}, index_facts(db).parts
+    )
 
 
 def _cells_settings(settings: SearchSettings) -> CellsSettings:

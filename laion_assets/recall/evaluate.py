@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import say_nothing
+from laion_assets.recall.cost import measured_cost
 from laion_assets.recall.exact import ExactAnswers, TrueNeighbours, cosine_distances, true_neighbours
 from laion_assets.recall.figures import (
     Evaluation,
@@ -94,26 +95,57 @@ def evaluate(
     the table as `--like` asks them. Raises `TableError`: without rows, when the index is not whole or not the one that
     the settings name, and when a search does not use it.
     """
+    if unseen is not None:
+        run_plan, say = _ready(db, plan), log or say_nothing
+        return _evaluated(db, run_plan, method or Hnsw(), [(unseen, folder or recall_folder(db.settings), ())], say)
+    return evaluate_methods(db, [method or Hnsw()], plan, folder=folder, log=log)[0]
+
+
+def evaluate_methods(
+    db: Database,
+    methods: Sequence[Method],
+    plan: Plan | None = None,
+    *,
+    folder: Path | None = None,
+    log: Log | None = None,
+) -> list[Evaluation]:
+    """An evaluation of each method, all by the same queries: those that graphs have not seen where one of the methods
+    is by graphs. Raises `TableError` as `evaluate` does."""
+    plan, say = _ready(db, plan), log or say_nothing
+    folder = folder or recall_folder(db.settings)
+    likes = like_sets(db, draw_rows(db, OVERSAMPLE * plan.queries, plan.seed), plan.queries, plan.seed)
+    in_graphs = any(method.in_graphs for method in methods)
+    for method in methods:
+        method.require_whole(db)
+    with unseen_queries(db, plan.queries, plan.seed, in_graphs=in_graphs, log=say) as queries:
+        asked: list[Asked] = [(queries, folder, likes)]
+        if queries.db is not db:  # a copy, which nobody will ask again
+            for method in methods:
+                method.build_in_copy(queries.db)
+            asked = [(queries, None, ()), (UnseenQueries(db, [], OWN_ROW), folder, likes)]
+        return [_evaluated(db, plan, method, asked, say) for method in methods]
+
+
+Asked = tuple[UnseenQueries, Path | None, Sequence[QuerySet]]
+"""Queries of one table, where their true neighbours are kept, and rows of the table as `--like` asks them."""
+
+
+def _ready(db: Database, plan: Plan | None) -> Plan:
+    """The plan, or that for the table's size. Raises `TableError` where there is nothing to measure."""
     require_table(db)
     states = partitions(db)
     if not states:
         raise TableError(db.subject, found="no rows", advice="load a shard first: laion-assets load 0")
-    method, say = method or Hnsw(), log or say_nothing
-    started = time.perf_counter()
+    return plan or plan_for(states, db.settings.recall_queries)
+
+
+def _evaluated(db: Database, plan: Plan, method: Method, asked: Sequence[Asked], say: Log) -> Evaluation:
+    """One method's evaluation, of an index that is the same at the end."""
+    started, states = time.perf_counter(), partitions(db)
     facts = method.require_whole(db)
-    run = _Run(plan or plan_for(states, db.settings.recall_queries), method, say)
-    folder = folder or recall_folder(db.settings)
-    if unseen is not None:
-        run.measure(unseen, folder)
-    else:
-        count, seed = run.plan.queries, run.plan.seed
-        likes = like_sets(db, draw_rows(db, OVERSAMPLE * count, seed), count, seed)
-        with unseen_queries(db, count, seed, in_graphs=method.in_graphs, log=say) as queries:
-            if queries.db is db:
-                run.measure(queries, folder, likes)
-            else:  # a copy, which nobody will ask again
-                run.measure(queries, None)
-                run.measure(UnseenQueries(db, [], OWN_ROW), folder, likes)
+    run = _Run(plan, method, say)
+    for queries, folder, likes in asked:
+        run.measure(queries, folder, likes)
     if method.require_whole(db) != facts:
         raise TableError(
             db.subject,
@@ -121,8 +153,9 @@ def evaluate(
             expected="the same throughout",
             advice="materialize recall_report again",
         )
+    rows = sum(state.rows for state in states)
     return Evaluation(
-        rows=sum(state.rows for state in states),
+        rows=rows,
         shards=[state.shard for state in states],
         method=method.name,
         index=facts.description,
@@ -137,6 +170,7 @@ def evaluate(
         seconds=time.perf_counter() - started,
         kinds=run.summaries,
         measurements=run.measurements,
+        bytes_resident=method.bytes_resident(db, rows),
     )
 
 
@@ -216,9 +250,11 @@ class _KindRun:
         targets = {str(kind): target for kind, target in self._db.settings.recall_targets.items()}
         best = choose(measured, targets.get(name, self._db.settings.recall_target)).search
         (chosen,) = self._measured([best], self._reporting, len(self.queries), len(self.queries))
-        exact = self._timed(Exact(), SearchSettings(), 0, EXACT_SEARCHES)
+        _, cost = measured_cost(self._db, lambda: self._timed(self._method, best, self._reporting, TIMED_SEARCHES))
+        exact, exact_cost = measured_cost(self._db, lambda: self._timed(Exact(), SearchSettings(), 0, EXACT_SEARCHES))
+        chosen = replace(chosen, cost=cost)
         copies = int((self._truth.distances[:, min(9, self._truth.distances.shape[1] - 1)] < COPY_DISTANCE).sum())
-        return KindSummary(name, origin, self._half, copies, Latency.of(exact), cold_ms, chosen), measured
+        return KindSummary(name, origin, self._half, copies, Latency.of(exact), cold_ms, chosen, exact_cost), measured
 
     def _measured(self, grid: Sequence[SearchSettings], start: int, end: int, timed: int) -> list[Measurement]:
         """The queries from `start` to `end` at each setting; up to `timed` searches of all partitions are timed."""

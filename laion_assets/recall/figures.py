@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
+from laion_assets.recall.cost import Cost
 from laion_assets.recall.interval import mean_interval
 from laion_assets.searching.method import SERVER_LIMIT
+from laion_assets.searching.request import METHODS, MethodName
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
 
@@ -110,7 +112,7 @@ class Measurement:
     """One kind of query at one setting. `at_100` is None where it was not asked for.
 
     `multiplier_at_100` is how many candidates a neighbour were rescored for it: of ClickHouse's 1,000 candidates a
-    search, 100 rows leave 10 each, and 101 leave 9.
+    search, 100 rows leave 10 each, and 101 leave 9. `cost` is measured of chosen settings alone.
     """
 
     kind: str
@@ -119,6 +121,7 @@ class Measurement:
     at_100: Recall | None
     latency: Latency
     multiplier_at_100: int = 0
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,8 @@ class KindSummary:
 
     `chosen` is over the reporting half of the queries, `choosing` the number of queries in the other half. `origin`
     says where the queries come from. `all_copies` counts queries with 10 copies of themselves in the table. `exact` is
-    the latency of exact search. `cold_ms` is the first search after the graphs were dropped from the engine's cache,
-    in milliseconds; None where that cache is not ours to empty.
+    the latency of exact search, `exact_cost` its CPU time and bytes. `cold_ms` is the first search after the graphs
+    were dropped from the engine's cache, in milliseconds; None where that cache is not ours to empty.
     """
 
     kind: str
@@ -138,6 +141,7 @@ class KindSummary:
     exact: Latency
     cold_ms: float | None
     chosen: Measurement
+    exact_cost: Cost | None = None
 
     @property
     def queries(self) -> int:
@@ -171,6 +175,10 @@ class Evaluation:
     measurements: list[Measurement]
     targets: dict[str, float] = field(default_factory=dict)
     """Of kinds whose target is not `target`."""
+    bytes_resident: float = 0.0
+    """What a search needs in memory, or in the page cache, to be as fast as measured: graphs, or codes."""
+    core_seconds_a_million: float | None = None
+    """Of the last build, a million vectors; None where nobody noted it."""
 
     def target_of(self, kind: str) -> float:
         """The recall@10 that this kind is to reach."""
@@ -215,9 +223,9 @@ def recall_folder(settings: Settings) -> Path:
     return settings.data_dir / "recall"
 
 
-def evaluation_file(folder: Path, method: str = "hnsw") -> Path:
+def evaluation_file(folder: Path, method: str = "graph") -> Path:
     """Where the last evaluation of a method is kept."""
-    return folder / ("recall.json" if method == "hnsw" else f"recall_{method}.json")
+    return folder / ("recall.json" if method == "graph" else f"recall_{method}.json")
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> Path:
@@ -228,12 +236,18 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     return path
 
 
-def read_evaluation(folder: Path, method: str = "hnsw") -> Evaluation | None:
+def read_evaluation(folder: Path, method: str = "graph") -> Evaluation | None:
     """The last evaluation of a method that was saved in this folder; None without one, or with one of another make."""
     try:
         return _KEPT.validate_json(evaluation_file(folder, method).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def read_evaluations(folder: Path) -> dict[MethodName, Evaluation]:
+    """The last evaluation of every method that has one in this folder."""
+    found = {method: read_evaluation(folder, method) for method in METHODS}
+    return {method: evaluation for method, evaluation in found.items() if evaluation is not None}
 
 
 _KEPT: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)

@@ -1,15 +1,23 @@
-"""The search settings that the last recall report named, as long as the table has the index that it measured."""
+"""The search settings and methods that the last recall report named, as long as the table has what it measured."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from laion_assets.errors import TableError
+from laion_assets.index.cells.build import vector_columns
+from laion_assets.index.cells.events import LiveCells, live_cells
+from laion_assets.index.cells.verify import cells_exist
 from laion_assets.index.cluster import IndexFacts, index_facts
 from laion_assets.index.graphs import IndexParameters
-from laion_assets.recall.figures import Evaluation, SearchSettings, read_evaluation, recall_folder
+from laion_assets.recall.cells import cells_description
+from laion_assets.recall.choice import Choice, measured_choice, usual_choice
+from laion_assets.recall.figures import Evaluation, SearchSettings, read_evaluations, recall_folder
+from laion_assets.searching.cells_settings import CellsSettings
+from laion_assets.searching.request import MethodName
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database
+from laion_assets.table.vectors import By
 
 NAMED = 5
 """Partitions that a difference names."""
@@ -17,30 +25,78 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class NamedSettings:
-    """Search settings by kind of query, such as `text_to_image`; `ignored` says why there are none, where a report
-    was made but measured something else than the table has now."""
+    """Search settings of graphs by kind of query, such as `text_to_image`; `ignored` says why there are none, where a
+    report was made but measured something else than the table has now.
+
+    `cells` are the settings of codes and cells by method and kind, `choices` the method of each kind that was measured,
+    `usual` that of the others, graphs where it is None.
+    """
 
     by_kind: dict[str, SearchSettings] = field(default_factory=dict)
     ignored: str | None = None
+    cells: dict[MethodName, dict[str, CellsSettings]] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    usual: Choice | None = None
 
 
 def named_settings(settings: Settings, db: Database | None = None) -> NamedSettings:
-    """What the last report of HNSW named; nothing, and why, where it does not fit.
+    """What the last report named of graphs, codes and cells; nothing, and of graphs why, where it does not fit.
 
-    Two statements look at the table of `db`; without it only the settings are compared.
+    A few statements look at the table of `db`; without it only the settings are compared.
     """
-    evaluation = read_evaluation(recall_folder(settings))
-    if evaluation is None:
-        return NamedSettings()
+    kept = read_evaluations(recall_folder(settings))
+    graph = kept.pop("graph", None)
+    ignored = None if graph is None else _misfit_of_graphs(graph, settings, db)
+    live = {} if db is None else _live_cells(db)
+    fitting = {name: found for name, found in kept.items() if _fits_cells(found, live)}
+    cells = {
+        name: {kind: CellsSettings(one.probes, one.multiplier) for kind, one in found.named.items()}
+        for name, found in fitting.items()
+    }
+    if graph is not None and ignored is None:
+        fitting = {"graph": graph, **fitting}
+    kinds = {kind for found in fitting.values() for kind in found.named}
+    choices = {kind: choice for kind in kinds if (choice := measured_choice(kind, fitting)) is not None}
+    by_kind = graph.named if graph is not None and ignored is None else {}
+    return NamedSettings(by_kind, ignored, cells, choices, usual_choice(settings, cells=bool(live)))
+
+
+def _live_cells(db: Database) -> dict[By, LiveCells]:
+    """What a search of the cells of each column would read; nothing where there are none, or in a cluster, whose nodes
+    have their own."""
+    if db.settings.cluster is not None:
+        return {}
+    try:
+        if not cells_exist(db):
+            return {}
+        found = {by: live_cells(db, by) for by in vector_columns(db)}
+    except TableError:  # a user who may only search the table
+        return {}
+    return {by: live for by, live in found.items() if live is not None}
+
+
+def _fits_cells(evaluation: Evaluation, live: dict[By, LiveCells]) -> bool:
+    """Whether an evaluation of codes or cells is of the generations that are there, and every shard is in them."""
+    generations = {by: one.generation for by, one in live.items()}
+    return (
+        bool(live)
+        and evaluation.index == cells_description(evaluation.method, generations)
+        and evaluation.rows == max(one.rows for one in live.values())
+        and not any(one.scanned for one in live.values())
+    )
+
+
+def _misfit_of_graphs(evaluation: Evaluation, settings: Settings, db: Database | None) -> str | None:
+    """Why the last report of graphs is not used; None where it fits."""
     wanted = str(IndexParameters.of(settings))
     if evaluation.index != wanted:
         fault: str | None = f"it measured an index of {evaluation.index}, and the settings name {wanted}"
     else:
         fault = None if db is None else _difference_of_table(evaluation, db)
-    if fault is not None:
-        advice = "materialize vector_index and recall_report (laion-assets index)"
-        return NamedSettings(ignored=f"the search settings of the recall report are not used: {fault}; {advice}")
-    return NamedSettings(evaluation.named)
+    if fault is None:
+        return None
+    advice = "materialize vector_index and recall_report (laion-assets index)"
+    return f"the search settings of the recall report are not used: {fault}; {advice}"
 
 
 def _difference_of_table(evaluation: Evaluation, db: Database) -> str | None:

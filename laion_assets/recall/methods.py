@@ -10,6 +10,7 @@ from typing import Protocol
 
 from laion_assets.errors import TableError
 from laion_assets.index.cluster import IndexFacts, index_facts, require_whole_index
+from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.searching.cluster import use_everywhere
 from laion_assets.searching.statement import SearchRequest, search
@@ -49,7 +50,7 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """One word, by which figures are kept: `hnsw`, `exact`."""
+        """One word, by which figures are kept: `graph`, `exact`."""
 
     @property
     def in_graphs(self) -> bool:
@@ -69,6 +70,12 @@ class Method(Protocol):
 
     def make_cold(self, db: Database) -> bool:
         """Takes what is measured out of the engine's memory; False where that is not ours to do."""
+
+    def build_in_copy(self, db: Database) -> None:
+        """Builds what is measured in a copy of the table that has graphs and nothing else."""
+
+    def bytes_resident(self, db: Database, rows: int) -> float:
+        """Bytes that should be in memory for a table of so many rows."""
 
 
 class Exact:
@@ -97,11 +104,18 @@ class Exact:
         """The page cache is not ours."""
         return False
 
+    def build_in_copy(self, db: Database) -> None:
+        """The table is all there is."""
+
+    def bytes_resident(self, db: Database, rows: int) -> float:  # noqa: ARG002
+        """Nothing must be: what the page cache does not hold is read from disk."""
+        return 0.0
+
 
 class Hnsw:
     """The vector indexes of the table, one graph a part."""
 
-    name = "hnsw"
+    name = "graph"
     in_graphs = True
 
     def require_whole(self, db: Database) -> IndexFacts:
@@ -137,6 +151,15 @@ class Hnsw:
         if db.embedded:
             db.command("SYSTEM DROP VECTOR SIMILARITY INDEX CACHE")
         return db.embedded
+
+    def build_in_copy(self, db: Database) -> None:
+        """The copy has its graphs."""
+
+    def bytes_resident(self, db: Database, rows: int) -> float:
+        """The graphs of all vector columns."""
+        dataset = db.settings.dataset
+        a_vector = IndexParameters.of(db.settings).bytes_a_vector(dataset.dimension)
+        return rows * len(dataset.vector_columns) * a_vector
 
 
 def hnsw_grid(efs: Sequence[int]) -> tuple[SearchSettings, ...]:

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.searching.dispatch import search_by_method
 from laion_assets.searching.request import SearchRequest, SearchResult
-from laion_assets.searching.statement import answer_text, search
+from laion_assets.searching.statement import answer_text
 from laion_assets.table.connect import Database
 from laion_assets.table.connections import Connections
 
@@ -27,12 +28,12 @@ def search_all(
     """The answers to many vectors, each with its own request, in order.
 
     The rows of an answer are read by a second statement for all queries: many queries find the same granules. As many
-    searches run at a time as the connections allow. Raises as `search` does.
+    searches run at a time as the connections allow. Raises as `search_by_method` does.
     """
 
     def one(place: int) -> SearchResult:
         with connections.borrowed() as db:
-            return search(db, vectors[place], replace(requests[place], ids_alone=True))
+            return search_by_method(db, vectors[place], replace(requests[place], ids_alone=True))
 
     with ThreadPoolExecutor(connections.size, thread_name_prefix="search") as pool:
         results = list(pool.map(one, range(len(vectors))))

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,9 @@ import numpy.typing as npt
 from laion_assets.errors import TableError
 from laion_assets.index.cells.events import LiveCells, live_cells
 from laion_assets.index.cells.schema import cells_table, centroids_table, code_dimension, events_table
+from laion_assets.searching.cells_settings import SHARE_EXPONENT, CellsSettings, default_probes
 from laion_assets.searching.condition import DISTANCE, check_condition
+from laion_assets.searching.method import LARGE_STATEMENTS, answer_columns
 from laion_assets.searching.statement import (
     Neighbour,
     SearchRequest,
@@ -25,20 +26,11 @@ from laion_assets.searching.statement import (
     check_request,
     checked_vector,
     search,
+    typed_row,
 )
 from laion_assets.table.cluster import connect_to_node, nodes
 from laion_assets.table.connect import Database
 from laion_assets.table.vectors import By, vector_sql
-
-SHARE_OF_A_MILLION = 0.10
-SHARE_EXPONENT = 0.31
-"""Of a table of n rows the clusters probed hold 10 % · (n / 1,000,000)^-0.31. Counted exactly in 62,500, 250,000 and
-1,000,000 sample rows, four times the rows needed .65 times the share for the same recall in the worst kind of query
-(texts asked of texts), and 10 % of a million held .97 of the neighbours."""
-
-CANDIDATES = 50
-"""Rows a neighbour that are ranked by their stored vectors: turboquant lost .002 to .01 of recall@10 with 50, .03 with
-10 (1,000,448 sample rows)."""
 
 MARGIN = 3
 """Rows beyond the limit whose distances are computed from the table's own vectors: BFloat16 puts neighbours whose
@@ -46,39 +38,6 @@ distances differ by less than 0.0001 in another order."""
 
 WIDENING = 4
 """By how many times more clusters are probed where too few rows meet a condition."""
-
-LAZY_ROWS = 1_000_000
-"""query_plan_max_limit_for_lazy_materialization: up to so many candidates vectors are read for the candidates alone.
-Above it they are read for all rows of the clusters, and codes gain nothing."""
-
-
-@dataclass(frozen=True)
-class CellsSettings:
-    """How much a search by cells looks at: clusters, and candidates a neighbour.
-
-    `probes` 0 stands for all clusters, which is the method `codes`.
-    """
-
-    probes: int = 0
-    candidates: int = CANDIDATES
-
-    def engine_settings(self, limit: int, rows: int) -> dict[str, object]:
-        """ClickHouse's settings for a statement that returns `rows` rows of which `limit` are wanted."""
-        multiplier = min(1000.0, max(1.0, self.candidates * limit / rows))
-        return {
-            "readonly": 2,
-            "vector_search_use_quantized_codes": 1,
-            "vector_search_with_rescoring": 1,
-            "vector_search_index_fetch_multiplier": multiplier,
-            "query_plan_optimize_lazy_materialization": 1,
-            "query_plan_max_limit_for_lazy_materialization": LAZY_ROWS,
-        }
-
-
-def default_probes(clusters: int, rows: int) -> int:
-    """Clusters to probe where no report of recall names them; 0, all of them, where that would be half or more."""
-    share = SHARE_OF_A_MILLION * (max(rows, 1) / 1e6) ** -SHARE_EXPONENT
-    return 0 if share >= 0.5 or clusters == 1 else math.ceil(share * clusters)
 
 
 def search_cells(
@@ -103,8 +62,16 @@ def search_cells(
     if request.where:
         check_condition(db, request.where)
     started = time.perf_counter()
-    found = _Search(db, target, request, settings, live or require_cells(db, request.by)).neighbours()
-    return SearchResult(ranked(found, request.limit), request.by, exact=False, seconds=time.perf_counter() - started)
+    under_way = _Search(db, target, request, settings, live or require_cells(db, request.by))
+    found = under_way.neighbours()
+    return SearchResult(
+        ranked(found, request.limit),
+        request.by,
+        exact=under_way.probed is None,
+        seconds=time.perf_counter() - started,
+        clusters=under_way.probed,
+        scanned=under_way.shards_scanned,
+    )
 
 
 def ranked(found: Sequence[Neighbour], limit: int) -> list[Neighbour]:
@@ -123,7 +90,15 @@ def _search_nodes(
         with connect_to_node(entry, node) as db:
             results.append(search_cells(db, vector, request, settings))
     found = ranked([one for result in results for one in result.neighbours], request.limit)
-    return SearchResult(found, request.by, exact=False, seconds=sum(result.seconds for result in results))
+    probed = [result.clusters for result in results if result.clusters is not None]
+    return SearchResult(
+        found,
+        request.by,
+        exact=not probed,
+        seconds=sum(result.seconds for result in results),
+        clusters=(sum(one for one, _ in probed), sum(every for _, every in probed)) if probed else None,
+        scanned=sum(result.scanned for result in results),
+    )
 
 
 def require_cells(db: Database, by: By) -> LiveCells:
@@ -196,6 +171,10 @@ class _Search:
         self._db, self._target, self._request, self._live = db, target, request, live
         self._settings = settings or CellsSettings(default_probes(live.clusters, live.rows))
         self._wanted = request.limit + MARGIN
+        self._comment = {name: value for name, value in request.settings if name == "log_comment"}
+        self.probed: tuple[int, int] | None = None
+        """Clusters that were probed, and how many there are; None where every row was compared."""
+        self.shards_scanned = 0
 
     def neighbours(self) -> list[Neighbour]:
         """The answers, in any order; more of them than asked for where shards are scanned."""
@@ -204,6 +183,7 @@ class _Search:
         found = self._answers(self._candidates()) if self._live.loads else []
         shards = self._request.shards
         scanned = tuple(shard for shard in self._live.scanned if shards is None or shard in shards)
+        self.shards_scanned = len(scanned)
         return [*found, *self._scanned(scanned)] if scanned else found
 
     def _candidates(self) -> list[tuple[int, int]]:
@@ -213,6 +193,8 @@ class _Search:
             probes = self._probes_for_condition(probes)
         while True:
             rows = self._rows_of_cells(probes)
+            clusters = self._live.clusters
+            self.probed = (probes if 0 < probes < clusters else clusters, clusters)
             if len(rows) >= self._wanted or not 0 < probes < self._live.clusters:
                 return rows
             # All rows of the clusters are fewer than those wanted.
@@ -220,7 +202,8 @@ class _Search:
 
     def _rows_of_cells(self, probes: int) -> list[tuple[int, int]]:
         sql = candidates_sql(self._db, self._request, self._target, self._live, probes, self._wanted)
-        rows = self._db.rows(sql, settings=self._settings.engine_settings(self._request.limit, self._wanted))
+        settings = self._settings.engine_settings(self._request.limit, self._wanted) | self._comment
+        rows = self._db.rows(sql, settings=settings)
         return [(int(row_id), int(shard)) for row_id, shard, _ in rows]
 
     def _probes_for_condition(self, probes: int) -> int:
@@ -232,7 +215,7 @@ class _Search:
         table = self._db.name_of(cells_table(self._db, self._request.by))
         ((meeting, rows),) = self._db.rows(
             f"SELECT (SELECT count() FROM {table} WHERE {conditions}), (SELECT count() FROM {table} WHERE {all_rows})",
-            settings={"readonly": 2},
+            settings={"readonly": 2, **self._comment},
         )
         share = (int(meeting) + 1) / (int(rows) + 1)
         return math.ceil(probes * math.pow(share, -SHARE_EXPONENT))
@@ -245,20 +228,17 @@ class _Search:
         shards = ", ".join(sorted({str(shard) for _, shard in candidates}))
         rows = self._db.rows(
             f"SELECT cosineDistance({self._request.by}_embedding, {vector_sql(self._target)}) AS {DISTANCE}, "
-            f"caption, url, shard, id, NSFW FROM {self._db.table} WHERE shard IN ({shards}) AND id IN ({ids}) "
+            f"{answer_columns(self._request)} FROM {self._db.table} WHERE shard IN ({shards}) AND id IN ({ids}) "
             f"ORDER BY {DISTANCE} LIMIT {self._request.limit}",
-            settings={"readonly": 2, "use_skip_indexes": 0},
+            settings={"readonly": 2, **LARGE_STATEMENTS, "use_skip_indexes": 0, **self._comment},
             text_as_bytes=True,
         )
-        return [_neighbour(row) for row in rows]
+        return [Neighbour(0, *typed_row(row)) for row in rows]
 
     def _scanned(self, shards: tuple[int, ...] | None) -> list[Neighbour]:
         """The nearest rows of shards that are not in the cells, by all their vectors."""
-        return search(self._db, self._target, replace(self._request, shards=shards, exact=True)).neighbours
-
-
-def _neighbour(row: Sequence[Any]) -> Neighbour:
-    """An answer without its place. Captions may hold bytes that are not UTF-8, shown with replacement marks."""
-    distance, caption, url, shard, row_id, nsfw = row
-    texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in (caption, url, nsfw)]
-    return Neighbour(0, float(distance), texts[0], texts[1], int(shard), int(row_id), texts[2])
+        return search(
+            self._db,
+            self._target,
+            replace(self._request, shards=shards, exact=True, settings=tuple(self._comment.items())),
+        ).neighbours

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy.typing as npt
 
 from laion_assets.index.cells.schema import GRANULE_ROWS
-from laion_assets.searching.cells import MARGIN, CellsSettings, candidates_sql, require_cells
+from laion_assets.searching.cells import MARGIN, candidates_sql, require_cells
+from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.statement import SearchRequest, checked_vector
 from laion_assets.table.connect import Database
 

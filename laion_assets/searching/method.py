@@ -101,7 +101,7 @@ class Exact:
 class Graph:
     """The HNSW index gives candidates, nearest first."""
 
-    name = "hnsw"
+    name = "graph"
     exact = False
 
     def statement(

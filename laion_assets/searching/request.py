@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from laion_assets.dataset import Dataset
 from laion_assets.errors import SearchError
+from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.table.vectors import By
 from laion_assets.words import counted
 
 if TYPE_CHECKING:
     import polars as pl
+
+MethodName = Literal["exact", "graph", "codes", "cells"]
+"""The ways to search: every row compared, HNSW graphs, codes of all rows, codes of the nearest clusters."""
+
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
 MAX_LIMIT = 10_000
 """Answers of a search. ClickHouse's own bound of 1,000 (max_limit_for_vector_search_queries) is a setting: of 12,000
@@ -41,6 +47,9 @@ class SearchResult:
     `graphs` and `parts` are how many graphs ClickHouse searched, and how many parts it read, by its own counters: parts
     without a graph were scanned. They are None where nothing was counted: over a connection that is held each kind of
     search is counted once in ten seconds, and in a cluster never, whose counters are those of other servers.
+
+    `clusters` are, of a search by cells or codes, how many clusters were probed and how many there are; `scanned` is
+    how many shards were not in the cells and had every row compared.
     """
 
     neighbours: list[Neighbour]
@@ -50,6 +59,8 @@ class SearchResult:
     too_few: int | None = None
     graphs: int | None = None
     parts: int | None = None
+    clusters: tuple[int, int] | None = None
+    scanned: int = 0
 
     @property
     def way(self) -> str:
@@ -58,6 +69,11 @@ class SearchResult:
             return f"every row compared: of the index's candidates {self.too_few:,} met the condition"
         if self.exact:
             return "every row compared" + (f": no graph in {counted(self.parts, 'part')}" if self.parts else "")
+        if self.clusters is not None:
+            probed, all_clusters = self.clusters
+            of = f"{probed:,} of {all_clusters:,} clusters" if probed < all_clusters else "codes of all rows"
+            more = f", and {counted(self.scanned, 'shard')} not in the cells compared whole" if self.scanned else ""
+            return f"by {'cells' if probed < all_clusters else 'codes'}: {of}{more}"
         if self.graphs is None or self.parts is None:
             return "by the index"
         scanned = self.parts - self.graphs
@@ -84,7 +100,9 @@ class SearchResult:
 class SearchRequest:
     """What is asked besides the vector: `where` is a SQL condition over columns, `shards` prunes partitions.
 
-    With `ids_alone` captions, urls and flags of the answer are left empty.
+    `method` is the way that is asked for, None where the cheapest that meets the recall target is to be taken; `exact`
+    is the same as the method exact. `cells` says how much a search by cells or codes looks at, None for what suits the
+    table's size. With `ids_alone` captions, urls and flags of the answer are left empty.
     """
 
     by: By = "image"
@@ -94,6 +112,8 @@ class SearchRequest:
     shards: tuple[int, ...] | None = None
     settings: tuple[tuple[str, object], ...] = ()
     ids_alone: bool = False
+    method: MethodName | None = None
+    cells: CellsSettings | None = None
 
 
 def check_request(request: SearchRequest, dataset: Dataset) -> None:
@@ -112,3 +132,15 @@ def checked_by(by: str) -> By:
     if by == "text":
         return "text"
     raise SearchError("by", found=f"{by!r}", expected="image or text")
+
+
+def checked_method(method: str | None, *, exact: bool = False) -> MethodName | None:
+    """`method` as typed; `exact` asks for that method. Raises `SearchError` for one that is not known, or two."""
+    if method is None:
+        return "exact" if exact else None
+    for name in METHODS:
+        if method == name:
+            if exact and name != "exact":
+                raise SearchError("search", found=f"exact and the method {name}", expected="one of them")
+            return name
+    raise SearchError("method", found=f"{method!r}", expected=", ".join(METHODS))

@@ -39,6 +39,7 @@ __all__ = [
     "checked_vector",
     "search",
     "search_statement",
+    "typed_row",
     "vector_of",
 ]
 
@@ -85,7 +86,7 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
         require_table(db)
         raise
     seconds = time.perf_counter() - started
-    neighbours = [Neighbour(rank, *_typed(row)) for rank, row in enumerate(found.rows, start=1)]
+    neighbours = [Neighbour(rank, *typed_row(row)) for rank, row in enumerate(found.rows, start=1)]
     graphs, parts = (None, None) if found.use is None else (found.use.graphs, found.use.parts)
     return SearchResult(neighbours, request.by, found.exact, seconds, found.too_few, graphs, parts)
 
@@ -174,7 +175,8 @@ def search_statement(db: Database, request: SearchRequest, vector: npt.NDArray[n
     return method_of(request).statement(db, replace(request, where=None), vector)
 
 
-def _typed(row: Sequence[Any]) -> tuple[float, str, str, int, int, str]:
+def typed_row(row: Sequence[Any]) -> tuple[float, str, str, int, int, str]:
+    """A row of an answer in Python's types: distance, caption, url, shard, id and flag."""
     distance, caption, url, shard, row_id, nsfw = row
     return float(distance), answer_text(caption), answer_text(url), int(shard), int(row_id), answer_text(nsfw)
 

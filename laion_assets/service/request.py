@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.errors import SearchError
 from laion_assets.searching.query_vector import checked_vector
+from laion_assets.searching.request import MethodName, checked_method
 from laion_assets.service.errors import bad_request
 from laion_assets.table.vectors import By
 
@@ -55,6 +57,7 @@ class KnnRequest:
     like: int | None = None
     where: str | None = None
     exact: bool = False
+    method: MethodName | None = None
     deduplicate: bool = False
     ignored: tuple[str, ...] = ()
 
@@ -87,6 +90,7 @@ def knn_request(body: bytes) -> KnnRequest:
     num_images = _count(given, "num_images")
     num_result_ids = _count(given, "num_result_ids") if given.get("num_result_ids") is not None else num_images
     query = _query(given)
+    method = _method(given)
     where = _string(given, "where", MAX_WHERE)
     return KnnRequest(
         index=_string(given, "indice_name", 200),
@@ -94,7 +98,8 @@ def knn_request(body: bytes) -> KnnRequest:
         num_images=num_images,
         num_result_ids=max(num_images, num_result_ids),
         where=where.strip() if where and where.strip() else None,
-        exact=_flag(given, "exact"),
+        exact=method == "exact",
+        method=method,
         deduplicate=_flag(given, "deduplicate"),
         ignored=tuple(told for name, told in NOT_HERE.items() if given.get(name) not in (None, False, "", 0)),
         **query,
@@ -177,6 +182,13 @@ def _string(given: dict[str, Any], name: str, limit: int | None) -> str | None:
     if limit is not None and len(value) > limit:
         raise bad_request(f"{name} has {len(value):,} characters; at most {limit:,} were expected")
     return value
+
+
+def _method(given: dict[str, Any]) -> MethodName | None:
+    try:
+        return checked_method(_string(given, "method", 20) or None, exact=_flag(given, "exact"))
+    except SearchError as error:
+        raise bad_request(str(error)) from None
 
 
 def _flag(given: dict[str, Any], name: str) -> bool:

@@ -89,10 +89,12 @@ class ServedIndex:
             exact=asked.exact,
             where=asked.where,
             settings=(("log_comment", statement),),
+            method=asked.method,
         )
         with self._using():
             answer = self.searcher.answer([query], request)[0]
-        notes = () if answer.untuned is None else (answer.untuned,)
+        chosen = None if answer.why is None else f"method {answer.method}: {answer.why}"
+        notes = tuple(note for note in (answer.untuned, chosen) if note is not None)
         return Found(answer.result.neighbours, answer.result.way, notes)
 
     def cancel(self, statement: str) -> None:

@@ -36,14 +36,17 @@ def run_demo(folder: Path, console: Console) -> bool:
         console.rule("load: raw files → merged Parquet → checked partitions of a ClickHouse table")
         if not load(settings, list(range(SHARDS)), instance, console, again=False):
             return False
-        console.rule("index: two HNSW indexes in every partition, and their recall against exact search")
+        console.rule(
+            "index: two HNSW indexes in every partition, cells of all rows, and their recall against exact search"
+        )
         if not build_and_measure(settings, instance, console):
             return False
         console.rule("status")
         print_status(read_status(settings, instance), console)
-    console.rule("search by words: exact, then by the index")
-    for exact in (True, False):
-        request = {"by": "image", "limit": 5, "exact": exact, "where": None, "shards": None, "ef": None}
+    console.rule("search by words: exact, by graph, by cells, and by the method that is the cheapest here")
+    for method in ("exact", "graph", "cells", None):
+        request = {"by": "image", "limit": 5, "exact": False, "method": method}
+        request |= {"where": None, "shards": None, "ef": None}
         show_search(settings, Asked([QUERY], [], None, None, None), request, console)
     console.print(
         f"\nDone in {time.perf_counter() - started:.0f} s. To see it in Dagster's UI: make demo-ui. "

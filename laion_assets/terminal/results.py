@@ -36,10 +36,14 @@ def print_results(result: SearchResult, console: Console, title: str, notice: st
     console.print(notice, markup=False, highlight=False)
 
 
-def results_json(result: SearchResult, query: str, untuned: str | None = None) -> str:
-    """One JSON object: `query`, `by`, `exact`, `seconds`, `neighbours` with their fields, and `untuned`: why the recall
-    report's search settings were not used, or null."""
-    text = json.dumps({"query": query, **asdict(result), "untuned": untuned}, ensure_ascii=False)
+def results_json(
+    result: SearchResult, query: str, untuned: str | None = None, *, method: str | None = None, why: str | None = None
+) -> str:
+    """One JSON object: `query`, `by`, `exact`, `seconds`, `neighbours` with their fields, `untuned`: why the recall
+    report's search settings were not used, or null, and the `method` with why it was taken, null where it was asked
+    for."""
+    more = {"untuned": untuned, "method": method, "why": why}
+    text = json.dumps({"query": query, **asdict(result), **more}, ensure_ascii=False)
     # What a command line holds that is not UTF-8 comes as lone surrogates, which no terminal or pipe takes.
     return re.sub(r"[\ud800-\udfff]", "\ufffd", text)
 

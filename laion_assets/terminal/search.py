@@ -14,8 +14,8 @@ from rich.console import Console
 from laion_assets.errors import SearchError
 from laion_assets.html_page import write_search_page
 from laion_assets.query import Answer, Query
-from laion_assets.searcher import Searcher
-from laion_assets.searching.statement import SearchRequest, checked_by
+from laion_assets.searcher import Searcher, request_of
+from laion_assets.searching.statement import SearchRequest
 from laion_assets.searching.vector_file import read_vector_file
 from laion_assets.settings import Settings
 from laion_assets.terminal.results import print_results, results_json
@@ -73,12 +73,13 @@ def show_search(
 ) -> None:
     """Searches, and shows the answers. Raises `SearchError`, `ClipError` and `TableError`."""
     shards = request["shards"]
-    wanted = SearchRequest(
-        by=checked_by(request["by"]),
+    wanted = request_of(
+        by=request["by"],
         limit=request["limit"],
         exact=request["exact"],
+        method=request["method"],
         where=request["where"],
-        shards=None if shards is None else tuple(settings.dataset.shard_numbers(shards)),
+        shards=None if shards is None else settings.dataset.shard_numbers(shards),
         settings=() if request["ef"] is None else (("hnsw_candidate_list_size_for_search", request["ef"]),),
     )
     answers = _answers(settings, asked.queries(), wanted)
@@ -90,7 +91,9 @@ def show_search(
         say.print(f"wrote {html}", soft_wrap=True, markup=False, highlight=False)
     for found in answers:
         if as_json:
-            sys.stdout.write(results_json(found.result, found.query.label, found.untuned) + "\n")
+            sys.stdout.write(
+                results_json(found.result, found.query.label, found.untuned, method=found.method, why=found.why) + "\n"
+            )
         elif html is None:
             print_results(found.result, console, found.query.label, _notice(found))
 
@@ -115,8 +118,11 @@ def _notice(found: Answer) -> str:
     result = found.result
     encoded = f"encoded by {found.model} in {found.encode_seconds * 1000:.0f} ms; " if found.model else ""
     kind = "exact search" if result.exact else "search"
+    chosen = "" if found.why is None else f"; method {found.method}: {found.why}"
     untuned = "" if found.untuned is None else f"; {found.untuned}"
-    return f"{encoded}{kind} of {result.by}_embedding took {result.seconds * 1000:.0f} ms ({result.way}){untuned}"
+    return (
+        f"{encoded}{kind} of {result.by}_embedding took {result.seconds * 1000:.0f} ms ({result.way}){chosen}{untuned}"
+    )
 
 
 def show_warmth(settings: Settings, console: Console, *, as_json: bool = False) -> None:

@@ -54,7 +54,7 @@ def measured(recall: float, target: float = 0.95) -> Evaluation:
     found = Recall(recall, recall, recall, recall, recall, recall, 10)
     one = Measurement("image_to_image", SearchSettings(64), found, None, latency)
     kinds = [KindSummary("image_to_image", "rows", 10, 0, latency, None, one)]
-    return Evaluation(1, [0], "hnsw", "bf16", {}, [], target, 0.0, 0, 0.0, False, 1.0, kinds, [one])
+    return Evaluation(1, [0], "graph", "bf16", {}, [], target, 0.0, 0, 0.0, False, 1.0, kinds, [one])
 
 
 def test_before_the_first_milestone_no_index_is_behind(hundreds: Settings) -> None:

@@ -117,7 +117,7 @@ def measurement(search: SearchSettings, recall: float, p50: float, *, low: float
 def evaluation(*measurements: Measurement, target: float = 0.95) -> Evaluation:
     chosen = choose(measurements, target)
     return Evaluation(
-        rows=1000, shards=[0, 2], method="hnsw", index="bf16, M 64, ef_construction 256",
+        rows=1000, shards=[0, 2], method="graph", index="bf16, M 64, ef_construction 256",
         declared={"image_index": "vector_similarity(...)"}, parts=["0_1_1_1", "2_2_2_1"], target=target, tolerance=2e-6,
         seed=0, exact_seconds=1.0, exact_from_store=False, seconds=2.0,
         kinds=[KindSummary("text_to_image", "other shards", 10, 0, Latency(40, 50, 60), 812.5, chosen)],

@@ -118,7 +118,7 @@ def test_a_report_names_the_index_and_the_parts_that_it_measured(settings: Setti
 
 def test_a_search_uses_a_report_of_the_index_that_is_there_and_says_why_not_of_another(settings: Settings) -> None:
     measured(settings)
-    query, request = Query(like=7), SearchRequest(limit=3)
+    query, request = Query(like=7), SearchRequest(limit=3, method="graph")
     assert tuned(request, query, named_settings(settings)).settings == SearchSettings(64, 5).pairs(3)
     assert answer([query], request, settings)[0].untuned is None
 

@@ -11,7 +11,8 @@ import pytest
 from laion_assets.errors import SearchError, TableError
 from laion_assets.index.cells import centroids
 from laion_assets.index.cells.build import build_cells
-from laion_assets.searching.cells import CellsSettings, default_probes, require_cells, search_cells
+from laion_assets.searching.cells import require_cells, search_cells
+from laion_assets.searching.cells_settings import CellsSettings, default_probes
 from laion_assets.searching.cells_use import cells_use
 from laion_assets.searching.statement import SearchRequest, SearchResult, search
 from laion_assets.settings import Settings

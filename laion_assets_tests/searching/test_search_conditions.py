@@ -120,7 +120,7 @@ def test_an_ef_that_is_given_leaves_the_rescoring_that_the_report_chose(db: Data
     measured = Measurement("like_by_image", chosen, recall, None, latency)
     save_evaluation(
         Evaluation(
-            rows=4000, shards=[0, 1], method="hnsw", index=index, declared={}, parts=[], target=0.95, tolerance=0,
+            rows=4000, shards=[0, 1], method="graph", index=index, declared={}, parts=[], target=0.95, tolerance=0,
             seed=0, exact_seconds=0, exact_from_store=False, seconds=0,
             kinds=[KindSummary("like_by_image", "rows", 10, 0, latency, None, measured)], measurements=[measured],
         ),

@@ -21,7 +21,8 @@ from laion_assets.index.cells.build import build_cells
 from laion_assets.index.cells.events import live_cells, read_record, record
 from laion_assets.index.cells.schema import cells_table, drop_cells_tables
 from laion_assets.index.cells.verify import cells_cover, centroid_misfits
-from laion_assets.searching.cells import CellsSettings, search_cells
+from laion_assets.searching.cells import search_cells
+from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.statement import SearchRequest, search, vector_of
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect

@@ -1,0 +1,74 @@
+"""Which method a search takes where it names none: the cheapest that was measured to meet the recall target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from laion_assets.recall.figures import Evaluation
+from laion_assets.searching.request import MethodName
+from laion_assets.settings import Settings
+
+CLEARLY_CHEAPER = 0.8
+"""An exact search is taken in place of a built method where it costs at most so much of it: what is built was asked
+for, and two measurements of the same search differ by a fifth on a busy machine."""
+
+SHORT_EXACT_MS = 1_000.0
+"""An exact search that takes no longer is taken where no built method meets the target."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method and why it was taken."""
+
+    method: MethodName
+    why: str
+
+
+def usual_choice(settings: Settings, *, cells: bool) -> Choice:
+    """Where nothing was measured: what LAION_INDEX builds; `cells` is whether there are any."""
+    why = f"LAION_INDEX={settings.index}, and no report of recall compares it"
+    return Choice("cells" if settings.index == "cells" and cells else "graph", why)
+
+
+def measured_choice(kind: str, evaluations: Mapping[MethodName, Evaluation]) -> Choice | None:
+    """For a kind of query, by evaluations of methods that can be searched now; None where none measured the kind.
+
+    Cost is CPU time a search where it was measured for all of them, else the median latency.
+    """
+    asked = {name: found for name, found in evaluations.items() if kind in found.named}
+    if not asked:
+        return None
+    by_cpu = all(found.chosen(kind).cost and found.summary(kind).exact_cost for found in asked.values())
+    costs = {name: _cost(found, kind, by_cpu=by_cpu) for name, found in asked.items()}
+    exact = min(_exact_cost(found, kind, by_cpu=by_cpu) for found in asked.values())
+    unit = "ms of CPU time" if by_cpu else "ms"
+    target = next(iter(asked.values())).target_of(kind)
+    asks = kind.replace("_", " ")
+    meeting = [name for name, found in asked.items() if found.meets_target(kind)]
+    if not meeting:
+        best = max(asked, key=lambda name: asked[name].chosen(kind).at_10.mean)
+        recall = asked[best].chosen(kind).at_10
+        missed = f"no built method meets recall@10 {target:g} of {asks}: {best} has {recall}"
+        short = min(found.summary(kind).exact.p50 for found in asked.values()) <= SHORT_EXACT_MS
+        return Choice("exact", missed) if short else Choice(best, f"{missed}, and an exact search takes seconds")
+    cheapest = min(meeting, key=lambda name: costs[name])
+    if exact <= CLEARLY_CHEAPER * costs[cheapest]:
+        return Choice("exact", f"it takes {exact:.0f} {unit} for {asks}, {cheapest} {costs[cheapest]:.0f}")
+    others = [f"{name} {cost:.0f}" for name, cost in {**costs, "exact": exact}.items() if name != cheapest]
+    recall = asked[cheapest].chosen(kind).at_10
+    return Choice(
+        cheapest,
+        f"the cheapest that meets recall@10 {target:g} of {asks}: {recall.mean:.3f} in {costs[cheapest]:.0f} {unit}, "
+        f"{', '.join(others)}",
+    )
+
+
+def _cost(found: Evaluation, kind: str, *, by_cpu: bool) -> float:
+    chosen = found.chosen(kind)
+    return chosen.cost.cpu_ms if by_cpu and chosen.cost else chosen.latency.p50
+
+
+def _exact_cost(found: Evaluation, kind: str, *, by_cpu: bool) -> float:
+    summary = found.summary(kind)
+    return summary.exact_cost.cpu_ms if by_cpu and summary.exact_cost else summary.exact.p50

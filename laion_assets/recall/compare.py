@@ -1,0 +1,40 @@
+"""Measures every method that was built on the same unseen queries of one table. It chooses none for a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from laion_assets.errors import TableError
+from laion_assets.index.cells.verify import cells_exist
+from laion_assets.recall.cells import Cells, Codes
+from laion_assets.recall.evaluate import Log, Plan, evaluate_methods
+from laion_assets.recall.figures import Evaluation
+from laion_assets.recall.methods import Hnsw, Method
+from laion_assets.table.connect import Database
+
+
+def built_methods(db: Database) -> list[Method]:
+    """Graphs where LAION_INDEX asks for them, codes and cells where there are cells and LAION_INDEX asks for them.
+
+    Graphs also where nothing else is there: they are then what is lacking. Cells of one cluster are codes.
+    """
+    methods: list[Method] = [Hnsw()] if db.settings.builds_graphs else []
+    if db.settings.builds_cells and db.settings.cluster is None and cells_exist(db):
+        methods.append(Codes())
+        with suppress(TableError):  # of a table so small that it has one cluster
+            methods.append(Cells.of(db))
+    return methods or [Hnsw()]
+
+
+def compare(db: Database, plan: Plan | None = None, *, log: Log | None = None) -> list[Evaluation]:
+    """An evaluation of each built method, all on the same queries; exact search is timed with each.
+
+    Raises `TableError` as `evaluate` does, and where a method is asked for and is not whole.
+    """
+    return evaluate_methods(db, built_methods(db), plan, log=log)
+
+
+def by_method(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
+    """The evaluations by their methods' names."""
+    return {evaluation.method: evaluation for evaluation in evaluations}
