@@ -58,7 +58,10 @@ def ask(settings: Settings, **asked: object) -> Answer:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_that_is_named_is_taken_and_finds_the_row_itself(settings: Settings, method: MethodName) -> None:
+def test_each_method_that_is_named_is_taken_and_finds_the_row_itself(
+    settings: Settings, compared: dict[str, Evaluation], method: MethodName
+) -> None:
+    assert "cells" in compared, "it names how many clusters are probed"
     found = ask(settings, method=method)
     assert (found.method, found.why) == (method, None)
     assert found.result.neighbours[0].id == 7
