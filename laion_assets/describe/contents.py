@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import IO, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laion_assets.describe.layout import Layout, Part
+from laion_assets.describe.layout import Layout, Part, says
 from laion_assets.describe.places import Place
 from laion_assets.errors import DatasetError
-from laion_assets.shard.npy import parse_header
+from laion_assets.shard.list_column import list_kind
+from laion_assets.shard.npy import first_line, parse_header
+from laion_assets.shard.npz import UNREADABLE as NPZ_UNREADABLE
 from laion_assets.shard.soundness import SQUARED_LENGTH_TOLERANCE
 
 Looked = TypeVar("Looked")
@@ -42,11 +48,21 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Metadata:
-    """A metadata file: its rows, and the fraction of nulls by column where its footer tells."""
+    """A metadata file: its rows, the fraction of nulls by column where its footer tells, its row groups."""
 
     rows: int
     schema: pa.Schema
     nulls: dict[str, float]
+    row_groups: int = 1
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Which arrays of npz files, or columns of Parquet files, are vectors: taken for images, for texts, and all."""
+
+    image: str
+    text: str | None
+    every: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,17 +72,88 @@ class Contents:
     images: dict[int, Vectors]
     texts: dict[int, Vectors]
     metadata: dict[int, Metadata]
+    arrays: Arrays | None = None
 
 
 def look_into(place: Place, layout: Layout) -> Contents:
     """Opens some shards. Raises `DatasetError` for a file that is not what its name says, `SourceError`."""
     count = len(layout.shards)
     chosen = sorted({layout.shards[round(at)] for at in np.linspace(0, count - 1, min(count, LOOKED_AT))})
+    if layout.image.ending != "npy":
+        return _look_into_arrays(place, layout, chosen)
     return Contents(
         {shard: _read(place, layout.image, shard, read_vectors) for shard in chosen},
         {shard: _read(place, layout.text, shard, read_vectors) for shard in chosen if layout.text is not None},
         {shard: _read(place, layout.metadata, shard, read_metadata) for shard in chosen},
     )
+
+
+def _look_into_arrays(place: Place, layout: Layout, chosen: list[int]) -> Contents:
+    read = read_archive if layout.image.ending == "npz" else read_columns
+    found = {shard: _read(place, layout.image, shard, read) for shard in chosen}
+    arrays = _choose(next(iter(found.values())), layout.image.path(chosen[0]))
+    for shard, vectors in found.items():
+        missing = {arrays.image, arrays.text or arrays.image} - vectors.keys()
+        if missing:
+            raise DatasetError(
+                layout.image.path(shard), found=f"no vectors in {', '.join(missing)}", expected="the same in all files"
+            )
+    return Contents(
+        {shard: vectors[arrays.image] for shard, vectors in found.items()},
+        {shard: vectors[arrays.text] for shard, vectors in found.items() if arrays.text is not None},
+        {shard: _read(place, layout.metadata, shard, read_metadata) for shard in chosen},
+        arrays,
+    )
+
+
+def _choose(found: dict[str, Vectors], name: str) -> Arrays:
+    """By their names; the first where none says image. Texts must say so, and have the images' dimension."""
+    if not found:
+        raise DatasetError(name, found="no lists or arrays of floats", expected="vectors")
+    texts = [array for array in found if says("text", array)]
+    others = [array for array in found if array not in texts] or [*found]
+    image = next((array for array in others if says("image", array)), others[0])
+    fitting = [array for array in texts if array != image and found[array].dimension == found[image].dimension]
+    text = max(fitting, key=lambda array: SequenceMatcher(None, image, array).ratio(), default=None)
+    return Arrays(image, text, tuple(found))
+
+
+def read_archive(file: IO[bytes], name: str) -> dict[str, Vectors]:
+    """The arrays of an npz file that are vectors, by name. Raises `DatasetError`."""
+    found: dict[str, Vectors] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as array, contextlib.suppress(DatasetError):
+                    found[entry.filename.removesuffix(".npy")] = read_vectors(array, f"{name}, {entry.filename}")
+    except NPZ_UNREADABLE as error:
+        raise DatasetError(name, found=first_line(error), expected="an npz file") from error
+    return found
+
+
+def read_columns(file: IO[bytes], name: str) -> dict[str, Vectors]:
+    """The list columns of a Parquet file that are vectors, by name. Raises `DatasetError`."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            kinds = {field.name: kind for field in parquet.schema_arrow if (kind := list_kind(field.type)) is not None}
+            first = next(parquet.iter_batches(FIRST_ROWS, columns=[*kinds]), None) if kinds else None
+            rows = parquet.metadata.num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DatasetError(name, found=first_line(error), expected="a Parquet file") from error
+    found: dict[str, Vectors] = {}
+    for column, (dtype, _) in kinds.items():
+        lists = [row for row in (first.column(column).to_pylist() if first is not None else []) if row]
+        if lists:
+            drawn = np.array([row for row in lists if len(row) == len(lists[0])], np.float64)
+            shortest, longest = _lengths(drawn)
+            found[column] = Vectors(rows, len(lists[0]), dtype.str, shortest, longest)
+    return found
+
+
+def _lengths(vectors: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Shortest and longest of those that are finite and not zero; 1 where none is."""
+    lengths = np.linalg.norm(vectors[np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)], axis=1)
+    return (float(lengths.min()), float(lengths.max())) if len(lengths) else (1.0, 1.0)
 
 
 def read_vectors(file: IO[bytes], name: str) -> Vectors:
@@ -84,9 +171,7 @@ def read_vectors(file: IO[bytes], name: str) -> Vectors:
     if len(content) != read * dimension * dtype.itemsize:
         raise refuse("a file that ends within its first rows", f"{rows:,} rows")
     vectors = np.frombuffer(content, dtype).reshape(read, dimension).astype(np.float64)
-    lengths = np.linalg.norm(vectors[np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)], axis=1)
-    shortest, longest = (float(lengths.min()), float(lengths.max())) if len(lengths) else (1.0, 1.0)
-    return Vectors(rows, dimension, dtype.str, shortest, longest)
+    return Vectors(rows, dimension, dtype.str, *_lengths(vectors))
 
 
 def read_metadata(file: IO[bytes], name: str) -> Metadata:
@@ -98,7 +183,12 @@ def read_metadata(file: IO[bytes], name: str) -> Metadata:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise DatasetError(name, found=reason, expected="a Parquet file") from error
-    return Metadata(footer.num_rows, schema, {name: part for name, part in nulls.items() if part is not None})
+    return Metadata(
+        footer.num_rows,
+        schema,
+        {name: part for name, part in nulls.items() if part is not None},
+        footer.num_row_groups,
+    )
 
 
 def _null_fraction(footer: pq.FileMetaData, column: str) -> float | None:

@@ -7,13 +7,18 @@ import re
 
 from laion_assets.dataset import parse_dataset
 from laion_assets.describe.columns import Columns, find_columns
-from laion_assets.describe.contents import Contents, Vectors, look_into
+from laion_assets.describe.contents import Arrays, Contents, Vectors, look_into
 from laion_assets.describe.layout import Layout, find_layout
 from laion_assets.describe.places import Place, open_place
 from laion_assets.describe.web import WebPlace
 from laion_assets.errors import DatasetError
 from laion_assets.redact import redact
 from laion_assets.shard_numbers import as_ranges
+
+LARGE_ROWS = 2_000_000
+"""Files of at least so many rows are cut into shards of about `ROWS_A_SHARD`."""
+
+ROWS_A_SHARD = 1_000_000
 
 LIKELY_MODELS = {512: "ViT-B/32", 768: "ViT-L/14"}
 """OpenAI's models behind LAION's datasets, by dimension; others have these dimensions, too."""
@@ -45,13 +50,14 @@ def _text(place: Place, layout: Layout, contents: Contents, columns: Columns, na
     if text is not None and text.dimension != image.dimension:
         notes.append(f"has_text is false: texts have {text.dimension} dimensions and images {image.dimension}")
     with_text = text is not None and text.dimension == image.dimension
+    cut = _shards_per_file(layout, contents)
     lines = [
         f"# Written by `laion-assets describe {redact(place.url)}`. A line with a guess says so: check it.",
         *(f"# Note: {note}." for note in notes),
         f"name = {_quoted(name)}",
-        f"shards = {_shards(layout.shards)}",
+        *_shard_lines(layout, cut),
         *([f"digits = {layout.digits}"] if layout.digits > 1 else []),
-        *_file_names(layout),
+        *_file_names(layout, contents.arrays, cut),
         f"dimension = {image.dimension}",
         f"dtype = {_quoted(image.dtype)}",
         *_lengths([*contents.images.values(), *(contents.texts.values() if with_text else [])]),
@@ -61,6 +67,8 @@ def _text(place: Place, layout: Layout, contents: Contents, columns: Columns, na
     ]
     lines += [*_column_lines(columns), "", "[[sources]]", f"url = {_quoted(place.url)}"]
     folders = ", ".join(f"{kind} = {_quoted(part.folder)}" for kind, part in layout.parts.items())
+    if contents.arrays is not None and contents.arrays.text is not None:
+        folders += f", text = {_quoted(layout.image.folder)}"
     return "\n".join([*lines, f"folders = {{ {folders} }}", ""])
 
 
@@ -74,12 +82,44 @@ def _refuse_several_dimensions(place: Place, contents: Contents) -> None:
             )
 
 
+def _shards_per_file(layout: Layout, contents: Contents) -> int:
+    """Into how many shards of about `ROWS_A_SHARD` rows each file is cut; 1 where it is one, or cannot be cut."""
+    if layout.image is not layout.metadata or layout.image.is_listed:
+        return 1
+    smallest = min(contents.metadata.values(), key=lambda file: file.rows)
+    return min(smallest.row_groups, round(smallest.rows / ROWS_A_SHARD)) if smallest.rows >= LARGE_ROWS else 1
+
+
+def _shard_lines(layout: Layout, cut: int) -> list[str]:
+    """Which shards there are, and how they are numbered or named."""
+    if layout.image.is_listed:
+        names = [layout.image.series.numbers[shard] for shard in layout.shards]
+        return ["names = [", *(f"    {_quoted(name)}," for name in names), "]"]
+    if cut == 1:
+        return [f"shards = {_shards(layout.shards)}"]
+    first = layout.shards[0]
+    shards = tuple((file - first) * cut + share for file in layout.shards for share in range(cut))
+    why = f"files of more than {LARGE_ROWS:,} rows are cut into shards"
+    return [f"shards = {_shards(shards)}", f"shards_per_file = {cut}  # {why}", f"first_file = {first}"]
+
+
 def _shards(shards: tuple[int, ...]) -> str:
     """A count where they begin at 0 and have no holes."""
     return str(len(shards)) if shards == tuple(range(len(shards))) else _quoted(as_ranges(shards, most=len(shards)))
 
 
-def _file_names(layout: Layout) -> list[str]:
+def _file_names(layout: Layout, arrays: Arrays | None, cut: int) -> list[str]:
+    if arrays is not None:
+        file = {"image": layout.image.series.pattern, "metadata": layout.metadata.series.pattern}
+        lines = [
+            f"{part}_file = {_quoted(name.replace('{shard}', '{file}') if cut > 1 else name)}"
+            for part, name in file.items()
+        ]
+        guess = f"  # guessed among: {', '.join(arrays.every)}" if len(arrays.every) > 1 else ""
+        lines.append(f"image_array = {_quoted(arrays.image)}{guess}")
+        if arrays.text is not None:
+            lines += [lines[0].replace("image", "text", 1), f"text_array = {_quoted(arrays.text)}{guess}"]
+        return lines
     usual = {"image": "img_emb_{shard}.npy", "text": "text_emb_{shard}.npy", "metadata": "metadata_{shard}.parquet"}
     return [
         f"{kind}_file = {_quoted(part.series.pattern)}"

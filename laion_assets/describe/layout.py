@@ -10,12 +10,19 @@ from laion_assets.file_layout import FileKind
 from laion_assets.shard_numbers import as_ranges
 from laion_assets.source.names import Series, find_series
 
+ENDINGS = ("npy", "npz", "parquet")
+
 HINTS: dict[FileKind, tuple[str, ...]] = {
     "image": ("img", "image", "vision", "picture"),
     "text": ("text", "txt", "caption"),
     "metadata": ("meta",),
 }
 """What names of folders and files say of the kind."""
+
+
+def says(kind: FileKind, name: str) -> bool:
+    """Whether a name says that it is of a kind."""
+    return any(hint in name.lower() for hint in HINTS[kind])
 
 
 @dataclass(frozen=True)
@@ -30,13 +37,24 @@ class Part:
         """How people see it, such as `img_emb/img_emb_{shard}.npy`."""
         return f"{self.folder}/{self.series.pattern}" if self.folder else self.series.pattern
 
+    @property
+    def ending(self) -> str:
+        """What its names end in: npy, npz or parquet."""
+        return self.series.pattern.rpartition(".")[2]
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether its files have names where others have numbers."""
+        return "{name}" in self.series.pattern
+
     def path(self, shard: int) -> str:
         """The path of one shard's file below the place."""
-        return self.name.replace("{shard}", self.series.numbers[shard])
+        written = self.series.numbers[shard]
+        return self.name.replace("{shard}", written).replace("{name}", written)
 
     def says(self, kind: FileKind) -> bool:
         """Whether its name says that it is of a kind."""
-        return any(hint in self.name.lower() for hint in HINTS[kind])
+        return says(kind, self.name)
 
 
 @dataclass
@@ -61,10 +79,12 @@ def find_layout(where: str, paths: list[str]) -> Layout:
     """The layout of the files at a place. Raises `DatasetError` where they make no shards."""
     parts = _parts(paths)
     notes: list[str] = []
-    vectors = [part for part in parts if part.series.pattern.endswith(".npy")]
-    tables = [part for part in parts if part.series.pattern.endswith(".parquet")]
-    if not vectors or not tables:
-        raise _no_shards(where, paths, "npy files of vectors" if not vectors else "Parquet files of metadata")
+    vectors = [part for part in parts if part.ending == "npy"]
+    tables = [part for part in parts if part.ending == "parquet"]
+    if not any(path.endswith(".parquet") for path in paths) or (vectors and not tables):
+        raise _no_shards(where, paths, "Parquet files of metadata")
+    if not vectors:
+        return _without_npy(where, paths, parts)
     image = max(vectors, key=lambda part: (part.says("image"), not part.says("text"), len(part.series.numbers)))
     others = [part for part in vectors if part is not image]
     text = max(others, key=lambda part: (part.says("text"), len(part.series.numbers)), default=None)
@@ -86,9 +106,37 @@ def _parts(paths: list[str]) -> list[Part]:
     for path in paths:
         folder, _, name = path.rpartition("/")
         ending = name.rpartition(".")[2]
-        if ending in ("npy", "parquet"):
+        if ending in ENDINGS:
             names[folder, ending].append(name)
     return [Part(folder, series) for (folder, _), found in names.items() for series in find_series(found)]
+
+
+def _without_npy(where: str, paths: list[str], parts: list[Part]) -> Layout:
+    """Vectors in npz files beside the metadata's, or in columns of these. Files without numbers are listed by name."""
+    archives = [path for path in paths if path.endswith(".npz")]
+    tables = [path for path in paths if path.endswith(".parquet")]
+
+    def numbered(ending: str, of: int) -> Part | None:
+        """The longest series, if it is most of the files."""
+        found = max(
+            (part for part in parts if part.ending == ending), key=lambda part: len(part.series.numbers), default=None
+        )
+        return found if found is not None and 2 * len(found.series.numbers) > of else None
+
+    metadata = numbered("parquet", len(tables))
+    image = numbered("npz", len(archives)) if archives else metadata
+    if image is None or metadata is None:
+        stems = {path.removesuffix(".parquet") for path in tables}
+        stems &= {path.removesuffix(".npz") for path in archives} if archives else stems
+        if not stems:
+            raise _no_shards(where, paths, "npz and Parquet files of the same names")
+        names = dict(enumerate(sorted(stems)))
+        metadata = Part("", Series("{name}.parquet", names))
+        image = Part("", Series("{name}.npz", names)) if archives else metadata
+    used = {part.path(shard) for part in (image, metadata) for shard in part.series.numbers}
+    unused = sorted({*archives, *tables} - used)
+    notes = [f"not used: {', '.join(unused[:5])}{' and more' if len(unused) > 5 else ''}"] if unused else []
+    return _with_shards(where, paths, Layout(image, None, metadata, (), 1, notes))
 
 
 def _with_shards(where: str, paths: list[str], layout: Layout) -> Layout:
@@ -108,7 +156,7 @@ def _with_shards(where: str, paths: list[str], layout: Layout) -> Layout:
     if every - both:
         layout.notes.append(f"left out, since a file of theirs is missing: shards {as_ranges(sorted(every - both))}")
     layout.shards = tuple(sorted(both))
-    layout.digits = _digits(layout)
+    layout.digits = 1 if layout.image.is_listed else _digits(layout)
     return layout
 
 

@@ -195,11 +195,11 @@ def test_a_bucket_is_described(s3: S3Server, tmp_path: Path, monkeypatch: pytest
         ({}, "found no files"),
         ({"a.txt": b"x"}, "1 .txt (such as a.txt)"),
         ({"img_emb_0.npy": b"\x93NUMPY"}, "Parquet files of metadata"),
-        ({"metadata_0.parquet": b"PAR1"}, "npy files of vectors"),
+        ({"metadata_0.parquet": b"PAR1"}, "expected a Parquet file"),
         ({"img_emb_0.npy": b"", "metadata_1.parquet": b""}, "numbers that vectors and metadata share"),
         ({"img_emb_0.npy": b"<html>", "metadata_0.parquet": b""}, "a file that starts with b'<html>'"),
         ({"img_emb_00.npy": b"", "metadata_0.parquet": b""}, "numbers of different widths"),
-        ({"b.npz": b"", "b.parquet": b""}, "1 .npz (such as b.npz), 1 .parquet"),
+        ({"b.npz": b"", "b.parquet": b""}, "expected an npz file"),
     ],
 )
 def test_files_that_make_no_shards_are_named_in_one_line(files: dict[str, bytes], said: str, tmp_path: Path) -> None:
@@ -224,3 +224,78 @@ def test_vectors_that_are_none_and_places_that_are_not_there_are_refused(tmp_pat
     for where in (tmp_path / "absent", tmp_path / "metadata_0.parquet"):
         with pytest.raises(PermanentSourceError, match="expected a folder"):
             describe(str(where))
+
+
+def with_lists(rows: int = ROWS, **columns: Any) -> dict[str, Any]:
+    """Columns of metadata with vectors beside them, as lists."""
+    listed = {
+        name: pa.array([row.tolist() for row in vectors], pa.list_(pa.float32())) for name, vectors in columns.items()
+    }
+    return {"url": ["u"] * rows, "caption": ["c"] * rows, **listed}
+
+
+def test_vectors_in_columns_of_the_metadatas_own_file_are_found(tmp_path: Path) -> None:
+    for number in ("00", "01", "02"):
+        write(tmp_path, f"train-{number}-of-03.parquet", with_lists(emb=vectors(), id=vectors(dimension=3)[:, :0]))
+    dataset, _ = described(tmp_path)
+    assert (dataset.shards, dataset.digits, dataset.dimension, dataset.has_text) == ((0, 1, 2), 2, DIMENSION, False)
+    assert dataset.remote_name("metadata", 2) == dataset.remote_name("image", 2) == "train-02-of-03.parquet"
+    assert (dataset.image_array, dataset.file_kinds) == ("emb", ("metadata",))
+
+
+def test_two_columns_of_vectors_are_taken_by_their_names(tmp_path: Path) -> None:
+    write(tmp_path, "data/0.parquet", with_lists(text_emb=vectors(), image_emb=vectors(), other=vectors(dimension=3)))
+    dataset, text = described(tmp_path)
+    assert (dataset.image_array, dataset.text_array) == ("image_emb", "text_emb")
+    assert 'image_array = "image_emb"  # guessed among: text_emb, image_emb, other' in text
+    assert dataset.sources[0].folders.of("metadata") == dataset.sources[0].folders.of("text") == "data"
+
+
+def test_pairs_named_by_hashes_are_listed_in_the_order_of_their_names(tmp_path: Path) -> None:
+    names = [f"{folder:02d}/{seed * 7919:032x}" for folder in range(2) for seed in range(1, 4)]
+    for name in names:
+        write(tmp_path, f"{name}.parquet", {"uid": ["x"] * ROWS, "url": ["u"] * ROWS, "text": ["t"] * ROWS})
+        arrays = {
+            "b32_img": vectors(),
+            "b32_txt": vectors(),
+            "l14_img": vectors(dimension=12),
+            "l14_txt": vectors(dimension=12),
+        }
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    (tmp_path / "00" / "alone.npz").write_bytes(b"")
+    dataset, text = described(tmp_path)
+    assert [dataset.names[shard] for shard in dataset.shards] == sorted(names)
+    assert (dataset.image_array, dataset.text_array, dataset.dimension) == ("b32_img", "b32_txt", DIMENSION)
+    assert dataset.file_kinds == ("text", "metadata")
+    assert "not used: 00/alone.npz" in text
+
+
+def test_files_of_millions_of_rows_are_cut_into_shards_along_their_row_groups(tmp_path: Path) -> None:
+    rows = 3_000_000
+    numbers = pa.array(np.tile(np.array([0.6, 0.8], np.float32), rows))
+    lists = pa.FixedSizeListArray.from_arrays(numbers, 2).cast(pa.list_(pa.float32()))
+    table = pa.table({"vector": lists, "url": pa.repeat("u", rows), "caption": pa.repeat("c", rows)})
+    for number in (1, 2):
+        pq.write_table(table, tmp_path / f"part_{number}_of_2.parquet", row_group_size=500_000)
+    dataset, _ = described(tmp_path)
+    assert (dataset.shards, dataset.shards_per_file, dataset.first_file) == ((0, 1, 2, 3, 4, 5), 3, 1)
+    assert dataset.remote_name("image", 5) == "part_2_of_2.parquet"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"0.parquet": {"url": ["u"]}}, "no lists or arrays of floats"),
+        ({"0.parquet": {"url": ["u"]}, "1.npz": None}, "numbers that vectors and metadata share"),
+        ({"0.parquet": {"url": ["u"]}, "0.npz": None}, "expected an npz file"),
+    ],
+)
+def test_other_files_without_vectors_are_named_in_one_line(files: dict[str, Any], said: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        if content is None:
+            (tmp_path / name).write_bytes(b"no zip")
+        else:
+            write(tmp_path, name, content)
+    with pytest.raises(DatasetError) as caught:
+        described(tmp_path)
+    assert_one_line(caught.value, said)
