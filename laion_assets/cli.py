@@ -149,7 +149,7 @@ def index(dataset: DatasetOption = None, source: SourceOption = None, as_json: J
     with dagster_instance() as instance:
         built = build_and_measure(settings, instance, errors if as_json else console)
     if as_json and built:
-        print_json(evaluation_json(kept_evaluation(settings)))
+        print_json(evaluation_json(settings, kept_evaluation(settings)))
     raise typer.Exit(0 if built else 1)
 
 
@@ -173,8 +173,8 @@ def recall(
                 raise typer.Exit(1)
     evaluation = kept_evaluation(settings)
     if as_json:
-        print_json(evaluation_json(evaluation))
-    met = print_recall(evaluation, errors if as_json else console)
+        print_json(evaluation_json(settings, evaluation))
+    met = print_recall(settings, evaluation, errors if as_json else console)
     raise typer.Exit(0 if met else 1)
 
 

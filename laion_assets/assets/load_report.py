@@ -25,6 +25,7 @@ CHECKS = {
     "result has changed since.",
     "index_follows_loads": "The index covers what was loaded at the last milestone, with the settings' parameters, and "
     "no partition that it covered was loaded again since.",
+    "cells_follow_loads": "The same of the cells, where LAION_INDEX asks for them.",
     "recall_is_current": "Recall was measured on the index that is there, and each kind of query reaches its target.",
     "partitions_were_audited": "Each loaded partition was compared with its merged file within LAION_AUDIT_DAYS.",
     "engine_is_given_back": "No process holds the embedded engine for longer than LAION_STALLED_HOURS.",

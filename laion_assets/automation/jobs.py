@@ -15,8 +15,8 @@ from laion_assets.settings import Settings
 def built_assets(settings: Settings) -> list[str]:
     """The assets that `build_index` materializes by LAION_INDEX."""
     cells = ["vector_cells"] if settings.builds_cells else []
-    graphs = ["vector_index", "recall_report"] if settings.builds_graphs else []
-    return [*graphs, *cells] or ["load_report"]
+    graphs = ["vector_index"] if settings.builds_graphs else []
+    return [*graphs, *cells, "recall_report"] if graphs or cells else ["load_report"]
 
 
 def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:

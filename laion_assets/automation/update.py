@@ -46,7 +46,7 @@ def submit_update(
         for shard, steps in update.shards.items()
         for step in steps
     }
-    whole = {"vector_index": update.index, "recall_report": update.recall}
+    whole = {"vector_index": update.index, "vector_cells": update.cells, "recall_report": update.recall}
     wanted |= {AssetKeyPartitionKey(asset_key(settings, name)) for name, behind in whole.items() if behind}
     subset = AssetGraphSubset.from_asset_partition_set(wanted, graph)
     backfill = PartitionBackfill.from_asset_graph_subset(

@@ -33,6 +33,13 @@ SWEPT = "part_of_run"
 """Key of the metadata of what a check over all shards found of one: the run whose own result names all that failed."""
 
 
+RECENT_BUILDS = 20
+"""Of which the last that wrote anything noted what it took."""
+
+CORE_SECONDS = ("core_seconds_a_million", "image_core_seconds_a_million", "text_core_seconds_a_million")
+"""Keys of the metadata of `vector_index` and `vector_cells`."""
+
+
 @dataclass(frozen=True)
 class IndexRecord:
     """The last build: when it ended (Unix time), the shards that it covered, of these the ones that were loaded again
@@ -69,6 +76,7 @@ class LoadFacts:
     """All of it. `under_way` are the assets of runs of no shard; `asked_for` are shards that somebody wants loaded."""
 
     index: IndexRecord | None = None
+    cells: IndexRecord | None = None
     recall_at: float | None = None
     evaluation: Evaluation | None = None
     audit: Audit = Audit()
@@ -82,7 +90,8 @@ def read_facts(instance: DagsterInstance, settings: Settings, histories: list[Sh
     report = _last(instance, asset_key(settings, "recall_report"))
     under_way = other_active_runs(instance, settings)
     return LoadFacts(
-        index=_index(instance, settings),
+        index=_build(instance, settings, "vector_index"),
+        cells=_build(instance, settings, "vector_cells"),
         recall_at=None if report is None else report.timestamp,
         evaluation=read_evaluation(recall_folder(settings)),
         audit=read_audit(instance, settings, histories),
@@ -96,8 +105,20 @@ def _last(instance: DagsterInstance, key: dg.AssetKey) -> dg.EventLogRecord | No
     return next(iter(instance.fetch_materializations(key, limit=1).records), None)
 
 
-def _index(instance: DagsterInstance, settings: Settings) -> IndexRecord | None:
-    record = _last(instance, asset_key(settings, "vector_index"))
+def build_core_seconds(instance: DagsterInstance, settings: Settings, asset: str) -> float | None:
+    """Core seconds a million vectors of the last build that noted them: of graphs, or of cells beside training."""
+    records = instance.fetch_materializations(asset_key(settings, asset), limit=RECENT_BUILDS).records
+    for record in records:
+        metadata = record.asset_materialization.metadata if record.asset_materialization is not None else {}
+        found = [one.value for name, one in metadata.items() if name in CORE_SECONDS]
+        numbers = [float(value) for value in found if isinstance(value, (int, float))]
+        if numbers:
+            return max(numbers)
+    return None
+
+
+def _build(instance: DagsterInstance, settings: Settings, asset: str) -> IndexRecord | None:
+    record = _last(instance, asset_key(settings, asset))
     if record is None or record.asset_materialization is None:
         return None
     metadata = record.asset_materialization.metadata

@@ -8,6 +8,7 @@ from laion_assets.health.facts import LoadFacts
 from laion_assets.health.finding import Finding, TableLook, naming
 from laion_assets.health.history import ShardHistory, hours_since_last_load
 from laion_assets.health.upkeep import (
+    cells_follow_loads,
     engine_is_given_back,
     index_follows_loads,
     nothing_is_stale,
@@ -43,6 +44,7 @@ def judge(
         ingest_is_moving(histories, facts.asked_for, settings.stalled_hours),
         nothing_is_stale(histories),
         index_follows_loads(settings, histories, table, facts),
+        cells_follow_loads(settings, histories, facts),
         recall_is_current(facts),
         partitions_were_audited(histories, facts.audit, settings.audit_days),
         engine_is_given_back(facts.holder, settings.stalled_hours),

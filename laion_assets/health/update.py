@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from laion_assets.health.facts import LoadFacts
+from laion_assets.health.facts import IndexRecord, LoadFacts
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.upkeep import recall_is_void
@@ -16,20 +16,22 @@ from laion_assets.words import as_ranges, counted
 
 @dataclass(frozen=True)
 class Update:
-    """The assets of the chain that each shard needs, by shard, and whether index and recall are behind."""
+    """The assets of the chain that each shard needs, by shard, and whether index, cells and recall are behind."""
 
     shards: dict[int, tuple[str, ...]]
     index: bool
     recall: bool
+    cells: bool = False
 
     @property
     def nothing(self) -> bool:
         """Whether all is up to date."""
-        return not self.shards and not self.index and not self.recall
+        return not self.shards and not self.index and not self.cells and not self.recall
 
     def __str__(self) -> str:
         said = [f"{counted(len(self.shards), 'shard')} ({as_ranges(self.shards)})"] if self.shards else []
-        said += [name for name, wanted in (("the index", self.index), ("its recall", self.recall)) if wanted]
+        built = (("the index", self.index), ("the cells", self.cells), ("its recall", self.recall))
+        said += [name for name, wanted in built if wanted]
         return ", ".join(said) or "nothing: all is up to date"
 
 
@@ -46,15 +48,22 @@ def what_to_update(
         if steps:
             needed[int(history.key)] = steps
     loaded = {int(history.key) for history in histories if history.progress == "loaded"}
-    index = settings.builds_graphs and (bool(needed) or _index_is_behind(settings, loaded, facts))
+    index, cells = (
+        wanted and (bool(needed) or _is_behind(settings, loaded, record, asset))
+        for wanted, record, asset in (
+            (settings.builds_graphs, facts.index, "vector_index"),
+            (settings.builds_cells, facts.cells, "vector_cells"),
+        )
+    )
     # Figures below the target would come out the same: only void ones are measured again.
-    recall = index or (settings.builds_graphs and bool(recall_is_void(facts)))
+    recall = index or cells or (settings.builds_graphs and bool(recall_is_void(facts)))
     if not loaded and not needed:
         return Update({}, index=False, recall=False)
     return Update(
         needed,
         index=index and "vector_index" not in facts.under_way,
         recall=recall and "recall_report" not in facts.under_way,
+        cells=cells and "vector_cells" not in facts.under_way,
     )
 
 
@@ -76,9 +85,8 @@ def chain_steps(settings: Settings, history: ShardHistory) -> tuple[str, ...]:
     return CHAIN[first:]
 
 
-def _index_is_behind(settings: Settings, loaded: set[int], facts: LoadFacts) -> bool:
-    """Whether a loaded partition lacks the index that the settings ask for, also between two milestones."""
-    index = facts.index
-    if index is None or (index.code and index.code != code_version(settings, "vector_index")):
+def _is_behind(settings: Settings, loaded: set[int], index: IndexRecord | None, asset: str) -> bool:
+    """Whether a loaded partition lacks the index, or the cells, that the settings ask for, also between milestones."""
+    if index is None or (index.code and index.code != code_version(settings, asset)):
         return bool(loaded)
     return bool(loaded - (index.covered - index.loaded_again))

@@ -67,7 +67,31 @@ def index_follows_loads(
     return Finding(name, True, seen, figures)
 
 
-def _index_faults(settings: Settings, loaded: set[int], covered: set[int], index: IndexRecord) -> list[str]:
+def cells_follow_loads(settings: Settings, histories: list[ShardHistory], facts: LoadFacts) -> Finding:
+    """The same of the cells, where LAION_INDEX asks for them. A shard that is not in them is scanned by searches."""
+    name = "cells_follow_loads"
+    if not settings.builds_cells:
+        return Finding(name, True, "LAION_INDEX asks for no cells")
+    loaded = {int(history.key) for history in histories if history.progress == "loaded"}
+    cells = facts.cells
+    covered = loaded & cells.covered - cells.loaded_again if cells is not None else set()
+    figures = {"in_cells": len(covered), "not_in_cells": len(loaded - covered)}
+    seen = f"{len(covered)} of {counted(len(loaded), 'loaded partition')} in the cells"
+    if "vector_cells" in facts.under_way:
+        return Finding(name, True, f"{seen}; a build is queued or running", figures)
+    first, step, total = settings.index_first, settings.index_step, len(settings.dataset.shards)
+    reached = milestone(len(loaded), first=first, step=step, total=total)
+    faults = [] if cells is None else _index_faults(settings, loaded, covered, cells, "vector_cells")
+    if not faults and reached > milestone(len(covered), first=first, step=step, total=total):
+        faults = [f"the milestone of {counted(reached, 'partition')} was reached and is not built"]
+    if faults:
+        return Finding(name, False, f"{seen}; {'; '.join(faults)}. {UPDATE}", figures)
+    return Finding(name, True, seen, figures)
+
+
+def _index_faults(
+    settings: Settings, loaded: set[int], covered: set[int], index: IndexRecord, asset: str = "vector_index"
+) -> list[str]:
     faults = []
     again = index.loaded_again & loaded
     if again:
@@ -75,7 +99,7 @@ def _index_faults(settings: Settings, loaded: set[int], covered: set[int], index
     lost = (index.covered & loaded) - again - covered
     if lost:
         faults.append(f"without the index that was built: {as_ranges(lost)}")
-    wanted = code_version(settings, "vector_index")
+    wanted = code_version(settings, asset)
     if index.code and index.code != wanted:
         faults.append(f"built with {index.code!r}, the settings ask for {wanted!r}")
     return faults

@@ -9,8 +9,10 @@ from laion_assets.errors import TableError
 from laion_assets.index.cells.verify import cells_exist
 from laion_assets.recall.cells import Cells, Codes
 from laion_assets.recall.evaluate import Log, Plan, evaluate_methods
-from laion_assets.recall.figures import Evaluation
+from laion_assets.recall.figures import Evaluation, read_evaluations, recall_folder
 from laion_assets.recall.methods import Hnsw, Method
+from laion_assets.searching.request import METHODS
+from laion_assets.settings import Settings
 from laion_assets.table.connect import Database
 
 
@@ -38,3 +40,17 @@ def compare(db: Database, plan: Plan | None = None, *, log: Log | None = None) -
 def by_method(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
     """The evaluations by their methods' names."""
     return {evaluation.method: evaluation for evaluation in evaluations}
+
+
+def kept_evaluations(settings: Settings) -> list[Evaluation]:
+    """The last evaluations of the methods that LAION_INDEX builds, graphs first; of all where it builds none."""
+    kept = read_evaluations(recall_folder(settings))
+    wanted = ["graph"] if settings.builds_graphs else []
+    wanted += ["codes", "cells"] if settings.builds_cells else []
+    return [kept[name] for name in METHODS if name in kept and (name in wanted or not wanted)]
+
+
+def best_by_kind(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
+    """By kind of query, the evaluation whose lower bound of recall@10 is the highest."""
+    kinds = [kind.kind for kind in evaluations[0].kinds] if evaluations else []
+    return {kind: max(evaluations, key=lambda one: one.chosen(kind).at_10.low) for kind in kinds}

@@ -31,7 +31,7 @@ def recall_plot(evaluation: Evaluation) -> bytes:
 
     The chosen settings are diamonds with the interval of the reporting half. PNG, about 50 kB.
     """
-    figure, axes = _canvas()
+    figure, axes = blank_plot()
     for summary in evaluation.kinds:
         colour = COLOURS[summary.kind]
         measured = sorted(evaluation.of_kind(summary.kind), key=lambda one: one.latency.p50)
@@ -55,7 +55,7 @@ def recall_plot(evaluation: Evaluation) -> bytes:
     axes.set_ylabel("recall@10, 95 % interval")
     axes.set_title(f"{evaluation.index}; {evaluation.rows:,} rows in {len(evaluation.shards)} partitions", fontsize=9)
     axes.legend(fontsize=7)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _points(measured: list[Measurement]) -> tuple[list[float], list[float]]:
@@ -80,7 +80,7 @@ def scatter_plot(
     points: list[tuple[float, float, str, bool]], *, x: str, y: str, title: str, line: float | None = None
 ) -> bytes:
     """Labelled points (x, y, label, whether it is on the front), x logarithmic; PNG."""
-    figure, axes = _canvas()
+    figure, axes = blank_plot()
     for px, py, label, front in points:
         axes.plot(px, py, marker="o", color="tab:red" if front else "tab:grey")
         axes.annotate(label, (px, py), fontsize=6, xytext=(3, 3), textcoords="offset points")
@@ -90,7 +90,7 @@ def scatter_plot(
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, fontsize=9)
-    return _png(figure)
+    return png_of(figure)
 
 
 def inline_image(png: bytes, alternative: str) -> str:
@@ -98,7 +98,8 @@ def inline_image(png: bytes, alternative: str) -> str:
     return f"![{alternative}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-def _canvas() -> tuple[Figure, Axes]:
+def blank_plot() -> tuple[Figure, Axes]:
+    """A figure of our size, without anything in it."""
     # The object interface and Agg: pyplot would keep every figure, and look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -108,7 +109,8 @@ def _canvas() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

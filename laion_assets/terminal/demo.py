@@ -36,9 +36,7 @@ def run_demo(folder: Path, console: Console) -> bool:
         console.rule("load: raw files → merged Parquet → checked partitions of a ClickHouse table")
         if not load(settings, list(range(SHARDS)), instance, console, again=False):
             return False
-        console.rule(
-            "index: two HNSW indexes in every partition, cells of all rows, and their recall against exact search"
-        )
+        console.rule("index: HNSW graphs in every partition, cells of all rows, and their recall against exact search")
         if not build_and_measure(settings, instance, console):
             return False
         console.rule("status")

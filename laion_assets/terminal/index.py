@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import dagster as dg
@@ -15,8 +16,10 @@ from laion_assets.health.keys import BUILD_JOB, asset_key, job_name
 from laion_assets.health.runs import failure_reason
 from laion_assets.index.cluster import require_whole_index
 from laion_assets.index.graphs import IndexParameters
+from laion_assets.recall.compare import kept_evaluations
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.recall.kept import difference
+from laion_assets.recall.methods_report import HEAD, methods_rows
 from laion_assets.recall.report import milliseconds
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
@@ -30,7 +33,8 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     Where nothing has changed since the last report, it says so and shows that. Raises `KeyboardInterrupt` where Ctrl-C,
     SIGTERM or *Terminate* in the UI ended the run: partitions that were indexed stay so.
     """
-    standing = standing_report(settings, instance)
+    # What the cells lack is found by a build, which does only that.
+    standing = None if settings.builds_cells else standing_report(settings, instance)
     if standing is not None:
         found, measured_at = standing
         when = datetime.fromtimestamp(measured_at).astimezone().strftime("%Y-%m-%d %H:%M")
@@ -43,11 +47,13 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     if run.status == dg.DagsterRunStatus.CANCELED:
         console.print(STOPPED, style="yellow")
         raise KeyboardInterrupt
-    evaluation = read_evaluation(recall_folder(settings))
-    if not run.is_success or evaluation is None:
+    measured = kept_evaluations(settings)
+    if not run.is_success or not measured:
         console.print(f"failed: {failure_reason(instance, run.run_id)}", style="red", markup=False)
         return False
-    console.print(recall_table(evaluation))
+    console.print(recall_table(measured[0]))
+    if len(measured) > 1:
+        console.print(methods_table(measured))
     return True
 
 
@@ -103,4 +109,12 @@ def recall_table(evaluation: Evaluation) -> Table:
             milliseconds(kind.cold_ms),
             f"{kind.exact.p50:.1f}",
         )
+    return table
+
+
+def methods_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Exact search and every built method on the same queries, a row a method and kind."""
+    table = Table(*HEAD, title=f"methods on the same queries, {evaluations[0].rows:,} rows")
+    for row in methods_rows(evaluations):
+        table.add_row(*row)
     return table

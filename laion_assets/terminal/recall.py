@@ -11,16 +11,18 @@ from laion_assets.definitions import build_definitions
 from laion_assets.errors import TableError
 from laion_assets.health.keys import BUILD_JOB, job_name
 from laion_assets.health.runs import failure_reason
-from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
+from laion_assets.recall.compare import best_by_kind, kept_evaluations
+from laion_assets.recall.figures import Evaluation
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
-from laion_assets.terminal.index import recall_table
+from laion_assets.terminal.index import methods_table, recall_table
 from laion_assets.terminal.runs import execute_here
 
 
 def kept_evaluation(settings: Settings) -> Evaluation:
     """The last report. Raises `TableError` where none was made."""
-    evaluation = read_evaluation(recall_folder(settings))
+    found = kept_evaluations(settings)
+    evaluation = found[0] if found else None
     if evaluation is None:
         raise TableError(
             f"recall of dataset {settings.dataset.name}",
@@ -41,12 +43,17 @@ def measure(settings: Settings, instance: dg.DagsterInstance, console: Console) 
     return run.is_success
 
 
-def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
-    """The report for machines."""
-    return asdict(evaluation)
+def evaluation_json(settings: Settings, evaluation: Evaluation) -> dict[str, object]:
+    """The report for machines; `methods` has those of the other methods by name."""
+    more = {one.method: asdict(one) for one in kept_evaluations(settings) if one.method != evaluation.method}
+    return {**asdict(evaluation), "methods": more}
 
 
-def print_recall(evaluation: Evaluation, console: Console) -> bool:
-    """The report as a table; whether every kind of query meets its target."""
+def print_recall(settings: Settings, evaluation: Evaluation, console: Console) -> bool:
+    """The report as a table, then the methods beside each other where several were measured; whether every kind of
+    query meets its target by one of them."""
     console.print(recall_table(evaluation))
-    return all(evaluation.meets_target(kind.kind) for kind in evaluation.kinds)
+    compared = kept_evaluations(settings) or [evaluation]
+    if len(compared) > 1:
+        console.print(methods_table(compared))
+    return all(found.meets_target(kind) for kind, found in best_by_kind(compared).items())

@@ -37,5 +37,5 @@ def bring_up_to_date(
             bars.bar(str(shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")
     if outcomes:
         console.print(outcome_table(outcomes))
-    built = not (update.index or update.recall) or build_and_measure(settings, instance, console)
+    built = not (update.index or update.cells or update.recall) or build_and_measure(settings, instance, console)
     return built and not any(outcome.error for outcome in outcomes)

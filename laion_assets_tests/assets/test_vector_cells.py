@@ -65,7 +65,7 @@ def test_without_cells_the_checks_say_what_to_do(tmp_path: Path) -> None:
     ("index", "built"),
     [
         ("hnsw", {"vector_index", "recall_report"}),
-        ("cells", {"vector_cells"}),
+        ("cells", {"vector_cells", "recall_report"}),
         ("both", {"vector_index", "recall_report", "vector_cells"}),
         ("none", set()),
     ],

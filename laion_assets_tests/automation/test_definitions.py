@@ -47,6 +47,7 @@ TOLD = {
         "ingest_is_moving",
         "nothing_is_stale",
         "index_follows_loads",
+        "cells_follow_loads",
         "recall_is_current",
         "partitions_were_audited",
         "engine_is_given_back",

@@ -177,6 +177,7 @@ def test_judgements_come_in_the_order_in_which_a_person_asks(settings: Settings)
         "ingest_is_moving",
         "nothing_is_stale",
         "index_follows_loads",
+        "cells_follow_loads",
         "recall_is_current",
         "partitions_were_audited",
         "engine_is_given_back",

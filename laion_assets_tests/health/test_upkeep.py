@@ -17,7 +17,9 @@ from laion_assets.errors import EngineHeldError
 from laion_assets.health.facts import Audit, Holder, IndexRecord, LoadFacts, engine_holder, read_facts
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.picture import COLOURS, shards_picture, states_in_words
+from laion_assets.health.update import what_to_update
 from laion_assets.health.upkeep import (
+    cells_follow_loads,
     engine_is_given_back,
     index_follows_loads,
     nothing_is_stale,
@@ -98,6 +100,35 @@ def test_an_index_of_other_parameters_is_behind(hundreds: Settings) -> None:
     assert finding.passed is False
     assert "M 64" in finding.seen
     assert "M 8" in finding.seen
+
+
+def test_cells_are_judged_as_graphs_are_where_they_are_asked_for(hundreds: Settings) -> None:
+    assert cells_follow_loads(hundreds, loaded(20), LoadFacts()).seen == "LAION_INDEX asks for no cells"
+    both = hundreds.model_copy(update={"index": "both"})
+    made = IndexRecord(100.0, frozenset(range(10)), frozenset(), code_version(both, "vector_cells"))
+    assert cells_follow_loads(both, loaded(17), LoadFacts(cells=made)).passed
+    behind = cells_follow_loads(both, loaded(20), LoadFacts(cells=made))
+    assert behind.passed is False
+    assert "the milestone of 20 partitions was reached and is not built" in behind.seen
+    assert cells_follow_loads(both, loaded(20), LoadFacts(cells=made, under_way={"vector_cells"})).passed
+    again = cells_follow_loads(both, loaded(10), LoadFacts(cells=replace(made, loaded_again=frozenset({3}))))
+    assert "loaded again since the build: 3" in again.seen
+    other = cells_follow_loads(both, loaded(10), LoadFacts(cells=replace(made, code="1; another code")))
+    assert other.passed is False
+
+
+@pytest.mark.parametrize(
+    ("index", "asked"), [("hnsw", (True, False)), ("cells", (False, True)), ("both", (True, True))]
+)
+def test_what_is_brought_up_to_date_is_what_the_setting_builds(
+    hundreds: Settings, index: str, asked: tuple[bool, bool]
+) -> None:
+    settings = hundreds.model_copy(update={"index": index})
+    update = what_to_update(settings, loaded(2), LoadFacts(), shards=set())
+    assert (update.index, update.cells) == asked
+    assert update.recall
+    cells = IndexRecord(100.0, frozenset({0, 1}), frozenset(), code_version(settings, "vector_cells"))
+    assert not what_to_update(settings, loaded(2), LoadFacts(cells=cells), shards=set()).cells
 
 
 def test_recall_is_void_when_the_index_is_newer_and_bad_below_its_target(hundreds: Settings) -> None:

@@ -21,7 +21,7 @@ from laion_assets.definitions import build_definitions
 from laion_assets.health.keys import BUILD_JOB, LOAD_JOB
 from laion_assets.recall import evaluate
 from laion_assets.recall.methods import DEFAULT_GRID
-from laion_assets.recall.plot import _canvas
+from laion_assets.recall.plot import blank_plot
 from laion_assets.settings import Settings
 from laion_assets.shard import merge
 from laion_assets.table import inserting
@@ -57,7 +57,7 @@ def warm(world: World) -> None:
     definitions = build_definitions(world.settings(0, over_http=False))
     for job in (LOAD_JOB, BUILD_JOB):
         definitions.resolve_job_def(job)
-    figure, _ = _canvas()
+    figure, _ = blank_plot()
     figure.savefig(io.BytesIO(), format="png")
     make_instance(world.folder / "warm")
     with dagster_instance() as instance:

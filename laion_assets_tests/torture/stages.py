@@ -40,7 +40,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "look at index cover": [(graphs, "index_cover"), (vector_index, "cover_everywhere"), (cover, "_sizes_of")],
     "see that the index is used": [(vector_index, "index_uses")],
     "exact neighbours": [(evaluate, "true_neighbours"), (exact, "_write")],
-    "measure recall": [(recall_report, "evaluate")],
+    "measure recall": [(recall_report, "compare")],
     "save the report": [(recall_report, "recall_plot"), (recall_report, "save_evaluation")],
     "record an event": [(dg.DagsterInstance, "handle_new_event")],
 }
