@@ -19,11 +19,15 @@ from types import TracebackType
 
 import dagster as dg
 
+from laion_assets.execution.pool import give_free_places
 from laion_assets.stopping import forget_stop, tell_to_stop
 from laion_assets.table.running import RunningStatements
 
 POLL_SECONDS = 1.0
 """How often the run's status is read: a process whose run was ended elsewhere is told within this time."""
+
+POOL_SECONDS = 10.0
+"""How often a run that waits for a pool looks whether a killed process left a free place in it."""
 
 STEP_SECONDS = 2.5
 """So long a step may take to end after an interrupt: statements of the engine took 0.1 to 1.5 s."""
@@ -66,6 +70,7 @@ class RunWatch:
         self._by_command = bool(process_of_command(run))
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._looked_at = time.monotonic()
         self.in_step = False
 
     def __enter__(self) -> RunWatch:
@@ -101,10 +106,21 @@ class RunWatch:
                 if _SIGNALS & set(came):
                     self._end()
                     return
+                if not came and not self.in_step:
+                    self._give_free_places()
                 if not came and self._is_over():
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         finally:
             os.close(self._reader)
+
+    def _give_free_places(self) -> None:
+        """Now and then while no step runs: a step that waits for a pool would wait for ever where nobody does so."""
+        if self._instance.is_ephemeral or time.monotonic() - self._looked_at < POOL_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        # A database that is restarted is no reason to end a load.
+        with contextlib.suppress(Exception):
+            give_free_places(self._instance)
 
     def _pass_on(self, signals: bytes) -> None:
         """To whoever had `set_wakeup_fd` before."""
