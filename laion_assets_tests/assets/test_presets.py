@@ -1,0 +1,141 @@
+"""Layouts of sets that can be had today, made small from their public descriptions and served on loopback: describe,
+load, index and search, as commands."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from laion_assets.dataset import load_dataset
+from laion_assets.plan.sizes import shard_sizes
+from laion_assets_tests.assets.test_layouts import run
+from laion_assets_tests.source.fetching import settings_for
+from laion_assets_tests.source.misbehaving_server import MisbehavingServer, misbehaving_server
+
+ROWS = 300
+DIMENSION = 768
+
+
+def unit(seed: int, rows: int = ROWS, dimension: int = DIMENSION) -> npt.NDArray[np.float32]:
+    """Vectors of length 1."""
+    drawn = np.random.default_rng(seed).standard_normal((rows, dimension))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def lists(vectors: npt.NDArray[np.float32]) -> pa.Array:
+    """As a list column."""
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    return flat.cast(pa.list_(pa.float32()))
+
+
+def laion5b(folder: Path) -> None:
+    """ClickHouse's copy of LAION-5B: the columns of its documentation, files numbered from 1, of ten shards."""
+    rows = 10 * ROWS
+    columns: dict[str, Any] = {
+        "id": pa.array(np.arange(rows), pa.uint32()),
+        "image_path": [f"{row:09d}" for row in range(rows)],
+        "caption": [f"thing {row}" for row in range(rows)],
+        "NSFW": [None if row % 50 == 0 else "UNLIKELY" for row in range(rows)],
+        "similarity": pa.array(np.full(rows, 0.3), pa.float32()),
+        "LICENSE": pa.nulls(rows, pa.string()),
+        "url": [f"https://example.org/{row}.jpg" for row in range(rows)],
+        "key": [f"{row:09d}" for row in range(rows)],
+        "status": pa.array(["success"] * rows).dictionary_encode(),
+        "width": pa.array(np.full(rows, 256), pa.int32()),
+        "md5": ["0" * 32] * rows,
+        "vector": lists(unit(1, rows)),
+    }
+    for file in (1, 2):
+        pq.write_table(
+            pa.table(columns),
+            folder / f"laion5b_100m_part_{file}_of_10.parquet",
+            row_group_size=ROWS // 2,
+            use_dictionary=False,
+        )
+
+
+def vdbbench(folder: Path) -> None:
+    """VectorDBBench's LAION: an id and a vector a row, with the queries and their neighbours beside."""
+    for file in range(2):
+        columns = {"id": np.arange(ROWS) + file * ROWS, "emb": lists(unit(file))}
+        pq.write_table(pa.table(columns), folder / f"train-{file:02d}-of-100.parquet", use_dictionary=False)
+    pq.write_table(pa.table({"id": np.arange(9), "emb": lists(unit(7, 9))}), folder / "test.parquet")
+    pq.write_table(pa.table({"id": np.arange(9), "neighbors_id": [[1, 2]] * 9}), folder / "neighbors.parquet")
+
+
+@contextmanager
+def served(make: Callable[[Path], None], folder: Path) -> Iterator[MisbehavingServer]:
+    """A set's files on a web server that lists nothing."""
+    folder.mkdir()
+    make(folder)
+    with misbehaving_server({path.name: path.read_bytes() for path in folder.iterdir()}) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("preset", "make", "shard"), [("laion5b-100m", laion5b, 12), ("vdbbench-laion-100m", vdbbench, 1)]
+)
+def test_a_presets_layout_is_loaded_indexed_and_searched(
+    preset: str, make: Callable[[Path], None], shard: int, tmp_path: Path
+) -> None:
+    with served(make, tmp_path / "files") as server:
+        chosen = ("--dataset", preset, "--source", server.base())
+        settings = settings_for(server.base(), data_dir=tmp_path / "sizes", dataset=preset)
+        (size,) = shard_sizes(settings, [shard], ask=True)
+        # What a plan counts with: random numbers do not pack, and a file of ten shards is told by its size.
+        assert (size.origin, size.rows == pytest.approx(ROWS, rel=0.15)) == ("asked", True)
+        loaded = json.loads(run(tmp_path, "load", str(shard), "--json", *chosen).stdout)
+        assert [(each["shard"], each["rows"]) for each in loaded["shards"]] == [(shard, ROWS)]
+        name = load_dataset(preset).remote_name("metadata", shard)
+        other = [request.path for request in server.requests if name not in request.path]
+        assert not other
+    run(tmp_path, "index", "--dataset", preset, code=(0, 1))
+    like = shard * 10_000_000 + 123
+    found = json.loads(run(tmp_path, "search", "--like", str(like), "--json", "--dataset", preset).stdout)
+    assert found["neighbours"][0]["id"] == like
+    if preset == "laion5b-100m":
+        # The third share of the second file: its row k is row 600 + k of that file.
+        assert found["neighbours"][0]["url"] == "https://example.org/723.jpg"
+
+
+def datacomp(folder: Path) -> list[str]:
+    """Pairs of a Parquet file and an npz file, named by hashes, with two models' vectors of images and texts."""
+    names = [f"{seed * 0x9E3779B97F4A7C15:032x}"[:32] for seed in (1, 2, 3)]
+    for seed, name in enumerate(names):
+        columns = {
+            "uid": [f"{seed}-{row}" for row in range(ROWS)],
+            "url": [f"https://example.org/{seed}/{row}.jpg" for row in range(ROWS)],
+            "text": [f"thing {row}" for row in range(ROWS)],
+            "clip_l14_similarity_score": np.full(ROWS, 0.3, np.float32),
+        }
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+        images = unit(seed).astype(np.float16)
+        texts = (unit(seed) + 0.5 * unit(seed + 50)) / np.linalg.norm(unit(seed) + 0.5 * unit(seed + 50), axis=1)[
+            :, None
+        ]
+        arrays = {"l14_img": images, "l14_txt": texts.astype(np.float16), "b32_img": unit(9, ROWS, 512)}
+        np.savez_compressed(folder / f"{name}.npz", **arrays)
+    return sorted(names)
+
+
+def test_pairs_named_by_hashes_are_described_loaded_and_searched(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    names = datacomp(tmp_path / "files")
+    described = tmp_path / "datacomp.toml"
+    run(tmp_path, "describe", str(tmp_path / "files"), "--output", str(described))
+    assert re.findall(r'^    "(\w{32})",$', described.read_text(), re.MULTILINE) == names
+    loaded = json.loads(run(tmp_path, "load", "all", "--json", dataset=described).stdout)
+    assert [(each["shard"], each["rows"]) for each in loaded["shards"]] == [(shard, ROWS) for shard in range(3)]
+    run(tmp_path, "index", dataset=described, code=(0, 1))
+    found = json.loads(run(tmp_path, "search", "--like", "20000007", "--json", dataset=described).stdout)
+    assert found["neighbours"][0]["id"] == 20_000_007
