@@ -175,7 +175,7 @@ def spoilt(at: float, length: int = 3) -> Callable[[bytes], bytes]:
     return spoil
 
 
-BAD_ARCHIVES: dict[str, tuple[Callable[[Shard, Path], None], str]] = {
+BAD_ARCHIVES: dict[str, tuple[Callable[[Shard, Path], object], str]] = {
     "no such array": (lambda s, p: np.savez(p, a=s.images, txt=s.texts), "arrays: a, txt"),
     "no arrays": (lambda _, p: zipfile.ZipFile(p, "w").close(), "arrays: none"),
     "another dimension": (lambda s, p: np.savez(p, img=s.images[:, :9], txt=s.texts), "shape (250, 9)"),
