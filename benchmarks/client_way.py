@@ -40,7 +40,7 @@ def polars_frame(folder: Path, number: str) -> Any:
 def pandas_frame(folder: Path, number: str) -> Any:
     """The same by pandas, vectors as one array a row."""
     import numpy as np
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
     names = ["url", "caption", "NSFW", "similarity"]
     frame = pd.read_parquet(folder / f"metadata_{number}.parquet", columns=names)

@@ -16,7 +16,7 @@ from benchmarks.stage import StageReport, run_step
 def process(folder: Path, number: str, report: StageReport) -> None:
     """Three raw files of a shard, side by side in `folder`, into `N.csv`; the raw files are removed."""
     import numpy as np
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
     image_file, text_file = folder / f"img_emb_{number}.npy", folder / f"text_emb_{number}.npy"
     metadata_file = folder / f"metadata_{number}.parquet"

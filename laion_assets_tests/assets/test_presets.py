@@ -29,7 +29,8 @@ DIMENSION = 768
 def unit(seed: int, rows: int = ROWS, dimension: int = DIMENSION) -> npt.NDArray[np.float32]:
     """Vectors of length 1."""
     drawn = np.random.default_rng(seed).standard_normal((rows, dimension))
-    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    vectors: npt.NDArray[np.float32] = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return vectors
 
 
 def lists(vectors: npt.NDArray[np.float32]) -> pa.Array:
