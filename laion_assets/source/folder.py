@@ -124,6 +124,7 @@ class StoredFile:
         self._wanted = wanted
         self._subject = f"{wanted.subject} from {self.url}"
         self._base = url
+        self._options: dict[str, Any] = {}
         self._parts = [part for part in (*folder.split("/"), *wanted.remote_path.split("/")) if part]
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
@@ -159,9 +160,19 @@ class StoredFile:
         return [path.name for path in UPath(self._base).joinpath(*self._parts[:-1]).iterdir()]
 
     def _look(self) -> tuple[UPath, dict[str, Any]]:
+        try:
+            return self._info()
+        except Exception as error:
+            if type(error).__name__ != "NoCredentialsError" or not self._base.startswith("s3://"):
+                raise
+        # Whoever has no credentials for S3 may still read a public bucket.
+        self._options = {"anon": True}
+        return self._info()
+
+    def _info(self) -> tuple[UPath, dict[str, Any]]:
         from upath import UPath
 
-        path = UPath(self._base).joinpath(*self._parts)
+        path = UPath(self._base, **self._options).joinpath(*self._parts)
         path.fs.invalidate_cache()
         return path, dict(path.fs.info(path.path))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from laion_assets.errors import LaionError
 from laion_assets.file_layout import Slice
@@ -125,6 +126,25 @@ def test_the_shards_of_a_file_are_its_rows_from_a_bucket(toml: Path, tmp_path: P
     with s3_server():
         upload(tmp_path / "files", "s3://laion/set")
         assert whole("s3://laion/set", toml).equals(pa.concat_tables(TABLES))
+
+
+def test_a_public_bucket_is_read_without_credentials(
+    toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    for name in NAMES:
+        (tmp_path / "files" / name).write_bytes(FILES[name])
+    with s3_server() as server:
+        upload(tmp_path / "files", "s3://laion/set")
+        for name in NAMES:
+            s3fs.S3FileSystem().chmod(f"laion/set/{name}", "public-read")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.requests.clear()
+        assert pq.read_table(fetch("s3://laion/set", 3, toml).path).num_rows
+        assert {request.signed_by for request in server.requests} == {""}
 
 
 def test_raw_files_are_named_after_their_file_and_shard(server: MisbehavingServer, toml: Path) -> None:
