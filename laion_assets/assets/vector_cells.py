@@ -38,7 +38,7 @@ def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
         "vector_cells",
         group="search",
         kinds={"clickhouse"},
-        deps=["clickhouse_partition"],
+        deps=["clickhouse_partition", *_graphs_before(location)],
         stage="index",
         touches_table=True,
         automation_condition=condition if location.settings.builds_cells else None,
@@ -61,6 +61,12 @@ def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(version))
 
     return vector_cells
+
+
+def _graphs_before(location: CodeLocation) -> list[str]:
+    """Graphs are built first where both are: that swaps a partition, whose rows in the cells then count as older."""
+    settings = location.settings
+    return ["vector_index"] if settings.builds_graphs and settings.builds_cells else []
 
 
 def vector_cells_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:

@@ -18,8 +18,8 @@ from laion_assets.terminal.search import Asked, show_search
 from laion_assets.terminal.status import print_status, read_status
 
 SHARDS = 4
-ROWS = 20_000
-"""Rows of the demo's full shards: 20,000, 20,000, 7,000 and 13,000, about 250 MB in the table."""
+ROWS = 12_000
+"""Rows of the demo's full shards: 12,000, 12,000, 4,200 and 7,800, about 150 MB in the table."""
 
 QUERY = "white clock"
 """What the demo searches for: two words that the sample's captions have."""

@@ -14,6 +14,9 @@ from laion_assets.definitions import build_definitions
 from laion_assets.errors import TableError
 from laion_assets.health.keys import BUILD_JOB, asset_key, job_name
 from laion_assets.health.runs import failure_reason
+from laion_assets.index.cells.build import vector_columns
+from laion_assets.index.cells.events import live_cells
+from laion_assets.index.cells.verify import cells_exist
 from laion_assets.index.cluster import require_whole_index
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.compare import kept_evaluations
@@ -22,7 +25,7 @@ from laion_assets.recall.kept import difference
 from laion_assets.recall.methods_report import HEAD, methods_rows
 from laion_assets.recall.report import milliseconds
 from laion_assets.settings import Settings
-from laion_assets.table.connect import connect
+from laion_assets.table.connect import Database, connect
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.runs import STOPPED, execute_here
 
@@ -33,13 +36,12 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     Where nothing has changed since the last report, it says so and shows that. Raises `KeyboardInterrupt` where Ctrl-C,
     SIGTERM or *Terminate* in the UI ended the run: partitions that were indexed stay so.
     """
-    # What the cells lack is found by a build, which does only that.
-    standing = None if settings.builds_cells else standing_report(settings, instance)
+    standing = standing_report(settings, instance)
     if standing is not None:
         found, measured_at = standing
         when = datetime.fromtimestamp(measured_at).astimezone().strftime("%Y-%m-%d %H:%M")
         console.print(f"index and recall stand as they were built and measured at {when}: nothing has changed since")
-        console.print(recall_table(found))
+        _print_measured([found], settings, console)
         return True
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
@@ -51,10 +53,16 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     if not run.is_success or not measured:
         console.print(f"failed: {failure_reason(instance, run.run_id)}", style="red", markup=False)
         return False
-    console.print(recall_table(measured[0]))
-    if len(measured) > 1:
-        console.print(methods_table(measured))
+    _print_measured(measured, settings, console)
     return True
+
+
+def _print_measured(measured: Sequence[Evaluation], settings: Settings, console: Console) -> None:
+    """The report, and the methods beside each other where several were measured."""
+    console.print(recall_table(measured[0]))
+    compared = kept_evaluations(settings)
+    if len(compared) > 1:
+        console.print(methods_table(compared))
 
 
 def standing_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[Evaluation, float] | None:
@@ -80,9 +88,16 @@ def standing_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[E
             facts = require_whole_index(db)
         except TableError:
             return None
-    if difference(evaluation, facts) is not None:
-        return None
-    return evaluation, report.timestamp
+        whole = not settings.builds_cells or _cells_are_whole(db)
+    return (evaluation, report.timestamp) if whole and difference(evaluation, facts) is None else None
+
+
+def _cells_are_whole(db: Database) -> bool:
+    """Whether every loaded shard is in the cells of each vector column, as it was loaded last."""
+    if not cells_exist(db):
+        return False
+    found = [live_cells(db, by) for by in vector_columns(db)]
+    return all(live is not None and not live.scanned for live in found)
 
 
 def recall_table(evaluation: Evaluation) -> Table:

@@ -82,6 +82,8 @@ def test_what_is_built_at_milestones_is_what_the_setting_names(tmp_path: Path, i
     job = repository.get_job(job_name(settings, BUILD_JOB))
     selected = {key.path[-1] for key in job.asset_layer.selected_asset_keys}
     assert selected & {"vector_index", "recall_report", "vector_cells"} == built
+    before = {key.path[-1] for key in repository.asset_graph.get(asset_key(settings, "vector_cells")).parent_keys}
+    assert ("vector_index" in before) == (index == "both"), "a build of graphs swaps partitions that the cells hold"
 
 
 def test_a_user_who_only_searches_may_read_the_cells_where_they_are_asked_for(tmp_path: Path) -> None:
