@@ -31,7 +31,7 @@ demo: env ## run the main job on four sample shards: raw, merged, loaded, search
 demo-ui: env ## show the demo in Dagster's UI, at http://127.0.0.1:3000
 	@test -f data/demo/dagster/dagster.yaml || { echo "nothing to show yet: make demo first"; exit 1; }
 	@env $$(env | sed -n 's/^\(LAION_[A-Z_]*\)=.*/-u \1/p') DAGSTER_HOME=$(CURDIR)/data/demo/dagster LAION_DATASET=sample \
-	  LAION_DATA_DIR=$(CURDIR)/data/demo LAION_INDEX=both LAION_HNSW_M=16 LAION_HNSW_EF_CONSTRUCTION=64 LAION_RECALL_QUERIES=10 $(BIN)/dagster dev --port $(PORT)
+	  LAION_DATA_DIR=$(CURDIR)/data/demo LAION_HNSW_M=16 LAION_HNSW_EF_CONSTRUCTION=64 LAION_RECALL_QUERIES=10 $(BIN)/dagster dev --port $(PORT)
 
 dev: env ## start Dagster's UI on DAGSTER_HOME, else this folder, at http://127.0.0.1:3000 (PORT=3001 for another)
 	@$(BIN)/dagster dev --workspace workspace.yaml --port $(PORT)

@@ -31,7 +31,7 @@ def settings_apart(dataset: str, folder: Path, **overrides: object) -> Settings:
     return load_settings(dataset_name=dataset, data_dir=folder, **APART, **overrides)
 
 
-QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 10, "index": "both"}
+QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 10}
 """A graph that is built in a fifth of the time that the defaults (M 64, ef_construction 256) take."""
 
 
