@@ -54,7 +54,9 @@ def _drop(db: Database, pattern: str) -> list[str]:
     """In the embedded engine no other process has any; on a server those that are known to be left."""
     ours = f"^{re.escape(db.settings.table)}{pattern}"
     found = db.rows(
-        "SELECT name, metadata_modification_time < now() - toIntervalDay({days:UInt32}) FROM system.tables "
+        # 0 where the engine does not know it.
+        "SELECT name, toUnixTimestamp(metadata_modification_time) > 0 "
+        "AND metadata_modification_time < now() - toIntervalDay({days:UInt32}) FROM system.tables "
         "WHERE database = {database:String} AND match(name, {pattern:String}) ORDER BY name",
         parameters={"database": db.database, "pattern": ours, "days": STALE_DAYS},
     )
@@ -71,6 +73,8 @@ def _is_left(db: Database, name: str, old: bool, live: set[str]) -> bool:
     if staged is not None:
         return staged[1] not in live if staged[1] else old or db.embedded
     made_by = re.search(SCRATCH, name)
-    if old or made_by is None or (db.embedded and made_by[1] != process_mark()):
+    if made_by is None:
         return True
-    return is_gone(made_by[1])
+    if made_by[1] == process_mark():
+        return False
+    return old or db.embedded or is_gone(made_by[1])
