@@ -64,7 +64,7 @@ def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 
 def _graphs_before(location: CodeLocation) -> list[str]:
-    """Graphs are built first where both are: that swaps a partition, whose rows in the cells then count as older."""
+    """Graphs are built first where both are: a partition that they swap in while cells are built is exchanged again."""
     settings = location.settings
     return ["vector_index"] if settings.builds_graphs and settings.builds_cells else []
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from laion_assets.errors import ServerUnreachableError, TableError
+from laion_assets.index.cells.events import sources
+from laion_assets.index.cells.same_rows import keep_cells
 from laion_assets.index.cover import INDEXES, index_bytes
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import Lease, lease
@@ -37,11 +39,13 @@ def index_partition(
     """
     with lease(db, f"partition {shard}", say=say) as held:
         drop_stale_staging(db)
-        found = active_parts(db, db.settings.table, shard)
+        found, source = active_parts(db, db.settings.table, shard), sources(db).get(shard)
         with _linked(held, shard) as staging:
             _build(staging, names, rows_read, stall)
             _refuse_unfinished(db, shard)
             swap_in(held, staging, staging.parts(), replaces=found)
+        if source is not None:
+            keep_cells(db, source, sources(db)[shard], say)
 
 
 def graphs_like_the_replaced(db: Database, say: Callable[[str], None]) -> Callable[[Staging], None]:

@@ -27,7 +27,7 @@ dropped: the generation has no rows any more."""
 class Source:
     """Which loading of a shard's partition: its rows and the block numbers of its parts.
 
-    REPLACE PARTITION gives new block numbers; building an index keeps them.
+    REPLACE PARTITION gives new block numbers. A build of graphs swaps the same rows in: same_rows.py records that.
     """
 
     shard: int

@@ -21,11 +21,13 @@ from laion_assets.index.cells.build import build_cells
 from laion_assets.index.cells.events import live_cells, read_record, record
 from laion_assets.index.cells.schema import cells_table, drop_cells_tables
 from laion_assets.index.cells.verify import cells_cover, centroid_misfits
+from laion_assets.index.graphs import build_indexes
 from laion_assets.searching.cells import search_cells
 from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.statement import SearchRequest, search, vector_of
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database, connect
+from laion_assets.table.lease import lease
 from laion_assets.table.vectors import By, draw_rows, vectors_of
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
@@ -98,6 +100,31 @@ def test_a_shard_that_is_loaded_again_is_exchanged_alone(settings: Settings) -> 
         for by in BOTH:
             assert ids_in_cells(db, by) == ids_in_table(db)
             assert cells_cover(db, by).faults == []
+
+
+def test_a_build_of_graphs_leaves_the_cells_as_they_are(db: Database) -> None:
+    build_cells(db)
+    assert build_indexes(db).shards == [0, 1]
+    for by in BOTH:
+        live = live_cells(db, by)
+        assert live is not None
+        assert (live.scanned, live.rows) == ((), 2100)
+        assert cells_cover(db, by).faults == []
+        assert ids_in_cells(db, by) == ids_in_table(db)
+    assert [(report.trained, report.exchanged) for report in build_cells(db)] == [(False, [])] * 2
+
+
+def test_a_build_of_graphs_beside_a_build_of_cells_has_them_exchanged_later(db: Database) -> None:
+    build_cells(db)
+    lines: list[str] = []
+    with connect(db.settings) as other, lease(other, "its cells"):
+        build_indexes(db, log=lines.append)
+    assert any("cells are being built: partition 1 is exchanged in them by the next build" in line for line in lines)
+    live = live_cells(db, "image")
+    assert live is not None
+    assert live.scanned == (0, 1), "searches scan them until then"
+    assert [report.exchanged for report in build_cells(db)] == [[0, 1], [0, 1]]
+    assert ids_in_cells(db, "image") == ids_in_table(db)
 
 
 def test_a_shard_that_was_removed_is_not_found_and_its_rows_go(db: Database) -> None:
