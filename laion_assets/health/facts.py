@@ -91,7 +91,7 @@ def read_facts(instance: DagsterInstance, settings: Settings, histories: list[Sh
     under_way = other_active_runs(instance, settings)
     return LoadFacts(
         index=_build(instance, settings, "vector_index"),
-        cells=_build(instance, settings, "vector_cells"),
+        cells=_build(instance, settings, "vector_cells") if settings.builds_cells else None,
         recall_at=None if report is None else report.timestamp,
         evaluation=read_evaluation(recall_folder(settings)),
         audit=read_audit(instance, settings, histories),

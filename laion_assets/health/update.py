@@ -56,7 +56,8 @@ def what_to_update(
         )
     )
     # Figures below the target would come out the same: only void ones are measured again.
-    recall = index or cells or (settings.builds_graphs and bool(recall_is_void(facts)))
+    built = settings.builds_graphs or settings.builds_cells
+    recall = index or cells or (built and bool(recall_is_void(facts)))
     if not loaded and not needed:
         return Update({}, index=False, recall=False)
     return Update(

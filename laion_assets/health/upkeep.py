@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from laion_assets.health.facts import Audit, Holder, IndexRecord, LoadFacts
 from laion_assets.health.finding import Finding, TableLook, naming
@@ -47,9 +48,13 @@ def index_follows_loads(
         return Finding(name, True, "LAION_INDEX asks for no graphs")
     loaded = {int(history.key) for history in histories if history.progress == "loaded"}
     index = facts.index
+    if index is not None and isinstance(table, list):
+        # A partition that had its graphs comes with them when it is loaded again.
+        with_graphs = {state.shard for state in table if state.index_bytes}
+        index = replace(index, loaded_again=index.loaded_again - with_graphs)
     covered = loaded & index.covered - index.loaded_again if index is not None else set()
     if index is not None and isinstance(table, list):
-        covered &= {state.shard for state in table if state.index_bytes}
+        covered &= with_graphs
     figures = {"indexed": len(covered), "not_indexed": len(loaded - covered)}
     seen = f"{len(covered)} of {counted(len(loaded), 'loaded partition')} indexed"
     if "vector_index" in facts.under_way:
@@ -106,15 +111,20 @@ def _index_faults(
 
 
 def recall_is_void(facts: LoadFacts) -> str:
-    """Why the last figures of recall are not of the index that is there; empty where they are, or nothing is built."""
-    if facts.index is None:
+    """Why the last figures of recall are not of what searches use; empty where they are, or nothing is built."""
+    builds = {"index": facts.index, "cells": facts.cells}
+    built = {name: record for name, record in builds.items() if record is not None}
+    if not built:
         return ""
+    what = " and ".join(built)
     if facts.evaluation is None or facts.recall_at is None:
-        return "the index was never measured"
-    if facts.index.loaded_again:
+        return f"the {what} {'were' if 'cells' in built else 'was'} never measured"
+    if any(record.loaded_again for record in built.values()):
         return "partitions were loaded again after recall was measured: its figures are void"
-    if facts.recall_at < facts.index.made_at:
-        return "the index was built again after recall was measured: its figures are void"
+    later = [name for name, record in built.items() if facts.recall_at < record.made_at]
+    if later:
+        verb = "were" if "cells" in later else "was"
+        return f"the {' and '.join(later)} {verb} built again after recall was measured: its figures are void"
     return ""
 
 

@@ -25,6 +25,7 @@ from laion_assets.health.upkeep import (
     nothing_is_stale,
     partitions_were_audited,
     recall_is_current,
+    recall_is_void,
 )
 from laion_assets.health.versions import code_version
 from laion_assets.recall.figures import Evaluation, KindSummary, Latency, Measurement, Recall, SearchSettings
@@ -91,6 +92,24 @@ def test_partitions_that_were_loaded_again_or_lost_their_index_are_named(hundred
     lost = index_follows_loads(hundreds, loaded(10), table, LoadFacts(built(hundreds, *range(10))))
     assert lost.passed is False
     assert "without the index that was built: 6" in lost.seen
+
+
+def test_a_partition_that_came_with_its_graphs_when_it_was_loaded_again_is_indexed(hundreds: Settings) -> None:
+    facts = LoadFacts(built(hundreds, *range(10), again=(3, 4)))
+    table = [PartitionState(key, 1, 1, 10, 0 if key == 4 else 5) for key in range(10)]
+    finding = index_follows_loads(hundreds, loaded(10), table, facts)
+    assert finding.passed is False
+    assert "loaded again since the build: 4." in finding.seen
+    assert finding.figures == {"indexed": 9, "not_indexed": 1}
+
+
+def test_recall_is_void_when_cells_are_newer_where_they_alone_are_built() -> None:
+    cells = IndexRecord(100.0, frozenset({0}), frozenset(), "")
+    assert recall_is_void(LoadFacts(cells=cells)) == "the cells were never measured"
+    facts = LoadFacts(cells=cells, recall_at=90.0, evaluation=measured(0.99))
+    assert recall_is_void(facts) == "the cells were built again after recall was measured: its figures are void"
+    assert recall_is_void(replace(facts, recall_at=110.0)) == ""
+    assert not recall_is_current(facts).passed
 
 
 def test_an_index_of_other_parameters_is_behind(hundreds: Settings) -> None:
