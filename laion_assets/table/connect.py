@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import re
 import tempfile
@@ -23,6 +24,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from urllib3.exceptions import HTTPError
 
+from laion_assets.cgroup import allowed_cores
 from laion_assets.errors import EngineHeldError, TableError
 from laion_assets.settings import Settings
 from laion_assets.table.failures import first_sentence, typed_errors
@@ -243,8 +245,13 @@ def embedded_options(settings: Settings) -> dict[str, str]:
 
 
 def available_cores() -> int:
-    """How many cores this process may use (Linux counts what `taskset` and a container's cpuset leave it)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: what `taskset` and a container's cpuset leave it, and a quota of CPU time.
+
+    Threads beyond a quota are stopped together for the rest of each period of 100 ms once it is used up.
+    """
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = allowed_cores()
+    return here if quota is None else min(here, max(1, math.ceil(quota)))
 
 
 def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None) -> Client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +48,13 @@ def test_an_index_is_built_by_as_many_threads_as_there_are_cores(settings: Setti
     sql = "SELECT value FROM system.server_settings WHERE name = 'max_build_vector_similarity_index_thread_pool_size'"
     with connect(settings) as db:
         assert db.one(sql) == (str(available_cores()),)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 2), (0.5, 1), (1.0, 1), (1.5, 2), (8.0, 2)])
+def test_a_quota_of_cpu_time_counts_as_cores(quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("laion_assets.table.connect.allowed_cores", lambda: quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert available_cores() == cores
 
 
 def test_one_process_may_open_its_engine_several_times(settings: Settings) -> None:
