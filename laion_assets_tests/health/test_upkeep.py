@@ -84,6 +84,19 @@ def test_the_last_partition_is_a_milestone(hundreds: Settings) -> None:
     assert not index_follows_loads(hundreds, loaded(410), HELD, facts).passed
 
 
+def test_the_last_milestone_of_a_dataset_with_holes_comes_when_all_that_exist_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "holes.toml").write_text(
+        'name = "holes"\nshards = "1,3,7-8"\ndimension = 64\n[[sources]]\nurl = "https://files.example/holes"\n'
+    )
+    settings = load_settings(dataset_name=str(tmp_path / "holes.toml"), index_first=10)
+    histories = [ShardHistory(key, "loaded", rows=1) for key in ("1", "3", "7")] + [ShardHistory("8", "missing")]
+    assert index_follows_loads(settings, histories, HELD, LoadFacts()).passed
+    histories[3] = ShardHistory("8", "loaded", rows=1)
+    behind = index_follows_loads(settings, histories, HELD, LoadFacts())
+    assert behind.passed is False
+    assert "the milestone of 4 partitions was reached" in behind.seen
+
+
 def test_partitions_that_were_loaded_again_or_lost_their_index_are_named(hundreds: Settings) -> None:
     again = index_follows_loads(hundreds, loaded(10), HELD, LoadFacts(built(hundreds, *range(10), again=(3, 4))))
     assert again.passed is False
