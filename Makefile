@@ -63,7 +63,7 @@ bench: .venv/.bench ## run the benchmarks, each against its peers: hours (BENCH=
 	fi
 	@touch .venv/.bench
 
-screenshots: env ## take the pictures of docs/images anew (needs Chromium)
+screenshots: env ## take the pictures of docs/images again (needs Chromium)
 	@$(BIN)/python docs/screenshots.py
 
 lock: ## write constraints.txt anew from pyproject.toml (needs uv)

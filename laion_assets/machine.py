@@ -51,7 +51,7 @@ class StepMeter:
     """Measures the block that it surrounds: wall seconds, core seconds, and the peak of resident memory in bytes.
 
     Core seconds and memory are of the whole process, the embedded engine in it; of a server they say nothing. Where
-    the kernel does not let the peak start anew, it is that of the process until now.
+    the kernel does not reset the peak, it is that of the process until now.
     """
 
     seconds = 0.0
@@ -122,7 +122,7 @@ class ProcessIdentity:
         if self.host != here.host or self.namespace != here.namespace:
             return False
         if self.boot != here.boot:
-            # A host that was started anew; two containers of one name may be on two hosts.
+            # A host that was restarted; two containers of one name may be on two hosts.
             return self.namespace == HOSTS_NAMESPACE
         now = _started(self.process)
         # When it began is not known to a 0: any process of that number may be it.

@@ -37,7 +37,7 @@ SAMPLE_ROWS = (1_000, 620, 250, 400)
 
 VECTORS = ("image_embedding", "text_embedding")
 
-# Tests start some two hundred Python processes: each would compile Dagster anew where nothing compiled may be kept.
+# Tests start some two hundred Python processes: each would compile Dagster again where nothing compiled may be kept.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 

@@ -426,7 +426,7 @@ def test_the_demo_ends_with_a_search_over_what_it_loaded_and_measures_once(tmp_p
     again = run_small_demo(tmp_path)
     assert again.returncode == 0, again
     assert "index and recall stand as they were built and measured at" in again.stdout
-    assert again.stdout.count("text to image") == result.stdout.count("text to image"), "what stands is shown"
+    assert again.stdout.count("text to image") == result.stdout.count("text to image"), "what was measured is shown"
     with dg.DagsterInstance.from_config(str(tmp_path / "demo" / "dagster")) as instance:
         assert len(instance.fetch_materializations(dg.AssetKey("recall_report"), limit=9).records) == 1
         instance.report_runless_asset_event(dg.AssetMaterialization("clickhouse_partition", partition="3"))

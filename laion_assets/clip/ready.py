@@ -24,7 +24,7 @@ from laion_assets.shard.lock import file_lock
 from laion_assets.shard.storing import store_errors
 
 SAMPLE_REVISION = "seed 0, graphs 1"
-"""Raised with every change of the sample world or its graphs, so that a store with older ones is made anew."""
+"""Raised with every change of the sample world or its graphs, so that a store with older ones is made again."""
 
 
 def clip_model(settings: Settings) -> ClipModel:

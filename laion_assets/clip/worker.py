@@ -132,7 +132,7 @@ def _answers(answer: Answer, rows: list[bytes], reasons: Reasons) -> list[bytes]
     """The rows' answers; where the batch fails, each row's own, so that one bad row spoils no other."""
     try:
         return answer(rows)
-    except Exception as error:  # A worker that died would fail the query, and the next one would load the model anew.
+    except Exception as error:  # A worker that died would fail the query, and the next one would load the model again.
         if len(rows) == 1:
             reasons.add(f"{type(error).__name__}: {error}")
             return [EMPTY]

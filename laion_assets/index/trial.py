@@ -116,7 +116,7 @@ class _Drawn:
 
 
 def _fill(db: Database, trial: Database, partitions: int, drawn: _Drawn) -> None:
-    """Ids are given anew, one after the other within each partition, as a loaded shard has them."""
+    """New ids are given, one after the other within each partition, as a loaded shard has them."""
     others = [name for name in PAGE_COLUMNS if name not in ("id", *VECTOR_COLUMNS)]
     empty = ", ".join(f"{'0' if PAGE_COLUMNS[name] == 'Float32' else repr('')} AS {name}" for name in others)
     vectors = ", ".join(VECTOR_COLUMNS)

@@ -1,6 +1,6 @@
 """A share of a Parquet file's row groups as a Parquet file of its own: which bytes it takes, and the footer for them.
 
-Pages are copied as they are: only the footer is written anew, with other offsets. Field numbers are those of
+Pages are copied as they are: only the footer is written again, with other offsets. Field numbers are those of
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift.
 """
 

@@ -35,7 +35,7 @@ OBSERVE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """A file that stands complete and checked in the store.
+    """A file that is complete and checked in the store.
 
     `url` is where it came from, without anything secret, or its own path when it stood there before. `bytes` is its
     size, `bytes_fetched` what came over the network for it this time, `tries` the tries this time, 0 for none.
@@ -64,7 +64,7 @@ def fetch_shard(
 ) -> list[FetchedFile]:
     """Bring a shard's files into `folder` (made if need be), under the dataset's names, in its order of kinds.
 
-    At most `settings.http_connections` files come side by side. A file that stands there already, and passes the same
+    At most `settings.http_connections` files come side by side. A file that is there already, and passes the same
     checks, is not fetched again, unless its source says that it has another now (size, ETag or date). Two runs of one
     shard take turns, so that the second finds it complete. After an interrupt or an error what has come is kept, and
     the next run goes on from there.
@@ -179,7 +179,7 @@ def _standing(partial: PartialFile, sources: Sequence[Source], patience: Patienc
 
 
 def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> bool:
-    """Whether the first source that answers has another file than the one that stands. Each is asked once.
+    """Whether the first source that answers has another file than the store. Each is asked once.
 
     A SHA-256 in the manifest has said already that it is the right one. What no source can be asked about stays.
     """
@@ -194,7 +194,7 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Pati
     try:
         now = Mirrors(wanted, sources, hasty, transfer).run(lambda source: source.observe())
     except SourceError as error:
-        transfer.say(f"{wanted.subject}: what stands is used, since it cannot be compared: {error}")
+        transfer.say(f"{wanted.subject}: the file of the store is used, since it cannot be compared: {error}")
         return False
     if not has_changed(then, now):
         return False

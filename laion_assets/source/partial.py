@@ -76,7 +76,7 @@ class PartialFile:
         return store_errors(self._place)
 
     def receive(self, origin: Origin, chunks: Iterator[bytes], pace: Pace, *, anew: bool) -> None:
-        """Append `chunks`, which come from `origin`: after what is there, or `anew` in place of it.
+        """Append `chunks`, which come from `origin`: after what is there, or, with `anew`, in place of it.
 
         What is there is thrown away only once the new bytes start as such a file does. Raises `SourceError` when fewer
         bytes come than were announced, `WrongFileError` when they are of another file, `StoreError` when the disk

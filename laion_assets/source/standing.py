@@ -1,4 +1,4 @@
-"""What a file that stands in the store came from, kept beside it: by this a changed remote file is told from the same.
+"""What a file of the store came from, kept beside it: by this a changed remote file is told from the same.
 
 It fetches and removes nothing. The note goes with the file (`shard.store` removes both).
 """

@@ -153,7 +153,7 @@ class Pace:
         return max(0.0, self._ends_at - time.monotonic())
 
     def begin(self) -> None:
-        """A try begins: the window of the floor starts anew."""
+        """A try begins: the window of the lowest rate starts again."""
         self._window_start = time.monotonic()
         self._window_bytes = 0
 

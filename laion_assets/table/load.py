@@ -34,7 +34,7 @@ Index = Callable[[Staging], None]
 
 @dataclass
 class LoadedPartition:
-    """A partition that stands in the table, and what its loading took.
+    """A partition of the table, and what its loading took.
 
     `fingerprint` is the sum of a hash of every row but its vectors, `vector_sums` are sums over the bits of these, by
     column; `seconds` is by stage; `transfer` says how the file

@@ -1,4 +1,4 @@
-"""Runs the job `build_index` in this process, and shows the recall that it measured, or that stands."""
+"""Runs the job `build_index` in this process, and shows the recall that it measured, or that was measured before."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _print_measured(measured: Sequence[Evaluation], settings: Settings, console:
 
 def standing_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[Evaluation, float] | None:
     """The last evaluation and its Unix time, if what it measured stands: the same partitions, none loaded since, all
-    indexed with the settings' parameters, held against the settings' targets; else None. Raises `TableError`."""
+    indexed with the settings' parameters, compared with the settings' targets; else None. Raises `TableError`."""
     evaluation = read_evaluation(recall_folder(settings))
     loaded = instance.get_latest_storage_id_by_partition(
         asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION

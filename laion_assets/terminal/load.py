@@ -56,7 +56,7 @@ def load_outcomes(
 
     Dagster's daemon decides how many run at a time; without one, `parallel` processes work side by side on a server.
 
-    The plan of what is missing is kept first, so that `laion-assets status` can hold it against what happened.
+    The plan of what is missing is kept first, so that `laion-assets status` can compare it with what happened.
 
     Raises `KeyboardInterrupt` where Ctrl-C or SIGTERM came, once the runs have ended; the same call then goes on.
     """

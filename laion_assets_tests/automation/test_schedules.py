@@ -40,7 +40,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp() as made:  # a schedule opens the instance anew, which an ephemeral one is not
+    with dg.DagsterInstance.local_temp() as made:  # a schedule opens the instance again, which an ephemeral one is not
         yield made
 
 

@@ -143,7 +143,7 @@ def test_while_no_source_answers_what_stands_is_used(server: MisbehavingServer, 
     settings = settings_for("http://127.0.0.1:9", data_dir=raw.parent)
     again = fetch_shard(settings, 0, raw, patience=QUICK, log=log.append)
     assert [file.tries for file in again] == [0, 0, 0]
-    assert sum("what stands is used, since it cannot be compared" in line for line in log) == 3
+    assert sum("the file of the store is used, since it cannot be compared" in line for line in log) == 3
 
 
 def test_a_mirror_with_an_etag_of_its_own_has_the_same_file(server: MisbehavingServer, raw: Path) -> None:

@@ -1,4 +1,4 @@
-"""Loads made-up shards into the embedded engine, and holds it, for tests of what stands on a table."""
+"""Loads made-up shards into the embedded engine, and holds it, for tests of what is built on a table."""
 
 from __future__ import annotations
 

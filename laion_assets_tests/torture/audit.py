@@ -1,4 +1,4 @@
-"""Holds what stands after a load, or after its sudden death, against the truth. It changes nothing."""
+"""Compares what a load, or its sudden death, left with the truth. It changes nothing."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _leftovers(world: World, settings: Settings, version: int) -> list[str]:
     expected |= {f"merged/quarantine_{shard}.parquet" for shard in quarantined}
     found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() and _is_ours(path, data)}
     found = {name for name in found if not (name.startswith("recall/exact_") and name.endswith(".npz"))}
-    # The plan of a load stays, to be held against what happened.
+    # The plan of a load stays, to be compared with what happened.
     found -= {"plan/plan.json"}
     return [f"{name} was left" for name in sorted(found - expected)] + [
         f"{name} is missing" for name in sorted(expected - found)

@@ -24,7 +24,7 @@ def bytes_of(change: Callable[[bytes], bytes]) -> Spoil:
 
 
 def table_of(change: Callable[[pa.Table], pa.Table], **options: Any) -> Spoil:
-    """Writes the metadata file anew, changed."""
+    """Writes the metadata file again, changed."""
 
     def spoil(files: RawFiles) -> None:
         pq.write_table(change(pq.read_table(files.metadata)), files.metadata, **options)

@@ -1,8 +1,8 @@
-"""Kills loads at random moments, from a recorded seed, and holds what stands afterwards against the truth.
+"""Kills loads at random moments, from a recorded seed, and compares what is left with the truth.
 
 `python -m laion_assets_tests.torture.sudden_death --kills 300`. Half of the deaths fall anywhere in a load's time, the
 other half in a stage that is drawn, so that short stages are met, too. Every life begins with a look at what the one
-before left; every load that ran to its end is held against the truth row by row, and the next one starts in the other
+before left; every load that ran to its end is compared with the truth row by row, and the next one starts in the other
 version of the files, or, every other time, in an empty store.
 """
 

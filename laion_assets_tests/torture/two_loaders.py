@@ -41,7 +41,7 @@ HELD = "held"
 """The end of a loader that was refused since the other holds the engine or the lease."""
 
 COMPLETED_EVERY = 4
-"""After so many rounds a load that nobody disturbs must complete what stands there."""
+"""After so many rounds a load that nobody disturbs must complete what is there."""
 
 
 class OtherHost(World):
@@ -83,7 +83,7 @@ def contend(world: World, version: int, url: str, seed: int, pipe: int) -> None:
 
 
 def look(world: World, version: int, url: str, complete: bool, pipe: int) -> None:
-    """Compares what stands with the truth; where it is `complete`, as a load that ran to its end must leave it."""
+    """Compares table and stores with the truth; where it is `complete`, as a load that ran to its end must leave it."""
     settings = settings_of(world, version, url)
     with dagster_instance() as instance:
         if complete:
