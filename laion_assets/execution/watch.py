@@ -98,10 +98,12 @@ class RunWatch:
         os.close(self._writer)
 
     def _watch(self) -> None:
+        # select() takes no descriptor above 1,023, which a process with many open files gives.
+        waiting = select.poll()
+        waiting.register(self._reader, select.POLLIN)
         try:
             while not self._closed.is_set():
-                readable, _, _ = select.select([self._reader], [], [], POLL_SECONDS)
-                came = os.read(self._reader, 1024) if readable else b""
+                came = os.read(self._reader, 1024) if waiting.poll(POLL_SECONDS * 1000) else b""
                 self._pass_on(came.replace(bytes([_CLOSE]), b""))
                 if _SIGNALS & set(came):
                     self._end()

@@ -18,12 +18,14 @@ from laion_assets.terminal.instance import MINIMAL_CONFIG
 from laion_assets_tests.torture.termination import limit_seconds
 
 PROGRAM = """
-import sys, time
+import os, sys, time
 import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 from dagster._utils.interrupts import capture_interrupts
 from laion_assets.execution.executor import watched_executor
+
+held = [os.dup(0) for _ in range(1_100 if sys.argv[2] == "has many files open" else 0)]
 
 @dg.asset(pool="clickhouse")
 def patient(context):
@@ -121,7 +123,7 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("kind", ["sleeps", "repeats", "swallows"])
+@pytest.mark.parametrize("kind", ["sleeps", "repeats", "swallows", "has many files open"])
 @pytest.mark.parametrize("way", ["SIGTERM", "Terminate"])
 def test_a_run_ends_with_its_process_wherever_it_is(home: Path, kind: str, way: str) -> None:
     waiting = Waiting(home, kind)
