@@ -15,9 +15,9 @@ from laion_assets.assets.location import (
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.versions import cells_version, last_load, partition_versions
-from laion_assets.index.cells.build import CellsReport, vector_columns
+from laion_assets.index.cells.build import CellsReport
 from laion_assets.index.cells.cluster import build_cells_everywhere, on_every_node
-from laion_assets.index.cells.schema import METHOD, code_bytes, padded_dimension
+from laion_assets.index.cells.schema import METHOD, code_bytes, padded_dimension, vector_columns
 from laion_assets.index.cells.verify import cells_bytes, cells_cover, centroid_misfits
 from laion_assets.machine import StepMeter
 from laion_assets.searching.cells import require_cells

@@ -59,15 +59,12 @@ def index_follows_loads(
     seen = f"{len(covered)} of {counted(len(loaded), 'loaded partition')} indexed"
     if "vector_index" in facts.under_way:
         return Finding(name, True, f"{seen}; a build is queued or running", figures)
-    first, step, total = settings.index_first, settings.index_step, len(settings.dataset.shards)
-    reached = milestone(len(loaded), first=first, step=step, total=total)
-    faults = [] if index is None else _index_faults(settings, loaded, covered, index)
-    if not faults and reached > milestone(len(covered), first=first, step=step, total=total):
-        faults = [f"the milestone of {counted(reached, 'partition')} was reached and is not built"]
+    faults = _build_faults(settings, loaded, covered, index, "vector_index")
     if faults:
         return Finding(name, False, f"{seen}; {'; '.join(faults)}. {UPDATE}", figures)
     if covered != loaded:
-        later = min(total, max(first, reached + step))
+        first, step, total = settings.index_first, settings.index_step, len(settings.dataset.shards)
+        later = min(total, max(first, _reached(settings, len(loaded)) + step))
         seen += f"; the next build is at {counted(later, 'loaded partition')}"
     return Finding(name, True, seen, figures)
 
@@ -84,29 +81,40 @@ def cells_follow_loads(settings: Settings, histories: list[ShardHistory], facts:
     seen = f"{len(covered)} of {counted(len(loaded), 'loaded partition')} in the cells"
     if "vector_cells" in facts.under_way:
         return Finding(name, True, f"{seen}; a build is queued or running", figures)
-    first, step, total = settings.index_first, settings.index_step, len(settings.dataset.shards)
-    reached = milestone(len(loaded), first=first, step=step, total=total)
-    faults = [] if cells is None else _index_faults(settings, loaded, covered, cells, "vector_cells")
-    if not faults and reached > milestone(len(covered), first=first, step=step, total=total):
-        faults = [f"the milestone of {counted(reached, 'partition')} was reached and is not built"]
+    faults = _build_faults(settings, loaded, covered, cells, "vector_cells")
     if faults:
         return Finding(name, False, f"{seen}; {'; '.join(faults)}. {UPDATE}", figures)
     return Finding(name, True, seen, figures)
 
 
-def _index_faults(
-    settings: Settings, loaded: set[int], covered: set[int], index: IndexRecord, asset: str = "vector_index"
+def _reached(settings: Settings, partitions: int) -> int:
+    """The greatest milestone that so many partitions have reached."""
+    total = len(settings.dataset.shards)
+    return milestone(partitions, first=settings.index_first, step=settings.index_step, total=total)
+
+
+def _build_faults(
+    settings: Settings, loaded: set[int], covered: set[int], build: IndexRecord | None, asset: str
 ) -> list[str]:
+    """Why the last build of graphs or cells, which `covered` these partitions, is behind; none where it is not."""
+    faults = [] if build is None else _outdated(settings, loaded, covered, build, asset)
+    reached = _reached(settings, len(loaded))
+    if not faults and reached > _reached(settings, len(covered)):
+        faults = [f"the milestone of {counted(reached, 'partition')} was reached and is not built"]
+    return faults
+
+
+def _outdated(settings: Settings, loaded: set[int], covered: set[int], build: IndexRecord, asset: str) -> list[str]:
     faults = []
-    again = index.loaded_again & loaded
+    again = build.loaded_again & loaded
     if again:
         faults.append(f"loaded again since the build: {as_ranges(again)}")
-    lost = (index.covered & loaded) - again - covered
+    lost = (build.covered & loaded) - again - covered
     if lost:
         faults.append(f"without the index that was built: {as_ranges(lost)}")
     wanted = code_version(settings, asset)
-    if index.code and index.code != wanted:
-        faults.append(f"built with {index.code!r}, the settings ask for {wanted!r}")
+    if build.code and build.code != wanted:
+        faults.append(f"built with {build.code!r}, the settings ask for {wanted!r}")
     return faults
 
 

@@ -9,19 +9,20 @@ goes with the next load or build. Vectors are neither copied nor written again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
-from laion_assets.errors import ServerUnreachableError, TableError
+from laion_assets.errors import TableError
 from laion_assets.index.cells.events import sources
 from laion_assets.index.cells.same_rows import keep_cells
+from laion_assets.index.cells.schema import cells_exist
 from laion_assets.index.cover import INDEXES, index_bytes
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import STALL_SECONDS, RowsRead, start_mutation, unfinished_mutations
 from laion_assets.table.schema import local_table, partitions
 from laion_assets.table.scratch import drop_stale_staging
-from laion_assets.table.staging import Staging, active_parts, staging_name
+from laion_assets.table.staging import Staging, active_parts, dropping, staging_name
 from laion_assets.table.swap import swap_in
 
 Indexes = dict[str, tuple[str, str]]
@@ -39,7 +40,8 @@ def index_partition(
     """
     with lease(db, f"partition {shard}", say=say) as held:
         drop_stale_staging(db)
-        found, source = active_parts(db, db.settings.table, shard), sources(db).get(shard)
+        found = active_parts(db, db.settings.table, shard)
+        source = sources(db).get(shard) if cells_exist(db) else None
         with _linked(held, shard) as staging:
             _build(staging, names, rows_read, stall)
             _refuse_unfinished(db, shard)
@@ -83,17 +85,9 @@ def _linked(held: Lease, shard: int) -> Iterator[Staging]:
     db = held.db
     staging = Staging(db, shard, staging_name(held, shard))
     db.command(f"CREATE TABLE {staging.quoted} AS {db.table} ENGINE = MergeTree {_keys_and_settings(db)}")
-    try:
+    with dropping(staging):
         db.command(f"ALTER TABLE {staging.quoted} ATTACH PARTITION {shard} FROM {db.table}")
         yield staging
-    except ServerUnreachableError:
-        with suppress(TableError):
-            staging.drop()
-        raise
-    except BaseException:
-        staging.drop()
-        raise
-    staging.drop()
 
 
 def _keys_and_settings(db: Database) -> str:
@@ -109,7 +103,8 @@ def _build(staging: Staging, names: Sequence[str], rows_read: RowsRead, stall: f
     copy = replace(staging.db, settings=staging.db.settings.model_copy(update={"table": staging.name}))
     mutation = start_mutation(copy, [f"MATERIALIZE INDEX {name}" for name in names])
     mutation.follow(copy, staging.subject, rows_read=rows_read, stall_seconds=stall)
-    lacking = [name for name, (compressed, _) in index_bytes(copy, staging.name).items() if not compressed]
+    built = index_bytes(copy, staging.name)
+    lacking = [name for name in names if not built.get(name, (0, 0))[0]]
     if lacking:
         raise TableError(staging.subject, found=f"no {', '.join(lacking)} after its build", expected="its graph")
 

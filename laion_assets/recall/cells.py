@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
-from laion_assets.index.cells.build import build_cells, vector_columns
-from laion_assets.index.cells.schema import code_bytes, code_dimension
+from laion_assets.index.cells.build import build_cells
+from laion_assets.index.cells.schema import code_bytes, code_dimension, vector_columns
 from laion_assets.index.cells.verify import cells_cover
 from laion_assets.index.cluster import IndexFacts, index_facts
 from laion_assets.recall.figures import SearchSettings

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from laion_assets.errors import TableError
-from laion_assets.index.cells.verify import cells_exist
+from laion_assets.index.cells.schema import cells_exist
 from laion_assets.recall.cells import Cells, Codes
 from laion_assets.recall.evaluate import Log, Plan, evaluate_methods
 from laion_assets.recall.figures import Evaluation, read_evaluations, recall_folder

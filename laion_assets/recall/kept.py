@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from laion_assets.errors import TableError
-from laion_assets.index.cells.build import vector_columns
 from laion_assets.index.cells.events import LiveCells, live_cells
-from laion_assets.index.cells.verify import cells_exist
+from laion_assets.index.cells.schema import cells_exist, vector_columns
 from laion_assets.index.cluster import IndexFacts, index_facts
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.cells import cells_description

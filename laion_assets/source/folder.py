@@ -133,7 +133,7 @@ class StoredFile:
             path, facts = self._look()
         origin = self._origin(facts)
         first = partial.size if self._continues(partial.origin, origin) else 0
-        partial.receive(origin, self._blocks(path, first), pace, anew=first == 0)
+        partial.receive(origin, self._blocks(path, first), pace, restart=first == 0)
         return Arrival(self.url, origin.etag, remote=_remote(origin))
 
     def observe(self) -> RemoteFile:

@@ -75,7 +75,7 @@ class HttpFile:
             continued = response.status == 206
             if continued:
                 origin = self._continued(response, partial, origin, asked)
-            partial.receive(origin, body(response), pace, anew=not continued)
+            partial.receive(origin, body(response), pace, restart=not continued)
             remote = self._remote(response, origin.total)
         return Arrival(self.url, origin.etag, remote=remote)
 

@@ -75,8 +75,8 @@ class PartialFile:
         """The context in which an `OSError` is the store's."""
         return store_errors(self._place)
 
-    def receive(self, origin: Origin, chunks: Iterator[bytes], pace: Pace, *, anew: bool) -> None:
-        """Append `chunks`, which come from `origin`: after what is there, or, with `anew`, in place of it.
+    def receive(self, origin: Origin, chunks: Iterator[bytes], pace: Pace, *, restart: bool) -> None:
+        """Append `chunks`, which come from `origin`: after what is there, or in place of it where it is a `restart`.
 
         What is there is thrown away only once the new bytes start as such a file does. Raises `SourceError` when fewer
         bytes come than were announced, `WrongFileError` when they are of another file, `StoreError` when the disk
@@ -86,11 +86,11 @@ class PartialFile:
             origin = replace(origin, total=self.wanted.size)
         else:
             check_size(self.wanted, origin.total, origin.url)
-        start = self._start_of(origin, chunks, pace) if anew else b""
+        start = self._start_of(origin, chunks, pace) if restart else b""
         # Before anything is touched: a thread that a stop left behind may come here when another run has the lock.
         self.transfer.check_stop()
         with self._opened() as file:
-            if anew:
+            if restart:
                 # The bytes go first: a sidecar must not describe another origin's bytes, also when we die in between.
                 with self.storing():
                     file.truncate(0)

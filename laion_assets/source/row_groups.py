@@ -63,7 +63,7 @@ class SlicedFile:
         origin = Origin(self.url, etag, remote.modified, found.size)
         continues = partial.origin == origin and (etag or remote.modified)
         first = partial.size if continues else 0
-        partial.receive(origin, self._content(found, first, remote, pace), pace, anew=first == 0)
+        partial.receive(origin, self._content(found, first, remote, pace), pace, restart=first == 0)
         return Arrival(self.url, remote.etag, remote=remote)
 
     def _slice(self, remote: RemoteFile, partial: PartialFile, pace: Pace) -> ParquetSlice:

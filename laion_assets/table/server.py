@@ -35,7 +35,7 @@ NEEDED_SETTINGS = (
     *("max_insert_block_size", "min_insert_block_size_rows", "min_insert_block_size_bytes"),
     *("hnsw_candidate_list_size_for_search", "max_limit_for_vector_search_queries"),
     *("vector_search_with_rescoring", "vector_search_index_fetch_multiplier"),
-    "query_plan_optimize_lazy_materialization",
+    *("query_plan_optimize_lazy_materialization", "use_query_cache"),
 )
 """Settings that our statements set, but for those of the stored forms that hnsw_tuning tries and reports as refused."""
 

@@ -81,13 +81,22 @@ def staging_table(held: Lease, shard: int, rows: int) -> Iterator[Staging]:
     """An empty staging table for so many rows, of the table's shape, without its indexes; it goes at the end.
 
     REPLACE PARTITION takes a part without an index into a table with one, but not the other way round. No merge in the
-    background ever has room enough, or rows were written once more before the one merge that is wanted. A server that
-    is gone keeps the table until a later load, which drops those whose lease is over.
+    background ever has room enough, or rows were written once more before the one merge that is wanted.
     """
     staging = Staging(held.db, shard, staging_name(held, shard))
     create_staging(staging, rows)
-    try:
+    with dropping(staging):
         yield staging
+
+
+@contextmanager
+def dropping(staging: Staging) -> Iterator[None]:
+    """Removes a staging table at the end of the block, however it ends.
+
+    A server that is gone keeps the table until a later load, which drops those whose lease is over.
+    """
+    try:
+        yield
     except ServerUnreachableError:
         with suppress(TableError):
             staging.drop()

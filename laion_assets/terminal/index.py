@@ -14,9 +14,8 @@ from laion_assets.definitions import build_definitions
 from laion_assets.errors import TableError
 from laion_assets.health.keys import BUILD_JOB, asset_key, job_name
 from laion_assets.health.runs import failure_reason
-from laion_assets.index.cells.build import vector_columns
 from laion_assets.index.cells.events import live_cells
-from laion_assets.index.cells.verify import cells_exist
+from laion_assets.index.cells.schema import cells_exist, vector_columns
 from laion_assets.index.cluster import require_whole_index
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.recall.compare import kept_evaluations
@@ -41,7 +40,7 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
         found, measured_at = standing
         when = datetime.fromtimestamp(measured_at).astimezone().strftime("%Y-%m-%d %H:%M")
         console.print(f"index and recall stand as they were built and measured at {when}: nothing has changed since")
-        _print_measured([found], settings, console)
+        _print_measured(found, kept_evaluations(settings), console)
         return True
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
@@ -53,14 +52,13 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     if not run.is_success or not measured:
         console.print(f"failed: {failure_reason(instance, run.run_id)}", style="red", markup=False)
         return False
-    _print_measured(measured, settings, console)
+    _print_measured(measured[0], measured, console)
     return True
 
 
-def _print_measured(measured: Sequence[Evaluation], settings: Settings, console: Console) -> None:
+def _print_measured(evaluation: Evaluation, compared: Sequence[Evaluation], console: Console) -> None:
     """The report, and the methods beside each other where several were measured."""
-    console.print(recall_table(measured[0]))
-    compared = kept_evaluations(settings)
+    console.print(recall_table(evaluation))
     if len(compared) > 1:
         console.print(methods_table(compared))
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,6 @@ def settings(tmp_path: Path, transport: Transport) -> Settings:
     settings = sample_settings(tmp_path, **transport.fresh())
     load_sample(settings, ROWS)
     return settings
-
-
-@pytest.fixture
-def db(settings: Settings) -> Iterator[Database]:
-    with connect(settings) as opened:
-        yield opened
 
 
 class Steps:

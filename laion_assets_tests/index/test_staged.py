@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,12 +36,6 @@ def settings(tmp_path: Path, transport: Transport) -> Settings:
     settings = sample_settings(tmp_path, **transport.fresh())
     load_sample(settings, ROWS)
     return settings
-
-
-@pytest.fixture
-def db(settings: Settings) -> Iterator[Database]:
-    with connect(settings) as opened:
-        yield opened
 
 
 def missing(db: Database) -> dict[int, list[str]]:

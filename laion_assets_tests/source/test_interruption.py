@@ -106,8 +106,8 @@ def test_a_thread_that_a_stop_left_behind_touches_nothing(tmp_path: Path) -> Non
     transfer.stop.set()
     pace = Pace("shard 0", QUICK)
     attempts: list[Callable[[], None]] = [
-        lambda: partial.receive(origin, iter([CONTENT]), pace, anew=True),
-        lambda: partial.receive(origin, iter([CONTENT[-9:]]), pace, anew=False),
+        lambda: partial.receive(origin, iter([CONTENT]), pace, restart=True),
+        lambda: partial.receive(origin, iter([CONTENT[-9:]]), pace, restart=False),
         partial.finish,
         partial.discard,
     ]

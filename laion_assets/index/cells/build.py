@@ -19,7 +19,13 @@ from laion_assets.index.cells.events import (
 )
 from laion_assets.index.cells.exchange import exchange_shard
 from laion_assets.index.cells.generations import read_centroids, train_generation, wants_new_generation
-from laion_assets.index.cells.schema import CODEC_SETTINGS, cells_table, create_cells_tables, events_table
+from laion_assets.index.cells.schema import (
+    CODEC_SETTINGS,
+    cells_table,
+    create_cells_tables,
+    events_table,
+    vector_columns,
+)
 from laion_assets.index.graphs import say_nothing
 from laion_assets.progress import Progress
 from laion_assets.table.connect import Database
@@ -74,11 +80,6 @@ def build_cells(db: Database, *, progress: Progress | None = None, log: Log | No
     with lease(db.patient(), "its cells", say=say) as held:
         create_cells_tables(held.db)
         return [_Build(held, by, progress, say).run() for by in vector_columns(db)]
-
-
-def vector_columns(db: Database) -> list[By]:
-    """The columns that have cells."""
-    return ["image", "text"] if db.settings.dataset.has_text else ["image"]
 
 
 class _Build:

@@ -6,25 +6,22 @@ from collections.abc import Callable
 
 from laion_assets.errors import LeaseHeldError
 from laion_assets.index.cells.events import Source, read_record, record
-from laion_assets.index.cells.schema import events_table
+from laion_assets.index.cells.schema import vector_columns
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import lease
-from laion_assets.table.vectors import By
 
 
 def keep_cells(db: Database, before: Source, after: Source, say: Callable[[str], None]) -> int:
-    """Records that a shard's rows in the cells are those of its new parts, too; for how many loads.
+    """Records that a shard's rows in the cells, which exist, are those of its new parts, too; for how many loads.
 
     REPLACE PARTITION gives parts new block numbers, by which cells know the loading that they were taken from. Nothing
     is recorded where the cells are of another loading, or are being built: the next build of cells then exchanges the
     shard, and searches scan it until then. Raises `TableError`.
     """
-    if not _has_events(db):
-        return 0
     kept = 0
     try:
         with lease(db, "its cells", wait_seconds=0):
-            for by in _columns(db):
+            for by in vector_columns(db):
                 found = read_record(db, by)
                 for generation in {one.number for one in (found.current, found.newest) if one is not None}:
                     entry = found.live(generation).get(before.shard)
@@ -35,13 +32,3 @@ def keep_cells(db: Database, before: Source, after: Source, say: Callable[[str],
     except LeaseHeldError:
         say(f"cells are being built: partition {before.shard} is exchanged in them by the next build")
     return kept
-
-
-def _columns(db: Database) -> tuple[By, ...]:
-    return ("image", "text") if db.settings.dataset.has_text else ("image",)
-
-
-def _has_events(db: Database) -> bool:
-    names = {"database": db.database, "table": events_table(db)}
-    sql = "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}"
-    return bool(db.rows(sql, parameters=names))

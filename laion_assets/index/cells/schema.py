@@ -38,6 +38,18 @@ def events_table(db: Database) -> str:
     return f"{db.settings.table}_cells_events"
 
 
+def cells_exist(db: Database) -> bool:
+    """Whether there are tables of cells."""
+    names = {"database": db.database, "table": events_table(db)}
+    sql = "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}"
+    return bool(db.rows(sql, parameters=names))
+
+
+def vector_columns(db: Database) -> list[By]:
+    """The columns that have cells."""
+    return ["image", "text"] if db.settings.dataset.has_text else ["image"]
+
+
 def code_dimension(db: Database) -> int:
     """Elements of a vector in the cells."""
     return padded_dimension(db.settings.dataset.dimension)

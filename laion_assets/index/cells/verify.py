@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from laion_assets.index.cells.events import LiveCells, Record, live_cells, read_record, sources
 from laion_assets.index.cells.exchange import cells_content, table_content
-from laion_assets.index.cells.schema import cells_table, events_table
+from laion_assets.index.cells.schema import cells_exist, cells_table
 from laion_assets.table.connect import Database
 from laion_assets.table.vectors import By, draw_rows
 
@@ -62,13 +62,6 @@ def _drawn_rows_agree(db: Database, by: By, live: LiveCells) -> bool:
     ids = ", ".join(map(str, draw_rows(db, COMPARED_ROWS, seed=0).tolist()))
     own = f"generation = {live.generation} AND load IN ({', '.join(map(str, live.loads))}) AND id IN ({ids})"
     return cells_content(db, cells_table(db, by), own) == table_content(db, by, f"id IN ({ids})")
-
-
-def cells_exist(db: Database) -> bool:
-    """Whether there are tables of cells."""
-    names = {"database": db.database, "table": events_table(db)}
-    sql = "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}"
-    return bool(db.rows(sql, parameters=names))
 
 
 def misfits(history: Record, loaded: set[int]) -> dict[int, float]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,6 @@ def settings(tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPat
     settings = sample_settings(tmp_path, **transport.fresh())
     load_sample(settings, ROWS)
     return settings
-
-
-@pytest.fixture
-def db(settings: Settings) -> Iterator[Database]:
-    with connect(settings) as opened:
-        yield opened
 
 
 def ids_in_cells(db: Database, by: By) -> list[int]:
