@@ -153,7 +153,7 @@ def _records(instance: dg.DagsterInstance) -> list[str]:
 
 def _leftovers(world: World, settings: Settings, version: int) -> list[str]:
     data = settings.data_dir
-    expected = {"recall/recall.json", "recall/recall.png"}
+    expected = {"recall/recall.json", "recall/recall.png", "recall/methods.png"}
     expected |= {f"merged/merged_{shard}.parquet" for shard in world.shards}
     quarantined = [shard for shard in world.shards if world.truths[version, shard].refused]
     expected |= {f"merged/quarantine_{shard}.parquet" for shard in quarantined}
