@@ -109,7 +109,7 @@ class FileLayout(BaseModel):
         if self.first_file and placeholder != "{file}":
             raise ValueError("first_file is the number in place of {file}, which no file name has")
         if (placeholder == "{name}") != bool(self.names):
-            raise ValueError("names (or a listing) say what replaces {name}: one needs the other")
+            raise ValueError("names (or a listing) say what replaces {name}: the one needs the other")
         unnamed = [shard for shard in self.shards if shard not in self.names] if self.names else []
         if unnamed:
             raise ValueError(f"names has no name for shard {unnamed[0]}")
