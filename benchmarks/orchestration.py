@@ -142,22 +142,27 @@ def _view(services: Services) -> None:
 
 
 def _record_history(instance: dg.DagsterInstance, definitions: dg.Definitions, keys: list[str], events: int) -> None:
-    """All but ten shards loaded, some of them again, and a run of each."""
+    """All but ten shards loaded, some of them again, each time by a run; every twentieth run failed first."""
     loaded, recorded = keys[:-10], 0
+    job = definitions.resolve_job_def("load_shards")
     while recorded < events:
         for key in loaded[: (events - recorded + len(CHAIN) - 1) // len(CHAIN)]:
+            if recorded % (20 * len(CHAIN)) == 0:
+                _record_run(instance, job, key, DagsterRunStatus.FAILURE)
+            _record_run(instance, job, key, DagsterRunStatus.SUCCESS)
             for asset in CHAIN:
                 metadata = {"dagster/partition_row_count": ROWS, "seconds": 1.0, "quarantined": 0}
                 instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key, metadata=metadata))
                 recorded += 1
-    job = definitions.resolve_job_def("load_shards")
-    for key in loaded:
-        instance.create_run_for_job(
-            job,
-            status=DagsterRunStatus.SUCCESS,
-            asset_selection=frozenset(AssetKey(asset) for asset in CHAIN),
-            tags={PARTITION_TAG: key},
-        )
+
+
+def _record_run(instance: dg.DagsterInstance, job: dg.JobDefinition, key: str, status: DagsterRunStatus) -> None:
+    instance.create_run_for_job(
+        job,
+        status=status,
+        asset_selection=frozenset(AssetKey(asset) for asset in CHAIN),
+        tags={PARTITION_TAG: key},
+    )
 
 
 def _timed(name: str, call: Callable[[], None], rounds: int, events: int) -> Figure:

@@ -81,9 +81,9 @@ def _take_pictures(page: Page, services: Services, folder: Path) -> None:
     # The backfill's own page, in the midst of it: the corrupt shard failed, and others are loaded, run or wait.
     page.goto("/assets/clickhouse_partition?view=partitions")
     _when_partitions(page, at_least=SHARDS // 2)
-    page.goto(f"/runs/b/{backfill}?tab=partitions")
+    page.goto(f"/runs/b/{backfill}")
     page.get_by_text("clickhouse_partition").first.wait_for()
-    time.sleep(4)
+    page.get_by_text("% completed").first.wait_for()
     save_picture(page, IMAGES / "backfill.png")
 
     # The milestone is reached without the corrupt shard; index and recall come by themselves.

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.readme`: puts the tables of the newest reports into README.md, between its marks.
+"""`python -m benchmarks.update_page`: puts the tables of the newest reports into docs/benchmarks.md, between its marks.
 
 A mark is a comment `<!-- benchmark NAME: TABLE | TABLE -->`, up to the next `<!-- end -->`: the tables of that report
-whose titles end with those words. It measures nothing; what was not reached is told as it stands in the report.
+whose titles end with those words. It measures nothing. What was not reached is shown as in the report.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from benchmarks.process import REPORTS, ROOT
 from benchmarks.report import markdown_table
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 MARK = re.compile(r"(<!-- benchmark (?P<name>\w+): (?P<tables>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
-    """Rewrites README.md. Exits with 1 where a mark has no report."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(MARK.sub(lambda found: f"{found[1]}{_block(found['name'], found['tables'])}{found[4]}", text))
+    """Rewrites docs/benchmarks.md. Exits with 1 where a mark has no report."""
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(MARK.sub(lambda found: f"{found[1]}{_block(found['name'], found['tables'])}{found[4]}", text))
 
 
 def _block(name: str, tables: str) -> str:
@@ -31,7 +31,7 @@ def _block(name: str, tables: str) -> str:
         sys.exit(f"there is no report of {name}: make bench BENCH={name}")
     content = json.loads(reports[-1].read_text(encoding="utf-8"))
     section = next(one for one in content["sections"] if one["name"] == name)
-    link = reports[-1].with_suffix(".md").relative_to(ROOT)
+    link = "../" + reports[-1].with_suffix(".md").relative_to(ROOT).as_posix()
     machine = content["machine"]
     lines = [
         f"`{content['command']}`, {content['began'][:10]}, {machine['processor']}, load at the start "
