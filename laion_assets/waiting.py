@@ -15,6 +15,10 @@ from contextlib import contextmanager
 LOG = logging.getLogger("laion_assets.waiting")
 
 SILENT_SECONDS = 2.0
+"""A wait of which it is known that it takes no longer is not told."""
+
+TOLD_AFTER_SECONDS = 1.5
+"""A wait whose length nobody knows is told after so long, so that it is told within `SILENT_SECONDS`."""
 
 STOP = "Ctrl-C, or ending the run, stops it; what is done stays done"
 
@@ -22,17 +26,58 @@ STOP = "Ctrl-C, or ending the run, stops it; what is done stays done"
 def say_wait(what: str, seconds: float, stop: str = STOP) -> None:
     """Says that `what` is waited for, for `seconds` at most, if that is long enough to wonder about."""
     if seconds > SILENT_SECONDS:
-        until = time.strftime("%H:%M:%S", time.localtime(time.time() + min(seconds, 1e8)))
-        LOG.warning("waiting for %s, until %s at most (%.0f s). %s", what, until, seconds, stop)
+        _say(what, seconds, stop)
 
 
 @contextmanager
 def waiting(what: str, seconds: float, stop: str = STOP) -> Iterator[None]:
-    """Says the same of the block that it surrounds once that has taken `SILENT_SECONDS`."""
-    timer = threading.Timer(SILENT_SECONDS, say_wait, (what, seconds, stop))
+    """Says the same of the block that it surrounds once that has taken `TOLD_AFTER_SECONDS`."""
+    timer = threading.Timer(TOLD_AFTER_SECONDS, say_wait, (what, seconds, stop))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def telling_silence(pieces: Iterator[bytes], what: str, seconds: float, stop: str = STOP) -> Iterator[bytes]:
+    """Hands on `pieces`, and says so each time that the next one is waited for longer than `TOLD_AFTER_SECONDS`.
+
+    One thread watches all of them: pieces come thousands a second. `seconds` is how long one piece may take.
+    """
+    asked_at: float | None = None
+    ended = threading.Event()
+
+    def watch() -> None:
+        told_of: float | None = None
+        sleep = TOLD_AFTER_SECONDS
+        while not ended.wait(sleep):
+            sleep = TOLD_AFTER_SECONDS
+            since = asked_at
+            if since is None or since == told_of:
+                continue
+            silent = time.monotonic() - since
+            if silent < TOLD_AFTER_SECONDS:
+                sleep = TOLD_AFTER_SECONDS - silent
+                continue
+            _say(f"more of {what}", max(0.0, seconds - silent), stop)
+            told_of = since
+
+    watching = threading.Thread(target=watch, name="telling silence", daemon=True)
+    watching.start()
+    try:
+        while True:
+            asked_at = time.monotonic()
+            piece = next(pieces, None)
+            asked_at = None
+            if piece is None:
+                return
+            yield piece
+    finally:
+        ended.set()
+
+
+def _say(what: str, seconds: float, stop: str) -> None:
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + min(seconds, 1e8)))
+    LOG.warning("waiting for %s, until %s at most (%.0f s). %s", what, until, seconds, stop)

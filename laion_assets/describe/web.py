@@ -73,7 +73,7 @@ class WebPlace:
         with self._client.open("GET", url, {}, "describe", seconds_left=SECONDS) as response:
             if response.status != 200 or "html" not in response.headers.get("Content-Type", ""):
                 return []
-            content = _at_most(response, PAGE_BYTES)
+            content = _at_most(response, url, PAGE_BYTES)
         parser = _Links()
         parser.feed(content.decode("utf-8", "replace"))
         base = urlsplit(url)._replace(query="", fragment="").geturl()
@@ -127,7 +127,7 @@ class RangedFile(io.RawIOBase):
             if response.status == 206 and total.isdecimal():
                 self.size = int(total)
             elif response.status == 200:
-                self._whole = _at_most(response, WHOLE_BYTES)
+                self._whole = _at_most(response, url, WHOLE_BYTES)
                 self.size = len(self._whole)
             else:
                 raise SourceError(redact(url), found=f"HTTP status {response.status}", expected="the file")
@@ -166,7 +166,7 @@ class RangedFile(io.RawIOBase):
         with self._client.open("GET", self._url, wanted, "describe", seconds_left=SECONDS) as response:
             if response.status != 206:
                 raise SourceError(redact(self._url), found=f"HTTP status {response.status} to a range", expected="206")
-            return _at_most(response, end - start)
+            return _at_most(response, self._url, end - start)
 
 
 class _Links(HTMLParser):
@@ -191,9 +191,9 @@ def _last(there: Callable[[int], bool], first: int) -> int:
     return low
 
 
-def _at_most(response: BaseHTTPResponse, limit: int) -> bytes:
+def _at_most(response: BaseHTTPResponse, url: str, limit: int) -> bytes:
     content = bytearray()
-    for piece in body(response):
+    for piece in body(response, redact(url), SECONDS):
         content += piece
         if len(content) > limit:
             raise PermanentSourceError("describe", found=f"more than {limit:,} bytes", expected="at most so many")

@@ -37,7 +37,7 @@ from laion_assets.source.credentials import Credentials, WebOrigin
 from laion_assets.source.failures import StoppedError
 from laion_assets.source.transfer import Patience
 from laion_assets.tls import add_authorities, trusting_context
-from laion_assets.waiting import waiting
+from laion_assets.waiting import telling_silence, waiting
 
 CA_VARIABLE = "LAION_HTTP_CA_FILE"
 
@@ -205,8 +205,12 @@ class SourceClient:
             raise _failure(place, error, connecting=connecting) from error
 
 
-def body(response: BaseHTTPResponse) -> Iterator[bytes]:
-    """The bytes of an answer, as they come."""
+def body(response: BaseHTTPResponse, place: str, seconds: float) -> Iterator[bytes]:
+    """The bytes of an answer, as they come; says so where `place` is silent. A piece comes within `seconds`."""
+    return telling_silence(_pieces(response), place, seconds)
+
+
+def _pieces(response: BaseHTTPResponse) -> Iterator[bytes]:
     while piece := response.read1(PIECE_BYTES, decode_content=False):
         yield piece
 

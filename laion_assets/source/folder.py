@@ -28,6 +28,7 @@ from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile, temporary_link
 from laion_assets.source.transfer import Pace
 from laion_assets.source.wanted import WantedFile, check_file
+from laion_assets.waiting import telling_silence, waiting
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -129,11 +130,12 @@ class StoredFile:
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
         """Complete `partial`, from its end if it is a part of this very file. Raises `SourceError`, `StoreError`."""
-        with self._failures():
+        with self._failures(), waiting(f"an answer: {self._subject}", pace.seconds_left):
             path, facts = self._look()
         origin = self._origin(facts)
         first = partial.size if self._continues(partial.origin, origin) else 0
-        partial.receive(origin, self._blocks(path, first), pace, restart=first == 0)
+        blocks = telling_silence(self._blocks(path, first), self._subject, pace.seconds_left)
+        partial.receive(origin, blocks, pace, restart=first == 0)
         return Arrival(self.url, origin.etag, remote=_remote(origin))
 
     def observe(self) -> RemoteFile:
@@ -141,7 +143,7 @@ class StoredFile:
         with self._failures():
             return _remote(self._origin(self._look()[1]))
 
-    def read_range(self, first: int, end: int, pinned: RemoteFile, _seconds_left: float) -> Iterator[bytes]:
+    def read_range(self, first: int, end: int, pinned: RemoteFile, seconds_left: float) -> Iterator[bytes]:
         """The bytes from `first` to `end` of the file that `observe` described. Raises `SourceError`, also for another.
 
         s3fs asks with If-Match; for others the file is looked at once more.
@@ -150,7 +152,7 @@ class StoredFile:
             path, _ = self._look()
             with path.open("rb", block_size=BLOCK_BYTES, cache_type="none") as file:
                 file.seek(first)
-                yield from _pieces(file, end - first)
+                yield from telling_silence(_pieces(file, end - first), self._subject, seconds_left)
         _require_same(self._wanted, pinned, self.observe())
 
     def names_beside(self) -> list[str]:

@@ -75,7 +75,7 @@ class HttpFile:
             continued = response.status == 206
             if continued:
                 origin = self._continued(response, partial, origin, asked)
-            partial.receive(origin, body(response), pace, restart=not continued)
+            partial.receive(origin, self._body(response, pace.seconds_left), pace, restart=not continued)
             remote = self._remote(response, origin.total)
         return Arrival(self.url, origin.etag, remote=remote)
 
@@ -114,7 +114,10 @@ class HttpFile:
             if _content_range(found) != (first, end - 1, pinned.size) or etag != pinned.etag:
                 expected = f"bytes {first}-{end - 1}/{pinned.size} of ETag {pinned.etag}"
                 raise SourceError(self._subject, found=f"{found} of ETag {etag}", expected=expected)
-            yield from body(response)
+            yield from self._body(response, seconds_left)
+
+    def _body(self, response: BaseHTTPResponse, seconds_left: float) -> Iterator[bytes]:
+        return body(response, self._subject, min(self._patience.read_seconds, seconds_left))
 
     def _open(
         self, method: str, headers: dict[str, str], seconds_left: float

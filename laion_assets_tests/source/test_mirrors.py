@@ -60,6 +60,19 @@ def test_a_host_that_cannot_be_reached_is_given_up_after_seconds_and_its_wait_is
     assert "Ctrl-C" in said and re.search(r"until \d\d:\d\d:\d\d", said)
 
 
+def test_a_body_that_stalls_in_the_middle_is_told_within_two_seconds(
+    server: MisbehavingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server sends a part and then nothing; the next try, of another mirror, has the rest."""
+    one = OneFile(tmp_path, patience=replace(QUICK, read_seconds=3.0))
+    started = time.time()
+    assert one.fetch(server.base("stall=100000"), server.base("times=1")).path.read_bytes() == CONTENT
+    (said, *_) = [record for record in caplog.records if record.name == "laion_assets.waiting"]
+    assert said.created - started < 2.0
+    until = r"until \d\d:\d\d:\d\d at most \([12] s\)\. Ctrl-C"
+    assert re.match(rf"waiting for more of .*{IMAGE} from {server.base('stall=100000')}/.*, {until}", said.getMessage())
+
+
 def test_mirrors_that_fail_take_turns_and_all_are_named(server: MisbehavingServer, one: OneFile) -> None:
     places = [server.base("status=500"), server.base("status=404"), server.base("status=502")]
     error = one.failure(*places)
