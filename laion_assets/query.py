@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,12 @@ class Query:
             raise SearchError(
                 "search", found=" and ".join(given) or "nothing", expected="one of text, image, vector and like"
             )
+        if self.text is not None and not isinstance(self.text, str):
+            raise SearchError("text", found=type(self.text).__name__, expected="a text")
         if self.text is not None and not self.text.strip():
             raise SearchError("search", found="an empty text", expected="some words")
+        if self.like is not None and (isinstance(self.like, bool) or not isinstance(self.like, Integral)):
+            raise SearchError("like", found=f"{self.like!r}"[:40], expected="the id of a row, a whole number")
         if self.vector is not None:
             checked_vector(self.vector, dimension)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.errors import SearchError
 from laion_assets.query import Answer, Batch, Query
 from laion_assets.recall.choice import Choice
 from laion_assets.recall.kept import NamedSettings, named_settings
@@ -238,6 +239,8 @@ def request_of(
 ) -> SearchRequest:
     """The request of these arguments. Raises `SearchError` for vectors that are neither images' nor texts', and for a
     method that is not known."""
+    if shards is not None and not isinstance(shards, Iterable):
+        raise SearchError("shards", found=f"{shards!r}"[:40], expected="a list of whole numbers")
     numbers = None if shards is None else tuple(shards)
     way = checked_method(method, exact=exact)
     return SearchRequest(checked_by(by), limit, way == "exact", where, numbers, settings, method=way)

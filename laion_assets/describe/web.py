@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from html.parser import HTMLParser
 from typing import IO
-from urllib.parse import unquote, urljoin, urlsplit
-
-from urllib3.response import BaseHTTPResponse
 
 from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.redact import redact
 from laion_assets.settings import load_settings
-from laion_assets.source.client import SourceClient, body
+from laion_assets.source.client import SourceClient
+from laion_assets.source.credentials import Credentials
+from laion_assets.source.index_page import has_file, listed_names, whole_body
 from laion_assets.source.places import file_url
 from laion_assets.source.transfer import Patience
 
 DEPTH = 3
 MOST_PAGES = 100
-PAGE_BYTES = 64 << 20
 SECONDS = 120.0
 
 KNOWN_NAMES = (
@@ -40,7 +37,7 @@ class WebPlace:
         self.url = url.partition("#")[0]
         self.listed = True
         settings = load_settings(dataset_name="sample", source=(url,), extra_columns=())
-        self._client = SourceClient(Patience.of(settings), settings.http_ca_file)
+        self._client = SourceClient(Patience.of(settings), settings.http_ca_file, credentials=Credentials.of(settings))
 
     def files(self) -> list[str]:
         """Paths of the files below it. Raises `SourceError`."""
@@ -68,18 +65,7 @@ class WebPlace:
 
     def _links(self, page: str) -> list[str]:
         """What a directory's index page links to directly below it; nothing where there is no such page."""
-        url = file_url(self.url, "", page) if page else self.url
-        url = url if urlsplit(url).path.endswith("/") else f"{url}/" if "?" not in url else url
-        with self._client.open("GET", url, {}, "describe", seconds_left=SECONDS) as response:
-            if response.status != 200 or "html" not in response.headers.get("Content-Type", ""):
-                return []
-            content = _at_most(response, url, PAGE_BYTES)
-        parser = _Links()
-        parser.feed(content.decode("utf-8", "replace"))
-        base = urlsplit(url)._replace(query="", fragment="").geturl()
-        inner = (urljoin(base, link).partition("?")[0].partition("#")[0] for link in parser.links)
-        below = (unquote(link.removeprefix(base)) for link in inner if link.startswith(base) and link != base)
-        return sorted({link for link in below if "/" not in link.rstrip("/")})
+        return listed_names(self._client, file_url(self.url, "", page) if page else self.url, "describe", SECONDS)
 
     def _asked(self) -> list[str]:
         """Files of the names that are known, found one by one: the first shard, then how far the numbers go."""
@@ -104,14 +90,7 @@ class WebPlace:
         )
 
     def _exists(self, path: str) -> bool:
-        url = file_url(self.url, "", path)
-        for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
-            with self._client.open(method, url, headers, "describe", seconds_left=SECONDS) as response:
-                if response.status in (200, 206):
-                    return True
-                if response.status in (404, 410):
-                    return False
-        return False
+        return has_file(self._client, file_url(self.url, "", path), "describe", SECONDS)
 
 
 class RangedFile(io.RawIOBase):
@@ -127,7 +106,7 @@ class RangedFile(io.RawIOBase):
             if response.status == 206 and total.isdecimal():
                 self.size = int(total)
             elif response.status == 200:
-                self._whole = _at_most(response, url, WHOLE_BYTES)
+                self._whole = whole_body(response, url, "describe", WHOLE_BYTES, SECONDS)
                 self.size = len(self._whole)
             else:
                 raise SourceError(redact(url), found=f"HTTP status {response.status}", expected="the file")
@@ -166,17 +145,7 @@ class RangedFile(io.RawIOBase):
         with self._client.open("GET", self._url, wanted, "describe", seconds_left=SECONDS) as response:
             if response.status != 206:
                 raise SourceError(redact(self._url), found=f"HTTP status {response.status} to a range", expected="206")
-            return _at_most(response, self._url, end - start)
-
-
-class _Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.links += [value for name, value in attrs if name == "href" and value]
+            return whole_body(response, self._url, "describe", end - start, SECONDS)
 
 
 def _last(there: Callable[[int], bool], first: int) -> int:
@@ -189,12 +158,3 @@ def _last(there: Callable[[int], bool], first: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if there(middle) else (low, middle)
     return low
-
-
-def _at_most(response: BaseHTTPResponse, url: str, limit: int) -> bytes:
-    content = bytearray()
-    for piece in body(response, redact(url), SECONDS):
-        content += piece
-        if len(content) > limit:
-            raise PermanentSourceError("describe", found=f"more than {limit:,} bytes", expected="at most so many")
-    return bytes(content)

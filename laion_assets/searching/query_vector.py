@@ -36,9 +36,16 @@ def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.floa
 def real_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """The same numbers as float64. Raises `ValueError` for what are no real numbers, or not finite as float64."""
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"values of type {array.dtype}, not real numbers")
+        raise ValueError(f"values of type {_kinds(array)}, not real numbers of at most 64 bits")
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float64)
     if not np.isfinite(numbers).all():
         raise ValueError("NaN or infinity in it")
     return numbers
+
+
+def _kinds(array: npt.NDArray[Any]) -> str:
+    """The types of what is in an array: Python's, where numpy knows none."""
+    if array.dtype.kind != "O":
+        return str(array.dtype)
+    return ", ".join(sorted({type(each).__name__ for each in array.flat})[:5])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal, get_args
 
 from laion_assets.dataset import Dataset
 from laion_assets.errors import SearchError
 from laion_assets.searching.cells_settings import CellsSettings
+from laion_assets.shard_numbers import MAX_SHARDS
 from laion_assets.table.vectors import By
 from laion_assets.words import counted
 
@@ -117,10 +119,16 @@ class SearchRequest:
 
 
 def check_request(request: SearchRequest, dataset: Dataset) -> None:
-    """Raises `SearchError` for a limit that cannot be, or vectors that the dataset does not have."""
+    """Raises `SearchError` for a limit, a condition or shards that cannot be, or vectors that the dataset has not."""
     if type(request.limit) is not int or not 1 <= request.limit <= MAX_LIMIT:
         found = f"{request.limit:,}" if type(request.limit) is int else f"{request.limit!r}"
         raise SearchError("limit", found=found, expected=f"1 to {MAX_LIMIT:,}")
+    if request.where is not None and not isinstance(request.where, str):
+        raise SearchError("where", found=f"{type(request.where).__name__}", expected="a text: a condition of SQL")
+    for shard in request.shards or ():
+        if isinstance(shard, bool) or not isinstance(shard, Integral) or not 0 <= shard < MAX_SHARDS:
+            found = f"{shard!r}"[:40]
+            raise SearchError("shards", found=found, expected=f"whole numbers from 0 to {MAX_SHARDS - 1:,}")
     if request.by == "text" and not dataset.has_text:
         raise SearchError(f"dataset {dataset.name}", found="no text embeddings", expected="by image")
 

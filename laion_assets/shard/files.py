@@ -72,14 +72,21 @@ def placing(path: Path, *, subject: str) -> Iterator[Path]:
 
     Of two writers at once the last one's file stays. Raises `StoreError` when the folder cannot be written, or is full.
     """
-    with store_errors(f"{subject}, {path}"):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             yield temporary
             _publish(temporary, path)
         finally:
             remove_file(temporary)
+    except OSError as error:
+        raise StoreError(
+            f"{subject} {path}",
+            found=error.strerror or str(error),
+            expected="the name of a file in a folder that can be written",
+            advice="name another file, or free some space",
+        ) from error
 
 
 @contextlib.contextmanager

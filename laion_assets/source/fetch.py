@@ -33,6 +33,10 @@ OBSERVE_SECONDS = 120.0
 """An observation will be made again anyway, so it does not insist as a fetch does."""
 
 
+BRIEF = Patience(connect_seconds=5.0, read_seconds=5.0)
+"""What lies beside an absent file only adds to an error, and is not waited for."""
+
+
 @dataclass(frozen=True)
 class FetchedFile:
     """A file that is complete and checked in the store.
@@ -91,7 +95,13 @@ def fetch_shard(
             try:
                 return side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
             except PermanentSourceError as error:
-                raise with_near_misses(error, settings.dataset, files, sources) from error
+                raise _with_near_misses(error, settings, files) from error
+
+
+def _with_near_misses(error: PermanentSourceError, settings: Settings, files: list[WantedFile]) -> PermanentSourceError:
+    """The error, with what lies beside the file that it is about. The places are new ones: those of the fetch ended."""
+    with closing(ShardPlaces(settings, BRIEF, ShardTransfer("", {}))) as places:
+        return with_near_misses(error, settings.dataset, files, [places.of(file) for file in files])
 
 
 def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = None) -> dict[FileKind, RemoteFile]:

@@ -22,10 +22,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from itertools import islice
+from urllib.parse import quote
 
 from urllib3.response import BaseHTTPResponse
 
@@ -33,6 +35,7 @@ from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.redact import redact
 from laion_assets.source.client import SourceClient, body
 from laion_assets.source.failures import BusySourceError
+from laion_assets.source.index_page import has_file, listed_names
 from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile
 from laion_assets.source.transfer import Pace, Patience
@@ -43,6 +46,9 @@ PASSING_STATUS = {408, 421, 425, 429}
 
 PERMANENT_STATUS = {501, 505}
 """Statuses from 500 on that do not pass: the server cannot do it at all."""
+
+LOOK_SECONDS = 10.0
+"""So long may each look at what lies beside an absent file take."""
 
 ADVICE = {
     401: "put a token into LAION_HTTP_TOKEN, or user and password into ~/.netrc or the URL in LAION_SOURCE",
@@ -115,6 +121,20 @@ class HttpFile:
                 expected = f"bytes {first}-{end - 1}/{pinned.size} of ETag {pinned.etag}"
                 raise SourceError(self._subject, found=f"{found} of ETag {etag}", expected=expected)
             yield from self._body(response, seconds_left)
+
+    def names_beside(self, likely: Sequence[str]) -> list[str]:
+        """Names that the server lists in the file's folder; where it lists nothing, the first of `likely` there.
+
+        Raises `SourceError`.
+        """
+        rest, mark, query = self._url.partition("?")
+        folder = f"{rest.rpartition('/')[0]}/"
+        found = listed_names(self._client, f"{folder}{mark}{query}", self._subject, LOOK_SECONDS)
+        if found:
+            return found
+        urls = {name: f"{folder}{quote(name)}{mark}{query}" for name in likely}
+        there = (name for name, url in urls.items() if has_file(self._client, url, self._subject, LOOK_SECONDS))
+        return list(islice(there, 1))
 
     def _body(self, response: BaseHTTPResponse, seconds_left: float) -> Iterator[bytes]:
         return body(response, self._subject, min(self._patience.read_seconds, seconds_left))

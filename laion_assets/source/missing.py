@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from laion_assets.dataset import Dataset
 from laion_assets.errors import PermanentSourceError
 from laion_assets.source.folder import LocalFile, StoredFile
+from laion_assets.source.http import HttpFile
 from laion_assets.source.mirrors import Source
-from laion_assets.source.names import near_miss
+from laion_assets.source.names import likely_names, near_miss
 from laion_assets.source.wanted import WantedFile
 
 MOST_NAMES = 100_000
@@ -26,20 +27,22 @@ def with_near_misses(
     looked = sorted(zip(files, places, strict=True), key=lambda pair: pair[0].subject != error.subject)
     for wanted, sources in looked:
         for source in sources:
-            hint = near_miss(dataset, wanted.kind, wanted.shard, _names_beside(source))
+            hint = near_miss(dataset, wanted.kind, wanted.shard, _names_beside(source, dataset, wanted))
             if hint:
                 advice = f"{hint} `laion-assets describe` writes the description; or {error.advice}"
                 return PermanentSourceError(error.subject, found=error.found, expected=error.expected, advice=advice)
     return error
 
 
-def _names_beside(source: Source) -> list[str]:
+def _names_beside(source: Source, dataset: Dataset, wanted: WantedFile) -> list[str]:
     """Names of the files in the folder where a source looks; none where they cannot be listed."""
     try:
         if isinstance(source, LocalFile):
             names = [path.name for path in source.path.parent.iterdir() if path.is_file()]
         elif isinstance(source, StoredFile):
             names = source.names_beside()
+        elif isinstance(source, HttpFile):
+            names = source.names_beside(likely_names(dataset, wanted.kind, wanted.shard))
         else:
             names = []
     except Exception:  # each store's package raises kinds of its own, and this only adds to an error

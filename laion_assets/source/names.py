@@ -11,6 +11,7 @@ from laion_assets.dataset import Dataset
 from laion_assets.file_layout import FileKind
 from laion_assets.shard_numbers import MAX_SHARDS, as_ranges
 
+MOST_DIGITS = 6
 DIGITS = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -73,6 +74,16 @@ def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]
     if like is not None:
         return f'{like.pattern} lies there ({as_ranges(like.shards)}): {kind}_file = "{like.pattern}"?'
     return ""
+
+
+def likely_names(dataset: Dataset, kind: FileKind, shard: int) -> list[str]:
+    """Names that the file may have instead: its number padded otherwise, then the next number, as of a set from 1."""
+    pattern = {"image": dataset.image_file, "text": dataset.text_file, "metadata": dataset.metadata_file}[kind]
+    if "{shard}" not in pattern:
+        return []
+    written = (f"{number:0{digits}d}" for number in (shard, shard + 1) for digits in range(1, MOST_DIGITS + 1))
+    wanted = dataset.remote_name(kind, shard)
+    return [name for each in dict.fromkeys(written) if (name := pattern.replace("{shard}", each)) != wanted]
 
 
 def _pattern(name: str, number: re.Match[str]) -> str:

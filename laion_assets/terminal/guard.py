@@ -40,6 +40,9 @@ FORESEEN = {
 UNSET_VARIABLE = re.compile(r'environment variable "([^"]+)" which is not set')
 """How Dagster says that a variable named in its configuration (`{env: NAME}`) has no value."""
 
+RETRYING = "Retrying failed database"
+"""How dagster-postgres and Dagster's own storage begin what they say of a try that failed."""
+
 ADVICE = {
     sqlite3.DatabaseError: "its storage is damaged, or no SQLite file: move the .db files of the instance away, or "
     "restore them; what is in the table and the store stays",
@@ -135,6 +138,15 @@ class _Shown(logging.Handler):
 def _show_waits(errors: Console) -> None:
     LOG.handlers = [_Shown(errors)]
     LOG.propagate = False
+    logging.getLogger().addFilter(_hide_retries)
+
+
+def _hide_retries(record: logging.LogRecord) -> bool:
+    """Whether a line of the root logger is shown: dagster-postgres writes four lines there at each try to connect.
+
+    What they say is in the error that ends the tries, and the wait is told by whoever opens the instance.
+    """
+    return not str(record.msg).startswith(RETRYING)
 
 
 def _silent() -> int:

@@ -15,6 +15,7 @@ from laion_assets.errors import SettingsError
 from laion_assets.execution.watch import PROCESS_TAG, process_of_command
 from laion_assets.health.runs import ACTIVE
 from laion_assets.machine import ProcessIdentity
+from laion_assets.waiting import waiting
 
 MINIMAL_CONFIG = """\
 # Written by laion-assets for a Dagster instance of its own; storage lies beside this file.
@@ -30,6 +31,10 @@ concurrency:
     granularity: op
 """
 
+
+CONNECT_SECONDS = "10"
+OPEN_SECONDS = 75.0
+"""Six tries to connect, and the pauses between them."""
 
 SETTLE_SECONDS = 3.0
 """How often a command looks for others that were killed, while it runs."""
@@ -53,7 +58,7 @@ def dagster_instance() -> dg.DagsterInstance:
             advice="run this in the project's folder, or set DAGSTER_HOME to it",
         )
     os.environ["DAGSTER_HOME"] = str(home)
-    with _alone_in(home):
+    with _alone_in(home), _waiting_for_database(home):
         instance = dg.DagsterInstance.get()
         settle_dead_runs(instance)
     return instance
@@ -64,10 +69,20 @@ def _alone_in(home: Path) -> Iterator[None]:
     """One process at a time: Dagster makes the tables of a new instance without looking whether another does so."""
     descriptor = os.open(home, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with waiting(f"another command that opens the Dagster instance {home}", OPEN_SECONDS):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def _waiting_for_database(home: Path) -> contextlib.AbstractContextManager[None]:
+    """Says that a database is waited for, where the instance has one: dagster-postgres tries six times to connect."""
+    if b"postgres" not in (home / "dagster.yaml").read_bytes():
+        return contextlib.nullcontext()
+    # Without it libpq waits for a host that does not answer as long as the operating system does: minutes a try.
+    os.environ.setdefault("PGCONNECT_TIMEOUT", CONNECT_SECONDS)
+    return waiting(f"the database of the Dagster instance {home}", OPEN_SECONDS)
 
 
 @contextlib.contextmanager

@@ -166,6 +166,28 @@ def test_a_web_server_that_lists_nothing_is_asked_for_the_known_names(tmp_path: 
         assert_one_line(caught.value, f"{url}/nothing", "none of the known names")
 
 
+class Gated(Quiet):
+    """One that wants a bearer token."""
+
+    def send_head(self) -> Any:
+        """The file, or 401."""
+        if self.headers.get("Authorization") != "Bearer hf_secret":
+            self.send_error(401)
+            return None
+        return super().send_head()
+
+
+def test_a_web_server_that_wants_a_token_is_described_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    padded_with_holes(tmp_path)
+    with serving(tmp_path, Gated) as url:
+        with pytest.raises(SourceError):
+            describe(url)
+        monkeypatch.setenv("LAION_HTTP_TOKEN", "hf_secret")
+        dataset, text = described(url)
+    assert dataset.shards == (1, 2, 4)
+    assert "hf_secret" not in text
+
+
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     with s3_server() as server:

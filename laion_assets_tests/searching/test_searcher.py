@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from laion_assets.searcher import Searcher
 from laion_assets.searching.request import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
+from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.endpoint.process import ServerProcess, endpoint_process
 from laion_assets_tests.table.loaded import holder, load_sample, sample_settings
 
@@ -53,6 +55,38 @@ def test_a_held_searcher_answers_as_one_call_does(settings: Settings) -> None:
         held = [searcher.search(like=7, limit=5), searcher.search(like=7, limit=5, where=HALF, by="text")]
     assert held[0].equals(laion_assets.search(like=7, limit=5, settings=settings))
     assert held[1].equals(laion_assets.search(like=7, limit=5, where=HALF, by="text", settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("asked", "about"),
+    [
+        ({"like": "5"}, "like"),
+        ({"like": 5.5}, "like"),
+        ({"like": True}, "like"),
+        ({"text": 7}, "text"),
+        ({"like": 7, "where": 5}, "where"),
+        ({"like": 7, "shards": ["0"]}, "shards"),
+        ({"like": 7, "shards": [0.9]}, "shards"),
+        ({"like": 7, "shards": [-1]}, "shards"),
+        ({"like": 7, "shards": [10**30]}, "shards"),
+        ({"like": 7, "shards": 0}, "shards"),
+        ({"like": 7, "limit": "3"}, "limit"),
+        ({"like": 7, "method": 3}, "method"),
+        ({"like": 7, "by": None}, "by"),
+    ],
+)
+def test_arguments_of_another_type_are_refused_in_one_line(
+    settings: Settings, asked: dict[str, Any], about: str
+) -> None:
+    with pytest.raises(SearchError) as caught:
+        laion_assets.search(**asked, settings=settings)
+    assert_one_line(caught.value, f"{about}: found ")
+
+
+def test_numbers_of_numpy_are_numbers(settings: Settings) -> None:
+    expected = laion_assets.search(like=7, shards=[1], limit=5, settings=settings)
+    found = laion_assets.search(like=np.int64(7), shards=np.array([1]), limit=5, settings=settings)  # type: ignore[arg-type]
+    assert found.equals(expected)
 
 
 def test_a_search_on_a_server_is_one_statement_once_its_kind_was_seen(

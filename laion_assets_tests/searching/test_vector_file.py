@@ -18,9 +18,9 @@ from laion_assets_tests.conftest import assert_one_line
 TERABYTES = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 64), }".ljust(117) + b"\n"
 
 DAMAGED: dict[str, tuple[bytes, str]] = {
-    "huge.json": (json.dumps([10**400, 1]).encode(), "real numbers"),
+    "huge.json": (json.dumps([10**400, 1]).encode(), "values of type int, not real numbers of at most 64 bits"),
     "nan.json": (b"[NaN, NaN]", "NaN"),
-    "object.json": (b'{"vector": [1]}', "real numbers"),
+    "object.json": (b'{"vector": [1]}', "values of type dict"),
     "ragged.json": (b"[[1], [1, 2]]", "inhomogeneous"),
     "deep.json": (b"[" * 100_000, ""),
     "bytes.json": (b"\x80\x81", "codec"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from laion_assets.errors import PermanentSourceError
 from laion_assets.settings import load_settings
 from laion_assets.source.fetch import fetch_shard
 from laion_assets.source.names import find_series, near_miss
+from laion_assets_tests.source.misbehaving_server import misbehaving_server
 
 
 @pytest.mark.parametrize(
@@ -53,13 +57,47 @@ def test_what_lies_near_a_missing_file_is_named(digits: str, names: list[str], s
     (tmp_path / "img_emb").mkdir()
     for name in names:
         (tmp_path / "img_emb" / name).write_bytes(b"")
-    toml = tmp_path / "gaps.toml"
-    toml.write_text(TOML.format(digits, tmp_path))
-    settings = load_settings(dataset_name=str(toml), data_dir=tmp_path / "data", http_connections=1)
+    advice = _advice(digits, str(tmp_path), tmp_path)
+    assert said in advice
+    assert "laion-assets describe" in advice
+
+
+@pytest.mark.parametrize(
+    ("digits", "name", "said"),
+    [
+        ("", "img_emb_0000.npy", "img_emb_0000.npy lies there: digits = 4?"),
+        ("digits = 5\n", "img_emb_0.npy", "img_emb_0.npy lies there: digits = 1?"),
+        ("", "img_emb_1.npy", 'those of shards 1: shards = "1"?'),
+    ],
+)
+def test_names_near_a_missing_one_are_asked_for_where_a_server_lists_nothing(
+    digits: str, name: str, said: str, tmp_path: Path
+) -> None:
+    with misbehaving_server({name: b""}) as server:
+        assert said in _advice(digits, server.base(), tmp_path)
+    assert len(server.requests) < 30
+
+
+def test_what_a_web_server_lists_beside_a_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "served" / "img_emb").mkdir(parents=True)
+    for name in ("pictures-007.npy", "pictures-008.npy"):
+        (tmp_path / "served" / "img_emb" / name).write_bytes(b"")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        advice = _advice("", f"http://127.0.0.1:{server.server_port}", tmp_path)
+        server.shutdown()
+    assert 'pictures-{shard}.npy lies there (7-8): image_file = "pictures-{shard}.npy"?' in advice
+
+
+def _advice(digits: str, url: str, folder: Path) -> str:
+    """What is advised where shard 0 is not at `url`."""
+    toml = folder / "gaps.toml"
+    toml.write_text(TOML.format(digits, url))
+    settings = load_settings(dataset_name=str(toml), data_dir=folder / "data", http_connections=1)
     with pytest.raises(PermanentSourceError) as caught:
-        fetch_shard(settings, 0, tmp_path / "data" / "raw")
-    assert said in caught.value.advice
-    assert "laion-assets describe" in caught.value.advice
+        fetch_shard(settings, 0, folder / "data" / "raw")
+    return caught.value.advice
 
 
 def test_where_nothing_is_near_nothing_is_said() -> None:

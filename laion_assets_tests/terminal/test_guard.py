@@ -78,7 +78,6 @@ def _waits_as_before() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (POSTGRES, "Connection refused"),
         (UNSET, "found no value of NOBODY_SET_IT, NOR_THIS in the environment"),
         (
             "storage: {postgres: {postgres_db: {username: u}}}\n",
@@ -113,6 +112,19 @@ def test_an_instance_that_cannot_be_opened_is_one_line(
     assert line.startswith("laion-assets: ") and said in line
     assert "hunter2" not in line
     assert "object at 0x" not in line
+
+
+def test_a_database_that_refuses_is_one_line_after_the_wait_for_it_is_told(tmp_path: Path) -> None:
+    """dagster-postgres tries for some 10 s, and says of each try what the line at the end says."""
+    (tmp_path / "dagster.yaml").write_text(POSTGRES)
+    ended = shell(f"cd {tmp_path}; la status", DAGSTER_HOME=str(tmp_path), LAION_DATA_DIR=str(tmp_path / "data"))
+    waited, said = ended.stderr.decode().splitlines()
+    assert ended.returncode == 2 and not ended.stdout
+    assert (
+        waited.startswith(f"waiting for the database of the Dagster instance {tmp_path}, until ") and "Ctrl-C" in waited
+    )
+    assert said.startswith("laion-assets: Dagster instance") and "Connection refused" in said
+    assert "hunter2" not in waited + said
 
 
 @pytest.mark.usefixtures("_waits_as_before")
