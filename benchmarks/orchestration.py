@@ -17,13 +17,13 @@ from dagster import AssetKey, DagsterRunStatus
 
 from benchmarks.alone import parser, reported
 from benchmarks.report import Section
+from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.definitions import build_definitions
 from laion_assets.health.facts import read_facts
 from laion_assets.health.findings import judge
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.page import report_markdown
-from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.settings import load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.schema import PartitionState

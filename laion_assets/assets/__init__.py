@@ -5,7 +5,7 @@ Dagster reads the annotation of `context` as it stands, so these modules have no
 
 import warnings
 
-from dagster._utils.warnings import BetaWarning, PreviewWarning
+from dagster import BetaWarning, PreviewWarning
 
 # Partitioned checks are in preview and observable source assets in beta in Dagster 1.13, which pyproject.toml pins: a
 # word of it at each import helps nobody.

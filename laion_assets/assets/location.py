@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import dagster as dg
-from dagster._core.definitions.metadata import RawMetadataValue
 
 from laion_assets.automation.milestones import index_condition
 from laion_assets.columns import ColumnType
+from laion_assets.dagster_internals.names import PARTITION_TAG
+from laion_assets.dagster_internals.types import RawMetadataValue
 from laion_assets.errors import (
     EngineHeldError,
     LaionError,
@@ -30,7 +31,6 @@ from laion_assets.errors import (
     UnreachableSourceError,
 )
 from laion_assets.health.keys import OWNER, asset_key
-from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
 from laion_assets.settings import Settings

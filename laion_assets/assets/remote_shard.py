@@ -3,10 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
-from dagster._core.storage.tags import KIND_PREFIX
 
 from laion_assets.assets.location import CodeLocation
+from laion_assets.dagster_internals.names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG, KIND_PREFIX
 from laion_assets.errors import LaionError
 from laion_assets.health.versions import observed_versions
 from laion_assets.source.fetch import observe_shard

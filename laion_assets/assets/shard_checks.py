@@ -4,11 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationTargetMaterializationData,
-)
 
 from laion_assets.assets.location import CodeLocation, Metadata, asset_check
+from laion_assets.dagster_internals.records import AssetCheckEvaluationTargetMaterializationData
 from laion_assets.health.facts import SWEPT
 from laion_assets.health.finding import naming
 from laion_assets.words import as_ranges, counted, lasting

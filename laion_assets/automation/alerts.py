@@ -9,14 +9,14 @@ from typing import Literal
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
-from dagster._core.event_api import PartitionKeyFilter
-from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 
 from laion_assets.automation.overdue import overdue_sensors
 from laion_assets.automation.webhook import Alert, WebhookError, alert, post
+from laion_assets.dagster_internals.names import PARTITION_TAG
+from laion_assets.dagster_internals.records import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES, PartitionKeyFilter
 from laion_assets.health.facts import SWEPT
 from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
-from laion_assets.health.runs import PARTITION_TAG, failure_reason
+from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
 
 SECONDS_A_TICK = 30.0

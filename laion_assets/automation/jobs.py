@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dagster import AssetCheckKey, AssetSelection, define_asset_job
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from laion_assets.automation.queue import job_tags
+from laion_assets.dagster_internals.types import UnresolvedAssetJobDefinition
 from laion_assets.execution.executor import watched_executor
 from laion_assets.health.facts import AUDIT_CHECK
 from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, asset_key, job_name

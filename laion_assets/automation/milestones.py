@@ -9,14 +9,12 @@ from typing import Any
 
 import dagster as dg
 from dagster import AssetKey, DagsterEventType, DagsterInstance, RunsFilter
-from dagster._core.definitions.declarative_automation.automation_context import AutomationContext
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._core.storage.tags import PRIORITY_TAG
 
 from laion_assets.automation.queue import INDEX, LANE_TAG
+from laion_assets.dagster_internals.names import PRIORITY_TAG
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.keys import asset_key, job_name
+from laion_assets.health.runs import ACTIVE
 from laion_assets.health.upkeep import milestone
 from laion_assets.settings import Settings
 from laion_assets.words import shards_of
@@ -72,7 +70,7 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
         """The label in the UI's automation view; with its parameters, since a change of them is another condition."""
         return f"{self.first} partitions loaded, then every {self.step} more, and the last; or loaded again"
 
-    def evaluate(self, context: AutomationContext[AssetKey]) -> dg.AutomationResult[AssetKey]:
+    def evaluate(self, context: dg.AutomationContext[AssetKey]) -> dg.AutomationResult[AssetKey]:
         """Compares what is loaded with what the last materialization covered and with what was asked for."""
         instance = context.asset_graph_view.instance
         loaded = instance.get_latest_storage_id_by_partition(self.partitioned, DagsterEventType.ASSET_MATERIALIZATION)
@@ -126,12 +124,14 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
 
 def loads_under_way(instance: DagsterInstance, partitioned: AssetKey) -> bool:
     """Whether a run or a backfill that loads partitions is queued or running."""
+    from laion_assets.dagster_internals.backfills import BulkActionsFilter, BulkActionStatus
+
     requested = BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])
     if any(partitioned in (backfill.asset_selection or ()) for backfill in instance.get_backfills(requested)):
         return True
     return any(
         partitioned in (run.asset_selection or ()) or (not run.asset_selection and run.tags.get(LANE_TAG) == "load")
-        for run in instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES))
+        for run in instance.get_runs(RunsFilter(statuses=[*ACTIVE]))
     )
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dagster import DagsterRun
-from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
-from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
-from dagster._core.storage.tags import BACKFILL_ID_TAG, PRIORITY_TAG
+from dagster import DagsterRun, QueuedRunCoordinator, SubmitRunContext
+
+from laion_assets.dagster_internals.names import BACKFILL_TAG, PRIORITY_TAG
+from laion_assets.dagster_internals.types import RunQueueConfig
 
 LANE_TAG = "laion_assets/lane"
 """What kind of run it is. dagster.yaml limits each kind by itself (`tag_concurrency_limits`): loads that wait for the
@@ -44,7 +44,7 @@ def queue_tags(run: DagsterRun) -> dict[str, str]:
     lane = run.tags.get(LANE_TAG) or _lane(names)
     if not lane:
         return {}
-    asked = BULK if BACKFILL_ID_TAG in run.tags else PERSON
+    asked = BULK if BACKFILL_TAG in run.tags else PERSON
     priority = min((PRIORITIES.get(name, asked) for name in names), default=asked)
     tags = {LANE_TAG: lane, PRIORITY_TAG: str(priority)}
     return {name: value for name, value in tags.items() if name not in run.tags}

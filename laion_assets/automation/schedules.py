@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dagster as dg
-from dagster._core.storage.tags import PRIORITY_TAG
 
 from laion_assets.automation.queue import BULK
+from laion_assets.dagster_internals.names import PARTITION_TAG, PRIORITY_TAG
 from laion_assets.health.facts import last_audits
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import AUDIT_JOB, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, UPDATE_JOB, job_name
-from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.settings import Settings
 from laion_assets.words import counted
 

@@ -3,11 +3,8 @@
 import time
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-from dagster._core.definitions.events import AssetKeyPartitionKey
-from dagster._core.utils import make_new_backfill_id
 
+from laion_assets.dagster_internals.types import AssetGraph
 from laion_assets.execution.executor import watched_executor
 from laion_assets.health.facts import read_facts
 from laion_assets.health.history import read_histories
@@ -39,7 +36,12 @@ def submit_update(
     the next milestone or the next update.
     """
     # Imported here: it was a fifth of what importing the code location takes over Dagster, in each shard's run.
-    from dagster._core.execution.backfill import PartitionBackfill
+    from laion_assets.dagster_internals.backfills import (
+        AssetGraphSubset,
+        AssetKeyPartitionKey,
+        PartitionBackfill,
+        make_new_backfill_id,
+    )
 
     wanted = {
         AssetKeyPartitionKey(asset_key(settings, step), str(shard))

@@ -8,19 +8,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.executor_definition import IN_PROC_CONFIG
-from dagster._core.errors import DagsterExecutionInterruptedError
-from dagster._core.events import DagsterEvent, EngineEventData
-from dagster._core.execution.api import ExecuteRunWithPlanIterable
-from dagster._core.execution.context.system import PlanExecutionContext, PlanOrchestrationContext
-from dagster._core.execution.context_creation_job import PlanExecutionContextManager
-from dagster._core.execution.plan.execute_plan import inner_plan_execution_iterator
-from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
-from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.execution.retries import RetryMode
-from dagster._core.executor.in_process import InProcessExecutor
-from dagster._utils.interrupts import pop_captured_interrupt
 
+from laion_assets.dagster_internals.executing import (
+    IN_PROC_CONFIG,
+    EngineEventData,
+    ExecuteRunWithPlanIterable,
+    ExecutionPlan,
+    InProcessExecutor,
+    InstanceConcurrencyContext,
+    PlanExecutionContext,
+    PlanExecutionContextManager,
+    PlanOrchestrationContext,
+    RetryMode,
+    inner_plan_execution_iterator,
+    pop_captured_interrupt,
+)
 from laion_assets.execution.watch import RunWatch
 
 WAIT_SECONDS = 0.25
@@ -30,7 +32,9 @@ WAIT_SECONDS = 0.25
 class WatchedExecutor(InProcessExecutor):
     """Steps one after the other in the run's process, which ends when its run does."""
 
-    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[dg.DagsterEvent]:
         """The events of the run's steps."""
         manager = PlanExecutionContextManager(
             job=plan_context.job,
@@ -46,7 +50,7 @@ class WatchedExecutor(InProcessExecutor):
         events = ExecuteRunWithPlanIterable(
             execution_plan=execution_plan, iterator=_events, execution_context_manager=manager
         )
-        yield DagsterEvent.engine_event(
+        yield dg.DagsterEvent.engine_event(
             plan_context,
             f"Executing steps in process (pid: {os.getpid()})",
             event_specific_data=EngineEventData.in_process(os.getpid(), execution_plan.step_keys_to_execute),
@@ -70,14 +74,14 @@ class PoolSlots(InstanceConcurrencyContext):
     def interval_to_next_pending_claim_check(self) -> float:
         """Seconds to sleep. Raises `DagsterExecutionInterruptedError` where the run was told to end."""
         if pop_captured_interrupt():
-            raise DagsterExecutionInterruptedError("The run was told to end while it waited for a pool.")
+            raise dg.DagsterExecutionInterruptedError("The run was told to end while it waited for a pool.")
         if not self._pending_claims:
             return 0.0
         next_look = min((at - time.time() for at in self._pending_timeouts.values()), default=0.0)
         return min(WAIT_SECONDS, max(0.01, next_look))
 
 
-def _events(job_context: PlanExecutionContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+def _events(job_context: PlanExecutionContext, execution_plan: ExecutionPlan) -> Iterator[dg.DagsterEvent]:
     with PoolSlots(job_context.instance, job_context.dagster_run) as slots:
         yield from inner_plan_execution_iterator(job_context, execution_plan, slots)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dagster as dg
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+
+from laion_assets.dagster_internals.records import SqlEventLogStorage
 
 
 def give_free_places(instance: dg.DagsterInstance) -> list[str]:

@@ -11,11 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 from dagster import AssetCheckKey, DagsterEventType, DagsterInstance
-from dagster._core.storage.asset_check_execution_record import (
+
+from laion_assets.dagster_internals.records import (
     COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
     AssetCheckExecutionRecordStatus,
 )
-
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN, ShardHistory
 from laion_assets.health.keys import asset_key, job_name
 from laion_assets.health.runs import other_active_runs
@@ -181,13 +181,11 @@ def read_audit(instance: DagsterInstance, settings: Settings, histories: list[Sh
 def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> set[str]:
     """Shards that somebody wants loaded: those of the last plan, those whose run is under way or failed, and all where
     the schedule that loads the next ones runs. A canceled run takes its shard back."""
-    # Imported here, as the daemon has it already and a shard's run does not need it.
-    from dagster._core.scheduler.instigation import InstigatorStatus
-
     # An instance in memory has no schedules.
     there = instance.schedule_storage is not None
-    running = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING}) if there else []
-    if any(state.instigator_name == job_name(settings, "load_next_shards") for state in running):
+    known = instance.all_instigator_state() if there else []
+    schedule = job_name(settings, "load_next_shards")
+    if any(state.instigator_name == schedule and state.status.value == "RUNNING" for state in known):
         return {history.key for history in histories}
     plan = read_plan(plan_path(settings))
     planned = {str(one.shard) for one in plan.shards} if plan is not None else set()

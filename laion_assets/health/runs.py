@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 
+from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.health.keys import JOBS, LOAD_JOB, asset_key, chain_keys, job_name
 from laion_assets.redact import redact_text
 from laion_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from dagster._core.execution.backfill import PartitionBackfill
-
-PARTITION_TAG = "dagster/partition"
+    from laion_assets.dagster_internals.backfills import PartitionBackfill
 
 ACTIVE: dict[DagsterRunStatus, Literal["queued", "running"]] = {
     DagsterRunStatus.QUEUED: "queued",
@@ -166,7 +165,7 @@ def is_of_a_shard(run: dg.DagsterRun, settings: Settings) -> bool:
 def waiting_in_backfills(instance: DagsterInstance, settings: Settings) -> set[str]:
     """Shards of backfills under way that have no run yet: a backfill makes runs a few at a time."""
     # Imported here: it was a fifth of what importing the code location takes over Dagster, in each shard's run.
-    from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+    from laion_assets.dagster_internals.backfills import BulkActionsFilter, BulkActionStatus
 
     requested = instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
     return {shard for backfill in requested for shard in _without_a_run(backfill, settings)}

@@ -9,13 +9,9 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
-from dagster._core.definitions.data_version import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_TAG,
-    INPUT_DATA_VERSION_TAG_PREFIX,
-)
 
 from laion_assets.columns import PAGE_TYPES
+from laion_assets.dagster_internals.names import CODE_VERSION_TAG, DATA_VERSION_TAG, INPUT_DATA_VERSION_PREFIX
 from laion_assets.dataset import Dataset
 from laion_assets.health.keys import asset_key
 from laion_assets.index.cells.schema import METHOD
@@ -40,7 +36,7 @@ class RecordedVersions:
         """The versions in a materialization's tags; empty where an event was recorded without a run."""
         materialization = record.asset_materialization
         tags = {} if materialization is None else materialization.tags or {}
-        start = f"{INPUT_DATA_VERSION_TAG_PREFIX}/"
+        start = INPUT_DATA_VERSION_PREFIX
         inputs = {name.removeprefix(start): value for name, value in tags.items() if name.startswith(start)}
         return cls(tags.get(DATA_VERSION_TAG, ""), tags.get(CODE_VERSION_TAG, ""), inputs)
 

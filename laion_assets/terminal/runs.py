@@ -9,19 +9,21 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
-from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.execution.api import execute_run_iterator
-from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
-from dagster._core.remote_origin import (
+
+from laion_assets.dagster_internals.launching import (
+    DEFAULT_DAGSTER_ENTRY_POINT,
+    InMemoryJob,
+    JobPythonOrigin,
+    LoadableTargetOrigin,
     ManagedGrpcPythonEnvCodeLocationOrigin,
+    ModuleCodePointer,
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
+    RepositoryPythonOrigin,
+    capture_interrupts,
+    execute_run_iterator,
 )
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._utils.interrupts import capture_interrupts
-
-from laion_assets.health.runs import PARTITION_TAG
+from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.terminal.instance import process_tag, settling_dead_runs
 
 LOCATION = "laion_assets"

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import asset_key
-from laion_assets.health.runs import PARTITION_TAG, failure_reason, is_of_a_shard
+from laion_assets.health.runs import failure_reason, is_of_a_shard
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore, file_exists
 from laion_assets.words import counted, lasting

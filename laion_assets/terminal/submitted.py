@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 import dagster as dg
-from dagster._core.run_coordinator import QueuedRunCoordinator
-from dagster._core.storage.tags import PRIORITY_TAG
-from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from laion_assets.assets.location import SETTINGS_TAG, settings_digest
 from laion_assets.automation.queue import BULK, PERSON
+from laion_assets.dagster_internals.names import PRIORITY_TAG, QUEUE_DAEMON
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.runs import make_run
@@ -30,9 +28,9 @@ CANCEL_SECONDS = 6.0
 
 def daemon_is_live(instance: dg.DagsterInstance) -> bool:
     """Whether a daemon takes runs from this instance's queue."""
-    if not isinstance(instance.run_coordinator, QueuedRunCoordinator):
+    if not isinstance(instance.run_coordinator, dg.QueuedRunCoordinator):
         return False
-    beat = instance.get_daemon_heartbeats().get(QueuedRunCoordinatorDaemon.daemon_type())
+    beat = instance.get_daemon_heartbeats().get(QUEUE_DAEMON)
     return beat is not None and time.time() - beat.timestamp < LIVE_SECONDS
 
 

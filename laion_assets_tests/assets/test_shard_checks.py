@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.definitions import build_definitions
 from laion_assets.health.facts import last_audits, read_audit
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import AUDIT_JOB, CHAIN, LOAD_JOB
-from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets_tests.conftest import settings_for

@@ -10,9 +10,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN
-from laion_assets.health.runs import PARTITION_TAG
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import connect

@@ -1,0 +1,32 @@
+"""Runs that a command makes and executes itself, with the code location named in them as the UI names it.
+
+`dg.execute_job` makes a run without its code location: the UI can neither execute it again nor terminate it.
+"""
+
+from __future__ import annotations
+
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._utils.interrupts import capture_interrupts
+
+__all__ = [
+    "DEFAULT_DAGSTER_ENTRY_POINT",
+    "InMemoryJob",
+    "JobPythonOrigin",
+    "LoadableTargetOrigin",
+    "ManagedGrpcPythonEnvCodeLocationOrigin",
+    "ModuleCodePointer",
+    "RemoteJobOrigin",
+    "RemoteRepositoryOrigin",
+    "RepositoryPythonOrigin",
+    "capture_interrupts",
+    "execute_run_iterator",
+]

@@ -1,0 +1,99 @@
+"""Which versions of Dagster the package works with: each in an environment of its own, with the tests of what uses it.
+
+    python -m laion_assets_tests.dagster_versions 1.12.22 1.13.28
+
+writes docs/dagster_versions.md. It needs uv and a package registry, and takes some minutes a version.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from laion_assets_tests.conftest import REPOSITORY
+
+REPORT = REPOSITORY / "docs" / "dagster_versions.md"
+TESTS = (
+    "test_dagster_internals.py",
+    "test_component.py",
+    "automation/test_definitions.py",
+    "automation/test_queue.py",
+    "automation/test_milestones.py",
+    "automation/test_schedules.py",
+    "assets/test_chain.py",
+    "execution",
+    "health",
+)
+"""What is nearest to Dagster: private names, definitions, the component, the chain, its executor, records of runs."""
+
+FOLLOW_DAGSTER = ("dagster", "gql", "graphene", "graphql", "click", "starlette", "protobuf", "grpcio", "pytz", "antlr4")
+"""Packages whose versions Dagster bounds: these are free of constraints.txt, all others are as it says."""
+
+HEAD = """# Versions of Dagster
+
+`pyproject.toml` allows the versions between the first and the last of this table. Each ran in an environment of its
+own, with `dagster-webserver` of the same version: `python -m laion_assets_tests.dagster_versions VERSION …`. The tests
+are those of private names, definitions, component, chain, executor, queue, conditions, schedules and records of runs.
+
+| Dagster | Python | tests | took | on |
+|---|---|---|---|---|
+"""
+
+
+def install(version: str, folder: Path) -> Path:
+    """An environment with this version; its Python. Raises `CalledProcessError` where no resolver could make it."""
+    constraints = folder / "constraints.txt"
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    constraints.write_text("".join(line for line in lines if not line.startswith(FOLLOW_DAGSTER)))
+    overrides = folder / "overrides.txt"
+    overrides.write_text(f"dagster=={version}\ndagster-webserver=={version}\n")
+    python = folder / "bin" / "python"
+    subprocess.run(["uv", "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)], check=True)
+    subprocess.run(
+        [
+            *("uv", "pip", "install", "--quiet", "--python", str(python)),
+            *("--constraint", str(constraints), "--build-constraint", str(constraints), "--override", str(overrides)),
+            *("--editable", f"{REPOSITORY}[dev]"),
+        ],
+        check=True,
+    )
+    return python
+
+
+def tested(python: Path) -> str:
+    """The last line of pytest: what passed and failed."""
+    tests = [str(REPOSITORY / "laion_assets_tests" / name) for name in TESTS]
+    command = [str(python), "-W", "ignore", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
+    for name in failed:
+        sys.stderr.write(f"  {name}\n")
+    last = (ended.stdout.strip().splitlines() or ended.stderr.strip().splitlines() or ["nothing ran"])[-1]
+    return re.sub(r" in [\d.]+s.*", "", last).strip("= ")
+
+
+def row(version: str) -> str:
+    """One version's row of the table."""
+    with tempfile.TemporaryDirectory(prefix=f"dagster-{version}-") as folder:
+        python = install(version, Path(folder))
+        begun = time.monotonic()
+        result = tested(python)
+    took = f"{time.monotonic() - begun:.0f} s"
+    return f"| {version} | {sys.version.split()[0]} | {result} | {took} | {datetime.date.today().isoformat()} |"
+
+
+def main(versions: list[str]) -> int:
+    """Tries each version, the lowest first; 1 where a test failed."""
+    rows = [row(version) for version in sorted(versions, key=lambda text: [int(part) for part in text.split(".")])]
+    REPORT.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+    sys.stdout.write("\n".join(rows) + "\n")
+    return int(any("failed" in one or "error" in one for one in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
