@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
 from dagster.components.component_scaffolding import scaffold_component
@@ -15,7 +15,22 @@ from pydantic import BaseModel, Field
 from laion_assets.dataset import Dataset, dataset_of
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import SettingsError
-from laion_assets.settings import GivenSettings, Settings, given_settings
+from laion_assets.setting_values import without_password
+from laion_assets.settings import GivenSettings, Settings, given_settings, value_of
+
+VARIABLE = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*["'](\w+)["']\s*\))\s*\}\}\s*""")
+"""The whole of a value that is one variable of the environment: `{{ env.NAME }}`."""
+
+
+def _kept(field: str) -> dg.Resolver:
+    """For a value that may be a secret: `{{ env.NAME }}` is kept as it is written, so that the UI can show the name."""
+
+    def resolve(context: dg.ResolutionContext, model: Any) -> str:
+        written = getattr(model, field)
+        return str(written if VARIABLE.fullmatch(written) else context.resolve_value(written, as_type=str))
+
+    resolver: dg.Resolver = dg.Resolver.from_model(resolve, model_field_type=str | None)
+    return resolver
 
 
 class ScaffoldParams(BaseModel):
@@ -67,8 +82,12 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
     data_dir: str | None = None
     """The store. By default `data/<name>` in the project's root; relative paths start there, too."""
 
-    clickhouse: str | None = None
-    """`chdb://…` or `http(s)://user:password@host:port/database`. By default the embedded engine, in the store."""
+    clickhouse: Annotated[str | None, _kept("clickhouse")] = None
+    """`chdb://…` or `http(s)://user@host:port/database`, with a password only where it is `{{ env.NAME }}` as a whole.
+    By default the embedded engine, in the store."""
+
+    clickhouse_password: Annotated[str | None, _kept("clickhouse_password")] = None
+    """The user's on the server: `{{ env.NAME }}`. Nothing else is taken, since a YAML file is no place for it."""
 
     table: str | None = None
     """The table. By default the component's name."""
@@ -82,7 +101,22 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The definitions of this dataset. Raises `SettingsError` or `DatasetError`, which name what cannot be."""
         # Jobs name their executor: a code location has one of its own, which belongs to the project.
-        return build_definitions(self.settings_in(context.path, context.project_root), with_executor=False)
+        settings = self.settings_in(context.path, context.project_root)
+        return build_definitions(settings, with_executor=False, variables=self.variables)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of the environment that `clickhouse` and `clickhouse_password` are, by attribute."""
+        written = {"clickhouse": self.clickhouse, "clickhouse_password": self.clickhouse_password}
+        found = {field: VARIABLE.fullmatch(value) for field, value in written.items() if value is not None}
+        return {field: match[1] or match[2] for field, match in found.items() if match is not None}
+
+    def _secrets(self, name: str) -> dict[str, str | None]:
+        """The URL and the password as they are. Raises `SettingsError`."""
+        written = {"clickhouse": self.clickhouse, "clickhouse_password": self.clickhouse_password}
+        _no_password_in_text(name, written, self.variables)
+        known = {field: value_of(variable, f"component {name}") for field, variable in self.variables.items()}
+        return {**written, **known}
 
     def settings_in(self, folder: Path, project: Path) -> Settings:
         """The settings of a component in `folder` of a project. Raises `SettingsError`, `DatasetError`."""
@@ -90,7 +124,7 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
         own = {
             "source": self.source,
             "data_dir": project / (self.data_dir or f"data/{name}"),
-            "clickhouse": self.clickhouse,
+            **self._secrets(name),
             "table": self.table or name,
             "key_prefix": name if self.key_prefix is None else self.key_prefix,
         }
@@ -105,6 +139,18 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
         if isinstance(self.dataset, dict):
             return given_settings(InlineSettings, dataset_name="", description=self.dataset, **values)
         return given_settings(GivenSettings, dataset_name=_dataset_name(self.dataset, folder), **values)
+
+
+def _no_password_in_text(name: str, secrets: dict[str, str | None], variables: dict[str, str]) -> None:
+    """Raises `SettingsError` for a password that is written in the YAML file, where the UI and git would show it."""
+    url = secrets["clickhouse"] or ""
+    in_url = "clickhouse" not in variables and without_password(url) != url
+    if in_url or (secrets["clickhouse_password"] and "clickhouse_password" not in variables):
+        raise SettingsError(
+            f"component {name}",
+            found=f"a password in the text of {'clickhouse' if in_url else 'clickhouse_password'}",
+            expected='clickhouse_password: "{{ env.NAME }}", and the URL without it',
+        )
 
 
 def component_name(folder: Path) -> str:

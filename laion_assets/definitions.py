@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from laion_assets.assets.clickhouse_partition import clickhouse_partition_asset, clickhouse_partition_checks
@@ -26,12 +28,17 @@ from laion_assets.settings import Settings, load_settings
 
 
 def build_definitions(
-    settings: Settings, progress: ProgressOf | None = None, *, with_executor: bool = True
+    settings: Settings,
+    progress: ProgressOf | None = None,
+    *,
+    with_executor: bool = True,
+    variables: Mapping[str, str] | None = None,
 ) -> dg.Definitions:
     """Fresh definitions for these settings; `progress` shows a step's progress elsewhere than in Dagster's log.
 
     `with_executor` says whether runs that belong to no job of ours have our executor, too. A code location has one such
-    executor, so that definitions that are part of someone else's leave it to them.
+    executor, so that definitions that are part of someone else's leave it to them. `variables` are those of the
+    environment that have the secrets of the settings, by field, where they are not LAION_*.
     """
     location = CodeLocation(settings) if progress is None else CodeLocation(settings, progress)
     return dg.Definitions(
@@ -58,7 +65,7 @@ def build_definitions(
         ],
         jobs=[*build_jobs(settings), update_job(settings)],
         schedules=build_schedules(settings),
-        resources=build_resources(settings),
+        resources=build_resources(settings, variables),
         sensors=[milestone_sensor(settings), *build_alerts(settings)],
         executor=watched_executor if with_executor else None,
     )

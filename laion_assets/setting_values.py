@@ -117,6 +117,24 @@ def database(url: str) -> str:
     return url
 
 
+def with_password(url: str, password: str) -> str:
+    """A server's URL with a password, which may hold any sign; one that has a password already stays as it is."""
+    parts = urlsplit(url)
+    if parts.password:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username or 'default'}:{quote(password, safe='')}@{host}").geturl()
+
+
+def without_password(url: str) -> str:
+    """A server's URL with its user alone."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username}@{host}" if parts.username else host).geturl()
+
+
 def token_pairs(text: str) -> list[tuple[str, str]]:
     """The host, "" where none is named, and the token of each word: `TOKEN`, or `HOST=TOKEN HOST:PORT=TOKEN`.
 

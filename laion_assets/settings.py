@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     store: Annotated[str, AfterValidator(setting_values.bucket)] | None = None
     store_collection: Name | None = None
     clickhouse: Annotated[SecretStr, AfterValidator(_secret(setting_values.database))] | None = None
+    clickhouse_password: SecretStr | None = None
     table: Annotated[str, AfterValidator(setting_values.table)] = "laion"
     key_prefix: Annotated[tuple[Annotated[str, AfterValidator(setting_values.key_part)], ...], NoDecode] = ()
 
@@ -229,6 +230,16 @@ class Settings(BaseSettings):
             raise ValueError("a path in UTF-8: neither ClickHouse nor Dagster's history takes another") from None
         return user_path(path).absolute()
 
+    @field_validator("clickhouse_password")
+    @classmethod
+    def _only_password(cls, password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        url = info.data.get("clickhouse") or SecretStr("chdb:")
+        if password is not None and url.get_secret_value().startswith("chdb:"):
+            raise ValueError("a server's, and clickhouse names no server")
+        if password is not None and urlsplit(url.get_secret_value()).password:
+            raise ValueError("one of two passwords: there is one in the URL of clickhouse, too")
+        return password
+
     @property
     def builds_graphs(self) -> bool:
         """Whether HNSW indexes are built at milestones and by `build_index`."""
@@ -263,8 +274,14 @@ class Settings(BaseSettings):
 
     @cached_property
     def clickhouse_url(self) -> SecretStr:
-        """Where the table is: LAION_CLICKHOUSE, else the embedded engine's folder in the data directory."""
-        return self.clickhouse or SecretStr(f"chdb://{quote(str(self.data_dir / 'clickhouse'))}")
+        """Where the table is: LAION_CLICKHOUSE with LAION_CLICKHOUSE_PASSWORD in it, else the embedded engine's folder
+        in the data directory."""
+        if self.clickhouse is None:
+            return SecretStr(f"chdb://{quote(str(self.data_dir / 'clickhouse'))}")
+        if self.clickhouse_password is None:
+            return self.clickhouse
+        password = self.clickhouse_password.get_secret_value()
+        return SecretStr(setting_values.with_password(self.clickhouse.get_secret_value(), password))
 
     @cached_property
     def compression(self) -> Compression:
@@ -345,6 +362,21 @@ def _checked(kind: type[Settings], name: Callable[[str], str], values: Mapping[s
 def variable(field: str) -> str:
     """The name of a field's variable. The dataset's name is read from LAION_DATASET."""
     return "LAION_DATASET" if field in ("LAION_DATASET", "dataset_name") else f"{PREFIX}{field.upper()}"
+
+
+def variable_of(settings: Settings, field: str) -> str | None:
+    """The variable of the environment whose value a secret setting has, so that it can be told without its value."""
+    value = getattr(settings, field)
+    name = variable(field)
+    return name if value is not None and os.environ.get(name, "").strip() == value.get_secret_value() else None
+
+
+def value_of(name: str, subject: str) -> str:
+    """The value of a variable that somebody else's file names. Raises `SettingsError` where it is unset or empty."""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise SettingsError(subject, found=f"no variable {name}", expected="it in the environment, or in .env")
+    return value
 
 
 def foreign_variables() -> list[str]:

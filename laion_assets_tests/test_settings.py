@@ -225,7 +225,7 @@ def test_a_tilde_that_names_nobody_s_home_is_a_path_like_any_other(monkeypatch: 
 
 
 def test_every_setting_is_tried_by_these_tests() -> None:
-    secrets = {"clickhouse", "alert_webhook", "http_token", "serve_token"}
+    secrets = {"clickhouse", "clickhouse_password", "alert_webhook", "http_token", "serve_token"}
     assert set(ENVIRONMENT) | secrets == set(Settings.model_fields)
 
 
@@ -346,7 +346,7 @@ SERVICE_LINKS = {
 
 def test_variables_of_someone_else_under_our_prefix_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_settings()
-    for name, value in (SERVICE_LINKS | {"LAION_CLICKHOUSE_PASSWORD": SECRET, "LAION_HOME": "/opt"}).items():
+    for name, value in (SERVICE_LINKS | {"LAION_REDIS_PASSWORD": SECRET, "LAION_HOME": "/opt"}).items():
         monkeypatch.setenv(name, value)
     assert load_settings() == before
     assert set(SERVICE_LINKS) < set(foreign_variables())

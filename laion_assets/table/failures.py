@@ -13,7 +13,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 from laion_assets.errors import ServerRefusedError, ServerUnreachableError, TableError
 from laion_assets.redact import without
 
-_LOGIN = "see user and password in LAION_CLICKHOUSE"
+_LOGIN = "see user and password in LAION_CLICKHOUSE and LAION_CLICKHOUSE_PASSWORD"
 _CACHE = (
     "the user's profile has use_query_cache = 1: ALTER USER … SETTINGS use_query_cache = 0, what is checked must be new"
 )

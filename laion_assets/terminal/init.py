@@ -27,7 +27,8 @@ DAGSTER_HOME={folder}
 LAION_DATASET={dataset}
 {source}
 # LAION_DATA_DIR=data
-# LAION_CLICKHOUSE=https://user:password@clickhouse.example:8443/laion
+# LAION_CLICKHOUSE=https://user@clickhouse.example:8443/laion
+# LAION_CLICKHOUSE_PASSWORD=
 # LAION_INDEX_FIRST=10
 """
 

@@ -16,7 +16,7 @@ PARTITIONS = dg.AssetKey(["pictures", "clickhouse_partition"])
     pool="clickhouse",
     kinds={"clickhouse", "matplotlib"},
 )
-def frequent_hosts(pictures_embedding_table: dg.ResourceParam[EmbeddingTable]) -> dg.MaterializeResult[None]:
+def frequent_hosts(pictures_embedding_table: EmbeddingTable) -> dg.MaterializeResult[None]:
     """Ten hosts and how many rows each has, over all loaded partitions."""
     with pictures_embedding_table.connect() as db:
         rows = db.rows(f"FROM {db.table} SELECT domain(url) AS host, count() GROUP BY host ORDER BY 2 DESC, 1 LIMIT 10")
