@@ -95,16 +95,32 @@ def sample(
 
 @app.command()
 def describe(
-    place: Annotated[str, typer.Argument(help="A folder or URL: /a/folder, https://…, s3://…")],
+    place: Annotated[str, typer.Argument(help="A folder or URL: /a/folder, https://…, s3://…; or FILE.toml, to lock.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write this file, which is not there yet.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The dataset's name; else that of the folder.")] = None,
+    lock: Annotated[
+        bool, typer.Option("--lock", help="Write down which file each shard is, in FILE.lock.json.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is not as in the lock file.")] = False,
+    digests: Annotated[bool, typer.Option("--digests", help="Read every file for its SHA-256, too.")] = False,
+    source: SourceOption = None,
 ) -> None:
-    """Look at the files of a dataset and write the TOML file that describes it, with a comment at each guess."""
-    from laion_assets.terminal.describe import show_description
+    """Look at the files of a dataset and write the TOML file that describes it, with a comment at each guess.
 
-    show_description(place, output, name, errors)
+    With --lock the listing is written down beside it. For a TOML file that is there, --lock takes over the listing of
+    today and says what has changed; with --check it only says so, with exit code 1 where something has.
+    """
+    from laion_assets.dataset import user_path
+    from laion_assets.terminal.describe import show_description, show_listing
+
+    if lock and place.endswith(".toml"):
+        same = show_listing(user_path(place), errors, source=source, check=check, digests=digests)
+        raise typer.Exit(0 if same else 1)
+    if check or digests or source:
+        raise typer.BadParameter("--check, --digests and --source go with FILE.toml --lock")
+    show_description(place, output, name, errors, lock=lock)
 
 
 @app.command()

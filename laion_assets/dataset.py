@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from laion_assets.columns import PAGE_ALIASES, PAGE_TYPES, WELL_KNOWN, ExtraColumn, Value, fits, refuse_name
 from laion_assets.errors import DatasetError
-from laion_assets.file_layout import FileKind, FileLayout
-from laion_assets.shard_numbers import NUMBER, as_ranges
+from laion_assets.file_layout import FileKind
+from laion_assets.listing import Listing, LockedFile, lock_path, read_listing
+from laion_assets.shard_keys import ShardKeys
 from laion_assets.text_file import read_text
 
 if sys.version_info >= (3, 11):
@@ -64,7 +63,7 @@ class SourceLayout(BaseModel):
         return url
 
 
-class Dataset(FileLayout):
+class Dataset(ShardKeys):
     """A dataset of shards, each one or two sets of vectors and metadata whose rows correspond.
 
     Raises `DatasetError` from `load_dataset` when a description is not valid.
@@ -72,7 +71,7 @@ class Dataset(FileLayout):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1)
+    version: Literal[1] = 1
     description: str = ""
     dimension: int = Field(gt=0, le=65_536)
     dtype: str = "<f2"
@@ -85,6 +84,7 @@ class Dataset(FileLayout):
     default_rows: int | None = Field(default=None, ge=0, le=ID_STRIDE)
     rows: dict[int, Annotated[int, Field(ge=0, le=ID_STRIDE)]] = Field(default_factory=dict)
     sources: tuple[SourceLayout, ...] = ()
+    listing: Listing | None = Field(default=None, exclude=True, repr=False)
 
     @field_validator("dtype")
     @classmethod
@@ -128,21 +128,22 @@ class Dataset(FileLayout):
             raise ValueError(f"rows names shards {outside} outside {self.shard_range}")
         return self
 
-    @cached_property
-    def shard_keys(self) -> list[str]:
-        """Partition keys as people type them, in numeric order: "0" … "409"."""
-        return [str(shard) for shard in self.shards]
+    def locked(self, kind: FileKind, shard: int) -> LockedFile | None:
+        """What the lock file says of one of a shard's files; None without a lock file.
 
-    @property
-    def shard_range(self) -> str:
-        """The shards in words: `0 to 409`, or with holes `1-2,4`."""
-        first, last = self.shards[0], self.shards[-1]
-        return f"{first} to {last}" if last - first == len(self.shards) - 1 else as_ranges(self.shards)
-
-    def has_shard(self, shard: int) -> bool:
-        """Whether there is a shard of that number."""
-        place = bisect_left(self.shards, shard)
-        return place < len(self.shards) and self.shards[place] == shard
+        Raises `DatasetError` for a shard that the lock file does not have.
+        """
+        if self.listing is None:
+            return None
+        found = self.listing.shards.get(shard)
+        if found is None or kind not in found.files:
+            raise DatasetError(
+                f"dataset {self.name}",
+                found=f"no {kind} file of shard {shard} in its lock file",
+                expected="every shard there",
+                advice="`laion-assets describe FILE.toml --lock` writes down the listing again",
+            )
+        return found.files[kind]
 
     @property
     def vector_columns(self) -> tuple[str, ...]:
@@ -179,47 +180,6 @@ class Dataset(FileLayout):
             return None
         return NPY_HEADER_BYTES + rows * self.dimension * np.dtype(self.dtype).itemsize
 
-    def shard_number(self, key: str) -> int:
-        """The shard of a partition key. Raises `DatasetError` when there is none."""
-        if not NUMBER.fullmatch(key) or not self.has_shard(int(key)):
-            raise self._no_shard(key)
-        return int(key)
-
-    def shard_numbers(self, selection: str) -> list[int]:
-        """Shards of a selection such as `0-9`, `3`, `1,4,7-9` or `all`, sorted, each once. Raises `DatasetError`.
-
-        `all` is every shard. A range is those of its numbers that the dataset has: `0-9` of a dataset that begins at 1
-        is 1 to 9.
-        """
-        if selection.strip() == "all":
-            return list(self.shards)
-        shards: set[int] = set()
-        for piece in selection.split(","):
-            first, dash, last = (part.strip() for part in piece.partition("-"))
-            if not dash:
-                shards.add(self.shard_number(first))
-                continue
-            for end in (first, last):
-                if not NUMBER.fullmatch(end) or int(end) > self.shards[-1]:
-                    raise self._no_shard(end)
-            found = self.shards[bisect_left(self.shards, int(first)) : bisect_right(self.shards, int(last))]
-            if not found:
-                raise DatasetError(
-                    f"dataset {self.name}",
-                    found=f"the range {piece.strip()!r}",
-                    expected=f"low-high, with shards of {self.shard_range} in it",
-                )
-            shards.update(found)
-        return sorted(shards)
-
-    def _no_shard(self, key: str) -> DatasetError:
-        return DatasetError(
-            f"dataset {self.name}",
-            found=f"shard {key[:40]!r}",
-            expected=self.shard_range,
-            advice="shards are numbered without leading zeros",
-        )
-
 
 def preset_names() -> list[str]:
     """The datasets that ship, by name."""
@@ -248,13 +208,15 @@ def load_dataset(name_or_path: str) -> Dataset:
             expected=f"one of {', '.join(preset_names())}, or a path that ends in .toml",
         )
     try:
-        return _beside(parse_dataset(read_text(path), str(path)), path.absolute().parent)
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"dataset file {path}", found=f"{error}", expected="a TOML file in UTF-8") from error
+    return beside(parse_dataset(text, str(path), read_listing(path)), path)
 
 
-def _beside(dataset: Dataset, folder: Path) -> Dataset:
+def beside(dataset: Dataset, toml: Path) -> Dataset:
     """The dataset with the relative paths of its sources taken from its file's folder: it can be used from any."""
+    folder = toml.absolute().parent
     sources = tuple(
         place
         if "://" in place.url or place.url.startswith(("~", "{data_dir}"))
@@ -264,13 +226,51 @@ def _beside(dataset: Dataset, folder: Path) -> Dataset:
     return dataset.model_copy(update={"sources": sources})
 
 
-def parse_dataset(text: str, subject: str) -> Dataset:
-    """A dataset from the text of a TOML file; `subject` names it in errors. Raises `DatasetError`."""
+def parse_dataset(text: str, subject: str, listing: Listing | None = None) -> Dataset:
+    """A dataset from the text of a TOML file and its lock file; `subject` names it in errors. Raises `DatasetError`."""
+    return dataset_of(with_listing(parse_toml(text, subject), subject, listing), f"dataset file {subject}")
+
+
+def parse_toml(text: str, subject: str) -> dict[str, Any]:
+    """The fields of a TOML file. Raises `DatasetError`."""
     try:
         fields: dict[str, Any] = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise DatasetError(f"dataset file {subject}", found=f"{error}", expected="valid TOML") from error
-    return dataset_of(fields, f"dataset file {subject}")
+    if "listing" in fields:
+        raise DatasetError(f"dataset file {subject}", found="listing", expected="the fields of docs/datasets.md")
+    return fields
+
+
+def with_listing(fields: dict[str, Any], subject: str, listing: Listing | None) -> dict[str, Any]:
+    """The fields of a TOML file with what its lock file says: shards and names that it does not say itself.
+
+    Raises `DatasetError` where the two give a shard different names, and where neither says which shards there are.
+    """
+    if listing is None:
+        if {"name", "dimension"} <= fields.keys() and fields.keys().isdisjoint(("shards", "names")):
+            raise DatasetError(
+                f"dataset file {subject}",
+                found="neither shards nor names",
+                expected=f"one of them, or the lock file {lock_path(Path(subject)).name} beside it",
+                advice=f"`laion-assets describe {subject} --lock` looks which shards there are",
+            )
+        return fields
+    said: dict[str, Any] = {"shards": [*listing.shards]} if "shards" not in fields and "names" not in fields else {}
+    if listing.names and "names" not in fields:
+        said["names"] = listing.names
+    named = fields.get("names", {})
+    pairs = named.items() if isinstance(named, Mapping) else enumerate(named)
+    for shard, name in ((str(shard), name) for shard, name in pairs):
+        locked = listing.names.get(int(shard)) if shard.isdecimal() else None
+        if locked is not None and locked != name:
+            raise DatasetError(
+                f"dataset file {subject}",
+                found=f"{name!r} as the name of shard {shard}",
+                expected=f"{locked!r}, as its lock file says",
+                advice="partitions keep their numbers: remove names from the TOML file, or the lock file",
+            )
+    return {**fields, **said, "listing": listing}
 
 
 def dataset_of(fields: Mapping[str, Any], subject: str) -> Dataset:

@@ -32,6 +32,14 @@ def as_ranges(shards: Iterable[int]) -> str:
     return ", ".join("-".join(map(str, run)) for run in runs)
 
 
+def keys_in_short(keys: Iterable[str], most: int = 8) -> str:
+    """Partition keys: numbers as ranges, names one by one, of which more than `most` are counted."""
+    there = sorted(keys)
+    if all(key.isdecimal() for key in there):
+        return as_ranges(map(int, there))
+    return ", ".join(there[:most]) + (f" and {len(there) - most} more" if len(there) > most else "")
+
+
 def shards_of(text: str) -> set[int]:
     """The shards of such a text, or of a list of numbers as JSON, which earlier versions recorded."""
     shards: set[int] = set()

@@ -99,7 +99,9 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
                     expected = file_fingerprint(location.settings, merged)
                     compared = vectors_agree(db, merged, figures)
                 else:
-                    expected, sums = _recorded(context.instance, location.key("clickhouse_partition"), shard)
+                    expected, sums = _recorded(
+                        context.instance, location.key("clickhouse_partition"), location.settings.dataset.key_of(shard)
+                    )
                     compared = figures.rows if sums in (None, figures.vector_sums) else None
         except LaionError as error:
             return check_failed(error)
@@ -129,11 +131,11 @@ def _data_version(context: dg.AssetExecutionContext, location: CodeLocation, loa
 
 
 def _recorded(
-    instance: dg.DagsterInstance, key: dg.AssetKey, shard: int
+    instance: dg.DagsterInstance, asset: dg.AssetKey, key: str
 ) -> tuple[tuple[int, int], dict[str, int] | None]:
     """Rows and fingerprint that the partition's last materialization recorded, (-1, 0) where there is none, and its
     sums over the vectors' bits, None where it recorded none."""
-    wanted = dg.AssetRecordsFilter(key, asset_partitions=[str(shard)])
+    wanted = dg.AssetRecordsFilter(asset, asset_partitions=[key])
     records = instance.fetch_materializations(wanted, limit=1).records
     materialization = records[0].asset_materialization if records else None
     if materialization is None:

@@ -75,7 +75,7 @@ class CodeLocation:
 
     @cached_property
     def shards(self) -> dg.StaticPartitionsDefinition:
-        """One partition a shard, in the order of their numbers: "0" … "409"."""
+        """One partition a shard, in the order of their numbers: "0" … "409", or names."""
         return dg.StaticPartitionsDefinition(self.settings.dataset.shard_keys)
 
     @cached_property
@@ -120,6 +120,7 @@ class CodeLocation:
             step=self.settings.index_step,
             total=len(self.settings.dataset.shards),
             parameters=parameters,
+            key_of=self.settings.dataset.key_of,
         )
 
     def shard(self, context: Context) -> int:

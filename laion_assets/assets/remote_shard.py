@@ -31,17 +31,18 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
             location.key("raw_shard"), dg.DagsterEventType.ASSET_MATERIALIZATION
         )
         # In the order of their numbers; keys of another dataset that this instance knew are left out.
-        shards = [number for number in location.settings.dataset.shards if str(number) in fetched]
+        dataset = location.settings.dataset
+        shards = [number for number in dataset.shards if dataset.key_of(number) in fetched]
         recorded = observed_versions(context.instance, location.settings)
         with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-            versions = pool.map(lambda shard: _version(location, shard, recorded.get(str(shard))), shards)
+            versions = pool.map(lambda shard: _version(location, shard, recorded.get(dataset.key_of(shard))), shards)
             seen = dict(zip(shards, versions, strict=True))
         failed = {shard: version for shard, version in seen.items() if isinstance(version, LaionError)}
         for error in failed.values():
             context.log.warning(f"not observed: {error}")
         context.log.info(f"{len(seen) - len(failed)} shards observed, {len(failed)} could not be")
         return dg.DataVersionsByPartition(
-            {str(shard): version for shard, version in seen.items() if isinstance(version, str)}
+            {dataset.key_of(shard): version for shard, version in seen.items() if isinstance(version, str)}
         )
 
     return remote_shard

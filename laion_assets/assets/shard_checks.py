@@ -96,7 +96,7 @@ class _Sweep:
                 target_materialization_data=self._materialization(shard),
                 severity=found.severity,
                 description=found.description,
-                partition=str(shard),
+                partition=self._key_of(shard),
             )
         )
 
@@ -121,12 +121,15 @@ class _Sweep:
         )
         infos = self.instance.event_log_storage.get_asset_check_partition_info([self.key])
         last = {info.partition_key: info.latest_check_event_storage_id or 0 for info in infos}
-        known = [(last.get(key, 0), int(key)) for key in self.location.settings.dataset.shard_keys]
-        return [shard for _, shard in sorted(known) if str(shard) in loaded]
+        known = [(last.get(self._key_of(shard), 0), shard) for shard in self.location.settings.dataset.shards]
+        return [shard for _, shard in sorted(known) if self._key_of(shard) in loaded]
+
+    def _key_of(self, shard: int) -> str:
+        return self.location.settings.dataset.key_of(shard)
 
     def _materialization(self, shard: int) -> AssetCheckEvaluationTargetMaterializationData | None:
         """What the check was of, so that the UI shows it beside that."""
-        wanted = dg.AssetRecordsFilter(self.key.asset_key, asset_partitions=[str(shard)])
+        wanted = dg.AssetRecordsFilter(self.key.asset_key, asset_partitions=[self._key_of(shard)])
         record = next(iter(self.instance.fetch_materializations(wanted, limit=1).records), None)
         if record is None:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,8 +61,16 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
     Without a cursor (a new sensor) the last materialization decides.
     """
 
-    def __init__(self, partitioned: AssetKey, first: int, step: int, total: int, parameters: str = "") -> None:
-        self.partitioned = partitioned
+    def __init__(
+        self,
+        partitioned: AssetKey,
+        first: int,
+        step: int,
+        total: int,
+        parameters: str = "",
+        key_of: Callable[[int], str] = str,
+    ) -> None:
+        self.partitioned, self.key_of = partitioned, key_of
         self.first, self.step, self.total, self.parameters = first, step, total, parameters
 
     @property
@@ -92,7 +100,8 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
 
     def wanted(self, instance: DagsterInstance, key: AssetKey, loaded: Mapping[str, int]) -> Wanted | None:
         """What should be built now; None for nothing. `loaded` has the last load of each partition."""
-        covered, since = _last_cover(instance, key)
+        shards, since = _last_cover(instance, key)
+        covered = set(map(self.key_of, shards))
         reached = self._milestone(len(loaded))
         again = max((loaded[shard] for shard in covered if loaded.get(shard, 0) > since), default=0)
         if reached > self._milestone(len(covered)):
@@ -147,8 +156,8 @@ def _last_run_failed(instance: DagsterInstance, key: AssetKey, after: int) -> bo
     return run is not None and run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
-def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int]:
-    """The partitions that the last materialization covered, and the event after which loads are newer than its build.
+def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[int], int]:
+    """The shards that the last materialization covered, and the event after which loads are newer than its build.
 
     The build notes that itself, when it begins: a run may have waited in the queue while more partitions were loaded,
     and those it covers are no news. Without the note it is the event that planned the run.
@@ -157,7 +166,7 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
     if event is None or event.asset_materialization is None:
         return set(), 0
     recorded = event.asset_materialization.metadata.get(COVERED_SHARDS)
-    covered = {str(shard) for shard in shards_of(str(recorded.value))} if recorded is not None else set()
+    covered = shards_of(str(recorded.value)) if recorded is not None else set()
     seen = event.asset_materialization.metadata.get(LOADS_SEEN)
     if seen is not None and isinstance(seen.value, int):
         return covered, seen.value
@@ -168,10 +177,17 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[str], int
 
 
 def index_condition(
-    partitioned: AssetKey, *, first: int, step: int, total: int, parameters: str = ""
+    partitioned: AssetKey,
+    *,
+    first: int,
+    step: int,
+    total: int,
+    parameters: str = "",
+    key_of: Callable[[int], str] = str,
 ) -> dg.AutomationCondition[Any]:
-    """The automation condition of `vector_index` and `vector_cells`; `parameters` are those of the index, as text."""
-    milestones = MilestoneCondition(partitioned, first, step, total, parameters)
+    """The automation condition of `vector_index` and `vector_cells`; `parameters` are those of the index, as text,
+    and `key_of` gives a shard's partition key."""
+    milestones = MilestoneCondition(partitioned, first, step, total, parameters, key_of)
     return (~dg.AutomationCondition.in_progress() & milestones).with_label(milestones.name)
 
 

@@ -14,7 +14,7 @@ from laion_assets.health.finding import naming
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import asset_key, job_name
 from laion_assets.settings import Settings
-from laion_assets.words import as_ranges, counted, lasting
+from laion_assets.words import counted, keys_in_short, lasting
 
 CHECKED_ONCE = ("load_report", "vector_index", "recall_report", "clip_encoders")
 """Assets of the whole table, whose checks have no partitions."""
@@ -72,7 +72,7 @@ def still_failing(settings: Settings, instance: DagsterInstance) -> list[str]:
         said.append(f"{counted(len(failed), 'shard')} failed: {why}")
     audit = read_audit(instance, settings, histories)
     if audit.failed:
-        said.append(f"partitions that failed their audit: {as_ranges(map(int, audit.failed))}")
+        said.append(f"partitions that failed their audit: {keys_in_short(audit.failed)}")
     keys = {asset_key(settings, name) for name in CHECKED_ONCE}
     for key, check in _last_checks(instance, keys).items():
         # The report's check of failed shards is said above, with their names.

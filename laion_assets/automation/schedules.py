@@ -44,8 +44,9 @@ def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[Sha
 
 def longest_unaudited(histories: list[ShardHistory], audits: dict[str, tuple[float, bool]], count: int) -> list[str]:
     """The loaded shards that were audited longest ago, those first that never were; none that is queued or running."""
-    loaded = [history.key for history in histories if history.progress == "loaded" and not history.active]
-    return sorted(loaded, key=lambda key: (audits.get(key, (0, True))[0], int(key)))[:count]
+    loaded = [history for history in histories if history.progress == "loaded" and not history.active]
+    loaded.sort(key=lambda history: (audits.get(history.key, (0, True))[0], history.shard))
+    return [history.key for history in loaded[:count]]
 
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:

@@ -44,7 +44,7 @@ def submit_update(
     )
 
     wanted = {
-        AssetKeyPartitionKey(asset_key(settings, step), str(shard))
+        AssetKeyPartitionKey(asset_key(settings, step), settings.dataset.key_of(shard))
         for shard, steps in update.shards.items()
         for step in steps
     }

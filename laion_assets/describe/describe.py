@@ -20,12 +20,14 @@ LARGE_ROWS = 2_000_000
 
 ROWS_A_SHARD = 1_000_000
 
+LOCKED_NAMES = "# The names are in the lock file beside this one."
+
 LIKELY_MODELS = {512: "ViT-B/32", 768: "ViT-L/14"}
 """OpenAI's models behind LAION's datasets, by dimension; others have these dimensions, too."""
 
 
-def describe(where: str, name: str | None = None) -> str:
-    """The text of a TOML file that describes the dataset at a folder or URL.
+def describe(where: str, name: str | None = None, *, locked: bool = False) -> str:
+    """The text of a TOML file that describes the dataset at a folder or URL; `locked` leaves names to its lock file.
 
     It reads names, headers, footers and the first rows of four shards. Raises `DatasetError` where the files make no
     shards, and `SourceError` where they cannot be read.
@@ -38,9 +40,10 @@ def describe(where: str, name: str | None = None) -> str:
         )
     contents = look_into(place, layout)
     _refuse_several_dimensions(place, contents)
-    text = _text(place, layout, contents, find_columns([*contents.metadata.values()]), name or _name_of(where))
+    columns = find_columns([*contents.metadata.values()])
+    text = _text(place, layout, contents, columns, name or _name_of(where))
     parse_dataset(text, f"described from {redact(where)}")
-    return text
+    return re.sub(r"^names = \[\n.*?^\]", LOCKED_NAMES, text, flags=re.DOTALL | re.MULTILINE) if locked else text
 
 
 def _text(place: Place, layout: Layout, contents: Contents, columns: Columns, name: str) -> str:
@@ -54,6 +57,7 @@ def _text(place: Place, layout: Layout, contents: Contents, columns: Columns, na
     lines = [
         f"# Written by `laion-assets describe {redact(place.url)}`. A line with a guess says so: check it.",
         *(f"# Note: {note}." for note in notes),
+        "version = 1",
         f"name = {_quoted(name)}",
         *_shard_lines(layout, cut),
         *([f"digits = {layout.digits}"] if layout.digits > 1 else []),

@@ -6,12 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from laion_assets.errors import PermanentSourceError
 from laion_assets.redact import redact
+from laion_assets.source.folder import described, in_store
+from laion_assets.source.mirrors import RemoteFile
 from laion_assets.source.places import local_folder
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 DEPTH = 4
 """Folders within folders that are looked into."""
@@ -68,21 +73,22 @@ class StoredPlace:
 
     def files(self) -> list[str]:
         """Paths of the objects below it."""
-        with self._failures():
-            from upath import UPath
-
-            base = UPath(self.url)
-            start = base.path.rstrip("/")
-            found = sorted(str(path).removeprefix(start).strip("/") for path in base.fs.find(start, maxdepth=DEPTH))
+        found = sorted(self._found())
         _refuse_many(self.url, found)
         return found
+
+    def facts(self) -> dict[str, RemoteFile]:
+        """What one listing says of each object, by its path below the place."""
+        return {path: described(f"{self.url}/{path}", info) for path, info in self._found().items()}
+
+    def _found(self) -> dict[str, dict[str, Any]]:
+        with self._failures():
+            return in_store(self.url, _infos)
 
     def open(self, path: str) -> IO[bytes]:
         """One object, read by ranges."""
         with self._failures():
-            from upath import UPath
-
-            file: IO[bytes] = UPath(self.url).joinpath(*path.split("/")).open("rb")
+            file: IO[bytes] = in_store(self.url, lambda base: base.joinpath(*path.split("/")).open("rb"))
         return file
 
     @contextmanager
@@ -95,6 +101,13 @@ class StoredPlace:
                 found=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
                 expected="a place that can be listed",
             ) from error
+
+
+def _infos(base: UPath) -> dict[str, dict[str, Any]]:
+    """What is said of each file below a prefix, by its path there."""
+    start = base.path.rstrip("/")
+    found = base.fs.find(start, maxdepth=DEPTH, detail=True)
+    return {str(path).removeprefix(start).strip("/"): info for path, info in found.items()}
 
 
 def open_place(where: str) -> Place:

@@ -71,7 +71,7 @@ def bytes_still_needed(
     if rows is None and waiting:
         return None
     rows = rows or 0
-    total_rows = sum(dataset.known_rows(int(history.key)) or rows for history in waiting)
+    total_rows = sum(dataset.known_rows(history.shard) or rows for history in waiting)
     values = dataset.dimension * len(dataset.vector_columns)
     under_way = min(total_rows, 2 * rows)
     merged_rows = under_way if settings.store is not None else total_rows if settings.keep_merged else 0

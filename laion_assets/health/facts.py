@@ -128,7 +128,7 @@ def _build(instance: DagsterInstance, settings: Settings, asset: str) -> IndexRe
     loads = instance.get_latest_storage_id_by_partition(
         asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
     )
-    again = frozenset(shard for shard in covered if loads.get(str(shard), 0) > since)
+    again = frozenset(shard for shard in covered if loads.get(settings.dataset.key_of(shard), 0) > since)
     return IndexRecord(record.timestamp, frozenset(covered), again, RecordedVersions.of(record).code)
 
 
@@ -188,11 +188,12 @@ def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[Sh
     if any(state.instigator_name == schedule and state.status.value == "RUNNING" for state in known):
         return {history.key for history in histories}
     plan = read_plan(plan_path(settings))
-    planned = {str(one.shard) for one in plan.shards} if plan is not None else set()
+    planned = {one.shard for one in plan.shards} if plan is not None else set()
     return {
         history.key
         for history in histories
-        if history.last_run != "canceled" and (history.key in planned or history.active or history.last_run == "failed")
+        if history.last_run != "canceled"
+        and (history.shard in planned or history.active or history.last_run == "failed")
     }
 
 

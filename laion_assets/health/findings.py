@@ -70,14 +70,14 @@ def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -
     """Partitions and rows of the table are those that Dagster recorded, either way. Shards that run are left out."""
     if isinstance(table, EngineHeldError):
         return Finding("table_agrees_with_dagster", None, f"not looked at: {table.subject}: {table.found}")
-    in_table = {str(state.shard): state.rows for state in table}
-    known = {history.key for history in histories}
+    in_table = {state.shard: state.rows for state in table}
+    known = {history.shard for history in histories}
     drift = [f"shard {shard}: in the table, unknown to the dataset" for shard in in_table if shard not in known]
     for history in histories:
         if history.active:
             continue
         recorded = history.rows if history.loaded_at is not None else 0
-        found = in_table.get(history.key, 0)
+        found = in_table.get(history.shard, 0)
         if recorded != found:
             drift.append(f"shard {history.key}: {found:,} rows in the table, {recorded:,} by Dagster")
     figures = {"partitions": len(in_table), "rows": sum(in_table.values()), "drift": len(drift)}

@@ -41,7 +41,8 @@ ShardState = Literal["loaded", "running", "queued", "failed", "merged", "fetched
 
 @dataclass
 class ShardHistory:
-    """One shard. `seconds` is by asset of the chain, `core_seconds` is of all of it, `raw_bytes` of its source.
+    """One shard: its partition key, and its number. `seconds` is by asset of the chain, `core_seconds` is of all of it,
+    `raw_bytes` of its source.
 
     How far it is and how its last run went are two facts: a loaded shard stays loaded when its next run fails or is
     canceled. `peak_bytes` is the most resident memory of a step; `loaded_at` is a Unix time; `failures` counts the runs
@@ -64,6 +65,12 @@ class ShardHistory:
     error: str = ""
     versions: dict[str, RecordedVersions] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
+    number: int | None = None
+
+    @property
+    def shard(self) -> int:
+        """Its number, which is its key where keys are numbers."""
+        return int(self.key) if self.number is None else self.number
 
     @property
     def state(self) -> ShardState:
@@ -87,11 +94,13 @@ class ShardHistory:
 def read_histories(
     instance: DagsterInstance, settings: Settings, keys: Sequence[str] | None = None, *, with_errors: bool = True
 ) -> list[ShardHistory]:
-    """The history of every shard in `keys` (None: of the dataset), in their order.
+    """The history of every shard with one of these keys (None: of the dataset), in their order.
 
     A few queries, whatever the number of shards and of finished runs: runs are asked for by their ids.
     """
-    histories = {key: ShardHistory(key) for key in (settings.dataset.shard_keys if keys is None else keys)}
+    dataset = settings.dataset
+    wanted = dataset.shard_keys if keys is None else keys
+    histories = {key: ShardHistory(key, number=dataset.shard_number(key)) for key in wanted}
     states: dict[str, Progress] = {"raw_shard": "fetched", "merged_shard": "merged", "clickhouse_partition": "loaded"}
     recorded_by: dict[str, dict[str, float]] = defaultdict(dict)
     for name, key in chain_keys(settings).items():

@@ -32,7 +32,7 @@ def plan_against_actual(
     if plan is None or plan.dataset != settings.dataset.name:
         return []
     planned = {shard.shard for shard in plan.shards}
-    done = [one for one in histories if int(one.key) in planned and (one.loaded_at or 0) >= plan.made_at]
+    done = [one for one in histories if one.shard in planned and (one.loaded_at or 0) >= plan.made_at]
     if not done:
         return []
     loaded = None if isinstance(table, EngineHeldError) else table
@@ -47,7 +47,7 @@ def _happened(
     done: list[ShardHistory],
     loaded: list[PartitionState] | None,
 ) -> Happened:
-    shards = [int(one.key) for one in done]
+    shards = [one.shard for one in done]
     seconds = {
         stage: sum(one.seconds.get(asset, 0.0) for one in done)
         for stage, asset in zip(SHARD_STAGES, CHAIN, strict=False)

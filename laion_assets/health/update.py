@@ -43,11 +43,11 @@ def what_to_update(
     needed: dict[int, tuple[str, ...]] = {}
     for history in histories:
         begun = history.progress != "missing" or bool(history.last_run) or history.key in facts.asked_for
-        wanted = int(history.key) in shards if shards is not None else begun
+        wanted = history.shard in shards if shards is not None else begun
         steps = chain_steps(settings, history) if wanted and not history.active else ()
         if steps:
-            needed[int(history.key)] = steps
-    loaded = {int(history.key) for history in histories if history.progress == "loaded"}
+            needed[history.shard] = steps
+    loaded = {history.shard for history in histories if history.progress == "loaded"}
     index, cells = (
         wanted and (bool(needed) or _is_behind(settings, loaded, record, asset))
         for wanted, record, asset in (
@@ -78,7 +78,7 @@ def chain_steps(settings: Settings, history: ShardHistory) -> tuple[str, ...]:
     first = min([made, *stale])
     if first >= len(CHAIN):
         return ()
-    store, shard = ShardStore.of(settings), int(history.key)
+    store, shard = ShardStore.of(settings), history.shard
     if first == 2 and not file_exists(store.merged_path(shard)):
         first = 1
     if first == 1 and store.raw_files(shard).missing():

@@ -10,7 +10,7 @@ from laion_assets.health.finding import Finding, TableLook, naming
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.versions import code_version
 from laion_assets.settings import Settings
-from laion_assets.words import as_ranges, counted, lasting
+from laion_assets.words import as_ranges, counted, keys_in_short, lasting
 
 UPDATE = "`laion-assets bring-up-to-date` or the job bring_up_to_date makes it again"
 
@@ -46,7 +46,7 @@ def index_follows_loads(
     name = "index_follows_loads"
     if not settings.builds_graphs:
         return Finding(name, True, "LAION_INDEX asks for no graphs")
-    loaded = {int(history.key) for history in histories if history.progress == "loaded"}
+    loaded = {history.shard for history in histories if history.progress == "loaded"}
     index = facts.index
     if index is not None and isinstance(table, list):
         # A partition that had its graphs comes with them when it is loaded again.
@@ -74,7 +74,7 @@ def cells_follow_loads(settings: Settings, histories: list[ShardHistory], facts:
     name = "cells_follow_loads"
     if not settings.builds_cells:
         return Finding(name, True, "LAION_INDEX asks for no cells")
-    loaded = {int(history.key) for history in histories if history.progress == "loaded"}
+    loaded = {history.shard for history in histories if history.progress == "loaded"}
     cells = facts.cells
     covered = loaded & cells.covered - cells.loaded_again if cells is not None else set()
     figures = {"in_cells": len(covered), "not_in_cells": len(loaded - covered)}
@@ -173,9 +173,9 @@ def partitions_were_audited(histories: list[ShardHistory], audit: Audit, days: f
         figures["days_since_the_oldest_audit"] = round(age / 86400, 2)
     faults = []
     if failed:
-        faults.append(f"the last check failed of {counted(len(failed), 'partition')}: {as_ranges(map(int, failed))}")
+        faults.append(f"the last check failed of {counted(len(failed), 'partition')}: {keys_in_short(failed)}")
     if never:
-        faults.append(f"never checked: {as_ranges(map(int, never))}")
+        faults.append(f"never checked: {keys_in_short(never)}")
     if age is not None and age > days * 86400:
         faults.append(f"partition {audit.oldest} was last checked {lasting(age)} ago, {days:g} days are allowed")
     if faults:

@@ -132,9 +132,10 @@ def observed_versions(
 def partition_versions(instance: DagsterInstance, settings: Settings) -> dict[int, str]:
     """The data version of each loaded partition, by shard; of one recorded without any, the number of its event."""
     versions = {}
+    numbers = dict(zip(settings.dataset.shard_keys, settings.dataset.shards, strict=True))
     for record in latest_materializations(instance, asset_key(settings, "clickhouse_partition")):
-        if record.partition_key is not None and record.partition_key.isdecimal():
-            versions[int(record.partition_key)] = RecordedVersions.of(record).data or str(record.storage_id)
+        if record.partition_key in numbers:
+            versions[numbers[record.partition_key]] = RecordedVersions.of(record).data or str(record.storage_id)
     return versions
 
 

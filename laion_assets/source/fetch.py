@@ -14,6 +14,7 @@ from pathlib import Path
 
 from laion_assets.errors import PermanentSourceError, SettingsError, SourceError
 from laion_assets.file_layout import FileKind
+from laion_assets.listing import is_other
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
@@ -24,13 +25,18 @@ from laion_assets.source.missing import with_near_misses
 from laion_assets.source.partial import PartialFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
-from laion_assets.source.standing import has_changed, remember, remembered
+from laion_assets.source.standing import remember, remembered
 from laion_assets.source.transfer import LogCallback, Pace, Patience, ProgressCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile, check_file, wanted_files
 
 OBSERVE_TRIES = 3
 OBSERVE_SECONDS = 120.0
 """An observation will be made again anyway, so it does not insist as a fetch does."""
+
+RELOCK = (
+    "`laion-assets describe FILE.toml --lock --check` lists what has changed, and without --check takes the new listing"
+)
+AGAIN = "it is fetched again"
 
 
 BRIEF = Patience(connect_seconds=5.0, read_seconds=5.0)
@@ -125,7 +131,16 @@ def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = N
             for file in files
         ]
         found = side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
-    return {file.kind: remote for file, remote in zip(files, found, strict=True)}
+    return {file.kind: _as_locked(file, remote, transfer) for file, remote in zip(files, found, strict=True)}
+
+
+def _as_locked(wanted: WantedFile, remote: RemoteFile, transfer: ShardTransfer) -> RemoteFile:
+    """What is observed; of a file that the lock file has another of, what is locked: it is said, and nothing moves."""
+    locked = wanted.locked
+    if locked is None or not is_other(locked, remote):
+        return remote
+    transfer.say(f"{wanted.subject}: {remote.url} has {remote.version}, the lock file has {locked.version}: {RELOCK}")
+    return RemoteFile(locked.url, locked.size, locked.etag, locked.modified)
 
 
 def fetch_file(
@@ -162,10 +177,31 @@ def fetch_file(
 def _take(partial: PartialFile, pace: Pace, source: Source) -> Arrival:
     """One try at one source."""
     pace.begin()
+    wanted = partial.wanted
+    if wanted.locked is not None:
+        _require_locked(wanted, source.observe())
     arrival = source.fetch(partial, pace)
+    if arrival.remote is not None and wanted.locked is not None:
+        try:
+            _require_locked(wanted, arrival.remote)
+        except PermanentSourceError:
+            partial.discard()
+            raise
     if not arrival.linked:
         partial.finish()
     return arrival
+
+
+def _require_locked(wanted: WantedFile, remote: RemoteFile) -> None:
+    """Raises `PermanentSourceError` for another file than the lock file has; another mirror may have that."""
+    locked = wanted.locked
+    if locked is not None and is_other(locked, remote):
+        raise PermanentSourceError(
+            f"{wanted.subject} from {remote.url}",
+            found=remote.version,
+            expected=f"{locked.version}, as the lock file says",
+            advice=RELOCK,
+        )
 
 
 def _standing(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> Arrival | None:
@@ -196,8 +232,15 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Pati
     wanted, transfer = partial.wanted, partial.transfer
     with partial.storing():
         then = remembered(partial.final)
-    if then is None or wanted.sha256 is not None:
+    if then is None or (wanted.sha256 is not None and wanted.locked is None):
         return False
+    if wanted.locked is not None:
+        # The lock file says which file it is to be, whatever the source has now.
+        if is_other(wanted.locked, then):
+            transfer.say(
+                f"{wanted.subject}: here is {then.version}, the lock file has {wanted.locked.version}; {AGAIN}"
+            )
+        return is_other(wanted.locked, then)
     hasty = replace(
         patience, tries=1, file_seconds=min(patience.file_seconds, OBSERVE_SECONDS), unreachable_seconds=0.0
     )
@@ -206,16 +249,21 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Pati
     except SourceError as error:
         transfer.say(f"{wanted.subject}: the file of the store is used, since it cannot be compared: {error}")
         return False
-    if not has_changed(then, now):
+    if not is_other(then, now):
         return False
-    transfer.say(f"{wanted.subject}: {now.url} has {now.version}, here is {then.version}; it is fetched again")
+    transfer.say(f"{wanted.subject}: {now.url} has {now.version}, here is {then.version}; {AGAIN}")
     return True
 
 
 def _complete(partial: PartialFile) -> Arrival | None:
     """The file, if a run before this one ended between its last byte and its final name."""
     origin = partial.origin
+    locked = partial.wanted.locked
     if origin is None or not partial.is_complete:
+        return None
+    # Of a share of a file the origin has the share's size.
+    size = None if partial.wanted.slice else origin.total
+    if locked is not None and is_other(locked, RemoteFile(origin.url, size, origin.etag, origin.modified)):
         return None
     try:
         partial.finish()

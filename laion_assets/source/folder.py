@@ -15,10 +15,10 @@ partial file is continued if URL, size and ETag (or date) are the same; from ano
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.redact import redact, redact_chain, redact_text
@@ -32,6 +32,8 @@ from laion_assets.waiting import telling_silence, waiting
 
 if TYPE_CHECKING:
     from upath import UPath
+
+Result = TypeVar("Result")
 
 BLOCK_BYTES = 8 << 20
 """One request to an object store fetches so much: S3 gives a connection its full speed from about this size on."""
@@ -125,7 +127,6 @@ class StoredFile:
         self._wanted = wanted
         self._subject = f"{wanted.subject} from {self.url}"
         self._base = url
-        self._options: dict[str, Any] = {}
         self._parts = [part for part in (*folder.split("/"), *wanted.remote_path.split("/")) if part]
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
@@ -157,33 +158,20 @@ class StoredFile:
 
     def names_beside(self) -> list[str]:
         """Names of what lies in the same folder. Raises what the store's package raises."""
-        from upath import UPath
-
-        return [path.name for path in UPath(self._base).joinpath(*self._parts[:-1]).iterdir()]
+        beside = self._parts[:-1]
+        return in_store(self._base, lambda base: [path.name for path in base.joinpath(*beside).iterdir()])
 
     def _look(self) -> tuple[UPath, dict[str, Any]]:
-        try:
-            return self._info()
-        except Exception as error:
-            if type(error).__name__ != "NoCredentialsError" or not self._base.startswith("s3://"):
-                raise
-        # Whoever has no credentials for S3 may still read a public bucket.
-        self._options = {"anon": True}
-        return self._info()
+        def look(base: UPath) -> tuple[UPath, dict[str, Any]]:
+            path = base.joinpath(*self._parts)
+            path.fs.invalidate_cache()
+            return path, dict(path.fs.info(path.path))
 
-    def _info(self) -> tuple[UPath, dict[str, Any]]:
-        from upath import UPath
-
-        path = UPath(self._base, **self._options).joinpath(*self._parts)
-        path.fs.invalidate_cache()
-        return path, dict(path.fs.info(path.path))
+        return in_store(self._base, look)
 
     def _origin(self, facts: dict[str, Any]) -> Origin:
-        size = facts.get("size")
-        etag, modified = (
-            next((str(facts[key]) for key in keys if facts.get(key)), None) for keys in (ETAG_KEYS, DATE_KEYS)
-        )
-        return Origin(self.url, etag, modified, size if isinstance(size, int) else None)
+        found = described(self.url, facts)
+        return Origin(found.url, found.etag, found.modified, found.size)
 
     def _continues(self, old: Origin | None, new: Origin) -> bool:
         if old is None or old.total is None or old.total != new.total:
@@ -214,6 +202,30 @@ class StoredFile:
                 found=f"{name}: {redact_text(str(error))}",
                 advice="for s3:// install laion_assets[s3]" if isinstance(error, ImportError) else "",
             ) from error
+
+
+def in_store(url: str, use: Callable[[UPath], Result]) -> Result:
+    """What `use` returns for the prefix of an object store. Raises what the store's package raises.
+
+    Whoever has no credentials for S3 may still read a public bucket.
+    """
+    from upath import UPath
+
+    try:
+        return use(UPath(url))
+    except Exception as error:
+        if type(error).__name__ != "NoCredentialsError" or not url.startswith("s3://"):
+            raise
+    return use(UPath(url, anon=True))
+
+
+def described(url: str, facts: Mapping[str, Any]) -> RemoteFile:
+    """What fsspec says of a file, whichever file system's words it uses."""
+    size = facts.get("size")
+    etag, modified = (
+        next((str(facts[key]) for key in keys if facts.get(key)), None) for keys in (ETAG_KEYS, DATE_KEYS)
+    )
+    return RemoteFile(url, size if isinstance(size, int) else None, etag, modified)
 
 
 def _pieces(file: IO[bytes], count: int) -> Iterator[bytes]:

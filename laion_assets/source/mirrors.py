@@ -41,12 +41,16 @@ LOST = (PermanentSourceError, UnreachableSourceError)
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its source describes it: URL (nothing secret in it), bytes, ETag, date or version; None is unknown."""
+    """A file as its source describes it: URL (nothing secret in it), bytes, ETag, date or version; None is unknown.
+
+    `sha256` is there where the source says it, as the hub does of large files.
+    """
 
     url: str
     size: int | None
     etag: str | None
     modified: str | None
+    sha256: str | None = None
 
     @property
     def version(self) -> str:

@@ -44,10 +44,11 @@ class ShardPlaces:
             self._client.close()
 
     def _source(self, place: SourceLayout, wanted: WantedFile) -> Source:
-        whole = self._whole(place, wanted)
+        whole = self.whole(place, wanted)
         return whole if wanted.slice is None else SlicedFile(whole, wanted)
 
-    def _whole(self, place: SourceLayout, wanted: WantedFile) -> HttpFile | LocalFile | StoredFile:
+    def whole(self, place: SourceLayout, wanted: WantedFile) -> HttpFile | LocalFile | StoredFile:
+        """The file at one place of which the wanted one is all or a share."""
         folder = place.folders.of(wanted.kind).strip("/")
         scheme = urlsplit(place.url).scheme if "://" in place.url else ""
         if scheme in ("http", "https"):

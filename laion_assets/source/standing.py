@@ -32,17 +32,3 @@ def remembered(final: Path) -> RemoteFile | None:
         return REMOTE_FILES.validate_json(origin_path(final).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def has_changed(then: RemoteFile, now: RemoteFile) -> bool:
-    """Whether a source says that the file is another than it was: another size, ETag, or date where there is no ETag.
-
-    Two mirrors give one file ETags and dates of their own, so that between URLs only sizes are compared.
-    """
-    if None not in (then.size, now.size) and then.size != now.size:
-        return True
-    if then.url != now.url:
-        return False
-    if then.etag and now.etag:
-        return then.etag != now.etag
-    return bool(then.modified and now.modified) and then.modified != now.modified

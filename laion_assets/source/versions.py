@@ -14,7 +14,7 @@ def shard_version(files: Mapping[FileKind, RemoteFile], before: str | None) -> s
     """A text that changes with any of the files, by `before`, the version that was recorded last.
 
     Mirrors give one file ETags and dates of their own. Where another mirror answers than before, a file of the same
-    size is the same (as `standing.has_changed` has it), and its part of the version stays.
+    size is the same (as `listing.is_other` has it), and its part of the version stays.
     """
     return "; ".join(_file_version(kind, file, before or "") for kind, file in sorted(files.items()))
 

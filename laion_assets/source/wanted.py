@@ -13,6 +13,7 @@ from typing import IO
 
 from laion_assets.errors import SettingsError
 from laion_assets.file_layout import Container, FileKind, Slice, container_of
+from laion_assets.listing import LockedFile
 from laion_assets.settings import Settings
 from laion_assets.shard.npy import parse_header
 from laion_assets.source.failures import WrongFileError
@@ -46,7 +47,7 @@ class WantedFile:
     a number. `expected_bytes` is an estimate, for progress alone.
 
     `name` is the file's in the store, `path` its own below its source's folder, "" where that is the same. `slice` says
-    which share of the row groups there the file is to have.
+    which share of the row groups there the file is to have. `locked` is what the lock file says: no other is taken.
     """
 
     shard: int
@@ -58,6 +59,7 @@ class WantedFile:
     expected_bytes: int | None = None
     path: str = ""
     slice: Slice | None = None
+    locked: LockedFile | None = None
 
     @property
     def subject(self) -> str:
@@ -100,6 +102,9 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
                 advice="complete it, or set LAION_MANIFEST_GAPS=true to load such files unverified",
             )
         size, sha256 = manifest.get(name, ManifestEntry(None, None))
+        locked = dataset.locked(kind, shard)
+        if locked is not None and share is None:
+            sha256 = sha256 or locked.sha256
         rows = dataset.known_rows(shard) if dataset.container(kind) == "npy" else None
         least = (rows or 0) * dataset.dimension * HALF_FLOAT_BYTES
         if size is not None and size < least:
@@ -115,6 +120,7 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
                 expected_bytes=dataset.expected_bytes(kind, shard) if size is None else size,
                 path=dataset.remote_name(kind, shard),
                 slice=share,
+                locked=locked,
             )
         )
     return files

@@ -151,7 +151,7 @@ def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCo
         job = shard_job(settings, None)
         for shard, rows in enumerate(sizes.shards):
             with StepMeter() as meter:
-                outcome = run_shard(job, shard, list(CHAIN), instance)
+                outcome = run_shard(settings, job, shard, list(CHAIN), instance)
             if outcome.error:
                 raise CalibrationError("calibration", found=outcome.error, advice=NEEDS)
             stages = dict(

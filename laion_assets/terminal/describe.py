@@ -1,4 +1,4 @@
-"""`laion-assets describe`: the TOML text on standard output, or as a file, and what to do with it."""
+"""`laion-assets describe`: the TOML text on standard output, or as a file, and what to do with it; the lock file."""
 
 from __future__ import annotations
 
@@ -9,25 +9,38 @@ from rich.console import Console
 
 from laion_assets.dataset import user_path
 from laion_assets.describe.describe import describe
-from laion_assets.errors import DatasetError, StoreError
+from laion_assets.describe.lock import look_at_listing
+from laion_assets.errors import DatasetError, SettingsError, StoreError
+from laion_assets.listing import Listing, differences, lock_path, read_listing
+from laion_assets.shard.files import replacing
 from laion_assets.shard.storing import store_errors
+from laion_assets.words import counted
+
+SHOWN = 50
+"""Changes of a listing that are shown; the others are counted."""
 
 
-def show_description(place: str, output: Path | None, name: str | None, say: Console) -> None:
+def show_description(place: str, output: Path | None, name: str | None, say: Console, *, lock: bool = False) -> None:
     """Describes what lies at `place`. Raises `DatasetError`, `SourceError`, `StoreError` for a file that is there."""
     path = None if output is None else user_path(output)
     if path is not None and path.suffix != ".toml":
         raise DatasetError(str(path), found="another ending", expected="a file that ends in .toml")
-    text = describe(place, name)
+    if path is None and lock:
+        raise SettingsError(
+            "--lock", found="no --output", expected="the TOML file that the lock file is to lie beside, or to be of"
+        )
+    text = describe(place, name, locked=lock)
     if path is None:
         sys.stdout.buffer.write(text.encode())
         return
+    if lock:
+        _refuse_what_is_there(lock_path(path))
     with store_errors(str(path)):
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
-            raise StoreError(str(path), found="a file of that name", expected="none", advice="move it away") from None
+            _refuse_what_is_there(path)
     notes = sum("guessed" in line or line.startswith("# Note") for line in text.splitlines())
     say.print(
         f"wrote {path}: {notes} guesses and notes to check. Next: LAION_DATASET={path} laion-assets load all",
@@ -35,3 +48,55 @@ def show_description(place: str, output: Path | None, name: str | None, say: Con
         highlight=False,
         soft_wrap=True,
     )
+    if lock:
+        show_listing(path, say)
+
+
+def show_listing(
+    toml: Path, say: Console, *, source: str | None = None, check: bool = False, digests: bool = False
+) -> bool:
+    """Says what has changed since the listing was locked, and takes it over unless `check`; whether nothing has.
+
+    Raises `DatasetError`, `SourceError`, `StoreError`.
+    """
+    before = read_listing(toml)
+    path = lock_path(toml)
+    if before is None and check:
+        raise DatasetError(f"dataset file {toml}", found="no lock file", expected=f"{path.name} beside it")
+    now = look_at_listing(toml, before, source=source, digests=digests)
+    if before is not None:
+        now = _with_known_digests(before, now)
+    changes = [] if before is None else [*differences(before, now)]
+    for line in changes[:SHOWN]:
+        say.print(line, markup=False, highlight=False, soft_wrap=True)
+    if len(changes) > SHOWN:
+        say.print(f"and {len(changes) - SHOWN} more")
+    if check:
+        said = f"{counted(len(changes), 'change')} since {path.name} was written" if changes else "nothing has changed"
+        say.print(said, markup=False, highlight=False)
+        return not changes
+    with replacing(path, subject=str(path)) as temporary, store_errors(str(path)):
+        temporary.write_text(now.text(), encoding="utf-8")
+    say.print(f"wrote {path}: {counted(len(now.shards), 'shard')}", markup=False, highlight=False, soft_wrap=True)
+    return True
+
+
+def _with_known_digests(before: Listing, now: Listing) -> Listing:
+    """A digest that was taken of a file holds for as long as the file is no other."""
+    from laion_assets.listing import is_other
+
+    shards = {}
+    for shard, each in now.shards.items():
+        then = before.shards.get(shard)
+        files = {}
+        for kind, file in each.files.items():
+            known = then.files.get(kind) if then is not None else None
+            same = known is not None and file.sha256 is None and not is_other(known, file)
+            files[kind] = file.model_copy(update={"sha256": known.sha256}) if same and known is not None else file
+        shards[shard] = each.model_copy(update={"files": files})
+    return now.model_copy(update={"shards": shards})
+
+
+def _refuse_what_is_there(path: Path) -> None:
+    if path.exists():
+        raise StoreError(str(path), found="a file of that name", expected="none", advice="move it away")

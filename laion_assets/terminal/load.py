@@ -60,7 +60,9 @@ def load_outcomes(
 
     Raises `KeyboardInterrupt` where Ctrl-C or SIGTERM came, once the runs have ended; the same call then goes on.
     """
-    histories = read_histories(instance, settings, [str(shard) for shard in shards], with_errors=False)
+    histories = read_histories(
+        instance, settings, [settings.dataset.key_of(shard) for shard in shards], with_errors=False
+    )
     rows_in_table = _rows_in_table(settings, shards, histories, by_daemon=daemon_is_live(instance))
     todo: dict[int, list[str]] = {}
     outcomes: dict[int, Outcome] = {}
@@ -94,7 +96,7 @@ def _rows_in_table(
     if isinstance(found, EngineHeldError):
         if not by_daemon:
             raise found
-        return {int(history.key): history.rows for history in histories if history.loaded_at is not None}
+        return {history.shard: history.rows for history in histories if history.loaded_at is not None}
     rows_in_table = {state.shard: state.rows for state in found}
     if any(shard not in rows_in_table for shard in shards):
         keep_plan_for(settings, shards, found)
@@ -115,9 +117,9 @@ def _load_by_daemon(
             for shard, steps in todo.items()
         }
         try:
-            for shard, run, seconds in follow(instance, runs, bars):
-                outcomes[shard] = _outcome(instance, shard, run, seconds)
-                _show_end(bars, outcomes[shard])
+            for shard, run, seconds in follow(settings, instance, runs, bars):
+                outcomes[shard] = _outcome(settings, instance, shard, run, seconds)
+                show_end(settings, bars, outcomes[shard])
         except KeyboardInterrupt:
             cancel(instance, [run_id for shard, run_id in runs.items() if shard not in outcomes])
             console.print(STOPPED, style="yellow")
@@ -139,12 +141,15 @@ def _load_here(
                 console.print(STOPPED, style="yellow")
                 raise KeyboardInterrupt
             outcomes[shard] = outcome
-            _show_end(bars, outcome)
+            show_end(settings, bars, outcome)
     return outcomes
 
 
-def _show_end(bars: ShardBars, outcome: Outcome) -> None:
-    bars.bar(str(outcome.shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")
+def show_end(settings: Settings, bars: ShardBars, outcome: Outcome) -> None:
+    """What became of a shard, at its bar."""
+    bars.bar(settings.dataset.key_of(outcome.shard)).end(
+        "failed" if outcome.error else "loaded", f"{outcome.rows:,} rows"
+    )
 
 
 def _load_alone(
@@ -160,12 +165,12 @@ def _load_alone(
     waited: list[str] = []
     with ShardStore.of(settings).at_work_on(shard, "load", say=waited.append):
         if waited and not again:
-            histories = read_histories(instance, settings, [str(shard)], with_errors=False)
+            histories = read_histories(instance, settings, [settings.dataset.key_of(shard)], with_errors=False)
             rows = _rows_in_table(settings, [shard], histories, by_daemon=False).get(shard, 0)
             steps = missing_steps(settings, histories[0], rows)
             if not steps:
                 return Outcome(shard, rows, 0.0, skipped=True)
-        return run_shard(job, shard, steps, instance)
+        return run_shard(settings, job, shard, steps, instance)
 
 
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
@@ -178,7 +183,7 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int)
     ):
         return []
     if "merged_shard" in history.seconds:
-        shard = int(history.key)
+        shard = history.shard
         store = ShardStore.of(settings)
         # A file that the load would refuse is made again: its source may have been mended since.
         with contextlib.suppress(LaionError):
@@ -212,19 +217,23 @@ def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefiniti
     return build_definitions(settings, progress).resolve_job_def(job_name(settings, LOAD_JOB))
 
 
-def run_shard(job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance) -> Outcome:
+def run_shard(
+    settings: Settings, job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance
+) -> Outcome:
     """Runs these assets of one shard in this process; a failure is in the outcome."""
     started = time.perf_counter()
-    run = execute_here(job, instance, assets=steps, shard=shard)
-    return _outcome(instance, shard, run, time.perf_counter() - started)
+    run = execute_here(job, instance, assets=steps, key=settings.dataset.key_of(shard))
+    return _outcome(settings, instance, shard, run, time.perf_counter() - started)
 
 
-def _outcome(instance: dg.DagsterInstance, shard: int, run: dg.DagsterRun, seconds: float) -> Outcome:
+def _outcome(
+    settings: Settings, instance: dg.DagsterInstance, shard: int, run: dg.DagsterRun, seconds: float
+) -> Outcome:
     """Of a run that has ended."""
     if not run.is_success:
         return Outcome(shard, 0, seconds, failure_reason(instance, run.run_id) or f"the run is {run.status.value}")
     table = next(key for key in run.asset_selection or () if key.path[-1] == CHAIN[-1])
-    wanted = dg.AssetRecordsFilter(table, asset_partitions=[str(shard)])
+    wanted = dg.AssetRecordsFilter(table, asset_partitions=[settings.dataset.key_of(shard)])
     records = instance.fetch_materializations(wanted, limit=1).records
     rows = int(recorded_numbers(records[0])["dagster/partition_row_count"]) if records else 0
     return Outcome(shard, rows, seconds)

@@ -44,27 +44,28 @@ def make_run(
     instance: dg.DagsterInstance,
     *,
     assets: Sequence[str] = (),
-    shard: int | None = None,
+    key: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> dg.DagsterRun:
-    """A run of the job, not started: of these assets of it (by name), or of all, for a shard where it is by shard."""
-    partition = {} if shard is None else {PARTITION_TAG: str(shard)}
-    keys = {key for key in job.asset_layer.selected_asset_keys if key.path[-1] in assets}
+    """A run of the job, not started: of these assets of it (by name), or of all, for a partition where it is by
+    shard."""
+    partition = {} if key is None else {PARTITION_TAG: key}
+    selected = {each for each in job.asset_layer.selected_asset_keys if each.path[-1] in assets}
     return instance.create_run_for_job(
         job,
         run_config=QUIET,
         tags={**job.tags, **partition, **(tags or {})},
-        asset_selection=keys or None,
+        asset_selection=selected or None,
         remote_job_origin=RemoteJobOrigin(_repository(), job.name),
         job_code_origin=JobPythonOrigin(job.name, _code()),
     )
 
 
 def execute_here(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, *, assets: Sequence[str] = (), shard: int | None = None
+    job: dg.JobDefinition, instance: dg.DagsterInstance, *, assets: Sequence[str] = (), key: str | None = None
 ) -> dg.DagsterRun:
     """Makes such a run and executes it in this process; the run as it ended."""
-    run = make_run(job, instance, assets=assets, shard=shard, tags=process_tag())
+    run = make_run(job, instance, assets=assets, key=key, tags=process_tag())
     subset = job.get_subset(asset_selection=run.asset_selection) if run.asset_selection else job
     with capture_interrupts(), settling_dead_runs(instance):
         for _ in execute_run_iterator(InMemoryJob(subset), run, instance):

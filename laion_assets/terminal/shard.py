@@ -63,7 +63,7 @@ class ShardStatus:
 
 def read_shard(settings: Settings, instance: dg.DagsterInstance, shard: int) -> ShardStatus:
     """Asks Dagster, the store and the table, and waits for none of them. Raises `TableError`, `StoreError`."""
-    (history,) = read_histories(instance, settings, [str(shard)])
+    (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)])
     table = look_at_table(settings, wait_seconds=0)
     if isinstance(table, EngineHeldError):
         partition = f"not looked at: {table.found}"
@@ -92,13 +92,15 @@ def _files(settings: Settings, shard: int) -> list[str]:
 
 def _checks(settings: Settings, instance: dg.DagsterInstance, shard: int) -> dict[str, str]:
     keys = [AssetCheckKey(asset_key(settings, asset), name) for asset, names in CHECKS.items() for name in names]
-    infos = instance.event_log_storage.get_asset_check_partition_info(keys, partition_keys=[str(shard)])
+    infos = instance.event_log_storage.get_asset_check_partition_info(
+        keys, partition_keys=[settings.dataset.key_of(shard)]
+    )
     last = {info.check_key.name: info.latest_execution_status.value for info in infos}
     return {key.name: last.get(key.name, "") for key in keys}
 
 
 def _runs(settings: Settings, instance: dg.DagsterInstance, shard: int) -> list[ShardRun]:
-    records = instance.get_run_records(RunsFilter(tags={PARTITION_TAG: str(shard)}), limit=5 * RUNS)
+    records = instance.get_run_records(RunsFilter(tags={PARTITION_TAG: settings.dataset.key_of(shard)}), limit=5 * RUNS)
     ours = [record for record in records if is_of_a_shard(record.dagster_run, settings)][:RUNS]
     return [
         ShardRun(

@@ -26,6 +26,7 @@ from laion_assets.plan.kept import Compared
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
+from laion_assets.terminal.listing import listing_is_as_locked
 from laion_assets.terminal.plan import comparison_table
 from laion_assets.words import counted
 
@@ -133,7 +134,10 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
         table=None if isinstance(table, EngineHeldError) else TableFacts.of(table),
         table_held=f"{table.subject}: {table.found}" if isinstance(table, EngineHeldError) else "",
         recall=None if evaluation is None else RecallFacts.of(evaluation),
-        findings=judge(settings, histories, table, free_bytes_of(settings.data_dir), facts),
+        findings=[
+            *judge(settings, histories, table, free_bytes_of(settings.data_dir), facts),
+            *listing_is_as_locked(settings),
+        ],
         other_runs=other_active_runs(instance, settings),
         running=[history for history in histories if history.active and history.run_id],
         failed=[history for history in histories if history.state == "failed"],

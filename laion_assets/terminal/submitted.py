@@ -45,13 +45,13 @@ def submit(
 ) -> str:
     """Queues a run for the daemon; its id. It fails where the code location has other settings than this process."""
     tags = {SETTINGS_TAG: settings_digest(settings), PRIORITY_TAG: str(BULK if bulk else PERSON)}
-    run = make_run(job, instance, assets=assets, shard=shard, tags=tags)
+    run = make_run(job, instance, assets=assets, key=settings.dataset.key_of(shard), tags=tags)
     instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none
     return run.run_id
 
 
 def follow(
-    instance: dg.DagsterInstance, runs: Mapping[int, str], bars: ShardBars
+    settings: Settings, instance: dg.DagsterInstance, runs: Mapping[int, str], bars: ShardBars
 ) -> Iterator[tuple[int, dg.DagsterRun, float]]:
     """Each shard with its run and its seconds, as it ends.
 
@@ -73,7 +73,7 @@ def follow(
                         yield shard, record.dagster_run, took
                 elif shown.get(shard) != (stage := record.dagster_run.status.value.lower().replace("_", " ")):
                     shown[shard] = stage
-                    bars.bar(str(shard)).begin(stage)
+                    bars.bar(settings.dataset.key_of(shard)).begin(stage)
             waiting = [run_id for run_id in left.values() if _is_queued(by_id[run_id].dagster_run)]
             if left and len(waiting) == len(left) and not daemon_is_live(instance):
                 cancel(instance, waiting)

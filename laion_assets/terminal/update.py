@@ -10,7 +10,7 @@ from laion_assets.definitions import build_definitions
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.index import build_and_measure
-from laion_assets.terminal.load import outcome_table, run_shard, shard_job
+from laion_assets.terminal.load import outcome_table, run_shard, shard_job, show_end
 from laion_assets.terminal.submitted import daemon_is_live
 
 
@@ -32,9 +32,9 @@ def bring_up_to_date(
     with ShardBars(console) as bars:
         job = shard_job(settings, bars.for_step)
         for shard, steps in update.shards.items():
-            outcome = run_shard(job, shard, list(steps), instance)
+            outcome = run_shard(settings, job, shard, list(steps), instance)
             outcomes.append(outcome)
-            bars.bar(str(shard)).end("failed" if outcome.error else "loaded", f"{outcome.rows:,} rows")
+            show_end(settings, bars, outcome)
     if outcomes:
         console.print(outcome_table(outcomes))
     built = not (update.index or update.cells or update.recall) or build_and_measure(settings, instance, console)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -139,4 +140,37 @@ def test_pairs_named_by_hashes_are_described_loaded_and_searched(tmp_path: Path)
     assert [(each["shard"], each["rows"]) for each in loaded["shards"]] == [(shard, ROWS) for shard in range(3)]
     run(tmp_path, "index", dataset=described, code=(0, 1))
     found = json.loads(run(tmp_path, "search", "--like", "20000007", "--json", dataset=described).stdout)
+    assert found["neighbours"][0]["id"] == 20_000_007
+
+
+def test_names_are_partition_keys_where_the_description_says_so(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    names = datacomp(tmp_path / "files")
+    toml = tmp_path / "datacomp.toml"
+    run(tmp_path, "describe", str(tmp_path / "files"), "--output", str(toml), "--lock")
+    toml.write_text(toml.read_text().replace("version = 1", 'version = 1\npartition_keys = "names"'))
+    loaded = json.loads(run(tmp_path, "load", f"{names[2]},0", "--json", dataset=toml).stdout)
+    assert [(each["shard"], each["rows"]) for each in loaded["shards"]] == [(0, ROWS), (2, ROWS)]
+    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+        for asset in ("raw_shard", "merged_shard", "clickhouse_partition"):
+            assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {names[0], names[2]}
+    again = json.loads(run(tmp_path, "load", "0,2", "--json", dataset=toml).stdout)
+    assert [each["skipped"] for each in again["shards"]] == [True, True]
+    run(tmp_path, "index", dataset=toml, code=(0, 1))
+    status = json.loads(run(tmp_path, "status", "--json", dataset=toml, code=(0, 1)).stdout)
+    findings = {finding["check"]: finding for finding in status["findings"]}
+    assert (status["shards"]["loaded"], status["partitions"], status["indexed_partitions"]) == (2, 2, 2)
+    assert findings["table_agrees_with_dagster"]["passed"]
+    assert findings["index_follows_loads"]["passed"]
+    assert findings["listing_is_as_locked"] == {
+        "check": "listing_is_as_locked",
+        "passed": True,
+        "seen": "3 shards as in the lock file",
+        "figures": {},
+    }
+    one = json.loads(run(tmp_path, "status", "--shard", names[2], "--json", dataset=toml).stdout)
+    assert (one["history"]["key"], one["history"]["progress"]) == (names[2], "loaded")
+    said = run(tmp_path, "bring-up-to-date", names[1], "--dry-run", dataset=toml).stdout
+    assert "1 shard (1)" in said
+    found = json.loads(run(tmp_path, "search", "--like", "20000007", "--json", dataset=toml).stdout)
     assert found["neighbours"][0]["id"] == 20_000_007

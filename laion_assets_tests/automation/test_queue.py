@@ -42,7 +42,7 @@ def queued(
 ) -> dg.DagsterRun:
     """A run of assets as the UI asks for it, once it is queued."""
     job = definitions.get_repository_def().get_implicit_global_asset_job_def()
-    run = make_run(job, instance, assets=assets, shard=shard, tags=tags)
+    run = make_run(job, instance, assets=assets, key=None if shard is None else str(shard), tags=tags)
     return instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none
 
 
@@ -108,7 +108,7 @@ def test_a_job_has_the_lane_of_its_assets_also_under_dagsters_own_queue(
         ("build_index", "index", str(INDEX)),
         ("report_health", "report", str(REPORT)),
     ):
-        run = make_run(definitions.resolve_job_def(name), instance, shard=0 if lane == "load" else None)
+        run = make_run(definitions.resolve_job_def(name), instance, key="0" if lane == "load" else None)
         assert (run.tags[LANE_TAG], run.tags.get(PRIORITY)) == (lane, priority)
 
 

@@ -76,7 +76,7 @@ def test_a_run_that_waits_gets_the_lost_place_and_goes_on(
     losing = threading.Thread(target=lose, daemon=True)
     losing.start()
     job = build_definitions(settings).resolve_job_def(LOAD_JOB)
-    run = execute_here(job, instance, assets=CHAIN, shard=2)
+    run = execute_here(job, instance, assets=CHAIN, key="2")
     losing.join(60)
     assert waited
     assert run.status == dg.DagsterRunStatus.SUCCESS

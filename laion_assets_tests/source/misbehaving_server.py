@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.how = Behaviour.of(wish)
         if self.server.calm or (self.how.times and self.nth > self.how.times):
             self.how = Behaviour(validator=self.how.validator)
-        content = self.server.files.get(path.rpartition("/")[2])
+        content = self.server.files.get(rest) or self.server.files.get(path.rpartition("/")[2])
         if self.how.redirects or self.how.to:
             self._redirect(rest)
         elif self.how.status or content is None or (self.how.head and self.command == "HEAD"):

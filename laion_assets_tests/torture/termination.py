@@ -186,7 +186,7 @@ def _live(trial: Trial, assets: tuple[str, ...], armed: bool, pipe: int) -> None
         stages.arm(pipe)
     job = build_definitions(settings).get_repository_def().get_implicit_global_asset_job_def()
     with dagster_instance() as instance:
-        run = execute_here(job, instance, assets=assets, shard=0 if set(assets) <= set(CHAIN) else None)
+        run = execute_here(job, instance, assets=assets, key="0" if set(assets) <= set(CHAIN) else None)
     say(pipe, run.status.value)
 
 

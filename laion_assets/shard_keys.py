@@ -1,0 +1,111 @@
+"""Which shard is meant: partition keys, which are numbers or names, and selections such as `0-9`. It opens no file."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from functools import cached_property
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from laion_assets.errors import DatasetError
+from laion_assets.file_layout import FileLayout
+from laion_assets.shard_numbers import NUMBER, as_ranges
+
+LONGEST_KEY = 255
+"""Characters of a partition key that every database of Dagster's can hold."""
+
+
+class ShardKeys(FileLayout):
+    """A layout whose shards are asked for. In the table a shard is always its number; to Dagster it may be its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    partition_keys: Literal["numbers", "names"] = "numbers"
+
+    @model_validator(mode="after")
+    def _names_can_be_keys(self) -> ShardKeys:
+        if self.partition_keys == "names":
+            if not self.names:
+                raise ValueError('partition_keys = "names" needs names, or a lock file that has them')
+            for shard in self.shards:
+                name = self.names[shard]
+                # Dagster writes ranges of partitions with three dots, and we selections with commas.
+                if len(name) > LONGEST_KEY or re.search(r"\.\.\.|,|^\s|\s$", name) or name == "all":
+                    raise ValueError(f"shard {shard}: {name[:60]!r} cannot be a partition key")
+                if NUMBER.fullmatch(name) and name != str(shard):
+                    raise ValueError(f"shard {shard} has the name {name}, another shard's number: use numbers as keys")
+        return self
+
+    @cached_property
+    def shard_keys(self) -> list[str]:
+        """Partition keys as people type them, in the order of their numbers: "0" … "409", or names."""
+        return [self.key_of(shard) for shard in self.shards]
+
+    def key_of(self, shard: int) -> str:
+        """The partition key of a shard."""
+        return self.names.get(shard, str(shard)) if self.partition_keys == "names" else str(shard)
+
+    @property
+    def shard_range(self) -> str:
+        """The shards in words: `0 to 409`, or with holes `1-2,4`."""
+        first, last = self.shards[0], self.shards[-1]
+        return f"{first} to {last}" if last - first == len(self.shards) - 1 else as_ranges(self.shards)
+
+    def has_shard(self, shard: int) -> bool:
+        """Whether there is a shard of that number."""
+        place = bisect_left(self.shards, shard)
+        return place < len(self.shards) and self.shards[place] == shard
+
+    def shard_number(self, key: str) -> int:
+        """The shard of a partition key, of a name in the listing, or of a number. Raises `DatasetError` for none."""
+        named = self._named.get(key)
+        if named is not None:
+            return named
+        if not NUMBER.fullmatch(key) or not self.has_shard(int(key)):
+            raise self._no_shard(key)
+        return int(key)
+
+    def shard_numbers(self, selection: str) -> list[int]:
+        """Shards of a selection such as `0-9`, `3`, `1,4,7-9` or names, sorted, each once. Raises `DatasetError`.
+
+        `all` is every shard. A range is those of its numbers that the dataset has: `0-9` of a dataset that begins at 1
+        is 1 to 9.
+        """
+        if selection.strip() == "all":
+            return list(self.shards)
+        shards: set[int] = set()
+        for piece in selection.split(","):
+            first, dash, last = (part.strip() for part in piece.partition("-"))
+            if not dash or piece.strip() in self._named:
+                shards.add(self.shard_number(piece.strip()))
+                continue
+            for end in (first, last):
+                if not NUMBER.fullmatch(end) or int(end) > self.shards[-1]:
+                    raise self._no_shard(piece.strip() if self.names else end)
+            found = self.shards[bisect_left(self.shards, int(first)) : bisect_right(self.shards, int(last))]
+            if not found:
+                raise DatasetError(
+                    f"dataset {self.name}",
+                    found=f"the range {piece.strip()!r}",
+                    expected=f"low-high, with shards of {self.shard_range} in it",
+                )
+            shards.update(found)
+        return sorted(shards)
+
+    @cached_property
+    def _named(self) -> dict[str, int]:
+        """Shards by the names that cannot be taken for numbers."""
+        return {
+            name: shard for shard, name in self.names.items() if not NUMBER.fullmatch(name) and self.has_shard(shard)
+        }
+
+    def _no_shard(self, key: str) -> DatasetError:
+        return DatasetError(
+            f"dataset {self.name}",
+            found=f"shard {key[:40]!r}",
+            expected=f"{self.shard_range}{', or a name of the listing' if self.names else ''}",
+            advice="shards are numbered without leading zeros",
+        )
