@@ -18,8 +18,11 @@ Part = Literal["image", "text", "metadata"]
 FileKind = Part
 """The file that holds a part. A file that holds several is called after the last of image, text and metadata."""
 
-Container = Literal["npy", "npz", "parquet"]
-"""What a file is: one array, a zip of arrays by name, or columns."""
+Container = Literal["npy", "npz", "parquet", "hdf5"]
+"""What a file is: one array, a zip of arrays by name, columns, or arrays by path."""
+
+ENDINGS: dict[str, Container] = {".npz": "npz", ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5"}
+"""What names of files that are no npy files end in."""
 
 PLACEHOLDERS = ("{shard}", "{file}", "{name}")
 """What a file name has in it once: the shard's number, the number of the file that it is cut from, its listed name."""
@@ -27,9 +30,9 @@ PLACEHOLDERS = ("{shard}", "{file}", "{name}")
 
 def container_of(name: str, part: Part) -> Container:
     """The container of a file, by its name's ending. Vectors without one of the endings are an npy file."""
-    if part == "metadata" or name.endswith(".parquet"):
+    if part == "metadata":
         return "parquet"
-    return "npz" if name.endswith(".npz") else "npy"
+    return next((container for ending, container in ENDINGS.items() if name.endswith(ending)), "npy")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class FileLayout(BaseModel):
     image_array: str | None = Field(default=None, min_length=1)
     text_array: str | None = Field(default=None, min_length=1)
     has_text: bool = True
+    has_metadata: bool = True
     shards_per_file: int = Field(default=1, ge=1, le=MAX_SHARDS)
     first_file: int = Field(default=0, ge=0, le=999_999_999)
     names: Annotated[dict[int, str], BeforeValidator(_listed)] = Field(default_factory=dict)
@@ -122,7 +126,7 @@ class FileLayout(BaseModel):
             held.setdefault(pattern, []).append(part)
             array, container = self.array(part), container_of(pattern, part)
             if array is not None and container == "npy":
-                raise ValueError(f"{part}_array names an array of an npz file or a column of a Parquet file")
+                raise ValueError(f"{part}_array names an array of an npz or HDF5 file, or a column of a Parquet file")
             if array is None and part != "metadata" and container == "parquet":
                 raise ValueError(f"{part}_array must name the column of {pattern} that has the vectors")
         for pattern, parts in held.items():
@@ -131,13 +135,15 @@ class FileLayout(BaseModel):
             if len(parts) > 1 and (containers == {"npy"} or len(containers) > 1 or len(arrays) < len(parts)):
                 raise ValueError(
                     f"{' and '.join(f'{part}_file' for part in parts)} have one name and lie side by side: they are "
-                    "one file only where it is npz or Parquet, and image_array and text_array say where the vectors are"
+                    "one file only where it is npz, HDF5 or Parquet, and image_array and text_array say where the "
+                    "vectors are"
                 )
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What a shard has."""
-        return ("image", "text", "metadata") if self.has_text else ("image", "metadata")
+        there: dict[Part, bool] = {"image": True, "text": self.has_text, "metadata": self.has_metadata}
+        return tuple(part for part, has in there.items() if has)
 
     @property
     def file_kinds(self) -> tuple[FileKind, ...]:
@@ -158,7 +164,7 @@ class FileLayout(BaseModel):
         return container_of(self._pattern(part), part)
 
     def array(self, part: Part) -> str | None:
-        """The npz file's array or the Parquet file's column that is a part; None for an npy file and the metadata."""
+        """The npz or HDF5 file's array or the Parquet file's column that is a part; None for npy files and metadata."""
         return {"image": self.image_array, "text": self.text_array, "metadata": None}[part]
 
     def slice_of(self, shard: int) -> Slice | None:

@@ -37,6 +37,8 @@ class Columns:
 
 def find_columns(files: list[Metadata]) -> Columns:
     """The columns of files of one dataset: a column counts if all of them have it."""
+    if not files:
+        return Columns({}, {column: (STAND_INS[column], "there is no metadata") for column in PAGE_ALIASES}, {})
     common = [name for name in files[0].schema.names if all(name in file.schema.names for file in files)]
     kinds = {name: files[0].schema.field(name).type for name in common}
     names: dict[str, tuple[str, str]] = {}

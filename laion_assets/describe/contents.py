@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from laion_assets.describe.layout import Layout, Part, says
 from laion_assets.describe.places import Place
 from laion_assets.errors import DatasetError
+from laion_assets.shard.hdf5 import UNREADABLE as HDF5_UNREADABLE
 from laion_assets.shard.list_column import list_kind
 from laion_assets.shard.npy import first_line, parse_header
 from laion_assets.shard.npz import UNREADABLE as NPZ_UNREADABLE
@@ -58,7 +59,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Which arrays of npz files, or columns of Parquet files, are vectors: taken for images, for texts, and all."""
+    """Which arrays of archives, or columns of Parquet files, are vectors: taken for images, for texts, and all."""
 
     image: str
     text: str | None
@@ -84,12 +85,12 @@ def look_into(place: Place, layout: Layout) -> Contents:
     return Contents(
         {shard: _read(place, layout.image, shard, read_vectors) for shard in chosen},
         {shard: _read(place, layout.text, shard, read_vectors) for shard in chosen if layout.text is not None},
-        {shard: _read(place, layout.metadata, shard, read_metadata) for shard in chosen},
+        {shard: _read(place, layout.metadata, shard, read_metadata) for shard in chosen if layout.metadata},
     )
 
 
 def _look_into_arrays(place: Place, layout: Layout, chosen: list[int]) -> Contents:
-    read = read_archive if layout.image.ending == "npz" else read_columns
+    read = {"npz": read_archive, "parquet": read_columns}.get(layout.image.ending, read_hdf5)
     found = {shard: _read(place, layout.image, shard, read) for shard in chosen}
     arrays = _choose(next(iter(found.values())), layout.image.path(chosen[0]))
     for shard, vectors in found.items():
@@ -101,7 +102,7 @@ def _look_into_arrays(place: Place, layout: Layout, chosen: list[int]) -> Conten
     return Contents(
         {shard: vectors[arrays.image] for shard, vectors in found.items()},
         {shard: vectors[arrays.text] for shard, vectors in found.items() if arrays.text is not None},
-        {shard: _read(place, layout.metadata, shard, read_metadata) for shard in chosen},
+        {shard: _read(place, layout.metadata, shard, read_metadata) for shard in chosen if layout.metadata},
         arrays,
     )
 
@@ -128,6 +129,29 @@ def read_archive(file: IO[bytes], name: str) -> dict[str, Vectors]:
                     found[entry.filename.removesuffix(".npy")] = read_vectors(array, f"{name}, {entry.filename}")
     except NPZ_UNREADABLE as error:
         raise DatasetError(name, found=first_line(error), expected="an npz file") from error
+    return found
+
+
+def read_hdf5(file: IO[bytes], name: str) -> dict[str, Vectors]:
+    """The datasets of an HDF5 file that are vectors, by path. Raises `DatasetError`."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise DatasetError(name, found="no package h5py", expected="it", advice="install laion_assets[hdf5]") from error
+    found: dict[str, Vectors] = {}
+
+    def look(path: str, each: object) -> None:
+        if not isinstance(each, h5py.Dataset) or each.is_virtual or each.external or each.shape is None:
+            return
+        if len(each.shape) == 2 and each.dtype.kind == "f" and each.dtype.itemsize in (2, 4, 8):
+            first = each[:FIRST_ROWS].astype(np.float64)
+            found[path] = Vectors(each.shape[0], each.shape[1], each.dtype.str, *_lengths(first))
+
+    try:
+        with h5py.File(file, "r") as archive:
+            archive.visititems(look)
+    except HDF5_UNREADABLE as error:
+        raise DatasetError(name, found=first_line(error), expected="an HDF5 file") from error
     return found
 
 

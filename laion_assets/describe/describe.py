@@ -66,6 +66,7 @@ def _text(place: Place, layout: Layout, contents: Contents, columns: Columns, na
         f"dtype = {_quoted(image.dtype)}",
         *_lengths([*contents.images.values(), *(contents.texts.values() if with_text else [])]),
         *([] if with_text else ["has_text = false"]),
+        *([] if layout.metadata is not None else ["has_metadata = false"]),
         *_model(image.dimension),
         f"# Rows of the shards that were opened: {_rows(contents)}.",
     ]
@@ -88,7 +89,7 @@ def _refuse_several_dimensions(place: Place, contents: Contents) -> None:
 
 def _shards_per_file(layout: Layout, contents: Contents) -> int:
     """Into how many shards of about `ROWS_A_SHARD` rows each file is cut; 1 where it is one, or cannot be cut."""
-    if layout.image is not layout.metadata or layout.image.is_listed:
+    if layout.metadata is None or layout.image is not layout.metadata or layout.image.is_listed:
         return 1
     smallest = min(contents.metadata.values(), key=lambda file: file.rows)
     return min(smallest.row_groups, round(smallest.rows / ROWS_A_SHARD)) if smallest.rows >= LARGE_ROWS else 1
@@ -114,7 +115,9 @@ def _shards(shards: tuple[int, ...]) -> str:
 
 def _file_names(layout: Layout, arrays: Arrays | None, cut: int) -> list[str]:
     if arrays is not None:
-        file = {"image": layout.image.series.pattern, "metadata": layout.metadata.series.pattern}
+        file = {"image": layout.image.series.pattern}
+        if layout.metadata is not None:
+            file["metadata"] = layout.metadata.series.pattern
         lines = [
             f"{part}_file = {_quoted(name.replace('{shard}', '{file}') if cut > 1 else name)}"
             for part, name in file.items()

@@ -10,7 +10,8 @@ from laion_assets.file_layout import FileKind
 from laion_assets.shard_numbers import as_ranges
 from laion_assets.source.names import Series, find_series
 
-ENDINGS = ("npy", "npz", "parquet")
+ENDINGS = ("npy", "npz", "h5", "hdf5", "parquet")
+ARCHIVES = (".npz", ".h5", ".hdf5")
 
 HINTS: dict[FileKind, tuple[str, ...]] = {
     "image": ("img", "image", "vision", "picture"),
@@ -39,7 +40,7 @@ class Part:
 
     @property
     def ending(self) -> str:
-        """What its names end in: npy, npz or parquet."""
+        """What its names end in."""
         return self.series.pattern.rpartition(".")[2]
 
     @property
@@ -63,7 +64,7 @@ class Layout:
 
     image: Part
     text: Part | None
-    metadata: Part
+    metadata: Part | None
     shards: tuple[int, ...]
     digits: int
     notes: list[str] = field(default_factory=list)
@@ -71,8 +72,8 @@ class Layout:
     @property
     def parts(self) -> dict[FileKind, Part]:
         """The part of each kind."""
-        parts: dict[FileKind, Part] = {"image": self.image, "metadata": self.metadata}
-        return parts if self.text is None else {**parts, "text": self.text}
+        parts: dict[FileKind, Part | None] = {"image": self.image, "metadata": self.metadata, "text": self.text}
+        return {kind: part for kind, part in parts.items() if part is not None}
 
 
 def find_layout(where: str, paths: list[str]) -> Layout:
@@ -81,7 +82,7 @@ def find_layout(where: str, paths: list[str]) -> Layout:
     notes: list[str] = []
     vectors = [part for part in parts if part.ending == "npy"]
     tables = [part for part in parts if part.ending == "parquet"]
-    if not any(path.endswith(".parquet") for path in paths) or (vectors and not tables):
+    if (vectors and not tables) or not any(path.endswith((".parquet", *ARCHIVES)) for path in paths):
         raise _no_shards(where, paths, "Parquet files of metadata")
     if not vectors:
         return _without_npy(where, paths, parts)
@@ -112,36 +113,40 @@ def _parts(paths: list[str]) -> list[Part]:
 
 
 def _without_npy(where: str, paths: list[str], parts: list[Part]) -> Layout:
-    """Vectors in npz files beside the metadata's, or in columns of these. Files without numbers are listed by name."""
-    archives = [path for path in paths if path.endswith(".npz")]
+    """Vectors in npz or HDF5 files beside the metadata's or alone, or in columns of these. Files without numbers are
+    listed by name."""
+    ending = next((each for each in ARCHIVES if any(path.endswith(each) for path in paths)), ".npz")
+    archives = [path for path in paths if path.endswith(ending)]
     tables = [path for path in paths if path.endswith(".parquet")]
 
-    def numbered(ending: str, of: int) -> Part | None:
+    def numbered(kind: str, of: int) -> Part | None:
         """The longest series, if it is most of the files."""
         found = max(
-            (part for part in parts if part.ending == ending), key=lambda part: len(part.series.numbers), default=None
+            (part for part in parts if part.ending == kind), key=lambda part: len(part.series.numbers), default=None
         )
         return found if found is not None and 2 * len(found.series.numbers) > of else None
 
     metadata = numbered("parquet", len(tables))
-    image = numbered("npz", len(archives)) if archives else metadata
-    if image is None or metadata is None:
-        stems = {path.removesuffix(".parquet") for path in tables}
-        stems &= {path.removesuffix(".npz") for path in archives} if archives else stems
+    image = numbered(ending[1:], len(archives)) if archives else metadata
+    if image is None or (metadata is None and tables):
+        stems = {path.removesuffix(".parquet") for path in tables} or {path.removesuffix(ending) for path in archives}
+        stems &= {path.removesuffix(ending) for path in archives} if archives else stems
         if not stems:
-            raise _no_shards(where, paths, "npz and Parquet files of the same names")
+            raise _no_shards(where, paths, f"{ending[1:]} and Parquet files of the same names")
         names = dict(enumerate(sorted(stems)))
-        metadata = Part("", Series("{name}.parquet", names))
-        image = Part("", Series("{name}.npz", names)) if archives else metadata
-    used = {part.path(shard) for part in (image, metadata) for shard in part.series.numbers}
+        metadata = Part("", Series("{name}.parquet", names)) if tables else None
+        image = Part("", Series(f"{{name}}{ending}", names)) if archives or metadata is None else metadata
+    used = {part.path(shard) for part in (image, metadata) if part is not None for shard in part.series.numbers}
     unused = sorted({*archives, *tables} - used)
     notes = [f"not used: {', '.join(unused[:5])}{' and more' if len(unused) > 5 else ''}"] if unused else []
+    if metadata is None:
+        notes.append("no Parquet files of metadata: the shards are vectors alone")
     return _with_shards(where, paths, Layout(image, None, metadata, (), 1, notes))
 
 
 def _with_shards(where: str, paths: list[str], layout: Layout) -> Layout:
     """The shards that are whole, and notes on those that are not."""
-    both = layout.image.series.numbers.keys() & layout.metadata.series.numbers.keys()
+    both = layout.image.series.numbers.keys() & (layout.metadata or layout.image).series.numbers.keys()
     if not both:
         raise _no_shards(where, paths, "numbers that vectors and metadata share")
     if layout.text is not None:

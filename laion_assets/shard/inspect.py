@@ -8,7 +8,7 @@ from laion_assets.columns import ColumnType
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import ShardFileError
 from laion_assets.file_layout import Part
-from laion_assets.shard.metadata import MetadataReader
+from laion_assets.shard.metadata import open_metadata
 from laion_assets.shard.store import ShardFiles
 from laion_assets.shard.vector_rows import VectorHeader
 from laion_assets.shard.vectors import vector_header
@@ -42,10 +42,10 @@ def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None
     """
     image = vector_header(files, "image")
     text = vector_header(files, "text", advice=TWO_DIMENSIONS) if files.dataset.has_text else None
-    metadata = MetadataReader(
-        files.metadata, files.dataset, subject=files.subject("metadata"), extra_columns=extra_columns
-    )
-    counts = {_named(files, "image"): image.rows, files.metadata.name: metadata.rows}
+    metadata = open_metadata(files, extra_columns or {}, rows=image.rows)
+    counts = {_named(files, "image"): image.rows}
+    if files.dataset.has_metadata:
+        counts[files.metadata.name] = metadata.rows
     if text is not None:
         counts[_named(files, "text")] = text.rows
     if len(set(counts.values())) > 1:

@@ -23,7 +23,7 @@ from laion_assets.shard.alignment import AlignmentCounter
 from laion_assets.shard.files import Location, remove_file, sha256_of, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
-from laion_assets.shard.metadata import MetadataReader
+from laion_assets.shard.metadata import open_metadata
 from laion_assets.shard.soundness import vector_faults
 from laion_assets.shard.store import ShardFiles, ShardStore
 from laion_assets.shard.vector_rows import Float32Rows, RowFaults, VectorHeader, VectorReader
@@ -133,9 +133,7 @@ class _Merger:
         self._extra = extra
         self._schema = merged_schema(files.dataset, extra)
         self._refused_schema = self._schema.append(pa.field("reason", pa.string()))
-        self._metadata = MetadataReader(
-            files.metadata, files.dataset, subject=files.subject("metadata"), extra_columns=extra
-        )
+        self._metadata = open_metadata(files, extra, rows=inspection.rows)
         self._offsets = pa.array(np.arange(BLOCK_ROWS + 1, dtype=np.int32) * np.int32(files.dataset.dimension))
         self.tally = _Tally()
 

@@ -45,7 +45,7 @@ class ShardFiles:
 
     @property
     def metadata(self) -> Path:
-        """The Parquet file of metadata."""
+        """The Parquet file of metadata, where the dataset has any (`has_metadata`)."""
         return self.path("metadata")
 
     def subject(self, part: Part) -> str:

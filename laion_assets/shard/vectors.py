@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from laion_assets.file_layout import Part
+from laion_assets.shard.hdf5 import Hdf5Reader, read_hdf5_header
 from laion_assets.shard.list_column import ListColumnReader, read_list_header
 from laion_assets.shard.npy import NpyHeader, NpyReader, read_header
 from laion_assets.shard.npz import NpzReader, read_npz_header
@@ -22,6 +23,8 @@ def vector_header(files: ShardFiles, part: Part, *, advice: str = OTHER_DIMENSIO
     container = dataset.container(part)
     if container == "npz":
         return read_npz_header(path, array, subject=subject, dimension=dimension, advice=advice)
+    if container == "hdf5":
+        return read_hdf5_header(path, array, subject=subject, dimension=dimension, advice=advice)
     if container == "parquet":
         return read_list_header(path, array or "", subject=subject, dimension=dimension, advice=advice)
     return read_header(path, subject=subject, dimension=dimension, advice=advice)
@@ -35,6 +38,9 @@ def open_vectors(files: ShardFiles, part: Part, header: VectorHeader, *, block_r
     path, subject, array = files.path(part), files.subject(part), files.dataset.array(part)
     if isinstance(header, NpyHeader):
         return NpyReader(path, header, subject=subject, block_rows=block_rows)
-    if files.dataset.container(part) == "npz":
+    container = files.dataset.container(part)
+    if container == "npz":
         return NpzReader(path, array, header, subject=subject, block_rows=block_rows)
+    if container == "hdf5":
+        return Hdf5Reader(path, array, header, subject=subject, block_rows=block_rows)
     return ListColumnReader(path, array or "", header, subject=subject, block_rows=block_rows)

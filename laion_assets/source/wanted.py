@@ -19,10 +19,15 @@ from laion_assets.shard.npy import parse_header
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.manifest import ManifestEntry, load_manifest
 
-MAGIC: dict[Container, bytes] = {"npy": b"\x93NUMPY", "npz": b"PK", "parquet": b"PAR1"}
+MAGIC: dict[Container, bytes] = {"npy": b"\x93NUMPY", "npz": b"PK", "parquet": b"PAR1", "hdf5": b"\x89HDF"}
 """The bytes that such a file starts with. A zip without entries starts PK, too, and is refused by its directory."""
 
-KINDS: dict[Container, str] = {"npy": "an npy file", "npz": "an npz file", "parquet": "a Parquet file"}
+KINDS: dict[Container, str] = {
+    "npy": "an npy file",
+    "npz": "an npz file",
+    "parquet": "a Parquet file",
+    "hdf5": "an HDF5 file",
+}
 """How errors name them."""
 
 PARQUET_LEAST_BYTES = 12
@@ -195,10 +200,24 @@ def _check_zip_directory(wanted: WantedFile, file: IO[bytes], size: int, place: 
         raise _wrong(wanted, place, f"{size} bytes: {error}", "a whole npz file") from error
 
 
+def _check_hdf5_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
+    """The superblock says where the file ends: behind the base address, in versions 0 and 1 after the free space's."""
+    file.seek(0)
+    start = file.read(64)
+    version, width = start[8:9], start[9:10] if start[8:9] > b"\x01" else start[13:14]
+    at = {b"\x00": 40, b"\x01": 44, b"\x02": 28, b"\x03": 28}.get(version)
+    if at is None or width != b"\x08" or size < at + 8:
+        raise _wrong(wanted, place, f"{size} bytes, a superblock of version {version!r}", "a whole HDF5 file")
+    promised = int.from_bytes(start[at : at + 8], "little")
+    if size < promised:
+        raise _wrong(wanted, place, f"{size} bytes", f"{promised} as its superblock says")
+
+
 CHECKS: dict[Container, Callable[[WantedFile, IO[bytes], int, str], None]] = {
     "npy": _check_npy_size,
     "npz": _check_zip_directory,
     "parquet": _check_parquet_end,
+    "hdf5": _check_hdf5_size,
 }
 """How a whole file of each kind is looked at; each raises `WrongFileError`."""
 
@@ -217,7 +236,9 @@ def _check_sha256(wanted: WantedFile, file: IO[bytes], place: str, pause: Callab
         if pause is not None:
             pause()
     if digest.hexdigest() != wanted.sha256:
-        raise _wrong(wanted, place, f"SHA-256 {digest.hexdigest()}", f"{wanted.sha256} as the manifest says")
+        raise _wrong(
+            wanted, place, f"SHA-256 {digest.hexdigest()}", f"{wanted.sha256} as the manifest or lock file says"
+        )
 
 
 def _wrong(wanted: WantedFile, place: str, found: str, expected: str) -> WrongFileError:

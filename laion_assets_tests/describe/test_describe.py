@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,6 +108,32 @@ def test_texts_of_another_dimension_and_columns_of_nulls_are_noted(tmp_path: Pat
     dataset, text = described(tmp_path)
     assert (dataset.has_text, dataset.default("caption"), dataset.default("NSFW")) == (False, "", "")
     assert "texts have 16 dimensions and images 8" in text
+
+
+def test_vectors_alone_in_hdf5_files_are_described_and_loaded_as_such(tmp_path: Path) -> None:
+    for size in ("100K", "300K"):
+        with h5py.File(tmp_path / f"laion2B-en-clip768v2-n={size}.h5", "w") as file:
+            file["emb"] = vectors()
+            file["other/ids"] = np.arange(ROWS)
+    dataset, text = described(tmp_path)
+    assert (dataset.has_metadata, dataset.has_text, dataset.image_array) == (False, False, "emb")
+    assert dataset.file_name("image", dataset.shards[1]) == "laion2B-en-clip768v2-n=300K.h5"
+    assert (dataset.default("url"), dataset.default("caption")) == ("", "")
+    assert "no Parquet files of metadata" in text
+
+
+def test_hdf5_files_beside_their_metadata_are_pairs(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with h5py.File(tmp_path / f"{name}.hdf5", "w") as file:
+            file["image"], file["text"] = vectors(), vectors()
+        write(tmp_path, f"{name}.parquet", {"url": ["u"] * ROWS, "caption": ["t"] * ROWS})
+    (tmp_path / "c.hdf5").write_bytes(b"")
+    dataset, text = described(tmp_path)
+    assert (dataset.names, dataset.image_array, dataset.text_array) == ({0: "a", 1: "b"}, "image", "text")
+    assert "not used: c.hdf5" in text
+    (tmp_path / "b.hdf5").write_bytes((tmp_path / "b.hdf5").read_bytes()[:500])
+    with pytest.raises(DatasetError, match="expected an HDF5 file"):
+        describe(str(tmp_path))
 
 
 def test_the_sample_is_described_as_its_preset_is(sample_folder: Path) -> None:
