@@ -17,11 +17,11 @@ env: .venv/.made ## make .venv from pyproject.toml and constraints.txt (every ot
 .venv/.made: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python '>=3.10' .venv && \
-	  uv pip install --quiet --python .venv --constraint constraints.txt --build-constraint constraints.txt --editable '.[s3,hdf5,hub,postgres,k8s,dev]'; \
+	  uv pip install --quiet --python .venv --constraint constraints.txt --build-constraint constraints.txt --editable '.[s3,hdf5,postgres,k8s,dev]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.11 …")' && \
 	  $(PYTHON) -m venv .venv && \
-	  PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[s3,hdf5,hub,postgres,k8s,dev]'; \
+	  PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[s3,hdf5,postgres,k8s,dev]'; \
 	fi
 	@touch .venv/.made
 
@@ -57,9 +57,9 @@ bench: .venv/.bench ## run the benchmarks, each against its peers: hours (BENCH=
 
 .venv/.bench: .venv/.made
 	@if command -v uv >/dev/null 2>&1; then \
-	  uv pip install --quiet --python .venv --constraint constraints.txt --build-constraint constraints.txt --editable '.[s3,hdf5,hub,postgres,k8s,dev,bench]'; \
+	  uv pip install --quiet --python .venv --constraint constraints.txt --build-constraint constraints.txt --editable '.[s3,hdf5,postgres,k8s,dev,bench]'; \
 	else \
-	  PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[s3,hdf5,hub,postgres,k8s,dev,bench]'; \
+	  PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[s3,hdf5,postgres,k8s,dev,bench]'; \
 	fi
 	@touch .venv/.bench
 

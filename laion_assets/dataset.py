@@ -52,6 +52,7 @@ class SourceLayout(BaseModel):
 
     url: str
     folders: Folders = Folders()
+    token_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
 
     @field_validator("url")
     @classmethod

@@ -36,6 +36,10 @@ class FileFacts(Protocol):
     def modified(self) -> str | None:
         """Its date, as the source writes dates."""
 
+    @property
+    def sha256(self) -> str | None:
+        """Its SHA-256 in lower-case hexadecimal."""
+
 
 class LockedFile(BaseModel):
     """A file as its source described it: URL (nothing secret in it), bytes, ETag, date; SHA-256 where it is known."""
@@ -119,6 +123,8 @@ def is_other(then: FileFacts, now: FileFacts) -> bool:
     """
     if None not in (then.size, now.size) and then.size != now.size:
         return True
+    if then.sha256 and now.sha256:
+        return then.sha256 != now.sha256
     if then.url != now.url:
         return False
     if then.etag and now.etag:

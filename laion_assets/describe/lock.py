@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from laion_assets.dataset import Dataset, SourceLayout, beside, dataset_of, parse_toml
+from laion_assets.describe.hub import HubPlace
 from laion_assets.describe.places import StoredPlace, open_place
 from laion_assets.errors import DatasetError, PermanentSourceError
 from laion_assets.file_layout import FileKind
@@ -18,6 +19,7 @@ from laion_assets.listing import Listing, LockedFile, LockedShard
 from laion_assets.redact import redact
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard_numbers import MAX_SHARDS
+from laion_assets.source.hub import is_hub
 from laion_assets.source.mirrors import Mirrors, RemoteFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
@@ -50,6 +52,9 @@ def look_at_listing(toml: Path, before: Listing | None, *, source: str | None = 
     place = dataset.sources[0] if source is None else SourceLayout(url=source, folders=_folders(dataset))
     settings = load_settings(dataset_name="sample", source=(place.url,), extra_columns=())
     place = place.model_copy(update={"url": place.url.replace("{data_dir}", str(settings.data_dir))})
+    if is_hub(place.url):
+        # All that follows is of one commit.
+        place = place.model_copy(update={"url": open_place(place.url).url})
     retired: dict[int, str] = {}
     if "shards" not in fields and "names" not in fields:
         found, retired = _found(dataset, place, before)
@@ -138,7 +143,7 @@ def _observed(settings: Settings, dataset: Dataset, place: SourceLayout, *, may_
     """What the source says of each file. Raises `SourceError` for one that is not there, or is not told of any."""
     wanted = {(shard, kind): _wanted(dataset, kind, shard) for shard in dataset.shards for kind in dataset.file_kinds}
     where = open_place(place.url)
-    facts: Mapping[str, RemoteFile] = where.facts() if isinstance(where, StoredPlace) else {}
+    facts: Mapping[str, RemoteFile] = where.facts() if isinstance(where, (StoredPlace, HubPlace)) else {}
     transfer = ShardTransfer(f"listing of {dataset.name}", {})
     patience = Patience.of(settings)
     with closing(ShardPlaces(settings, patience, transfer)) as places:

@@ -66,7 +66,7 @@ class LocalPlace:
 
 
 class StoredPlace:
-    """A prefix in an object store, or whatever else fsspec lists: `s3://`, `gs://`, `hf://`."""
+    """A prefix in an object store, or whatever else fsspec lists: `s3://`, `gs://`."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -112,11 +112,14 @@ def _infos(base: UPath) -> dict[str, dict[str, Any]]:
 
 def open_place(where: str) -> Place:
     """The place of a path or a URL."""
+    from laion_assets.describe.hub import HubPlace
     from laion_assets.describe.web import WebPlace
 
     scheme = urlsplit(where).scheme if "://" in where else ""
     if scheme in ("http", "https"):
         return WebPlace(where)
+    if scheme == "hf":
+        return HubPlace(where)
     return LocalPlace(local_folder(where)) if scheme in ("", "file") else StoredPlace(where)
 
 

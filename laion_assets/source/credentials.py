@@ -15,8 +15,10 @@ from urllib.parse import unquote
 from urllib3.util import Url, parse_url
 
 from laion_assets.errors import SettingsError
+from laion_assets.redact import redact
 from laion_assets.setting_values import token_pairs
-from laion_assets.settings import Settings
+from laion_assets.settings import Settings, value_of
+from laion_assets.source.hub import endpoint, hub_token, is_hub
 
 PORTS = {"http": 80, "https": 443}
 NETRC = Path("~/.netrc")
@@ -52,7 +54,8 @@ class Credentials:
 
     @classmethod
     def of(cls, settings: Settings) -> Credentials:
-        """Those of the settings. A token without a host is for the first HTTP source. Raises `SettingsError`."""
+        """Those of the settings. A token without a host is for the first HTTP source, the hub's token for the hub. A
+        source's own variable goes before both. Raises `SettingsError`."""
         places = [place.url for place in settings.sources if place.url.startswith(("http://", "https://"))]
         tokens: dict[WebOrigin | str, str] = {}
         for host, token in token_pairs(settings.http_token.get_secret_value()) if settings.http_token else ():
@@ -60,6 +63,15 @@ class Credentials:
                 tokens[host.lower()] = token
             elif places:
                 tokens[WebOrigin.of(parse_url(places[0]))] = token
+        for place in settings.sources:
+            of_hub = is_hub(place.url)
+            if not place.token_variable and not (of_hub and hub_token()):
+                continue
+            origin = WebOrigin.of(parse_url(endpoint() if of_hub else place.url))
+            if place.token_variable:
+                tokens[origin] = value_of(place.token_variable, f"source {redact(place.url)}")
+            else:
+                tokens.setdefault(origin, hub_token())
         return cls(tokens, _netrc_users(settings.http_netrc) if places else {})
 
     def header(self, url: Url) -> dict[str, str]:

@@ -32,9 +32,10 @@ from urllib.parse import quote
 from urllib3.response import BaseHTTPResponse
 
 from laion_assets.errors import PermanentSourceError, SourceError
-from laion_assets.redact import redact
+from laion_assets.redact import redact, redact_text
 from laion_assets.source.client import SourceClient, body
 from laion_assets.source.failures import BusySourceError
+from laion_assets.source.hub import ADVICE as HUB_ADVICE
 from laion_assets.source.index_page import has_file, listed_names
 from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile
@@ -217,7 +218,10 @@ class HttpFile:
     def _refusal(self, response: BaseHTTPResponse) -> SourceError:
         status = response.status
         found = f"{status} {response.reason or ''}".strip()
-        advice = ADVICE.get(status, "")
+        # The hub says more in headers of its own.
+        said = redact_text(response.headers.get("X-Error-Message", ""))[:200]
+        found = f"{found}, {said}" if said else found
+        advice = HUB_ADVICE.get(response.headers.get("X-Error-Code", ""), ADVICE.get(status, ""))
         if status in (429, 503):
             busy = BusySourceError(self._subject, found=found)
             busy.wait_seconds = _retry_after(response.headers)

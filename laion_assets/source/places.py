@@ -13,6 +13,7 @@ from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
 from laion_assets.source.folder import LocalFile, StoredFile
 from laion_assets.source.http import HttpFile
+from laion_assets.source.hub import HubRepository, is_hub, pinned
 from laion_assets.source.mirrors import Source
 from laion_assets.source.row_groups import SlicedFile
 from laion_assets.source.transfer import Patience, ShardTransfer
@@ -51,12 +52,18 @@ class ShardPlaces:
         """The file at one place of which the wanted one is all or a share."""
         folder = place.folders.of(wanted.kind).strip("/")
         scheme = urlsplit(place.url).scheme if "://" in place.url else ""
-        if scheme in ("http", "https"):
+        if scheme in ("http", "https", "hf"):
             if self._client is None:
                 self._client = SourceClient(
                     self._patience, self._settings.http_ca_file, self._transfer.stop, Credentials.of(self._settings)
                 )
-            return HttpFile(file_url(place.url, folder, wanted.remote_path), wanted, self._client, self._patience)
+            if is_hub(place.url):
+                listing = self._settings.dataset.listing
+                source = place.url if listing is None else pinned(place.url, listing.source)
+                url = HubRepository.of(source).file_url(folder, wanted.remote_path)
+            else:
+                url = file_url(place.url, folder, wanted.remote_path)
+            return HttpFile(url, wanted, self._client, self._patience)
         if scheme in ("", "file"):
             return LocalFile(local_folder(place.url) / folder / wanted.remote_path, wanted)
         return StoredFile(place.url, folder, wanted)

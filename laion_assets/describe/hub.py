@@ -1,0 +1,100 @@
+"""A repository of the Hugging Face hub as a place: its files are listed by huggingface_hub, at one commit."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import IO
+
+from laion_assets.describe.web import RangedFile
+from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.settings import load_settings
+from laion_assets.source.client import SourceClient
+from laion_assets.source.credentials import Credentials
+from laion_assets.source.hub import ADVICE, HubRepository, endpoint, hub_token
+from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.transfer import Patience
+
+MOST_FILES = 200_000
+
+CODES = {
+    "GatedRepoError": "GatedRepo",
+    "RepositoryNotFoundError": "RepoNotFound",
+    "RevisionNotFoundError": "RevisionNotFound",
+    "EntryNotFoundError": "EntryNotFound",
+    "RemoteEntryNotFoundError": "EntryNotFound",
+}
+"""The hub's codes by what huggingface_hub raises."""
+
+
+class HubPlace:
+    """A repository at the commit that its revision is now: `url` has the commit, so that it names the same tomorrow."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `PermanentSourceError` where the hub has no such repository, or does not show it to us."""
+        from huggingface_hub import HfApi
+
+        asked = HubRepository.of(url)
+        settings = load_settings(dataset_name="sample", source=(asked.url,), extra_columns=())
+        self._client = SourceClient(Patience.of(settings), settings.http_ca_file, None, Credentials.of(settings))
+        self._api = HfApi(endpoint=endpoint(), token=hub_token() or False)
+        self._subject = f"describe {asked.url}"
+        with self._failures():
+            info = self._api.repo_info(asked.name, revision=asked.revision, repo_type="dataset")
+        self._repository = asked.at(str(info.sha))
+        self.url = self._repository.url
+
+    def files(self) -> list[str]:
+        """Paths of the files below the folder."""
+        return sorted(self._found)
+
+    def facts(self) -> dict[str, RemoteFile]:
+        """Size, and SHA-256 of files in LFS, by path below the folder."""
+        return dict(self._found)
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file, read by ranges."""
+        return io.BufferedReader(RangedFile(self._repository.file_url("", path), self._client), buffer_size=1 << 16)
+
+    @cached_property
+    def _found(self) -> dict[str, RemoteFile]:
+        repository, found = self._repository, {}
+        with self._failures():
+            tree = self._api.list_repo_tree(
+                repository.name,
+                repository.folder or None,
+                recursive=True,
+                revision=repository.revision,
+                repo_type="dataset",
+            )
+            for entry in tree:
+                size = getattr(entry, "size", None)
+                if size is None:  # a folder
+                    continue
+                path = entry.path.removeprefix(repository.folder).strip("/")
+                lfs = getattr(entry, "lfs", None)
+                digest = str(lfs.sha256) if lfs is not None else None
+                found[path] = RemoteFile(repository.file_url("", path), int(size), None, None, digest)
+        if len(found) > MOST_FILES:
+            raise PermanentSourceError(self._subject, found=f"{len(found):,} files", expected="one dataset's folder")
+        return found
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turns what huggingface_hub and its HTTP client raise into ours."""
+        try:
+            yield
+        except Exception as error:
+            name = type(error).__name__
+            known = next((CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in CODES), None)
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            lasting = known is not None or status in (401, 403, 404)
+            said = " ".join(str(error).split())[:200]
+            raise (PermanentSourceError if lasting else SourceError)(
+                self._subject,
+                found=f"{name}: {said}",
+                expected="a repository that can be read",
+                advice=ADVICE[known or "RepoNotFound"] if lasting else "try it again",
+            ) from error

@@ -1,0 +1,88 @@
+"""Repositories of the Hugging Face hub as sources: hf://datasets/OWNER/NAME@REVISION/FOLDER.
+
+Their files are fetched over HTTPS as others are (`http`), with resume, ranges and ETags. The package huggingface_hub
+says where the hub is (HF_ENDPOINT) and which token it has (HF_TOKEN, or `hf auth login`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote
+
+from laion_assets.errors import SettingsError
+
+ADDRESS = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/+(.*?))?/*")
+NEWEST = "main"
+
+ACCESS = "ask for access on its page, and set HF_TOKEN to a token of that account"
+ADVICE = {
+    "GatedRepo": f"the repository is gated: {ACCESS}",
+    "RepoNotFound": "see whether the name is right; where the repository is private or gated, set HF_TOKEN to a token "
+    "that may read it",
+    "RevisionNotFound": "see the revision after @: a branch, a tag or a commit",
+    "EntryNotFound": "see whether the revision has this file, and the folders of the source",
+}
+"""By the hub's X-Error-Code."""
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """A repository of a dataset, one of its revisions, and a folder in it ("" is all of it)."""
+
+    name: str
+    revision: str
+    folder: str
+
+    @classmethod
+    def of(cls, url: str) -> HubRepository:
+        """From a URL. Raises `SettingsError`."""
+        found = ADDRESS.fullmatch(url.partition("?")[0].partition("#")[0])
+        if found is None:
+            raise SettingsError(
+                f"source {url}", found="no repository", expected="hf://datasets/OWNER/NAME@REVISION, perhaps /FOLDER"
+            )
+        name, revision, folder = found.groups(default="")
+        return cls(name, unquote(revision) or NEWEST, folder)
+
+    @property
+    def url(self) -> str:
+        """As a source names it."""
+        return f"hf://datasets/{self.name}@{quote(self.revision, safe='')}" + (f"/{self.folder}" if self.folder else "")
+
+    def at(self, commit: str) -> HubRepository:
+        """The same at a commit, which does not move."""
+        return replace(self, revision=commit)
+
+    def file_url(self, folder: str, path: str) -> str:
+        """The address of a file below the folder."""
+        parts = [part for part in (self.folder, folder, path) if part]
+        revision = quote(self.revision, safe="")
+        return f"{endpoint()}/datasets/{self.name}/resolve/{revision}/{quote('/'.join(parts))}"
+
+
+def is_hub(url: str) -> bool:
+    """Whether a source is a repository of the hub."""
+    return url.startswith("hf://")
+
+
+def endpoint() -> str:
+    """Where the hub is: HF_ENDPOINT, else https://huggingface.co."""
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT).rstrip("/")
+
+
+def hub_token() -> str:
+    """The token that huggingface_hub finds; "" where there is none."""
+    from huggingface_hub import get_token
+
+    return get_token() or ""
+
+
+def pinned(url: str, listed: str) -> str:
+    """A source at the commit that a listing was made of, where both are of one repository."""
+    if not (is_hub(url) and is_hub(listed)):
+        return url
+    wanted, locked = HubRepository.of(url), HubRepository.of(listed)
+    return wanted.at(locked.revision).url if wanted.name == locked.name else url
