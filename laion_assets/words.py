@@ -1,7 +1,8 @@
-"""How facts are said: counts, times and ranges of shards, as people write them."""
+"""How facts are said: counts, sizes, times and ranges of shards, as people write them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 
@@ -48,3 +49,35 @@ def shards_of(text: str) -> set[int]:
         if first:
             shards.update(range(int(first), int(last or first) + 1))
     return shards
+
+
+def size(count: float) -> str:
+    """Bytes, in the unit that suits them, to two significant digits: a plan knows no more."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if count >= factor:
+            return f"{two_digits(count / factor)} {unit}"
+    return f"{two_digits(count / 1e3)} kB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, in the unit that suits them, to two significant digits."""
+    for factor, unit, least in ((86_400, "days", 2), (3600, "h", 2), (60, "min", 2)):
+        if seconds >= least * factor:
+            return f"{two_digits(seconds / factor)} {unit}"
+    return f"{two_digits(seconds)} s"
+
+
+def between(seconds: tuple[float, float]) -> str:
+    """The least and the most, such as `2.1 h to 3.4 h`."""
+    least, most = map(duration, seconds)
+    return least if least == most else f"{least} to {most}"
+
+
+def two_digits(value: float) -> str:
+    """A figure to two significant digits: 0.034, 3.4, 34, 340, 3,400."""
+    if not value:
+        return "0"
+    digits = 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, digits)
+    digits = 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:,.{max(digits, 0)}f}"

@@ -10,6 +10,7 @@ from laion_assets.index.cells.centroids import ITERATIONS, ROWS_A_CENTROID, clus
 from laion_assets.index.cells.schema import code_bytes, padded_dimension
 from laion_assets.index.graphs import IndexParameters
 from laion_assets.searching.cells_settings import default_probes
+from laion_assets.words import size
 
 SCAN_CORE_SECONDS = 0.62
 """Core seconds of an exact search a million rows, over BFloat16; Float32 is about as fast. 1,000,448 sample rows."""
@@ -40,7 +41,7 @@ class MethodCost:
     all cores; None where no formula is known to hold.
     """
 
-    name: Literal["exact", "hnsw", "codes", "cells"]
+    name: Literal["exact", "graph", "codes", "cells"]
     memory_bytes: float
     disk_bytes: float
     core_hours: float
@@ -82,7 +83,7 @@ def method_costs(
     costs = [
         MethodCost("exact", 0.0, 0.0, 0.0, scan, projected),
         MethodCost(
-            "hnsw", graphs, graphs, core_hours, None, f"memory within 1 %; latency grows with {partitions} parts"
+            "graph", graphs, graphs, core_hours, None, f"memory within 1 %; latency grows with {partitions} parts"
         ),
         MethodCost("codes", vectors * code, cells_disk, building / 3600, codes, projected),
         MethodCost("cells", vectors * code, cells_disk, (building + training) / 3600, cells, projected),
@@ -101,7 +102,5 @@ def _named(costs: list[MethodCost], rows: int, graphs: float, memory: int) -> Me
     if rows < EXACT_ROWS:
         return Methods(costs, "exact", f"below {EXACT_ROWS:,} rows nothing is faster by more than milliseconds")
     if graphs <= MEMORY_SHARE * memory:
-        return Methods(costs, "hnsw", f"its graphs fit into half of the {memory / 1e9:,.0f} GB of memory here")
-    return Methods(
-        costs, "cells", f"graphs of {graphs / 1e9:,.0f} GB do not fit into half of the {memory / 1e9:,.0f} GB here"
-    )
+        return Methods(costs, "graph", f"its graphs fit into half of the {size(memory)} of memory here")
+    return Methods(costs, "cells", f"graphs of {size(graphs)} do not fit into half of the {size(memory)} here")

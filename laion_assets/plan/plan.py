@@ -19,6 +19,7 @@ from laion_assets.plan.model import LEAST_ERROR, RECALL_ABOVE, Model
 from laion_assets.plan.sizes import ShardSize
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
+from laion_assets.words import size as told
 
 OTHER_PARAMETERS = tuple(IndexParameters(name, 16, 64) for name in ("bf16", "i8", "b1"))
 """The ways to a smaller index that a plan shows beside the one that is asked for."""
@@ -42,7 +43,9 @@ def make_plan(
     # The host with most to do gets every hosts-th shard, from the largest on.
     share = sorted(shards, key=lambda shard: -shard.rows)[::hosts]
     error = model.stage_error(max((shard.rows for shard in share), default=0))
-    stages = {name: replace(_shard_stage(name, shards, share), below=error, above=error) for name in SHARD_STAGES}
+    # Off by so much either way: a machine that was busy may be many times as fast, and no load takes no time.
+    below = error / (1 + error)
+    stages = {name: replace(_shard_stage(name, shards, share), below=below, above=error) for name in SHARD_STAGES}
     stages |= _table_stages(model, shards, share, loaded, hosts)
     rows_here = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
     parts_here = len(share) + len(loaded)
@@ -168,16 +171,16 @@ def _warnings(model: Model, plan: LoadPlan) -> list[str]:
     if chosen.peak_bytes > plan.free_bytes:
         enough = [disk for disk in plan.disks if disk.peak_bytes <= plan.free_bytes]
         way = "keep fewer files" if enough else "more disk, more hosts or fewer shards are needed"
-        needed = f"the load needs {_gb(chosen.peak_bytes)} at its peak, {_gb(plan.free_bytes)} are free"
+        needed = f"the load needs {told(chosen.peak_bytes)} at its peak, {told(plan.free_bytes)} are free"
         found.append(f"Disk will not do: {needed}; {way}.")
     memory = plan.memory
     most = max(memory.load_bytes, memory.index_build_bytes)
     if most > 0.9 * memory.machine_bytes:
-        found.append(f"Memory will not do: a step needs {_gb(most)}, the machine has {_gb(memory.machine_bytes)}.")
+        found.append(f"Memory will not do: a step needs {told(most)}, the machine has {told(memory.machine_bytes)}.")
     if memory.graphs_bytes > 0.8 * memory.machine_bytes:
         found.append(
-            f"Memory will not do for searching by the index: its graphs take {_gb(memory.graphs_bytes)} a host, the "
-            f"machine has {_gb(memory.machine_bytes)}; other parameters or more hosts are needed (docs/scaling.md)."
+            f"Memory will not do for searching by the index: its graphs take {told(memory.graphs_bytes)} a host, the "
+            f"machine has {told(memory.machine_bytes)}; other parameters or more hosts are needed (docs/scaling.md)."
         )
     elif _embedded(model.settings) and memory.cache_bytes > model.settings.index_cache_bytes:
         found.append(
@@ -202,7 +205,3 @@ def _warnings(model: Model, plan: LoadPlan) -> list[str]:
 
 def _embedded(settings: Settings) -> bool:
     return settings.clickhouse_url.get_secret_value().startswith("chdb:")
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -27,6 +26,7 @@ from laion_assets.plan.sizes import is_folder, shard_sizes
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import PartitionState, partitions
+from laion_assets.words import between, duration, size, two_digits
 
 STAGE_WORDS = {
     "fetch": "fetch the raw files",
@@ -123,8 +123,8 @@ def print_plan(plan: LoadPlan, console: Console) -> None:
     console.print(_disk_table(plan))
     console.print(_memory_table(plan))
     console.print(
-        f"a search by the index: about {plan.search_seconds * 1e3:,.0f} ms while the graphs fit in memory; an exact "
-        f"one: about {plan.exact_seconds:,.2f} s. Measured {plan.calibrated}.",
+        f"a search by the index: about {duration(plan.search_seconds)} while the graphs fit in memory; an exact "
+        f"one: about {duration(plan.exact_seconds)}. Measured {plan.calibrated}.",
         highlight=False,
         markup=False,
     )
@@ -141,7 +141,7 @@ def print_methods(methods: Methods, rows: int, console: Console) -> None:
     for one in methods.costs:
         latency = "see docs" if one.seconds is None else duration(one.seconds)
         name = f"[bold]{one.name}" if one.name == methods.named else one.name
-        table.add_row(name, size(one.memory_bytes), size(one.disk_bytes), f"{one.core_hours:,.1f}", latency, one.sure)
+        table.add_row(name, size(one.memory_bytes), size(one.disk_bytes), two_digits(one.core_hours), latency, one.sure)
     console.print(table)
     console.print(f"for this machine: {methods.named}, since {methods.reason}", markup=False, highlight=False)
 
@@ -214,35 +214,3 @@ def shown(compared: Compared) -> tuple[str, str]:
     """Planned and actual, in words."""
     say = duration if compared.unit == "s" else size
     return say(compared.planned), say(compared.actual)
-
-
-def size(count: float) -> str:
-    """Bytes, in the unit that suits them, to two significant digits: a plan knows no more."""
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if count >= factor:
-            return f"{two_digits(count / factor)} {unit}"
-    return f"{two_digits(count / 1e3)} kB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, in the unit that suits them, to two significant digits."""
-    for factor, unit, least in ((86_400, "days", 2), (3600, "h", 2), (60, "min", 2)):
-        if seconds >= least * factor:
-            return f"{two_digits(seconds / factor)} {unit}"
-    return f"{two_digits(seconds)} s"
-
-
-def between(seconds: tuple[float, float]) -> str:
-    """The least and the most, such as `2.1 h to 3.4 h`."""
-    least, most = map(duration, seconds)
-    return least if least == most else f"{least} to {most}"
-
-
-def two_digits(value: float) -> str:
-    """A figure to two significant digits: 0.034, 3.4, 34, 340, 3,400."""
-    if not value:
-        return "0"
-    digits = 1 - math.floor(math.log10(abs(value)))
-    rounded = round(value, digits)
-    digits = 1 - math.floor(math.log10(abs(rounded)))
-    return f"{rounded:,.{max(digits, 0)}f}"

@@ -20,7 +20,7 @@ def by_name(found: Methods) -> dict[str, MethodCost]:
 
 @pytest.mark.parametrize(
     ("rows", "memory", "named"),
-    [(50_000, 10**9, "exact"), (1_000_000, 64 * 10**9, "hnsw"), (407_314_954, 64 * 10**9, "cells")],
+    [(50_000, 10**9, "exact"), (1_000_000, 64 * 10**9, "graph"), (407_314_954, 64 * 10**9, "cells")],
 )
 def test_the_way_that_fits_the_machine_is_named(rows: int, memory: int, named: str) -> None:
     assert methods(rows, memory=memory).named == named
@@ -28,10 +28,10 @@ def test_the_way_that_fits_the_machine_is_named(rows: int, memory: int, named: s
 
 def test_all_shards_take_a_tenth_of_the_graphs_memory_as_codes() -> None:
     found = by_name(methods(407_314_954))
-    assert found["hnsw"].memory_bytes == pytest.approx(1.27e12, rel=0.01)
+    assert found["graph"].memory_bytes == pytest.approx(1.27e12, rel=0.01)
     assert found["codes"].memory_bytes == pytest.approx(132 * 814_629_908)
     assert found["cells"].memory_bytes == found["codes"].memory_bytes
-    assert found["cells"].core_hours < found["hnsw"].core_hours / 10
+    assert found["cells"].core_hours < found["graph"].core_hours / 10
 
 
 def test_searches_by_cells_grow_slower_than_rows() -> None:

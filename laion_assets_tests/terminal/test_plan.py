@@ -13,7 +13,8 @@ from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_c
 from laion_assets.plan.kept import plan_path
 from laion_assets.settings import Settings, load_settings
 from laion_assets.terminal.calibrate import Sizes, calibrate
-from laion_assets.terminal.plan import between, duration, keep_plan_for, plan_load, print_plan, size, two_digits
+from laion_assets.terminal.plan import keep_plan_for, plan_load, print_plan
+from laion_assets.words import between, duration, size, two_digits
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.plan.made_up import calibration
 
