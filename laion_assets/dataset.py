@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from laion_assets.columns import PAGE_ALIASES, PAGE_TYPES, WELL_KNOWN, ExtraColumn, Value, fits, refuse_name
 from laion_assets.errors import DatasetError
-from laion_assets.file_layout import FileKind
+from laion_assets.file_layout import FileKind, Join
 from laion_assets.listing import Listing, LockedFile, lock_path, read_listing
 from laion_assets.shard_keys import ShardKeys
+from laion_assets.source_layout import SourceLayout
 from laion_assets.text_file import read_text
 
 if sys.version_info >= (3, 11):
@@ -29,39 +29,6 @@ NPY_HEADER_BYTES = 128
 
 ID_STRIDE = 10_000_000
 """`id = shard * ID_STRIDE + row`: unique while no shard has more rows (LAION's largest has 1,000,501)."""
-
-
-class Folders(BaseModel):
-    """Where, below a source's URL, the three kinds of file lie; "" is the URL itself."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    image: str = "img_emb"
-    text: str = "text_emb"
-    metadata: str = "metadata"
-
-    def of(self, kind: FileKind) -> str:
-        """The folder of one kind of file."""
-        return {"image": self.image, "text": self.text, "metadata": self.metadata}[kind]
-
-
-class SourceLayout(BaseModel):
-    """One place that is known to have the dataset."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str
-    folders: Folders = Folders()
-    token_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-
-    @field_validator("url")
-    @classmethod
-    def _can_be_taken_apart(cls, url: str) -> str:
-        try:
-            _ = urlsplit(url).port
-        except ValueError:
-            raise ValueError("a URL such as https://…, file:///… or s3://…, or a folder's path") from None
-        return url
 
 
 class Dataset(ShardKeys):
@@ -79,6 +46,7 @@ class Dataset(ShardKeys):
     normalised: bool = True
     alignment: Literal["check", "off"] = "check"
     clip_model: str | None = None
+    join: Join | None = None
     columns: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     defaults: dict[str, Value] = Field(default_factory=dict)
     extra_columns: dict[str, ExtraColumn] = Field(default_factory=dict)
@@ -121,6 +89,10 @@ class Dataset(ShardKeys):
                 raise ValueError(
                     f"{field} names {unknown}; there are {[*PAGE_TYPES]}, those under [extra_columns], {[*WELL_KNOWN]}"
                 )
+        if self.join is not None and (not self.has_metadata or self.container("image") == "npy"):
+            raise ValueError(
+                "join needs metadata, and vectors in a file that has their keys, too: npz, HDF5 or Parquet"
+            )
         for name, value in self.defaults.items():
             if not fits(value, types[name]):
                 raise ValueError(f"defaults.{name}: {value!r} is no {types[name]}")

@@ -43,6 +43,20 @@ class Slice:
     count: int
 
 
+class Join(BaseModel):
+    """How rows of metadata are found where they are not in the vectors' order: by a key that both files have.
+
+    `metadata` is its column there, `image` the column or array beside the vectors. `unmatched` is the fraction of the
+    metadata's rows that may have no vector.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metadata: str = Field(min_length=1)
+    image: str = Field(min_length=1)
+    unmatched: float = Field(default=0.0, ge=0, le=1)
+
+
 def _listed(value: object) -> object:
     """A list names the shards from 0 on."""
     return dict(enumerate(value)) if isinstance(value, (list, tuple)) else value

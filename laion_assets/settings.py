@@ -21,8 +21,9 @@ from pydantic_settings import (
 
 from laion_assets import setting_values
 from laion_assets.columns import WELL_KNOWN, ColumnType
-from laion_assets.dataset import Dataset, Folders, SourceLayout, describe_validation, load_dataset, user_path
+from laion_assets.dataset import Dataset, describe_validation, load_dataset, user_path
 from laion_assets.errors import SettingsError
+from laion_assets.source_layout import Folders, SourceLayout
 from laion_assets.variables import PREFIX, near_miss
 
 Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from laion_assets.cli import app
 from laion_assets.columns import WELL_KNOWN
-from laion_assets.dataset import Folders
 from laion_assets.errors import DatasetError, LaionError, SettingsError
 from laion_assets.settings import Settings, foreign_variables, load_settings
 from laion_assets.source.places import local_folder
+from laion_assets.source_layout import Folders
 from laion_assets.terminal.settings import shown_settings
 from laion_assets_tests.conftest import REPOSITORY, assert_one_line
 

@@ -170,6 +170,7 @@ def _metadata(location: CodeLocation, merged: MergedShard, meter: StepMeter, fre
         "rows_per_second": round(merged.rows / meter.seconds),
         **meter.metadata(),
         "nulls_filled": dg.MetadataValue.json(merged.nulls),
+        "metadata_without_vectors": merged.unmatched,
         "raw_bytes_freed": freed,
     }
     if merged.quarantined:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from laion_assets.dataset import Dataset, SourceLayout, beside, dataset_of, parse_toml
+from laion_assets.dataset import Dataset, beside, dataset_of, parse_toml
 from laion_assets.describe.hub import HubPlace
 from laion_assets.describe.places import StoredPlace, open_place
 from laion_assets.errors import DatasetError, PermanentSourceError
@@ -25,6 +25,7 @@ from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
 from laion_assets.source.transfer import Patience, ShardTransfer
 from laion_assets.source.wanted import WantedFile
+from laion_assets.source_layout import SourceLayout
 from laion_assets.text_file import read_text
 
 REQUESTS_AT_ONCE = 8

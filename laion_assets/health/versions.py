@@ -67,9 +67,12 @@ def _cut(dataset: Dataset) -> str:
 
 
 def _arrays(dataset: Dataset) -> str:
-    """Where in their files the vectors are; "" for npy files."""
+    """Where in their files the vectors are, and how rows of metadata are found; "" for npy files."""
     arrays = [array for part in dataset.parts if (array := dataset.array(part)) is not None]
-    return f"; arrays {', '.join(arrays)}" if arrays else ""
+    said = f"; arrays {', '.join(arrays)}" if arrays else ""
+    if dataset.join is not None:
+        said += f"; metadata by {dataset.join.metadata} of {dataset.join.image}"
+    return said
 
 
 def code_version(settings: Settings, asset: str) -> str:

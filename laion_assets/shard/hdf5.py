@@ -54,10 +54,13 @@ def read_hdf5_header(path: Path, array: str | None, *, subject: str, dimension: 
     Raises `ShardFileError` unless the file is whole, the dataset is there, and its dtype and shape hold.
     """
     with ExitStack() as stack:
-        return _header(_open(path, array, subject, stack), subject, dimension, advice)
+        return _header(open_dataset(path, array, subject, stack), subject, dimension, advice)
 
 
-def _open(path: Path, array: str | None, subject: str, stack: ExitStack, *, cache_bytes: int = 0) -> h5py.Dataset:
+def open_dataset(
+    path: Path, array: str | None, subject: str, stack: ExitStack, *, cache_bytes: int = 0
+) -> h5py.Dataset:
+    """A dataset of a file that `stack` closes; packed chunks stay in `cache_bytes`. Raises `ShardFileError`."""
     try:
         import h5py
     except ImportError as error:
@@ -104,10 +107,10 @@ class Hdf5Reader:
         self._raw = np.empty((block_rows, header.dimension), dtype=header.dtype)
         try:
             with ExitStack() as looking:
-                chunks = _open(path, array, subject, looking).chunks
+                chunks = open_dataset(path, array, subject, looking).chunks
             # A chunk stays inflated until its last row is read.
             cache = _band_bytes(chunks, header.dimension, header.dtype.itemsize)
-            self._dataset: Any = _open(path, array, subject, self._files, cache_bytes=cache)
+            self._dataset: Any = open_dataset(path, array, subject, self._files, cache_bytes=cache)
             again = _header(self._dataset, subject, header.dimension, "")
         except ShardFileError:
             self._files.close()

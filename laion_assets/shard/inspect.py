@@ -8,7 +8,7 @@ from laion_assets.columns import ColumnType
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import ShardFileError
 from laion_assets.file_layout import Part
-from laion_assets.shard.metadata import open_metadata
+from laion_assets.shard.any_metadata import open_metadata
 from laion_assets.shard.store import ShardFiles
 from laion_assets.shard.vector_rows import VectorHeader
 from laion_assets.shard.vectors import vector_header
@@ -26,7 +26,6 @@ class ShardInspection:
     rows: int
     image: VectorHeader
     text: VectorHeader | None
-    metadata_columns: dict[str, str | None]
 
     @property
     def vector_bytes(self) -> int:
@@ -42,9 +41,11 @@ def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None
     """
     image = vector_header(files, "image")
     text = vector_header(files, "text", advice=TWO_DIMENSIONS) if files.dataset.has_text else None
-    metadata = open_metadata(files, extra_columns or {}, rows=image.rows)
+    # A join reads keys: it is opened once, by the merge.
+    joined = files.dataset.join is not None
+    metadata = None if joined else open_metadata(files, extra_columns or {}, rows=image.rows)
     counts = {_named(files, "image"): image.rows}
-    if files.dataset.has_metadata:
+    if metadata is not None and files.dataset.has_metadata:
         counts[files.metadata.name] = metadata.rows
     if text is not None:
         counts[_named(files, "text")] = text.rows
@@ -59,7 +60,7 @@ def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None
         raise ShardFileError(
             f"shard {files.shard}", found=f"{image.rows:,} rows", expected=f"at most {ID_STRIDE:,}, the stride of ids"
         )
-    return ShardInspection(image.rows, image, text, metadata.columns)
+    return ShardInspection(image.rows, image, text)
 
 
 def _named(files: ShardFiles, part: Part) -> str:

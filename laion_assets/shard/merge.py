@@ -20,10 +20,10 @@ from laion_assets.errors import TooManyBadRowsError
 from laion_assets.file_layout import Part
 from laion_assets.read_ahead import read_ahead
 from laion_assets.shard.alignment import AlignmentCounter
+from laion_assets.shard.any_metadata import open_metadata
 from laion_assets.shard.files import Location, remove_file, sha256_of, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
-from laion_assets.shard.metadata import open_metadata
 from laion_assets.shard.soundness import vector_faults
 from laion_assets.shard.store import ShardFiles, ShardStore
 from laion_assets.shard.vector_rows import Float32Rows, RowFaults, VectorHeader, VectorReader
@@ -169,6 +169,7 @@ class _Merger:
             quarantined=self.tally.quarantined,
             reasons=dict(self.tally.reasons),
             nulls=self._metadata.nulls.by_column,
+            unmatched=self._metadata.unmatched,
             extra_columns=self._extra,
             source_bytes={path.name: path.stat().st_size for path in self._files.paths().values()},
             alignment=self.tally.counter.alignment,
@@ -189,7 +190,7 @@ class _Merger:
                 rows = len(texts["url"])
                 vectors = {name: buffers[number % 2][name][:rows] for name in columns}
                 misfits = {name: readers[name].read_into(vectors[name]) for name in columns}
-                yield self._judge(row, texts, vectors, misfits)
+                yield self._judge(row, texts, vectors, misfits, self._metadata.faults(row, rows))
                 row += rows
 
     def _readers(self) -> dict[str, VectorReader]:
@@ -207,12 +208,13 @@ class _Merger:
         texts: dict[str, pa.Array],
         vectors: dict[str, Float32Rows],
         misfits: dict[str, RowFaults | None],
+        lost: RowFaults | None,
     ) -> _Block:
         """Parts sound rows from refused ones. `row` is the shard's row with which the block begins, `misfits` what the
-        readers found."""
+        readers found, `lost` why rows have no metadata."""
         rows = len(texts["url"])
         batch = self._batch(row, texts, vectors)
-        reasons = self._reasons(vectors, misfits)
+        reasons = self._reasons(vectors, misfits, lost)
         ids = batch["id"].to_numpy()
         if reasons is None:
             self._count(ids, vectors, texts["caption"], texts["similarity"])
@@ -239,9 +241,11 @@ class _Merger:
             values[name] = pa.ListArray.from_arrays(offsets, pa.array(block.reshape(-1)), type=kind)
         return pa.record_batch([values[name] for name in self._schema.names], schema=self._schema)
 
-    def _reasons(self, vectors: dict[str, Float32Rows], misfits: dict[str, RowFaults | None]) -> RowFaults | None:
+    def _reasons(
+        self, vectors: dict[str, Float32Rows], misfits: dict[str, RowFaults | None], lost: RowFaults | None
+    ) -> RowFaults | None:
         """Why rows are refused, "" for sound ones; None when all of the block are sound."""
-        reasons: RowFaults | None = None
+        reasons: RowFaults | None = None if lost is None else lost.copy()
         for name, block in vectors.items():
             misfit = misfits[name]
             faults = vector_faults(block, normalised=self._dataset.normalised)

@@ -30,8 +30,8 @@ class MergedShard:
     """A merged shard and what is known of it.
 
     `rows` reached the file, `quarantined` were refused (`reasons` counts them by reason), `nulls` counts what was
-    filled by column, `source_bytes` are the sizes of the raw files it came from, by name.
-    `digest` is the file's SHA-256, where it was just written.
+    filled by column, `unmatched` rows of joined metadata that no vector has, `source_bytes` are the sizes of the raw
+    files it came from, by name. `digest` is the file's SHA-256, where it was just written.
     """
 
     path: Location
@@ -45,6 +45,7 @@ class MergedShard:
     source_bytes: dict[str, int]
     alignment: Alignment
     dimension: int = 0
+    unmatched: int = 0
     vector_sums: dict[str, int] = field(default_factory=dict)
     file_bytes: int = 0
     digest: str = field(default="", compare=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +14,6 @@ from laion_assets.columns import PAGE_TYPES, ColumnType, null_value
 from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
 from laion_assets.shard.arrow_values import ARROW_TYPES, as_type
-from laion_assets.shard.store import ShardFiles
 
 MAX_BYTES_A_ROW = 65_536
 """Average bytes of text a row beyond which a file is refused: LAION's longest URL has 3,487 bytes, its longest
@@ -35,57 +33,14 @@ class NullCounts:
     by_column: dict[str, int] = field(default_factory=dict)
 
 
-class Metadata(Protocol):
-    """The metadata of a shard: `columns` maps each wanted column to its name in the file, None where there is none."""
-
-    rows: int
-    columns: dict[str, str | None]
-    nulls: NullCounts
-
-    def blocks(self, block_rows: int) -> Iterator[dict[str, pa.Array]]:
-        """Blocks of `block_rows` rows: see `MetadataReader`."""
-
-
-def open_metadata(files: ShardFiles, extra_columns: dict[str, ColumnType], *, rows: int) -> Metadata:
-    """The metadata of a shard; for vectors alone the defaults, for so many rows. Raises `ShardFileError`."""
-    if not files.dataset.has_metadata:
-        return DefaultsAlone(files.dataset, extra_columns, rows, subject=files.subject("image"))
-    return MetadataReader(files.metadata, files.dataset, subject=files.subject("metadata"), extra_columns=extra_columns)
-
-
-class DefaultsAlone:
-    """The dataset's defaults in place of metadata. Raises `ShardFileError` for a column without one."""
-
-    def __init__(self, dataset: Dataset, extra_columns: dict[str, ColumnType], rows: int, *, subject: str) -> None:
-        types: dict[str, ColumnType] = PAGE_TYPES | extra_columns
-        missing = [column for column in types if dataset.default(column) is None]
-        if missing:
-            raise ShardFileError(
-                subject,
-                found=f"no metadata, and no default for {', '.join(missing)}",
-                expected="a default for each column",
-                advice='say them in the dataset\'s TOML file under [defaults] (caption = "", similarity = nan)',
-            )
-        self.rows = rows
-        self.columns: dict[str, str | None] = dict.fromkeys(types)
-        self.nulls = NullCounts(dict.fromkeys(types, 0))
-        self._fillers = {
-            column: pa.scalar(dataset.default(column), type=ARROW_TYPES[kind]) for column, kind in types.items()
-        }
-
-    def blocks(self, block_rows: int) -> Iterator[dict[str, pa.Array]]:
-        """Blocks of the defaults."""
-        for first in range(0, self.rows, block_rows):
-            rows = min(block_rows, self.rows - first)
-            yield {column: pa.repeat(filler, rows) for column, filler in self._fillers.items()}
-
-
 class MetadataReader:
     """Reads one metadata file: opens it, finds its columns, yields blocks of arrays.
 
     `columns` maps each wanted column to its name in the file, or to None where the dataset's default stands in.
     Raises `ShardFileError` from the constructor when the file is no Parquet file, or lacks columns.
     """
+
+    unmatched = 0
 
     def __init__(
         self, path: Path, dataset: Dataset, *, subject: str, extra_columns: dict[str, ColumnType] | None = None
@@ -129,6 +84,9 @@ class MetadataReader:
             raise self._unreadable(error) from error
         if seen != self.rows:
             raise ShardFileError(self._subject, found=f"{seen:,} rows", expected=f"{self.rows:,}, as its footer says")
+
+    def faults(self, first: int, rows: int) -> None:
+        """None: a value that does not fit is refused with its shard."""
 
     def _find_columns(self) -> dict[str, str | None]:
         names = self._schema.names

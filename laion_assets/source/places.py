@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from laion_assets.dataset import SourceLayout, user_path
+from laion_assets.dataset import user_path
 from laion_assets.errors import SettingsError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
@@ -18,6 +18,7 @@ from laion_assets.source.mirrors import Source
 from laion_assets.source.row_groups import SlicedFile
 from laion_assets.source.transfer import Patience, ShardTransfer
 from laion_assets.source.wanted import WantedFile
+from laion_assets.source_layout import SourceLayout
 
 
 class ShardPlaces:
