@@ -20,7 +20,7 @@ from typing import NoReturn
 from benchmarks.harness import Round, Spread
 from benchmarks.process import REPORTS, SCRATCH
 from benchmarks.report import Figure, Section, machine, write_report
-from laion_assets.index.graphs import BITS, IndexParameters
+from laion_assets.index.parameters import BITS, IndexParameters
 from laion_assets.progress import LoggedProgress
 from laion_assets.recall.figures import Evaluation
 

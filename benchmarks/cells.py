@@ -16,7 +16,7 @@ from benchmarks.search_data import sample_table
 from laion_assets.index.cells.build import CellsReport, build_cells
 from laion_assets.index.cells.schema import code_bytes, code_dimension
 from laion_assets.index.cells.verify import cells_bytes
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.searching.cells import require_cells, search_cells
 from laion_assets.searching.cells_settings import CellsSettings, default_probes

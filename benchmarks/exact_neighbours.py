@@ -11,7 +11,7 @@ from benchmarks.alone import GrowingReport, parser, reported
 from benchmarks.harness import Spread
 from benchmarks.report import Section
 from benchmarks.search_data import sample_table
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.exact import TrueNeighbours, nearest_by_blocks
 from laion_assets.recall.queries import OVERSAMPLE, QuerySet, like_sets
 from laion_assets.searching.statement import SearchRequest, search

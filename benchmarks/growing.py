@@ -14,8 +14,10 @@ from rich.console import Console
 
 from benchmarks.stage import StageReport
 from laion_assets.dataset import ID_STRIDE
-from laion_assets.index.cover import index_cover, index_names
-from laion_assets.index.graphs import build_indexes, declare_indexes
+from laion_assets.index.cover import index_cover
+from laion_assets.index.declared import index_names
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.replaced import declare_indexes
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard

@@ -10,7 +10,7 @@ from benchmarks.harness import Bench, Command, Peer, Rounds, Spread, compare, fi
 from benchmarks.process import python
 from benchmarks.report import Section
 from benchmarks.search_data import SHARD
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.source.sample import write_sample_shard
 
 ENGINE, LIBRARY = "ClickHouse", "usearch"

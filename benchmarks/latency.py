@@ -11,7 +11,8 @@ from benchmarks.alone import GrowingReport, index_parameters, parser, reported
 from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table, named
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import trial_table
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, Measurement, SearchSettings

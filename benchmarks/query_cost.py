@@ -13,7 +13,8 @@ from benchmarks.report import Section
 from benchmarks.search_data import vector_table
 from benchmarks.search_engines import Usearch
 from benchmarks.search_truth import sample_vectors
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.searching.statement import SearchRequest, search, search_statement
 from laion_assets.table.connect import Database

@@ -14,7 +14,8 @@ from benchmarks.report import Section
 from benchmarks.search_data import sample_table, vector_table
 from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table
 from laion_assets.index.cover import index_sizes
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings
 from laion_assets.table.connect import Database

@@ -30,7 +30,7 @@ from benchmarks.search_engines import (
     autofaiss_key,
 )
 from benchmarks.search_truth import QueriedVectors, real_vectors, sample_vectors
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 
 TARGETS = (0.95, 0.99)
 OURS, USEARCH = "ours, SQL", "usearch"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_assets.index.cover import cache_bytes
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.files import remove_file
 from laion_assets.shard.merge import merge_shard

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from benchmarks.search_data import Say
 from benchmarks.search_engines import Engine, Floats, K, Searcher, Setting
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 
 COLUMNS = ["id", "url", "caption"]
 

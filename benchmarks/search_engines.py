@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from benchmarks.search_data import Say, vector_table
 from laion_assets.index.cover import index_sizes
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.table.connect import Database, embedded_options

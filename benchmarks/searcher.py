@@ -12,7 +12,8 @@ from benchmarks.harness import Spread
 from benchmarks.report import Section
 from benchmarks.search_data import vector_table
 from benchmarks.search_truth import sample_vectors
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.query import Query
 from laion_assets.searcher import Searcher
 from laion_assets.searching.query_vector import checked_vector

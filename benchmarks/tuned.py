@@ -10,7 +10,7 @@ from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from benchmarks.search_tables import KINDS, NAMES, exact_ms, named
 from laion_assets.dataset import load_dataset
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.figures import Measurement
 from laion_assets.recall.tuning import PAGE_PARAMETERS, TRIAL_GRID, FormTrial, Trial, TuningPlan, tune
 from laion_assets.recall.unseen import rows_kept_out

@@ -17,8 +17,10 @@ from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.versions import index_version, last_load, partition_versions
 from laion_assets.index.cluster import build_everywhere, cover_everywhere
-from laion_assets.index.cover import index_names, index_sizes
-from laion_assets.index.graphs import BuildReport, IndexParameters
+from laion_assets.index.cover import index_sizes
+from laion_assets.index.declared import index_names
+from laion_assets.index.graphs import BuildReport
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import StepMeter
 from laion_assets.searching.cluster import use_everywhere
 from laion_assets.searching.proof_of_use import IndexUse
@@ -44,7 +46,7 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
         automation_condition=condition if location.settings.builds_graphs else None,
         description="`image_index` and `text_index` (HNSW, cosine distance), built in every loaded partition that "
-        "lacks them and only there. With other parameters in the settings they are built again.",
+        "lacks them and only there. Other parameters are built beside the old indexes, which are then dropped.",
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         loads_seen = last_load(context.instance, location.settings)

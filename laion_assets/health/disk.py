@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from laion_assets.dataset import Dataset
 from laion_assets.health.finding import Finding, TableLook
 from laion_assets.health.history import ShardHistory
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.settings import Settings
 
 MERGED_BYTES_A_VALUE = 1.8

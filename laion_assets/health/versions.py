@@ -15,7 +15,7 @@ from laion_assets.dagster_internals.names import CODE_VERSION_TAG, DATA_VERSION_
 from laion_assets.dataset import Dataset
 from laion_assets.health.keys import asset_key
 from laion_assets.index.cells.schema import METHOD
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.settings import Settings
 from laion_assets.shard import merged
 

@@ -10,15 +10,9 @@ from dataclasses import dataclass
 
 from laion_assets.errors import TableError
 from laion_assets.index.cover import PartitionCover, index_cover
-from laion_assets.index.graphs import (
-    BuildReport,
-    IndexParameters,
-    Log,
-    build_indexes,
-    say_nothing,
-    wanted_indexes,
-)
-from laion_assets.index.staged import declared_indexes
+from laion_assets.index.declared import declared_indexes, wanted_indexes
+from laion_assets.index.graphs import BuildReport, Log, build_indexes, say_nothing
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
 from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes
@@ -62,18 +56,20 @@ def require_whole_index(entry: Database) -> IndexFacts:
 
 
 def _require_whole(db: Database, subject: str) -> None:
-    wanted, found = wanted_indexes(db), declared_indexes(db)
+    declared = declared_indexes(db)
     advice = "materialize vector_index (laion-assets index)"
-    for name, (column, kind) in wanted.items():
-        if name not in found:
-            raise TableError(subject, found=f"no {name}", expected=f"{kind} over {column}", advice=advice)
-        if found[name] != (column, kind):
-            raise TableError(
-                subject,
-                found=f"{name} is {found[name][1]} over {found[name][0]}",
-                expected=f"{kind} over {column}, as the settings say",
-                advice=f"{advice}, or set LAION_HNSW_QUANTIZATION, _M and _EF_CONSTRUCTION as they were",
-            )
+    for name, (column, kind) in wanted_indexes(db, declared).items():
+        if name in declared:
+            continue
+        others = [f"{other} is {type_}" for other, (over, type_) in declared.items() if over == column]
+        if others:
+            advice += ", or set LAION_HNSW_QUANTIZATION, _M and _EF_CONSTRUCTION as they were"
+        raise TableError(
+            subject,
+            found="; ".join(others) or f"no {name}",
+            expected=f"{kind} over {column}, as the settings say",
+            advice=advice,
+        )
     lacking = [f"partition {state.shard} has no {name}" for state in index_cover(db) for name in state.missing]
     if lacking:
         more = f"; and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""

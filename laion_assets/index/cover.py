@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from laion_assets.index.declared import index_names
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import partitions
 from laion_assets.table.scratch import scratch_table
-
-INDEXES = {"image_embedding": "image_index", "text_embedding": "text_index"}
-"""The index over each vector column."""
 
 
 def cache_bytes(content: int, graphs: int) -> int:
@@ -91,19 +89,14 @@ def index_cache_bytes(db: Database) -> int:
     return int(rows[0][0]) if rows else db.settings.index_cache_bytes
 
 
-def index_names(db: Database) -> list[str]:
-    """The indexes that the table of this dataset has when it is whole."""
-    return [INDEXES[column] for column in db.settings.dataset.vector_columns]
-
-
-def index_cover(db: Database) -> list[PartitionCover]:
-    """Every loaded partition, by shard, with the bytes of each index. Raises `TableError`.
+def index_cover(db: Database, names: Sequence[str] | None = None) -> list[PartitionCover]:
+    """Every loaded partition, by shard, with the bytes of each index that the settings ask for, or of those in `names`.
 
     `system.parts` gives only the sum over indexes, and `system.data_skipping_indices` each index but summed over parts.
     So partitions are attached, one after the other, to an empty table of the same shape, and the second table is read
-    after each: hard links, 3 ms a partition, nothing is copied and our table is not touched.
+    after each: hard links, 3 ms a partition, nothing is copied and our table is not touched. Raises `TableError`.
     """
-    names = index_names(db)
+    names = index_names(db) if names is None else names
     states = partitions(db)
     none = dict.fromkeys(names, 0)
     if not any(state.index_bytes for state in states):
@@ -143,7 +136,7 @@ def probe_table(db: Database) -> Iterator[str]:
         yield name
 
 
-def _sizes_of(db: Database, probe: str, shard: int, names: list[str]) -> dict[str, tuple[int, int]]:
+def _sizes_of(db: Database, probe: str, shard: int, names: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Compressed and uncompressed bytes of each index in one partition; (0, 0) where any part lacks it."""
     quoted = db.name_of(probe)
     db.command(f"ALTER TABLE {quoted} ATTACH PARTITION {shard} FROM {db.table}")

@@ -9,18 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
-from laion_assets.index.cover import INDEXES, PartitionCover, index_cache_bytes, index_cover, index_sizes
-from laion_assets.index.staged import declared_indexes, index_partition
+from laion_assets.index.cover import PartitionCover, index_cache_bytes, index_cover, index_sizes
+from laion_assets.index.parameters import IndexParameters
+from laion_assets.index.replaced import declare_indexes, drop_replaced, rough_duration
+from laion_assets.index.staged import index_partition
 from laion_assets.progress import Progress
-from laion_assets.settings import Quantization, Settings
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import lease
 from laion_assets.table.mutations import STALL_SECONDS, Mutation, unfinished_mutations
 from laion_assets.table.schema import require_table
-
-BITS: dict[Quantization, int] = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i8": 8, "b1": 1}
-"""Bits an element in the graph."""
 
 LOG_SECONDS = 30.0
 
@@ -28,51 +26,11 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class IndexParameters:
-    """What makes an HNSW index: the number format of its vectors, M (links a vector) and ef_construction."""
-
-    quantization: Quantization = "bf16"
-    m: int = 64
-    ef_construction: int = 256
-
-    @classmethod
-    def of(cls, settings: Settings) -> IndexParameters:
-        """Those that the settings ask for."""
-        return cls(settings.hnsw_quantization, settings.hnsw_m, settings.hnsw_ef_construction)
-
-    def type_sql(self, dimension: int) -> str:
-        """As ClickHouse writes it, for example `vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)`."""
-        return (
-            f"vector_similarity('hnsw', 'cosineDistance', {dimension}, '{self.quantization}', {self.m}, "
-            f"{self.ef_construction})"
-        )
-
-    def bytes_a_vector(self, dimension: int) -> float:
-        """Bytes in memory a vector: its elements, 2·M links of 4 bytes in the lowest layer, 21 bytes for the rest.
-
-        Within 1 % of what ClickHouse 26.9 reported for bf16 and M 64, 16 and 8, for i8 and for b1 (512 dimensions).
-        """
-        return dimension * BITS[self.quantization] / 8 + 8 * self.m + 21
-
-    def core_seconds(self, rows: int, dimension: int) -> float:
-        """About how long one core takes to index `rows` vectors: a guess for log lines, good to a factor of two.
-
-        From a million rows of 512 dimensions in one part: bf16, M 64, ef_construction 256: 1,556 s; bf16, 16, 64:
-        315 s; i8: 310 s; b1: 118 s. The time grows with ef_construction and little with M.
-        """
-        million = (118 if self.quantization == "b1" else 315) * (self.ef_construction / 64) * (self.m / 16) ** 0.15
-        return float(million * rows / 1e6) * (0.2 + 0.8 * dimension / 512)
-
-    def __str__(self) -> str:
-        return f"{self.quantization}, M {self.m}, ef_construction {self.ef_construction}"
-
-
-@dataclass(frozen=True)
 class BuildReport:
     """What one call built: shards, vectors, wall seconds, and core-seconds where the engine is in our process.
 
-    `rebuilt` tells that the settings asked for other parameters, so that the old indexes went; `cover` is how every
-    partition stands now; `cache_warning` says so where the indexes do not fit the engine's cache of them.
+    `rebuilt` tells that the settings asked for other parameters, so that the old indexes were dropped at the end.
+    `cover` has what every partition has now. `cache_warning` says so where the indexes do not fit the engine's cache.
     """
 
     shards: list[int]
@@ -95,10 +53,12 @@ def build_indexes(
     """Makes every loaded partition have every index with the settings' parameters; builds only what is lacking.
 
     One build of a table runs at a time, partition after partition, each beside the table (staged.py): it goes on where
-    an earlier one was ended. Mutations of other people are waited for and never ended. Raises `LeaseHeldError` while
-    another builds, and `TableError` when there is no table, when another's mutation is stuck, when a partition holds
-    vectors that cannot be indexed (it names partition and row), or when a build fails or is stuck; partitions that were
-    built until then stay so.
+    an earlier one was ended. Indexes with other parameters stay until every partition has the new ones and a search
+    went through them, and are then dropped. Mutations of other people are waited for and never ended.
+
+    Raises `LeaseHeldError` while another builds, and `TableError` when there is no table, when another's mutation is
+    stuck, when a partition holds vectors that cannot be indexed (it names partition and row), or when a build fails or
+    is stuck. Partitions that were built until then stay so.
     """
     require_table(db)
     say = log or say_nothing
@@ -108,7 +68,7 @@ def build_indexes(
 
 def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, stall_seconds: float) -> BuildReport:
     _wait_for_mutations(db, say, stall_seconds)
-    rebuilt = declare_indexes(db, say)
+    declare_indexes(db, say)
     cover = index_cover(db)
     lacking = [state for state in cover if not state.covered]
     started, cores = time.perf_counter(), time.process_time()
@@ -116,39 +76,16 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
     for state in lacking:
         builder.build(state)
     cover = index_cover(db) if lacking else cover
+    replaced = drop_replaced(db, cover, say)
     return BuildReport(
         shards=[state.shard for state in lacking],
         vectors=sum(state.rows * len(state.missing) for state in lacking),
         seconds=time.perf_counter() - started,
         core_seconds=time.process_time() - cores if db.embedded else None,
-        rebuilt=rebuilt,
+        rebuilt=replaced,
         cover=cover,
         cache_warning=index_sizes(cover).cache_warning(index_cache_bytes(db)) or "",
     )
-
-
-def declare_indexes(db: Database, log: Log) -> bool:
-    """Gives the table the indexes that the settings ask for, unbuilt; whether old ones with other parameters went."""
-    found = declared_indexes(db)
-    commands, replaced = [], []
-    for name, (column, wanted) in wanted_indexes(db).items():
-        if found.get(name) == (column, wanted):
-            continue
-        if name in found:
-            replaced.append(f"{name} was {found[name][1]}")
-            commands.append(f"DROP INDEX {name}")
-        commands.append(f"ADD INDEX {name} {column} TYPE {wanted}")
-    if replaced:
-        log(f"{'; '.join(replaced)}: dropped, since settings ask for {wanted}. {_rebuild_cost(db)}")
-    if commands:
-        db.command(f"ALTER TABLE {db.table} {', '.join(commands)}", settings={"mutations_sync": 2, "alter_sync": 2})
-    return bool(replaced)
-
-
-def wanted_indexes(db: Database) -> dict[str, tuple[str, str]]:
-    """Column and type of each vector index that the settings ask for, by name."""
-    kind = IndexParameters.of(db.settings).type_sql(db.settings.dataset.dimension)
-    return {INDEXES[column]: (column, kind) for column in db.settings.dataset.vector_columns}
 
 
 def bad_vectors(db: Database, shard: int, limit: int = 3) -> list[str]:
@@ -220,7 +157,9 @@ class _Builder:
     def _standing(self) -> str:
         left = self._rows - self._rows_done
         elapsed = time.monotonic() - self._started
-        estimate = f", about {_duration(elapsed / self._rows_done * left)} left" if left and self._rows_done else ""
+        estimate = ""
+        if left and self._rows_done:
+            estimate = f", about {rough_duration(elapsed / self._rows_done * left)} left"
         return (
             f"{self._partitions_done} of {self._partitions} partitions, {self._rows_done:,} of {self._rows:,} rows "
             f"({self._rows_done / max(self._rows, 1):.0%}){estimate}"
@@ -262,22 +201,5 @@ def _refuse_if_stuck(db: Database, mutation: Mutation, log: Log) -> None:
     log(f"{mutation.id} ({mutation.commands[:200]}) is somebody else's and goes on; indexes are built after it")
 
 
-def _rebuild_cost(db: Database) -> str:
-    rows = sum(state.rows for state in index_cover(db))
-    columns = len(db.settings.dataset.vector_columns)
-    parameters, dimension = IndexParameters.of(db.settings), db.settings.dataset.dimension
-    seconds = parameters.core_seconds(rows * columns, dimension)
-    size = parameters.bytes_a_vector(dimension) * rows * columns
-    return (
-        f"Building them again over {rows:,} rows takes about {_duration(seconds)} of one core and {size / 1e9:,.2f} GB"
-        "; searches are exact until then"
-    )
-
-
 def say_nothing(_line: str) -> None:
     """For callers that follow nothing."""
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds) // 60
-    return f"{int(seconds)} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

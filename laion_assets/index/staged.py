@@ -16,17 +16,15 @@ from laion_assets.errors import TableError
 from laion_assets.index.cells.events import sources
 from laion_assets.index.cells.same_rows import keep_cells
 from laion_assets.index.cells.schema import cells_exist
-from laion_assets.index.cover import INDEXES, index_bytes
+from laion_assets.index.cover import index_bytes
+from laion_assets.index.declared import declared_indexes
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import STALL_SECONDS, RowsRead, start_mutation, unfinished_mutations
-from laion_assets.table.schema import local_table, partitions
+from laion_assets.table.schema import partitions
 from laion_assets.table.scratch import drop_stale_staging
 from laion_assets.table.staging import Staging, active_parts, dropping, staging_name
 from laion_assets.table.swap import swap_in
-
-Indexes = dict[str, tuple[str, str]]
-"""Column and type by the index's name."""
 
 
 def index_partition(
@@ -67,16 +65,6 @@ def graphs_like_the_replaced(db: Database, say: Callable[[str], None]) -> Callab
         _build(staging, [*declared], lambda _: None, STALL_SECONDS)
 
     return build
-
-
-def declared_indexes(db: Database) -> Indexes:
-    """Column and type of each vector index that the table declares, by name; in a cluster the asked node's table."""
-    rows = db.rows(
-        "SELECT name, expr, type_full FROM system.data_skipping_indices "
-        "WHERE database = {database:String} AND table = {table:String} AND type = 'vector_similarity'",
-        parameters={"database": db.database, "table": local_table(db.settings)},
-    )
-    return {str(name): (str(column), str(kind)) for name, column, kind in rows if str(name) in INDEXES.values()}
 
 
 @contextmanager

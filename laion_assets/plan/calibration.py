@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing

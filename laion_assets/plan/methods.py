@@ -8,7 +8,7 @@ from typing import Literal
 
 from laion_assets.index.cells.centroids import ITERATIONS, ROWS_A_CENTROID, clusters_for
 from laion_assets.index.cells.schema import code_bytes, padded_dimension
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.searching.cells_settings import default_probes
 from laion_assets.words import size
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
 from laion_assets.recall.evaluate import EXACT_SEARCHES, searches_a_kind
 from laion_assets.recall.methods import DEFAULT_GRID

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from laion_assets.index.cover import cache_bytes
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.bandwidth import Bandwidth
 from laion_assets.plan.calibration import SHARD_STAGES

@@ -11,7 +11,8 @@ import numpy as np
 
 from laion_assets.dataset import Dataset
 from laion_assets.index.cover import index_sizes
-from laion_assets.index.graphs import IndexParameters, build_indexes, say_nothing
+from laion_assets.index.graphs import build_indexes, say_nothing
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import scan_trial, stored_forms, trial_table, with_parameters
 from laion_assets.recall.evaluate import Judge, Plan, evaluate
 from laion_assets.recall.exact import true_neighbours

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import trial_table
 from laion_assets.recall.queries import OVERSAMPLE, QuerySet, unseen_sets
 from laion_assets.table.cluster import connect_to_node, nodes

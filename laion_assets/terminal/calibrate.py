@@ -24,7 +24,8 @@ from laion_assets.errors import CalibrationError
 from laion_assets.health.history import recorded_numbers
 from laion_assets.health.keys import CHAIN, asset_key
 from laion_assets.index.cover import index_sizes
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import trial_table
 from laion_assets.machine import Machine, StepMeter
 from laion_assets.plan.calibration import (

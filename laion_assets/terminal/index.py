@@ -17,7 +17,7 @@ from laion_assets.health.runs import failure_reason
 from laion_assets.index.cells.events import live_cells
 from laion_assets.index.cells.schema import cells_exist, vector_columns
 from laion_assets.index.cluster import require_whole_index
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.compare import kept_evaluations
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.recall.kept import difference

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from laion_assets.health.disk import free_bytes_of
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.bandwidth import TRIAL_SECONDS, Bandwidth, given_bandwidth, tried_bandwidth
 from laion_assets.plan.calibration import (

@@ -17,7 +17,7 @@ from laion_assets.assets.vector_index import index_uses, vector_index_asset, vec
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.runs import failure_reason
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings, read_evaluation
 from laion_assets.recall.tuning import TuningPlan

@@ -12,7 +12,7 @@ from laion_assets.health.disk import DiskNeeds, bytes_still_needed, disk_space_s
 from laion_assets.health.facts import LoadFacts
 from laion_assets.health.findings import ingest_is_moving, judge, no_shards_left_failed, table_agrees_with_dagster
 from laion_assets.health.history import ShardHistory, ShardState
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.schema import PartitionState
 

@@ -15,8 +15,9 @@ import pytest
 
 from laion_assets.errors import LeaseHeldError, TableError
 from laion_assets.index.cover import IndexSizes, PartitionCover, cache_bytes, index_cover, index_sizes
-from laion_assets.index.graphs import IndexParameters, build_indexes
-from laion_assets.index.staged import declared_indexes
+from laion_assets.index.declared import declared_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest, vector_of
 from laion_assets.settings import Settings
@@ -126,7 +127,7 @@ def test_a_probe_that_a_killed_process_left_goes_with_the_next_load(settings: Se
         assert [name for (name,) in db.rows("SHOW TABLES")] == expected
 
 
-def test_other_parameters_rebuild_and_say_what_it_costs(settings: Settings) -> None:
+def test_other_parameters_replace_the_index_and_say_what_it_costs(settings: Settings) -> None:
     with connect(settings) as db:
         build_indexes(db)
     changed = settings.model_copy(update={"hnsw_quantization": "i8"})
@@ -135,11 +136,18 @@ def test_other_parameters_rebuild_and_say_what_it_costs(settings: Settings) -> N
         report = build_indexes(db, log=lines.append)
         assert report.rebuilt
         assert report.shards == [0, 1]
-        assert "'i8', 8, 32" in declared_indexes(db)["image_index"][1]
+        kinds = {name: kind for name, (_, kind) in declared_indexes(db).items()}
+        assert list(kinds) == ["image_index_2", "text_index_2"]
+        assert all("'i8', 8, 32" in kind for kind in kinds.values())
         size = index_sizes(report.cover).memory_bytes_a_vector
         assert size == pytest.approx(IndexParameters.of(changed).bytes_a_vector(512), rel=0.02)
-    assert "dropped, since settings ask for" in lines[0]
+    assert "replaced, since settings ask for i8" in lines[0]
     assert "over 2,100 rows takes about" in lines[0]
+    assert lines[-1].startswith("image_index (vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 8, 32))")
+    assert "dropped; every partition has image_index_2, text_index_2" in lines[-1]
+    with connect(settings) as db:
+        assert build_indexes(db).rebuilt
+        assert sorted(declared_indexes(db)) == ["image_index", "text_index"], "a free name is used again"
 
 
 def test_bad_vectors_in_the_table_are_named_before_anything_is_built(db: Database) -> None:

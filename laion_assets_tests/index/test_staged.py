@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from laion_assets.errors import PartitionCheckError, TableError
 from laion_assets.index import staged
 from laion_assets.index.cover import index_cover
+from laion_assets.index.declared import declared_indexes
 from laion_assets.index.graphs import build_indexes
+from laion_assets.index.replaced import declare_indexes
 from laion_assets.index.staged import graphs_like_the_replaced
 from laion_assets.searching.proof_of_use import index_use
-from laion_assets.searching.statement import SearchRequest, vector_of
+from laion_assets.searching.statement import SearchRequest, search, vector_of
 from laion_assets.settings import Settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
@@ -71,6 +77,79 @@ def test_a_partition_that_is_loaded_again_comes_with_its_graphs(db: Database) ->
 
 def test_searches_beside_a_load_see_a_graph_at_every_moment(db: Database, settings: Settings) -> None:
     build_indexes(db)
+    with searches_all_the_while(db, settings):
+        for rows in (410, 420, 430):
+            load_again(db, 1, rows)
+
+
+def test_searches_beside_a_build_with_other_parameters_see_a_graph_at_every_moment(
+    db: Database, settings: Settings
+) -> None:
+    build_indexes(db)
+    for quantization in ("i8", "b1", "bf16"):
+        changed = settings.model_copy(update={"hnsw_quantization": quantization})
+        with searches_all_the_while(db, settings), connect(changed) as other:
+            report = build_indexes(other)
+        assert (report.rebuilt, report.shards) == (True, [0, 1])
+    assert missing(db) == {0: [], 1: []}
+
+
+def test_a_build_with_other_parameters_goes_on_where_it_was_ended(db: Database, settings: Settings) -> None:
+    build_indexes(db)
+    changed = settings.model_copy(update={"hnsw_m": 16})
+    with connect(changed) as other:
+
+        def end_after_the_first(line: str) -> None:
+            if line.startswith("partition 0 indexed"):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            build_indexes(other, log=end_after_the_first)
+        assert missing(other) == {0: [], 1: ["image_index_2", "text_index_2"]}
+        assert missing(db) == {0: [], 1: []}, "the old ones are whole"
+        use = index_use(other, vector_of(db, 5, "image"), SearchRequest())
+        assert use.fault is None and use.searches >= 2, "a partition with two indexes is searched by one or both"
+        found = search(other, vector_of(db, 5, "image"), SearchRequest(limit=5)).neighbours
+        assert (found[0].id, len(found)) == (5, 5)
+        load_again(db, 1, 410)
+        assert missing(other) == {0: [], 1: []}, "a partition that is loaded again comes with both"
+        third = settings.model_copy(update={"hnsw_m": 24})
+        with connect(third) as asking:
+            assert build_indexes(asking).shards == [0, 1]
+            assert sorted(declared_indexes(asking)) == ["image_index_3", "text_index_3"]
+    with connect(settings) as again:
+        declare_indexes(again, lambda _: None)
+        assert missing(again) == {0: BOTH, 1: BOTH}
+        other = replace(again, settings=third)
+        report = build_indexes(other)
+        assert (report.shards, report.rebuilt) == ([], True), "the settings went back: what was begun is dropped"
+        assert sorted(declared_indexes(other)) == ["image_index_3", "text_index_3"]
+
+
+def test_the_old_indexes_stay_where_a_search_does_not_use_the_new_ones(
+    db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_indexes(db)
+    changed = settings.model_copy(update={"hnsw_m": 16})
+    with connect(changed) as other:
+        # Every search of this session is exact: as where a server's profile forbids the use of indexes.
+        rows = other.rows
+
+        def without_indexes(self: Database, sql: str, **more: Any) -> list[Any]:
+            given = dict(more.pop("settings", None) or {})
+            return rows(sql, settings={**given, "use_skip_indexes": 0}, **more)
+
+        monkeypatch.setattr(Database, "rows", without_indexes)
+        with pytest.raises(TableError, match=r"a search by image_index_2 went through 0 graphs, expected 2"):
+            build_indexes(other)
+    monkeypatch.undo()
+    assert sorted(declared_indexes(db)) == ["image_index", "image_index_2", "text_index", "text_index_2"]
+    assert index_use(db, vector_of(db, 5, "image"), SearchRequest()).fault is None
+
+
+@contextmanager
+def searches_all_the_while(db: Database, settings: Settings) -> Iterator[None]:
+    """Searches in a thread, and fails at the end unless each search went through a graph of each of two parts."""
     vector, ended, faults = vector_of(db, 5, "image"), threading.Event(), list[str]()
     seen: list[int] = []
 
@@ -85,8 +164,7 @@ def test_searches_beside_a_load_see_a_graph_at_every_moment(db: Database, settin
     searching = threading.Thread(target=search_all_the_while)
     searching.start()
     try:
-        for rows in (410, 420, 430):
-            load_again(db, 1, rows)
+        yield
     finally:
         ended.set()
         searching.join()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.calibration import Calibration, ExactCost, IndexCost, SearchCost, ShardCost, relevant_settings
 from laion_assets.settings import Settings

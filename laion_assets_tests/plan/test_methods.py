@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.plan.methods import MethodCost, Methods, method_costs
 
 PAGE = IndexParameters("bf16", 64, 256)

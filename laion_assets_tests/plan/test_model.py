@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.plan.calibration import keep_calibration, read_calibration, reference_calibration
 from laion_assets.plan.model import FLAT_ROWS, Line, Model
 from laion_assets.recall.evaluate import searches_a_kind

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from laion_assets.errors import TableError
-from laion_assets.index.graphs import IndexParameters
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import StoredForm, scan_trial, stored_forms, trial_table
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import SearchSettings

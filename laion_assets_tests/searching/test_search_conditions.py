@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.query import Query
 from laion_assets.recall.figures import (
     Evaluation,

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from laion_assets.cli import app
 from laion_assets.errors import ServerRefusedError
-from laion_assets.index.graphs import IndexParameters, build_indexes
+from laion_assets.index.graphs import build_indexes
+from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.tuning import TuningPlan, tune

@@ -13,7 +13,7 @@ import trustme
 
 from laion_assets.errors import ServerRefusedError, ServerUnreachableError, SettingsError, TableError
 from laion_assets.index.cover import index_cover
-from laion_assets.index.graphs import declare_indexes
+from laion_assets.index.replaced import declare_indexes
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merged import MergedShard
