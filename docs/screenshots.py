@@ -103,8 +103,8 @@ def _take_pictures(page: Page, services: Services, folder: Path) -> None:
     page.get_by_role("img", name="panel_show_right").click()
     time.sleep(2)
     open_graph(page)
-    page.get_by_text("1 failed").or_(page.get_by_text("Failed")).first.wait_for()
-    time.sleep(4)
+    page.get_by_text("load_report").first.wait_for()
+    time.sleep(8)  # the states of assets come after their names
     save_picture(page, IMAGES / "lineage.png")
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
+
+MINUTE_SECONDS = 60.0
 
 
 class Progress(Protocol):
@@ -40,3 +44,30 @@ class LoggedProgress:
             self._said = time.monotonic()
             share = f" ({self._done / self._total:.0%})" if self._total else ""
             self._log(f"{self._stage}: {self._done:,} {self._unit}{share}")
+
+
+@contextmanager
+def saying_each_minute(say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Gives a function that is told what is done now; each minute `say` gets it, with the minutes since the beginning.
+
+    `say` is called in a thread of its own: one statement of an exact search can take longer than a minute.
+    """
+    started, ended = time.monotonic(), threading.Event()
+    current = ""
+
+    def doing(what: str) -> None:
+        nonlocal current
+        current = what
+
+    def repeat() -> None:
+        while not ended.wait(MINUTE_SECONDS):
+            if current:
+                say(f"{current}; {(time.monotonic() - started) / 60:.0f} min so far")
+
+    thread = threading.Thread(target=repeat, name="saying each minute", daemon=True)
+    thread.start()
+    try:
+        yield doing
+    finally:
+        ended.set()
+        thread.join()

@@ -8,32 +8,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import say_nothing
+from laion_assets.progress import saying_each_minute
 from laion_assets.recall.cost import measured_cost
-from laion_assets.recall.exact import ExactAnswers, TrueNeighbours, cosine_distances, true_neighbours
+from laion_assets.recall.exact import ExactAnswers, TrueNeighbours, true_neighbours
 from laion_assets.recall.figures import (
     Evaluation,
     KindSummary,
     Latency,
     Measurement,
-    Recall,
     SearchSettings,
     choose,
     recall_folder,
 )
+from laion_assets.recall.judge import TOLERANCE, Judge
 from laion_assets.recall.methods import Exact, Hnsw, Method, Question
 from laion_assets.recall.queries import COPY_DISTANCE, OVERSAMPLE, QuerySet, like_sets
 from laion_assets.recall.unseen import OWN_ROW, UnseenQueries, unseen_queries
 from laion_assets.table.connect import Database
 from laion_assets.table.schema import PartitionState, partitions, require_table
-from laion_assets.table.vectors import By, Ids, Vectors, draw_rows, vectors_of
-
-TOLERANCE = 2e-6
-"""By how much the distance of a found row may exceed the k-th true one. The distances of both are computed again from
-the stored vectors, in float64 and in float32: those that a bf16 index gives are off by up to 0.01."""
+from laion_assets.table.vectors import By, draw_rows
 
 ROWS_A_QUERY, LEAST_QUERIES = 500, 30
 """Of a small table fewer queries are asked. From 100,000 rows on, where a scan begins to be slower, it is 200."""
@@ -143,9 +139,10 @@ def _evaluated(db: Database, plan: Plan, method: Method, asked: Sequence[Asked],
     """One method's evaluation, of an index that is the same at the end."""
     started, states = time.perf_counter(), partitions(db)
     facts = method.require_whole(db)
-    run = _Run(plan, method, say)
-    for queries, folder, likes in asked:
-        run.measure(queries, folder, likes)
+    with saying_each_minute(say) as doing:
+        run = _Run(plan, method, say, doing)
+        for queries, folder, likes in asked:
+            run.measure(queries, folder, likes)
     if method.require_whole(db) != facts:
         raise TableError(
             db.subject,
@@ -177,13 +174,14 @@ def _evaluated(db: Database, plan: Plan, method: Method, asked: Sequence[Asked],
 class _Run:
     """One evaluation under way: what was measured so far."""
 
-    def __init__(self, plan: Plan, method: Method, log: Log) -> None:
+    def __init__(self, plan: Plan, method: Method, log: Log, doing: Log) -> None:
         self.plan, self._method, self._log = plan, method, log
         self.summaries: list[KindSummary] = []
         self.measurements: list[Measurement] = []
         self.exact_seconds = 0.0
         self.exact_from_store = True
         self._cold: dict[By, float | None] = {}
+        self._doing = doing
 
     def measure(self, asked: UnseenQueries, folder: Path | None, likes: Sequence[QuerySet] = ()) -> None:
         """Asks the query sets of one table, and rows of it as `--like` does; true neighbours are kept in `folder`."""
@@ -197,7 +195,7 @@ class _Run:
         exact = self._true_neighbours(asked.db, sets, folder)
         self._cold.clear()
         for queries, truth in zip(sets, exact.neighbours, strict=True):
-            kind = _KindRun(asked.db, self.plan, self._method, queries, truth)
+            kind = _KindRun(asked.db, self.plan, self._method, queries, truth, self._doing)
             cold = self._cold_ms(asked.db, kind)
             summary, measured = kind.run(OWN_ROW if queries.kind.like else asked.origin, cold)
             self.summaries.append(summary)
@@ -205,6 +203,7 @@ class _Run:
             self._log(f"{summary.kind}: recall@10 {summary.chosen.at_10} at {summary.chosen.search}")
 
     def _true_neighbours(self, db: Database, sets: list[QuerySet], folder: Path | None) -> ExactAnswers:
+        self._doing(f"comparing {sum(map(len, sets)):,} queries with every row")
         exact = true_neighbours(db, sets, 100 if self.plan.queries_at_100 else 10, folder)
         self.exact_seconds += exact.seconds
         self.exact_from_store &= exact.from_store
@@ -225,8 +224,11 @@ class _Run:
 class _KindRun:
     """One kind of query, of one table."""
 
-    def __init__(self, db: Database, plan: Plan, method: Method, queries: QuerySet, truth: TrueNeighbours) -> None:
+    def __init__(
+        self, db: Database, plan: Plan, method: Method, queries: QuerySet, truth: TrueNeighbours, doing: Log
+    ) -> None:
         self._db, self._plan, self._method, self.queries, self._truth = db, plan, method, queries, truth
+        self._doing = doing
         states = partitions(db)
         self._shards = [state.shard for state in states]
         largest = max(state.rows for state in states)
@@ -281,6 +283,8 @@ class _KindRun:
 
     def _asked(self, settings: SearchSettings, k: int, start: int, end: int) -> _Answers:
         """The k rows that each query finds, what is left out for it left out."""
+        kind = self.queries.kind.name
+        self._doing(f"{kind}: searching {end - start} times for {k} rows by {self._method.name} at {settings}")
         answers = _Answers([], [])
         own_rows = self.queries.own_rows.tolist()
         for place in range(start, end):
@@ -312,41 +316,3 @@ class _Answers:
 
     ids: list[list[int]]
     seconds: list[float]
-
-
-class Judge:
-    """Counts what was found against what is true, by distances computed again from the stored vectors.
-
-    `found` are the ids of all rows that will be judged: their vectors are read once.
-    """
-
-    def __init__(self, db: Database, queries: QuerySet, truth: TrueNeighbours, found: Ids) -> None:
-        self._queries, self._truth = queries, truth
-        by: By = queries.kind.target
-        self._stored = vectors_of(db, by, found)
-
-    def recall(self, found: list[list[int]], k: int, start: int = 0) -> Recall:
-        """Recall at k of the queries' answers; the first of them is of the query at `start`.
-
-        A found row counts when its distance is at most that of the k-th true neighbour plus the tolerance: which of
-        several rows with one distance comes is chance. Where the table has fewer than k rows, those are all; a query
-        without any true neighbour has missed none.
-        """
-        counts, by_id = [], []
-        for query, ids in enumerate(found, start):
-            true_ids = self._truth.ids[query, :k]
-            there = int((true_ids >= 0).sum())
-            if not there:
-                counts.append(1.0)
-                by_id.append(1.0)
-                continue
-            limit = self._truth.distances[query, there - 1] + TOLERANCE
-            near = int((self._distances(query, np.array(ids, dtype=np.int64)) <= limit).sum())
-            counts.append(min(near, there) / there)
-            by_id.append(len(set(ids) & set(true_ids.tolist())) / there)
-        return Recall.of(np.array(counts), np.array(by_id))
-
-    def _distances(self, query: int, ids: Ids) -> npt.NDArray[np.float64]:
-        places = np.searchsorted(self._stored.ids, ids)
-        vectors: Vectors = self._stored.vectors[places]
-        return cosine_distances(self._queries.vectors[query], vectors)

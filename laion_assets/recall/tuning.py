@@ -14,9 +14,10 @@ from laion_assets.index.cover import index_sizes
 from laion_assets.index.graphs import build_indexes, say_nothing
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import scan_trial, stored_forms, trial_table, with_parameters
-from laion_assets.recall.evaluate import Judge, Plan, evaluate
+from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.figures import Evaluation, Latency, Recall, SearchSettings
+from laion_assets.recall.judge import Judge
 from laion_assets.recall.unseen import UnseenQueries, kept_out_queries, rows_kept_out
 from laion_assets.settings import Settings
 from laion_assets.table.connect import Database

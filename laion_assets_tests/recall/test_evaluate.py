@@ -10,7 +10,7 @@ import pytest
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import build_indexes
-from laion_assets.recall.evaluate import Judge, Plan, evaluate, plan_for
+from laion_assets.recall.evaluate import Plan, evaluate, plan_for
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import (
     Evaluation,
@@ -23,6 +23,7 @@ from laion_assets.recall.figures import (
     read_evaluation,
     save_evaluation,
 )
+from laion_assets.recall.judge import Judge
 from laion_assets.recall.methods import DEFAULT_GRID, Exact, Hnsw
 from laion_assets.recall.plot import inline_image, recall_plot
 from laion_assets.recall.queries import Kind, QuerySet, like_sets, unseen_sets

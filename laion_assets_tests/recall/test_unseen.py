@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from laion_assets.index.graphs import build_indexes
-from laion_assets.recall.evaluate import Judge, Plan, evaluate
+from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import SearchSettings
+from laion_assets.recall.judge import Judge
 from laion_assets.recall.queries import Kind, QuerySet
 from laion_assets.recall.unseen import COPY, OTHER_PARTITIONS, OWN_ROW, unseen_queries
 from laion_assets.searching.statement import SearchRequest, search
