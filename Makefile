@@ -40,6 +40,9 @@ dev: env ## start Dagster's UI on DAGSTER_HOME, else this folder, at http://127.
 test: env ## run every test, three side by side (WORKERS=1 for one after the other)
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
+snapshot: env ## accept the definitions as they are now: laion_assets_tests/snapshots/definitions.txt, for review
+	@ACCEPT=1 $(BIN)/python -m pytest -q laion_assets_tests/test_snapshot.py
+
 check: lint ## lint, types, and the tests that need no daemon, browser or engine: before each commit
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) $(QUICK_TESTS)
 
@@ -74,4 +77,4 @@ lock: ## write constraints.txt anew from pyproject.toml (needs uv)
 clean: ## remove .venv, caches and the demo; data and Dagster's history of it stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo
 
-.PHONY: help env demo demo-ui dev test check torture lint bench screenshots lock clean
+.PHONY: help env demo demo-ui dev test snapshot check torture lint bench screenshots lock clean

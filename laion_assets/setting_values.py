@@ -26,6 +26,21 @@ def schedule(expression: str) -> str:
     return expression
 
 
+def owner(name: str) -> str:
+    """A team or a person, as Dagster takes them."""
+    if not re.fullmatch(r"team:[^\s,]+|[^\s,@:]+@[^\s,@:]+\.[^\s,@:]+", name):
+        raise ValueError("an owner is team:name or an address such as me@example.org")
+    return name
+
+
+def repository(url: str) -> str:
+    """The address of a repository whose files can be linked to."""
+    address = web_page(url)
+    if not re.search("github|gitlab", address):
+        raise ValueError("links to source are known for github and gitlab, such as https://github.com/you/laion_assets")
+    return address.removesuffix(".git")
+
+
 def web_page(url: str) -> str:
     """The address of a page, without anything secret: it is posted to chats."""
     try:

@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     clickhouse_password: SecretStr | None = None
     table: Annotated[str, AfterValidator(setting_values.table)] = "laion"
     key_prefix: Annotated[tuple[Annotated[str, AfterValidator(setting_values.key_part)], ...], NoDecode] = ()
+    owners: Annotated[tuple[Annotated[str, AfterValidator(setting_values.owner)], ...], NoDecode] = ("team:embeddings",)
+    git_url: Annotated[str, AfterValidator(setting_values.repository)] | None = None
+    git_branch: str = Field(default="main", pattern=r"^[\w./-]+$")
 
     keep_raw: bool = False
     keep_merged: bool = True
@@ -187,7 +190,7 @@ class Settings(BaseSettings):
         return setting_values.places(value) if isinstance(value, str) else value
 
     @field_validator(
-        "extra_columns", "tuning_granularities", "serve_cors_origins", "serve_private_networks", mode="before"
+        "owners", "extra_columns", "tuning_granularities", "serve_cors_origins", "serve_private_networks", mode="before"
     )
     @classmethod
     def _split_words(cls, value: object) -> object:

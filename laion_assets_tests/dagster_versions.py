@@ -21,6 +21,7 @@ REPORT = REPOSITORY / "docs" / "dagster_versions.md"
 TESTS = (
     "test_dagster_internals.py",
     "test_component.py",
+    "test_resources.py",
     "automation/test_definitions.py",
     "automation/test_queue.py",
     "automation/test_milestones.py",

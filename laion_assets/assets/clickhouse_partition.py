@@ -44,9 +44,9 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
         metadata={
             "docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/getting-started/example-datasets/laion-400m-dataset")
         },
-        description="Partition N of the table: exactly one part, equal to `merged_N.parquet`. Staged and checked, "
-        "then swapped in whole: readers see the old rows or the new ones, never a part and never both. A partition "
-        "that is loaded again comes with its graphs where it had them.",
+        description="Partition N of the table: one part, equal to the merged file of shard N. It is staged and "
+        "checked, then swapped in whole: readers see the old rows or the new ones, never a part and "
+        "never both. A partition that is loaded again comes with its graphs where it had them.",
     )
     def clickhouse_partition(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)

@@ -22,9 +22,10 @@ def clip_encoders_asset(location: CodeLocation) -> dg.AssetsDefinition:
         "clip_encoders",
         group="search",
         kinds={"onnx"},
-        description="The CLIP text and image encoders of the dataset, in the store or in LAION_CLIP_DIR: fetched once "
-        "(the sample's are built), with revision and checksums; and encode_text and encode_image for the embedded "
-        "ClickHouse. For a server run `laion-assets udf install`.",
+        description="The CLIP encoders of texts and images that the dataset was made with, in the store or in "
+        "LAION_CLIP_DIR. They are fetched once, with revision and checksums; the sample's are built. The "
+        "embedded ClickHouse gets the functions encode_text and encode_image. For a server there is the "
+        "command laion-assets udf install.",
     )
     def clip_encoders(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with failing_clearly():
@@ -49,7 +50,8 @@ def clip_encoders_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefin
         "clip_encoders",
         "encoders_fit_table",
         description="A text and a picture encode to vectors of the table's dimension and of length 1. Whether the "
-        "model is the one that made the dataset is for `laion-assets clip check`, which compares with stored vectors.",
+        "model is the one that made the dataset is told by the command laion-assets clip check, which "
+        "compares with stored vectors.",
     )
     def encoders_fit_table() -> dg.AssetCheckResult:
         from PIL import Image

@@ -20,9 +20,10 @@ def hnsw_tuning_asset(location: CodeLocation, plan: TuningPlan | None = None) ->
         kinds={"clickhouse", "matplotlib"},
         deps=["clickhouse_partition"],
         touches_table=True,
-        description="Trials of quantization, M, ef_construction and granularity on a sample, in a scratch table that "
-        "is always removed: build cost, memory, recall and latency, the Pareto front, and the cheapest parameters that "
-        "meet LAION_RECALL_TARGET beside those of ClickHouse's page. Other stored forms of vectors are tried too.",
+        description="Trials of HNSW parameters on a sample: build cost, memory, recall and latency. Quantization, M, "
+        "ef_construction and granularity are varied in a scratch table that is always removed. The "
+        "report has the Pareto front, and the cheapest parameters that meet LAION_RECALL_TARGET beside "
+        "those of ClickHouse's page. Other stored forms of vectors are tried, too.",
     )
     def hnsw_tuning(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with failing_clearly():

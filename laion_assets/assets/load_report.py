@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from laion_assets.assets.location import OWNERS, CodeLocation, Metadata, failing_clearly, in_run
+from laion_assets.assets.location import CodeLocation, Metadata, failing_clearly, in_run
+from laion_assets.assets.source_links import source_of
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.disk import free_bytes_of
 from laion_assets.health.facts import read_facts
@@ -25,7 +26,7 @@ CHECKS = {
     "result has changed since.",
     "index_follows_loads": "The index covers what was loaded at the last milestone, with the settings' parameters, and "
     "no partition that it covered was loaded again since.",
-    "cells_follow_loads": "The same of the cells, where LAION_INDEX asks for them.",
+    "cells_follow_loads": "The cells cover what was loaded at the last milestone, where LAION_INDEX asks for them.",
     "recall_is_current": "Recall was measured on the index that is there, and each kind of query reaches its target.",
     "partitions_were_audited": "Each loaded partition was compared with its merged file within LAION_AUDIT_DAYS.",
     "engine_is_given_back": "No process holds the embedded engine for longer than LAION_STALLED_HOURS.",
@@ -51,12 +52,14 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 deps=[location.key("clickhouse_partition")],
                 group_name="health",
                 kinds={"markdown"},
-                owners=OWNERS,
+                owners=[*location.settings.owners],
+                metadata=source_of(location.settings, load_report_asset),
                 tags={"stage": "report"},
                 code_version=code_version(location.settings, "load_report"),
                 freshness_policy=location.freshness,
-                description="Whether all is well, on one page: a row a shard with state, rows, quarantined rows, "
-                "seconds a stage, run and last error; totals, and an estimate of the time to the end.",
+                description="Whether all is well with the load, on one page. A row a shard has its state, rows, "
+                "quarantined rows, seconds a stage, run and last error; below are totals and an estimate of the time "
+                "to the end.",
             )
         ],
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=said) for name, said in CHECKS.items()],

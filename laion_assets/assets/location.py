@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from laion_assets.assets.source_links import source_of
 from laion_assets.automation.milestones import index_condition
 from laion_assets.columns import ColumnType
 from laion_assets.dagster_internals.names import PARTITION_TAG
@@ -30,7 +31,7 @@ from laion_assets.errors import (
     StoreError,
     UnreachableSourceError,
 )
-from laion_assets.health.keys import OWNER, asset_key
+from laion_assets.health.keys import asset_key
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
 from laion_assets.settings import Settings
@@ -41,7 +42,6 @@ from laion_assets.table.label import labelled
 
 CLICKHOUSE_DOCS = "https://clickhouse.com/docs"
 
-OWNERS = [OWNER]
 POOL = "clickhouse"
 """Steps and checks that touch the table: one at a time on the embedded engine (dagster.yaml sets the limit)."""
 
@@ -139,23 +139,29 @@ def asset(
     stage: str = "",
     by_shard: bool = False,
     touches_table: bool = False,
-    **more: Any,
+    metadata: Mapping[str, RawMetadataValue] | None = None,
+    automation_condition: dg.AutomationCondition[dg.AssetKey] | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Dagster's `asset` with what all of ours have in common; `more` is for what only one has."""
-    decorator = dg.asset(
-        key=location.key(name),
-        description=description,
-        deps=[location.key(dep) for dep in deps],
-        group_name=group,
-        kinds=kinds,
-        owners=OWNERS,
-        tags={"stage": stage} if stage else {},
-        code_version=code_version(location.settings, name),
-        partitions_def=location.shards if by_shard else None,
-        pool=POOL if touches_table else None,
-        **more,
-    )
-    return lambda function: decorator(as_step(location, name)(function))
+    """Dagster's `asset` with what all of ours have in common."""
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        decorator = dg.asset(
+            key=location.key(name),
+            description=description,
+            deps=[location.key(dep) for dep in deps],
+            group_name=group,
+            kinds=kinds,
+            owners=[*location.settings.owners],
+            tags={"stage": stage} if stage else {},
+            code_version=code_version(location.settings, name),
+            partitions_def=location.shards if by_shard else None,
+            pool=POOL if touches_table else None,
+            metadata={**(metadata or {}), **source_of(location.settings, function)},
+            automation_condition=automation_condition,
+        )
+        return decorator(as_step(location, name)(function))
+
+    return decorate
 
 
 def asset_check(

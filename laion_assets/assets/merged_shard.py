@@ -31,8 +31,9 @@ def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
         deps=["raw_shard"],
         stage="merged",
         by_shard=True,
-        description="`merged_N.parquet`: one row per sample, both vectors as Float32 lists, captions byte for byte. "
-        "Rows whose vectors may not reach the table are in `quarantine_N.parquet` with the reason.",
+        description="One Parquet file of shard N: a row a sample, both vectors as lists of Float32, captions byte "
+        "for byte. Rows whose vectors may not reach the table are in a second file, the quarantine, with "
+        "the reason.",
         metadata={"dagster/column_schema": _column_schema(location)},
     )
     def merged_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:

@@ -25,8 +25,9 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
         deps=["remote_shard"],
         stage="raw",
         by_shard=True,
-        description="The files `img_emb_N.npy`, `text_emb_N.npy` and `metadata_N.parquet` of shard N in the store: "
-        "fetched by resuming downloads, or linked from a folder; sizes, magic bytes and headers verified.",
+        description="The files of shard N as their source has them: image vectors, text vectors, metadata. They are "
+        "fetched by downloads that resume, or linked from a folder. Sizes, magic bytes and headers are "
+        "verified.",
     )
     def raw_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)

@@ -34,10 +34,11 @@ def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.
         deps=_measured_assets(location),
         touches_table=True,
         automation_condition=report_condition(),
-        description="Recall@10 and @100 of the index against an exact search of the same rows, ties counted, with "
-        "its interval, and the latency of both: image→image, text→text, text→image, image→text by queries that the "
-        "measured graphs have not seen, and rows of the table as `--like` asks them. Names the fastest search settings "
-        "that meet LAION_RECALL_TARGET; `laion-assets search` uses them while the table has this index.",
+        description="Recall and latency of the index against an exact search of the same rows. Recall@10 and @100, "
+        "ties counted, with its interval: image→image, text→text, text→image, image→text by queries that "
+        "the measured graphs have not seen, and rows of the table as the option --like asks them. It "
+        "names the fastest search settings that meet LAION_RECALL_TARGET; the command laion-assets "
+        "search uses them while the table has this index.",
     )
     def recall_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         folder = recall_folder(location.settings)

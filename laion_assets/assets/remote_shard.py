@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import dagster as dg
 
 from laion_assets.assets.location import CodeLocation
+from laion_assets.assets.source_links import source_of
 from laion_assets.dagster_internals.names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG, KIND_PREFIX
 from laion_assets.errors import LaionError
 from laion_assets.health.versions import observed_versions
@@ -22,9 +23,10 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         key=location.key("remote_shard"),
         partitions_def=location.shards,
         group_name="shards",
+        metadata=source_of(location.settings, remote_shard_asset),
         tags={"stage": "remote", f"{KIND_PREFIX}http": ""},
-        description="The three remote files of shard N: size with ETag or date, as the data version of `raw_shard`'s "
-        "input. A changed one marks the partitions behind it as stale.",
+        description="The remote files of shard N: size with ETag or date, as the data version that raw_shard is made "
+        "from. A changed file marks the partitions behind it as stale.",
     )
     def remote_shard(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
         fetched = context.instance.get_latest_storage_id_by_partition(

@@ -42,9 +42,10 @@ def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
         stage="index",
         touches_table=True,
         automation_condition=condition if location.settings.builds_cells else None,
-        description="Tables of cells: every loaded row by the cluster of its vector, with a code of two bits a "
-        "dimension beside a BFloat16 copy. Centroids are trained on a sample of all shards; a shard that is loaded "
-        "again is exchanged alone. For tables whose HNSW graphs would not fit into memory.",
+        description="Tables of cells: every loaded row by the cluster of its vector, for tables whose graphs would "
+        "not fit into memory. A row has a code of two bits a dimension beside a BFloat16 copy of its "
+        "vector. Centroids are trained on a sample of all shards. A shard that is loaded again is "
+        "exchanged alone.",
     )
     def vector_cells(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         loads_seen = last_load(context.instance, location.settings)

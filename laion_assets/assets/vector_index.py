@@ -45,8 +45,9 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         touches_table=True,
         metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
         automation_condition=condition if location.settings.builds_graphs else None,
-        description="`image_index` and `text_index` (HNSW, cosine distance), built in every loaded partition that "
-        "lacks them and only there. Other parameters are built beside the old indexes, which are then dropped.",
+        description="The HNSW indexes image_index and text_index (cosine distance) of every loaded partition. They "
+        "are built where they are missing and only there. Other parameters are built beside the old indexes, which "
+        "are then dropped.",
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         loads_seen = last_load(context.instance, location.settings)
@@ -103,7 +104,7 @@ def _index_is_used(location: CodeLocation) -> dg.AssetChecksDefinition:
         location,
         "vector_index",
         "index_is_used",
-        "A search by image and one by text read `_distance` out of the index, and ClickHouse counted a search in the "
+        "A search by image and one by text read _distance out of the index, and ClickHouse counted a search in the "
         "graph of every part. EXPLAIN alone names an index also when all rows are scanned.",
         blocking=True,
         touches_table=True,

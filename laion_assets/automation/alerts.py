@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import dagster as dg
@@ -37,13 +37,14 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     """The sensors; none without LAION_ALERT_WEBHOOK."""
     if settings.alert_webhook is None:
         return []
-    url, page = settings.alert_webhook.get_secret_value(), settings.dagster_url
+    url, page, owners = settings.alert_webhook.get_secret_value(), settings.dagster_url, settings.owners
     return [
         _sensor(
             job_name(settings, "alert_on_run_failure"),
             "Posts each failed run to the webhook, once, with its reason.",
             url,
             page,
+            owners,
             failed_runs,
             _newest_failed_run,
         ),
@@ -53,6 +54,7 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
             "that blocks nothing fails no run, and one that stays failed is no news.",
             url,
             page,
+            owners,
             changed_checks,
             _newest_check,
         ),
@@ -65,6 +67,7 @@ def _sensor(
     description: str,
     url: str,
     page: str | None,
+    owners: Sequence[str],
     look: Callable[[DagsterInstance, int, str | None, str | None], News],
     newest: Callable[[DagsterInstance], int],
 ) -> dg.SensorDefinition:
@@ -84,7 +87,8 @@ def _sensor(
             return dg.SensorResult(cursor=str(newest(instance)), skip_reason=dg.SkipReason("begins with what is new"))
         origin = context.code_location_origin
         news = look(instance, int(context.cursor), origin.location_name if origin is not None else None, page)
-        cursor, said = _post_all(url, news)
+        owned = [(event, replace(body, owner=", ".join(owners))) for event, body in news.alerts]
+        cursor, said = _post_all(url, replace(news, alerts=owned))
         return dg.SensorResult(cursor=str(cursor), skip_reason=dg.SkipReason(said))
 
     return posted

@@ -115,6 +115,7 @@ def _post(settings: Settings, kind: Kind, name: str, reason: str, *, severity: L
         timestamp=time.time(),
         severity=severity,
         dagster_url=settings.dagster_url,
+        owners=settings.owners,
     )
     try:
         post(settings.alert_webhook.get_secret_value(), body)

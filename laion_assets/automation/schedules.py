@@ -94,7 +94,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name=job_name(settings, "report_load"),
         job_name=job_name(settings, REPORT_JOB),
         cron_schedule=settings.report_cron,
-        description="Writes `load_report` and evaluates its health checks.",
+        description="Writes load_report and evaluates its health checks.",
     )
 
     @dg.schedule(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
 import tenacity
 
-from laion_assets.health.keys import OWNER
 from laion_assets.redact import redact_text
 
 TRIES = 5
@@ -58,6 +58,7 @@ def alert(
     timestamp: float,
     severity: Literal["ERROR", "WARN", ""] = "ERROR",
     dagster_url: str | None = None,
+    owners: Sequence[str] = (),
 ) -> Alert:
     """An alert without secrets: passwords in URLs of the reason are taken out. Without a severity it is a recovery."""
     became: Literal["failed", "recovered"] = "failed" if severity else "recovered"
@@ -67,7 +68,7 @@ def alert(
     warned = " (a warning)" if severity == "WARN" else ""
     link = f"{dagster_url}/runs/{run_id}" if dagster_url and run_id else dagster_url or ""
     text = f"{kind} {name}{where} {became}{warned}: {said}" + (f" {link}" if link else "")
-    return Alert(kind, name, became, severity, shard, run_id, link, OWNER, said, at, text)
+    return Alert(kind, name, became, severity, shard, run_id, link, ", ".join(owners), said, at, text)
 
 
 def post(url: str, body: Alert) -> None:

@@ -9,9 +9,6 @@ from laion_assets.settings import Settings
 CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
 """The assets that are partitioned by shard, in order."""
 
-OWNER = "team:embeddings"
-"""Whom the UI and alerts name as the owner of every asset."""
-
 LOAD_JOB = "load_shards"
 """The job of that chain."""
 

@@ -11,7 +11,7 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 from dagster._core.definitions.sensor_definition import SensorType
 
-from laion_assets.assets.location import OWNERS, POOL
+from laion_assets.assets.location import POOL
 from laion_assets.definitions import build_definitions
 from laion_assets.health.keys import CHAIN
 from laion_assets.settings import load_settings
@@ -96,7 +96,7 @@ def test_an_asset_explains_itself(graph: AssetGraph, name: str) -> None:
     assert node.kinds, "an icon in the graph"
     if name == "remote_shard":
         return  # Dagster's observable source assets have no owners and no code version
-    assert list(node.owners) == OWNERS
+    assert list(node.owners) == ["team:embeddings"]
     assert (node.code_version or "").startswith("1")
 
 
@@ -232,3 +232,37 @@ def test_importing_the_code_location_is_light_and_touches_neither_network_nor_di
     assert heavy == "[]"
     assert opened == "[]"
     assert list(tmp_path.iterdir()) == []
+
+
+def references(definitions: dg.Definitions) -> dict[str, list[dg.LocalFileCodeReference | dg.UrlCodeReference]]:
+    """Where the UI sends who asks for the source of an asset."""
+    graph = definitions.get_repository_def().asset_graph
+    found = {}
+    for key in graph.get_all_asset_keys():
+        metadata = graph.get(key).metadata.get("dagster/code_references")
+        if isinstance(metadata, dg.CodeReferencesMetadataValue):
+            found[key.to_user_string()] = list(metadata.code_references)
+    return found
+
+
+def test_an_asset_leads_to_its_source_on_this_machine(definitions: dg.Definitions) -> None:
+    for name, (reference, *more) in references(definitions).items():
+        assert more == []
+        assert isinstance(reference, dg.LocalFileCodeReference)
+        lines = Path(reference.file_path).read_text(encoding="utf-8").splitlines()
+        assert any(f"def {name}" in line for line in lines[(reference.line_number or 0) - 1 :][:40])
+    assert set(references(definitions)) == set(ASSETS)
+
+
+def test_an_asset_leads_to_git_where_the_setting_says_so() -> None:
+    linked = build_definitions(load_settings(git_url="https://github.com/you/laion_assets.git", git_branch="v1"))
+    ((reference,), *_) = [found for name, found in references(linked).items() if name == "raw_shard"]
+    assert isinstance(reference, dg.UrlCodeReference)
+    start = "https://github.com/you/laion_assets/tree/v1/laion_assets/assets/raw_shard.py#L"
+    assert reference.url.startswith(start)
+
+
+def test_owners_are_those_of_the_setting() -> None:
+    graph = build_definitions(load_settings(owners="team:search, me@example.org")).get_repository_def().asset_graph
+    owners = {key.to_user_string(): list(graph.get(key).owners) for key in graph.get_all_asset_keys()}
+    assert {name for name, found in owners.items() if found != ["team:search", "me@example.org"]} == {"remote_shard"}
