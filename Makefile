@@ -69,7 +69,7 @@ bench: .venv/.bench ## run the benchmarks, each against its peers: hours (BENCH=
 screenshots: env ## take the pictures of docs/images again (needs Chromium)
 	@$(BIN)/python docs/screenshots.py
 
-lock: ## write constraints.txt anew from pyproject.toml (needs uv)
+lock: ## write constraints.txt again from pyproject.toml (needs uv)
 	@sed -n '/^requires = /s/.*"\(.*\)".*/\1/p' pyproject.toml | \
 	  uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url \
 	  --all-extras --output-file constraints.txt pyproject.toml -

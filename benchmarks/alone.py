@@ -27,7 +27,7 @@ from laion_assets.recall.figures import Evaluation
 
 @dataclass
 class GrowingReport:
-    """The section of one benchmark, written anew after everything that is added: an interruption loses one step.
+    """The section of one benchmark, written again after each addition: an interruption loses one step.
 
     `scratch` is an empty folder, removed at the end.
     """

@@ -25,7 +25,7 @@ def load(folder: Path, number: str, report: StageReport) -> None:
 
 
 def inspect(folder: Path, _number: str, report: StageReport) -> None:
-    """What stands in it, as benchmarks.engine says it of ClickHouse's tables."""
+    """What is in it, as benchmarks.engine says it of ClickHouse's tables."""
     with importlib.import_module("duckdb").connect(str(folder / FILE), read_only=True) as db:
         sums = ", ".join(f"sum(list_sum({name}::DOUBLE[]))" for name in ("image_embedding", "text_embedding"))
         rows, urls, images, texts = db.execute(f"SELECT count(*), sum(strlen(url)), {sums} FROM laion").fetchone()

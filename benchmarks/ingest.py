@@ -30,7 +30,7 @@ are counted{{scaled}}.
 *{POLARS}* and *{PANDAS}*: all read into a frame, which ClickHouse's client inserts into a table of our shape.
 *{DUCKDB}* and *{LANCEDB}*: all read into numpy and one Arrow table, which becomes a table of theirs, without an index
 (ours has none yet, either).
-After each run the tables were held against each other: the same rows, urls and vectors."""
+After each run the tables were compared: the same rows, urls and vectors."""
 
 
 def inspection(folder: Path) -> Command:

@@ -23,7 +23,7 @@ def load(folder: Path, number: str, report: StageReport) -> None:
 
 
 def inspect(folder: Path, _number: str, report: StageReport) -> None:
-    """What stands in it, as benchmarks.engine says it of ClickHouse's tables."""
+    """What is in it, as benchmarks.engine says it of ClickHouse's tables."""
     import pyarrow.compute as pc
 
     table = importlib.import_module("lancedb").connect(str(folder / FOLDER)).open_table("laion")

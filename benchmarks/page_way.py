@@ -1,4 +1,4 @@
-"""Measured program: what the scripts of ClickHouse's LAION-400M page do, written anew. It is a peer, and none of ours.
+"""Measured program: what the scripts of ClickHouse's LAION-400M page do, written again. It is a peer.
 
 `process` is the page's process.py: everything into pandas, vectors as Python lists, quotes out of the captions, CSV.
 `import` is the page's `INSERT INTO laion FROM INFILE '….csv'`, which the embedded engine understands as the client

@@ -57,7 +57,7 @@ def sample_shard(scratch: Path, rows: int) -> SampleShard:
 
 
 def merged_file(scratch: Path, rows: int) -> Path:
-    """Our merged file of the sample shard of that many rows, made anew: its writer may have changed."""
+    """Our merged file of the sample shard of that many rows, made again: its writer may have changed."""
     store = ShardStore(scratch / f"merged_of_{rows}", load_dataset("sample"))
     shutil.rmtree(store.folder, ignore_errors=True)
     sample_shard(scratch, rows).link_into(store.raw_folder)

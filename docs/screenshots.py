@@ -78,7 +78,7 @@ def _take_pictures(page: Page, services: Services, folder: Path) -> None:
     images.write_bytes(images.read_bytes()[:-1000])
     backfill = services.launch_backfill(list(CHAIN), [str(shard) for shard in range(SHARDS)])
 
-    # The backfill's own page, in the midst of it: the corrupt shard failed, and others are loaded, run or wait.
+    # The backfill's own page, in the middle of it: the corrupt shard failed, and others are loaded, run or wait.
     page.goto("/assets/clickhouse_partition?view=partitions")
     _when_partitions(page, at_least=SHARDS // 2)
     page.goto(f"/runs/b/{backfill}")

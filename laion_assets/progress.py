@@ -37,7 +37,7 @@ class LoggedProgress:
             self._log(stage + (f": {total:,} {unit}" if total else ""))
 
     def advance(self, done: int, total: int | None = None) -> None:
-        """Logs where the stage stands, if it was not said lately."""
+        """Logs how far the stage is, unless that was said lately."""
         self._done += done
         self._total = total or self._total
         if time.monotonic() - self._said >= self._every:

@@ -203,7 +203,7 @@ def table(name: str) -> str:
 
 
 def codec(text: str) -> str:
-    """What stands in CODEC(…)."""
+    """What is written in CODEC(…)."""
     if not re.fullmatch(r"[A-Za-z0-9_]+(\(\d+\))?(, ?[A-Za-z0-9_]+(\(\d+\))?)*", text):
         raise ValueError("a codec is written as in CODEC(…), for example NONE or ZSTD(3)")
     return text

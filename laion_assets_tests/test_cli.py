@@ -25,7 +25,7 @@ from laion_assets.plan.calibration import calibration_path, keep_calibration
 from laion_assets.settings import load_settings
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
-from laion_assets.terminal.index import standing_report
+from laion_assets.terminal.index import current_report
 from laion_assets.terminal.instance import make_instance
 from laion_assets_tests.conftest import SAMPLE_ROWS, Shard, copy_sample
 from laion_assets_tests.plan.made_up import calibration
@@ -431,7 +431,7 @@ def test_the_demo_ends_with_a_search_over_what_it_loaded_and_measures_once(tmp_p
         assert len(instance.fetch_materializations(dg.AssetKey("recall_report"), limit=9).records) == 1
         instance.report_runless_asset_event(dg.AssetMaterialization("clickhouse_partition", partition="3"))
         settings = load_settings(dataset_name="sample", data_dir=tmp_path / "demo", hnsw_m=16, hnsw_ef_construction=64)
-        assert standing_report(settings, instance) is None, "a partition was loaded since"
+        assert current_report(settings, instance) is None, "a partition was loaded since"
 
 
 def test_without_arguments_the_command_shows_its_help(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The Dagster layer: one file an asset, its checks beside it. The work itself is done by the rooms below.
 
-Dagster reads the annotation of `context` as it stands, so these modules have no postponed annotations.
+Dagster reads the annotation of `context` as it is, so these modules have no postponed annotations.
 """
 
 import warnings

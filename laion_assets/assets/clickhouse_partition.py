@@ -85,8 +85,8 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         touches_table=True,
         description="Rows, a hash over ids, urls, captions and scores, and a sum over the bits of every vector of the "
         "partition equal those of the merged file; every vector is sound, and vectors from four places of the file are "
-        "in the table bit for bit. Where the file was removed (LAION_KEEP_MERGED), what was recorded at loading stands "
-        "for it.",
+        "in the table bit for bit. Where the file was removed (LAION_KEEP_MERGED), the check uses "
+        "what was recorded at loading.",
     )
     def partition_matches_parquet(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
         path = location.store.merged_path(shard)

@@ -21,7 +21,7 @@ from laion_assets.shard.store import file_exists
 
 
 def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
-    """The asset. It removes the raw files once the merged file stands, unless LAION_KEEP_RAW is true."""
+    """The asset. It removes the raw files once the merged file is written, unless LAION_KEEP_RAW is true."""
 
     @asset(
         location,

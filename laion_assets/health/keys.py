@@ -1,4 +1,4 @@
-"""The asset keys and job names of one code location: LAION_KEY_PREFIX stands before each."""
+"""The asset keys and job names of one code location: LAION_KEY_PREFIX comes before each."""
 
 from __future__ import annotations
 

@@ -150,4 +150,4 @@ def _wait_for_parts(db: Database) -> None:
         parameters={"database": db.database, "table": db.settings.table},
     )
     if str(engine).startswith("Replicated"):
-        db.patient().command(f"SYSTEM SYNC REPLICA {db.table}")
+        db.for_long_statements().command(f"SYSTEM SYNC REPLICA {db.table}")

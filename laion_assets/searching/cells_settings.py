@@ -24,7 +24,7 @@ Above it they are read for all rows of the clusters, and codes gain nothing."""
 class CellsSettings:
     """How much a search by cells looks at: clusters, and candidates a neighbour.
 
-    `probes` 0 stands for all clusters, which is the method `codes`.
+    `probes` 0 means all clusters, which is the method `codes`.
     """
 
     probes: int = 0

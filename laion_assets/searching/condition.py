@@ -211,7 +211,7 @@ def _check_name(node: _Node, columns: set[str], parameters: frozenset[str]) -> N
 
 
 def _allowed(db: Database, functions: set[str]) -> set[str]:
-    """Which of these functions are of the categories above. An alias is judged by the function that it stands for.
+    """Which of these functions are of the categories above. An alias is judged by the function that it names.
 
     Names are compared without case: of two that differ by case alone, each must be allowed.
     """

@@ -44,7 +44,7 @@ class SearchResult:
     """The answers, which way they were found, and the seconds that the query took.
 
     `exact` is whether every row was compared, because that was asked for, or too few of the index's candidates met the
-    condition, or there is no graph. `too_few` is how many candidates met the condition where these were too few.
+    condition, or there is no graph. `candidates_that_met` is their number where too few met the condition.
 
     `graphs` and `parts` are how many graphs ClickHouse searched, and how many parts it read, by its own counters: parts
     without a graph were scanned. They are None where nothing was counted: over a connection that is held each kind of
@@ -58,7 +58,7 @@ class SearchResult:
     by: By
     exact: bool
     seconds: float
-    too_few: int | None = None
+    candidates_that_met: int | None = None
     graphs: int | None = None
     parts: int | None = None
     clusters: tuple[int, int] | None = None
@@ -67,8 +67,8 @@ class SearchResult:
     @property
     def way(self) -> str:
         """How the answers were found, for people."""
-        if self.exact and self.too_few is not None:
-            return f"every row compared: of the index's candidates {self.too_few:,} met the condition"
+        if self.exact and self.candidates_that_met is not None:
+            return f"every row compared: of the index's candidates {self.candidates_that_met:,} met the condition"
         if self.exact:
             return "every row compared" + (f": no graph in {counted(self.parts, 'part')}" if self.parts else "")
         if self.clusters is not None:

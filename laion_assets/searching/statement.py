@@ -51,8 +51,8 @@ MOST_CANDIDATES = 40_000
 """From here on a scan is asked, whose cost does not grow with them."""
 
 ROWS_A_CANDIDATE = 20
-"""Rows that are scanned in the time that a candidate takes, which is sought in a graph, read and ranked: so many times
-the candidates of all parts must be fewer than the rows, or a scan is as fast."""
+"""Rows that are scanned in the time that one candidate takes, which is found in a graph, read and ranked. Where the rows
+are fewer than the candidates of all parts times this, a scan is as fast."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Found:
     rows: list[Sequence[Any]]
     exact: bool
     use: Use | None = None
-    too_few: int | None = None
+    candidates_that_met: int | None = None
 
 
 def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> SearchResult:
@@ -88,7 +88,7 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
     seconds = time.perf_counter() - started
     neighbours = [Neighbour(rank, *typed_row(row)) for rank, row in enumerate(found.rows, start=1)]
     graphs, parts = (None, None) if found.use is None else (found.use.graphs, found.use.parts)
-    return SearchResult(neighbours, request.by, found.exact, seconds, found.too_few, graphs, parts)
+    return SearchResult(neighbours, request.by, found.exact, seconds, found.candidates_that_met, graphs, parts)
 
 
 def _find(
@@ -114,7 +114,7 @@ def _find(
         parts = 1 if use is None else use.parts
         if (use and use.scanned) or candidates > MOST_CANDIDATES or candidates * parts * ROWS_A_CANDIDATE > rows_there:
             everything = _rows(db, known, EXACT, request, target, condition)[0]
-            return _Found(everything, exact=True, use=now, too_few=len(rows))
+            return _Found(everything, exact=True, use=now, candidates_that_met=len(rows))
 
 
 def _more_candidates(candidates: int, met: int, limit: int) -> int:

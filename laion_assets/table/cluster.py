@@ -52,9 +52,9 @@ def table_name(settings: Settings) -> str:
 def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
     """The database whose table holds, or will hold, partition `shard`: without a cluster the only one there is.
 
-    In a cluster its tables are made where they are lacking. Where the partition stands already it stays, so that it is
-    never on two cluster shards; a new one goes where `placed_on` says. Of the replicas the first that answers is taken,
-    in their order, so that two loads meet at one of them and its leases. Raises `TableError`.
+    In a cluster its tables are made where they are lacking. A partition that is there already stays where it is, so
+    that it is never on two cluster shards. A new one goes where `placed_on` says. Of the replicas the first that
+    answers is taken, in their order, so that two loads meet at one of them and its leases. Raises `TableError`.
     """
     if settings.cluster is None:
         with connect(settings) as db:
@@ -127,7 +127,7 @@ ANSWERING: dict[str, object] = {"skip_unavailable_shards": 1}
 
 
 def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
-    """The cluster shard that partition `shard` stands on, or is to stand on. Raises `TableError` when it is on two.
+    """The cluster shard that partition `shard` is on, or will be put on. Raises `TableError` when it is on two.
 
     Every replica that answers is asked: one alone may be behind, and the partition would be placed a second time.
     """

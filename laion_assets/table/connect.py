@@ -71,7 +71,7 @@ class Database:
         """Any table of our database, quoted."""
         return f"{quote_identifier(self.database)}.{quote_identifier(table)}"
 
-    def patient(self) -> Database:
+    def for_long_statements(self) -> Database:
         """The same connection, whose statements may take as long as one of a load (LAION_CLICKHOUSE_LOAD_SECONDS)."""
         return replace(self, seconds=self.settings.clickhouse_load_seconds)
 

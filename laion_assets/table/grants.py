@@ -41,7 +41,7 @@ CLUSTER_GRANTS = (
 
 def search_grants(settings: Settings) -> list[Grant]:
     """For a user who only searches."""
-    database, table = _names(settings)
+    database, table = _database_and_table(settings)
     local = quote_identifier(local_table(settings))
     system = ["tables", "columns", "parts", "data_skipping_indices", "events", "databases", "settings"]
     system += ["processes", "functions"]
@@ -61,7 +61,7 @@ def _derived(settings: Settings) -> list[str]:
 
 def load_grants(settings: Settings) -> list[Grant]:
     """For the user of LAION_CLICKHOUSE: all commands and assets. Staging tables stand beside the table."""
-    database, _ = _names(settings)
+    database, _ = _database_and_table(settings)
     everything = f"{database}.*"
     place = settings.clickhouse_merged or settings.store or ""
     source = SOURCES.get(place.partition("://")[0], "FILE") if "://" in place else "FILE"
@@ -92,7 +92,7 @@ def user_of(settings: Settings) -> str:
     return "default" if url.startswith("chdb:") else Address.of(url).user
 
 
-def _names(settings: Settings) -> tuple[str, str]:
+def _database_and_table(settings: Settings) -> tuple[str, str]:
     url = settings.clickhouse_url.get_secret_value()
     database = "default" if url.startswith("chdb:") else Address.of(url).database
     return quote_identifier(database), quote_identifier(settings.table)

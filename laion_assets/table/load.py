@@ -75,7 +75,7 @@ def load_partition(
     `index` is called with the staged part once it was checked, and before it is swapped in.
     """
     timer = _StageTimer(stage)
-    db = db.patient()
+    db = db.for_long_statements()
     settings = db.settings
     require_loadable(
         merged,

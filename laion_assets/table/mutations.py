@@ -29,7 +29,7 @@ RowsRead = Callable[[int], None]
 
 @dataclass(frozen=True)
 class MutationState:
-    """Where a mutation stands: parts it has yet to do, rows read of the part in work, and what went wrong if it did."""
+    """How far a mutation is: parts it has yet to do, rows read of the part in work, and what went wrong if it did."""
 
     parts_to_do: int
     rows_read: int
@@ -46,20 +46,20 @@ class Mutation:
     commands: str = ""
 
     def state(self, db: Database) -> MutationState | None:
-        """Where it stands; None when it is done, or was killed."""
+        """How far it is; None when it is done, or was killed."""
         # The commands of one ALTER are rows of their own, with the same id and the same parts.
         rows = db.rows(
             "SELECT max(parts_to_do), max(latest_failed_part), max(latest_fail_reason), "
             "any(toString(parts_postpone_reasons)) FROM system.mutations WHERE database = {database:String} "
             "AND table = {table:String} AND mutation_id = {id:String} AND NOT is_done GROUP BY mutation_id",
-            parameters=self._names(db),
+            parameters=self._table_parameters(db),
         )
         if not rows:
             return None
         (read,) = db.one(
             "SELECT sum(rows_read) FROM system.merges "
             "WHERE database = {database:String} AND table = {table:String} AND is_mutation",
-            parameters=self._names(db),
+            parameters=self._table_parameters(db),
         )
         parts, failed_part, failure, postponed = rows[0]
         failure = str(failure).partition(" (version ")[0][:400]
@@ -139,10 +139,10 @@ class Mutation:
         """Ends it for good. Parts that it has done stay as it made them."""
         db.rows(
             "KILL MUTATION WHERE database = {database:String} AND table = {table:String} AND mutation_id = {id:String}",
-            parameters=self._names(db),
+            parameters=self._table_parameters(db),
         )
 
-    def _names(self, db: Database) -> dict[str, str]:
+    def _table_parameters(self, db: Database) -> dict[str, str]:
         return {"database": db.database, "table": db.settings.table, "id": self.id}
 
 

@@ -40,13 +40,13 @@ def _contents(parts: tuple[Part, ...]) -> list[tuple[int, str]]:
 def _changed(staging: Staging, where: str, checked: tuple[Part, ...], found: tuple[Part, ...]) -> TableError:
     return PartitionCheckError(
         staging.subject,
-        found=f"{_names(found)} {where}",
-        expected=f"{_names(checked)} that was checked",
+        found=f"{_part_names(found)} {where}",
+        expected=f"{_part_names(checked)} that was checked",
         advice="another program has written there meanwhile: see that none does, and do it again",
     )
 
 
-def _names(parts: tuple[Part, ...]) -> str:
+def _part_names(parts: tuple[Part, ...]) -> str:
     return ", ".join(f"part {part.name} of {part.rows:,} rows" for part in parts) or "no part"
 
 

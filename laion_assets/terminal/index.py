@@ -35,9 +35,9 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     Where nothing has changed since the last report, it says so and shows that. Raises `KeyboardInterrupt` where Ctrl-C,
     SIGTERM or *Terminate* in the UI ended the run: partitions that were indexed stay so.
     """
-    standing = standing_report(settings, instance)
-    if standing is not None:
-        found, measured_at = standing
+    current = current_report(settings, instance)
+    if current is not None:
+        found, measured_at = current
         when = datetime.fromtimestamp(measured_at).astimezone().strftime("%Y-%m-%d %H:%M")
         console.print(f"index and recall stand as they were built and measured at {when}: nothing has changed since")
         _print_measured(found, kept_evaluations(settings), console)
@@ -63,9 +63,9 @@ def _print_measured(evaluation: Evaluation, compared: Sequence[Evaluation], cons
         console.print(methods_table(compared))
 
 
-def standing_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[Evaluation, float] | None:
-    """The last evaluation and its Unix time, if what it measured stands: the same partitions, none loaded since, all
-    indexed with the settings' parameters, compared with the settings' targets; else None. Raises `TableError`."""
+def current_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[Evaluation, float] | None:
+    """The last evaluation and its Unix time, if what it measured is still there, else None: the same partitions, none
+    loaded since, all indexed with the settings' parameters, and the same targets. Raises `TableError`."""
     evaluation = read_evaluation(recall_folder(settings))
     loaded = instance.get_latest_storage_id_by_partition(
         asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION

@@ -47,10 +47,10 @@ def init_folder(folder: Path, dataset: str, source: str | None) -> list[Path]:
     }
     with store_errors(f"folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        standing = [name for name in contents if (folder / name).exists()]
-        if standing:
+        found = [name for name in contents if (folder / name).exists()]
+        if found:
             raise SettingsError(
-                f"folder {folder}", found=", ".join(standing), expected="none of them", advice="choose another folder"
+                f"folder {folder}", found=", ".join(found), expected="none of them", advice="choose another folder"
             )
         for name, text in contents.items():
             (folder / name).write_text(text, encoding="utf-8")

@@ -21,7 +21,7 @@ from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 
 ROWS = 10_000
-"""Every word stands in 100 captions or more; two indexes over them are built in 7 s."""
+"""Every word is in 100 captions or more; two indexes over them are built in 7 s."""
 
 
 def sample_settings(folder: Path, **more: object) -> Settings:

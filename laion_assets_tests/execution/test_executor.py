@@ -28,7 +28,7 @@ from laion_assets.execution.executor import watched_executor
 held = [os.dup(0) for _ in range(1_100 if sys.argv[2] == "has many files open" else 0)]
 
 @dg.asset(pool="clickhouse")
-def patient(context):
+def for_long_statements(context):
     print("begun", flush=True)
     if sys.argv[2] == "repeats":
         raise dg.RetryRequested(max_retries=3, seconds_to_wait=60)

@@ -1,4 +1,4 @@
-"""States when all is well: failed shards, drift either way named by shard, a load that stands still, disk space."""
+"""States when all is well: failed shards, drift either way named by shard, a load that does not move, disk space."""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A calibration with round figures, to reckon by hand with. It asserts nothing."""
+"""A calibration with round figures, to check by hand. It asserts nothing."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_a_common_condition_is_answered_by_the_index(db: Database, settings: tup
     exact = search(db, vector, SearchRequest(exact=True, where=COMMON))
     by_index = search(db, vector, SearchRequest(where=COMMON, settings=settings))
     assert len(set(ids(exact)) & set(ids(by_index))) >= 9
-    assert (by_index.exact, by_index.too_few) == (False, None)
+    assert (by_index.exact, by_index.candidates_that_met) == (False, None)
 
 
 @pytest.mark.parametrize("limit", [5, 10, 900])
@@ -62,10 +62,10 @@ def test_a_condition_that_few_candidates_meet_is_answered_by_all_rows(db: Databa
     by_index = search(db, vector, SearchRequest(where=RARE, limit=limit))
     assert ids(by_index) == ids(exact)
     assert len(ids(exact)) >= 5
-    if by_index.too_few is not None:
+    if by_index.candidates_that_met is not None:
         assert by_index.exact
-        assert by_index.too_few < limit
-    assert limit == 5 or by_index.too_few is not None, "8 rows meet it"
+        assert by_index.candidates_that_met < limit
+    assert limit == 5 or by_index.candidates_that_met is not None, "8 rows meet it"
 
 
 def test_a_condition_that_half_of_the_rows_meet_takes_four_candidates_a_neighbour(db: Database) -> None:
@@ -101,7 +101,7 @@ def test_a_distance_that_no_near_row_has_is_looked_for_in_all_rows(db: Database)
     result = search(db, vector, far)
     assert ids(result) == ids(search(db, vector, replace(far, exact=True)))
     assert result.exact
-    assert result.too_few is not None
+    assert result.candidates_that_met is not None
 
 
 @pytest.mark.parametrize("limit", [1001, 3000, 10_000])

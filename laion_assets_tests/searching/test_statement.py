@@ -24,7 +24,7 @@ from laion_assets_tests.conftest import Shard, Transport, assert_one_line, setti
 
 EXACT = SearchRequest(exact=True)
 PAGE_SQL = "SELECT url, caption FROM laion ORDER BY cosineDistance(image_embedding, {target:Array(Float32)}) LIMIT 10"
-"""The query of ClickHouse's page, as it stands there."""
+"""The query of ClickHouse's page, as it is there."""
 
 
 @pytest.fixture(scope="module")

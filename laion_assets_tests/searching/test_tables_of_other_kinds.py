@@ -48,4 +48,4 @@ def test_partitions_that_are_sorted_by_content_lose_no_answer(tmp_path: Path) ->
                 request = SearchRequest(where=f"cityHash64(id, {seed}) % {share} = 1")
                 found, exact = (search(db, target, replace(request, exact=flag)) for flag in (False, True))
                 lost = set(ids(exact)) - set(ids(found))
-                assert len(lost) <= (0 if found.exact else 1), f"1 in {share}, seed {seed}: {found.too_few}"
+                assert len(lost) <= (0 if found.exact else 1), f"1 in {share}, seed {seed}: {found.candidates_that_met}"

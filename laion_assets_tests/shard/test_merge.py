@@ -1,4 +1,4 @@
-"""Merging: the file equals its three sources row by row, refused rows are kept apart, and nothing half stands."""
+"""Merging: the file equals its three sources row by row, refused rows are kept apart, and no half file is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading: a partition equals its merged file row by row, stands whole or not at all, and can be loaded again."""
+"""Loading: a partition equals its merged file row by row, is there whole or not at all, and can be loaded again."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def build_cells(db: Database, *, progress: Progress | None = None, log: Log | No
     """
     require_table(db)
     say = log or say_nothing
-    with lease(db.patient(), "its cells", say=say) as held:
+    with lease(db.for_long_statements(), "its cells", say=say) as held:
         create_cells_tables(held.db)
         return [_Build(held, by, progress, say).run() for by in vector_columns(db)]
 
