@@ -51,8 +51,8 @@ MOST_CANDIDATES = 40_000
 """From here on a scan is asked, whose cost does not grow with them."""
 
 ROWS_A_CANDIDATE = 20
-"""Rows that are scanned in the time that one candidate takes, which is found in a graph, read and ranked. Where the rows
-are fewer than the candidates of all parts times this, a scan is as fast."""
+"""Rows that are scanned in the time that one candidate takes, which is found in a graph, read and ranked. Where the
+rows are fewer than the candidates of all parts times this, a scan is as fast."""
 
 
 @dataclass(frozen=True)
