@@ -419,7 +419,7 @@ def udf_install(
 
 def main() -> None:
     """Runs the command; a failure that its user can act on is one line on standard error and exit code 2."""
-    sys.exit(guarded(app, errors))
+    sys.exit(guarded(lambda: app(standalone_mode=False), errors))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from urllib3.exceptions import HTTPError
 from laion_assets.cgroup import allowed_cores
 from laion_assets.errors import EngineHeldError, TableError
 from laion_assets.settings import Settings
-from laion_assets.table.failures import first_sentence, typed_errors
+from laion_assets.table.failures import first_sentence, typed_errors, unloadable
 from laion_assets.table.functions import embedded_function_options
 from laion_assets.table.label import label
 from laion_assets.table.recovery import finish_interrupted_swaps
@@ -211,8 +211,15 @@ def engines_in_use() -> Iterator[dict[Path, Settings]]:
 
 
 def embedded_client(folder: Path, settings: Settings) -> Client:
-    """A client of an embedded engine; a process may have several, each for one thread. Close it."""
-    return clickhouse_connect.get_client(interface="chdb", path=str(folder), chdb_options=embedded_options(settings))
+    """A client of an embedded engine; a process may have several, each for one thread. Close it.
+
+    Raises `TableError`.
+    """
+    options = embedded_options(settings)
+    try:
+        return clickhouse_connect.get_client(interface="chdb", path=str(folder), chdb_options=options)
+    except ImportError as error:
+        raise unloadable(error) from error
 
 
 def _use_database(db: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import ssl
 from collections.abc import Iterator
@@ -41,6 +42,16 @@ def typed_errors(subject: str, secret: str = "") -> Iterator[None]:
         raise _typed(subject, error, secret) from error
     except MemoryError as error:
         raise TableError(subject, found="no memory left", advice="lower max_threads, or give it more memory") from error
+
+
+def unloadable(error: ImportError) -> TableError:
+    """What keeps the embedded engine from being loaded: it is absent, or the process has a time zone it has not."""
+    zone = os.environ.get("TZ")
+    return TableError(
+        "embedded engine",
+        found=f"that it cannot be loaded ({first_sentence(error)}" + (f", TZ is {zone!r})" if zone else ")"),
+        expected="a TZ of the time zone database, such as UTC or Europe/Berlin" if zone else "the package chdb",
+    )
 
 
 def _typed(subject: str, error: Exception, secret: str) -> TableError:

@@ -55,7 +55,7 @@ def guarded(command: Callable[[], object], errors: Console) -> int:
     _open_standard_streams()
     _show_waits(errors)
     try:
-        command()
+        code = command()
         sys.stdout.flush()
     except SystemExit:
         # The parser has told what there is to tell; standard output may be gone all the same.
@@ -65,7 +65,7 @@ def guarded(command: Callable[[], object], errors: Console) -> int:
         return _silent()
     except BaseException as error:
         return _ended(error, errors)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _ended(error: BaseException, errors: Console) -> int:
@@ -74,8 +74,13 @@ def _ended(error: BaseException, errors: Console) -> int:
         return _silent()
     if isinstance(error, KeyboardInterrupt):
         return 130
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]  # the help, as the parser shows it; its class is not public
+        return 2
     if isinstance(error, LaionError):
         message, code = str(error), 2
+    elif hasattr(error, "format_message"):
+        message, code = _of_the_parser(error), 2
     elif isinstance(error, OSError):
         message, code = _of_the_system(error), 2
     else:
@@ -154,6 +159,15 @@ def _silent() -> int:
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 1
+
+
+def _of_the_parser(error: BaseException) -> str:
+    """What the command line's parser found, in one line with the command whose help says what is expected."""
+    context = getattr(error, "ctx", None)
+    path, root = ("", "") if context is None else (context.command_path, context.find_root().info_name or "")
+    command = f"laion-assets{path.removeprefix(root)}" if path else ""
+    words = " ".join(error.format_message().split())  # type: ignore[attr-defined]  # what makes it one of the parser's
+    return redact_text(words.rstrip(".") + (f"; see {command} --help" if command else ""))
 
 
 def _of_the_system(error: OSError) -> str:

@@ -58,7 +58,9 @@ class Asked:
             if self.texts_from is not None:
                 texts += read_text(self.texts_from).splitlines()
         except (OSError, ValueError) as error:
-            raise SearchError("texts", found=str(error), expected="a file of texts in UTF-8, a line each") from error
+            found = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            place = f"texts of {self.texts_from}" if self.texts_from else "texts of standard input"
+            raise SearchError(place, found=found, expected="a file of texts in UTF-8, a line each") from error
         return [text for text in texts if text.strip()]
 
 

@@ -13,6 +13,7 @@ import pytest
 from laion_assets.cli import errors, main
 from laion_assets.terminal.guard import guarded
 from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets.text_file import read_text
 from laion_assets.waiting import LOG
 
 COMMAND = f"{sys.executable} -m laion_assets.cli"
@@ -48,6 +49,16 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
         ("la settings", {"HOME": "/nowhere", "TZ": "Nonsense/Zone"}, {0}),
         ("LAION_DATA_DIR=$'/tmp/\\xff' la settings", {}, {0, 2}),
         ("mkdir gone; cd gone; rmdir ../gone; la settings", {}, {2}),
+        ("la search --like 5", {"TZ": "Mars/Olympus", "LAION_DATA_DIR": "data"}, {2}),
+        ("la search --like 5", {"TZ": "CET-1CEST", "LAION_DATA_DIR": "data"}, {2}),
+        ("mkfifo pipe; la search --from pipe", {"LAION_DATA_DIR": "data"}, {2}),
+        ("la search --from /dev/zero", {"LAION_DATA_DIR": "data"}, {2}),
+        ("mkfifo pipe; la settings --dataset ./pipe", {}, {2}),
+        ("la search --limit 1e9", {}, {2}),
+        ("la search --no-such-option", {}, {2}),
+        ("la no-such-command", {}, {2}),
+        ("la clip check more", {}, {2}),
+        ("la load", {}, {2}),
     ],
 )
 def test_no_terminal_and_no_environment_gives_a_traceback(
@@ -56,9 +67,17 @@ def test_no_terminal_and_no_environment_gives_a_traceback(
     ended = shell(f"cd {tmp_path}; {line}", **environment)
     told = (ended.stdout + ended.stderr).decode("utf-8", "replace")
     assert ended.returncode in codes, told
-    assert "Traceback" not in told and "Exception ignored" not in told
+    assert "Traceback" not in told and "Exception ignored" not in told and "not foreseen" not in told
     if ended.returncode:
         assert len(ended.stderr.splitlines()) <= 1
+
+
+def test_a_pipe_that_the_shell_gave_is_read_as_a_file() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a red car\r\n")
+    os.close(writing)
+    assert read_text(Path(f"/dev/fd/{reading}")) == "a red car\n"
+    os.close(reading)
 
 
 UNSET = """storage:
