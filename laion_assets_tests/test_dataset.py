@@ -336,7 +336,7 @@ def test_shards_may_have_names() -> None:
         (CUT.replace("p_{file}", "p_{shard}") + "shards_per_file = 2\n", "{file}"),
         (CUT.replace('e = "p_{file}', 'e = "q_{file}', 1) + "shards_per_file = 2\n", "one Parquet file"),
         (CUT + "shards_per_file = 0\n", "shards_per_file: "),
-        ('image_array = "v"\n', "image_array names an array of an npz file"),
+        ('image_array = "v"\n', "image_array names an array of an npz or HDF5 file"),
         (NPZ, "the one needs the other"),
         ('names = ["a"]\n', "the one needs the other"),
         (NPZ + 'names = ["a"]\n', "no name for shard 1"),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import lzma
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 
 from laion_assets.errors import ShardFileError
+from laion_assets.read_ahead import read_ahead
 from laion_assets.shard.npy import first_line, parse_header, require_vectors
 from laion_assets.shard.vector_rows import Float32Rows, VectorHeader
 
@@ -21,6 +24,10 @@ UNREADABLE = (
     *(NotImplementedError, RuntimeError, ValueError),
 )
 """What zipfile raises for a damaged, encrypted or unknown archive."""
+
+
+PIECE_BYTES = 1 << 20
+"""Inflated at once: larger pieces are put together from smaller ones by copies."""
 
 
 def find_array(archive: zipfile.ZipFile, array: str | None, subject: str) -> zipfile.ZipInfo:
@@ -71,13 +78,14 @@ def _header(file: IO[bytes], entry: zipfile.ZipInfo, subject: str, dimension: in
 
 
 class NpzReader:
-    """Reads one array of an npz file in order, block by block, as float32. At its end the CRC-32 is compared."""
+    """Reads one array of an npz file in order, block by block, as float32. At its end the CRC-32 is compared.
+
+    The next block is inflated in a thread while the one before is in use: two arrays take two cores.
+    """
 
     def __init__(self, path: Path, array: str | None, header: VectorHeader, *, subject: str, block_rows: int) -> None:
         self._subject = subject
         self._header = header
-        self._row = 0
-        self._raw = np.empty((block_rows, header.dimension), dtype=header.dtype)
         self._files = ExitStack()
         try:
             archive = self._files.enter_context(zipfile.ZipFile(path))
@@ -90,6 +98,9 @@ class NpzReader:
         if again != header:
             self._files.close()
             raise ShardFileError(subject, found=f"{again.rows:,} rows", expected=f"{header.rows:,}, as it had before")
+        self._block = np.empty((0, header.dimension), dtype=header.dtype)
+        self._blocks = read_ahead(self._inflated(block_rows))
+        self._files.callback(self._blocks.close)
 
     def __enter__(self) -> NpzReader:
         return self
@@ -102,25 +113,38 @@ class NpzReader:
 
         Raises `ShardFileError` when the archive is damaged.
         """
-        raw = self._raw[: len(out)]
-        view = raw.data.cast("B") if raw.size else memoryview(b"")
-        try:
-            self._fill(view)
-            self._row += len(out)
-            if self._row == self._header.rows:
-                self._file.read(1)  # at the end zipfile compares the CRC
-        except UNREADABLE as error:
-            raise _unreadable(self._subject, error) from error
-        with np.errstate(over="ignore", invalid="ignore"):
-            out[:] = raw
+        done = 0
+        while done < len(out):
+            if not len(self._block):
+                self._block = next(self._blocks)
+            rows = min(len(out) - done, len(self._block))
+            with np.errstate(over="ignore", invalid="ignore"):
+                out[done : done + rows] = self._block[:rows]
+            self._block = self._block[rows:]
+            done += rows
 
-    def _fill(self, view: memoryview) -> None:
+    def _inflated(self, block_rows: int) -> Iterator[npt.NDArray[np.floating]]:
+        """Blocks in order. Two buffers take turns: a block is valid until the one after the next is asked for."""
+        shape = (block_rows, self._header.dimension)
+        buffers = [np.empty(shape, dtype=self._header.dtype) for _ in range(2)]
+        total = self._header.rows
+        for number, first in enumerate(range(0, total, block_rows)):
+            block = buffers[number % 2][: min(block_rows, total - first)]
+            try:
+                self._fill(block.data.cast("B"), first)
+                if first + len(block) == total:
+                    self._file.read(1)  # at the end zipfile compares the CRC
+            except UNREADABLE as error:
+                raise _unreadable(self._subject, error) from error
+            yield block
+
+    def _fill(self, view: memoryview, row: int) -> None:
         done = 0
         while done < len(view):
-            piece = self._file.read(len(view) - done)
+            piece = self._file.read(min(len(view) - done, PIECE_BYTES))
             if not piece:
                 raise ShardFileError(
-                    self._subject, found=f"the end of the array in row {self._row:,}", expected=f"{self._header.rows:,}"
+                    self._subject, found=f"the end of the array after row {row:,}", expected=f"{self._header.rows:,}"
                 )
             view[done : done + len(piece)] = piece
             done += len(piece)
