@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import fetch, ingest, ingest_million, merge_encodings, push, sample
+from benchmarks import containers, fetch, ingest, ingest_million, merge_encodings, push, sample
 from benchmarks.harness import Bench
 from benchmarks.process import REPORTS, SCRATCH, compile_all
 from benchmarks.report import Section, machine, write_report
@@ -24,6 +24,7 @@ from benchmarks.report import Section, machine, write_report
 BENCHMARKS: dict[str, Callable[[Bench], Section]] = {
     "ingest": ingest.run,
     "ingest_million": ingest_million.run,
+    "containers": containers.run,
     "push": push.run,
     "push_million": push.run_million,
     "merge_encodings": merge_encodings.run,

@@ -27,13 +27,18 @@ class _NoPandas(MetaPathFinder):
 
 
 def main() -> None:
-    """`python -m benchmarks.ours merge|load|both FOLDER`: FOLDER is the store, with the raw files in `raw/`."""
+    """`python -m benchmarks.ours merge|load|both FOLDER`: FOLDER is the store, with the raw files in `raw/`.
+
+    A description of another dataset than the sample's may lie there as `dataset.toml`.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=("merge", "load", "both"))
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
     sys.meta_path.insert(0, _NoPandas())
-    settings = load_settings(dataset_name="sample", data_dir=given.folder)
+    described = given.folder / "dataset.toml"
+    name = str(described) if described.exists() else "sample"
+    settings = load_settings(dataset_name=name, data_dir=given.folder)
     store = ShardStore(settings.data_dir, settings.dataset)
     report = StageReport()
     if given.step in ("merge", "both"):
