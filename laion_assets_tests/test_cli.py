@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from laion_assets.table.schema import partitions
 from laion_assets.terminal.index import current_report
 from laion_assets.terminal.instance import make_instance
 from laion_assets_tests.conftest import SAMPLE_ROWS, Shard, copy_sample
+from laion_assets_tests.forked.process import ForkedProcess, run_forked
 from laion_assets_tests.plan.made_up import calibration
 from laion_assets_tests.table.loaded import holder
 
@@ -64,22 +64,15 @@ class Workspace:
             "LAION_CLICKHOUSE_WAIT_SECONDS": "1",
         }
 
-    def start(self, *arguments: str, **changed: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **changed: str) -> ForkedProcess:
         """Starts the command."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "laion_assets.cli", *arguments],
-            cwd=self.folder,
-            env=self.environment | changed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return ForkedProcess("-m", "laion_assets.cli", *arguments, cwd=self.folder, env=self.environment | changed)
 
     def run(self, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
         """Runs the command to its end."""
         with self.start(*arguments, **changed) as process:
             said, complained = process.communicate(timeout=150)
-        return subprocess.CompletedProcess(arguments, process.returncode, said, complained)
+        return subprocess.CompletedProcess(arguments, process.wait(), said, complained)
 
     def partitions(self) -> list[tuple[int, int, int]]:
         """Shard, rows and parts of the table's partitions."""
@@ -167,10 +160,8 @@ main()
 
 def run_killed_at(workspace: Workspace, module: str, function: str, *arguments: str) -> None:
     """Runs the command until it calls the function, which kills it."""
-    command = [sys.executable, "-c", DYING, module, function, *arguments]
-    result = subprocess.run(
-        command, cwd=workspace.folder, env=workspace.environment, capture_output=True, timeout=150, check=False
-    )
+    command = ("-c", DYING, module, function, *arguments)
+    result = run_forked(*command, cwd=workspace.folder, env=workspace.environment, timeout=150)
     assert result.returncode == -signal.SIGKILL, result
 
 
@@ -256,22 +247,16 @@ def test_status_of_one_shard_shows_its_files_checks_runs_and_what_to_do(story: S
 
 
 def test_status_can_be_watched_until_it_is_interrupted(story: Story) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "laion_assets.cli", "status", "--watch", "--every", "0.5"],
-        cwd=story.workspace.folder,
-        env={**story.workspace.environment, "TERM": "xterm", "FORCE_COLOR": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    looks = 0
-    for line in process.stdout:
-        looks += "Ctrl-C ends" in line
-        if looks == 2:
-            break
-    process.send_signal(signal.SIGINT)
-    process.stdout.read()
-    assert process.wait(20) == 0
+    terminal = {"TERM": "xterm", "FORCE_COLOR": "1"}
+    with story.workspace.start("status", "--watch", "--every", "0.5", **terminal) as process:
+        looks = 0
+        for line in process.stdout:
+            looks += "Ctrl-C ends" in line
+            if looks == 2:
+                break
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(20) == 0
 
 
 def test_a_search_like_a_row_finds_the_row_itself(story: Story, sample_shards: list[Shard]) -> None:
@@ -344,7 +329,7 @@ def test_a_search_wants_one_query(story: Story) -> None:
     assert "--like" in result.stderr
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: ForkedProcess) -> None:
     """Waits until something is so, while a process runs."""
     deadline = time.monotonic() + 240
     while not condition():
@@ -391,7 +376,7 @@ def test_a_sample_that_cannot_be_written_is_one_line(tmp_path: Path, sample_fold
 SMALL_DEMO = """
 from laion_assets.cli import main
 from laion_assets.terminal import demo
-demo.ROWS = 300
+demo.ROWS = 100
 main()
 """
 """The demo with few rows, since two indexes over 60,000 take a minute."""
@@ -403,14 +388,11 @@ THEIRS = {"LAION_CLICKHOUSE": "http://127.0.0.1:1/theirs", "LAION_TABLE": "their
 
 def run_small_demo(folder: Path) -> subprocess.CompletedProcess[str]:
     """The demo in a folder."""
-    return subprocess.run(
-        [sys.executable, "-c", SMALL_DEMO, "demo", "--folder", str(folder / "demo")],
+    return run_forked(
+        *("-c", SMALL_DEMO, "demo", "--folder", str(folder / "demo")),
         cwd=folder,
         env=Workspace(folder).environment | THEIRS,
-        capture_output=True,
-        text=True,
         timeout=400,
-        check=False,
     )
 
 
@@ -421,8 +403,8 @@ def test_the_demo_ends_with_a_search_over_what_it_loaded_and_measures_once(tmp_p
     assert "Done in" in result.stdout
     with connect(load_settings(dataset_name="sample", data_dir=tmp_path / "demo")) as db:
         found = [(state.shard, state.rows, state.parts) for state in partitions(db)]
-        assert db.one(f"SELECT uniqExact(id) FROM {db.table}") == (900,)
-    assert found == [(0, 300, 1), (1, 300, 1), (2, 105, 1), (3, 195, 1)]
+        assert db.one(f"SELECT uniqExact(id) FROM {db.table}") == (300,)
+    assert found == [(0, 100, 1), (1, 100, 1), (2, 35, 1), (3, 65, 1)]
     again = run_small_demo(tmp_path)
     assert again.returncode == 0, again
     assert "index and recall stand as they were built and measured at" in again.stdout

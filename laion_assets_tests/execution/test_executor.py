@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +12,7 @@ import dagster as dg
 import pytest
 
 from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets_tests.forked.process import ForkedProcess
 from laion_assets_tests.torture.termination import limit_seconds
 
 PROGRAM = """
@@ -56,17 +54,11 @@ class Waiting:
 
     def __init__(self, home: Path, kind: str) -> None:
         self.home = home
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PROGRAM), str(home), kind],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self.process = ForkedProcess("-c", PROGRAM, str(home), kind, cwd=home, env={**os.environ}, quiet=True)
         self.run_id = self.line()
 
     def line(self) -> str:
         """The next that it says."""
-        assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def seconds_to_end(self, end: Callable[[], None]) -> float:
@@ -107,14 +99,27 @@ def take_the_pool(home: Path) -> None:
 def test_a_run_that_waits_for_a_pool_sleeps_and_ends_at_once(home: Path) -> None:
     take_the_pool(home)
     waiting = Waiting(home, "sleeps")
-    time.sleep(5)
+    wait_until(lambda: pending_steps(home) == 1)
     before = cpu_seconds(waiting.process.pid)
-    time.sleep(5)
-    assert cpu_seconds(waiting.process.pid) - before < 2.5, "it does not spin"
+    time.sleep(2)
+    assert cpu_seconds(waiting.process.pid) - before < 1.0, "it does not spin"
     assert waiting.seconds_to_end(lambda: waiting.process.send_signal(signal.SIGINT)) <= limit_seconds()
     assert waiting.status() == dg.DagsterRunStatus.FAILURE
+    assert pending_steps(home) == 0
+
+
+def pending_steps(home: Path) -> int:
+    """Steps that wait for a place in the pool."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        assert instance.event_log_storage.get_concurrency_info("clickhouse").pending_step_count == 0
+        return instance.event_log_storage.get_concurrency_info("clickhouse").pending_step_count
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Returns as soon as it is so."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def cpu_seconds(process: int) -> float:

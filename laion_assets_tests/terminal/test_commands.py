@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,15 @@ from typing import Any
 import pytest
 from dotenv import dotenv_values
 
+from laion_assets.source.sample import write_sample_shard
 from laion_assets.terminal.settings import quoted
-from laion_assets_tests.conftest import SAMPLE_ROWS, copy_sample
 from laion_assets_tests.endpoint.process import ServerProcess
+from laion_assets_tests.forked.process import run_forked
 
-QUICK = {"LAION_HNSW_M": "16", "LAION_HNSW_EF_CONSTRUCTION": "64", "LAION_RECALL_QUERIES": "10"}
+ROWS = (120, 60, 40, 80)
+"""The search settings that are measured grow with the rows of a part."""
+
+QUICK = {"LAION_HNSW_M": "16", "LAION_HNSW_EF_CONSTRUCTION": "64", "LAION_RECALL_QUERIES": "2"}
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,16 @@ class Folder:
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs the command in it."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LAION_", "DAGSTER_"))}
-        return subprocess.run(
-            [sys.executable, "-m", "laion_assets.cli", *arguments],
-            cwd=self.path,
-            env=kept | {"COLUMNS": "200"} | environment,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
+        given = kept | {"COLUMNS": "200"} | environment
+        return run_forked("-m", "laion_assets.cli", *arguments, cwd=self.path, env=given, timeout=400)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> Folder:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A folder that `init` made, its name and its source's with a blank, whose shards are loaded."""
     above = tmp_path_factory.mktemp("walk")
-    copy_sample(sample_folder, above / "my shards")
+    for shard, rows in enumerate(ROWS):
+        write_sample_shard(above / "my shards", shard, rows, seed=11)
     made = Folder(above).run("init", "my load", "--dataset", "sample", "--source", str(above / "my shards"))
     assert made.returncode == 0, made.stderr
     return Folder(above / "my load")
@@ -74,9 +71,9 @@ def test_all_shards_are_loaded_and_told_as_json(folder: Folder) -> None:
     found: dict[str, Any] = json.loads(ended.stdout)
     assert found["loaded"] is True
     assert [(each["shard"], each["rows"], each["error"]) for each in found["shards"]] == [
-        (shard, rows, "") for shard, rows in enumerate(SAMPLE_ROWS)
+        (shard, rows, "") for shard, rows in enumerate(ROWS)
     ]
-    assert "shard 0 loaded: 1,000 rows" in ended.stderr and "4 of 4 shards" in ended.stderr
+    assert f"shard 0 loaded: {ROWS[0]} rows" in ended.stderr and "4 of 4 shards" in ended.stderr
     refused = folder.run("load", "all", "--again", "--parallel", "2")
     assert refused.returncode == 2
     assert "--parallel: found the embedded engine" in refused.stderr
@@ -116,5 +113,5 @@ def test_shards_are_loaded_side_by_side_on_a_server(folder: Folder, clickhouse_s
     ended = folder.run("load", "all", "--parallel", "2", "--json", **here)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)["shards"]
-    assert [(each["shard"], each["rows"]) for each in found] == list(enumerate(SAMPLE_ROWS))
-    assert json.loads(folder.run("status", "--json", **here).stdout)["rows"] == sum(SAMPLE_ROWS)
+    assert [(each["shard"], each["rows"]) for each in found] == list(enumerate(ROWS))
+    assert json.loads(folder.run("status", "--json", **here).stdout)["rows"] == sum(ROWS)

@@ -27,6 +27,7 @@ from laion_assets.terminal.instance import (
     settling_dead_runs,
 )
 from laion_assets_tests.conftest import assert_one_line
+from laion_assets_tests.forked.process import ForkedProcess
 
 
 @pytest.fixture(autouse=True)
@@ -101,10 +102,8 @@ dagster_instance()
 
 def test_processes_that_open_a_new_instance_at_once_make_it_once(tmp_path: Path) -> None:
     make_instance(tmp_path / "home")
-    command = [sys.executable, "-W", "ignore", "-c", OPENER]
-    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    openers = [ForkedProcess("-c", OPENER, cwd=tmp_path, env={**os.environ}) for _ in range(3)]
     for opener in openers:
-        assert opener.stdin is not None
         opener.stdin.write("\n")
         opener.stdin.flush()
     said = [opener.communicate(timeout=600)[1] for opener in openers]
