@@ -60,9 +60,12 @@ IndexCosts = tuple[IndexCost, SearchCost, ExactCost]
 """Of one shape of table: building its indexes, searching by them, and searching without."""
 
 
+REPORT = Plan(queries=8, queries_at_100=2, grid=DEFAULT_GRID)
+
+
 @dataclass(frozen=True)
 class Sizes:
-    """Rows of the sample shards, and rows that are indexed: as one part, and as `INDEX_PARTS`.
+    """Rows of the sample shards, and rows that are indexed: as one part, and as `INDEX_PARTS`; and the timed report.
 
     The large shard is nearly as many rows as a load's memory grows with (131,072, `FLAT_ROWS`).
     """
@@ -71,6 +74,7 @@ class Sizes:
     middle: int = 30_000
     large: int = 100_000
     index: int = 8_000
+    report: Plan = REPORT
 
     @property
     def shards(self) -> tuple[int, ...]:
@@ -85,7 +89,6 @@ LARGER = 2
 """A third part of so many times the rows says how far off the power through the first two is."""
 
 SEARCHES = 30
-REPORT = Plan(queries=8, queries_at_100=2, grid=DEFAULT_GRID)
 
 NEEDS = "it needs 2.5 GB of disk in LAION_DATA_DIR and 1.5 GB of memory; `laion-assets plan` begins again"
 
@@ -208,7 +211,7 @@ def _table_costs(settings: Settings, sizes: Sizes, folder: Path) -> tuple[IndexC
     """Of several parts, of one, of building a larger one, and of a search that scans all that was loaded."""
     logging.disable(logging.CRITICAL)
     with connect(settings) as db:
-        many, one = (_index_costs(db, sizes.index, folder, parts) for parts in (INDEX_PARTS, 1))
+        many, one = (_index_costs(db, sizes, folder, parts) for parts in (INDEX_PARTS, 1))
         check = _build_cost(db, LARGER * sizes.index)
         return (
             many,
@@ -231,8 +234,8 @@ def _build_cost(db: Database, rows: int) -> IndexCost:
     return IndexCost(rows, 1, meter.seconds, meter.core_seconds, meter.peak_bytes, memory)
 
 
-def _index_costs(db: Database, rows: int, folder: Path, parts: int) -> IndexCosts:
-    settings = db.settings
+def _index_costs(db: Database, sizes: Sizes, folder: Path, parts: int) -> IndexCosts:
+    settings, rows, plan = db.settings, sizes.index, sizes.report
     with trial_table(
         db,
         rows=rows,
@@ -254,12 +257,13 @@ def _index_costs(db: Database, rows: int, folder: Path, parts: int) -> IndexCost
         unseen = unseen_sets(trial, drawn, queries, 0, "partition")
         neighbours = true_neighbours(trial, [*unseen, *like_sets(trial, drawn, queries, 0)], 100, None).seconds
         # What a query has seen makes no search longer.
-        few = UnseenQueries(trial, unseen_sets(trial, drawn, REPORT.queries, 0, "row"), OWN_ROW)
-        report = evaluate(trial, REPORT, unseen=few, folder=folder / f"report_{parts}")
-    at_10, at_100 = searches_a_kind(REPORT.queries, len(DEFAULT_GRID))
-    timed = len(DEFAULT_GRID) * REPORT.queries / 2 + REPORT.queries / 2  # apart only in a table of several partitions
+        few = UnseenQueries(trial, unseen_sets(trial, drawn, plan.queries, 0, "row"), OWN_ROW)
+        report = evaluate(trial, plan, unseen=few, folder=folder / f"report_{parts}")
+    tried = len(plan.grid or DEFAULT_GRID)
+    at_10, at_100 = searches_a_kind(plan.queries, tried)
+    timed = tried * plan.queries / 2 + plan.queries / 2  # apart only in a table of several partitions
     asked = len(report.kinds) * (at_10 - timed + at_100)
-    scanned = len(report.kinds) * min(REPORT.queries, EXACT_SEARCHES) * exact.seconds
+    scanned = len(report.kinds) * min(plan.queries, EXACT_SEARCHES) * exact.seconds
     one = max(0.0, report.seconds - report.exact_seconds - scanned) / asked
     return index, SearchCost(rows, parts, by_index, one, neighbours), exact
 

@@ -85,6 +85,7 @@ class Trial:
 
     folder: Path
     rows: int
+    queries: int
     seed: int
     url: str
     ended: list[Ended] = field(default_factory=list)
@@ -98,6 +99,7 @@ class Trial:
             source=(self.url,),
             keep_raw=True,
             tuning_rows=max(1_000, self.rows // 2),
+            recall_queries=self.queries,
             clickhouse_wait_seconds=5.0,
         )
 
@@ -235,7 +237,7 @@ def _read_all(pipe: int) -> str:
 
 
 def run_trial(
-    folder: Path, *, times: int, rows: int, seed: int, wanted: tuple[str, ...], ways: tuple[str, ...]
+    folder: Path, *, times: int, rows: int, queries: int, seed: int, wanted: tuple[str, ...], ways: tuple[str, ...]
 ) -> list[Ended]:
     """All runs that were ended, and whatever else was wrong, in a folder of the trial's own."""
     write_sample_shard(folder / "source", 0, rows)
@@ -243,7 +245,7 @@ def run_trial(
     command = [sys.executable, "-m", "laion_assets_tests.torture.serve", str(folder / "source")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and server.stdin is not None
-        trial = Trial(folder, rows, seed, server.stdout.readline().strip())
+        trial = Trial(folder, rows, queries, seed, server.stdout.readline().strip())
         _warm(trial.settings)
         trial.run(times, wanted, ways)
         server.stdin.close()
@@ -260,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
@@ -267,15 +270,15 @@ def main() -> None:
     seed = random.SystemRandom().randrange(1 << 32) if given.seed is None else given.seed
     with tempfile.TemporaryDirectory(prefix="termination-") as folder:
         wanted, ways = tuple(given.stages), tuple(given.ways)
-        ended = run_trial(Path(folder), times=given.times, rows=given.rows, seed=seed, wanted=wanted, ways=ways)
-    by_stage = {stage: [one.seconds for one in ended if one.stage == stage] for stage in given.stages}
+        sizes = {"times": given.times, "rows": given.rows, "queries": given.queries}
+        ended = run_trial(Path(folder), **sizes, seed=seed, wanted=wanted, ways=ways)
+    by_stage = {stage: [one for one in ended if one.stage == stage] for stage in given.stages}
     faults = [str(one) for one in ended if one.fault]
-    longest = {stage: max(seconds, default=0.0) for stage, seconds in by_stage.items()}
     facts = {
         "seed": seed,
-        "ended": sum(map(len, by_stage.values())),
-        "under_way": sum(one.under_way for one in ended if one.stage in by_stage),
-        "longest_seconds": longest,
+        "ended": {stage: len(runs) for stage, runs in by_stage.items()},
+        "under_way": {stage: sum(one.under_way for one in runs) for stage, runs in by_stage.items()},
+        "longest_seconds": {stage: max((one.seconds for one in runs), default=0.0) for stage, runs in by_stage.items()},
         "load": os.getloadavg()[0],
         "faults": faults,
     }
