@@ -88,7 +88,7 @@ def import_figures(rounds: int) -> list[Figure]:
 def history_figures(home: Path, rounds: int, events: int) -> list[Figure]:
     """Schedule, condition, health and the UI's partition view over a long history in SQLite."""
     settings = load_settings(dataset_name="laion400m", data_dir=home / "data", clickhouse=None)
-    services = Services(home, {"LAION_DATASET": "laion400m", "LAION_DATA_DIR": str(home / "data")})
+    services = Services(home, {"LAION_DATASET": "laion400m", "LAION_DATA_DIR": str(home / "data")}, quick=False)
     definitions = build_definitions(settings)
     keys = settings.dataset.shard_keys
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -178,7 +178,7 @@ def _timed(name: str, call: Callable[[], None], rounds: int, events: int) -> Fig
 
 def run_figures(folder: Path, shards: int) -> list[Figure]:
     """One shard's run from its launch to its end, then a backfill of many, in real Dagster."""
-    services = Services(folder / "home", tiny_shards(folder, shards + 3))
+    services = Services(folder / "home", tiny_shards(folder, shards + 3), quick=False)
     try:
         services.start_webserver()
         services.start_daemon()

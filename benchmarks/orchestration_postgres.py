@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _seconds_a_shard(folder: Path, shards: int, config: str, address: dict[str, str]) -> float:
-    services = Services(folder / "home", {**tiny_shards(folder, shards), **address}, config)
+    services = Services(folder / "home", {**tiny_shards(folder, shards), **address}, config, quick=False)
     try:
         services.start_webserver()
         services.start_daemon()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import dagster as dg
 import httpx
 
 from laion_assets_tests.postgres import free_port
@@ -18,23 +19,39 @@ from laion_assets_tests.postgres import free_port
 T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[2]
+LESS_OFTEN, MORE_OFTEN = "poll_interval_seconds: 20", "poll_interval_seconds: 2"
+"""How often the daemon looks for runs whose process is gone: what tests would wait for, idle."""
 
 
 class Services:
     """A webserver and a daemon, with the environment that their code location reads. Stop them after use.
 
-    `config` is one of the project's configurations of Dagster.
+    `config` is one of the project's configurations of Dagster. The daemon of a `quick` one looks more often than it
+    says: all that this changes is how long a test waits, idle.
     """
 
-    def __init__(self, home: Path, environment: Mapping[str, str], config: str = "dagster.yaml") -> None:
+    def __init__(
+        self, home: Path, environment: Mapping[str, str], config: str = "dagster.yaml", *, quick: bool = True
+    ) -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        (home / "dagster.yaml").write_text((PROJECT / config).read_text())
+        configured = (PROJECT / config).read_text()
+        assert LESS_OFTEN in configured
+        (home / "dagster.yaml").write_text(configured.replace(LESS_OFTEN, MORE_OFTEN) if quick else configured)
+        self._daemon = "laion_assets_tests.automation.daemon" if quick else "dagster._daemon"
         (home / "workspace.yaml").write_text((PROJECT / "workspace.yaml").read_text())
-        self._environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
+        self._environment = {**os.environ, **environment, "DAGSTER_HOME": str(home), "PYTHONPATH": str(PROJECT)}
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._instance: dg.DagsterInstance | None = None
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        """The instance, opened once: to open it takes longer than most looks into it."""
+        if self._instance is None:
+            self._instance = dg.DagsterInstance.from_config(str(self.home))
+        return self._instance
 
     def start_webserver(self) -> None:
         """Starts it and waits until it answers."""
@@ -43,7 +60,7 @@ class Services:
 
     def start_daemon(self) -> None:
         """Starts the daemon."""
-        self._start("daemon", "dagster._daemon", "run")
+        self._start("daemon", self._daemon, "run")
 
     def kill(self, name: str) -> None:
         """SIGKILL to "webserver" or "daemon": it cannot tidy up, and the runs that it launched go on."""
@@ -53,6 +70,8 @@ class Services:
 
     def stop(self) -> None:
         """Ends what runs."""
+        if self._instance is not None:
+            self._instance.dispose()
         for process in self._processes.values():
             os.killpg(process.pid, signal.SIGTERM)
         for process in self._processes.values():
@@ -106,5 +125,5 @@ def wait_for(look: Callable[[], T | None], *, seconds: float, what: str) -> T:
         found = look()
         if found is not None:
             return found
-        time.sleep(0.5)
+        time.sleep(0.25)
     raise AssertionError(f"{what} did not happen within {seconds} s")

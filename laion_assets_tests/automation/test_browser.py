@@ -32,7 +32,7 @@ DATASET = 'name = "three"\nshards = 3\ndimension = 512\nclip_model = "sample"\n[
 UNPARTITIONED = ["vector_index", "vector_cells", "recall_report", "hnsw_tuning", "clip_encoders", "load_report"]
 ROWS = 120
 MILLISECONDS = 300_000.0
-"""The daemon looks at backfills and conditions every 30 s, and measuring recall takes a while on a busy machine."""
+"""Measuring recall takes a while on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         "LAION_DATASET": str(folder / "three.toml"),
         "LAION_DATA_DIR": str(folder / "data"),
         "LAION_INDEX_FIRST": "2",
-        "LAION_RECALL_QUERIES": "5",
+        "LAION_RECALL_QUERIES": "2",
         "LAION_HNSW_M": "8",
         "LAION_HNSW_EF_CONSTRUCTION": "32",
     }

@@ -27,8 +27,11 @@ from laion_assets.words import shards_of
 from laion_assets_tests.automation.services import PROJECT, Services, wait_for
 from laion_assets_tests.torture.termination import limit_seconds
 
-SHARDS = 24
-BACKFILL = [str(shard) for shard in range(20)]
+SHARDS = 16
+BACKFILL = [str(shard) for shard in range(12)]
+ALONE, HANDED, INTERRUPTED = 12, 13, (14, 15)
+"""Shards of the other tests."""
+
 ROWS = 150
 PATIENCE = 900.0
 """Seconds; a busy machine takes ten for a tiny shard."""
@@ -58,20 +61,16 @@ class Load:
         self.settings: Settings = load_settings(dataset_name=str(folder / "many.toml"), data_dir=folder / "data")
         self.services = Services(folder / "home", self.environment)
 
-    def instance(self) -> dg.DagsterInstance:
-        """Opened for a look; close it."""
-        return dg.DagsterInstance.from_config(str(self.folder / "home"))
-
     def has_daemon(self) -> bool:
         """Whether the daemon takes runs from the queue."""
-        with self.instance() as instance:
-            return daemon_is_live(instance)
+        instance = self.services.instance
+        return daemon_is_live(instance)
 
     def loaded(self) -> int:
         """How many partitions Dagster has."""
         kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        with self.instance() as instance:
-            return len(instance.get_latest_storage_id_by_partition(dg.AssetKey("clickhouse_partition"), kind))
+        instance = self.services.instance
+        return len(instance.get_latest_storage_id_by_partition(dg.AssetKey("clickhouse_partition"), kind))
 
     def launch(self, *assets: str, shard: int | None = None) -> str:
         """What the button *Materialize* asks for; the run's id."""
@@ -92,8 +91,8 @@ class Load:
 
     def run(self, run_id: str) -> dg.DagsterRun:
         """The run as it is recorded now."""
-        with self.instance() as instance:
-            run = instance.get_run_by_id(run_id)
+        instance = self.services.instance
+        run = instance.get_run_by_id(run_id)
         assert run is not None
         return run
 
@@ -104,8 +103,8 @@ class Load:
 
     def process_of(self, run_id: str) -> int | None:
         """The process that executes a run's steps, once one of them began."""
-        with self.instance() as instance:
-            logs = instance.all_logs(run_id)
+        instance = self.services.instance
+        logs = instance.all_logs(run_id)
         begun = any(entry.dagster_event and entry.dagster_event.is_step_start for entry in logs)
         pids = [found[1] for entry in logs if (found := re.search(r"steps in process \(pid: (\d+)\)", entry.message))]
         return int(pids[0]) if begun and pids else None
@@ -140,11 +139,11 @@ def command(load: Load, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_the_command_gives_its_shards_to_the_daemon_and_the_ui_can_execute_them_again(load: Load) -> None:
-    with command(load, "load", "21") as process:
+    with command(load, "load", str(HANDED)) as process:
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert "Dagster's daemon loads the shards" in said
-    (run,) = runs_of_shard(load, 21)
+    (run,) = runs_of_shard(load, HANDED)
     assert run.remote_job_origin is not None and run.remote_job_origin.location_name == "laion_assets"
     again = load.services.query(
         "mutation($p: ReexecutionParams!) { launchRunReexecution(reexecutionParams: $p) { __typename "
@@ -157,9 +156,9 @@ def test_the_command_gives_its_shards_to_the_daemon_and_the_ui_can_execute_them_
 
 
 def test_ctrl_c_of_the_command_ends_the_runs_that_it_gave_to_the_daemon(load: Load) -> None:
-    with command(load, "load", "22-23") as process:
+    with command(load, "load", "{}-{}".format(*INTERRUPTED)) as process:
         wait_for(
-            lambda: any(load.process_of(run.run_id) for run in runs_of_shard(load, 22)) or None,
+            lambda: any(load.process_of(run.run_id) for run in runs_of_shard(load, INTERRUPTED[0])) or None,
             seconds=PATIENCE,
             what="the first step",
         )
@@ -167,7 +166,7 @@ def test_ctrl_c_of_the_command_ends_the_runs_that_it_gave_to_the_daemon(load: Lo
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "the same command goes on where it was" in said
-    runs = [*runs_of_shard(load, 22), *runs_of_shard(load, 23)]
+    runs = [*runs_of_shard(load, INTERRUPTED[0]), *runs_of_shard(load, INTERRUPTED[1])]
     assert len(runs) == 2
     # On a busy machine the command does not wait until the last process is gone.
     wait_for(lambda: all(load.ended(run.run_id) for run in runs) or None, seconds=60, what="the end of both runs")
@@ -177,8 +176,8 @@ def test_ctrl_c_of_the_command_ends_the_runs_that_it_gave_to_the_daemon(load: Lo
 
 def runs_of_shard(load: Load, shard: int) -> list[dg.DagsterRun]:
     """Runs with a shard's partition."""
-    with load.instance() as instance:
-        return list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": str(shard)})))
+    instance = load.services.instance
+    return list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": str(shard)})))
 
 
 def test_terminate_ends_run_and_process_and_frees_the_engine(load: Load) -> None:
@@ -197,8 +196,8 @@ def test_terminate_ends_run_and_process_and_frees_the_engine(load: Load) -> None
     assert status == dg.DagsterRunStatus.CANCELED
     assert load.holder() is None or not str(load.holder()).endswith(str(process))
     assert seconds <= limit_seconds(), f"it took {seconds:.1f} s"
-    with load.instance() as instance:
-        assert instance.all_logs(run_id, of_type={dg.DagsterEventType.STEP_UP_FOR_RETRY}) == []
+    instance = load.services.instance
+    assert instance.all_logs(run_id, of_type={dg.DagsterEventType.STEP_UP_FOR_RETRY}) == []
 
 
 def alive(process: int) -> bool:
@@ -214,7 +213,7 @@ def test_a_killed_run_is_failed_and_the_pool_is_free_for_the_next(load: Load) ->
     process = wait_for(lambda: load.process_of(run_id), seconds=PATIENCE, what="its process")
     os.kill(process, signal.SIGKILL)
     assert wait_for(lambda: load.ended(run_id), seconds=120, what="its end") == dg.DagsterRunStatus.FAILURE
-    following = load.launch(*CHAIN, shard=20)
+    following = load.launch(*CHAIN, shard=ALONE)
     status = wait_for(lambda: load.ended(following), seconds=PATIENCE, what="the next load")
     assert status == dg.DagsterRunStatus.SUCCESS
 
@@ -227,11 +226,11 @@ def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_r
     launched, before = time.time(), load.loaded()
     report = load.launch("load_report")
     assert wait_for(lambda: load.ended(report), seconds=PATIENCE, what="the report") == dg.DagsterRunStatus.SUCCESS
-    with load.instance() as instance:
-        record = instance.get_run_record_by_id(report)
-        assert record is not None and record.start_time is not None
-        waited = record.start_time - launched
-        took = shard_seconds(instance)
+    instance = load.services.instance
+    record = instance.get_run_record_by_id(report)
+    assert record is not None and record.start_time is not None
+    waited = record.start_time - launched
+    took = shard_seconds(instance)
     assert load.loaded() - before <= 2, "it passed the shards that were queued before it"
     # One shard that is under way, and the start of the report's own process.
     assert waited <= 2 * took, f"it waited {waited:.1f} s, a shard takes {took:.1f} s"
@@ -245,7 +244,7 @@ def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_r
     assert any(10 <= count < 15 for count in covered), f"builds over {covered} partitions"
     with connect(load.settings, wait_seconds=60) as db:
         rows = {state.shard: state.rows for state in partitions(db)}
-    assert {shard: rows.get(shard) for shard in range(20)} == dict.fromkeys(range(20), ROWS)
+    assert {shard: rows.get(shard) for shard in map(int, BACKFILL)} == dict.fromkeys(map(int, BACKFILL), ROWS)
 
 
 def reload_code(load: Load) -> None:
@@ -272,8 +271,8 @@ def shard_seconds(instance: dg.DagsterInstance) -> float:
 
 def builds(load: Load) -> list[int]:
     """How many partitions each build of the index covered, oldest first."""
-    with load.instance() as instance:
-        records = instance.fetch_materializations(dg.AssetKey("vector_index"), limit=50).records
+    instance = load.services.instance
+    records = instance.fetch_materializations(dg.AssetKey("vector_index"), limit=50).records
     made = [record.asset_materialization for record in records]
     return [len(shards_of(str(one.metadata[COVERED_SHARDS].value))) for one in reversed(made) if one is not None]
 
@@ -296,5 +295,5 @@ def test_a_cancelled_backfill_leaves_no_run_and_what_was_loaded(load: Load) -> N
 
 def runs_of(load: Load, backfill: str) -> list[dg.DagsterRun]:
     """The runs that a backfill made."""
-    with load.instance() as instance:
-        return list(instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill})))
+    instance = load.services.instance
+    return list(instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill})))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from laion_assets_tests.postgres import needs_postgres, private_cluster
 
 pytestmark = needs_postgres
 
-SHARDS = 12
-ROWS = 200
+SHARDS = 8
+ROWS = 120
 RUNS = 4
 """deploy/dagster.yaml's limit of runs at a time."""
 
@@ -32,19 +31,15 @@ TABLE_STEPS = ("clickhouse_partition", "clickhouse_partition_partition_matches_p
 
 @dataclass(frozen=True)
 class Load:
-    """Twelve sample shards, their settings, and Dagster's services over PostgreSQL."""
+    """Eight sample shards, their settings, and Dagster's services over PostgreSQL."""
 
     settings: Settings
     services: Services
 
-    def instance(self) -> dg.DagsterInstance:
-        """The instance that the services use."""
-        return dg.DagsterInstance.from_config(str(self.services.home))
-
     def loaded(self) -> int:
         """How many shards are loaded."""
-        with self.instance() as instance:
-            histories = read_histories(instance, self.settings)
+        instance = self.services.instance
+        histories = read_histories(instance, self.settings)
         return sum(history.state == "loaded" for history in histories)
 
 
@@ -52,13 +47,13 @@ class Load:
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     for shard in range(SHARDS):
         write_sample_shard(tmp_path / "sample", shard, ROWS)
-    (tmp_path / "twelve.toml").write_text(f'name = "twelve"\nshards = {SHARDS}\ndimension = 512\n')
+    (tmp_path / "eight.toml").write_text(f'name = "eight"\nshards = {SHARDS}\ndimension = 512\n')
     data = tmp_path / "data"
     settings = load_settings(
-        dataset_name=str(tmp_path / "twelve.toml"), data_dir=data, source=(str(tmp_path / "sample"),)
+        dataset_name=str(tmp_path / "eight.toml"), data_dir=data, source=(str(tmp_path / "sample"),)
     )
     environment = {
-        "LAION_DATASET": str(tmp_path / "twelve.toml"),
+        "LAION_DATASET": str(tmp_path / "eight.toml"),
         "LAION_SOURCE": str(tmp_path / "sample"),
         "LAION_DATA_DIR": str(data),
         "LAION_INDEX_FIRST": "1000",
@@ -80,14 +75,13 @@ def test_four_runs_at_a_time_one_at_the_table_and_a_killed_daemon_loses_nothing(
     backfill = load.services.launch_backfill(list(CHAIN), load.settings.dataset.shard_keys)
     wait_for(lambda: load.loaded() >= 3 or None, seconds=600, what="the third loaded shard")
     load.services.kill("daemon")
-    time.sleep(2)
     load.services.start_daemon()
     status = wait_for(lambda: _end(load, backfill), seconds=1200, what="the end of the backfill")
 
     # Runs that were being launched when the daemon died never came: run monitoring fails them, and they are asked for
     # again.
-    with load.instance() as instance:
-        histories = read_histories(instance, load.settings)
+    instance = load.services.instance
+    histories = read_histories(instance, load.settings)
     left = [history.key for history in histories if history.state != "loaded"]
     assert len(left) <= RUNS
     assert (status == "COMPLETED_SUCCESS") == (not left)
@@ -97,15 +91,15 @@ def test_four_runs_at_a_time_one_at_the_table_and_a_killed_daemon_loses_nothing(
 
     with connect(load.settings) as db:
         assert {state.shard: state.rows for state in partitions(db)} == dict.fromkeys(range(SHARDS), ROWS)
-    with load.instance() as instance:
-        runs = instance.get_run_records(dg.RunsFilter(tags={"dagster/backfill": backfill}))
-        assert sorted(int(run.dagster_run.tags[PARTITION_TAG]) for run in runs) == list(range(SHARDS))
-        for shard in range(SHARDS):
-            wanted = dg.AssetRecordsFilter(dg.AssetKey(CHAIN[-1]), asset_partitions=[str(shard)])
-            assert len(instance.fetch_materializations(wanted, limit=10).records) == 1
-        together = _most_at_once([(run.start_time or 0, run.end_time or 0) for run in runs if run.start_time])
-        assert 2 <= together <= RUNS
-        at_table = [times for run in runs for times in _table_steps(instance, run.dagster_run.run_id)]
+    instance = load.services.instance
+    runs = instance.get_run_records(dg.RunsFilter(tags={"dagster/backfill": backfill}))
+    assert sorted(int(run.dagster_run.tags[PARTITION_TAG]) for run in runs) == list(range(SHARDS))
+    for shard in range(SHARDS):
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(CHAIN[-1]), asset_partitions=[str(shard)])
+        assert len(instance.fetch_materializations(wanted, limit=10).records) == 1
+    together = _most_at_once([(run.start_time or 0, run.end_time or 0) for run in runs if run.start_time])
+    assert 2 <= together <= RUNS
+    at_table = [times for run in runs for times in _table_steps(instance, run.dagster_run.run_id)]
     assert len(at_table) >= len(TABLE_STEPS) * (SHARDS - len(left))
     assert _most_at_once(at_table) == 1
 

@@ -17,7 +17,7 @@ from laion_assets.table.schema import partitions
 from laion_assets_tests.automation.services import Services, wait_for
 
 SHARDS = 6
-ROWS = 400
+ROWS = 120
 CORRUPT = 4
 
 DATASET = f"""
@@ -43,7 +43,7 @@ class Load:
             "LAION_DATA_DIR": str(folder / "data"),
             "LAION_INDEX_FIRST": "3",
             "LAION_INDEX_STEP": "2",
-            "LAION_RECALL_QUERIES": "5",
+            "LAION_RECALL_QUERIES": "2",
             "LAION_HNSW_M": "8",
             "LAION_HNSW_EF_CONSTRUCTION": "32",
         }
@@ -53,8 +53,7 @@ class Load:
         self.services = Services(folder / "home", self.environment)
 
     def histories(self) -> list[ShardHistory]:
-        with dg.DagsterInstance.from_config(str(self.folder / "home")) as instance:
-            return read_histories(instance, self.settings)
+        return read_histories(self.services.instance, self.settings)
 
     def table_rows(self) -> dict[int, int]:
         with connect(self.settings) as db:
@@ -129,9 +128,8 @@ def _index_then_report(load: Load) -> None:
     """The last milestone, all six shards, is indexed and then measured, by the daemon alone."""
 
     def covered_and_reported() -> bool | None:
-        with dg.DagsterInstance.from_config(str(load.folder / "home")) as instance:
-            index = instance.get_latest_materialization_event(dg.AssetKey("vector_index"))
-            report = instance.get_latest_materialization_event(dg.AssetKey("recall_report"))
+        index = load.services.instance.get_latest_materialization_event(dg.AssetKey("vector_index"))
+        report = load.services.instance.get_latest_materialization_event(dg.AssetKey("recall_report"))
         if index is None or index.asset_materialization is None or report is None:
             return None
         covered = index.asset_materialization.metadata["covered_shards"].value
