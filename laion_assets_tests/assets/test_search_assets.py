@@ -17,6 +17,7 @@ from laion_assets.assets.vector_index import index_uses, vector_index_asset, vec
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.runs import failure_reason
+from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings, read_evaluation
@@ -94,17 +95,23 @@ def test_a_whole_run_builds_measures_and_passes(loaded: Settings) -> None:
         assert len(search(db, query, SearchRequest(settings=chosen.pairs())).neighbours) == 10
 
 
-def test_a_search_that_scans_silently_fails_index_is_used(loaded: Settings) -> None:
-    materialize(loaded)
-    silent = index_uses(CodeLocation(loaded), settings=(("query_plan_try_use_vector_search", 0),))
+@pytest.fixture
+def built(loaded: Settings) -> Settings:
+    """The same, with whole indexes."""
+    with connect(loaded) as db:
+        build_indexes(db)
+    return loaded
+
+
+def test_a_search_that_scans_silently_fails_index_is_used(built: Settings) -> None:
+    silent = index_uses(CodeLocation(built), settings=(("query_plan_try_use_vector_search", 0),))
     assert {by: bool(use.fault) for by, use in silent.items()} == {"image": True, "text": True}
 
 
-def test_a_part_without_index_fails_every_part_is_indexed(loaded: Settings) -> None:
-    materialize(loaded)
-    with connect(loaded) as db:
+def test_a_part_without_index_fails_every_part_is_indexed(built: Settings) -> None:
+    with connect(built) as db:
         db.command(f"ALTER TABLE {db.table} CLEAR INDEX text_index IN PARTITION 2", settings={"mutations_sync": 2})
-    every, used = vector_index_checks(CodeLocation(loaded))
+    every, used = vector_index_checks(CodeLocation(built))
     verdict = every()
     assert isinstance(verdict, dg.AssetCheckResult)
     assert (verdict.passed, verdict.description) == (False, "partition 2 has no text_index")
@@ -183,12 +190,12 @@ def test_without_a_table_the_asset_says_what_to_do(tmp_path: Path) -> None:
 def test_a_dataset_without_texts_is_indexed_and_measured_by_its_images(tmp_path: Path) -> None:
     """From its source through every asset and check: the job of a shard, then that of the index."""
     source = tmp_path / "source"
-    write_sample_shard(source, 0, 700, seed=5)
+    write_sample_shard(source, 0, 250, seed=5)
     shutil.rmtree(source / "text_emb")
     described = tmp_path / "images.toml"
     described.write_text('name = "images"\nshards = 1\ndimension = 512\nhas_text = false\n', encoding="utf-8")
     settings = settings_for(
-        tmp_path / "data", source, dataset_name=str(described), recall_queries=40, recall_target=0.8, **FAST
+        tmp_path / "data", source, dataset_name=str(described), recall_queries=10, recall_target=0.8, **FAST
     )
     with dg.DagsterInstance.ephemeral() as instance:
         for job, partition in (("load_shards", "0"), ("build_index", None)):
@@ -198,6 +205,6 @@ def test_a_dataset_without_texts_is_indexed_and_measured_by_its_images(tmp_path:
             passed = {name: verdict for name, verdict in checks(result).items() if name != "index_beats_scan"}
             assert len(passed) >= 3
             assert passed == dict.fromkeys(passed, True)
-    assert metadata(result, "vector_index")["vectors_built"] == 700
+    assert metadata(result, "vector_index")["vectors_built"] == 250
     measured = [name for name in metadata(result, "recall_report") if name.startswith("recall_at_10_low_")]
     assert sorted(measured) == ["recall_at_10_low_image_to_image", "recall_at_10_low_like_by_image"]

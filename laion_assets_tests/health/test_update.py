@@ -20,7 +20,7 @@ from laion_assets_tests.health.test_versions import Chain
 @pytest.fixture
 def chain(tmp_path: Path) -> Iterator[Chain]:
     with dg.DagsterInstance.local_temp() as instance:
-        yield Chain(tmp_path, instance, index_first=1, hnsw_m=8, hnsw_ef_construction=32, recall_queries=5)
+        yield Chain(tmp_path, instance, index_first=1, hnsw_m=8, hnsw_ef_construction=32, recall_queries=2)
 
 
 def test_only_what_is_stale_or_missing_is_made_and_the_job_asks_for_it_in_one_backfill(
@@ -50,7 +50,7 @@ def test_only_what_is_stale_or_missing_is_made_and_the_job_asks_for_it_in_one_ba
         "LAION_INDEX_FIRST": "1",
         "LAION_HNSW_M": "8",
         "LAION_HNSW_EF_CONSTRUCTION": "32",
-        "LAION_RECALL_QUERIES": "5",
+        "LAION_RECALL_QUERIES": "2",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -78,7 +78,7 @@ def test_other_parameters_of_the_index_build_the_index_alone(chain: Chain) -> No
     chain.run(0)
     build = build_definitions(chain.settings).resolve_job_def(BUILD_JOB)
     assert build.execute_in_process(instance=chain.instance).success
-    chain.with_settings(index_first=1, hnsw_m=16, hnsw_ef_construction=32, recall_queries=5)
+    chain.with_settings(index_first=1, hnsw_m=16, hnsw_ef_construction=32, recall_queries=2)
     update = read_update(chain.settings, chain.instance)
     assert (update.shards, update.index, update.recall) == ({}, True, True)
 

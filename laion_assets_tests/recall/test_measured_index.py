@@ -29,7 +29,7 @@ from laion_assets.terminal.results import results_json
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
-PLAN = Plan(queries=8, grid=(SearchSettings(64, 5),), queries_at_100=0)
+PLAN = Plan(queries=2, grid=(SearchSettings(64, 5),), queries_at_100=0)
 
 
 @pytest.fixture
