@@ -146,7 +146,7 @@ def changed_checks(instance: DagsterInstance, after: int, location: str | None =
 
     What came before is read from Dagster's log and not kept in a cursor: it holds through restarts and resets.
     """
-    records = instance.get_event_records(
+    records = instance.event_log_storage.get_event_records(
         dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after),
         limit=EVENTS_A_TICK,
         ascending=True,
@@ -231,7 +231,7 @@ def _newest_failed_run(instance: DagsterInstance) -> int:
 
 def _newest_check(instance: DagsterInstance) -> int:
     wanted = dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION)
-    return _last(instance.get_event_records(wanted, limit=1), 0)
+    return _last(instance.event_log_storage.get_event_records(wanted, limit=1), 0)
 
 
 def _last(records: Sequence[dg.EventLogRecord], otherwise: int) -> int:
