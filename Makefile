@@ -6,6 +6,8 @@ BIN := .venv/bin
 PORT ?= 3000
 # Tests wait for processes of their own for two thirds of their time, so two cores carry three workers.
 WORKERS ?= 3
+# Each module in one worker, in the order of conftest.py: the longest first.
+SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 QUICK_TESTS := $(addprefix laion_assets_tests/,shard source plan test_dataset.py test_errors.py test_faults.py test_rooms.py test_settings.py)
 export DAGSTER_HOME ?= $(CURDIR)
 
@@ -38,13 +40,13 @@ dev: env ## start Dagster's UI on DAGSTER_HOME, else this folder, at http://127.
 	@PYTHONWARNINGS=ignore:Function $(BIN)/dagster dev --workspace workspace.yaml --port $(PORT)
 
 test: env ## run every test, three side by side (WORKERS=1 for one after the other)
-	@PYTHONHASHSEED=0 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 snapshot: env ## accept the definitions as they are now: laion_assets_tests/snapshots/definitions.txt, for review
 	@ACCEPT=1 $(BIN)/python -m pytest -q laion_assets_tests/test_snapshot.py
 
 check: lint ## lint, types, and the tests that need no daemon, browser or engine: before each commit
-	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) $(QUICK_TESTS)
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK_TESTS)
 
 torture: env ## the long trials: 300 sudden deaths, two loads at once, full disks, corruptions, 5,000 alterations (docs/faults.md)
 	@for trial in sudden_death adversity corruptions altered large; do \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,46 @@ VECTORS = ("image_embedding", "text_embedding")
 
 # Tests start some two hundred Python processes: each would compile Dagster again where nothing compiled may be kept.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+LONGEST = (
+    "automation/test_control.py",
+    "automation/test_real_daemons.py",
+    "automation/test_postgres.py",
+    "clip",
+    "automation/test_browser.py",
+    "torture/test_termination.py",
+    "torture/test_sudden_death.py",
+    "test_cli.py",
+    "torture/test_corruptions.py",
+    "torture/test_adversity.py",
+    "recall/test_evaluate.py",
+    "terminal/test_commands.py",
+    "recall/test_unseen.py",
+    "torture/test_altered.py",
+    "assets/test_search_assets.py",
+    "recall/test_measured_index.py",
+    "recall/test_tuning.py",
+    "service",
+    "table/test_load.py",
+    "health/test_update.py",
+    "terminal/test_plan.py",
+)
+"""What takes longest begins first, so that no worker begins it when the others are done. `clip` and `service` are each
+one, since each makes its table once."""
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps a module's tests, which share engines and instances, in one worker (`--dist loadgroup`), longest first."""
+    tests = Path(__file__).parent
+    places = {}
+    for item in items:
+        module = item.path.relative_to(tests).as_posix()
+        group = next((name for name in LONGEST if module == name or module.startswith(f"{name}/")), module)
+        item.add_marker(pytest.mark.xdist_group(group.replace("/", ".")))
+        places[item] = LONGEST.index(group) if group in LONGEST else len(LONGEST)
+    items.sort(key=places.__getitem__)
 
 
 @dataclass(frozen=True)
