@@ -7,7 +7,7 @@ PORT ?= 3000
 # Tests wait for processes of their own for two thirds of their time, so two cores carry three workers.
 WORKERS ?= 3
 # Each module in one worker, in the order of conftest.py: the longest first.
-SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 QUICK_TESTS := $(addprefix laion_assets_tests/,shard source plan test_dataset.py test_errors.py test_faults.py test_rooms.py test_settings.py)
 export DAGSTER_HOME ?= $(CURDIR)
 

@@ -46,7 +46,6 @@ LONGEST = (
     "automation/test_control.py",
     "automation/test_real_daemons.py",
     "automation/test_postgres.py",
-    "clip",
     "automation/test_browser.py",
     "torture/test_termination.py",
     "torture/test_sudden_death.py",
@@ -60,26 +59,17 @@ LONGEST = (
     "assets/test_search_assets.py",
     "recall/test_measured_index.py",
     "recall/test_tuning.py",
-    "service",
     "table/test_load.py",
     "health/test_update.py",
     "terminal/test_plan.py",
 )
-"""What takes longest begins first, so that no worker begins it when the others are done. `clip` and `service` are each
-one, since each makes its table once."""
+"""What takes longest begins first, so that no worker begins it when the others are done."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps a module's tests, which share engines and instances, in one worker (`--dist loadgroup`), longest first."""
-    tests = Path(__file__).parent
-    places = {}
-    for item in items:
-        module = item.path.relative_to(tests).as_posix()
-        group = next((name for name in LONGEST if module == name or module.startswith(f"{name}/")), module)
-        item.add_marker(pytest.mark.xdist_group(group.replace("/", ".")))
-        places[item] = LONGEST.index(group) if group in LONGEST else len(LONGEST)
-    items.sort(key=places.__getitem__)
+    """Begins with what takes longest; `--dist loadfile` keeps a module's tests, which share tables, in one worker."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @dataclass(frozen=True)
