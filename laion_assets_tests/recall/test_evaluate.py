@@ -178,14 +178,14 @@ def test_settings_that_would_look_at_a_whole_part_are_not_tried() -> None:
 
 def test_without_a_plan_a_small_table_is_asked_thirty_queries_a_kind(tmp_path: Path) -> None:
     settings = sample_settings(tmp_path, recall_targets={"image_to_image": 0.97})
-    load_sample(settings, {0: 100})
+    load_sample(settings, {0: 120})
     with connect(settings) as db:
         build_indexes(db)
         found = evaluate(db)
     assert {kind.kind: (kind.choosing, kind.chosen.at_10.queries) for kind in found.kinds} == dict.fromkeys(
         KINDS, (15, 15)
     )
-    assert len(found.of_kind("text_to_image")) == len(Hnsw().settings_to_try(100 - 30))
+    assert len(found.of_kind("text_to_image")) == len(Hnsw().settings_to_try(120 - 30))
     assert (found.target_of("image_to_image"), found.target_of("text_to_image")) == (0.97, 0.95)
 
 
