@@ -95,7 +95,10 @@ def sample(
 
 @app.command()
 def describe(
-    place: Annotated[str, typer.Argument(help="A folder or URL: /a/folder, https://…, s3://…; or FILE.toml, to lock.")],
+    place: Annotated[
+        str,
+        typer.Argument(help="A folder or URL: /a/folder, s3://…, hf://datasets/…; a preset; or FILE.toml, to lock."),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write this file, which is not there yet.")
     ] = None,

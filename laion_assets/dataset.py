@@ -160,6 +160,11 @@ def preset_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def preset_text(name: str) -> str:
+    """The TOML text of a preset."""
+    return (resources.files("laion_assets") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+
+
 def user_path(path: str | Path) -> Path:
     """A path as a person writes it: `~` is a home. What names nobody's home stays as it is, and is not found later."""
     try:
@@ -171,8 +176,7 @@ def user_path(path: str | Path) -> Path:
 def load_dataset(name_or_path: str) -> Dataset:
     """A preset by its name, or a dataset described in a TOML file by its path. Raises `DatasetError`."""
     if name_or_path in preset_names():
-        text = (resources.files("laion_assets") / "presets" / f"{name_or_path}.toml").read_text(encoding="utf-8")
-        return parse_dataset(text, name_or_path)
+        return parse_dataset(preset_text(name_or_path), name_or_path)
     path = user_path(name_or_path)
     if path.suffix != ".toml":
         raise DatasetError(
@@ -222,11 +226,12 @@ def with_listing(fields: dict[str, Any], subject: str, listing: Listing | None) 
     """
     if listing is None:
         if {"name", "dimension"} <= fields.keys() and fields.keys().isdisjoint(("shards", "names")):
+            output = "" if subject.endswith(".toml") else f" --output {subject}.toml"
             raise DatasetError(
                 f"dataset file {subject}",
                 found="neither shards nor names",
                 expected=f"one of them, or the lock file {lock_path(Path(subject)).name} beside it",
-                advice=f"`laion-assets describe {subject} --lock` looks which shards there are",
+                advice=f"`laion-assets describe {subject}{output} --lock` looks which shards there are",
             )
         return fields
     said: dict[str, Any] = {"shards": [*listing.shards]} if "shards" not in fields and "names" not in fields else {}

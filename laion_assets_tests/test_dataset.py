@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laion_assets.dataset import Dataset, load_dataset, parse_dataset, preset_names
+from laion_assets.dataset import Dataset, load_dataset, parse_dataset, preset_names, preset_text
 from laion_assets.errors import DatasetError
 from laion_assets.file_layout import Slice
 from laion_assets_tests.conftest import REPOSITORY, assert_one_line, at_most_bytes
@@ -30,9 +30,15 @@ def refusal(toml: str) -> DatasetError:
 
 
 def test_the_presets_are_valid_datasets_under_their_own_names() -> None:
-    assert {"laion400m", "laion2b-en", "laion5b-100m", "vdbbench-laion-100m", "sample"} == set(preset_names())
-    for name in preset_names():
+    pools = {"datacomp-small", "datacomp-medium", "datacomp-large"}
+    others = {"laion400m", "laion2b-en", "laion5b-100m", "vdbbench-laion-100m", "sample"}
+    assert pools | others == set(preset_names())
+    for name in others:
         assert load_dataset(name).name == name
+    for name in pools:
+        with pytest.raises(DatasetError, match=f"describe {name} --output {name}.toml --lock"):
+            load_dataset(name)
+        assert parse_dataset(f'names = ["7c"]\n{preset_text(name)}', name).file_name("image", 0) == "7c.npz"
 
 
 def test_laion400m_has_407_million_rows_in_410_shards() -> None:

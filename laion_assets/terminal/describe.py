@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from laion_assets.dataset import user_path
+from laion_assets.dataset import preset_names, preset_text, user_path
 from laion_assets.describe.describe import describe
 from laion_assets.describe.lock import look_at_listing
 from laion_assets.errors import DatasetError, SettingsError, StoreError
@@ -21,7 +21,7 @@ SHOWN = 50
 
 
 def show_description(place: str, output: Path | None, name: str | None, say: Console, *, lock: bool = False) -> None:
-    """Describes what lies at `place`. Raises `DatasetError`, `SourceError`, `StoreError` for a file that is there."""
+    """Describes what lies at `place`, or copies a preset. Raises `DatasetError`, `SourceError`, `StoreError`."""
     path = None if output is None else user_path(output)
     if path is not None and path.suffix != ".toml":
         raise DatasetError(str(path), found="another ending", expected="a file that ends in .toml")
@@ -29,7 +29,8 @@ def show_description(place: str, output: Path | None, name: str | None, say: Con
         raise SettingsError(
             "--lock", found="no --output", expected="the TOML file that the lock file is to lie beside, or to be of"
         )
-    text = describe(place, name, locked=lock)
+    preset = place in preset_names() and not user_path(place).exists()
+    text = preset_text(place) if preset else describe(place, name, locked=lock)
     if path is None:
         sys.stdout.buffer.write(text.encode())
         return

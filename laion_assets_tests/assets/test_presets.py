@@ -4,7 +4,6 @@ load, index and search, as commands."""
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from laion_assets.dataset import load_dataset
 from laion_assets.plan.sizes import shard_sizes
 from laion_assets_tests.assets.test_layouts import run
 from laion_assets_tests.source.fetching import settings_for
+from laion_assets_tests.source.loopback_hub import loopback_hub
 from laion_assets_tests.source.misbehaving_server import MisbehavingServer, misbehaving_server
 
 ROWS = 300
@@ -130,16 +130,24 @@ def datacomp(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def test_pairs_named_by_hashes_are_described_loaded_and_searched(tmp_path: Path) -> None:
+def test_datacomps_layout_is_listed_on_a_hub_loaded_indexed_and_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "files").mkdir()
     names = datacomp(tmp_path / "files")
-    described = tmp_path / "datacomp.toml"
-    run(tmp_path, "describe", str(tmp_path / "files"), "--output", str(described))
-    assert re.findall(r'^    "(\w{32})",$', described.read_text(), re.MULTILINE) == names
-    loaded = json.loads(run(tmp_path, "load", "all", "--json", dataset=described).stdout)
-    assert [(each["shard"], each["rows"]) for each in loaded["shards"]] == [(shard, ROWS) for shard in range(3)]
-    run(tmp_path, "index", dataset=described, code=(0, 1))
-    found = json.loads(run(tmp_path, "search", "--like", "20000007", "--json", dataset=described).stdout)
+    with loopback_hub() as hub:
+        pool = {f"small/{path.name}": path.read_bytes() for path in (tmp_path / "files").iterdir()}
+        hub.commit("mlfoundations/datacomp_pools", {**pool, "README.md": b"card", "medium/x.parquet": b"PAR1"})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        toml = tmp_path / "datacomp-small.toml"
+        said = run(tmp_path, "load", "0", "--dataset", "datacomp-small", code=2).stderr
+        assert "laion-assets describe datacomp-small --output datacomp-small.toml --lock" in " ".join(said.split())
+        run(tmp_path, "describe", "datacomp-small", "--output", str(toml), "--lock")
+        assert load_dataset(str(toml)).names == dict(enumerate(names))
+        loaded = json.loads(run(tmp_path, "load", f"0,{names[2]}", "--json", dataset=toml).stdout)
+        assert [(each["shard"], each["rows"]) for each in loaded["shards"]] == [(0, ROWS), (2, ROWS)]
+    run(tmp_path, "index", dataset=toml, code=(0, 1))
+    found = json.loads(run(tmp_path, "search", "--like", "20000007", "--json", dataset=toml).stdout)
     assert found["neighbours"][0]["id"] == 20_000_007
 
 
