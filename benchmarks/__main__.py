@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import containers, fetch, ingest, ingest_million, merge_encodings, push, sample
+from benchmarks import containers, fetch, fetch_share, ingest, ingest_million, merge_encodings, push, sample
 from benchmarks.harness import Bench
 from benchmarks.process import REPORTS, SCRATCH, compile_all
 from benchmarks.report import Section, machine, write_report
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Section]] = {
     "merge_encodings": merge_encodings.run,
     "sample": sample.run,
     "fetch": fetch.run,
+    "fetch_share": fetch_share.run,
 }
 
 WITH_OPTIONS: dict[str, str] = {

@@ -36,6 +36,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing."""
 
+    def do_HEAD(self) -> None:
+        """What a GET would be answered with."""
+        self.do_GET()
+
     def do_GET(self) -> None:
         """A file, or the count."""
         if self.path == "/bytes":
@@ -50,12 +54,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(404, 0)
             return
         size = path.stat().st_size
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         first = int(asked[1]) if asked else 0
-        ranged = {"Content-Range": f"bytes {first}-{size - 1}/{size}"} if asked else {}
-        self._head(206 if asked else 200, size - first, {**ranged, "ETag": f'"{size:x}"', "Accept-Ranges": "bytes"})
+        end = min(size, int(asked[2]) + 1) if asked and asked[2] else size
+        ranged = {"Content-Range": f"bytes {first}-{end - 1}/{size}"} if asked else {}
+        self._head(206 if asked else 200, end - first, {**ranged, "ETag": f'"{size:x}"', "Accept-Ranges": "bytes"})
+        if self.command == "HEAD":
+            return
         with path.open("rb") as file, contextlib.suppress(ConnectionError):
-            self._send(file.fileno(), first, min(size, first + self.server.cut_bytes) if cut else size)
+            self._send(file.fileno(), first, min(end, first + self.server.cut_bytes) if cut else end)
         self.close_connection = cut
 
     def _head(self, status: int, length: int, headers: dict[str, str] | None = None) -> None:
