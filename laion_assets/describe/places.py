@@ -45,12 +45,12 @@ class LocalPlace:
         self._folder = folder.absolute()
 
     def files(self) -> list[str]:
-        """Paths of the files in it; hidden ones are left out."""
+        """Paths of the files in it; hidden ones are left out. Raises `PermanentSourceError`."""
         if not self._folder.is_dir():
             found = "a file" if self._folder.exists() else "nothing there"
             raise PermanentSourceError(f"describe {self.url}", found=found, expected="a folder of a dataset's files")
         found_files: list[str] = []
-        for folder, folders, names in os.walk(self._folder, followlinks=True):
+        for folder, folders, names in os.walk(self._folder, onerror=_refuse_unreadable, followlinks=True):
             inner = Path(folder).relative_to(self._folder)
             folders[:] = sorted(name for name in folders if not name.startswith(".") and len(inner.parts) + 1 < DEPTH)
             found_files += [(inner / name).as_posix() for name in names if not name.startswith(".")]
@@ -63,6 +63,16 @@ class LocalPlace:
         if not file.is_file():
             raise PermanentSourceError(f"describe {file}", found="a folder, a pipe or a device", expected="a file")
         return file.open("rb")
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    """Refuses a folder that cannot be listed; one that every disk has for its repair is passed over."""
+    if Path(str(error.filename)).name != "lost+found":
+        raise PermanentSourceError(
+            f"describe {error.filename}",
+            found=error.strerror or str(error),
+            expected="a folder that can be read",
+        ) from error
 
 
 class StoredPlace:

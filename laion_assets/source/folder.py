@@ -63,7 +63,7 @@ class LocalFile:
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:  # noqa: ARG002 - a link takes no time
         """Check the file and link it into its final place. Raises `SourceError` and its kinds, `StoreError`."""
         with self._failures():
-            original = self.path.resolve(strict=True)
+            original = self._original()
             try:
                 check_file(self._wanted, original, self.url, pause=partial.transfer.check_stop)
             except WrongFileError as error:
@@ -80,15 +80,24 @@ class LocalFile:
     def observe(self) -> RemoteFile:
         """Size and time of change, in nanoseconds. Raises `PermanentSourceError`, `SourceError`."""
         with self._failures():
-            facts = self.path.stat()
+            facts = self._original().stat()
         return RemoteFile(self.url, facts.st_size, None, str(facts.st_mtime_ns))
 
     def read_range(self, first: int, end: int, pinned: RemoteFile, _seconds_left: float) -> Iterator[bytes]:
         """The bytes from `first` to `end` of the file that `observe` described. Raises `SourceError`."""
-        with self._failures(), self.path.open("rb") as file:
+        with self._failures(), self._original().open("rb") as file:
             file.seek(first)
             yield from _pieces(file, end - first)
         _require_same(self._wanted, pinned, self.observe())
+
+    def _original(self) -> Path:
+        """The file that the path leads to. A pipe or a device is refused: whoever opens it waits, or reads for ever."""
+        original = self.path.resolve(strict=True)
+        if not original.is_file():
+            raise PermanentSourceError(
+                f"{self._wanted.subject} from {self.url}", found="a folder, a pipe or a device", expected="a file"
+            )
+        return original
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

@@ -278,6 +278,7 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
         # Asked first: the engine would write a line of its own to standard error at each try.
         holder = _holder(folder)
         if holder is None:
+            _require_writable(folder, subject)
             try:
                 return embedded_client(folder, settings)
             except ClickHouseError as error:
@@ -302,6 +303,18 @@ def _open_embedded(folder: Path, settings: Settings, wait_seconds: float | None)
                 advice="wait for that step to end, or use a ClickHouse server (LAION_CLICKHOUSE)",
             )
         time.sleep(0.25)
+
+
+def _require_writable(folder: Path, subject: str) -> None:
+    """Raises `TableError` where the engine may not write: it would tell so on standard error in its own words, too."""
+    for path in (folder, folder / "status"):
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            raise TableError(
+                subject,
+                found=_why_not_written(folder) or f"that this user may not write {path}",
+                expected="a folder that the engine can open",
+                advice="see that it can be written, by the user who runs this; LAION_DATA_DIR names another",
+            )
 
 
 def _why_not_written(folder: Path) -> str | None:

@@ -43,10 +43,21 @@ UNSET_VARIABLE = re.compile(r'environment variable "([^"]+)" which is not set')
 RETRYING = "Retrying failed database"
 """How dagster-postgres and Dagster's own storage begin what they say of a try that failed."""
 
+OTHER_USER = "run it as the user who may, or choose another folder (DAGSTER_HOME, LAION_DATA_DIR)"
+
+SQLITE = {
+    "readonly database": OTHER_USER,
+    "unable to open database file": OTHER_USER,
+    "database is locked": "another process writes to it; run it again",
+    "disk is full": "free some space",
+    "disk I/O error": "see that the disk is well and has space",
+}
+"""What to do about an error of SQLite, by its words; whatever else it says, the file is damaged."""
+
 ADVICE = {
     sqlite3.DatabaseError: "its storage is damaged, or no SQLite file: move the .db files of the instance away, or "
     "restore them; what is in the table and the store stays",
-    PermissionError: "run it as the user who may, or choose another folder (DAGSTER_HOME, LAION_DATA_DIR)",
+    PermissionError: OTHER_USER,
 }
 
 
@@ -186,7 +197,8 @@ def _foreign(error: BaseException) -> tuple[str, int]:
     if about is None:
         return f"found {one_line(error)}, which was not foreseen; the traceback is in {_kept(error)}", 1
     innermost = causes[-1]
-    advice = next((words for kind, words in ADVICE.items() if isinstance(innermost, kind)), "")
+    advice = next((words for begin, words in SQLITE.items() if begin in str(innermost)), "")
+    advice = advice or next((words for kind, words in ADVICE.items() if isinstance(innermost, kind)), "")
     home = os.environ.get("DAGSTER_HOME", "")
     place = f"{about} {home}".strip() if about == "Dagster instance" else about
     advice = advice or "see dagster.yaml and the variables that it names"

@@ -254,6 +254,20 @@ def test_an_object_store_gets_the_same_checks(bucket: UPath, tmp_path: Path) -> 
         fetch("memory://bucket/shards", tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(kind: str, tmp_path: Path) -> None:
+    image = write_shard(tmp_path / "source") / "img_emb" / IMAGE
+    image.unlink()
+    if kind == "pipe":
+        os.mkfifo(image)
+    elif kind == "folder":
+        image.mkdir()
+    else:
+        image.symlink_to("/dev/zero")
+    error = failure(tmp_path / "source", tmp_path)
+    assert isinstance(error, PermanentSourceError) and f"{image}: a folder, a pipe or a device" in str(error)
+
+
 def test_a_kind_of_url_that_nobody_knows_is_permanent(tmp_path: Path) -> None:
     error = failure("nowhere://bucket/shards", tmp_path)
     assert isinstance(error, PermanentSourceError) and "nowhere" in str(error)

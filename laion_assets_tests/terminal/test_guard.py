@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,6 +71,30 @@ def test_no_terminal_and_no_environment_gives_a_traceback(
     assert "Traceback" not in told and "Exception ignored" not in told and "not foreseen" not in told
     if ended.returncode:
         assert len(ended.stderr.splitlines()) <= 1
+
+
+WITHOUT_RIGHTS = "" if os.geteuid() else "setpriv --bounding-set=-dac_override,-dac_read_search "
+"""Root reads and writes the files of all users, unless it goes without these capabilities."""
+
+
+@pytest.mark.skipif(not os.geteuid() and shutil.which("setpriv") is None, reason="root without setpriv(1)")
+@pytest.mark.parametrize(
+    ("made", "line", "said"),
+    [
+        ("mkdir -p data/clickhouse; chmod 500 data/clickhouse", "search --like 5", "Permission denied"),
+        ("mkdir -p set/img_emb; chmod 000 set/img_emb", "describe set", "found Permission denied"),
+        ("echo > d.toml; chmod 000 d.toml", "settings --dataset ./d.toml", "Permission denied"),
+        ("mkdir gone; chmod 500 gone", "search --like 5 --html gone/x.html", ""),
+        (f"mkdir home; echo '{MINIMAL_CONFIG}' > home/dagster.yaml; chmod 500 home", "status", ""),
+    ],
+)
+def test_files_of_another_user_are_told_in_one_line(made: str, line: str, said: str, tmp_path: Path) -> None:
+    command = f"{WITHOUT_RIGHTS}{COMMAND} {line}"
+    environment = {"LAION_DATA_DIR": "data", "DAGSTER_HOME": str(tmp_path / "home")}
+    ended = shell(f"cd {tmp_path}; {made}; {command}", **environment)
+    (told,) = ended.stderr.decode().splitlines()
+    assert ended.returncode == 2 and told.startswith("laion-assets: ") and said in told
+    assert "not foreseen" not in told and "damaged" not in told
 
 
 def test_a_pipe_that_the_shell_gave_is_read_as_a_file() -> None:
