@@ -80,6 +80,7 @@ def test_the_example_loads_two_shards_and_counts_their_hosts(project: Path) -> N
 def test_two_components_are_two_datasets_that_share_nothing(project: Path) -> None:
     add(project, "others", dataset="sample", source=str(project / "data" / "sample"))
     defs, instance = definitions(), dg.DagsterInstance.ephemeral()
+    dg.Definitions.validate_loadable(defs)
     assert {"pictures/clickhouse_partition", "others/clickhouse_partition"} <= keys(defs)
     repository = defs.get_repository_def()
     schedules, sensors = repository.schedule_defs, repository.sensor_defs

@@ -68,7 +68,8 @@ def submit_update(
 def update_job(settings: Settings) -> dg.JobDefinition:
     """The job. Its only step looks what is stale or missing and asks for it; the work is in the backfill's runs."""
 
-    @dg.op(name="ask_for_what_is_stale")
+    # Names of ops are unique in a code location, which may hold several datasets.
+    @dg.op(name=job_name(settings, "ask_for_what_is_stale"))
     def ask_for_what_is_stale(context: dg.OpExecutionContext, config: UpdateConfig) -> None:
         update = read_update(settings, context.instance, config.shards)
         context.log.info(f"to be made: {update}")
