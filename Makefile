@@ -8,7 +8,11 @@ PORT ?= 3000
 WORKERS ?= 3
 # Each module in one worker, in the order of conftest.py: the longest first.
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-QUICK_TESTS := $(addprefix laion_assets_tests/,shard source plan test_dataset.py test_errors.py test_faults.py test_rooms.py test_settings.py)
+QUICK_TESTS := $(addprefix laion_assets_tests/,shard source plan describe deploy \
+  $(addprefix automation/,test_definitions.py test_milestones.py) $(addprefix health/,test_findings.py test_history.py) \
+  $(addprefix clip/,test_images.py test_html_page.py test_texts.py) $(addprefix terminal/,test_bars.py test_results.py) \
+  recall/test_interval.py service/test_request.py $(addprefix test_,$(addsuffix .py,cgroup dagster_internals dataset errors \
+  faults progress project resources rooms settings shard_keys snapshot)))
 export DAGSTER_HOME ?= $(CURDIR)
 
 help: ## list the targets
