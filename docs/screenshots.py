@@ -104,7 +104,7 @@ def _take_pictures(page: Page, services: Services, folder: Path) -> None:
     time.sleep(2)
     open_graph(page)
     page.get_by_text("load_report").first.wait_for()
-    time.sleep(8)  # the states of assets come after their names
+    time.sleep(45)  # the states of assets come some seconds after their names, on a busy machine half a minute
     save_picture(page, IMAGES / "lineage.png")
 
 
