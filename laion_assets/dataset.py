@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from laion_assets.columns import PAGE_ALIASES, PAGE_TYPES, WELL_KNOWN, ExtraColumn, Value, fits, refuse_name
 from laion_assets.errors import DatasetError
-from laion_assets.file_layout import FileKind, Join
+from laion_assets.file_layout import FileKind, Given, Join
 from laion_assets.listing import Listing, LockedFile, lock_path, read_listing
 from laion_assets.shard_keys import ShardKeys
 from laion_assets.source_layout import SourceLayout
@@ -47,6 +47,7 @@ class Dataset(ShardKeys):
     alignment: Literal["check", "off"] = "check"
     clip_model: str | None = None
     join: Join | None = None
+    given: Given | None = None
     columns: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     defaults: dict[str, Value] = Field(default_factory=dict)
     extra_columns: dict[str, ExtraColumn] = Field(default_factory=dict)

@@ -57,6 +57,21 @@ class Join(BaseModel):
     unmatched: float = Field(default=0.0, ge=0, le=1)
 
 
+class Given(BaseModel):
+    """Queries whose neighbours somebody else computed: two Parquet files where the metadata is, row k of each a query.
+
+    `neighbours_array` has lists of the ids that the extra column `ids` has in the table, nearest first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    queries: str = Field(pattern=r"^[^/\\]+\.parquet$")
+    queries_array: str = Field(min_length=1)
+    neighbours: str = Field(pattern=r"^[^/\\]+\.parquet$")
+    neighbours_array: str = Field(min_length=1)
+    ids: str = Field(min_length=1)
+
+
 def _listed(value: object) -> object:
     """A list names the shards from 0 on."""
     return dict(enumerate(value)) if isinstance(value, (list, tuple)) else value

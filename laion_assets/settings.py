@@ -32,7 +32,15 @@ Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
 PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
 """Layouts that copies have: clip-retrieval's three folders, or all files in one folder as `wget` leaves them."""
 
-QueryKind = Literal["image_to_image", "text_to_text", "text_to_image", "image_to_text", "like_by_image", "like_by_text"]
+QueryKind = Literal[
+    "image_to_image",
+    "text_to_text",
+    "text_to_image",
+    "image_to_text",
+    "like_by_image",
+    "like_by_text",
+    "given_by_image",
+]
 """The kinds of query whose recall is measured: what is asked with, and which vectors are searched. Those of `like` are
 rows of the table, which the index has seen."""
 

@@ -23,6 +23,7 @@ from laion_assets.recall.figures import (
     choose,
     recall_folder,
 )
+from laion_assets.recall.given import GivenQueries, given_queries
 from laion_assets.recall.judge import TOLERANCE, Judge
 from laion_assets.recall.methods import Exact, Hnsw, Method, Question
 from laion_assets.recall.queries import COPY_DISTANCE, OVERSAMPLE, QuerySet, like_sets
@@ -113,13 +114,14 @@ def evaluate_methods(
     in_graphs = any(method.in_graphs for method in methods)
     for method in methods:
         method.require_whole(db)
+    given = given_queries(db, plan.queries, say)
     with unseen_queries(db, plan.queries, plan.seed, in_graphs=in_graphs, log=say) as queries:
         asked: list[Asked] = [(queries, folder, likes)]
         if queries.db is not db:  # a copy, which nobody will ask again
             for method in methods:
                 method.build_in_copy(queries.db)
             asked = [(queries, None, ()), (UnseenQueries(db, [], OWN_ROW), folder, likes)]
-        return [_evaluated(db, plan, method, asked, say) for method in methods]
+        return [_evaluated(db, plan, method, asked, say, given) for method in methods]
 
 
 Asked = tuple[UnseenQueries, Path | None, Sequence[QuerySet]]
@@ -135,7 +137,14 @@ def _ready(db: Database, plan: Plan | None) -> Plan:
     return plan or plan_for(states, db.settings.recall_queries)
 
 
-def _evaluated(db: Database, plan: Plan, method: Method, asked: Sequence[Asked], say: Log) -> Evaluation:
+def _evaluated(
+    db: Database,
+    plan: Plan,
+    method: Method,
+    asked: Sequence[Asked],
+    say: Log,
+    given: Sequence[GivenQueries] = (),
+) -> Evaluation:
     """One method's evaluation, of an index that is the same at the end."""
     started, states = time.perf_counter(), partitions(db)
     facts = method.require_whole(db)
@@ -143,6 +152,8 @@ def _evaluated(db: Database, plan: Plan, method: Method, asked: Sequence[Asked],
         run = _Run(plan, method, say, doing)
         for queries, folder, likes in asked:
             run.measure(queries, folder, likes)
+    for each in given:
+        run.measure_given(db, each)
     if method.require_whole(db) != facts:
         raise TableError(
             db.subject,
@@ -201,6 +212,14 @@ class _Run:
             self.summaries.append(summary)
             self.measurements += measured
             self._log(f"{summary.kind}: recall@10 {summary.chosen.at_10} at {summary.chosen.search}")
+
+    def measure_given(self, db: Database, given: GivenQueries) -> None:
+        """Asks queries whose true neighbours somebody else computed."""
+        kind = _KindRun(db, self.plan, self._method, given.queries, given.truth, self._log)
+        summary, measured = kind.run(given.origin, None)
+        self.summaries.append(summary)
+        self.measurements += measured
+        self._log(f"{summary.kind}: recall@10 {summary.chosen.at_10} at {summary.chosen.search}")
 
     def _true_neighbours(self, db: Database, sets: list[QuerySet], folder: Path | None) -> ExactAnswers:
         self._doing(f"comparing {sum(map(len, sets)):,} queries with every row")

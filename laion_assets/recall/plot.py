@@ -21,6 +21,7 @@ COLOURS = {
     "image_to_text": "#E69F00",
     "like_by_image": "#000000",
     "like_by_text": "#999999",
+    "given_by_image": "#CC79A7",
 }
 """Of the palette of Okabe and Ito, which people who see colours differently tell apart; blue and vermilion, its two
 most distinct, are those of image→image and text→image."""

@@ -33,10 +33,13 @@ class Kind:
     query: By
     target: By
     like: bool = False
+    given: bool = False
 
     @property
     def name(self) -> str:
-        """For example `text_to_image`, or `like_by_image`."""
+        """For example `text_to_image`, `like_by_image` or `given_by_image`."""
+        if self.given:
+            return f"given_by_{self.target}"
         return f"like_by_{self.target}" if self.like else f"{self.query}_to_{self.target}"
 
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from clickhouse_connect.driver.binding import quote_identifier
 
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.table.connect import Database
@@ -16,6 +17,9 @@ By = Literal["image", "text"]
 """Which vectors of the table are searched."""
 
 BLOCK_ROWS = 16_384
+
+NUMBERS_AT_ONCE = 200_000
+"""In one statement: 4 MB of digits."""
 """Rows a block: 33 MB of 512 float32. RowBinary gave 0.2 million vectors a second where Arrow gave 0.1."""
 
 Ids = npt.NDArray[np.int64]
@@ -90,6 +94,20 @@ def vectors_of(db: Database, by: By, ids: Sequence[int] | Ids) -> Block:
     if not found:
         return Block(np.empty(0, np.int64), np.empty((0, db.settings.dataset.dimension), np.float32))
     return Block(np.concatenate([block.ids for block in found]), np.concatenate([block.vectors for block in found]))
+
+
+def ids_by(db: Database, column: str, values: npt.NDArray[np.int64]) -> dict[int, int]:
+    """Ids of the rows that have one of these whole numbers in a column, by that number. Raises `TableError`."""
+    found: dict[int, int] = {}
+    name = quote_identifier(column)
+    for start in range(0, len(values), NUMBERS_AT_ONCE):
+        wanted = ", ".join(map(str, values[start : start + NUMBERS_AT_ONCE].tolist()))
+        rows = db.rows(
+            f"SELECT toInt64({name}), id FROM {db.table} WHERE {name} IN ({wanted})",
+            settings={"max_query_size": 1 << 24},
+        )
+        found.update((int(value), int(row_id)) for value, row_id in rows)
+    return found
 
 
 def _block(db: Database, by: By, condition: str) -> Block:

@@ -71,8 +71,10 @@ def vdbbench(folder: Path) -> None:
     for file in range(2):
         columns = {"id": np.arange(ROWS) + file * ROWS, "emb": lists(unit(file))}
         pq.write_table(pa.table(columns), folder / f"train-{file:02d}-of-100.parquet", use_dictionary=False)
-    pq.write_table(pa.table({"id": np.arange(9), "emb": lists(unit(7, 9))}), folder / "test.parquet")
-    pq.write_table(pa.table({"id": np.arange(9), "neighbors_id": [[1, 2]] * 9}), folder / "neighbors.parquet")
+    every, queries = np.concatenate([unit(0), unit(1)]), unit(7, 40)
+    nearest = np.argsort(-(queries @ every.T), axis=1, kind="stable")[:, :100]
+    pq.write_table(pa.table({"id": np.arange(40), "emb": lists(queries)}), folder / "test.parquet")
+    pq.write_table(pa.table({"id": np.arange(40), "neighbors_id": nearest.tolist()}), folder / "neighbors.parquet")
 
 
 @contextmanager
@@ -108,6 +110,21 @@ def test_a_presets_layout_is_loaded_indexed_and_searched(
     if preset == "laion5b-100m":
         # The third share of the second file: its row k is row 600 + k of that file.
         assert found["neighbours"][0]["url"] == "https://example.org/723.jpg"
+
+
+@pytest.mark.parametrize("loaded", ["0,1", "1"])
+def test_recall_is_measured_against_the_neighbours_that_a_set_brings(loaded: str, tmp_path: Path) -> None:
+    with served(vdbbench, tmp_path / "files") as server:
+        chosen = ("--dataset", "vdbbench-laion-100m", "--source", server.base())
+        run(tmp_path, "load", loaded, *chosen)
+        run(tmp_path, "index", *chosen, code=(0, 1))
+    report = json.loads(run(tmp_path, "recall", "--json", "--dataset", "vdbbench-laion-100m", code=(0, 1)).stdout)
+    (given,) = [kind for kind in report["kinds"] if kind["kind"] == "given_by_image"]
+    # Of 100 given neighbours about 50 are in one of the two shards, and are the nearest there.
+    assert given["origin"] == (
+        "test.parquet with the neighbours of neighbors.parquet, of which our exact search finds 1.0000"
+    )
+    assert given["chosen"]["at_10"]["mean"] > 0.9
 
 
 def datacomp(folder: Path) -> list[str]:

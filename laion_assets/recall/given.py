@@ -1,0 +1,131 @@
+"""Queries with neighbours that somebody else computed, as a kind of query: an index is judged by another's truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laion_assets.errors import LaionError, ShardFileError
+from laion_assets.file_layout import Given
+from laion_assets.recall.exact import TrueNeighbours, cosine_distances, true_neighbours
+from laion_assets.recall.queries import Kind, QuerySet
+from laion_assets.shard.list_column import ListColumnReader, read_list_header
+from laion_assets.shard.npy import first_line
+from laion_assets.source.given import fetch_given
+from laion_assets.table.connect import Database
+from laion_assets.table.vectors import Ids, Vectors, ids_by, vectors_of
+
+LEAST_NEIGHBOURS = 10
+"""Given neighbours of a query that must be loaded: what is measured is recall@10."""
+
+MOST_NEIGHBOURS = 100
+MOST_QUERIES = 100_000
+
+
+@dataclass(frozen=True)
+class GivenQueries:
+    """Queries, their given neighbours among the loaded rows, and where they are from, in words."""
+
+    queries: QuerySet
+    truth: TrueNeighbours
+    origin: str
+
+
+def given_queries(db: Database, count: int, log: Callable[[str], None]) -> list[GivenQueries]:
+    """Up to `count` of the queries that the dataset names under `[given]`; none where it names none.
+
+    Of neighbours computed over a whole dataset those that are loaded are, in their order, the nearest of the loaded
+    rows. Queries of which fewer than ten are loaded are left out. What keeps them from being asked is logged: the
+    report is made without them. Raises `TableError`.
+    """
+    given = db.settings.dataset.given
+    if given is None:
+        return []
+    try:
+        if given.ids not in db.settings.extra_column_types:
+            raise ShardFileError("given queries", found=f"no column {given.ids} in the table", expected="it carried")
+        queries_path, neighbours_path = fetch_given(db.settings, given, log)
+        vectors = _read_vectors(queries_path, given, db.settings.dataset.dimension)
+        neighbours = _read_neighbours(neighbours_path, given, len(vectors))
+    except LaionError as error:
+        log(f"given queries are left out: {error}")
+        return []
+    ours = _our_ids(db, given, neighbours)
+    chosen = np.flatnonzero((ours >= 0).sum(axis=1) >= LEAST_NEIGHBOURS)[:count]
+    if not len(chosen):
+        log(f"given queries are left out: of none are {LEAST_NEIGHBOURS} neighbours loaded")
+        return []
+    kind = Kind("image", "image", given=True)
+    queries = QuerySet(kind, np.full(len(chosen), -1, np.int64), vectors[chosen])
+    truth = _truth(db, queries.vectors, ours[chosen])
+    same = _agreement(db, queries, truth)
+    said = f"{given.queries} with the neighbours of {given.neighbours}, of which our exact search finds {same:.4f}"
+    log(f"{len(chosen)} given queries: {said}")
+    return [GivenQueries(queries, truth, said)]
+
+
+def _read_vectors(path: Path, given: Given, dimension: int) -> Vectors:
+    """The queries, float32 (q, d). Raises `ShardFileError`."""
+    subject = f"given queries, {path.name}"
+    header = read_list_header(path, given.queries_array, subject=subject, dimension=dimension, advice="")
+    if not 0 < header.rows <= MOST_QUERIES:
+        raise ShardFileError(subject, found=f"{header.rows:,} rows", expected=f"1 to {MOST_QUERIES:,}")
+    vectors = np.empty((header.rows, dimension), np.float32)
+    with ListColumnReader(path, given.queries_array, header, subject=subject, block_rows=header.rows) as reader:
+        faults = reader.read_into(vectors)
+    if faults is not None or not np.isfinite(vectors).all():
+        raise ShardFileError(subject, found="queries that are no vectors", expected=f"{dimension} numbers in each")
+    return vectors
+
+
+def _read_neighbours(path: Path, given: Given, queries: int) -> list[npt.NDArray[np.int64]]:
+    """Their ids of each query's neighbours, nearest first. Raises `ShardFileError`."""
+    subject = f"given queries, {path.name}"
+    try:
+        column = pq.read_table(path, columns=[given.neighbours_array]).column(0)
+        found = [np.asarray(row, np.int64) for row in column.to_pylist()]
+    except (pa.ArrowException, OSError, IndexError, TypeError, ValueError) as error:
+        raise ShardFileError(
+            subject, found=first_line(error), expected=f"lists of ids in {given.neighbours_array}"
+        ) from error
+    if len(found) != queries:
+        raise ShardFileError(subject, found=f"{len(found):,} rows", expected=f"{queries:,}, one for each query")
+    return found
+
+
+def _our_ids(db: Database, given: Given, neighbours: list[npt.NDArray[np.int64]]) -> Ids:
+    """Our ids of the first loaded neighbours of each query, (q, 100); -1 where there are no more."""
+    known = ids_by(db, given.ids, np.unique(np.concatenate(neighbours)))
+    ours = np.full((len(neighbours), MOST_NEIGHBOURS), -1, np.int64)
+    for query, theirs in enumerate(neighbours):
+        loaded = [known[each] for each in theirs.tolist() if each in known][:MOST_NEIGHBOURS]
+        ours[query, : len(loaded)] = loaded
+    return ours
+
+
+def _truth(db: Database, vectors: Vectors, ours: Ids) -> TrueNeighbours:
+    """With distances from the stored vectors; infinite where there is no neighbour."""
+    block = vectors_of(db, "image", ours[ours >= 0])
+    distances = np.full(ours.shape, np.inf)
+    for query, ids in enumerate(ours):
+        there = ids[ids >= 0]
+        distances[query, : len(there)] = cosine_distances(
+            vectors[query], block.vectors[np.searchsorted(block.ids, there)]
+        )
+    return TrueNeighbours(ours, distances)
+
+
+def _agreement(db: Database, queries: QuerySet, truth: TrueNeighbours) -> float:
+    """Which fraction of the ten nearest that were given our exact search finds."""
+    (exact,) = true_neighbours(db, [queries], LEAST_NEIGHBOURS, None).neighbours
+    same = [
+        len({*theirs[:LEAST_NEIGHBOURS].tolist()} & {*ours.tolist()}) / LEAST_NEIGHBOURS
+        for theirs, ours in zip(truth.ids, exact.ids, strict=True)
+    ]
+    return float(np.mean(same))

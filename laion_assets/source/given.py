@@ -1,0 +1,41 @@
+"""Brings queries and the neighbours that somebody else computed of them into the store, from a dataset's sources."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from laion_assets.file_layout import Given
+from laion_assets.settings import Settings
+from laion_assets.shard.lock import file_lock
+from laion_assets.source.fetch import OBSERVE_SECONDS, OBSERVE_TRIES, fetch_file
+from laion_assets.source.places import ShardPlaces
+from laion_assets.source.transfer import LogCallback, Patience, ShardTransfer
+from laion_assets.source.wanted import WantedFile
+
+
+def fetch_given(settings: Settings, given: Given, log: LogCallback | None = None) -> tuple[Path, Path]:
+    """The files of queries and of neighbours, in `given/` of the store; those that are there are not fetched again.
+
+    It does not insist as a fetch of a shard does: a report can be made without them. Raises `SourceError`,
+    `StoreError`, `SettingsError`.
+    """
+    folder = settings.data_dir / "given" / settings.dataset.name
+    folder.mkdir(parents=True, exist_ok=True)
+    patience = replace(
+        Patience.of(settings), tries=OBSERVE_TRIES, file_seconds=OBSERVE_SECONDS, unreachable_seconds=0.0
+    )
+    wanted = [WantedFile(0, "metadata", name) for name in (given.queries, given.neighbours)]
+    transfer = ShardTransfer("given queries", {file.name: None for file in wanted}, log=log)
+    with (
+        closing(ShardPlaces(settings, patience, transfer)) as places,
+        file_lock(folder / ".given.lock", f"given queries in {folder}", wait_seconds=2 * OBSERVE_SECONDS),
+    ):
+        queries, neighbours = (
+            folder / file.name
+            if (folder / file.name).exists()
+            else fetch_file(file, places.of(file), folder, patience, transfer).path
+            for file in wanted
+        )
+    return queries, neighbours
