@@ -1,6 +1,6 @@
 """What deploy/ says: files that hold against their schemas, agree with each other, pin versions and hold no secret.
 
-No container was started and no cluster was asked here: Docker's daemon and Kubernetes could not be had.
+docs/operations.md says how the image was built and run. No cluster was asked: Kubernetes could not be had.
 """
 
 from __future__ import annotations
