@@ -51,8 +51,8 @@ def given_queries(db: Database, count: int, log: Callable[[str], None]) -> list[
         if given.ids not in db.settings.extra_column_types:
             raise ShardFileError("given queries", found=f"no column {given.ids} in the table", expected="it carried")
         queries_path, neighbours_path = fetch_given(db.settings, given, log)
-        vectors = _read_vectors(queries_path, given, db.settings.dataset.dimension)
-        neighbours = _read_neighbours(neighbours_path, given, len(vectors))
+        vectors = read_queries(queries_path, given, db.settings.dataset.dimension)
+        neighbours = read_neighbours(neighbours_path, given, len(vectors))
     except LaionError as error:
         log(f"given queries are left out: {error}")
         return []
@@ -70,7 +70,7 @@ def given_queries(db: Database, count: int, log: Callable[[str], None]) -> list[
     return [GivenQueries(queries, truth, said)]
 
 
-def _read_vectors(path: Path, given: Given, dimension: int) -> Vectors:
+def read_queries(path: Path, given: Given, dimension: int) -> Vectors:
     """The queries, float32 (q, d). Raises `ShardFileError`."""
     subject = f"given queries, {path.name}"
     header = read_list_header(path, given.queries_array, subject=subject, dimension=dimension, advice="")
@@ -84,7 +84,7 @@ def _read_vectors(path: Path, given: Given, dimension: int) -> Vectors:
     return vectors
 
 
-def _read_neighbours(path: Path, given: Given, queries: int) -> list[npt.NDArray[np.int64]]:
+def read_neighbours(path: Path, given: Given, queries: int) -> list[npt.NDArray[np.int64]]:
     """Their ids of each query's neighbours, nearest first. Raises `ShardFileError`."""
     subject = f"given queries, {path.name}"
     try:

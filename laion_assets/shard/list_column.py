@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as of
 
 from laion_assets.errors import ShardFileError
+from laion_assets.read_ahead import read_ahead
 from laion_assets.shard.npy import first_line
 from laion_assets.shard.vector_rows import Float32Rows, RowFaults, VectorHeader
 
@@ -95,7 +96,8 @@ def _header(file: pq.ParquetFile, column: str, subject: str, dimension: int, adv
 class ListColumnReader:
     """Reads one column of lists in order, block by block, as float32.
 
-    Lists that are null, of another length than the dimension, or have nulls in them are faults of their rows.
+    Lists that are null, of another length than the dimension, or have nulls in them are faults of their rows. The next
+    block is decoded in a thread while the one before is in use.
     """
 
     def __init__(self, path: Path, column: str, header: VectorHeader, *, subject: str, block_rows: int) -> None:
@@ -103,7 +105,7 @@ class ListColumnReader:
         self._header = header
         self._column = column
         self._file = _open(path, subject)
-        self._batches = self._read(block_rows)
+        self._batches = read_ahead(self._read(block_rows))
         self._batch: pa.Array = pa.array([], pa.list_(pa.float32()))
         self._row = 0
 
