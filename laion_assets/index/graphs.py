@@ -18,7 +18,7 @@ from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TO
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import lease
 from laion_assets.table.mutations import STALL_SECONDS, Mutation, unfinished_mutations
-from laion_assets.table.schema import require_table
+from laion_assets.table.schema import partitions, require_table
 
 LOG_SECONDS = 30.0
 
@@ -75,7 +75,7 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
     builder = _Builder(db, lacking, progress, say, stall_seconds)
     for state in lacking:
         builder.build(state)
-    cover = index_cover(db) if lacking else cover
+    cover = _looked_at_again(db, cover, {state.shard for state in lacking})
     replaced = drop_replaced(db, cover, say)
     return BuildReport(
         shards=[state.shard for state in lacking],
@@ -86,6 +86,15 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
         cover=cover,
         cache_warning=index_sizes(cover).cache_warning(index_cache_bytes(db)) or "",
     )
+
+
+def _looked_at_again(db: Database, cover: list[PartitionCover], built: set[int]) -> list[PartitionCover]:
+    """The cover now, of which only the partitions of `built` are looked at, 8 ms each; of all, where others came or
+    went."""
+    if {state.shard for state in partitions(db)} != {state.shard for state in cover}:
+        return index_cover(db)
+    now = {state.shard: state for state in index_cover(db, built)} if built else {}
+    return [now.get(state.shard, state) for state in cover]
 
 
 def bad_vectors(db: Database, shard: int, limit: int = 3) -> list[str]:
