@@ -34,3 +34,13 @@ def test_the_example_of_a_dot_env_names_variables_that_there_are() -> None:
     assert named - {"DAGSTER_HOME"} <= {variable(field) for field in Settings.model_fields}
     assert not re.search(r"^[A-Z]", text, re.MULTILINE), "a copy changes nothing until a line is uncommented"
     assert "/.env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_range_of_dagsters_versions_is_the_one_that_was_tried() -> None:
+    table = (ROOT / "docs" / "dagster_versions.md").read_text(encoding="utf-8")
+    tried = re.findall(r"^\| (\d+)\.(\d+)\.(\d+) \|.* (\d+) passed, \d+ skipped \|", table, re.MULTILINE)
+    lowest, highest = [[int(part) for part in tried[place]] for place in (0, -1)]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    (dagster,) = (one for one in wanted if one.startswith("dagster>"))
+    assert dagster == f"dagster>={'.'.join(map(str, lowest[:3]))},<{highest[0]}.{highest[1] + 1}"
+    assert not re.search(r"^\|.*(failed|error)", table, re.MULTILINE)
