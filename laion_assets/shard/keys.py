@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as of
@@ -57,6 +56,8 @@ def _hashed(values: pa.Array, subject: str) -> tuple[Hashes, npt.NDArray[np.bool
     texts = (of.is_string, of.is_large_string, of.is_binary, of.is_large_binary, of.is_fixed_size_binary, of.is_integer)
     if not any(is_kind(values.type) for is_kind in texts) and values.type not in (pa.string_view(), pa.binary_view()):
         raise ShardFileError(subject, found=f"values of type {values.type}", expected="text or whole numbers as keys")
+    import polars as pl  # a quarter of a second, which every import of the code location would pay
+
     series = pl.Series(values.cast(pa.large_string()))
     hashes = np.stack([series.hash(seed).to_numpy() for seed in (1, 2)], axis=1)
     return hashes, series.is_null().to_numpy()

@@ -27,9 +27,9 @@ from laion_assets.words import shards_of
 from laion_assets_tests.automation.services import PROJECT, Services, wait_for
 from laion_assets_tests.torture.termination import limit_seconds
 
-SHARDS = 16
-BACKFILL = [str(shard) for shard in range(12)]
-ALONE, HANDED, INTERRUPTED = 12, 13, (14, 15)
+SHARDS = 24
+BACKFILL = [str(shard) for shard in range(20)]
+ALONE, HANDED, INTERRUPTED = 20, 21, (22, 23)
 """Shards of the other tests."""
 
 ROWS = 150

@@ -68,7 +68,7 @@ def test_a_file_of_the_manifest_is_held_to_it(server: MisbehavingServer, tmp_pat
     manifest = tmp_path / "SHA256SUMS"
     manifest.write_text(f"{SHA256}  {IMAGE}\n{OTHER}  {TEXT}\n")
     settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest, manifest_gaps=True)
-    with pytest.raises(SourceError, match=f"shard 0, {TEXT}.*expected {OTHER} as the manifest says"):
+    with pytest.raises(SourceError, match=f"shard 0, {TEXT}.*expected {OTHER} as the manifest or lock file says"):
         fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)
     assert not (tmp_path / "raw" / TEXT).exists()
     manifest.write_text(f"{SHA256}  {IMAGE}\n")
