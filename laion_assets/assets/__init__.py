@@ -7,8 +7,9 @@ import warnings
 
 from dagster import BetaWarning, PreviewWarning
 
-# Partitioned checks are in preview and observable source assets in beta in Dagster 1.13, which pyproject.toml pins: a
-# word of it at each import helps nobody.
+# Partitioned checks are in preview, observable source assets and links to code in beta in Dagster 1.13, which
+# pyproject.toml pins: a word of it at each import helps nobody.
 warnings.filterwarnings("ignore", message="Specifying a partitions_def on an AssetCheckSpec", category=PreviewWarning)
 warnings.filterwarnings("ignore", message="Function `observable_source_asset`", category=BetaWarning)
 warnings.filterwarnings("ignore", message="Parameter `use_user_code_server`", category=BetaWarning)
+warnings.filterwarnings("ignore", message=r"Class `\w*CodeReference", category=BetaWarning)
