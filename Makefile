@@ -39,7 +39,7 @@ demo-ui: env ## show the demo in Dagster's UI, at http://127.0.0.1:3000
 	@env $$(env | sed -n 's/^\(LAION_[A-Z_]*\)=.*/-u \1/p') DAGSTER_HOME=$(CURDIR)/data/demo/dagster LAION_DATASET=sample \
 	  LAION_DATA_DIR=$(CURDIR)/data/demo LAION_HNSW_M=16 LAION_HNSW_EF_CONSTRUCTION=64 LAION_RECALL_QUERIES=10 $(BIN)/dagster dev --port $(PORT)
 
-# Dagster calls its own `dagster dev` superseded at each start; `dg dev` needs a further package.
+# Dagster calls its own `dagster dev` superseded at each start; it is what a user has without `dagster-dg-cli`.
 dev: env ## start Dagster's UI on DAGSTER_HOME, else this folder, at http://127.0.0.1:3000 (PORT=3001 for another)
 	@PYTHONWARNINGS=ignore:Function $(BIN)/dagster dev --workspace workspace.yaml --port $(PORT)
 
