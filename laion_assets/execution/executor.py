@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -83,7 +84,23 @@ class PoolSlots(InstanceConcurrencyContext):
 
 def _events(job_context: PlanExecutionContext, execution_plan: ExecutionPlan) -> Iterator[dg.DagsterEvent]:
     with PoolSlots(job_context.instance, job_context.dagster_run) as slots:
-        yield from inner_plan_execution_iterator(job_context, execution_plan, slots)
+        yield from _shielding_children_from_ctrl_c(inner_plan_execution_iterator(job_context, execution_plan, slots))
+
+
+def _shielding_children_from_ctrl_c(events: Iterator[dg.DagsterEvent]) -> Iterator[dg.DagsterEvent]:
+    """The same events; Ctrl-C is not sent on to the processes that are started up to the first of them.
+
+    Those copy the log of the steps to the terminal and end when this process does. Ctrl-C goes to all processes of a
+    terminal, and each of them told so with a traceback (1.13.27). One that comes meanwhile is heard right after.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        first = next(events, None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if first is not None:
+        yield first
+        yield from events
 
 
 @dg.executor(name="in_process", config_schema=IN_PROC_CONFIG)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from laion_assets.execution.executor import _shielding_children_from_ctrl_c
 from laion_assets.terminal.instance import MINIMAL_CONFIG
 from laion_assets_tests.forked.process import ForkedProcess
 from laion_assets_tests.torture.termination import limit_seconds
@@ -26,7 +29,7 @@ from laion_assets.execution.executor import watched_executor
 held = [os.dup(0) for _ in range(1_100 if sys.argv[2] == "has many files open" else 0)]
 
 @dg.asset(pool="clickhouse")
-def for_long_statements(context):
+def patient(context):
     print("begun", flush=True)
     if sys.argv[2] == "repeats":
         raise dg.RetryRequested(max_retries=3, seconds_to_wait=60)
@@ -154,3 +157,24 @@ def test_a_process_whose_run_was_declared_over_ends_itself(home: Path) -> None:
 
     assert waiting.seconds_to_end(declare) <= limit_seconds() + 1.0
     assert waiting.status() == dg.DagsterRunStatus.FAILURE
+
+
+def test_processes_started_before_the_first_event_hear_no_ctrl_c() -> None:
+    """Those that copy the steps' log to the terminal told of Ctrl-C with a traceback each."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def events() -> Iterator[Any]:
+        for _ in range(2):
+            children.append(subprocess.Popen(["sleep", "60"]))
+            yield children[-1]
+
+    assert list(_shielding_children_from_ctrl_c(events())) == children  # type: ignore[comparison-overlap]  # any events do
+    blocked = [
+        next(line for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if line.startswith("SigBlk"))
+        for child in children
+    ]
+    for child in children:
+        child.kill()
+        child.wait()
+    blocked_in = [bool(int(line.split()[1], 16) & 1 << (signal.SIGINT - 1)) for line in blocked]
+    assert blocked_in == [True, False]
