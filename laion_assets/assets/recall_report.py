@@ -43,9 +43,11 @@ def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.
     def recall_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         folder = recall_folder(location.settings)
         with failing_clearly(), StepMeter() as meter:
-            location.progress(context).begin("recall")
+            progress = location.progress(context)
+            progress.begin("recall")
             with connect(location.settings) as db:
-                measured = compare(db, plan, log=context.log.info)
+                # Each line is a stage to whoever follows the run, in Dagster's log or at a terminal.
+                measured = compare(db, plan, log=progress.begin)
             evaluations = [_with_build(context.instance, location.settings, one) for one in measured]
             evaluation = evaluations[0]
             picture, methods = recall_plot(evaluation), methods_plot(evaluations)

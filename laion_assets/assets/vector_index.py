@@ -18,7 +18,6 @@ from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.versions import index_version, last_load, partition_versions
 from laion_assets.index.cluster import build_everywhere, cover_everywhere
 from laion_assets.index.cover import index_sizes
-from laion_assets.index.declared import index_names
 from laion_assets.index.graphs import BuildReport
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import StepMeter
@@ -128,12 +127,11 @@ def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] 
     """What a search by each column does, with a drawn row's vector and ClickHouse's `settings`."""
     columns: tuple[By, ...] = ("image", "text")
     with connect(location.settings) as db:
-        names = index_names(db)
         drawn = draw_rows(db, 1, seed=0)
         return {
             by: use_everywhere(db, vectors_of(db, by, drawn).vectors[0], SearchRequest(by=by, settings=settings))
             for by in columns
-            if f"{by}_index" in names and len(drawn)
+            if f"{by}_embedding" in location.settings.dataset.vector_columns and len(drawn)
         }
 
 
