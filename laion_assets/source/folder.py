@@ -18,9 +18,10 @@ import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gaierror
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from laion_assets.errors import PermanentSourceError, SourceError
+from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
 from laion_assets.redact import redact, redact_chain, redact_text
 from laion_assets.shard.files import sync_folder
 from laion_assets.source.failures import WrongFileError
@@ -127,6 +128,10 @@ def link(original: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
+NOT_REACHED = ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectError")
+"""What botocore, aiohttp and httpx raise where a host cannot be connected to: an unknown name or a closed port."""
+
+
 class StoredFile:
     """One file of an object store, or of any other place that fsspec reads."""
 
@@ -203,14 +208,25 @@ class StoredFile:
         except SourceError:
             raise
         except Exception as error:
-            name = type(error).__name__
             redact_chain(error)
-            kind = PermanentSourceError if isinstance(error, LASTING) or name in WITHOUT_CREDENTIALS else SourceError
-            raise kind(
+            raise _kind_of(error)(
                 self._subject,
-                found=f"{name}: {redact_text(str(error))}",
+                found=f"{type(error).__name__}: {redact_text(str(error))}",
                 advice="for s3:// install laion_assets[s3]" if isinstance(error, ImportError) else "",
             ) from error
+
+
+def _kind_of(error: Exception) -> type[SourceError]:
+    if isinstance(error, LASTING) or type(error).__name__ in WITHOUT_CREDENTIALS:
+        return PermanentSourceError
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    if any(
+        isinstance(each, gaierror | ConnectionRefusedError) or type(each).__name__ in NOT_REACHED for each in causes
+    ):
+        return UnreachableSourceError
+    return SourceError
 
 
 def in_store(url: str, use: Callable[[UPath], Result]) -> Result:
