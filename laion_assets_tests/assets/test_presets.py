@@ -124,7 +124,8 @@ def test_recall_is_measured_against_the_neighbours_that_a_set_brings(loaded: str
     assert given["origin"] == (
         "test.parquet with the neighbours of neighbors.parquet, of which our exact search finds 1.0000"
     )
-    assert given["chosen"]["at_10"]["mean"] > 0.9
+    # How many of them the graph of random vectors finds is chance: 0.8 to 1. Of other neighbours it would be none.
+    assert given["chosen"]["at_10"]["mean"] > 0.6
 
 
 def datacomp(folder: Path) -> list[str]:

@@ -55,7 +55,7 @@ def tick(settings: Settings, instance: dg.DagsterInstance, name: str) -> tuple[l
     with dg.build_schedule_context(
         instance, scheduled_execution_time=TICK, repository_def=definitions.get_repository_def()
     ) as context:
-        data = definitions.get_schedule_def(name).evaluate_tick(context)
+        data = definitions.resolve_schedule_def(name).evaluate_tick(context)
     return list(data.run_requests or []), data.skip_message
 
 
