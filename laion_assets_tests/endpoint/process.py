@@ -29,6 +29,7 @@ class ServerProcess:
     process: int
     user_files: Path
     scheme: str = "http"
+    authority: Path | None = None
 
     def url(self, database: str = "", *, user: str = USER, password: str = PASSWORD) -> str:
         """For LAION_CLICKHOUSE; a database of its own for each call where none is named."""
@@ -51,7 +52,7 @@ class ServerProcess:
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         url = f"{self.scheme}://127.0.0.1:{self.port}{path}"
-        with urllib3.PoolManager(cert_reqs="CERT_NONE") as pool:
+        with urllib3.PoolManager(ca_certs=self.authority and str(self.authority)) as pool:
             return pool.request(method, url, body=body).data
 
 
@@ -64,7 +65,10 @@ def endpoint_process(
     certificate: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
-    """An endpoint over a chDB in `folder`, in a process of its own, while the block runs."""
+    """An endpoint over a chDB in `folder`, in a process of its own, while the block runs.
+
+    Beside `certificate`, which has its key too, is that of its authority, `ca.pem`.
+    """
     user_files = folder / "user_files"
     user_files.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "laion_assets_tests.endpoint", str(folder / "clickhouse")]
@@ -82,7 +86,8 @@ def endpoint_process(
         assert process.stdout is not None
         port = process.stdout.readline()
         assert port, "the endpoint did not start"
-        yield ServerProcess(int(port), process.pid, user_files, "https" if certificate else "http")
+        authority = certificate and certificate.with_name("ca.pem")
+        yield ServerProcess(int(port), process.pid, user_files, "https" if certificate else "http", authority)
     finally:
         process.terminate()
         process.wait(90)  # an engine under a busy machine takes its time
