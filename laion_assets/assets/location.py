@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from laion_assets.assets.source_links import source_of
-from laion_assets.automation.milestones import index_condition
+from laion_assets.automation.milestones import MilestoneCondition, index_condition
 from laion_assets.columns import ColumnType
 from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.dagster_internals.types import RawMetadataValue
@@ -115,12 +115,14 @@ class CodeLocation:
     def milestones(self, parameters: str = "") -> dg.AutomationCondition[Any]:
         """The condition of what is built over all loaded partitions; `parameters` are those of the index, as text."""
         return index_condition(
-            self.key("clickhouse_partition"),
-            first=self.settings.index_first,
-            step=self.settings.index_step,
-            total=len(self.settings.dataset.shards),
-            parameters=parameters,
-            key_of=self.settings.dataset.key_of,
+            MilestoneCondition(
+                self.key("clickhouse_partition"),
+                first=self.settings.index_first,
+                step=self.settings.index_step,
+                total=len(self.settings.dataset.shards),
+                parameters=parameters,
+                key_of=self.settings.dataset.key_of,
+            )
         )
 
     def shard(self, context: Context) -> int:

@@ -58,7 +58,8 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
     A milestone is asked for once. Partitions that are loaded again are waited for while loads are under way, and are
     then one build. What was asked for and was not built is asked for again at the next milestone, with other
     parameters, and after a day; the last milestone, and a build over reloads whose run failed, after the next load.
-    Without a cursor (a new sensor) the last materialization decides.
+    Without a cursor (a new sensor) the last materialization decides. `parameters` are those of the index, as text, and
+    `key_of` gives a shard's partition key.
     """
 
     def __init__(
@@ -176,18 +177,8 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[int], int
     return covered, planned.storage_id if planned is not None and same_run else record.storage_id
 
 
-def index_condition(
-    partitioned: AssetKey,
-    *,
-    first: int,
-    step: int,
-    total: int,
-    parameters: str = "",
-    key_of: Callable[[int], str] = str,
-) -> dg.AutomationCondition[Any]:
-    """The automation condition of `vector_index` and `vector_cells`; `parameters` are those of the index, as text,
-    and `key_of` gives a shard's partition key."""
-    milestones = MilestoneCondition(partitioned, first, step, total, parameters, key_of)
+def index_condition(milestones: MilestoneCondition) -> dg.AutomationCondition[Any]:
+    """The automation condition of `vector_index` and `vector_cells`."""
     return (~dg.AutomationCondition.in_progress() & milestones).with_label(milestones.name)
 
 

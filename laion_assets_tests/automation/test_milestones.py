@@ -11,7 +11,7 @@ import pytest
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.events import StepMaterializationData
 
-from laion_assets.automation.milestones import index_condition, report_condition
+from laion_assets.automation.milestones import MilestoneCondition, index_condition, report_condition
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.upkeep import milestone
 from laion_assets.words import as_ranges
@@ -29,7 +29,9 @@ def clickhouse_partition() -> None: ...
 def index_with(parameters: str) -> dg.AssetsDefinition:
     """The index asset, as built with these parameters."""
     condition = index_condition(
-        dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL, parameters=parameters
+        MilestoneCondition(
+            dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL, parameters=parameters
+        )
     )
 
     @dg.asset(name="vector_index", deps=[clickhouse_partition], automation_condition=condition)
@@ -293,5 +295,7 @@ def test_while_a_build_is_under_way_nothing_is_asked_for_and_then_it_is(history:
 
 
 def test_the_label_in_the_automation_view_says_when() -> None:
-    condition = index_condition(dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL)
+    condition = index_condition(
+        MilestoneCondition(dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL)
+    )
     assert condition.get_label() == "3 partitions loaded, then every 2 more, and the last; or loaded again"
