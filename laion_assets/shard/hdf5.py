@@ -103,21 +103,15 @@ class Hdf5Reader:
     def __init__(self, path: Path, array: str | None, header: VectorHeader, *, subject: str, block_rows: int) -> None:
         self._subject = subject
         self._row = 0
-        self._files = ExitStack()
         self._raw = np.empty((block_rows, header.dimension), dtype=header.dtype)
-        try:
-            with ExitStack() as looking:
-                chunks = open_dataset(path, array, subject, looking).chunks
-            # A chunk stays inflated until its last row is read.
-            cache = _band_bytes(chunks, header.dimension, header.dtype.itemsize)
-            self._dataset: Any = open_dataset(path, array, subject, self._files, cache_bytes=cache)
-            again = _header(self._dataset, subject, header.dimension, "")
-        except ShardFileError:
-            self._files.close()
-            raise
-        if again != header:
-            self._files.close()
-            raise ShardFileError(subject, found=f"{again.rows:,} rows", expected=f"{header.rows:,}, as it had before")
+        with ExitStack() as looking:
+            chunks = open_dataset(path, array, subject, looking).chunks
+        # A chunk stays inflated until its last row is read.
+        cache = _band_bytes(chunks, header.dimension, header.dtype.itemsize)
+        with ExitStack() as files:
+            self._dataset: Any = open_dataset(path, array, subject, files, cache_bytes=cache)
+            header.require_same(_header(self._dataset, subject, header.dimension, ""), subject)
+            self._files = files.pop_all()
 
     def __enter__(self) -> Hdf5Reader:
         return self

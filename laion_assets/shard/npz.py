@@ -86,18 +86,15 @@ class NpzReader:
     def __init__(self, path: Path, array: str | None, header: VectorHeader, *, subject: str, block_rows: int) -> None:
         self._subject = subject
         self._header = header
-        self._files = ExitStack()
         try:
-            archive = self._files.enter_context(zipfile.ZipFile(path))
-            entry = find_array(archive, array, subject)
-            self._file = self._files.enter_context(archive.open(entry))
-            again = _header(self._file, entry, subject, header.dimension, "")
+            with ExitStack() as files:
+                archive = files.enter_context(zipfile.ZipFile(path))
+                entry = find_array(archive, array, subject)
+                self._file = files.enter_context(archive.open(entry))
+                header.require_same(_header(self._file, entry, subject, header.dimension, ""), subject)
+                self._files = files.pop_all()
         except UNREADABLE as error:
-            self._files.close()
             raise _unreadable(subject, error) from error
-        if again != header:
-            self._files.close()
-            raise ShardFileError(subject, found=f"{again.rows:,} rows", expected=f"{header.rows:,}, as it had before")
         self._block = np.empty((0, header.dimension), dtype=header.dtype)
         self._blocks = read_ahead(self._inflated(block_rows))
         self._files.callback(self._blocks.close)

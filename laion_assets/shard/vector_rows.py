@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.errors import ShardFileError
+
 Float32Rows = npt.NDArray[np.float32]
 
 RowFaults = npt.NDArray[np.object_]
@@ -27,6 +29,11 @@ class VectorHeader:
     def bytes(self) -> int:
         """Bytes of the vectors, uncompressed."""
         return self.rows * self.dimension * self.dtype.itemsize
+
+    def require_same(self, again: VectorHeader, subject: str) -> None:
+        """Raises `ShardFileError` where the file says something else now than it did before."""
+        if again != self:
+            raise ShardFileError(subject, found=f"{again.rows:,} rows", expected=f"{self.rows:,}, as it had before")
 
 
 class VectorReader(Protocol):
