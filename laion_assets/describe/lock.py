@@ -130,7 +130,7 @@ def _pattern(dataset: Dataset, place: SourceLayout, kind: FileKind) -> str:
 
 
 def _keys(dataset: Dataset, place: SourceLayout, kind: FileKind, paths: list[str]) -> set[str]:
-    """What stands in the files' names in place of {shard}, {file} or {name}; numbers without their padding."""
+    """What the files' names have in place of {shard}, {file} or {name}; numbers without their padding."""
     before, placeholder, after = re.split(r"(\{\w+\})", _pattern(dataset, place, kind))
     written = r"(.+)" if placeholder == "{name}" else r"(\d{1,9})"
     matcher = re.compile(re.escape(before) + written + re.escape(after), re.ASCII)

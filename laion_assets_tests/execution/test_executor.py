@@ -15,6 +15,7 @@ import pytest
 
 from laion_assets.execution.executor import _shielding_children_from_ctrl_c
 from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets_tests.automation.services import wait_for
 from laion_assets_tests.forked.process import ForkedProcess
 from laion_assets_tests.torture.termination import limit_seconds
 
@@ -102,7 +103,7 @@ def take_the_pool(home: Path) -> None:
 def test_a_run_that_waits_for_a_pool_sleeps_and_ends_at_once(home: Path) -> None:
     take_the_pool(home)
     waiting = Waiting(home, "sleeps")
-    wait_until(lambda: pending_steps(home) == 1)
+    wait_for(lambda: pending_steps(home) == 1 or None, seconds=60, what="the step that waits for the pool")
     before = cpu_seconds(waiting.process.pid)
     time.sleep(2)
     assert cpu_seconds(waiting.process.pid) - before < 1.0, "it does not spin"
@@ -115,14 +116,6 @@ def pending_steps(home: Path) -> int:
     """Steps that wait for a place in the pool."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return instance.event_log_storage.get_concurrency_info("clickhouse").pending_step_count
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Returns as soon as it is so."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def cpu_seconds(process: int) -> float:
