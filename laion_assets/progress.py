@@ -10,6 +10,9 @@ from typing import Protocol
 
 MINUTE_SECONDS = 60.0
 
+Log = Callable[[str], None]
+"""Takes a line of what is done."""
+
 
 class Progress(Protocol):
     """Takes the progress of one shard's steps. `begin` starts a stage; `advance` counts within it."""
@@ -24,7 +27,7 @@ class Progress(Protocol):
 class LoggedProgress:
     """Writes progress as log lines: each stage once, and how far it is every `every_seconds`."""
 
-    def __init__(self, log: Callable[[str], None], every_seconds: float = 10.0) -> None:
+    def __init__(self, log: Log, every_seconds: float = 10.0) -> None:
         self._log = log
         self._every = every_seconds
         self.begin("")
@@ -47,7 +50,7 @@ class LoggedProgress:
 
 
 @contextmanager
-def saying_each_minute(say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+def saying_each_minute(say: Log) -> Iterator[Log]:
     """Gives a function that is told what is done now; each minute `say` gets it, with the minutes since the beginning.
 
     `say` is called in a thread of its own: one statement of an exact search can take longer than a minute.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from laion_assets.errors import TableError
 from laion_assets.index.cover import PartitionCover, index_cover
 from laion_assets.index.declared import declared_indexes, wanted_indexes
-from laion_assets.index.graphs import BuildReport, Log, build_indexes, say_nothing
+from laion_assets.index.graphs import BuildReport, build_indexes, say_nothing
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.progress import Progress
+from laion_assets.progress import Log, Progress
 from laion_assets.settings import Settings
 from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes
 from laion_assets.table.connect import Database, connect

@@ -5,24 +5,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
 from laion_assets.index.cover import PartitionCover, index_cache_bytes, index_cover, index_sizes
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.index.replaced import declare_indexes, drop_replaced, rough_duration
+from laion_assets.index.replaced import declare_indexes, drop_replaced
 from laion_assets.index.staged import index_partition
-from laion_assets.progress import Progress
+from laion_assets.progress import Log, Progress
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import lease
 from laion_assets.table.mutations import STALL_SECONDS, Mutation, unfinished_mutations
 from laion_assets.table.schema import partitions, require_table
+from laion_assets.words import duration
 
 LOG_SECONDS = 30.0
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ class _Builder:
         elapsed = time.monotonic() - self._started
         estimate = ""
         if left and self._rows_done:
-            estimate = f", about {rough_duration(elapsed / self._rows_done * left)} left"
+            estimate = f", about {duration(elapsed / self._rows_done * left)} left"
         return (
             f"{self._partitions_done} of {self._partitions} partitions, {self._rows_done:,} of {self._rows:,} rows "
             f"({self._rows_done / max(self._rows, 1):.0%}){estimate}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from laion_assets.errors import TableError
-from laion_assets.index.cover import PartitionCover, index_cover
+from laion_assets.index.counter import graphs_searched
+from laion_assets.index.cover import PartitionCover
 from laion_assets.index.declared import Indexes, declared_indexes, wanted_indexes
 from laion_assets.index.parameters import IndexParameters
+from laion_assets.progress import Log
 from laion_assets.table.connect import Database
-
-Log = Callable[[str], None]
+from laion_assets.table.schema import partitions
+from laion_assets.words import duration
 
 
 def declare_indexes(db: Database, log: Log) -> None:
@@ -45,12 +47,6 @@ def drop_replaced(db: Database, cover: Sequence[PartitionCover], log: Log) -> bo
     return True
 
 
-def rough_duration(seconds: float) -> str:
-    """`95 s`, `40 min`, `3.2 h`."""
-    minutes = int(seconds) // 60
-    return f"{int(seconds)} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
 def _replaced(declared: Indexes, wanted: Indexes) -> Indexes:
     columns = {column for column, _ in wanted.values()}
     return {name: what for name, what in declared.items() if name not in wanted and what[0] in columns}
@@ -62,13 +58,13 @@ def _named(indexes: Indexes) -> str:
 
 def _prove(db: Database, name: str, column: str, others: Sequence[str], parts: int) -> None:
     """Searches by the index `name` alone. Raises `TableError` unless the graphs of all `parts` were searched."""
-    before = _graphs_searched(db)
+    before = graphs_searched(db)
     db.rows(
         f"WITH (SELECT {column} FROM {db.table} LIMIT 1) AS target "
         f"SELECT id FROM {db.table} ORDER BY cosineDistance({column}, target) LIMIT 1",
         settings={"ignore_data_skipping_indices": ",".join(others)},
     )
-    searched = _graphs_searched(db) - before
+    searched = graphs_searched(db) - before
     if searched < parts:
         raise TableError(
             db.subject,
@@ -78,11 +74,6 @@ def _prove(db: Database, name: str, column: str, others: Sequence[str], parts: i
         )
 
 
-def _graphs_searched(db: Database) -> int:
-    (count,) = db.one("SELECT sum(value) FROM system.events WHERE event = 'USearchSearchCount'")
-    return int(count)
-
-
 def _drop(db: Database, names: Sequence[str]) -> None:
     """ClickHouse makes a mutation of it, which gives each part a new version by hard links."""
     commands = ", ".join(f"DROP INDEX {name}" for name in names)
@@ -90,12 +81,12 @@ def _drop(db: Database, names: Sequence[str]) -> None:
 
 
 def _rebuild_cost(db: Database) -> str:
-    rows = sum(state.rows for state in index_cover(db))
+    rows = sum(state.rows for state in partitions(db))
     columns = len(db.settings.dataset.vector_columns)
     parameters, dimension = IndexParameters.of(db.settings), db.settings.dataset.dimension
     seconds = parameters.core_seconds(rows * columns, dimension)
     size = parameters.bytes_a_vector(dimension) * rows * columns
     return (
-        f"Building them over {rows:,} rows takes about {rough_duration(seconds)} of one core and {size / 1e9:,.2f} GB "
+        f"Building them over {rows:,} rows takes about {duration(seconds)} of one core and {size / 1e9:,.2f} GB "
         "beside the old ones, which are searched until then"
     )

@@ -7,8 +7,9 @@ from contextlib import suppress
 
 from laion_assets.errors import TableError
 from laion_assets.index.cells.schema import cells_exist
+from laion_assets.progress import Log
 from laion_assets.recall.cells import Cells, Codes
-from laion_assets.recall.evaluate import Log, Plan, evaluate_methods
+from laion_assets.recall.evaluate import Plan, evaluate_methods
 from laion_assets.recall.figures import Evaluation, read_evaluations, recall_folder
 from laion_assets.recall.methods import Hnsw, Method
 from laion_assets.searching.request import METHODS

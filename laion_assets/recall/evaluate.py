@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import say_nothing
-from laion_assets.progress import saying_each_minute
+from laion_assets.progress import Log, saying_each_minute
 from laion_assets.recall.cost import measured_cost
 from laion_assets.recall.exact import ExactAnswers, TrueNeighbours, true_neighbours
 from laion_assets.recall.figures import (
@@ -40,8 +40,6 @@ EXACT_SEARCHES = 20
 
 TIMED_SEARCHES = 20
 """Searches of all partitions that are timed at each search setting, where recall is that of all but one."""
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

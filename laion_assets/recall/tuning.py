@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from laion_assets.index.cover import index_sizes
 from laion_assets.index.graphs import build_indexes, say_nothing
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import scan_trial, stored_forms, trial_table, with_parameters
+from laion_assets.progress import Log
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.figures import Evaluation, Latency, Recall, SearchSettings
@@ -48,8 +49,6 @@ how much comes back of what few bits lose."""
 
 GROWTH = 0.16
 """Core-seconds a row grow with the rows of a part to this power: 1.57 times from 60,000 to a million, as measured."""
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

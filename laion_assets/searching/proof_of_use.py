@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
+from laion_assets.index.counter import graphs_searched
 from laion_assets.searching.statement import (
     SearchRequest,
     checked_vector,
@@ -63,9 +64,3 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
 def searched_parts(db: Database, request: SearchRequest) -> int:
     """How many parts a request searches, each with a graph of its own."""
     return sum(state.parts for state in partitions(db) if request.shards is None or state.shard in request.shards)
-
-
-def graphs_searched(db: Database, events: str = "system.events") -> int:
-    """How many graphs were searched since the servers started whose `events` these are."""
-    (count,) = db.one(f"SELECT sum(value) FROM {events} WHERE event = 'USearchSearchCount'")
-    return int(count)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from laion_assets.errors import ServerUnreachableError, TableError
+from laion_assets.progress import Log
 from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table.connect import Database
@@ -26,7 +27,6 @@ from laion_assets.table.verify import check_equal_to_file
 Stage = Callable[[str], None]
 """Called with the name of each stage as it begins."""
 
-Log = Callable[[str], None]
 
 Index = Callable[[Staging], None]
 """Builds indexes in a staged part that was checked, so that they come with it; its rows stay as they are."""

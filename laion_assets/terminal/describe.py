@@ -11,7 +11,7 @@ from laion_assets.dataset import preset_names, preset_text, user_path
 from laion_assets.describe.describe import describe
 from laion_assets.describe.lock import look_at_listing
 from laion_assets.errors import DatasetError, SettingsError, StoreError
-from laion_assets.listing import Listing, differences, lock_path, read_listing
+from laion_assets.listing import Listing, differences, is_other, lock_path, read_listing
 from laion_assets.shard.files import replacing
 from laion_assets.shard.storing import store_errors
 from laion_assets.words import counted
@@ -84,8 +84,6 @@ def show_listing(
 
 def _with_known_digests(before: Listing, now: Listing) -> Listing:
     """A digest that was taken of a file holds for as long as the file is no other."""
-    from laion_assets.listing import is_other
-
     shards = {}
     for shard, each in now.shards.items():
         then = before.shards.get(shard)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from laion_assets.index.counter import graphs_searched
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.query import Query
@@ -22,7 +23,6 @@ from laion_assets.recall.figures import (
 )
 from laion_assets.recall.kept import named_settings
 from laion_assets.searcher import tuned
-from laion_assets.searching.proof_of_use import graphs_searched
 from laion_assets.searching.statement import SearchRequest, SearchResult, search, vector_of
 from laion_assets.table.connect import Database, connect
 from laion_assets_tests.table.loaded import load_sample, sample_settings

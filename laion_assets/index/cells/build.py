@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,7 +26,7 @@ from laion_assets.index.cells.schema import (
     vector_columns,
 )
 from laion_assets.index.graphs import say_nothing
-from laion_assets.progress import Progress
+from laion_assets.progress import Log, Progress
 from laion_assets.table.connect import Database
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.schema import require_table
@@ -36,8 +35,6 @@ from laion_assets.table.vectors import By
 MERGED_SHARE = 0.5
 """Parts are merged to one when those beside the largest hold half as many rows as it: each row is then written about
 three times while a table grows, and a search meets few parts."""
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

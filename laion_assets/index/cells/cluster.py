@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from laion_assets.index.cells.build import CellsReport, Log, build_cells
-from laion_assets.progress import Progress
+from laion_assets.index.cells.build import CellsReport, build_cells
+from laion_assets.progress import Log, Progress
 from laion_assets.settings import Settings
 from laion_assets.table.cluster import every_node, node_settings
 from laion_assets.table.connect import Database, connect
