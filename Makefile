@@ -8,7 +8,7 @@ PORT ?= 3000
 WORKERS ?= 3
 # Each module in one worker, in the order of conftest.py: the longest first.
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-QUICK_TESTS := $(addprefix laion_assets_tests/,shard source plan describe deploy \
+QUICK_TESTS := $(addprefix laion_assets_tests/,shard source sample plan describe deploy \
   $(addprefix automation/,test_definitions.py test_milestones.py) $(addprefix health/,test_findings.py test_history.py) \
   $(addprefix clip/,test_images.py test_html_page.py test_texts.py) $(addprefix terminal/,test_bars.py test_results.py) \
   recall/test_interval.py service/test_request.py $(addprefix test_,$(addsuffix .py,cgroup dagster_internals dataset errors \

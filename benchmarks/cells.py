@@ -18,10 +18,10 @@ from laion_assets.index.cells.schema import code_bytes, code_dimension
 from laion_assets.index.cells.verify import cells_bytes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.exact import nearest_by_blocks
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.cells import require_cells, search_cells
 from laion_assets.searching.cells_settings import CellsSettings, default_probes
 from laion_assets.searching.statement import SearchRequest, search
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database
 from laion_assets.table.vectors import By, Vectors
 

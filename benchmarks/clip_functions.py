@@ -17,10 +17,10 @@ from benchmarks.report import Section, stages_table
 from laion_assets.clip.encoder import TEXT_CLASS
 from laion_assets.clip.ready import ready_model
 from laion_assets.clip.udf import install_embedded
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 

@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from laion_assets.clip.sample_model import IR_VERSION, OPSET, write_sample_model
 from laion_assets.clip.texts import MAX_TOKENS
-from laion_assets.source.sample_world import sample_world
+from laion_assets.sample.world import sample_world
 
 DIMENSION = 512
 LAYERS = 12

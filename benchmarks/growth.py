@@ -16,7 +16,7 @@ from benchmarks import alone, orchestration
 from benchmarks.growing import ROWS
 from benchmarks.process import Measured, measure, python
 from benchmarks.report import Section
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 
 NEXT = 5
 """Shards that are loaded at each step; the first of a process is not counted."""

@@ -11,7 +11,7 @@ from benchmarks.process import python
 from benchmarks.report import Section
 from benchmarks.search_data import SHARD
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 
 ENGINE, LIBRARY = "ClickHouse", "usearch"
 GOAL = 1.15

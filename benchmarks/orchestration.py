@@ -24,8 +24,8 @@ from laion_assets.health.findings import judge
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.page import report_markdown
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import load_settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.schema import PartitionState
 from laion_assets_tests.automation.services import Services, wait_for
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from benchmarks import alone
 from benchmarks.process import Measured, measure, python
 from benchmarks.report import Section
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 
 ROWS = (20_000, 50_000, 35_000, 28_000, 44_000, 31_000, 23_000, 47_000, 39_000, 26_000)
 QUICK_ROWS = (6_000, 15_000, 9_000)

@@ -66,7 +66,7 @@ def python(module: str, *arguments: object) -> list[str]:
 def compile_all() -> None:
     """Lets Python compile whatever the measured programs import, so that the first round does not pay for it."""
     programs = ("ours", "page_way", "paste_join", "client_way", "duckdb_way", "lance_way", "floor", "merge_encodings")
-    modules = ["pandas", "laion_assets.cli", "laion_assets.source.sample", *(f"benchmarks.{name}" for name in programs)]
+    modules = ["pandas", "laion_assets.cli", "laion_assets.sample.shards", *(f"benchmarks.{name}" for name in programs)]
     measure([sys.executable, "-c", f"import {', '.join(modules)}; pandas.DataFrame().to_csv()"])
 
 

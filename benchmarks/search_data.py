@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from laion_assets.index.cover import cache_bytes
 from laion_assets.index.parameters import IndexParameters
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.files import remove_file
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 

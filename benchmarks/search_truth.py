@@ -12,7 +12,7 @@ import numpy.typing as npt
 from benchmarks.real_vectors import Floats, glove_vectors, minilm_vectors
 from benchmarks.search_data import SHARD
 from benchmarks.search_engines import K
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 
 TOLERANCE = 2e-6
 """By how much a found row's cosine may fall short of the tenth true neighbour's: ties are found, too."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laion_assets.dataset import load_dataset
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.source.sample import write_sample_shard
 
 SHARD = 0
 """The number of the shard that every benchmark takes."""

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 from benchmarks.alone import parser, reported
 from benchmarks.harness import Spread
 from benchmarks.report import Section
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import load_settings
 from laion_assets.shard.merge import BLOCK_ROWS, merge_shard
 from laion_assets.shard.merged import MergedShard
 from laion_assets.shard.store import ShardStore
 from laion_assets.shard.vector_sum import file_vector_sum, vector_sum, vector_sum_sql
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 

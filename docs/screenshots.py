@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laion_assets.health.keys import CHAIN
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets_tests.automation.browser import (
     chromium_path,
     materialize,

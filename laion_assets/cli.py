@@ -80,8 +80,8 @@ def sample(
     """Write sample shards in LAION-400M's layout, whose captions and vectors agree."""
     from rich.progress import Progress
 
-    from laion_assets.shard.storing import store_errors
-    from laion_assets.source.sample import sample_row_counts, write_sample
+    from laion_assets.sample.shards import sample_row_counts, write_sample
+    from laion_assets.shard.store_errors import store_errors
 
     with store_errors(f"sample in {folder}"), Progress(console=console) as progress:
         task = progress.add_task("writing", total=sum(sample_row_counts(shards, rows)))

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_assets.dataset import Dataset, load_dataset
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard
 from laion_assets.shard.store import ShardFiles, ShardStore
-from laion_assets.source.sample import write_sample_shard
 from laion_assets_tests.endpoint.process import ServerProcess, endpoint_process
 
 REPOSITORY = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from laion_assets.errors import ClipError
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
-from laion_assets.shard.storing import store_errors
+from laion_assets.shard.store_errors import store_errors
 
 SAMPLE_REVISION = "seed 0, graphs 1"
 """Raised with every change of the sample world or its graphs, so that a store with older ones is made again."""
@@ -83,7 +83,7 @@ def _build_sample(settings: Settings, model: ClipModel, folder: Path) -> None:
         return
     # Imported late: the world needs pyarrow and the graphs need onnx, which a built model does not.
     from laion_assets.clip.sample_model import write_sample_model
-    from laion_assets.source.sample_world import sample_world
+    from laion_assets.sample.world import sample_world
 
     subject = "the sample's CLIP model"
     with store_errors(subject), file_lock(folder.with_name(f".{folder.name}.lock"), subject):

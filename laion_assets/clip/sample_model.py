@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.clip.texts import MAX_TOKENS
-from laion_assets.source.sample_world import CENTRE_SHARE, Floats, SampleWorld
+from laion_assets.sample.world import CENTRE_SHARE, Floats, SampleWorld
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from laion_assets.errors import StoreError
 from laion_assets.shard import bucket
 from laion_assets.shard.lock import file_lock
-from laion_assets.shard.storing import store_errors
+from laion_assets.shard.store_errors import store_errors
 
 if TYPE_CHECKING:
     from upath import UPath

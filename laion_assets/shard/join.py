@@ -22,7 +22,7 @@ from laion_assets.shard.arrow_values import ARROW_TYPES
 from laion_assets.shard.keys import Hashes, read_keys
 from laion_assets.shard.metadata import MetadataReader
 from laion_assets.shard.store import ShardFiles
-from laion_assets.shard.storing import store_errors
+from laion_assets.shard.store_errors import store_errors
 from laion_assets.shard.vector_rows import RowFaults
 
 BUCKET_ROWS = 65_536

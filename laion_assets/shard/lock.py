@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from laion_assets.errors import StoreError
-from laion_assets.shard.storing import store_errors
+from laion_assets.shard.store_errors import store_errors
 
 LOOK_AGAIN_SECONDS = 0.05
 

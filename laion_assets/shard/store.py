@@ -15,7 +15,7 @@ from laion_assets.settings import Settings
 from laion_assets.shard import bucket
 from laion_assets.shard.files import Location, remove_file, replacing
 from laion_assets.shard.lock import file_lock
-from laion_assets.shard.storing import store_errors
+from laion_assets.shard.store_errors import store_errors
 
 if TYPE_CHECKING:
     from upath import UPath

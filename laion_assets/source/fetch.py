@@ -22,10 +22,10 @@ from laion_assets.source.failures import WrongFileError, reason
 from laion_assets.source.folder import LocalFile
 from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
 from laion_assets.source.missing import with_near_misses
+from laion_assets.source.origin_note import read_origin, write_origin
 from laion_assets.source.partial import PartialFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
-from laion_assets.source.standing import remember, remembered
 from laion_assets.source.transfer import LogCallback, Pace, Patience, ProgressCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile, check_file, wanted_files
 
@@ -159,7 +159,7 @@ def fetch_file(
         arrival = mirrors.run(bind(_take, partial, Pace(wanted.subject, patience)))
     if arrival.remote is not None:
         with partial.storing():
-            remember(partial.final, arrival.remote)
+            write_origin(partial.final, arrival.remote)
     transfer.moved(wanted.name, 0, report=True)
     return FetchedFile(
         kind=wanted.kind,
@@ -231,7 +231,7 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Pati
     """
     wanted, transfer = partial.wanted, partial.transfer
     with partial.storing():
-        then = remembered(partial.final)
+        then = read_origin(partial.final)
     if then is None or (wanted.sha256 is not None and wanted.locked is None):
         return False
     if wanted.locked is not None:

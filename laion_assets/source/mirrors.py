@@ -1,4 +1,4 @@
-"""Which source is tried next, when, and when to give up. How a source is read is `http`'s and `folder`'s business.
+"""Which source is tried next, when, and when to give up. How a source is read is in `http`, `folder`, `object_store`.
 
 The rules:
 

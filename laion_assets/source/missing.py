@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from laion_assets.dataset import Dataset
 from laion_assets.errors import PermanentSourceError
-from laion_assets.source.folder import LocalFile, StoredFile
+from laion_assets.source.folder import LocalFile
 from laion_assets.source.http import HttpFile
 from laion_assets.source.mirrors import Source
 from laion_assets.source.names import likely_names, near_miss
+from laion_assets.source.object_store import ObjectFile
 from laion_assets.source.wanted import WantedFile
 
 MOST_NAMES = 100_000
@@ -39,7 +40,7 @@ def _names_beside(source: Source, dataset: Dataset, wanted: WantedFile) -> list[
     try:
         if isinstance(source, LocalFile):
             names = [path.name for path in source.path.parent.iterdir() if path.is_file()]
-        elif isinstance(source, StoredFile):
+        elif isinstance(source, ObjectFile):
             names = source.names_beside()
         elif isinstance(source, HttpFile):
             names = source.names_beside(likely_names(dataset, wanted.kind, wanted.shard))

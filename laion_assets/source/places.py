@@ -11,10 +11,11 @@ from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
-from laion_assets.source.folder import LocalFile, StoredFile
+from laion_assets.source.folder import LocalFile
 from laion_assets.source.http import HttpFile
 from laion_assets.source.hub import HubRepository, is_hub, pinned
 from laion_assets.source.mirrors import Source
+from laion_assets.source.object_store import ObjectFile
 from laion_assets.source.row_groups import SlicedFile
 from laion_assets.source.transfer import Patience, ShardTransfer
 from laion_assets.source.wanted import WantedFile
@@ -49,7 +50,7 @@ class ShardPlaces:
         whole = self.whole(place, wanted)
         return whole if wanted.slice is None else SlicedFile(whole, wanted)
 
-    def whole(self, place: SourceLayout, wanted: WantedFile) -> HttpFile | LocalFile | StoredFile:
+    def whole(self, place: SourceLayout, wanted: WantedFile) -> HttpFile | LocalFile | ObjectFile:
         """The file at one place of which the wanted one is all or a share."""
         folder = place.folders.of(wanted.kind).strip("/")
         scheme = urlsplit(place.url).scheme if "://" in place.url else ""
@@ -67,7 +68,7 @@ class ShardPlaces:
             return HttpFile(url, wanted, self._client, self._patience)
         if scheme in ("", "file"):
             return LocalFile(local_folder(place.url) / folder / wanted.remote_path, wanted)
-        return StoredFile(place.url, folder, wanted)
+        return ObjectFile(place.url, folder, wanted)
 
 
 def file_url(base: str, folder: str, name: str) -> str:

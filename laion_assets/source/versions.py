@@ -1,9 +1,8 @@
-"""The data version of a shard's remote files, as one text: a file that two mirrors have has one version. It asks
-nobody."""
+"""The data version of a shard's remote files, as JSON: a file that two mirrors have has one version. It asks none."""
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping
 
 from laion_assets.file_layout import FileKind
@@ -11,17 +10,32 @@ from laion_assets.source.mirrors import RemoteFile
 
 
 def shard_version(files: Mapping[FileKind, RemoteFile], before: str | None) -> str:
-    """A text that changes with any of the files, by `before`, the version that was recorded last.
+    """A text that changes with any of the files: a JSON object with `version`, `bytes` and `from` of each kind of file.
 
-    Mirrors give one file ETags and dates of their own. Where another mirror answers than before, a file of the same
-    size is the same (as `listing.is_other` has it), and its part of the version stays.
+    `before` is the version that was recorded last, or None. Mirrors give one file ETags and dates of their own. Where
+    another mirror answers than before, a file of the same size is the same (as in `listing.is_other`), and its part of
+    the version does not change.
     """
-    return "; ".join(_file_version(kind, file, before or "") for kind, file in sorted(files.items()))
+    then = _recorded(before)
+    return json.dumps({kind: _file_version(file, then.get(kind)) for kind, file in sorted(files.items())})
 
 
-def _file_version(kind: FileKind, file: RemoteFile, before: str) -> str:
-    place = file.url.rpartition("/")[0].replace(" ", "%20").replace(";", "%3B")
-    then = re.search(rf"(?:^|; )({kind}: .*?, (\d+) bytes from (\S+?))(?:; |$)", before)
-    if then is not None and then[3] != place and then[2] == str(file.size):
-        return then[1]
-    return f"{kind}: {file.version} from {place}"
+def _file_version(file: RemoteFile, before: object) -> object:
+    now = {"version": file.etag or file.modified, "bytes": file.size, "from": file.url.rpartition("/")[0]}
+    if (
+        isinstance(before, dict)
+        and file.size is not None
+        and before.get("bytes") == file.size
+        and before.get("from") != now["from"]
+    ):
+        return before
+    return now
+
+
+def _recorded(version: str | None) -> dict[str, object]:
+    """The parts of a version by kind of file; none where it is not of this form."""
+    try:
+        parts = json.loads(version or "{}")
+    except ValueError:
+        return {}
+    return parts if isinstance(parts, dict) else {}

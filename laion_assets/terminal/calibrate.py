@@ -44,10 +44,10 @@ from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.recall.queries import OVERSAMPLE, like_sets, unseen_sets
 from laion_assets.recall.unseen import OWN_ROW, UnseenQueries
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.shard.files import scratch_folder
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.schema import partitions
 from laion_assets.table.vectors import Vectors, draw_rows, vectors_of

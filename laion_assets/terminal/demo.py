@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from laion_assets.shard.storing import store_errors
-from laion_assets.source.sample import sample_row_counts, write_sample
+from laion_assets.sample.shards import sample_row_counts, write_sample
+from laion_assets.shard.store_errors import store_errors
 from laion_assets.terminal.apart import demo_settings
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance

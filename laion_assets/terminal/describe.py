@@ -13,7 +13,7 @@ from laion_assets.describe.lock import look_at_listing
 from laion_assets.errors import DatasetError, SettingsError, StoreError
 from laion_assets.listing import Listing, differences, is_other, lock_path, read_listing
 from laion_assets.shard.files import replacing
-from laion_assets.shard.storing import store_errors
+from laion_assets.shard.store_errors import store_errors
 from laion_assets.words import counted
 
 SHOWN = 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from laion_assets.errors import SettingsError
-from laion_assets.shard.storing import store_errors
+from laion_assets.shard.store_errors import store_errors
 from laion_assets.terminal.instance import MINIMAL_CONFIG
 from laion_assets.terminal.settings import quoted
 

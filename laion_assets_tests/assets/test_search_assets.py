@@ -22,9 +22,9 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings, read_evaluation
 from laion_assets.recall.tuning import TuningPlan
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import connect
 from laion_assets_tests.conftest import settings_for
 from laion_assets_tests.table.loaded import FAST, holder, insert_behind_our_back, load_sample, sample_settings

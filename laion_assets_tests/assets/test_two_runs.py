@@ -13,10 +13,10 @@ import pytest
 from laion_assets.assets import merged_shard, raw_shard
 from laion_assets.assets.location import CodeLocation
 from laion_assets.health.keys import CHAIN
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.source.sample import write_sample_shard
 from laion_assets_tests.assets.test_chain import failed_checks, failures, materialized, run, table_state
 from laion_assets_tests.conftest import Shard, copy_sample, settings_for
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets_tests.automation.browser import (
     SECONDS,
     chromium_path,

@@ -18,8 +18,8 @@ import pytest
 
 from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.keys import CHAIN
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import _holder, connect
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.submitted import daemon_is_live

@@ -10,8 +10,8 @@ import pytest
 
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import CHAIN
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 from laion_assets_tests.automation.services import Services, wait_for

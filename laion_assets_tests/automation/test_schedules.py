@@ -18,8 +18,8 @@ from laion_assets.automation.schedules import build_schedules
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets_tests.automation.recorded import ORIGIN, Recorder
 
 TICK = datetime(2026, 1, 5, 10, tzinfo=timezone.utc)

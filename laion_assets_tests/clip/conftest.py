@@ -12,11 +12,11 @@ from PIL import Image
 from laion_assets.clip.encoder import ClipEncoder
 from laion_assets.clip.ready import open_encoder
 from laion_assets.clip.udf import install_embedded
+from laion_assets.sample.shards import write_sample_shard
+from laion_assets.sample.world import COLOURS
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.source.sample import write_sample_shard
-from laion_assets.source.sample_world import COLOURS
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 

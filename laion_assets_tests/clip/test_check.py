@@ -7,8 +7,8 @@ from pathlib import Path
 
 from laion_assets.clip.check import check_clip
 from laion_assets.clip.sample_model import write_sample_model
+from laion_assets.sample.world import sample_world
 from laion_assets.settings import Settings
-from laion_assets.source.sample_world import sample_world
 
 
 def test_the_tables_own_model_passes(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from laion_assets.clip import encoder as encoder_module
 from laion_assets.clip.encoder import ClipEncoder
 from laion_assets.clip.sample_model import write_sample_model
 from laion_assets.errors import ClipError
-from laion_assets.source.sample_world import COLOURS, sample_world
+from laion_assets.sample.world import COLOURS, sample_world
 
 
 def test_texts_have_the_vectors_of_the_world(encoder: ClipEncoder) -> None:

@@ -17,7 +17,7 @@ from laion_assets.clip.fetch import fetch_model
 from laion_assets.clip.model import MODEL_FILES, ClipModel, read_manifest
 from laion_assets.clip.sample_model import write_sample_model
 from laion_assets.errors import ClipError
-from laion_assets.source.sample_world import sample_world
+from laion_assets.sample.world import sample_world
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = ClipModel("ViT-B/32", 512, "vit-b-32", ("maker/text", "maker/vision"))

@@ -12,8 +12,8 @@ from laion_assets.clip.model import MANIFEST, MODEL_FILES, file_facts, read_mani
 from laion_assets.clip.ready import clip_model, model_folder, open_encoder, ready_model
 from laion_assets.clip.sample_model import write_sample_model
 from laion_assets.errors import ClipError
+from laion_assets.sample.world import sample_world
 from laion_assets.settings import load_settings
-from laion_assets.source.sample_world import sample_world
 from laion_assets_tests.clip.conftest import sample_settings
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from laion_assets.api import answer
 from laion_assets.query import Answer, Query
+from laion_assets.sample.world import COLOURS, WORDS
 from laion_assets.searching.statement import SearchRequest
 from laion_assets.settings import Settings
-from laion_assets.source.sample_world import COLOURS, WORDS
 from laion_assets.table.vectors import By
 
 

@@ -13,7 +13,7 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from laion_assets.automation.update import read_update
 from laion_assets.definitions import build_definitions
 from laion_assets.health.keys import BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets_tests.health.test_versions import Chain
 
 

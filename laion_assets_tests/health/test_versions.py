@@ -14,8 +14,8 @@ from laion_assets.definitions import build_definitions
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN, LOAD_JOB, OBSERVE_JOB, asset_key, job_name
 from laion_assets.health.versions import RecordedVersions, code_version, latest_materializations
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets_tests.conftest import settings_for
 
 

@@ -19,12 +19,12 @@ from laion_assets.index.declared import declared_indexes
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.replaced import declare_indexes
 from laion_assets.index.staged import graphs_like_the_replaced
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest, search, vector_of
 from laion_assets.settings import Settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 from laion_assets.table.mutations import start_mutation

@@ -14,9 +14,9 @@ from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.judge import Judge
 from laion_assets.recall.queries import Kind, QuerySet
 from laion_assets.recall.unseen import COPY, OTHER_PARTITIONS, OWN_ROW, unseen_queries
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.vectors import By, vectors_of
 from laion_assets_tests.table.loaded import load_sample, sample_settings

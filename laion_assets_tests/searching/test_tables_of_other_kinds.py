@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from laion_assets.index.graphs import build_indexes
+from laion_assets.sample.world import sample_world
 from laion_assets.searching.statement import SearchRequest, SearchResult, search, vector_of
-from laion_assets.source.sample_world import sample_world
 from laion_assets.table.connect import connect
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from laion_assets.file_layout import FileKind
 from laion_assets.source.mirrors import RemoteFile
 from laion_assets.source.versions import shard_version
@@ -25,9 +27,14 @@ def test_another_file_of_the_same_mirror_is_another_version() -> None:
 def test_the_same_sizes_of_another_mirror_are_the_same_version() -> None:
     assert shard_version(files("/mnt/b", "other"), FIRST) == FIRST
     changed = shard_version(files("/mnt/b", "other", size=1_001), FIRST)
-    assert "1001 bytes from /mnt/b/img%20emb" in changed
-    assert changed.endswith(FIRST.partition("; metadata")[2]), "the metadata is the same"
+    assert json.loads(changed)["image"] == {"version": '"other; other"', "bytes": 1_001, "from": "/mnt/b/img emb"}
+    assert json.loads(changed)["metadata"] == json.loads(FIRST)["metadata"]
 
 
 def test_a_size_that_is_not_known_says_nothing() -> None:
     assert shard_version(files("/mnt/b", "other", size=None), FIRST) != FIRST
+
+
+def test_a_recorded_version_of_another_form_says_nothing() -> None:
+    for other in ("", "image: 1, 1000 bytes from https://a.example", "[]", '{"image": "1"}'):
+        assert shard_version(files("https://a.example", "one"), other) == FIRST

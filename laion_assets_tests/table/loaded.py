@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import Database, connect
 from laion_assets.table.load import load_partition
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from dotenv import dotenv_values
 
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.terminal.settings import quoted
 from laion_assets_tests.endpoint.process import ServerProcess
 from laion_assets_tests.forked.process import run_forked

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from laion_assets.source.sample import write_sample_shard
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets_tests.torture import spoil_npy, spoil_parquet
 from laion_assets_tests.torture.judging import Court, Judge, Verdict, judge
 from laion_assets_tests.torture.spoil_npy import Spoils

@@ -29,8 +29,8 @@ from laion_assets.definitions import build_definitions
 from laion_assets.health.keys import CHAIN
 from laion_assets.index.cover import index_cover
 from laion_assets.index.declared import index_names
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.table.connect import _holder, connect
 from laion_assets.table.mutations import unfinished_mutations
 from laion_assets.table.schema import partitions

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
-from laion_assets.source.sample import write_sample_shard
 from laion_assets.terminal.instance import MINIMAL_CONFIG
 from laion_assets_tests.torture.truth import RawFiles, Truth, true_rows
 

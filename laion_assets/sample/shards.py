@@ -1,4 +1,4 @@
-"""The sample maker: shards in LAION-400M's layout, with its awkward captions. What vectors mean is `sample_world`'s.
+"""The sample maker: shards in LAION-400M's layout, with its awkward captions. What vectors mean is `world`'s business.
 
 Every block of rows draws from its own generator, named by seed, shard and block. So the same call gives the same bytes
 whatever the number of threads, and memory grows with a shard's rows for its metadata only (0.4 kB each, one row group).
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.random import SFC64, Generator, SeedSequence
 from numpy.typing import NDArray
 
-from laion_assets.source.sample_world import Floats, Integers, SampleWorld, join_texts, normalise, sample_world
+from laion_assets.sample.world import Floats, Integers, SampleWorld, join_texts, normalise, sample_world
 
 BLOCK_ROWS = 4_096
 """Rows a block. A block in the making takes about 60 MB."""

@@ -1,4 +1,4 @@
-"""What a file of the store came from, kept beside it: by this a changed remote file is told from the same.
+"""The note beside a raw file that says which remote file it came from, so that a changed remote file is recognized.
 
 It fetches and removes nothing. The note goes with the file (`shard.store` removes both).
 """
@@ -15,8 +15,8 @@ from laion_assets.source.mirrors import RemoteFile
 REMOTE_FILES = TypeAdapter(RemoteFile)
 
 
-def remember(final: Path, remote: RemoteFile) -> None:
-    """Notes what `final`, which stands, came from. Raises `OSError`.
+def write_origin(final: Path, remote: RemoteFile) -> None:
+    """Notes which remote file `final` was made from. Raises `OSError`.
 
     It is written after the file: one that a crash left without its note, or with that of the file before, is at worst
     fetched once more, or not compared.
@@ -26,7 +26,7 @@ def remember(final: Path, remote: RemoteFile) -> None:
     temporary.replace(origin_path(final))
 
 
-def remembered(final: Path) -> RemoteFile | None:
+def read_origin(final: Path) -> RemoteFile | None:
     """What was noted; None where nothing was, or it cannot be read."""
     try:
         return REMOTE_FILES.validate_json(origin_path(final).read_bytes())

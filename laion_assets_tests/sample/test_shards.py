@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_assets.dataset import load_dataset
-from laion_assets.source import sample
-from laion_assets.source.sample import sample_row_counts, write_sample, write_sample_shard
-from laion_assets.source.sample_world import Floats, sample_world
+from laion_assets.sample import shards as sample
+from laion_assets.sample.shards import sample_row_counts, write_sample, write_sample_shard
+from laion_assets.sample.world import Floats, sample_world
 
 REAL = Path(__file__).parents[2].parent / "shared" / "real"
 ROWS = 20_000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from laion_assets.errors import DatasetError
-from laion_assets.source.sample_world import COLOURS, ROLES, Floats, Integers, SampleWorld, sample_world
+from laion_assets.sample.world import COLOURS, ROLES, Floats, Integers, SampleWorld, sample_world
 
 REAL = Path(__file__).parents[2].parent / "shared" / "real"
 ROWS = 20_000
