@@ -22,7 +22,7 @@ from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.cells import require_cells, search_cells
 from laion_assets.searching.cells_settings import CellsSettings, default_probes
 from laion_assets.searching.statement import SearchRequest, search
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
 TARGET = 0.95

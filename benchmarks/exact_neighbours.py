@@ -15,7 +15,7 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.exact import TrueNeighbours, nearest_by_blocks
 from laion_assets.recall.queries import OVERSAMPLE, QuerySet, like_sets
 from laion_assets.searching.statement import SearchRequest, search
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import Ids, draw_rows
 
 K = 10

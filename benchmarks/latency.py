@@ -19,7 +19,7 @@ from laion_assets.recall.figures import Evaluation, Measurement, SearchSettings
 from laion_assets.recall.unseen import kept_out_queries, rows_kept_out
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest, search
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 PLAIN = SearchSettings(64)
 GRID = (PLAIN, *(SearchSettings(ef) for ef in (128, 256, 512, 1024)), SearchSettings(256, multiplier=5))

@@ -17,7 +17,7 @@ from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.searching.statement import SearchRequest, search, search_statement
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import Vectors, vector_sql
 

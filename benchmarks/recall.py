@@ -18,7 +18,7 @@ from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.evaluate import Plan, evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 GRID = (
     *(SearchSettings(ef) for ef in (64, 128, 256, 512, 1024, 2048)),

@@ -22,7 +22,8 @@ from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.searching.statement import SearchRequest, search
-from laion_assets.table.connect import Database, embedded_options
+from laion_assets.table.database import Database
+from laion_assets.table.embedded import embedded_options
 
 Floats = npt.NDArray[np.float32]
 Setting = tuple[int, ...]

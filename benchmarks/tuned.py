@@ -14,7 +14,7 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.figures import Measurement
 from laion_assets.recall.tuning import PAGE_PARAMETERS, TRIAL_GRID, FormTrial, Trial, TuningPlan, tune
 from laion_assets.recall.unseen import rows_kept_out
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 TARGET = 0.95
 FEWER_CORE_SECONDS, FEWER_BYTES, SMALL_BYTES = 4.0, 2.0, 250.0

@@ -18,7 +18,8 @@ from laion_assets.shard.merge import BLOCK_ROWS, merge_shard
 from laion_assets.shard.merged import MergedShard
 from laion_assets.shard.store import ShardStore
 from laion_assets.shard.vector_sum import file_vector_sum, vector_sum, vector_sum_sql
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 
 ABOUT = """\

@@ -34,17 +34,26 @@ class Machine:
     def here(cls) -> Machine:
         """The machine at hand."""
         named = re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo"))
-        cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        quota = allowed_cores()
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return cls(
             processor=named[1] if named else platform.machine(),
-            cores=cores if quota is None else min(cores, max(1, math.ceil(quota))),
+            cores=available_cores(),
             memory_bytes=min(memory, allowed_bytes() or memory),
             versions={name: importlib.metadata.version(name) for name in PACKAGES},
         )
 
     def __str__(self) -> str:
         return f"{self.processor}, {self.cores} cores, {self.memory_bytes / 2**30:.0f} GiB"
+
+
+def available_cores() -> int:
+    """How many cores this process may use: what `taskset` and a container's cpuset leave it, and a quota of CPU time.
+
+    Threads beyond a quota are stopped together for the rest of each period of 100 ms once it is used up.
+    """
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = allowed_cores()
+    return here if quota is None else min(here, max(1, math.ceil(quota)))
 
 
 class StepMeter:

@@ -15,7 +15,8 @@ from laion_assets.health.keys import job_name
 from laion_assets.setting_values import without_password
 from laion_assets.settings import GivenSettings, Settings, given_settings, variable_of
 from laion_assets.shard.store import ShardStore
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 
 TABLE = "embedding_table"
 STORE = "shard_store"

@@ -30,8 +30,8 @@ from laion_assets.searching.request import (
 )
 from laion_assets.searching.statement import vector_of
 from laion_assets.settings import Settings, load_settings
-from laion_assets.table.connect import Database
 from laion_assets.table.connections import Connections
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import laion_assets
 from laion_assets.clip.ready import ready_model
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
@@ -90,7 +89,7 @@ def _script(function: ClipFunction, settings: Settings, model_folder: Path) -> s
 
     -I keeps out whatever the server's folder or PYTHONPATH hold; the package's own place is added last.
     """
-    package_root = str(Path(laion_assets.__file__).parents[1])
+    package_root = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.append({package_root!r}); from laion_assets.clip.worker import main; sys.exit(main())"
     command = [sys.executable, "-I", "-c", code, function.kind]
     command += ["--model", str(model_folder), "--dimension", str(settings.dataset.dimension)]

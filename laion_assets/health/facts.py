@@ -23,7 +23,7 @@ from laion_assets.health.versions import RecordedVersions
 from laion_assets.plan.kept import plan_path, read_plan
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
-from laion_assets.table.connect import holding_process
+from laion_assets.table.embedded import holding_process
 from laion_assets.words import shards_of
 
 AUDIT_CHECK = "partition_matches_parquet"

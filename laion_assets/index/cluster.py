@@ -16,7 +16,8 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.progress import Log, Progress
 from laion_assets.settings import Settings
 from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.schema import part_names
 
 NAMED = 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 
 def graphs_searched(db: Database, events: str = "system.events") -> int:

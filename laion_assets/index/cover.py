@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from laion_assets.index.declared import index_names
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions
 from laion_assets.table.scratch import scratch_table
 

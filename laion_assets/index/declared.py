@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import local_table
 
 NAMES = {"image_embedding": "image_index", "text_embedding": "text_index"}

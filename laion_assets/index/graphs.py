@@ -14,7 +14,7 @@ from laion_assets.index.replaced import declare_indexes, drop_replaced
 from laion_assets.index.staged import index_partition
 from laion_assets.progress import Log, Progress
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.lease import lease
 from laion_assets.table.mutations import STALL_SECONDS, Mutation, unfinished_mutations
 from laion_assets.table.schema import partitions, require_table

@@ -10,7 +10,7 @@ from laion_assets.index.cover import PartitionCover
 from laion_assets.index.declared import Indexes, declared_indexes, wanted_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.progress import Log
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions
 from laion_assets.words import duration
 

@@ -18,12 +18,13 @@ from laion_assets.index.cells.same_rows import keep_cells
 from laion_assets.index.cells.schema import cells_exist
 from laion_assets.index.cover import index_bytes
 from laion_assets.index.declared import declared_indexes
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import STALL_SECONDS, RowsRead, start_mutation, unfinished_mutations
+from laion_assets.table.parts import active_parts
 from laion_assets.table.schema import partitions
 from laion_assets.table.scratch import drop_stale_staging
-from laion_assets.table.staging import Staging, active_parts, dropping, staging_name
+from laion_assets.table.staging import Staging, dropping, staging_name
 from laion_assets.table.swap import swap_in
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, create_table
 from laion_assets.table.scratch import scratch_table
 from laion_assets.table.vectors import Ids, Vectors, of_shards, vector_sql

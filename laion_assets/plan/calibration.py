@@ -9,10 +9,9 @@ from importlib import resources
 from pathlib import Path
 
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.machine import Machine
+from laion_assets.machine import Machine, available_cores
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
-from laion_assets.table.connect import available_cores
 
 SHARD_STAGES = ("fetch", "merge", "load", "checks")
 """Of one shard's run. `checks` is all of the run that is no step's: asset checks, and Dagster itself."""

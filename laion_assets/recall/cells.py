@@ -17,7 +17,7 @@ from laion_assets.searching.cells import require_cells, search_cells
 from laion_assets.searching.cells_settings import CANDIDATES, CellsSettings, default_probes
 from laion_assets.searching.cells_use import cells_use
 from laion_assets.searching.statement import SearchRequest
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)

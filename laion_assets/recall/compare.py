@@ -14,7 +14,7 @@ from laion_assets.recall.figures import Evaluation, read_evaluations, recall_fol
 from laion_assets.recall.methods import Hnsw, Method
 from laion_assets.searching.request import METHODS
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 
 def built_methods(db: Database) -> list[Method]:

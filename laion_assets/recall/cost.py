@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from laion_assets.recall.judge import TOLERANCE, Judge
 from laion_assets.recall.methods import Exact, Hnsw, Method, Question
 from laion_assets.recall.queries import COPY_DISTANCE, OVERSAMPLE, QuerySet, like_sets
 from laion_assets.recall.unseen import OWN_ROW, UnseenQueries, unseen_queries
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import PartitionState, partitions, require_table
 from laion_assets.table.vectors import By, draw_rows
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.recall.queries import QuerySet
 from laion_assets.shard.files import replacing, sweep
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import Block, By, Ids, Vectors, partition_keys, stream_vectors
 
 Distances = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ from laion_assets.recall.queries import Kind, QuerySet
 from laion_assets.shard.list_column import ListColumnReader, read_list_header
 from laion_assets.shard.npy import first_line
 from laion_assets.source.given import fetch_given
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import Ids, Vectors, ids_by, vectors_of
 
 LEAST_NEIGHBOURS = 10

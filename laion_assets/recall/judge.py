@@ -8,7 +8,7 @@ import numpy.typing as npt
 from laion_assets.recall.exact import TrueNeighbours, cosine_distances
 from laion_assets.recall.figures import Recall
 from laion_assets.recall.queries import QuerySet
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Ids, Vectors, vectors_of
 
 TOLERANCE = 2e-6

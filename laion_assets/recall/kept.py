@@ -15,7 +15,7 @@ from laion_assets.recall.figures import Evaluation, SearchSettings, read_evaluat
 from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.request import MethodName
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By
 
 NAMED = 5

@@ -14,7 +14,7 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.searching.cluster import use_everywhere
 from laion_assets.searching.statement import SearchRequest, search
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
 EF_SEARCH = (16, 32, 64, 128, 256, 512, 1024, 2048)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.dataset import ID_STRIDE
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Ids, Vectors, vectors_of
 
 COPY_DISTANCE = 1e-6

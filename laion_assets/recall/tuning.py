@@ -21,7 +21,7 @@ from laion_assets.recall.figures import Evaluation, Latency, Recall, SearchSetti
 from laion_assets.recall.judge import Judge
 from laion_assets.recall.unseen import UnseenQueries, kept_out_queries, rows_kept_out
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions, require_table
 
 PAGE_PARAMETERS = IndexParameters("bf16", 64, 256)

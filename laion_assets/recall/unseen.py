@@ -20,7 +20,7 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import trial_table
 from laion_assets.recall.queries import OVERSAMPLE, QuerySet, unseen_sets
 from laion_assets.table.cluster import connect_to_node, nodes
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import PartitionState, partitions
 from laion_assets.table.vectors import Ids, draw_rows
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from laion_assets.searching.dispatch import search_by_method
 from laion_assets.searching.request import SearchRequest, SearchResult
 from laion_assets.searching.statement import answer_text
-from laion_assets.table.connect import Database
 from laion_assets.table.connections import Connections
+from laion_assets.table.database import Database
 
 ROWS_AT_ONCE = 20_000
 """Rows whose texts are read by one statement: its ids are 250 kB."""

@@ -29,7 +29,7 @@ from laion_assets.searching.statement import (
     typed_row,
 )
 from laion_assets.table.cluster import connect_to_node, nodes
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, vector_sql
 
 MARGIN = 3

@@ -10,7 +10,7 @@ from laion_assets.index.cells.schema import GRANULE_ROWS
 from laion_assets.searching.cells import MARGIN, candidates_sql, require_cells
 from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.statement import SearchRequest, checked_vector
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 COUNTERS = ("SelectedRows", "SelectedBytes")
 

@@ -8,7 +8,7 @@ from laion_assets.index.counter import graphs_searched
 from laion_assets.searching.proof_of_use import IndexUse, index_use, searched_parts
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.table.cluster import connect_to_node, nodes, system_table
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 
 def use_everywhere(entry: Database, vector: npt.ArrayLike, request: SearchRequest) -> IndexUse:

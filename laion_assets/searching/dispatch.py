@@ -11,7 +11,7 @@ from laion_assets.searching.cells import search_cells
 from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.request import SearchRequest, SearchResult
 from laion_assets.searching.statement import search
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 EF_SEARCH = "hnsw_candidate_list_size_for_search"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from laion_assets.searching.condition import Condition
 from laion_assets.searching.counters import READ_SECONDS, Use
 from laion_assets.searching.request import SearchRequest
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 MOST_CONDITIONS = 1_000
 """Texts that are kept; they are forgotten all at once."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from laion_assets.searching.condition import DISTANCE, Condition
 from laion_assets.searching.request import SearchRequest
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import vector_sql
 
 COLUMNS = ("caption", "url", "shard", "id", "NSFW")

@@ -13,7 +13,7 @@ from laion_assets.searching.statement import (
     search,
     search_statement,
 )
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.searching.statement import answer_text
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import VECTOR_COLUMNS, require_table, table_columns
 
 MOST_SHARD = 65_535

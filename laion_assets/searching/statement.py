@@ -25,7 +25,7 @@ from laion_assets.searching.request import (
     check_request,
     checked_by,
 )
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import By
 

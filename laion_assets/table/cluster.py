@@ -18,7 +18,8 @@ from pydantic import SecretStr
 
 from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.schema import dataset_comment, local_table, table_definition
 
 

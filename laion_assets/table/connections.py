@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from laion_assets.errors import ServerUnreachableError
+from laion_assets.machine import available_cores
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, available_cores, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 
 
 class Connections:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from laion_assets.errors import TableError
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 INSERT_SETTINGS: dict[str, object] = {
     # Blocks in the file's order make parts whose ids do not overlap: the merge to one part was twice as fast.

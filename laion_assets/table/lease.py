@@ -28,13 +28,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from laion_assets.errors import LeaseHeldError, LeaseLostError, TableError
 from laion_assets.machine import is_gone, process_mark
-
-if TYPE_CHECKING:
-    from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 LEASE_SECONDS = 60.0
 """How long a holder that says nothing more keeps the lease. One of this host whose process is gone loses it at once."""

@@ -12,14 +12,15 @@ from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.progress import Log
 from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merged import MergedShard
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.fingerprint import file_fingerprint, vector_sums
 from laion_assets.table.inserting import Rows
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import POLL_SECONDS
+from laion_assets.table.parts import Part
 from laion_assets.table.schema import create_table
 from laion_assets.table.scratch import drop_stale_staging
-from laion_assets.table.staging import Part, Staging, staging_table
+from laion_assets.table.staging import Staging, staging_table
 from laion_assets.table.swap import swap_in
 from laion_assets.table.transfer import Transfer, choose_transfer, insert_file, release_memory
 from laion_assets.table.verify import check_equal_to_file

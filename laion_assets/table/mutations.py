@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.stopping import check_stopped
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 POLL_SECONDS = 0.25
 """A failed mutation is seen after this; asking costs the engine below a millisecond."""

@@ -10,7 +10,7 @@ from clickhouse_connect.driver.binding import format_str, quote_identifier
 from laion_assets.errors import TableError
 from laion_assets.shard.bucket import bucket_errors
 from laion_assets.shard.files import Location
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from laion_assets.errors import TableError
 from laion_assets.read_ahead import read_ahead
 from laion_assets.shard.merged import MergedShard, reading
 from laion_assets.table import inserting
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.inserting import Rows, insert_settings, killing
 
 PUSH_BATCH_ROWS = 2_048

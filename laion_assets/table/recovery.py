@@ -7,22 +7,12 @@ interrupted load is then still there, with the part that was checked: this tells
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
-
+from laion_assets.table.database import Database
 from laion_assets.table.lease import live_tokens
-
-if TYPE_CHECKING:
-    from laion_assets.table.connect import Database
+from laion_assets.table.parts import parts_by_partition
 
 LEASED = r"_staging_\d+_([0-9a-f]{8})$"
 """At the end of a staging table's name (`staging.staging_name`): the token of its lease."""
-
-
-class _Part(NamedTuple):
-    name: str
-    rows: int
-    content: str
 
 
 def finish_interrupted_swaps(db: Database) -> list[str]:
@@ -45,25 +35,14 @@ def finish_interrupted_swaps(db: Database) -> list[str]:
 
 
 def _finish(db: Database, staging: str) -> list[str]:
-    checked = _active_parts(db, staging)
-    in_table = _active_parts(db, db.settings.table) if checked else {}
+    checked = parts_by_partition(db, staging)
+    in_table = parts_by_partition(db, db.settings.table) if checked else {}
     replaced = []
-    for shard, parts in checked.items():
-        same = [part for part in in_table[shard] if part[1:] == parts[0][1:]]
+    for partition, parts in checked.items():
+        there = in_table.get(partition, [])
+        same = [part for part in there if (part.rows, part.content) == (parts[0].rows, parts[0].content)]
         if len(parts) == 1 and same:
-            replaced += [part.name for part in in_table[shard][: in_table[shard].index(same[-1])]]
+            replaced += [part.name for part in there[: there.index(same[-1])]]
     for name in replaced:
         db.command(f"ALTER TABLE {db.table} DROP PART {{name:String}}", parameters={"name": name})
     return replaced
-
-
-def _active_parts(db: Database, table: str) -> dict[str, list[_Part]]:
-    """A table's active parts with rows, by partition, the newest last."""
-    found: dict[str, list[_Part]] = defaultdict(list)
-    for partition, name, rows, content in db.rows(
-        "SELECT partition, name, rows, hash_of_all_files FROM system.parts WHERE database = {database:String} "
-        "AND table = {table:String} AND active AND rows > 0 ORDER BY partition, min_block_number",
-        parameters={"database": db.database, "table": table},
-    ):
-        found[str(partition)].append(_Part(str(name), int(rows), str(content)))
-    return found

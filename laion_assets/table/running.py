@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from laion_assets.table.connect import embedded_client, engines_in_use
+from laion_assets.table.embedded import embedded_client, engines_in_use
 
 
 class RunningStatements:

@@ -8,7 +8,7 @@ from clickhouse_connect.driver.binding import format_str, quote_identifier
 
 from laion_assets.errors import TableError, TableShapeError
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 
 PAGE_COLUMNS = {
     "id": "Int64",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from laion_assets.machine import is_gone, process_mark
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.lease import live_tokens
 from laion_assets.table.recovery import finish_interrupted_swaps
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from laion_assets.errors import LeaseLostError, ServerUnreachableError, TableError
 from laion_assets.table import inserting
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease
+from laion_assets.table.parts import Part, active_parts
 from laion_assets.table.schema import table_definition
 
 NO_BACKGROUND_MERGES = ", max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1"
@@ -25,15 +25,6 @@ with `fsync_after_insert`, which syncs each part that is merged away, too, 35.2 
 
 SYNCED_ON_INSERT = ", fsync_after_insert = 1"
 """For a shard of one inserted part, which is not merged."""
-
-
-class Part(NamedTuple):
-    """An active part: its name (partition and block numbers are in it), rows, bytes, and a hash over its files."""
-
-    name: str
-    rows: int
-    bytes_on_disk: int
-    content: str
 
 
 @dataclass(frozen=True)
@@ -116,14 +107,3 @@ def create_staging(staging: Staging, rows: int) -> None:
 def staging_name(held: Lease, shard: int) -> str:
     """The name, unquoted, of the staging table of a shard under a lease; `scratch.SHARD_STAGING` finds it."""
     return f"{held.db.settings.table}_staging_{shard}_{held.token}"
-
-
-def active_parts(db: Database, table: str, shard: int) -> tuple[Part, ...]:
-    """A partition's active parts with rows, by name; `table` is unquoted. None where there is no such table."""
-    rows = db.rows(
-        "SELECT name, rows, bytes_on_disk, hash_of_all_files FROM system.parts "
-        "WHERE database = {database:String} AND table = {table:String} AND partition = {partition:String} "
-        "AND active AND rows > 0 ORDER BY name",
-        parameters={"database": db.database, "table": table, "partition": str(shard)},
-    )
-    return tuple(Part(str(name), int(count), int(size), str(content)) for name, count, size, content in rows)

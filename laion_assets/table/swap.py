@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from laion_assets.errors import PartitionCheckError, TableError
 from laion_assets.table.lease import Lease
-from laion_assets.table.staging import Part, Staging, active_parts
+from laion_assets.table.parts import Part, active_parts
+from laion_assets.table.staging import Staging
 
 COVER_BYTES = 16 << 20
 """REPLACE PARTITION (26.9) lets the new part stand, then reserves 1 MiB for an empty part that covers the replaced one.

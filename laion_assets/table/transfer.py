@@ -14,7 +14,7 @@ from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table import inserting
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.inserting import Rows, insert_settings, killing
 from laion_assets.table.parquet_source import parquet_columns, parquet_source, table_function
 from laion_assets.table.push import push_file

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from clickhouse_connect.driver.binding import quote_identifier
 
 from laion_assets.dataset import ID_STRIDE
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import local_table, partitions, parts_table
 
 By = Literal["image", "text"]

@@ -12,7 +12,7 @@ from laion_assets.shard.alignment import Strangers, alignment_fault
 from laion_assets.shard.merged import MergedShard, reading
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
 from laion_assets.shard.vector_sum import vector_sum_sql
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.fingerprint import fingerprint_sql, vector_sums
 from laion_assets.table.vectors import read_vectors
 

@@ -48,7 +48,8 @@ from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.shard.files import scratch_folder
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions
 from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
 from laion_assets.terminal.apart import settings_apart

@@ -24,7 +24,8 @@ from laion_assets.recall.kept import difference
 from laion_assets.recall.methods_report import HEAD, methods_rows
 from laion_assets.recall.report import milliseconds
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.runs import STOPPED, execute_here
 

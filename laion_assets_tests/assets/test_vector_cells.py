@@ -14,7 +14,8 @@ from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.keys import BUILD_JOB, asset_key, job_name
 from laion_assets.index.cells.schema import require_codec
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.grants import search_grants
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 

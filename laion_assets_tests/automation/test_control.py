@@ -20,7 +20,8 @@ from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.keys import CHAIN
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
-from laion_assets.table.connect import _holder, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.embedded import holder_of
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.submitted import daemon_is_live
 from laion_assets.words import shards_of
@@ -111,7 +112,7 @@ class Load:
 
     def holder(self) -> str | None:
         """Who holds the embedded engine."""
-        return _holder(self.folder / "data" / "clickhouse")
+        return holder_of(self.folder / "data" / "clickhouse")
 
 
 @pytest.fixture(scope="module")

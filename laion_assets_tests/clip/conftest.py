@@ -17,7 +17,8 @@ from laion_assets.sample.world import COLOURS
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 
 ROWS = 10_000

@@ -14,7 +14,7 @@ from laion_assets.clip.encoder import ClipEncoder
 from laion_assets.clip.udf import install
 from laion_assets.errors import TableError
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets_tests.clip.conftest import sample_settings
 from laion_assets_tests.clip.test_images import png, png_header
 

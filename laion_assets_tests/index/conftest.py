@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 
 
 @pytest.fixture

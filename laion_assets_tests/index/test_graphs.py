@@ -21,7 +21,8 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest, vector_of
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.lease import lease
 from laion_assets.table.mutations import Mutation, start_mutation, unfinished_mutations
 from laion_assets_tests.conftest import Transport, assert_one_line

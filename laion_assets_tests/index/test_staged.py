@@ -25,7 +25,8 @@ from laion_assets.searching.statement import SearchRequest, search, vector_of
 from laion_assets.settings import Settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 from laion_assets.table.mutations import start_mutation
 from laion_assets.table.schema import partitions

@@ -13,7 +13,8 @@ from laion_assets.recall.queries import QuerySet, unseen_sets
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
 from laion_assets.table import vectors as table_vectors
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, draw_rows, stream_vectors, vectors_of
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings

@@ -23,7 +23,8 @@ from laion_assets.searcher import tuned
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import Vectors
 from laion_assets.terminal.results import results_json
 from laion_assets_tests.conftest import Transport

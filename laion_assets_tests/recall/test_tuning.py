@@ -15,7 +15,8 @@ from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings,
 from laion_assets.recall.tuning_report import tuning_markdown, tuning_plot
 from laion_assets.recall.unseen import kept_out_queries
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions
 from laion_assets.table.vectors import draw_rows, vectors_of
 from laion_assets_tests.table.loaded import load_sample, sample_settings

@@ -17,7 +17,8 @@ from laion_assets.recall.unseen import COPY, OTHER_PARTITIONS, OWN_ROW, unseen_q
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, vectors_of
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 

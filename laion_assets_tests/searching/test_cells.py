@@ -16,7 +16,8 @@ from laion_assets.searching.cells_settings import CellsSettings, default_probes
 from laion_assets.searching.cells_use import cells_use
 from laion_assets.searching.statement import SearchRequest, SearchResult, search
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, draw_rows, vectors_of
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings

@@ -9,7 +9,8 @@ import pytest
 
 from laion_assets.errors import SearchError
 from laion_assets.searching.condition import CATEGORIES, check_condition
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.schema import create_table
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.table.loaded import sample_settings

@@ -17,7 +17,8 @@ from laion_assets.searching.statement import SearchRequest, checked_by, checked_
 from laion_assets.searching.vector_file import read_vector_file
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 from laion_assets.table.vectors import By, vector_sql
 from laion_assets_tests.conftest import Shard, Transport, assert_one_line, settings_for

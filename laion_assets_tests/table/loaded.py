@@ -16,7 +16,8 @@ from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 
 FAST = {"hnsw_m": 8, "hnsw_ef_construction": 32}

@@ -21,7 +21,8 @@ from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets.source.fetch import fetch_shard
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.describe import show_listing

@@ -26,7 +26,7 @@ from laion_assets.errors import TableError
 from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.settings import Settings
-from laion_assets.table import cluster, connect
+from laion_assets.table import cluster, embedded
 from laion_assets.table.cluster import (
     Node,
     cluster_statements,
@@ -39,7 +39,8 @@ from laion_assets.table.cluster import (
     placed_on,
     system_table,
 )
-from laion_assets.table.connect import Database
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions, parts_table
 from laion_assets.terminal.status import read_status
 from laion_assets_tests.assets.test_chain import failed_checks, failures, run
@@ -124,12 +125,12 @@ def settings(sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Settings of a cluster of one node, and the engine's configuration that makes it one."""
     configuration = tmp_path / "cluster.xml"
     configuration.write_text(CONFIGURATION)
-    options = connect.embedded_options
+    options = embedded.embedded_options
 
     def with_configuration(settings: Settings) -> dict[str, str]:
         return {**options(settings), "config-file": str(configuration)}
 
-    monkeypatch.setattr(connect, "embedded_options", with_configuration)
+    monkeypatch.setattr(embedded, "embedded_options", with_configuration)
     fast = {"hnsw_m": 8, "hnsw_ef_construction": 32, "recall_queries": 5}
     return settings_for(tmp_path / "data", sample_folder, cluster="one", **fast)
 
@@ -143,7 +144,7 @@ def whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def entry(settings: Settings) -> Iterator[Database]:
-    with connect.connect(settings) as db:
+    with connect(settings) as db:
         yield db
 
 
@@ -189,14 +190,14 @@ def test_nodes_are_found_in_system_clusters(entry: Database) -> None:
 
 def test_a_cluster_that_is_not_there_is_an_error_that_names_those_that_are(settings: Settings) -> None:
     other = settings.model_copy(update={"cluster": "three"})
-    with connect.connect(other) as db, pytest.raises(TableError) as caught:
+    with connect(other) as db, pytest.raises(TableError) as caught:
         nodes(db)
     assert_one_line(caught.value, "cluster three", "found one, twice, two in system.clusters", "LAION_CLUSTER")
 
 
 def test_an_insert_through_the_distributed_table_would_scatter_a_partition_and_is_refused(whole: Settings) -> None:
     two = whole.model_copy(update={"cluster": "two"})
-    with connect.connect(two) as db:
+    with connect(two) as db:
         assert [(node.cluster_shard, node.host, node.here) for node in nodes(db)] == [
             (1, "127.0.0.1", True),
             (2, "127.0.0.2", False),
@@ -237,7 +238,7 @@ def test_tables_are_made_only_where_they_are_lacking(whole: Settings, monkeypatc
             assert len(made) == statements
         made.clear()
     assert not any("ON CLUSTER" in sql for sql in made)
-    with connect.connect(whole) as entry:
+    with connect(whole) as entry:
         entry.command("DROP TABLE laion SYNC")
     with connect_to_partition(whole, 3):
         assert made.count("CREATE DATABASE IF NOT EXISTS `default`") == 1
@@ -276,7 +277,7 @@ def test_nodes_are_numbered_as_cluster_all_replicas_does(
 
 def test_cluster_all_replicas_numbers_each_address_once_in_order(entry: Database) -> None:
     two = entry.settings.model_copy(update={"cluster": "twice"})
-    with connect.connect(two) as db:
+    with connect(two) as db:
         known = nodes(db)
         assert [(node.cluster_shard, node.host, node.port) for node in known] == [
             (1, "127.0.0.1", 9000),
@@ -292,7 +293,7 @@ def test_a_partition_stays_where_it_stands(whole: Settings) -> None:
     shard = next(shard for shard in range(100) if placed_on(shard, [1, 2]) == 2)
     with connect_to_partition(whole, shard) as db:
         assert db.settings.table == "laion_local"
-    with connect.connect(whole) as db:
+    with connect(whole) as db:
         assert home_of(db, shard, [*nodes(db), added]) == 2
         db.command(f"INSERT INTO {db.name_of('laion_local')} (id, shard) VALUES (1, {shard})")
         assert home_of(db, shard, [*nodes(db), added]) == 1
@@ -321,7 +322,7 @@ def test_a_load_an_index_a_report_and_a_search_on_a_cluster_of_one(whole: Settin
         "index_is_used": True,
     }
     assert search(like=20_000_007, limit=3, settings=whole)["id"][0] == 20_000_007
-    with connect.connect(whole) as db:
+    with connect(whole) as db:
         assert [(state.shard, state.rows, state.parts) for state in partitions(db)] == [(1, 620, 1), (2, 250, 1)]
         assert sorted(str(name) for (name,) in db.rows("SHOW TABLES")) == ["laion", "laion_local"]
     with connect_to_own_rows(whole) as db:
@@ -336,7 +337,7 @@ def test_a_node_that_is_a_server_is_asked_over_http(whole: Settings, tmp_path: P
         with dg.DagsterInstance.ephemeral() as instance:
             result = run(settings, 2, instance)
         assert result.success, (failures(result), failed_checks(result))
-        with connect.connect(settings) as db:
+        with connect(settings) as db:
             assert db.one("SELECT count() FROM clustered.laion") == (250,)
             assert [(state.shard, state.rows) for state in partitions(db)] == [(2, 250)]
         replaced = [request["sql"] for request in server.log("REPLACE PARTITION")]

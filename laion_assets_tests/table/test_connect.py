@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import EngineHeldError, ServerRefusedError, TableError
+from laion_assets.machine import available_cores
 from laion_assets.settings import Settings, load_settings
-from laion_assets.table.connect import available_cores, connect
+from laion_assets.table.connect import connect
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.table.loaded import holder
 from laion_assets_tests.torture.adversity import remount, small_disk
@@ -52,7 +53,7 @@ def test_an_index_is_built_by_as_many_threads_as_there_are_cores(settings: Setti
 
 @pytest.mark.parametrize(("quota", "cores"), [(None, 2), (0.5, 1), (1.0, 1), (1.5, 2), (8.0, 2)])
 def test_a_quota_of_cpu_time_counts_as_cores(quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("laion_assets.table.connect.allowed_cores", lambda: quota)
+    monkeypatch.setattr("laion_assets.machine.allowed_cores", lambda: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert available_cores() == cores
 

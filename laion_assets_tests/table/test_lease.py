@@ -16,7 +16,8 @@ import pytest
 from laion_assets.errors import LeaseHeldError, LeaseLostError
 from laion_assets.settings import Settings
 from laion_assets.table import lease as lease_module
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.lease import LEASE_SECONDS, lease, live_claims, live_tokens
 from laion_assets_tests.conftest import Transport, assert_one_line, settings_for
 from laion_assets_tests.endpoint.process import ServerProcess

@@ -25,7 +25,8 @@ from laion_assets.shard.store import ShardStore
 from laion_assets.shard.vector_sum import vector_sum
 from laion_assets.table import inserting
 from laion_assets.table import staging as staging_module
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.fingerprint import file_fingerprint, vector_sums
 from laion_assets.table.lease import lease
 from laion_assets.table.load import load_partition

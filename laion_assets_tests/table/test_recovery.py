@@ -9,7 +9,8 @@ import pytest
 
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import MergedShard
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.lease import lease
 from laion_assets.table.load import load_partition
 from laion_assets.table.recovery import finish_interrupted_swaps

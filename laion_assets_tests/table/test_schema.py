@@ -10,7 +10,8 @@ import pytest
 
 from laion_assets.errors import TableError, TableShapeError
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.schema import create_table, partitions, require_table, table_exists
 from laion_assets.table.scratch import drop_stale_staging, scratch_table
 from laion_assets.table.staging import Staging, create_staging

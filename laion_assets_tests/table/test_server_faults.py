@@ -20,7 +20,8 @@ from laion_assets.shard.merged import MergedShard
 from laion_assets.table import inserting
 from laion_assets.table import mutations as mutations_module
 from laion_assets.table import server as server_module
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 from laion_assets.table.mutations import start_mutation, unfinished_mutations
 from laion_assets.table.schema import create_table, partitions, table_exists

@@ -17,7 +17,8 @@ from laion_assets.settings import Settings, load_settings
 from laion_assets.shard import merge
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table import inserting, push
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.fingerprint import file_fingerprint, fingerprint_sql
 from laion_assets.table.load import load_partition
 from laion_assets.table.parquet_source import parquet_source

@@ -14,11 +14,13 @@ from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merged import MergedShard
 from laion_assets.table import inserting
 from laion_assets.table import load as load_module
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease
 from laion_assets.table.load import load_partition
+from laion_assets.table.parts import Part
 from laion_assets.table.schema import partitions
-from laion_assets.table.staging import Part, Staging
+from laion_assets.table.staging import Staging
 from laion_assets.table.swap import swap_in
 from laion_assets_tests.conftest import Shard, Transport, assert_one_line, settings_for
 from laion_assets_tests.table.test_lease import let_lapse

@@ -16,7 +16,8 @@ from laion_assets.health.runs import ACTIVE
 from laion_assets.index.cover import index_cover
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.mutations import unfinished_mutations
 from laion_assets.table.schema import partitions
 from laion_assets.words import shards_of

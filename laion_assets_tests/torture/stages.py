@@ -15,7 +15,7 @@ from laion_assets.recall import evaluate, exact
 from laion_assets.shard import files, merge, store
 from laion_assets.source import folder
 from laion_assets.source.partial import PartialFile
-from laion_assets.table import connect, load, staging
+from laion_assets.table import connect, database, load, staging
 from laion_assets.table.mutations import Mutation
 
 STAGES: dict[str, list[tuple[Any, str]]] = {
@@ -27,7 +27,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "merge blocks": [(merge._Merger, "write")],
     "publish a file": [(files, "_publish")],
     "remove raw files": [(store.ShardStore, "remove_raw")],
-    "open the engine": [(connect, "_open_embedded")],
+    "open the engine": [(connect, "open_embedded")],
     "make staging": [(load, "create_table"), (load, "drop_stale_staging"), (staging, "create_staging")],
     "insert": [(load, "insert_file")],
     "merge parts": [(load, "_make_one_part")],
@@ -62,13 +62,13 @@ def arm(watcher: int) -> None:
     for stage, places in STAGES.items():
         for place, name in places:
             setattr(place, name, _announced(getattr(place, name), stage, tell))
-    command = connect.Database.command
+    command = database.Database.command
 
-    def told_command(self: connect.Database, sql: str, **more: Any) -> None:
+    def told_command(self: database.Database, sql: str, **more: Any) -> None:
         run = _announced(command, REPLACE, tell) if "REPLACE PARTITION" in sql else command
         run(self, sql, **more)
 
-    connect.Database.command = told_command  # type: ignore[method-assign]
+    database.Database.command = told_command  # type: ignore[method-assign]
 
 
 def _announced(function: Callable[..., Any], stage: str, tell: Callable[[], None]) -> Callable[..., Any]:

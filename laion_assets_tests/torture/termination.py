@@ -31,7 +31,8 @@ from laion_assets.index.cover import index_cover
 from laion_assets.index.declared import index_names
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
-from laion_assets.table.connect import _holder, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.embedded import holder_of
 from laion_assets.table.mutations import unfinished_mutations
 from laion_assets.table.schema import partitions
 from laion_assets.terminal.instance import dagster_instance, make_instance
@@ -143,7 +144,7 @@ class Trial:
     def _fault(self, seconds: float) -> str:
         """What may not be after a run was ended."""
         faults = [] if seconds <= limit_seconds() else [f"it took {seconds:.1f} s"]
-        holder = _holder(self.folder / "data" / "clickhouse")
+        holder = holder_of(self.folder / "data" / "clickhouse")
         if holder is not None:
             faults.append(f"{holder} holds the engine")
         with dg.DagsterInstance.from_config(str(self.folder / "home")) as instance:

@@ -27,7 +27,7 @@ from laion_assets.index.cells.schema import (
 )
 from laion_assets.index.graphs import say_nothing
 from laion_assets.progress import Log, Progress
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import By

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.table.connect import available_cores
+from laion_assets.machine import available_cores
 
 Floats = npt.NDArray[np.float32]
 Clusters = npt.NDArray[np.uint32]

@@ -9,7 +9,8 @@ from laion_assets.index.cells.build import CellsReport, build_cells
 from laion_assets.progress import Log, Progress
 from laion_assets.settings import Settings
 from laion_assets.table.cluster import every_node, node_settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 
 Found = TypeVar("Found")
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Literal
 
 from laion_assets.index.cells.schema import events_table
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import local_table, parts_table
 from laion_assets.table.vectors import By
 

@@ -19,7 +19,7 @@ from laion_assets.index.cells.schema import (
     create_cells,
 )
 from laion_assets.progress import Progress
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease
 from laion_assets.table.scratch import scratch_table
 from laion_assets.table.vectors import BLOCK_ROWS, By, Ids, read_vectors

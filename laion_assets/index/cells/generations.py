@@ -11,7 +11,7 @@ from laion_assets.index.cells.centroids import ROWS_A_CENTROID, Centroids, clust
 from laion_assets.index.cells.events import Generation, Record, Source, read_record, record
 from laion_assets.index.cells.schema import centroids_table, code_dimension
 from laion_assets.progress import Progress
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import BLOCK_ROWS, By, read_vectors
 
 SEED = 0

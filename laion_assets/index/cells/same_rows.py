@@ -7,7 +7,7 @@ from collections.abc import Callable
 from laion_assets.errors import LeaseHeldError
 from laion_assets.index.cells.events import Source, read_record, record
 from laion_assets.index.cells.schema import vector_columns
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.lease import lease
 
 

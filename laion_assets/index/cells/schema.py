@@ -5,7 +5,7 @@ from __future__ import annotations
 from clickhouse_connect.driver.binding import quote_identifier
 
 from laion_assets.errors import TableError
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.schema import VECTOR_COLUMNS, table_columns
 from laion_assets.table.vectors import By
 

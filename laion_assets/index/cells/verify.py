@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from laion_assets.index.cells.events import LiveCells, Record, live_cells, read_record, sources
 from laion_assets.index.cells.exchange import cells_content, table_content
 from laion_assets.index.cells.schema import cells_exist, cells_table
-from laion_assets.table.connect import Database
+from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, draw_rows
 
 COMPARED_ROWS = 256

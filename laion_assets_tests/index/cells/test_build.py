@@ -26,7 +26,8 @@ from laion_assets.searching.cells import search_cells
 from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.statement import SearchRequest, search, vector_of
 from laion_assets.settings import Settings
-from laion_assets.table.connect import Database, connect
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
 from laion_assets.table.lease import lease
 from laion_assets.table.vectors import By, draw_rows, vectors_of
 from laion_assets_tests.conftest import Transport

@@ -1,0 +1,129 @@
+"""One open connection to ClickHouse and the names of the table: how statements are run, limited, and ended.
+
+Opening it is `connect`'s business. It states no DDL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from clickhouse_connect.driver.binding import quote_identifier
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
+
+from laion_assets.errors import TableError
+from laion_assets.settings import Settings
+from laion_assets.table.failures import typed_errors
+from laion_assets.table.server import Address, hurry_answers, limit_answers
+
+Row = Sequence[Any]
+
+KILL_SECONDS = 2.0
+"""So long a server that does not answer may hold up the end of an interrupted step."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """One open connection, with the names of the table that everything is about.
+
+    `embedded` is chDB: it can read our files, and is not for use by two threads at once. A server is, since there is no
+    session; there a statement may take `seconds`. `kept` is what was found out over this connection, for later calls.
+    """
+
+    client: Client
+    settings: Settings
+    database: str
+    embedded: bool
+    seconds: float = 0.0
+    kept: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def table(self) -> str:
+        """The table, quoted and with its database."""
+        return self.name_of(self.settings.table)
+
+    def name_of(self, table: str) -> str:
+        """Any table of our database, quoted."""
+        return f"{quote_identifier(self.database)}.{quote_identifier(table)}"
+
+    def for_long_statements(self) -> Database:
+        """The same connection, whose statements may take as long as one of a load (LAION_CLICKHOUSE_LOAD_SECONDS)."""
+        return replace(self, seconds=self.settings.clickhouse_load_seconds)
+
+    def command(
+        self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
+    ) -> None:
+        """Runs a statement that returns no rows. Raises `TableError`."""
+        with self.limited(settings) as given:
+            self.client.command(sql, parameters=dict(parameters or {}), settings=given)
+
+    def rows(
+        self,
+        sql: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        settings: Mapping[str, object] | None = None,
+        text_as_bytes: bool = False,
+    ) -> list[Row]:
+        """The rows of a query. Raises `TableError`.
+
+        Text comes as `str`, and in hexadecimal where it is not UTF-8 (the client's way), or all of it as `bytes`.
+        """
+        with self.limited(settings) as given:
+            result = self.client.query(
+                sql,
+                parameters=dict(parameters or {}),
+                settings=given,
+                query_formats={"String": "bytes"} if text_as_bytes else None,
+            )
+            return list(result.result_rows)
+
+    def raw(self, sql: str, fmt: str, *, settings: Mapping[str, object] | None = None) -> bytes:
+        """The answer of a query in one of ClickHouse's formats, as it comes. Raises `TableError`."""
+        with self.limited(settings) as given:
+            return self.client.raw_query(sql, fmt=fmt, settings=given)
+
+    @contextlib.contextmanager
+    def limited(self, settings: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
+        """For a call of the client: the statement's settings with its time limit, and failures as our errors."""
+        given: dict[str, Any] = dict(settings or {})
+        if self.embedded:
+            with typed_errors(self.subject):
+                yield given
+            return
+        seconds = self.seconds or self.settings.clickhouse_search_seconds
+        given.setdefault("max_execution_time", round(seconds))
+        given.setdefault("query_id", f"laion_assets-{uuid.uuid4()}")
+        limit_answers(self.client, self.settings, seconds)
+        try:
+            with typed_errors(self.subject, Address.of(self.settings.clickhouse_url.get_secret_value()).password):
+                yield given
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._kill(given["query_id"])
+            raise
+
+    def _kill(self, query_id: str) -> None:
+        """Ends a statement on a server, which would go on without us: an interrupt came while it was awaited."""
+        hurry_answers(self.client, KILL_SECONDS)
+        with contextlib.suppress(ClickHouseError, HTTPError):
+            self.client.query("KILL QUERY WHERE query_id = {id:String} ASYNC", parameters={"id": query_id})
+
+    def one(
+        self, sql: str, *, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, object] | None = None
+    ) -> Row:
+        """The only row of a query. Raises `TableError`."""
+        rows = self.rows(sql, parameters=parameters, settings=settings)
+        if len(rows) != 1:
+            raise TableError(self.subject, found=f"{len(rows)} rows", expected="one row")
+        return rows[0]
+
+    @property
+    def subject(self) -> str:
+        """How errors name the table; no password is in it."""
+        return f"table {self.database}.{self.settings.table}"
