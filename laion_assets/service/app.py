@@ -16,7 +16,7 @@ import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -58,19 +58,22 @@ class SearchService:
             Route("/metrics-summary", self.guarded(self.summary)),
             Mount("/page", StaticFiles(directory=PAGE)),
         ]
-        middleware = [Middleware(Protection, max_body=self.limits.body_bytes, token=self.limits.token)]
-        if self.limits.cors_origins:
-            middleware.insert(
-                0,
-                Middleware(
-                    CORSMiddleware,
-                    allow_origins=list(self.limits.cors_origins),
-                    allow_methods=["GET", "POST"],
-                    allow_headers=["Authorization", "Content-Type"],
-                    expose_headers=["X-Search-Method", "X-Search-Milliseconds", "X-Search-Note"],
-                ),
-            )
-        return Starlette(routes=routes, middleware=middleware, lifespan=self.lifespan)
+        return Starlette(routes=routes, middleware=self.middleware(), lifespan=self.lifespan)
+
+    def middleware(self) -> list[Middleware]:
+        """What a request passes before its route: other sites' pages where they are allowed, and the protection."""
+        limits = self.limits
+        own = Middleware(Protection, max_body=limits.body_bytes, token=limits.token, body_seconds=limits.body_seconds)
+        if not limits.cors_origins:
+            return [own]
+        others = Middleware(
+            CORSMiddleware,
+            allow_origins=list(limits.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["X-Search-Method", "X-Search-Milliseconds", "X-Search-Note"],
+        )
+        return [others, own]
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -95,7 +98,7 @@ class SearchService:
                     response = await answer(request)
                 except RefusedError as error:
                     response = refused(error)
-                except ClientGoneError:
+                except (ClientGoneError, ClientDisconnect):
                     # Nobody reads it. 499 is how nginx counts a request whose client went away.
                     response = PlainTextResponse("", status_code=499)
                 except Exception as error:

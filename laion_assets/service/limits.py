@@ -18,6 +18,7 @@ class Limits:
     seconds: float = 30.0
     idle_seconds: float = 5.0
     body_bytes: int = 16 * 2**20
+    body_seconds: float = 30.0
     token: str = ""
     cors_origins: tuple[str, ...] = ()
     pictures: PictureLimits | None = None

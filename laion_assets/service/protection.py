@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import time
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,13 +27,20 @@ HEADERS = {
 """The page's pictures lie on the web's own hosts, so that images may come from anywhere; nothing else may."""
 
 
-class Protection:
-    """Refuses large bodies and strangers, and adds the security headers to every answer."""
+BODIES = 16
+"""So many of the largest bodies may be in memory at a time. Smaller ones are as many more."""
 
-    def __init__(self, app: ASGIApp, *, max_body: int, token: str = "") -> None:
+
+class Protection:
+    """Refuses strangers, and bodies of more than `max_body` bytes or that take longer than `body_seconds`; adds the
+    security headers to every answer."""
+
+    def __init__(self, app: ASGIApp, *, max_body: int, token: str = "", body_seconds: float = 30.0) -> None:
         self.app = app
         self.max_body = max_body
         self.token = token.encode()
+        self.body_seconds = body_seconds
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -53,7 +62,11 @@ class Protection:
         if refusal is not None:
             await refused(refusal)(scope, receive, send_with_headers)
             return
-        await self.app(scope, self._limited(receive), send_with_headers)
+        body = _Body(self, receive)
+        try:
+            await self.app(scope, body.receive, send_with_headers)
+        finally:
+            self._held -= body.size
 
     def _refusal(self, scope: Scope, headers: Headers) -> RefusedError | None:
         length = headers.get("content-length", "0")
@@ -69,19 +82,37 @@ class Protection:
         known = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self.token)
         return known and scheme.lower() == "bearer"
 
-    def _limited(self, receive: Receive) -> Receive:
-        """The same body, ended by a refusal where it grows beyond the limit without saying its length before."""
-        received = 0
+    def hold(self, more: int, size: int) -> None:
+        """Counts `more` bytes of a body that is `size` bytes large by now. Raises `RefusedError`."""
+        self._held += more
+        if size > self.max_body:
+            raise too_large(self.max_body)
+        if self._held > BODIES * self.max_body:
+            raise RefusedError(503, "too many large requests at once; try again in a moment", retry_after=1)
 
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_body:
-                raise too_large(self.max_body)
+
+class _Body:
+    """A request's body as it comes, ended by a refusal where it is too large, too slow, or one too many."""
+
+    def __init__(self, protection: Protection, receive: Receive) -> None:
+        self.size = 0
+        self._protection = protection
+        self._receive = receive
+        self._deadline = time.monotonic() + protection.body_seconds
+        self._whole = False
+
+    async def receive(self) -> Message:
+        """The next part. Behind the last one it waits for the client to go away, however long that takes."""
+        if self._whole:
+            return await self._receive()
+        with anyio.move_on_after(self._deadline - time.monotonic()):
+            message = await self._receive()
+            self._whole = not message.get("more_body", False)
+            part = len(message.get("body", b""))
+            self.size += part
+            self._protection.hold(part, self.size)
             return message
-
-        return receive_within_limit
+        raise RefusedError(408, f"the body did not come within {self._protection.body_seconds:g} s")
 
 
 def too_large(limit: int) -> RefusedError:
@@ -92,6 +123,8 @@ def too_large(limit: int) -> RefusedError:
 def refused(error: RefusedError) -> JSONResponse:
     """The answer to a refused request: JSON with one line, and Retry-After where waiting helps."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 408:
+        headers["Connection"] = "close"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": error.reason}, status_code=error.status, headers=headers)

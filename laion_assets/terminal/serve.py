@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from laion_assets.errors import SettingsError
 from laion_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+OPEN_FILES = 65_536
 
 
 def serve_indexes(settings: Settings, more: Sequence[str], host: str, port: int, console: Console) -> None:
@@ -35,19 +42,44 @@ def serve_indexes(settings: Settings, more: Sequence[str], host: str, port: int,
     service = SearchService(
         {name: ServedIndex(name, each, limits.idle_seconds) for name, each in named.items()}, limits
     )
+    _allow_many_connections()
     listener = _listener(host, port)
     shown = f"[{host}]" if ":" in host else host
     console.print(f"http://{shown}:{listener.getsockname()[1]} serves {', '.join(named)}; Ctrl-C ends it", markup=False)
-    config = uvicorn.Config(
-        service.app(), log_level="warning", timeout_keep_alive=30, timeout_graceful_shutdown=5, server_header=False
+    uvicorn.Server(server_config(service.app())).run(sockets=[listener])
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    import uvicorn
+
+    from laion_assets.service.connection import Connection
+
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_level="warning",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+        server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[listener])
 
 
 def settings_beside(settings: Settings, dataset: str, table: str) -> Settings:
     """The same settings for another dataset and table. Raises `SettingsError`, `DatasetError`."""
     values = {name: value for name, value in settings.model_dump().items() if name in settings.model_fields_set}
     return type(settings)(**{**values, "dataset_name": dataset, "table": table})
+
+
+def _allow_many_connections() -> None:
+    """As many open files as this user may have: many systems give 1,024 at first, which idle connections use up."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from laion_assets.terminal.serve import server_config
+
 
 @contextlib.contextmanager
 def served(app: ASGIApp) -> Iterator[str]:
     """The base URL of the application, which runs until the end of the block."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="auto"))
+    server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

@@ -1,0 +1,127 @@
+"""`laion-assets serve` as a process of its own, and wrk that asks it. It reports nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from benchmarks.process import ROOT, anonymous_bytes
+from laion_assets.settings import Settings
+from laion_assets.table.vectors import Vectors
+
+LIMIT = 40
+"""Rows a search: as many as clip-retrieval's client asks for."""
+
+SCRIPT = """\
+local bodies, number = {{}}, 0
+for line in io.lines("{bodies}") do bodies[#bodies + 1] = line end
+request = function()
+  number = number % #bodies + 1
+  return wrk.format("POST", "/knn-service", nil, bodies[number])
+end
+done = function(summary, latency)
+  local lost = summary.errors
+  io.write(string.format('{{"requests": %d, "microseconds": %d, "errors": %d, "p50": %f, "p99": %f, "most": %f}}\\n',
+    summary.requests, summary.duration, lost.connect + lost.read + lost.write + lost.status + lost.timeout,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk measured: answers a second, milliseconds, and requests that were lost or refused."""
+
+    rate: float
+    p50: float
+    p99: float
+    most: float
+    requests: int
+    errors: int
+
+
+@dataclass(frozen=True)
+class Server:
+    """The running service: its port, its process, and the seconds from the process's start to its first answer."""
+
+    port: int
+    pid: int
+    first_answer: float
+
+    @property
+    def bytes(self) -> int:
+        """Its anonymous memory."""
+        return anonymous_bytes(self.pid)
+
+
+def require_wrk() -> None:
+    """Ends the benchmark where the load generator is not installed."""
+    if shutil.which("wrk") is None:
+        sys.exit("the service is loaded by wrk, which is not on PATH: apt-get install wrk")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables by which another process has these settings."""
+    given = settings.model_dump(include=settings.model_fields_set)
+    named = {f"LAION_{name.upper()}": str(value) for name, value in given.items() if name != "dataset_name"}
+    return {**os.environ, **named, "LAION_DATASET": settings.dataset_name}
+
+
+def write_bodies(queries: Vectors, folder: Path) -> Path:
+    """The wrk script, beside a file of a request body a line, one for each query."""
+    bodies = folder / "bodies.jsonl"
+    asked = {"modality": "image", "num_images": LIMIT, "indice_name": None}
+    lines = (json.dumps({**asked, "embedding_input": [round(float(x), 6) for x in one]}) for one in queries)
+    bodies.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    script = folder / "requests.lua"
+    script.write_text(SCRIPT.format(bodies=bodies), encoding="utf-8")
+    return script
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Server]:
+    """The service on a free port, asked for words as soon as it listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "laion_assets.cli", "serve", "--port", str(port)]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(settings), stdout=subprocess.DEVNULL)
+    try:
+        _first_answer(process, port)
+        yield Server(port, process.pid, time.perf_counter() - started)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _first_answer(process: subprocess.Popen[bytes], port: int) -> None:
+    asked = {"modality": "image", "num_images": LIMIT, "indice_name": None, "text": "red bicycle"}
+    while process.poll() is None:
+        try:
+            httpx.post(f"http://127.0.0.1:{port}/knn-service", json=asked, timeout=120).raise_for_status()
+        except httpx.ConnectError:
+            time.sleep(0.01)
+            continue
+        return
+    sys.exit(f"laion-assets serve ended with {process.returncode}")
+
+
+def load(server: Server, script: Path, clients: int, seconds: float) -> Load:
+    """So many clients at once, each asking again as soon as it is answered."""
+    command = ["wrk", "--threads", "1", "--connections", str(clients), "--duration", f"{seconds:g}s"]
+    command += ["--timeout", "30s", "--script", str(script), f"http://127.0.0.1:{server.port}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = json.loads(said.strip().splitlines()[-1])
+    rate = found["requests"] / (found["microseconds"] / 1e6)
+    return Load(rate, found["p50"], found["p99"], found["most"], found["requests"], found["errors"])
