@@ -14,8 +14,9 @@ from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table, 
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import trial_table
-from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import Evaluation, Measurement, SearchSettings
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.unseen import kept_out_queries, rows_kept_out
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest, search
@@ -117,7 +118,7 @@ def _measured(
         parameters=parameters, kept_out=rows_kept_out(queries),
     ) as table:  # fmt: skip
         build_indexes(table, progress=report.progress(), log=report.say if partitions == 1 else None)
-        plan, unseen = Plan(queries, grid=GRID, queries_at_100=0), kept_out_queries(db, table, queries, 0)
+        plan, unseen = RecallPlan(queries, grid=GRID, queries_at_100=0), kept_out_queries(db, table, queries, 0)
         evaluation = evaluate(table, plan, unseen=unseen, folder=report.scratch, log=report.say)
         vectors = unseen.sets[0].vectors
         use = index_use(table, vectors[0], SearchRequest(settings=PLAIN.pairs()))

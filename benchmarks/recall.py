@@ -16,8 +16,9 @@ from benchmarks.search_tables import NAMES, exact_ms, kinds_of, measured_table
 from laion_assets.index.cover import index_sizes
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.table.database import Database
 
 GRID = (
@@ -96,7 +97,7 @@ def _measured(report: GrowingReport, db: Database, name: str, queries: int) -> E
     folder.mkdir(exist_ok=True)
     targets = {"recall_target": TARGET, "recall_targets": TARGETS}
     db = replace(db, settings=db.settings.model_copy(update=targets))
-    evaluation = evaluate(db, Plan(queries, grid=GRID, queries_at_100=0), folder=folder, log=report.say)
+    evaluation = evaluate(db, RecallPlan(queries, grid=GRID, queries_at_100=0), folder=folder, log=report.say)
     report.table(name, measured_table(evaluation))
     report.evaluation(name, evaluation)
     return evaluation

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 
 from laion_assets.query import Answer, Query
-from laion_assets.searcher import Searcher, request_of
+from laion_assets.searcher import Searcher
 from laion_assets.searching.request import MethodName, SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table.vectors import By
+from laion_assets.tuned_request import request_of
 
 if TYPE_CHECKING:
     import polars as pl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,25 +9,15 @@ from typing import Annotated
 
 import typer
 
-from laion_assets.terminal.guard import guarded, sound_console
+from laion_assets.cli_dataset import describe, sample
+from laion_assets.cli_options import DEMO_FOLDER, Again, DatasetOption, Json, SourceOption, console, errors, print_json
+from laion_assets.cli_search import clip_app, search, serve, udf_app
+from laion_assets.terminal.guard import guarded
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-clip_app = typer.Typer(no_args_is_help=True, help="The CLIP encoders.")
-udf_app = typer.Typer(no_args_is_help=True, help="The ClickHouse functions encode_text and encode_image.")
-app.add_typer(clip_app, name="clip")
-app.add_typer(udf_app, name="udf")
-console = sound_console()
-errors = sound_console(stderr=True)
-
-DatasetOption = Annotated[str | None, typer.Option("--dataset", help="In place of LAION_DATASET.")]
-SourceOption = Annotated[str | None, typer.Option("--source", help="In place of LAION_SOURCE.")]
-Again = Annotated[bool, typer.Option("--again", help="Load shards that are loaded already, too.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
-Demo = Annotated[bool, typer.Option("--demo", help="Ask the demo's table in data/demo.")]
-DEMO_FOLDER = Path("data/demo")
 
 
 def _say_version(wanted: bool) -> None:
@@ -54,12 +43,6 @@ def before_all(
     take_options(dataset, source)
 
 
-def print_json(value: object) -> None:
-    """One line on standard output, of ASCII where that takes no more."""
-    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    sys.stdout.write(json.dumps(value, ensure_ascii=plain) + "\n")
-
-
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's files, table and Dagster instance go.")] = DEMO_FOLDER,
@@ -70,60 +53,8 @@ def demo(
     raise typer.Exit(0 if run_demo(folder.absolute(), console) else 1)
 
 
-@app.command()
-def sample(
-    folder: Annotated[Path, typer.Argument(help="Where img_emb/, text_emb/ and metadata/ are written.")],
-    shards: Annotated[int, typer.Option(min=1, help="How many shards.")] = 4,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of a full shard; some are shorter.")] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
-) -> None:
-    """Write sample shards in LAION-400M's layout, whose captions and vectors agree."""
-    from rich.progress import Progress
-
-    from laion_assets.sample.shards import sample_row_counts, write_sample
-    from laion_assets.shard.store_errors import store_errors
-
-    with store_errors(f"sample in {folder}"), Progress(console=console) as progress:
-        task = progress.add_task("writing", total=sum(sample_row_counts(shards, rows)))
-        paths = write_sample(folder, shards, rows, seed=seed, progress=lambda done: progress.advance(task, done))
-    console.print(
-        f"{len(paths)} files in {folder}: use them with LAION_DATASET=sample LAION_SOURCE={folder.absolute()}",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-@app.command()
-def describe(
-    place: Annotated[
-        str,
-        typer.Argument(help="A folder or URL: /a/folder, s3://…, hf://datasets/…; a preset; or FILE.toml, to lock."),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write this file, which is not there yet.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The dataset's name; else that of the folder.")] = None,
-    lock: Annotated[
-        bool, typer.Option("--lock", help="Write down which file each shard is, in FILE.lock.json.")
-    ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only say what is not as in the lock file.")] = False,
-    digests: Annotated[bool, typer.Option("--digests", help="Read every file for its SHA-256, too.")] = False,
-    source: SourceOption = None,
-) -> None:
-    """Look at the files of a dataset and write the TOML file that describes it, with a comment at each guess.
-
-    With --lock the listing is written down beside it. For a TOML file that is there, --lock takes over the listing of
-    today and says what has changed; with --check it only says so, with exit code 1 where something has.
-    """
-    from laion_assets.dataset import user_path
-    from laion_assets.terminal.describe import show_description, show_listing
-
-    if lock and place.endswith(".toml"):
-        same = show_listing(user_path(place), errors, source=source, check=check, digests=digests)
-        raise typer.Exit(0 if same else 1)
-    if check or digests or source:
-        raise typer.BadParameter("--check, --digests and --source go with FILE.toml --lock")
-    show_description(place, output, name, errors, lock=lock)
+app.command()(sample)
+app.command()(describe)
 
 
 @app.command()
@@ -309,61 +240,8 @@ def status(
     raise typer.Exit(0 if found.healthy else 1)
 
 
-@app.command()
-def search(
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; - reads them from standard input.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Search by a picture; may be given several times.")] = None,
-    like: Annotated[int | None, typer.Option(help="Search with the stored vector of the row with this id.")] = None,
-    vector: Annotated[Path | None, typer.Option(help="Search with a vector from a .npy or .json file.")] = None,
-    texts_from: Annotated[Path | None, typer.Option("--from", help="A file of texts, a line each.")] = None,
-    by: Annotated[str, typer.Option(help="image or text: which vectors are searched.")] = "image",
-    limit: Annotated[int, typer.Option(help="How many answers, at most 10,000.")] = 10,
-    exact: Annotated[bool, typer.Option("--exact", help="Look at every row instead of using the index.")] = False,
-    method: Annotated[
-        str | None, typer.Option(help="exact, graph, codes or cells; else the cheapest that meets the recall target.")
-    ] = None,
-    ef: Annotated[int | None, typer.Option(min=1, help="ef_search; else what the recall report named.")] = None,
-    where: Annotated[str | None, typer.Option(help="A SQL condition over columns, such as: similarity > 0.35")] = None,
-    shards: Annotated[str | None, typer.Option(help="Only these shards: 0-9, 3, or 1,4,7-9")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page of the answers to this file.")] = None,
-    warm: Annotated[bool, typer.Option("--warm", help="Read all graphs into ClickHouse's cache, and no more.")] = False,
-    as_json: Json = False,
-    demo_table: Demo = False,
-    dataset: DatasetOption = None,
-    source: SourceOption = None,
-) -> None:
-    """Show the rows nearest to a text, a picture, a row or a vector."""
-    from laion_assets.terminal.apart import demo_settings
-    from laion_assets.terminal.search import Asked, show_search, show_warmth
-    from laion_assets.terminal.settings import settings_of
-
-    settings = demo_settings(DEMO_FOLDER.absolute()) if demo_table else settings_of(dataset, source)
-    if warm:
-        show_warmth(settings, console, as_json=as_json)
-        return
-    asked = Asked(texts or [], image or [], like, vector, texts_from)
-    request = {"by": by, "limit": limit, "exact": exact, "where": where, "shards": shards, "ef": ef, "method": method}
-    show_search(settings, asked, request, console, html=html, as_json=as_json)
-
-
-@app.command()
-def serve(
-    host: Annotated[str, typer.Option(help="The address that is listened on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 1234,
-    index: Annotated[
-        list[str] | None, typer.Option(help="DATASET or DATASET=TABLE: one more index; may be given several times.")
-    ] = None,
-    demo_table: Demo = False,
-    dataset: DatasetOption = None,
-    source: SourceOption = None,
-) -> None:
-    """Serve searches over HTTP, as clip-retrieval's back end does, and a search page."""
-    from laion_assets.terminal.apart import demo_settings
-    from laion_assets.terminal.serve import serve_indexes
-    from laion_assets.terminal.settings import settings_of
-
-    settings = demo_settings(DEMO_FOLDER.absolute()) if demo_table else settings_of(dataset, source)
-    serve_indexes(settings, index or [], host, port, console)
+app.command()(search)
+app.command()(serve)
 
 
 @app.command()
@@ -376,18 +254,6 @@ def settings(dataset: DatasetOption = None, source: SourceOption = None, as_json
         print_json([asdict(each) for each in shown])
     else:
         print_settings(shown, console)
-
-
-@clip_app.command("check")
-def clip_check() -> None:
-    """Compare the encoders with the vectors of the table: cosine near 1 proves that the model is the dataset's."""
-    from laion_assets.clip.check import check_clip
-    from laion_assets.settings import load_settings
-
-    found = check_clip(load_settings())
-    for name, value in asdict(found).items():
-        console.print(f"{name}: {value}", highlight=False, markup=False)
-    raise typer.Exit(0 if found.passed else 1)
 
 
 @app.command()
@@ -406,18 +272,8 @@ def grants(
         console.print(f"{statement:<88} -- {grant.why}", highlight=False, soft_wrap=True, markup=False)
 
 
-@udf_app.command("install")
-def udf_install(
-    scripts: Annotated[Path, typer.Option(help="The server's user_scripts_path.")],
-    config: Annotated[Path, typer.Option(help="Where user_defined_executable_functions_config looks.")],
-) -> None:
-    """Write encode_text and encode_image for a ClickHouse server on this machine."""
-    from laion_assets.clip.udf import install
-    from laion_assets.settings import load_settings
-
-    installed = install(load_settings(), scripts, config)
-    for path in (*installed.scripts, *installed.configs):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
+app.add_typer(clip_app, name="clip")
+app.add_typer(udf_app, name="udf")
 
 
 def main() -> None:

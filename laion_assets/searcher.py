@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,25 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.errors import SearchError
 from laion_assets.query import Answer, Batch, Query
-from laion_assets.recall.choice import Choice
 from laion_assets.recall.kept import NamedSettings, named_settings
 from laion_assets.searching.batch import search_all
-from laion_assets.searching.dispatch import EF_SEARCH, search_by_method
+from laion_assets.searching.dispatch import search_by_method
 from laion_assets.searching.request import (
     MethodName,
     SearchRequest,
     SearchResult,
     check_request,
-    checked_by,
-    checked_method,
 )
 from laion_assets.searching.statement import vector_of
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connections import Connections
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import By
+from laion_assets.tuned_request import request_of, told_of_all, tuned
 
 if TYPE_CHECKING:
     import polars as pl
@@ -154,7 +151,7 @@ class Searcher:
                 search_by_method(db, _vector(db, query, vector, request.by), one)
                 for query, vector, one in zip(queries, vectors, asked, strict=True)
             ]
-        return _answers(queries, vectors, results, model, seconds, _all_told(request, queries, asked, named))
+        return _answers(queries, vectors, results, model, seconds, told_of_all(request, queries, asked, named))
 
     def answer_many(self, queries: Sequence[Query], request: SearchRequest) -> Batch:
         """The answers to many queries, by all connections at a time. Raises as `answer` does."""
@@ -171,7 +168,7 @@ class Searcher:
             results = search_all(self._connections, targets, asked)
             searching += time.perf_counter() - started
             encoding += seconds
-            answers += _answers(some, vectors, results, model, seconds, _all_told(request, some, asked, named))
+            answers += _answers(some, vectors, results, model, seconds, told_of_all(request, some, asked, named))
         return Batch(answers, encoding, searching)
 
     def warm(self) -> list[Warmth]:
@@ -225,68 +222,6 @@ class Searcher:
         if kept is None or now - kept[0] > LOOK_SECONDS:
             kept = self._named = (now, named_settings(self.settings, db))
         return kept[1]
-
-
-def request_of(
-    *,
-    by: str,
-    exact: bool,
-    where: str | None,
-    shards: Sequence[int] | None,
-    limit: int,
-    method: str | None = None,
-    settings: tuple[tuple[str, object], ...] = (),
-) -> SearchRequest:
-    """The request of these arguments. Raises `SearchError` for vectors that are neither images' nor texts', and for a
-    method that is not known."""
-    if shards is not None and not isinstance(shards, Iterable):
-        raise SearchError("shards", found=f"{shards!r}"[:40], expected="a list of whole numbers")
-    numbers = None if shards is None else tuple(shards)
-    way = checked_method(method, exact=exact)
-    return SearchRequest(checked_by(by), limit, way == "exact", where, numbers, settings, method=way)
-
-
-def tuned(request: SearchRequest, query: Query, named: NamedSettings) -> SearchRequest:
-    """The request with its method and the named settings of its kind of query. A row that is searched for is a kind of
-    its own.
-
-    Settings that the caller gave stay beside the rest of them, and an exact search needs none. An ef_search asks for
-    graphs.
-    """
-    kind = _kind(request, query)
-    method = request.method or ("exact" if request.exact else _choice(request, kind, named).method)
-    request = replace(request, method=method, exact=method == "exact")
-    if method in ("cells", "codes"):
-        return replace(request, cells=request.cells or named.cells.get(method, {}).get(kind))
-    found = named.by_kind.get(kind)
-    if method == "exact" or found is None:
-        return request
-    return replace(request, settings=tuple((dict(found.pairs(request.limit)) | dict(request.settings)).items()))
-
-
-def _kind(request: SearchRequest, query: Query) -> str:
-    asked_by = "text" if query.text is not None else "image"
-    return f"like_by_{request.by}" if query.like is not None else f"{asked_by}_to_{request.by}"
-
-
-def _choice(request: SearchRequest, kind: str, named: NamedSettings) -> Choice:
-    if any(name == EF_SEARCH for name, _ in request.settings):
-        return Choice("graph", "an ef_search was given")
-    return named.choices.get(kind) or named.usual or Choice("graph", "nothing was measured")
-
-
-def _told(request: SearchRequest, query: Query, asked: SearchRequest, named: NamedSettings) -> dict[str, Any]:
-    """What an answer says of the method that was taken, and of settings that were not."""
-    method = asked.method or "graph"
-    own = request.method is not None or request.exact
-    why = None if own else _choice(request, _kind(request, query), named).why
-    return {"untuned": named.ignored if method == "graph" else None, "method": method, "why": why}
-
-
-def _all_told(
-    request: SearchRequest, queries: Sequence[Query], asked: Sequence[SearchRequest], named: NamedSettings
-) -> list[dict[str, Any]]:
-    return [_told(request, query, one, named) for query, one in zip(queries, asked, strict=True)]
 
 
 def _answers(

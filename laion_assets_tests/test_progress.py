@@ -10,8 +10,9 @@ import pytest
 from laion_assets import progress
 from laion_assets.index.graphs import build_indexes
 from laion_assets.progress import saying_each_minute
-from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import SearchSettings
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.table.connect import connect
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
@@ -43,7 +44,7 @@ def test_an_evaluation_says_what_it_compares_and_searches(tmp_path: Path, monkey
     lines: list[str] = []
     with connect(settings) as db:
         build_indexes(db)
-        evaluate(db, Plan(queries=6, grid=(SearchSettings(64),), queries_at_100=2), log=lines.append)
+        evaluate(db, RecallPlan(queries=6, grid=(SearchSettings(64),), queries_at_100=2), log=lines.append)
     said = "\n".join(lines)
     assert "queries with every row; 0 min so far" in said
     assert "times for 10 rows by graph at ef 64; 0 min so far" in said

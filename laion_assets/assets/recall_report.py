@@ -10,10 +10,10 @@ from laion_assets.automation.milestones import report_condition
 from laion_assets.health.facts import build_core_seconds
 from laion_assets.machine import StepMeter
 from laion_assets.recall.compare import best_by_kind, compare, kept_evaluations
-from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import Evaluation, recall_folder, save_evaluation
 from laion_assets.recall.methods_report import methods_markdown, methods_plot
 from laion_assets.recall.plot import inline_image, recall_plot
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.report import recall_markdown
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
@@ -23,7 +23,7 @@ SMALL_ROWS = 100_000
 """Below this many rows an exact search takes a few milliseconds, and an index cannot be faster."""
 
 
-def recall_report_asset(location: CodeLocation, plan: Plan | None = None) -> dg.AssetsDefinition:
+def recall_report_asset(location: CodeLocation, plan: RecallPlan | None = None) -> dg.AssetsDefinition:
     """The asset. `plan` names queries and search settings; by default what suits the table's size."""
 
     @asset(

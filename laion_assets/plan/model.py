@@ -20,8 +20,8 @@ from functools import cached_property
 
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
-from laion_assets.recall.evaluate import EXACT_SEARCHES, searches_a_kind
 from laion_assets.recall.methods import DEFAULT_GRID
+from laion_assets.recall.recall_plan import EXACT_SEARCHES, searches_a_kind
 from laion_assets.settings import Settings
 from laion_assets.table.inserting import INSERT_THREADS, PART_ROWS
 

@@ -9,9 +9,10 @@ from laion_assets.errors import TableError
 from laion_assets.index.cells.schema import cells_exist
 from laion_assets.progress import Log
 from laion_assets.recall.cells import Cells, Codes
-from laion_assets.recall.evaluate import Plan, evaluate_methods
+from laion_assets.recall.evaluate import evaluate_methods
 from laion_assets.recall.figures import Evaluation, read_evaluations, recall_folder
 from laion_assets.recall.methods import Hnsw, Method
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.searching.request import METHODS
 from laion_assets.settings import Settings
 from laion_assets.table.database import Database
@@ -30,7 +31,7 @@ def built_methods(db: Database) -> list[Method]:
     return methods or [Hnsw()]
 
 
-def compare(db: Database, plan: Plan | None = None, *, log: Log | None = None) -> list[Evaluation]:
+def compare(db: Database, plan: RecallPlan | None = None, *, log: Log | None = None) -> list[Evaluation]:
     """An evaluation of each built method, all on the same queries; exact search is timed with each.
 
     Raises `TableError` as `evaluate` does, and where a method is asked for and is not whole.

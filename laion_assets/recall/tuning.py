@@ -15,10 +15,11 @@ from laion_assets.index.graphs import build_indexes, say_nothing
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import scan_trial, stored_forms, trial_table, with_parameters
 from laion_assets.progress import Log
-from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.figures import Evaluation, Latency, Recall, SearchSettings
 from laion_assets.recall.judge import Judge
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.unseen import UnseenQueries, kept_out_queries, rows_kept_out
 from laion_assets.settings import Settings
 from laion_assets.table.database import Database
@@ -209,7 +210,7 @@ def _trial(
 ) -> Trial:
     table = with_parameters(queries.db, parameters)
     report = build_indexes(table)
-    search = Plan(queries=plan.queries, seed=plan.seed, grid=plan.grid, queries_at_100=0)
+    search = RecallPlan(queries=plan.queries, seed=plan.seed, grid=plan.grid, queries_at_100=0)
     sizes = index_sizes(report.cover)
     return Trial(
         parameters,

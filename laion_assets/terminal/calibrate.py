@@ -39,10 +39,11 @@ from laion_assets.plan.calibration import (
     keep_calibration,
     relevant_settings,
 )
-from laion_assets.recall.evaluate import EXACT_SEARCHES, Plan, evaluate, searches_a_kind
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.recall.queries import OVERSAMPLE, like_sets, unseen_sets
+from laion_assets.recall.recall_plan import EXACT_SEARCHES, RecallPlan, searches_a_kind
 from laion_assets.recall.unseen import OWN_ROW, UnseenQueries
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.statement import SearchRequest, search
@@ -61,7 +62,7 @@ IndexCosts = tuple[IndexCost, SearchCost, ExactCost]
 """Of one shape of table: building its indexes, searching by them, and searching without."""
 
 
-REPORT = Plan(queries=8, queries_at_100=2, grid=DEFAULT_GRID)
+REPORT = RecallPlan(queries=8, queries_at_100=2, grid=DEFAULT_GRID)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Sizes:
     middle: int = 30_000
     large: int = 100_000
     index: int = 8_000
-    report: Plan = REPORT
+    report: RecallPlan = REPORT
 
     @property
     def shards(self) -> tuple[int, ...]:

@@ -14,12 +14,13 @@ from rich.console import Console
 from laion_assets.errors import SearchError
 from laion_assets.html_page import write_search_page
 from laion_assets.query import Answer, Query
-from laion_assets.searcher import Searcher, request_of
+from laion_assets.searcher import Searcher
 from laion_assets.searching.statement import SearchRequest
 from laion_assets.searching.vector_file import read_vector_file
 from laion_assets.settings import Settings
 from laion_assets.terminal.results import print_results, results_json
 from laion_assets.text_file import read_text
+from laion_assets.tuned_request import request_of
 from laion_assets.words import counted
 
 MANY = 10

@@ -19,8 +19,8 @@ from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.runs import failure_reason
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings, read_evaluation
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.tuning import TuningPlan
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.statement import SearchRequest, search
@@ -29,7 +29,7 @@ from laion_assets.table.connect import connect
 from laion_assets_tests.conftest import settings_for
 from laion_assets_tests.table.loaded import FAST, holder, insert_behind_our_back, load_sample, sample_settings
 
-PLAN = Plan(queries=40, grid=(SearchSettings(64), SearchSettings(256), SearchSettings(64, 5)), queries_at_100=5)
+PLAN = RecallPlan(queries=40, grid=(SearchSettings(64), SearchSettings(256), SearchSettings(64, 5)), queries_at_100=5)
 TARGET = 0.9
 """A graph of 2,000 rows meets it with any seed. Its threads insert in no order: 0.95 was missed once in ten runs."""
 

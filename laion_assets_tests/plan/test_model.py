@@ -11,8 +11,8 @@ import pytest
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.plan.calibration import keep_calibration, read_calibration, reference_calibration
 from laion_assets.plan.model import FLAT_ROWS, Line, Model
-from laion_assets.recall.evaluate import searches_a_kind
 from laion_assets.recall.methods import DEFAULT_GRID
+from laion_assets.recall.recall_plan import searches_a_kind
 from laion_assets.settings import Settings, load_settings
 from laion_assets_tests.plan.made_up import GB, calibration
 

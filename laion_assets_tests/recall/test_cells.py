@@ -10,7 +10,8 @@ from laion_assets.errors import TableError
 from laion_assets.index.cells import centroids
 from laion_assets.index.cells.build import build_cells
 from laion_assets.recall.cells import Cells, Codes
-from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.evaluate import evaluate
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.table.connect import connect
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
@@ -19,7 +20,7 @@ def test_codes_and_cells_are_measured_as_graphs_are(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(centroids, "ROWS_A_CENTROID_LEAST", 5)
     settings = sample_settings(tmp_path)
     load_sample(settings, {0: 900, 1: 500})
-    plan = Plan(queries=20, queries_at_100=0)
+    plan = RecallPlan(queries=20, queries_at_100=0)
     with connect(settings) as db:
         build_cells(db)
         codes = evaluate(db, plan, method=Codes())
@@ -39,4 +40,4 @@ def test_cells_that_lack_a_shard_are_not_measured(tmp_path: Path) -> None:
             Cells.of(db)
     load_sample(settings, {1: 300})
     with connect(settings) as db, pytest.raises(TableError, match="shard 1 is not in the image cells"):
-        evaluate(db, Plan(queries=10, queries_at_100=0), method=Codes())
+        evaluate(db, RecallPlan(queries=10, queries_at_100=0), method=Codes())

@@ -10,7 +10,7 @@ import pytest
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import build_indexes
-from laion_assets.recall.evaluate import Plan, evaluate, plan_for
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import (
     Evaluation,
@@ -27,6 +27,7 @@ from laion_assets.recall.judge import Judge
 from laion_assets.recall.methods import DEFAULT_GRID, Exact, Hnsw
 from laion_assets.recall.plot import inline_image, recall_plot
 from laion_assets.recall.queries import Kind, QuerySet, like_sets, unseen_sets
+from laion_assets.recall.recall_plan import RecallPlan, plan_for
 from laion_assets.recall.report import recall_markdown
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings
@@ -37,7 +38,7 @@ from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 COPIES = 900
-QUICK = Plan(queries=20, grid=(SearchSettings(64), SearchSettings(64, 5)), queries_at_100=6)
+QUICK = RecallPlan(queries=20, grid=(SearchSettings(64), SearchSettings(64, 5)), queries_at_100=6)
 KINDS = ["image_to_image", "image_to_text", "text_to_image", "text_to_text", "like_by_image", "like_by_text"]
 
 
@@ -98,7 +99,7 @@ def test_a_bad_index_is_seen(tmp_path: Path, transport: Transport) -> None:
     load_sample(settings, {0: 5000})
     with connect(settings) as db:
         build_indexes(db)
-        measured = evaluate(db, Plan(queries=30, grid=(SearchSettings(16), SearchSettings(64)), queries_at_100=0))
+        measured = evaluate(db, RecallPlan(queries=30, grid=(SearchSettings(16), SearchSettings(64)), queries_at_100=0))
     assert not all(measured.meets_target(kind.kind) for kind in measured.kinds)
 
 
@@ -159,7 +160,7 @@ def test_another_methods_evaluation_is_kept_beside_it(tmp_path: Path) -> None:
 
 
 def test_the_plan_shrinks_with_the_table() -> None:
-    def plan(*rows: int) -> Plan:
+    def plan(*rows: int) -> RecallPlan:
         return plan_for([PartitionState(shard, count, 1, 1, 1) for shard, count in enumerate(rows)], 200)
 
     assert (plan(1_000_000, 700_000).queries, plan(1_000_000, 700_000).queries_at_100) == (200, 50)

@@ -15,11 +15,11 @@ from laion_assets.errors import TableError
 from laion_assets.index.cluster import index_facts
 from laion_assets.index.graphs import build_indexes
 from laion_assets.query import Query
-from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings, recall_folder, save_evaluation
 from laion_assets.recall.kept import difference, named_settings
 from laion_assets.recall.methods import Hnsw, Question
-from laion_assets.searcher import tuned
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest
 from laion_assets.settings import Settings
@@ -27,10 +27,11 @@ from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import Vectors
 from laion_assets.terminal.results import results_json
+from laion_assets.tuned_request import tuned
 from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
-PLAN = Plan(queries=2, grid=(SearchSettings(64, 5),), queries_at_100=0)
+PLAN = RecallPlan(queries=2, grid=(SearchSettings(64, 5),), queries_at_100=0)
 
 
 @pytest.fixture

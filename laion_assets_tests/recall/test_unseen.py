@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from laion_assets.index.graphs import build_indexes
-from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.judge import Judge
 from laion_assets.recall.queries import Kind, QuerySet
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.unseen import COPY, OTHER_PARTITIONS, OWN_ROW, unseen_queries
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.statement import SearchRequest, search
@@ -60,7 +61,7 @@ def test_recall_is_that_of_rows_which_were_never_loaded(one_partition: Settings,
     """Within what 300 queries, and graphs that are built twice, differ by: of graphs as coarse as these a third to two
     fifths is found."""
     with connect(one_partition) as db:
-        found = evaluate(db, Plan(queries=300, grid=(EF_16,), queries_at_100=0), folder=tmp_path)
+        found = evaluate(db, RecallPlan(queries=300, grid=(EF_16,), queries_at_100=0), folder=tmp_path)
         kinds: list[tuple[By, By]] = [("image", "image"), ("text", "image"), ("image", "text"), ("text", "text")]
         for query, target in kinds:
             strangers = recall_of_strangers(db, tmp_path / f"{query}_{target}", query, target)

@@ -16,14 +16,15 @@ from laion_assets.index.graphs import build_indexes
 from laion_assets.query import Answer, Query
 from laion_assets.recall.choice import CLEARLY_CHEAPER, measured_choice
 from laion_assets.recall.compare import by_method, compare
-from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import Evaluation, KindSummary, Latency, recall_folder, save_evaluation
 from laion_assets.recall.kept import named_settings
-from laion_assets.searcher import Searcher, request_of
+from laion_assets.recall.recall_plan import RecallPlan
+from laion_assets.searcher import Searcher
 from laion_assets.searching.dispatch import EF_SEARCH
 from laion_assets.searching.request import METHODS, MethodName, SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
+from laion_assets.tuned_request import request_of
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 QUERY = Query(like=7)
@@ -46,7 +47,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 def compared(settings: Settings) -> dict[str, Evaluation]:
     """All methods on the same queries, kept as the report keeps them."""
     with connect(settings) as db:
-        found = compare(db, Plan(queries=4, queries_at_100=0))
+        found = compare(db, RecallPlan(queries=4, queries_at_100=0))
     for evaluation in found:
         save_evaluation(evaluation, recall_folder(settings))
     return by_method(found)

@@ -22,10 +22,10 @@ from laion_assets.recall.figures import (
     save_evaluation,
 )
 from laion_assets.recall.kept import named_settings
-from laion_assets.searcher import tuned
 from laion_assets.searching.statement import SearchRequest, SearchResult, search, vector_of
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
+from laion_assets.tuned_request import tuned
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 RARE = "cityHash64(url) % 500 = 1"

@@ -23,8 +23,8 @@ from laion_assets.assets.location import CodeLocation
 from laion_assets.assets.recall_report import recall_report_asset
 from laion_assets.assets.vector_index import vector_index_asset, vector_index_checks
 from laion_assets.errors import TableError
-from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.figures import SearchSettings
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.settings import Settings
 from laion_assets.table import cluster, embedded
 from laion_assets.table.cluster import (
@@ -314,7 +314,7 @@ def test_a_load_an_index_a_report_and_a_search_on_a_cluster_of_one(whole: Settin
             dg.AssetSpec("clickhouse_partition"),
             vector_index_asset(location),
             *vector_index_checks(location),
-            recall_report_asset(location, Plan(queries=5, grid=(SearchSettings(64),), queries_at_100=2)),
+            recall_report_asset(location, RecallPlan(queries=5, grid=(SearchSettings(64),), queries_at_100=2)),
         ]
     )
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {

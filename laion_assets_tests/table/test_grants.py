@@ -12,8 +12,9 @@ from laion_assets.cli import app
 from laion_assets.errors import ServerRefusedError
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.recall.evaluate import Plan, evaluate
+from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import SearchSettings
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.tuning import TuningPlan, tune
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest, vector_of
@@ -57,7 +58,7 @@ def test_the_printed_grants_suffice_for_everything_and_a_searcher_needs_fewer(tm
             assert build_indexes(db).vectors == 1_500
             assert index_use(db, vector_of(db, 5, "image"), SearchRequest()).fault is None
             grid = (SearchSettings(64), SearchSettings(64, 5))
-            assert evaluate(db, Plan(queries=3, grid=grid, queries_at_100=0)).rows == 750
+            assert evaluate(db, RecallPlan(queries=3, grid=grid, queries_at_100=0)).rows == 750
             parameters = (IndexParameters("i8", 8, 32),)
             assert tune(db, TuningPlan(rows=200, partitions=1, parameters=parameters, grid=grid, queries=3)).trials
             with pytest.raises(ServerRefusedError) as caught:

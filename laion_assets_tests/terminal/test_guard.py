@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from laion_assets.cli import errors, main
+from laion_assets.cli import main
+from laion_assets.cli_options import errors
 from laion_assets.terminal.guard import guarded
 from laion_assets.terminal.instance import MINIMAL_CONFIG
 from laion_assets.text_file import read_text

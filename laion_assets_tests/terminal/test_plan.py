@@ -11,8 +11,8 @@ from rich.console import Console
 from laion_assets.errors import CalibrationError, DatasetError
 from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_calibration, read_calibration
 from laion_assets.plan.kept import plan_path
-from laion_assets.recall.evaluate import Plan
 from laion_assets.recall.methods import DEFAULT_GRID
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.settings import Settings, load_settings
 from laion_assets.terminal.calibrate import Sizes, calibrate
 from laion_assets.terminal.plan import keep_plan_for, plan_load, print_plan
@@ -20,7 +20,9 @@ from laion_assets.words import between, duration, size, two_digits
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.plan.made_up import calibration
 
-SMALL = Sizes(small=300, middle=700, large=1_500, index=400, report=Plan(2, queries_at_100=2, grid=DEFAULT_GRID[:3]))
+SMALL = Sizes(
+    small=300, middle=700, large=1_500, index=400, report=RecallPlan(2, queries_at_100=2, grid=DEFAULT_GRID[:3])
+)
 
 
 def shown(settings: Settings, shards: list[int], width: int = 100) -> str:

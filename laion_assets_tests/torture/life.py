@@ -19,9 +19,10 @@ from rich.console import Console
 from laion_assets.assets import location
 from laion_assets.definitions import build_definitions
 from laion_assets.health.keys import BUILD_JOB, LOAD_JOB
-from laion_assets.recall import evaluate
+from laion_assets.recall import evaluate, kind_run
 from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.recall.plot import blank_plot
+from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.settings import Settings
 from laion_assets.shard import merge
 from laion_assets.table import inserting
@@ -51,7 +52,8 @@ def warm(world: World) -> None:
     """Imports and prepares here whatever each child would have to, but opens nothing."""
     # The engine's client imports it where it is there.
     importlib.import_module("pandas")
-    merge.BLOCK_ROWS, inserting.STATEMENT_ROWS, evaluate.EXACT_SEARCHES = BLOCK_ROWS, STATEMENT_ROWS, SEARCHES
+    merge.BLOCK_ROWS, inserting.STATEMENT_ROWS = BLOCK_ROWS, STATEMENT_ROWS
+    setattr(kind_run, "EXACT_SEARCHES", SEARCHES)  # noqa: B010 - it is imported there by name
     setattr(evaluate, "plan_for", _few_searches)  # noqa: B010 - a checker takes it for another type
     location.REPETITIONS, location.FIRST_WAIT_SECONDS = 1, 0.0
     definitions = build_definitions(world.settings(0, over_http=False))
@@ -64,8 +66,8 @@ def warm(world: World) -> None:
         dg.materialize([_nothing, _all_is_well], instance=instance, run_config=QUIET)
 
 
-def _few_searches(_states: Sequence[PartitionState], queries: int) -> evaluate.Plan:
-    return evaluate.Plan(queries, grid=DEFAULT_GRID[:SEARCHES])
+def _few_searches(_states: Sequence[PartitionState], queries: int) -> RecallPlan:
+    return RecallPlan(queries, grid=DEFAULT_GRID[:SEARCHES])
 
 
 @dg.asset

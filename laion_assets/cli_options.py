@@ -1,0 +1,28 @@
+"""What the commands of `laion-assets` share: options of the same meaning, the consoles, and JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from laion_assets.terminal.guard import sound_console
+
+console = sound_console()
+errors = sound_console(stderr=True)
+
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="In place of LAION_DATASET.")]
+SourceOption = Annotated[str | None, typer.Option("--source", help="In place of LAION_SOURCE.")]
+Again = Annotated[bool, typer.Option("--again", help="Load shards that are loaded already, too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+Demo = Annotated[bool, typer.Option("--demo", help="Ask the demo's table in data/demo.")]
+DEMO_FOLDER = Path("data/demo")
+
+
+def print_json(value: object) -> None:
+    """One line on standard output, of ASCII where that takes no more."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=plain) + "\n")
