@@ -71,7 +71,8 @@ def load(
     Exit code 1 where a shard failed. With --json standard output is one object, and progress goes to standard error.
     """
     from laion_assets.terminal.instance import dagster_instance
-    from laion_assets.terminal.load import load_outcomes, outcome_table
+    from laion_assets.terminal.load import load_outcomes
+    from laion_assets.terminal.outcome import outcome_table
     from laion_assets.terminal.settings import settings_of
 
     settings = settings_of(dataset, source)

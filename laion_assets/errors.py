@@ -110,3 +110,8 @@ class SearchError(LaionError):
 
 class ClipError(LaionError):
     """A text or picture that cannot be encoded, or a CLIP model that is absent or of another dimension."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, cut where it is long; its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -204,7 +204,8 @@ class Searcher:
         if not texts and not images:
             return vectors, None
         # Imported late: a search by vector or id needs neither model nor fastembed, whose import takes 0.7 s.
-        from laion_assets.clip.ready import clip_model, open_encoder
+        from laion_assets.clip.model import clip_model
+        from laion_assets.clip.ready import open_encoder
 
         with self._encoding:
             self._encoder = self._encoder or open_encoder(self.settings)

@@ -50,9 +50,9 @@ class ShardKeys(FileLayout):
 
     @property
     def shard_range(self) -> str:
-        """The shards in words: `0 to 409`, or with holes `1-2,4`."""
+        """The shards in words: `0 to 409`, or with holes `1-2, 4`."""
         first, last = self.shards[0], self.shards[-1]
-        return f"{first} to {last}" if last - first == len(self.shards) - 1 else as_ranges(self.shards)
+        return f"{first} to {last}" if last - first == len(self.shards) - 1 else as_ranges(self.shards, most=8)
 
     def has_shard(self, shard: int) -> bool:
         """Whether there is a shard of that number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain
 
 MAX_SHARDS = 65_536
@@ -32,11 +32,11 @@ def parse_numbers(value: object) -> tuple[int, ...]:
     return tuple(chain.from_iterable(range(first, last + 1) for first, last in _joined(spans)))
 
 
-def as_ranges(numbers: Sequence[int], most: int = 8) -> str:
-    """Sorted numbers in short: `0-409`, `1-2,4`; more than `most` pieces end in `…` and the last number."""
+def as_ranges(numbers: Iterable[int], *, most: int | None = None) -> str:
+    """Numbers in short: `0-409`, or `1-2, 4`; more than `most` pieces end in `…` and the last piece."""
     spans = _joined((number, number) for number in numbers)
     pieces = [str(first) if first == last else f"{first}-{last}" for first, last in spans]
-    return ",".join(pieces if len(pieces) <= most else [*pieces[: most - 1], "…", pieces[-1]])
+    return ", ".join(pieces if most is None or len(pieces) <= most else [*pieces[: most - 1], "…", pieces[-1]])
 
 
 def _span(piece: str) -> tuple[int, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from laion_assets.shard_numbers import as_ranges
+
 
 def counted(number: int, noun: str) -> str:
     """A number with its noun: 1 shard, 1,204 shards."""
@@ -20,17 +22,6 @@ def lasting(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 86400:.1f} days"
-
-
-def as_ranges(shards: Iterable[int]) -> str:
-    """Shards as people type them: 0-9, 12, 14-15."""
-    runs: list[list[int]] = []
-    for shard in sorted(set(shards)):
-        if runs and shard == runs[-1][-1] + 1:
-            runs[-1][1:] = [shard]
-        else:
-            runs.append([shard])
-    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def keys_in_short(keys: Iterable[str], most: int = 8) -> str:

@@ -161,7 +161,7 @@ def test_a_range_of_a_selection_takes_what_there_is_in_it() -> None:
     assert HOLES.shard_numbers("all") == [1, 2, 4, 7, 8, 9]
     assert HOLES.shard_keys[-1] == "9"
     for selection in ("3", "0", "5-6", "0-10", "1,3"):
-        with pytest.raises(DatasetError, match=r"1-2,4,7-9"):
+        with pytest.raises(DatasetError, match=r"1-2, 4, 7-9"):
             HOLES.shard_numbers(selection)
     assert "rows names shards [3]" in refusal('name = "x"\nshards = "1-2"\ndimension = 8\nrows = { 3 = 1 }\n').found
 

@@ -1,8 +1,9 @@
-"""Imports run one way: a room uses those above it in docs/architecture.md, and the engine imports no Dagster."""
+"""Imports run one way: between rooms as docs/architecture.md says, and between files in no circle."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -11,20 +12,42 @@ import pytest
 from laion_assets_tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "laion_assets"
-TABLE = [
-    re.findall(r"`([\w/]+?)(?:/|\.py)`", line.split("|")[1])
-    for line in (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()
-    if line.startswith("| `")
-]
-"""The rooms of each row of the table, from the ground up."""
-
-RANK = {room: row for row, rooms in enumerate(TABLE) for room in rooms}
+PAGE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()
 FILES = sorted(PACKAGE.rglob("*.py"))
+GROUND = "ground"
 
 
-def room_of(path: Path) -> str:
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading, without its first two lines."""
+    start = PAGE.index(heading)
+    table = [line for line in PAGE[start:] if line.startswith("|")]
+    end = next((number for number, line in enumerate(table) if number > 1 and set(line) <= set("| -")), len(table) + 1)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2 : end - 1]]
+
+
+ROOM_OF = {
+    part: room.strip("`/")
+    for room, parts, *_ in rows("# The rooms")
+    for part in re.findall(r"`([\w]+)(?:/|\.py)`", parts)
+}
+"""The room of each folder and file in the package."""
+
+RANK = {room.strip("`/"): number for number, (room, *_) in enumerate(rows("# The rooms"))}
+MAY_USE = {room: set(uses.split(", ")) - {"–"} for room, uses, _ in rows("## Who may use whom")}
+MAY_BE_USED_BY = {room: set(users.split(", ")) - {"–"} for room, _, users in rows("## Who may use whom")}
+
+
+def part_of(path: Path) -> str:
     """The folder of a file, or its own name where it lies in none."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module_of(path: Path) -> str:
+    """The name under which a file is imported."""
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path) for path in FILES}
 
 
 def imported(path: Path) -> set[str]:
@@ -33,25 +56,41 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "laion_assets":
-            found |= {f"laion_assets.{name.name}" for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            names = {f"{node.module}.{name.name}" for name in node.names}
+            found |= names & MODULES or {node.module}
+    return found - {module_of(path)}
 
 
-def test_every_room_is_in_the_table_and_the_table_names_no_other() -> None:
-    assert {room_of(path) for path in FILES} == set(RANK)
+def rooms_used(room: str) -> set[str]:
+    """The other rooms that a room's files import from, without the ground."""
+    names = {name for path in FILES if ROOM_OF[part_of(path)] == room for name in imported(path)}
+    parts = {name.split(".")[1] for name in names if name.startswith("laion_assets.")}
+    return {ROOM_OF[part] for part in parts if part in ROOM_OF} - {room, GROUND}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_imports_only_from_its_room_and_those_above(path: Path) -> None:
-    room = room_of(path)
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("laion_assets.")} & set(RANK)
-    assert {other for other in rooms if other != room and RANK[other] > RANK[room]} == set()
+def test_every_file_is_in_a_room_and_each_room_in_both_tables() -> None:
+    assert {part_of(path) for path in FILES} == set(ROOM_OF)
+    assert set(RANK) - {GROUND} == set(MAY_USE)
+
+
+@pytest.mark.parametrize("room", [room for room in RANK if room != GROUND])
+def test_a_room_uses_the_rooms_that_it_may_use_which_are_above_it(room: str) -> None:
+    assert rooms_used(room) == MAY_USE[room]
+    assert {used for used in MAY_USE[room] if RANK[used] >= RANK[room]} == set()
+    assert {user for user, uses in MAY_USE.items() if room in uses} == MAY_BE_USED_BY[room]
+
+
+def test_the_ground_uses_nothing_but_itself() -> None:
+    assert rooms_used(GROUND) == set()
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {module_of(path): imported(path) & MODULES for path in FILES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_engine_imports_no_dagster(path: Path) -> None:
     knows_dagster = any(name.split(".")[0].startswith("dagster") for name in imported(path))
-    assert not knows_dagster or RANK[room_of(path)] >= RANK["dagster_internals"]
+    assert not knows_dagster or RANK[ROOM_OF[part_of(path)]] >= RANK["dagster_internals"]

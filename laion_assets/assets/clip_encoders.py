@@ -7,8 +7,9 @@ import dagster as dg
 import numpy as np
 
 from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_check, check_failed, failing_clearly
-from laion_assets.clip.model import FileFact, file_facts, read_manifest
-from laion_assets.clip.ready import clip_model, open_encoder, ready_model
+from laion_assets.clip.model import clip_model
+from laion_assets.clip.model_files import FileFact, file_facts, read_manifest
+from laion_assets.clip.ready import open_encoder, ready_model
 from laion_assets.clip.udf import InstalledFunctions, install_embedded
 from laion_assets.errors import LaionError
 from laion_assets.health.versions import digest

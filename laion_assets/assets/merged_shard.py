@@ -16,8 +16,8 @@ from laion_assets.shard.inspect import inspect_shard
 from laion_assets.shard.loadable import metadata_faults, quarantine_faults
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, read_merged
+from laion_assets.shard.places import file_exists
 from laion_assets.shard.sample_rows import SampledRows, sample_rows
-from laion_assets.shard.store import file_exists
 
 
 def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:

@@ -9,7 +9,8 @@ from laion_assets.assets.location import CodeLocation, Metadata, asset_check
 from laion_assets.dagster_internals.records import AssetCheckEvaluationTargetMaterializationData
 from laion_assets.health.facts import SWEPT
 from laion_assets.health.finding import naming
-from laion_assets.words import as_ranges, counted, lasting
+from laion_assets.shard_numbers import as_ranges
+from laion_assets.words import counted, lasting
 
 SAY_SECONDS = 30.0
 """A sweep says so often how far it is."""

@@ -24,9 +24,9 @@ from laion_assets.searching.cells import require_cells
 from laion_assets.searching.cells_settings import CellsSettings, default_probes
 from laion_assets.searching.cells_use import CellsUse, cells_use
 from laion_assets.searching.statement import SearchRequest
+from laion_assets.shard_numbers import as_ranges
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, draw_rows, vectors_of
-from laion_assets.words import as_ranges
 
 
 def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:

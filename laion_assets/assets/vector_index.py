@@ -24,10 +24,10 @@ from laion_assets.machine import StepMeter
 from laion_assets.searching.cluster import use_everywhere
 from laion_assets.searching.proof_of_use import IndexUse
 from laion_assets.searching.statement import SearchRequest
+from laion_assets.shard_numbers import as_ranges
 from laion_assets.table.cluster import table_name
 from laion_assets.table.connect import connect
 from laion_assets.table.vectors import By, draw_rows, vectors_of
-from laion_assets.words import as_ranges
 
 
 def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:

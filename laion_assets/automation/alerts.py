@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
+from pydantic import SecretStr
 
 from laion_assets.automation.overdue import overdue_sensors
 from laion_assets.automation.webhook import Alert, WebhookError, alert, post
@@ -37,14 +38,11 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
     """The sensors; none without LAION_ALERT_WEBHOOK."""
     if settings.alert_webhook is None:
         return []
-    url, page, owners = settings.alert_webhook.get_secret_value(), settings.dagster_url, settings.owners
     return [
         _sensor(
             job_name(settings, "alert_on_run_failure"),
             "Posts each failed run to the webhook, once, with its reason.",
-            url,
-            page,
-            owners,
+            settings,
             failed_runs,
             _newest_failed_run,
         ),
@@ -52,9 +50,7 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
             job_name(settings, "alert_on_failed_check"),
             "Posts each check that begins to fail or to warn, and that recovers, to the webhook, once: a failed check "
             "that blocks nothing fails no run, and one that stays failed is no news.",
-            url,
-            page,
-            owners,
+            settings,
             changed_checks,
             _newest_check,
         ),
@@ -65,10 +61,8 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
 def _sensor(
     name: str,
     description: str,
-    url: str,
-    page: str | None,
-    owners: Sequence[str],
-    look: Callable[[DagsterInstance, int, str | None, str | None], News],
+    settings: Settings,
+    look: Callable[[Settings, DagsterInstance, int, str | None], News],
     newest: Callable[[DagsterInstance], int],
 ) -> dg.SensorDefinition:
     """A sensor with a cursor of ours. Dagster's `run_failure_sensor` moves its own on also when the post failed, so
@@ -86,23 +80,23 @@ def _sensor(
             # A new sensor starts now: what failed before it was started is no news.
             return dg.SensorResult(cursor=str(newest(instance)), skip_reason=dg.SkipReason("begins with what is new"))
         origin = context.code_location_origin
-        news = look(instance, int(context.cursor), origin.location_name if origin is not None else None, page)
-        owned = [(event, replace(body, owner=", ".join(owners))) for event, body in news.alerts]
-        cursor, said = _post_all(url, replace(news, alerts=owned))
+        news = look(settings, instance, int(context.cursor), origin.location_name if origin is not None else None)
+        cursor, said = _post_all(settings.alert_webhook, news)
         return dg.SensorResult(cursor=str(cursor), skip_reason=dg.SkipReason(said))
 
     return posted
 
 
-def _post_all(url: str, news: News) -> tuple[int, str]:
+def _post_all(webhook: SecretStr | None, news: News) -> tuple[int, str]:
     """The event up to which all is posted, and how it went. Raises `dagster.Failure` when nothing could be posted."""
+    assert webhook is not None
     begun = time.monotonic()
     done = None
     for number, (event, body) in enumerate(news.alerts):
         late = time.monotonic() - begun > SECONDS_A_TICK
         try:
             if not late:
-                post(url, body)
+                post(webhook.get_secret_value(), body)
         except WebhookError as error:
             if done is None:
                 raise dg.Failure(f"{error}; it is tried again at the next tick") from None
@@ -113,7 +107,7 @@ def _post_all(url: str, news: News) -> tuple[int, str]:
     return news.newest, f"{len(news.alerts)} alerts posted"
 
 
-def failed_runs(instance: DagsterInstance, after: int, location: str | None = None, page: str | None = None) -> News:
+def failed_runs(settings: Settings, instance: DagsterInstance, after: int, location: str | None) -> News:
     """Runs of a code location, or of a command, that failed after an event."""
     records = instance.fetch_run_status_changes(
         dg.RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=after),
@@ -132,13 +126,14 @@ def failed_runs(instance: DagsterInstance, after: int, location: str | None = No
             run_id=run.run_id,
             reason=failure_reason(instance, run.run_id),
             timestamp=record.timestamp,
-            dagster_url=page,
+            dagster_url=settings.dagster_url,
+            owners=settings.owners,
         )
         found.append((record.storage_id, body))
     return News(found, _last(records, after))
 
 
-def changed_checks(instance: DagsterInstance, after: int, location: str | None = None, page: str | None = None) -> News:
+def changed_checks(settings: Settings, instance: DagsterInstance, after: int, location: str | None) -> News:
     """Checks in runs of a code location, or of a command, that after an event came out other than the time before.
 
     A check that blocks and fails ends its run, and the message of the run says why: it has none of its own. Neither has
@@ -172,7 +167,8 @@ def changed_checks(instance: DagsterInstance, after: int, location: str | None =
             reason=check.description or ("passed" if check.passed else "failed"),
             timestamp=record.timestamp,
             severity=_severity(check),
-            dagster_url=page,
+            dagster_url=settings.dagster_url,
+            owners=settings.owners,
         )
         found.append((record.storage_id, body))
     return News(found, _last(records, after))

@@ -57,8 +57,8 @@ def alert(
     reason: str,
     timestamp: float,
     severity: Literal["ERROR", "WARN", ""] = "ERROR",
-    dagster_url: str | None = None,
-    owners: Sequence[str] = (),
+    dagster_url: str | None,
+    owners: Sequence[str],
 ) -> Alert:
     """An alert without secrets: passwords in URLs of the reason are taken out. Without a severity it is a recovery."""
     became: Literal["failed", "recovered"] = "failed" if severity else "recovered"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from laion_assets.clip.encoder import ClipEncoder
-from laion_assets.clip.model import SAMPLE
-from laion_assets.clip.ready import clip_model, open_encoder
+from laion_assets.clip.model import SAMPLE, clip_model
+from laion_assets.clip.ready import open_encoder
 from laion_assets.errors import ClipError
 from laion_assets.settings import Settings
 from laion_assets.table.captions import stored_captions

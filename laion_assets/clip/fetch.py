@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laion_assets.clip.model import MODEL_FILES, MORE_FILES, ClipModel, file_fact, require_files, write_manifest
-from laion_assets.errors import ClipError
+from laion_assets.clip.model import MODEL_FILES, MORE_FILES, ClipModel
+from laion_assets.clip.model_files import file_fact, require_files, write_manifest
+from laion_assets.errors import ClipError, first_line
 from laion_assets.progress import Progress
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _unreachable(model: ClipModel, error: Exception) -> ClipError:
     text, vision = model.repositories or ("", "")
     return ClipError(
         f"CLIP model {model.name}",
-        found=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no answer from the hub'}",
+        found=f"{type(error).__name__}: {first_line(error)}",
         expected=f"the files of {text} and {vision} from huggingface.co",
         advice=f"on a closed network put {', '.join(MODEL_FILES)} into a folder and name it in LAION_CLIP_DIR "
         f"(text/ is https://huggingface.co/{text}, vision/ is https://huggingface.co/{vision})",

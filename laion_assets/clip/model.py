@@ -1,14 +1,12 @@
-"""Which files a CLIP model consists of, which models are known, what is recorded about them. It loads none."""
+"""Which CLIP model a dataset needs, which files it consists of, and in which folder they belong. It reads none."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from laion_assets.errors import ClipError
+from laion_assets.settings import Settings
 
 TEXT_FILES = ("text/model.onnx", "text/tokenizer.json", "text/tokenizer_config.json")
 VISION_FILES = ("vision/model.onnx", "vision/preprocessor_config.json")
@@ -17,9 +15,6 @@ MODEL_FILES = TEXT_FILES + VISION_FILES
 
 MORE_FILES = ("text/config.json", "text/special_tokens_map.json", "vision/config.json")
 """Files of the same exports that are read where they are there."""
-
-MANIFEST = "clip.json"
-"""Written last, when all files are there: model, revision, and size and SHA-256 of each."""
 
 SAMPLE = "sample"
 
@@ -48,16 +43,7 @@ KNOWN_MODELS = {
 """OpenAI's models behind LAION's datasets, and the tiny pair of the sample."""
 
 
-@dataclass(frozen=True)
-class FileFact:
-    """One file of a model: its name below the folder, bytes, and SHA-256 in hexadecimal."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-def known_model(name: str | None, dataset: str) -> ClipModel:
+def _known_model(name: str | None, dataset: str) -> ClipModel:
     """The model that a dataset names. Raises `ClipError` where it names none, or one that is not known."""
     model = KNOWN_MODELS.get(name or "")
     if model is None:
@@ -71,57 +57,30 @@ def known_model(name: str | None, dataset: str) -> ClipModel:
     return model
 
 
-def missing_files(folder: Path) -> list[str]:
-    """The names of those files of `MODEL_FILES` that are not in the folder."""
-    return [name for name in MODEL_FILES if not (folder / name).is_file()]
+def clip_model(settings: Settings) -> ClipModel:
+    """The model that the dataset names, or whichever the user has put into LAION_CLIP_DIR: that one may have any name,
+    and is taken to be of the table's dimension, which the encoder compares with each vector.
 
-
-def require_files(model: ClipModel, folder: Path) -> None:
-    """Raises `ClipError`, which says what to put where, unless the folder has all of the model's files."""
-    missing = missing_files(folder)
-    if not missing:
-        return
-    if model.repositories:
-        text, vision = model.repositories
-        advice = (
-            f"materialize clip_encoders, which fetches them; without a network copy the files of "
-            f"https://huggingface.co/{text} to {folder / 'text'} and of https://huggingface.co/{vision} to "
-            f"{folder / 'vision'}, or name a folder that has text/ and vision/ in LAION_CLIP_DIR"
+    Raises `ClipError` without LAION_CLIP_DIR for a model that is unknown, or not of the table's dimension.
+    """
+    dataset = settings.dataset
+    if settings.clip_dir is not None:
+        known = KNOWN_MODELS.get(dataset.clip_model or "")
+        if known is not None and known.dimension == dataset.dimension:
+            return known
+        name = dataset.clip_model or f"the model in {settings.clip_dir}"
+        return ClipModel(name, dataset.dimension, settings.clip_dir.name)
+    model = _known_model(dataset.clip_model, dataset.name)
+    if model.name != SAMPLE and model.dimension != dataset.dimension:
+        raise ClipError(
+            f"dataset {dataset.name}",
+            found=f"{dataset.dimension} dimensions, and CLIP model {model.name} with {model.dimension}",
+            expected="a model of the table's dimension",
+            advice="correct dimension or clip_model in the dataset's description",
         )
-    else:
-        advice = (
-            f"export {model.name}'s text and vision encoders with their projections to ONNX ({model.dimension} "
-            f"dimensions) and put {', '.join(MODEL_FILES)} into {folder}, or name their folder in LAION_CLIP_DIR"
-        )
-    raise ClipError(f"CLIP model {model.name}", found=f"no {', '.join(missing)} in {folder}", advice=advice)
+    return model
 
 
-def file_facts(folder: Path) -> list[FileFact]:
-    """Size and SHA-256 of every file of the model that is in the folder."""
-    return [file_fact(folder, name) for name in (*MODEL_FILES, *MORE_FILES) if (folder / name).is_file()]
-
-
-def file_fact(folder: Path, name: str) -> FileFact:
-    """Size and SHA-256 of one file, read in blocks of 1 MiB."""
-    digest, size = hashlib.sha256(), 0
-    with (folder / name).open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-            size += len(block)
-    return FileFact(name, size, digest.hexdigest())
-
-
-def write_manifest(folder: Path, model: ClipModel, revision: str) -> None:
-    """Records what the folder holds, as `clip.json` in it."""
-    facts = {fact.name: {"bytes": fact.bytes, "sha256": fact.sha256} for fact in file_facts(folder)}
-    content = {"model": model.name, "dimension": model.dimension, "revision": revision, "files": facts}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_manifest(folder: Path) -> Mapping[str, object]:
-    """What `clip.json` records; nothing where there is none, as in a folder that a user filled."""
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def model_folder(settings: Settings) -> Path:
+    """Where the model's `text/` and `vision/` are: LAION_CLIP_DIR, else a folder of the model's own in the store."""
+    return settings.clip_dir or settings.data_dir / "clip" / clip_model(settings).folder

@@ -1,4 +1,4 @@
-"""Where the CLIP model of the settings lies, and how it gets there: built, fetched, or put there by the user."""
+"""Makes the CLIP model of the settings ready: built, fetched, or put into its folder by the user."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ import tempfile
 from pathlib import Path
 
 from laion_assets.clip.encoder import ClipEncoder
-from laion_assets.clip.model import (
-    KNOWN_MODELS,
-    SAMPLE,
-    ClipModel,
-    known_model,
-    missing_files,
-    read_manifest,
-    require_files,
-    write_manifest,
-)
-from laion_assets.errors import ClipError
+from laion_assets.clip.model import SAMPLE, ClipModel, clip_model, model_folder
+from laion_assets.clip.model_files import missing_files, read_manifest, require_files, write_manifest
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
@@ -25,35 +16,6 @@ from laion_assets.shard.store_errors import store_errors
 
 SAMPLE_REVISION = "seed 0, graphs 1"
 """Raised with every change of the sample world or its graphs, so that a store with older ones is made again."""
-
-
-def clip_model(settings: Settings) -> ClipModel:
-    """The model that the dataset names, or whichever the user has put into LAION_CLIP_DIR: that one may have any name,
-    and is taken to be of the table's dimension, which the encoder compares with each vector.
-
-    Raises `ClipError` without LAION_CLIP_DIR for a model that is unknown, or not of the table's dimension.
-    """
-    dataset = settings.dataset
-    if settings.clip_dir is not None:
-        known = KNOWN_MODELS.get(dataset.clip_model or "")
-        if known is not None and known.dimension == dataset.dimension:
-            return known
-        name = dataset.clip_model or f"the model in {settings.clip_dir}"
-        return ClipModel(name, dataset.dimension, settings.clip_dir.name)
-    model = known_model(dataset.clip_model, dataset.name)
-    if model.name != SAMPLE and model.dimension != dataset.dimension:
-        raise ClipError(
-            f"dataset {dataset.name}",
-            found=f"{dataset.dimension} dimensions, and CLIP model {model.name} with {model.dimension}",
-            expected="a model of the table's dimension",
-            advice="correct dimension or clip_model in the dataset's description",
-        )
-    return model
-
-
-def model_folder(settings: Settings) -> Path:
-    """Where the model's `text/` and `vision/` are: LAION_CLIP_DIR, else a folder of the model's own in the store."""
-    return settings.clip_dir or settings.data_dir / "clip" / clip_model(settings).folder
 
 
 def ready_model(settings: Settings, *, fetch: bool = False, progress: Progress | None = None) -> Path:
@@ -116,7 +78,7 @@ def _fetch(model: ClipModel, folder: Path, progress: Progress | None) -> None:
 
 
 def _take_place(made: Path, folder: Path, old: Path) -> None:
-    """Gives a finished folder its name; what stood there goes to `old`."""
+    """Gives a finished folder its name; the folder that had it gets the name `old`."""
     if folder.exists():
         folder.rename(old)
     made.rename(folder)

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from laion_assets.describe.layout import Layout, Part, says
 from laion_assets.describe.places import Place
-from laion_assets.errors import DatasetError
+from laion_assets.errors import DatasetError, first_line
 from laion_assets.shard.hdf5 import UNREADABLE as HDF5_UNREADABLE
 from laion_assets.shard.list_column import list_kind
-from laion_assets.shard.npy import first_line, parse_header
+from laion_assets.shard.npy import parse_header
 from laion_assets.shard.npz import UNREADABLE as NPZ_UNREADABLE
 from laion_assets.shard.soundness import SQUARED_LENGTH_TOLERANCE
 

@@ -110,7 +110,7 @@ def _shard_lines(layout: Layout, cut: int) -> list[str]:
 
 def _shards(shards: tuple[int, ...]) -> str:
     """A count where they begin at 0 and have no holes."""
-    return str(len(shards)) if shards == tuple(range(len(shards))) else _quoted(as_ranges(shards, most=len(shards)))
+    return str(len(shards)) if shards == tuple(range(len(shards))) else _quoted(as_ranges(shards))
 
 
 def _file_names(layout: Layout, arrays: Arrays | None, cut: int) -> list[str]:

@@ -152,14 +152,14 @@ def _with_shards(where: str, paths: list[str], layout: Layout) -> Layout:
     if layout.text is not None:
         with_text = both & layout.text.series.numbers.keys()
         if 2 * len(with_text) < len(both):
-            some = as_ranges(sorted(with_text)) or "none"
+            some = as_ranges(with_text, most=8) or "none"
             layout.notes.append(f"text vectors are left out, since hardly any shards have them: {some}")
             layout.text = None
         else:
             both = with_text
     every = set[int]().union(*(part.series.numbers for part in layout.parts.values()))
     if every - both:
-        layout.notes.append(f"left out, since a file of theirs is missing: shards {as_ranges(sorted(every - both))}")
+        layout.notes.append(f"left out, since a file of theirs is missing: shards {as_ranges(every - both, most=8)}")
     layout.shards = tuple(sorted(both))
     layout.digits = 1 if layout.image.is_listed else _digits(layout)
     return layout

@@ -10,8 +10,8 @@ from laion_assets.health.finding import TableLook
 from laion_assets.health.history import ShardHistory, recorded_numbers
 from laion_assets.health.keys import CHAIN, asset_key
 from laion_assets.plan.calibration import SHARD_STAGES
-from laion_assets.plan.figures import LoadPlan
 from laion_assets.plan.kept import Compared, Happened, compare, plan_path, read_plan
+from laion_assets.plan.load_plan import LoadPlan
 from laion_assets.settings import Settings
 from laion_assets.shard.files import Location
 from laion_assets.shard.store import ShardStore

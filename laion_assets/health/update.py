@@ -10,8 +10,10 @@ from laion_assets.health.keys import CHAIN
 from laion_assets.health.upkeep import recall_is_void
 from laion_assets.health.versions import code_version
 from laion_assets.settings import Settings
-from laion_assets.shard.store import ShardStore, file_exists
-from laion_assets.words import as_ranges, counted
+from laion_assets.shard.places import file_exists
+from laion_assets.shard.store import ShardStore
+from laion_assets.shard_numbers import as_ranges
+from laion_assets.words import counted
 
 
 @dataclass(frozen=True)

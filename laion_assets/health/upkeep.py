@@ -10,7 +10,8 @@ from laion_assets.health.finding import Finding, TableLook, naming
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.versions import code_version
 from laion_assets.settings import Settings
-from laion_assets.words import as_ranges, counted, keys_in_short, lasting
+from laion_assets.shard_numbers import as_ranges
+from laion_assets.words import counted, keys_in_short, lasting
 
 UPDATE = "`laion-assets bring-up-to-date` or the job bring_up_to_date makes it again"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from laion_assets.plan.bandwidth import Bandwidth
 from laion_assets.plan.calibration import SHARD_STAGES
-from laion_assets.plan.figures import (
+from laion_assets.plan.load_plan import (
     STAGES,
     DiskUse,
     IndexChoice,

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laion_assets.errors import LaionError, ShardFileError
+from laion_assets.errors import LaionError, ShardFileError, first_line
 from laion_assets.file_layout import Given
 from laion_assets.recall.exact import TrueNeighbours, cosine_distances, true_neighbours
 from laion_assets.recall.queries import Kind, QuerySet
 from laion_assets.shard.list_column import ListColumnReader, read_list_header
-from laion_assets.shard.npy import first_line
 from laion_assets.source.given import fetch_given
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import Ids, Vectors, ids_by, vectors_of

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from laion_assets.errors import ShardFileError
-from laion_assets.shard.npy import first_line, require_vectors
+from laion_assets.errors import ShardFileError, first_line
+from laion_assets.shard.npy import require_vectors
 from laion_assets.shard.vector_rows import Float32Rows, VectorHeader
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as of
 
-from laion_assets.errors import ShardFileError
+from laion_assets.errors import ShardFileError, first_line
 from laion_assets.file_layout import Container
 from laion_assets.shard.hdf5 import UNREADABLE as HDF5_UNREADABLE
 from laion_assets.shard.hdf5 import open_dataset
-from laion_assets.shard.npy import first_line, parse_header
+from laion_assets.shard.npy import parse_header
 from laion_assets.shard.npz import UNREADABLE as NPZ_UNREADABLE
 from laion_assets.shard.npz import find_array
 

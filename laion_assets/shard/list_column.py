@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as of
 
-from laion_assets.errors import ShardFileError
+from laion_assets.errors import ShardFileError, first_line
 from laion_assets.read_ahead import read_ahead
-from laion_assets.shard.npy import first_line
 from laion_assets.shard.vector_rows import Float32Rows, RowFaults, VectorHeader
 
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from laion_assets.columns import PAGE_TYPES, ColumnType
 from laion_assets.dataset import Dataset
-from laion_assets.errors import ShardFileError
+from laion_assets.errors import ShardFileError, first_line
 from laion_assets.shard.alignment import Alignment
 from laion_assets.shard.arrow_values import ARROW_TYPES
 from laion_assets.shard.files import Location
-from laion_assets.shard.store import readable
+from laion_assets.shard.places import readable
 
 FACTS_KEY = b"laion_assets"
 FORMAT = 2
@@ -76,7 +76,7 @@ def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
             metadata = pq.read_metadata(source)
             size = path.stat().st_size
     except (OSError, pa.ArrowException) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0][:200]
+        reason = "no such file" if isinstance(error, FileNotFoundError) else first_line(error)
         raise ShardFileError(subject, found=reason, expected="a merged Parquet file", advice=again) from error
     try:
         facts: dict[str, Any] = json.loads((metadata.metadata or {})[FACTS_KEY])
@@ -109,7 +109,7 @@ def reading(merged: MergedShard) -> Iterator[Path | IO[bytes]]:
     except (OSError, pa.ArrowException) as error:
         raise ShardFileError(
             merged.subject,
-            found=str(error).splitlines()[0][:200],
+            found=first_line(error),
             expected="a whole Parquet file",
             advice=f"materialize merged_shard for partition {merged.shard}",
         ) from error

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.errors import LaionError, ShardFileError
+from laion_assets.errors import LaionError, ShardFileError, first_line
 from laion_assets.shard.vector_rows import Float32Rows, VectorHeader
 
 MAGIC = b"\x93NUMPY"
@@ -133,11 +133,6 @@ def _parsed(
             # Of the interpreter's own making, and not of the header's: the second time it passes.
             file.seek(start)
             return reader(file, max_header_size=MAX_HEADER_BYTES)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, cut where it is long; its name where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 class NpyReader:

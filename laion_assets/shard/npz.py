@@ -14,9 +14,9 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.errors import ShardFileError
+from laion_assets.errors import ShardFileError, first_line
 from laion_assets.read_ahead import read_ahead
-from laion_assets.shard.npy import first_line, parse_header, require_vectors
+from laion_assets.shard.npy import parse_header, require_vectors
 from laion_assets.shard.vector_rows import Float32Rows, VectorHeader
 
 UNREADABLE = (

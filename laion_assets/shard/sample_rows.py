@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
 from laion_assets.shard.merged import MergedShard
+from laion_assets.shard.places import readable
 from laion_assets.shard.soundness import vector_faults
-from laion_assets.shard.store import readable
 
 ROW_GROUPS = 4
 """First, last and two between: 32,768 of LAION's million rows, a tenth of a second."""

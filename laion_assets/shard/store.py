@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
 
 from laion_assets.dataset import Dataset
-from laion_assets.errors import MissingRawError, StoreError
+from laion_assets.errors import MissingRawError
 from laion_assets.file_layout import FileKind, Part
 from laion_assets.settings import Settings
-from laion_assets.shard import bucket
-from laion_assets.shard.files import Location, remove_file, replacing
+from laion_assets.shard.files import Location
 from laion_assets.shard.lock import file_lock
-from laion_assets.shard.store_errors import store_errors
-
-if TYPE_CHECKING:
-    from upath import UPath
+from laion_assets.shard.places import BucketPlace, FolderPlace, Place, file_exists
 
 
 @dataclass(frozen=True)
@@ -89,11 +85,11 @@ class ShardStore:
 
     def merged_path(self, shard: int) -> Location:
         """`merged/merged_N.parquet`."""
-        return self._location("merged", f"merged_{shard}.parquet")
+        return self._place.location("merged", f"merged_{shard}.parquet")
 
     def quarantine_path(self, shard: int) -> Location:
         """`merged/quarantine_N.parquet`: only there when rows were refused."""
-        return self._location("merged", f"quarantine_{shard}.parquet")
+        return self._place.location("merged", f"quarantine_{shard}.parquet")
 
     def require_raw(self, shard: int) -> ShardFiles:
         """The raw files, on this machine. Raises `MissingRawError`, which says how to get them back, `StoreError`."""
@@ -105,7 +101,7 @@ class ShardStore:
             gone = " (removed after its merge, since LAION_KEEP_RAW is false)" if merged else ""
             raise MissingRawError(
                 f"shard {shard}",
-                found=f"no {', '.join(path.name for path in missing)} in {self._location('raw')}{gone}",
+                found=f"no {', '.join(path.name for path in missing)} in {self._place.location('raw')}{gone}",
                 advice=f"materialize raw_shard for partition {shard} first",
             )
         return files
@@ -113,49 +109,27 @@ class ShardStore:
     def bring_raw(self, shard: int) -> None:
         """Brings those raw files that are in the bucket to this machine, unless their copies are here.
 
-        Raises `StoreError`. Nothing is to do where the store is a folder.
+        Raises `StoreError`. Does nothing where the store is a folder.
         """
-        for file, source in self._raw_objects(shard):
-            subject = f"shard {shard}, {file.name}"
-            upload = bucket.upload_of(source, subject=subject)
-            if upload is None or upload == bucket.copy_of(file):
-                continue
-            # What this machine's file came from says nothing of the object's; the note comes with the object.
-            remove_file(origin_path(file))
-            with replacing(file, subject=subject) as temporary:
-                bucket.get(source, temporary, subject=subject)
-            origin = bucket.note_of(source, subject=subject)
-            if bucket.upload_of(source, subject=subject) != upload:
-                remove_file(file)
-                raise StoreError(subject, found="another file in its place while it was copied", advice="try it again")
-            with store_errors(subject):
-                if origin:
-                    origin_path(file).write_text(origin, encoding="utf-8")
-                bucket.note_copy(file, upload)
+        for subject, file in self._named_raw_files(shard):
+            self._place.bring(file, subject=subject)
 
     def publish_raw(self, shard: int) -> None:
         """Puts those raw files into the bucket that are not copies of its own, with what they came from.
 
-        Raises `StoreError`.
+        Raises `StoreError`. Does nothing where the store is a folder.
         """
-        for file, target in self._raw_objects(shard):
-            subject = f"shard {shard}, {file.name}"
-            if bucket.copy_of(file) != (bucket.upload_of(target, subject=subject) or ""):
-                origin = origin_path(file).read_text(encoding="utf-8") if origin_path(file).exists() else ""
-                bucket.note_copy(file, bucket.put(file, target, subject=subject, note=origin))
+        for subject, file in self._named_raw_files(shard):
+            self._place.publish(file, subject=subject)
 
     def drop_copies(self, shard: int) -> None:
         """Removes this machine's copies of raw files that are in the bucket, when no step needs them any more."""
-        for file, _ in self._raw_objects(shard):
-            _remove_raw_file(file)
+        for _, file in self._named_raw_files(shard):
+            self._place.drop_copy(file)
 
     def remove_raw(self, shard: int) -> int:
         """Removes the raw files of a shard; the bytes that this freed (a link frees none of its original's)."""
-        freed = sum(remove_file(target) for _, target in self._raw_objects(shard))
-        for path in self.raw_files(shard).paths().values():
-            size = _remove_raw_file(path)
-            freed += size if self.url is None else 0
-        return freed
+        return sum(self._place.remove(file) for _, file in self._named_raw_files(shard))
 
     @contextlib.contextmanager
     def at_work_on(self, shard: int, step: str, *, say: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -166,60 +140,15 @@ class ShardStore:
         with file_lock(self.raw_folder / f".{shard}.{step}.lock", f"shard {shard}, {step}", say=say):
             yield
 
-    @contextlib.contextmanager
-    def replacing(self, location: Location, *, subject: str) -> Iterator[Path]:
-        """Gives a path to write a merged file to, which takes its place when the block ends well; see `replacing`."""
-        if isinstance(location, Path):
-            with replacing(location, subject=subject) as temporary:
-                yield temporary
-            return
+    def replacing(self, location: Location, *, subject: str) -> AbstractContextManager[Path]:
+        """Gives a path to write a merged file to, which takes its place when the block ends well; see
+        `files.replacing`."""
+        return self._place.replacing(location, subject=subject)
 
-        def publish(temporary: Path) -> None:
-            bucket.put(temporary, location, subject=subject)
+    @property
+    def _place(self) -> Place:
+        return FolderPlace(self.folder) if self.url is None else BucketPlace(self.folder, self.url)
 
-        with replacing(self.folder / "merged" / location.name, subject=subject, publish=publish) as temporary:
-            yield temporary
-
-    def _location(self, *parts: str) -> Location:
-        return self.folder.joinpath(*parts) if self.url is None else bucket.bucket_path(self.url, *parts)
-
-    def _raw_objects(self, shard: int) -> list[tuple[Path, UPath]]:
-        """Each raw file on this machine with its object; none where the store is a folder."""
-        if self.url is None:
-            return []
-        paths = self.raw_files(shard).paths().values()
-        return [(path, bucket.bucket_path(self.url, "raw", path.name)) for path in paths]
-
-
-def _remove_raw_file(path: Path) -> int:
-    """Removes it with the notes beside it, which mean nothing without it; the bytes that this freed."""
-    freed = remove_file(path)
-    bucket.forget_copy(path)
-    remove_file(origin_path(path))
-    remove_file(new_origin_path(path))
-    return freed
-
-
-def origin_path(path: Path) -> Path:
-    """Where it is noted what a raw file came from, beside it."""
-    return path.with_name(f".{path.name}.origin.json")
-
-
-def new_origin_path(path: Path) -> Path:
-    """Under which name that note is written before it takes its place."""
-    return path.with_name(f".{path.name}.origin.json.new")
-
-
-def file_exists(location: Location) -> bool:
-    """Whether a file of the store is there. Raises `StoreError` when a bucket cannot say."""
-    return location.exists() if isinstance(location, Path) else bucket.exists(location, subject=str(location))
-
-
-@contextlib.contextmanager
-def readable(location: Location, *, subject: str) -> Iterator[Path | IO[bytes]]:
-    """What pyarrow reads a file of the store from: its path, or an open object. Raises `StoreError`, `OSError`."""
-    if isinstance(location, Path):
-        yield location
-    else:
-        with bucket.opened(location, subject=subject) as file:
-            yield file
+    def _named_raw_files(self, shard: int) -> list[tuple[str, Path]]:
+        """Each raw file on this machine, there or not, with how errors name it."""
+        return [(f"shard {shard}, {path.name}", path) for path in self.raw_files(shard).paths().values()]

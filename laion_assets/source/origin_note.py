@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from laion_assets.shard.store import new_origin_path, origin_path
+from laion_assets.shard.places import new_origin_path, origin_path
 from laion_assets.source.mirrors import RemoteFile
 
 REMOTE_FILES = TypeAdapter(RemoteFile)

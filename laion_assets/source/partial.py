@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from laion_assets.errors import SourceError
 from laion_assets.shard.files import sync_folder
-from laion_assets.shard.store import new_origin_path
+from laion_assets.shard.places import new_origin_path
 from laion_assets.shard.store_errors import store_errors
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.transfer import Pace, ShardTransfer

@@ -55,7 +55,7 @@ from laion_assets.table.schema import partitions
 from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
 from laion_assets.terminal.apart import settings_apart
 from laion_assets.terminal.instance import dagster_instance, make_instance
-from laion_assets.terminal.load import run_shard, shard_job
+from laion_assets.terminal.shard_run import run_shard, shard_job
 
 Costs = TypeVar("Costs")
 IndexCosts = tuple[IndexCost, SearchCost, ExactCost]

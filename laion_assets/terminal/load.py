@@ -6,29 +6,24 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import dagster as dg
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from laion_assets.assets.location import ProgressOf
-from laion_assets.definitions import build_definitions
 from laion_assets.errors import EngineHeldError, LaionError
 from laion_assets.health.findings import look_at_table
-from laion_assets.health.history import ShardHistory, read_histories, recorded_numbers
-from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
-from laion_assets.health.runs import failure_reason
+from laion_assets.health.history import ShardHistory, read_histories
+from laion_assets.health.keys import CHAIN
 from laion_assets.settings import Settings
 from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.terminal.bars import ShardBars
-from laion_assets.terminal.outcome import Outcome
+from laion_assets.terminal.outcome import Outcome, outcome_table, show_end
 from laion_assets.terminal.plan import keep_plan_for
-from laion_assets.terminal.runs import STOPPED, execute_here
+from laion_assets.terminal.runs import STOPPED
+from laion_assets.terminal.shard_run import outcome_of, run_shard, shard_job
 from laion_assets.terminal.side_by_side import load_side_by_side
 from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, submit
 
@@ -118,7 +113,7 @@ def _load_by_daemon(
         }
         try:
             for shard, run, seconds in follow(settings, instance, runs, bars):
-                outcomes[shard] = _outcome(settings, instance, shard, run, seconds)
+                outcomes[shard] = outcome_of(settings, instance, shard, run, seconds)
                 show_end(settings, bars, outcomes[shard])
         except KeyboardInterrupt:
             cancel(instance, [run_id for shard, run_id in runs.items() if shard not in outcomes])
@@ -143,13 +138,6 @@ def _load_here(
             outcomes[shard] = outcome
             show_end(settings, bars, outcome)
     return outcomes
-
-
-def show_end(settings: Settings, bars: ShardBars, outcome: Outcome) -> None:
-    """What became of a shard, at its bar."""
-    bars.bar(settings.dataset.key_of(outcome.shard)).end(
-        "failed" if outcome.error else "loaded", f"{outcome.rows:,} rows"
-    )
 
 
 def _load_alone(
@@ -196,47 +184,6 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int)
             )
             return ["clickhouse_partition"]
     return list(CHAIN)
-
-
-def outcome_table(outcomes: list[Outcome]) -> Table:
-    """A row a shard: what succeeded and failed, and why."""
-    table = Table("shard", "result", "rows", "seconds", "rows/s", "why", title="load_shards")
-    for name in ("shard", "rows", "seconds", "rows/s"):
-        next(column for column in table.columns if column.header == name).justify = "right"
-    for outcome in outcomes:
-        result = "[red]failed" if outcome.error else "was loaded" if outcome.skipped else "[green]loaded"
-        rate = f"{outcome.rows / outcome.seconds:,.0f}" if outcome.seconds and outcome.rows else ""
-        table.add_row(
-            str(outcome.shard), result, f"{outcome.rows:,}", f"{outcome.seconds:.1f}", rate, Text(outcome.error)
-        )
-    return table
-
-
-def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefinition:
-    """The job `load_shards` under these settings."""
-    return build_definitions(settings, progress).resolve_job_def(job_name(settings, LOAD_JOB))
-
-
-def run_shard(
-    settings: Settings, job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance
-) -> Outcome:
-    """Runs these assets of one shard in this process; a failure is in the outcome."""
-    started = time.perf_counter()
-    run = execute_here(job, instance, assets=steps, key=settings.dataset.key_of(shard))
-    return _outcome(settings, instance, shard, run, time.perf_counter() - started)
-
-
-def _outcome(
-    settings: Settings, instance: dg.DagsterInstance, shard: int, run: dg.DagsterRun, seconds: float
-) -> Outcome:
-    """Of a run that has ended."""
-    if not run.is_success:
-        return Outcome(shard, 0, seconds, failure_reason(instance, run.run_id) or f"the run is {run.status.value}")
-    table = next(key for key in run.asset_selection or () if key.path[-1] == CHAIN[-1])
-    wanted = dg.AssetRecordsFilter(table, asset_partitions=[settings.dataset.key_of(shard)])
-    records = instance.fetch_materializations(wanted, limit=1).records
-    rows = int(recorded_numbers(records[0])["dagster/partition_row_count"]) if records else 0
-    return Outcome(shard, rows, seconds)
 
 
 @contextlib.contextmanager

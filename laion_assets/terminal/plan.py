@@ -17,15 +17,16 @@ from laion_assets.plan.calibration import (
     read_calibration,
     reference_calibration,
 )
-from laion_assets.plan.figures import LoadPlan
 from laion_assets.plan.kept import Compared, keep_plan, plan_path
+from laion_assets.plan.load_plan import LoadPlan
+from laion_assets.plan.make_plan import make_plan
 from laion_assets.plan.methods import Methods, method_costs
 from laion_assets.plan.model import Model
-from laion_assets.plan.plan import make_plan
 from laion_assets.plan.sizes import is_folder, shard_sizes
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import PartitionState, partitions
+from laion_assets.terminal.calibrate import calibrate
 from laion_assets.words import between, duration, size, two_digits
 
 STAGE_WORDS = {
@@ -101,8 +102,6 @@ def _plan(
 
 
 def _calibrate(settings: Settings, console: Console) -> Calibration:
-    from laion_assets.terminal.calibrate import calibrate
-
     with console.status("measuring what this machine takes: sample shards, indexes, searches (about a minute)"):
         return calibrate(settings)
 

@@ -19,7 +19,8 @@ from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import asset_key
 from laion_assets.health.runs import failure_reason, is_of_a_shard
 from laion_assets.settings import Settings
-from laion_assets.shard.store import ShardStore, file_exists
+from laion_assets.shard.places import file_exists
+from laion_assets.shard.store import ShardStore
 from laion_assets.words import counted, lasting
 
 CHECKS = {

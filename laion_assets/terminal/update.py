@@ -10,7 +10,8 @@ from laion_assets.definitions import build_definitions
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.index import build_and_measure
-from laion_assets.terminal.load import outcome_table, run_shard, shard_job, show_end
+from laion_assets.terminal.outcome import outcome_table, show_end
+from laion_assets.terminal.shard_run import run_shard, shard_job
 from laion_assets.terminal.submitted import daemon_is_live
 
 

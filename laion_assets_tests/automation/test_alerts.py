@@ -377,10 +377,12 @@ def test_a_report_that_is_no_longer_made_is_told_once_and_when_it_is_made_again(
 
 
 def test_a_long_reason_is_cut() -> None:
-    body = alert("run", "load_shards", shard="", run_id="r", reason="x" * 5000, timestamp=0)
+    body = alert(
+        "run", "load_shards", shard="", run_id="r", reason="x" * 5000, timestamp=0, dagster_url=None, owners=()
+    )
     assert len(body.reason) == 1000
     assert body.text.startswith("run load_shards failed: xxx")
 
 
 def _some_alert() -> Alert:
-    return alert("run", "load_shards", shard="3", run_id="r", reason="why", timestamp=0)
+    return alert("run", "load_shards", shard="3", run_id="r", reason="why", timestamp=0, dagster_url=None, owners=())

@@ -14,7 +14,7 @@ from dagster._core.events import StepMaterializationData
 from laion_assets.automation.milestones import MilestoneCondition, index_condition, report_condition
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.upkeep import milestone
-from laion_assets.words import as_ranges
+from laion_assets.shard_numbers import as_ranges
 
 TOTAL, FIRST, STEP = 9, 3, 2
 shards = dg.StaticPartitionsDefinition([str(number) for number in range(TOTAL)])

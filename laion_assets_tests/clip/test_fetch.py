@@ -14,7 +14,8 @@ import pytest
 
 from laion_assets.clip.encoder import ClipEncoder
 from laion_assets.clip.fetch import fetch_model
-from laion_assets.clip.model import MODEL_FILES, ClipModel, read_manifest
+from laion_assets.clip.model import MODEL_FILES, ClipModel
+from laion_assets.clip.model_files import read_manifest
 from laion_assets.clip.sample_model import write_sample_model
 from laion_assets.errors import ClipError
 from laion_assets.sample.world import sample_world

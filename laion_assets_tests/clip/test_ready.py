@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from laion_assets.clip.model import MANIFEST, MODEL_FILES, file_facts, read_manifest
-from laion_assets.clip.ready import clip_model, model_folder, open_encoder, ready_model
+from laion_assets.clip.model import MODEL_FILES, clip_model, model_folder
+from laion_assets.clip.model_files import MANIFEST, file_facts, read_manifest
+from laion_assets.clip.ready import open_encoder, ready_model
 from laion_assets.clip.sample_model import write_sample_model
 from laion_assets.errors import ClipError
 from laion_assets.sample.world import sample_world

@@ -30,8 +30,9 @@ from laion_assets.health.upkeep import (
 from laion_assets.health.versions import code_version
 from laion_assets.recall.figures import Evaluation, KindSummary, Latency, Measurement, Recall, SearchSettings
 from laion_assets.settings import Settings, load_settings
+from laion_assets.shard_numbers import as_ranges
 from laion_assets.table.schema import PartitionState
-from laion_assets.words import as_ranges, lasting, shards_of
+from laion_assets.words import lasting, shards_of
 from laion_assets_tests.automation.recorded import Recorder
 from laion_assets_tests.table.loaded import holder, sample_settings
 

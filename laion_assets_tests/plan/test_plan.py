@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from laion_assets.plan.bandwidth import Bandwidth, given_bandwidth
-from laion_assets.plan.figures import LoadPlan
 from laion_assets.plan.kept import Happened, compare, keep_plan, read_plan
+from laion_assets.plan.load_plan import LoadPlan
+from laion_assets.plan.make_plan import make_plan
 from laion_assets.plan.model import Model
-from laion_assets.plan.plan import make_plan
 from laion_assets.plan.sizes import ShardSize, shard_sizes
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.schema import PartitionState

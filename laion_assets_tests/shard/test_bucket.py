@@ -13,7 +13,8 @@ import s3fs
 
 from laion_assets.errors import MissingRawError, StoreError
 from laion_assets.shard.bucket import PART_BYTES, bucket_path, get, put, remove
-from laion_assets.shard.store import ShardStore, file_exists
+from laion_assets.shard.places import file_exists
+from laion_assets.shard.store import ShardStore
 from laion_assets_tests.bucket import SECRET, Request, S3Server, keys, s3_server
 from laion_assets_tests.conftest import SAMPLE, Shard, assert_one_line
 

@@ -49,7 +49,7 @@ TOML = 'name = "gaps"\nshards = 5\n{}dimension = 8\n[[sources]]\nurl = "{}"\n'
     [
         ("", ["img_emb_0000.npy"], "img_emb_0000.npy lies there: digits = 4?"),
         ("digits = 5\n", ["img_emb_0.npy"], "img_emb_0.npy lies there: digits = 1?"),
-        ("", ["img_emb_1.npy", "img_emb_2.npy", "img_emb_4.npy"], 'shards = "1-2,4"?'),
+        ("", ["img_emb_1.npy", "img_emb_2.npy", "img_emb_4.npy"], 'shards = "1-2, 4"?'),
         ("", ["images-00.npy", "images-01.npy"], 'image_file = "images-{shard}.npy"?'),
     ],
 )

@@ -14,7 +14,7 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.bandwidth import Bandwidth
 from laion_assets.plan.calibration import SHARD_STAGES
-from laion_assets.plan.figures import DiskUse, IndexChoice, LoadPlan, MemoryUse, PlannedShard, StageCost
+from laion_assets.plan.load_plan import DiskUse, IndexChoice, LoadPlan, MemoryUse, PlannedShard, StageCost
 from laion_assets.plan.model import LEAST_ERROR, RECALL_ABOVE, Model
 from laion_assets.plan.sizes import ShardSize
 from laion_assets.settings import Settings
@@ -79,16 +79,16 @@ def _planned(model: Model, size: ShardSize, bandwidth: Bandwidth) -> PlannedShar
     seconds = {name: model.stage_seconds(name, size.rows) for name in SHARD_STAGES}
     seconds["fetch"] += bandwidth.seconds(size.raw_bytes)
     return PlannedShard(
-        size.shard,
-        size.rows,
-        size.origin,
-        size.raw_bytes,
-        size.raw_bytes if bandwidth.copies else 0,
-        model.merged_bytes(size.rows),
-        model.table_bytes(size.rows) if _embedded(model.settings) else 0,
-        model.index_bytes(size.rows) if _embedded(model.settings) else 0,
-        seconds,
-        {name: model.stage_core_seconds(name, size.rows) for name in SHARD_STAGES},
+        shard=size.shard,
+        rows=size.rows,
+        origin=size.origin,
+        raw_bytes=size.raw_bytes,
+        raw_disk_bytes=size.raw_bytes if bandwidth.copies else 0,
+        merged_bytes=model.merged_bytes(size.rows),
+        table_bytes=model.table_bytes(size.rows) if _embedded(model.settings) else 0,
+        index_bytes=model.index_bytes(size.rows) if _embedded(model.settings) else 0,
+        seconds=seconds,
+        core_seconds={name: model.stage_core_seconds(name, size.rows) for name in SHARD_STAGES},
     )
 
 

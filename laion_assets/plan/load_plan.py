@@ -10,7 +10,7 @@ from laion_assets.plan.calibration import SHARD_STAGES
 STAGES = (*SHARD_STAGES, "index", "recall")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedShard:
     """One shard: rows, bytes of its files in each place, seconds and core seconds of each of `SHARD_STAGES`.
 

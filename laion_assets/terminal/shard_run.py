@@ -1,0 +1,43 @@
+"""One run of `load_shards` for one shard: its job, its execution in this process, and what became of it."""
+
+from __future__ import annotations
+
+import time
+
+import dagster as dg
+
+from laion_assets.assets.location import ProgressOf
+from laion_assets.definitions import build_definitions
+from laion_assets.health.history import recorded_numbers
+from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
+from laion_assets.health.runs import failure_reason
+from laion_assets.settings import Settings
+from laion_assets.terminal.outcome import Outcome
+from laion_assets.terminal.runs import execute_here
+
+
+def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefinition:
+    """The job `load_shards` under these settings."""
+    return build_definitions(settings, progress).resolve_job_def(job_name(settings, LOAD_JOB))
+
+
+def run_shard(
+    settings: Settings, job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance
+) -> Outcome:
+    """Runs these assets of one shard in this process; a failure is in the outcome."""
+    started = time.perf_counter()
+    run = execute_here(job, instance, assets=steps, key=settings.dataset.key_of(shard))
+    return outcome_of(settings, instance, shard, run, time.perf_counter() - started)
+
+
+def outcome_of(
+    settings: Settings, instance: dg.DagsterInstance, shard: int, run: dg.DagsterRun, seconds: float
+) -> Outcome:
+    """What became of a shard, by its run, which has ended."""
+    if not run.is_success:
+        return Outcome(shard, 0, seconds, failure_reason(instance, run.run_id) or f"the run is {run.status.value}")
+    table = next(key for key in run.asset_selection or () if key.path[-1] == CHAIN[-1])
+    wanted = dg.AssetRecordsFilter(table, asset_partitions=[settings.dataset.key_of(shard)])
+    records = instance.fetch_materializations(wanted, limit=1).records
+    rows = int(recorded_numbers(records[0])["dagster/partition_row_count"]) if records else 0
+    return Outcome(shard, rows, seconds)
