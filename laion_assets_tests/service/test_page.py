@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -70,6 +70,7 @@ def test_pictures_that_do_not_come_fold_away_and_flagged_ones_wait(url: str) -> 
         page.goto("/?text=white+clock&limit=200")
         wait_for_rows(page)
         page.locator(".picture[hidden] img[src]").first.wait_for(state="attached")
+        page.locator(".facts", has_text="the picture is gone").first.wait_for()
         flagged = page.locator(".card", has=page.locator(".reveal:not([hidden])"))
         before = flagged.count()
         assert before
@@ -114,6 +115,44 @@ def test_filters_become_a_condition_and_a_wrong_one_is_said(url: str) -> None:
         page.get_by_role("button", name="Search").click()
         page.locator("#status.failed").wait_for()
         assert "no_such_column" in page.locator("#status").inner_text()
+
+
+def test_a_filter_that_cannot_be_is_shown_and_how_many_hold_is_said(url: str) -> None:
+    with opened(url) as page:
+        page.goto("/?text=white+clock&similarity=2&shard=1&exact=1")
+        wait_for_rows(page)
+        assert page.locator("summary").inner_text() == "Filters (3 set)"
+        page.locator("summary").click()
+        assert not page.get_by_label("Similarity of picture").is_visible()
+        page.get_by_role("searchbox").press("Enter")
+        page.get_by_label("Similarity of picture").wait_for()
+        assert page.evaluate("document.activeElement.name") == "similarity"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, "The service does not answer"),
+        ({"status": 502, "body": "<html>Bad gateway"}, "The service answered 502."),
+        ({"status": 400, "json": {"error": "shard is no column"}}, "shard is no column"),
+    ],
+)
+def test_what_fails_is_said_in_words(url: str, answer: dict[str, Any] | None, told: str) -> None:
+    with opened(url) as page:
+        page.route("**/knn-service", lambda route: route.fulfill(**answer) if answer else route.abort())
+        page.get_by_role("searchbox").fill("white clock")
+        page.keyboard.press("Enter")
+        page.locator("#status.failed").wait_for()
+        assert told in page.locator("#status").inner_text()
+
+
+def test_text_may_be_dragged_into_the_search_box(url: str) -> None:
+    with opened(url) as page:
+        taken = "kind => { const data = new DataTransfer(); if (kind) data.items.add(new File(['x'], 'x.png')); "
+        taken += "else data.setData('text/plain', 'words'); "
+        taken += "const over = new DragEvent('dragover', { dataTransfer: data, bubbles: true, cancelable: true }); "
+        taken += "return !document.body.dispatchEvent(over); }"
+        assert [page.evaluate(taken, kind) for kind in (True, False)] == [True, False]
 
 
 def test_all_of_it_is_reached_by_the_keyboard(url: str) -> None:

@@ -5,14 +5,17 @@ const form = document.getElementById("search");
 const fields = form.elements;
 const grid = document.getElementById("grid");
 const statusLine = document.getElementById("status");
+const note = document.getElementById("note");
 const drop = document.getElementById("drop");
 const FLAGGED = ["NSFW", "UNSURE"];
 const KEPT = ["text", "by", "index", "nsfw", "similarity", "size", "shard", "limit", "where"];
 const SWITCHES = ["exact", "deduplicate"];
 const state = { picture: null, pictureName: "", like: null, indices: [], asking: null };
 
-function say(text, failed = false) {
+function say(text, { failed = false, told = "" } = {}) {
   statusLine.textContent = text;
+  note.textContent = told;
+  note.hidden = !told;
   statusLine.classList.toggle("failed", failed);
 }
 
@@ -24,9 +27,19 @@ function ask(path, options = {}) {
   return fetch(path, { ...options, headers });
 }
 
+// What an answer holds. A proxy answers with HTML where the service is not there.
+async function content(answer) {
+  const found = await answer.json().catch(() => ({}));
+  if (!answer.ok) { throw new Error(found.error || "The service answered " + answer.status + "."); }
+  return found;
+}
+
+function whatFailed(error) {
+  return error instanceof TypeError ? "The service does not answer. Is it running, and are you online?" : error.message;
+}
+
 async function configure() {
-  const answer = await fetch("config.json");
-  const config = await answer.json();
+  const config = await content(await fetch("config.json"));
   state.indices = config.indices || [];
   document.getElementById("token-row").hidden = !config.tokenNeeded;
   fields.index.replaceChildren(...state.indices.map((index) => new Option(index.name, index.name)));
@@ -88,24 +101,30 @@ async function search({ keep = true } = {}) {
   const asking = new AbortController();
   state.asking = asking;
   if (keep) { history.pushState(null, "", link()); }
+  showFilters();
   grid.classList.add("busy");
   say("Searching for " + subject() + " …");
   try {
     const answer = await ask("knn-service", { method: "POST", body: JSON.stringify(request()), signal: asking.signal });
-    const found = await answer.json();
-    if (!answer.ok) { throw new Error(found.error || "the service answered " + answer.status); }
+    const found = await content(answer);
     if (fields.token.value) { sessionStorage.setItem("token", fields.token.value); }
     show(found);
-    const told = answer.headers.get("X-Search-Note");
     say(rows(found.length) + " for " + subject() + ", " + answer.headers.get("X-Search-Method") + ", " +
-      answer.headers.get("X-Search-Milliseconds") + " ms" + (told ? ". " + told : ""));
+      answer.headers.get("X-Search-Milliseconds") + " ms", { told: answer.headers.get("X-Search-Note") || "" });
   } catch (error) {
     if (error.name === "AbortError") { return; }
     grid.replaceChildren();
-    say(error.message, true);
+    say(whatFailed(error), { failed: true });
   } finally {
     if (state.asking === asking) { grid.classList.remove("busy"); state.asking = null; }
   }
+}
+
+// How many filters hold, also while they are folded away.
+function showFilters() {
+  const names = ["nsfw", "similarity", "size", "shard", "where"];
+  const set = names.filter((name) => fields[name].value.trim()).length + SWITCHES.filter((name) => fields[name].checked).length;
+  document.getElementById("filters-set").textContent = set ? " (" + set + " set)" : "";
 }
 
 function rows(count) { return count === 1 ? "1 row" : count.toLocaleString("en") + " rows"; }
@@ -123,13 +142,19 @@ function card(row) {
   made.querySelector(".like").setAttribute("aria-label", "More like this: " + (caption || "row " + row.id));
   made.querySelector(".like").addEventListener("click", () => likeRow(row.id));
   image.alt = caption || "picture of row " + row.id;
-  image.addEventListener("error", () => { picture.hidden = true; });
+  picture.setAttribute("aria-label", "Open the picture in a new tab: " + image.alt);
+  image.addEventListener("error", () => withoutPicture(made));
   const address = webAddress(row.url);
-  if (address === null) { picture.hidden = true; return made; }
+  if (address === null) { withoutPicture(made); return made; }
   picture.href = address;
   const flag = String(row.NSFW ?? "").trim().toUpperCase();
   if (FLAGGED.includes(flag)) { closeUntilAsked(made, picture, image, address, flag); } else { image.src = address; }
   return made;
+}
+
+function withoutPicture(made) {
+  made.querySelector(".picture").hidden = true;
+  made.querySelector(".facts").append(" · the picture is gone");
 }
 
 function closeUntilAsked(made, picture, image, address, flag) {
@@ -205,12 +230,15 @@ form.addEventListener("submit", (event) => {
 });
 fields.picture.addEventListener("change", () => takePicture(fields.picture.files[0]));
 fields.index.addEventListener("change", suitIndex);
-for (const kind of ["dragenter", "dragover"]) {
-  document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
+// Else a browser that wants a folded-away field corrected can show it to nobody, and the search does not begin.
+form.addEventListener("invalid", () => { document.getElementById("filters").open = true; }, true);
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) { return; } // text that is dragged into the search box
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+    if (kind === "drop") { takePicture(event.dataTransfer.files[0]); }
+  });
 }
-for (const kind of ["dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.remove("over"); });
-}
-document.addEventListener("drop", (event) => takePicture(event.dataTransfer.files[0]));
 window.addEventListener("popstate", fromLink);
-configure().then(fromLink, (error) => say(error.message, true));
+configure().then(fromLink, (error) => say(whatFailed(error), { failed: true }));
