@@ -33,8 +33,8 @@ from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import By
 
 MERGED_SHARE = 0.5
-"""Parts are merged to one when those beside the largest hold half as many rows as it: each row is then written about
-three times while a table grows, and a search meets few parts."""
+"""Layers of parts are merged when those beside the largest hold half as many rows as it: each row is then written about
+three times while a table grows, and a search meets few layers."""
 
 
 @dataclass(frozen=True)
@@ -176,21 +176,34 @@ class _Build:
         return moment
 
     def _merge(self, generation: int) -> None:
-        """Makes one part of many small ones; merges in the background go on beside it."""
-        rows = self._db.rows(
-            "SELECT rows FROM system.parts WHERE database = {database:String} AND table = {table:String} "
-            "AND partition = {partition:String} AND active AND rows > 0 ORDER BY rows DESC",
-            parameters={
-                "database": self._db.database,
-                "table": cells_table(self._db, self._by),
-                "partition": str(generation),
-            },
+        """Makes one layer of many small ones; merges in the background go on beside it."""
+        table = cells_table(self._db, self._by)
+        cells = self._db.name_of(table)
+        held = self._db.rows(
+            f"SELECT count(), min(cluster), max(cluster) FROM {cells} WHERE generation = {generation} GROUP BY _part"
         )
-        sizes = [int(count) for (count,) in rows]
-        if len(sizes) > 1 and sum(sizes[1:]) >= MERGED_SHARE * sizes[0]:
+        sizes = layers([(int(rows), int(first), int(last)) for rows, first, last in held])
+        if sum(sizes[1:]) >= MERGED_SHARE * sum(sizes[:1]) > 0:
             if self._progress is not None:
                 self._progress.begin(f"merge {self._by} cells", None, "rows")
-            cells = self._db.name_of(cells_table(self._db, self._by))
             self._db.command(
                 f"OPTIMIZE TABLE {cells} PARTITION {generation} FINAL", settings=CODEC_SETTINGS | {"alter_sync": 2}
             )
+
+
+def layers(parts: list[tuple[int, int, int]]) -> list[int]:
+    """The rows of each layer of parts, most rows first, of (rows, first cluster, last cluster) of every part.
+
+    Parts of a layer share no cluster, but for the one in which one ends and the next begins: a search reads a cluster
+    in one part of each layer, so that a layer is as good as one part.
+    """
+    found: list[list[tuple[int, int, int]]] = []
+    for part in sorted(parts, reverse=True):
+        _, first, last = part
+        for layer in found:
+            if all(last <= other[1] or other[2] <= first for other in layer):
+                layer.append(part)
+                break
+        else:
+            found.append([part])
+    return sorted((sum(rows for rows, _, _ in layer) for layer in found), reverse=True)

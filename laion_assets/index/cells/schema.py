@@ -19,6 +19,10 @@ DIMENSION_STEP = 8
 GRANULE_ROWS = 64
 """Rows a granule: each candidate is read with the granule around it, 66 kB of 512 BFloat16."""
 
+MERGED_PARTS = 32
+"""merge_selector_base: the engine merges in the background only so many parts of like size at once. With its own 5,
+parts of 410 shards would be written five times, and each time their codes are made again."""
+
 CODEC_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1}
 """CREATE TABLE and INSERT need it, and so does every merge that a statement starts."""
 
@@ -119,7 +123,7 @@ def create_cells(db: Database, table: str, more_settings: str = "") -> None:
         f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (generation UInt32, cluster UInt32, load UInt64, {copied}, "
         f"vector Array(BFloat16) CODEC(Quantized('{METHOD}', {code_dimension(db)}))) "
         "ENGINE = MergeTree PARTITION BY generation ORDER BY (cluster, id) "
-        f"SETTINGS index_granularity = {GRANULE_ROWS}{more_settings} "
+        f"SETTINGS index_granularity = {GRANULE_ROWS}, merge_selector_base = {MERGED_PARTS}{more_settings} "
         "COMMENT 'laion_assets: derived from the table beside it; may be dropped at any time and built again'",
         settings=CODEC_SETTINGS,
     )

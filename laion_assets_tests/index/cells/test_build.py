@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from laion_assets.errors import TableError
 from laion_assets.index.cells import centroids, exchange
-from laion_assets.index.cells.build import build_cells
+from laion_assets.index.cells.build import build_cells, layers
 from laion_assets.index.cells.events import live_cells, read_record, record
+from laion_assets.index.cells.generations import read_centroids
 from laion_assets.index.cells.schema import cells_table, drop_cells_tables
 from laion_assets.index.cells.verify import cells_cover, centroid_misfits
 from laion_assets.index.graphs import build_indexes
@@ -213,12 +215,35 @@ def test_what_differs_from_the_table_is_not_attached(db: Database, monkeypatch: 
     insert: Callable[..., None] = exchange._insert
 
     def without_the_last_row(*given: Any) -> None:
-        insert(*given[:-2], given[-2][:-1], given[-1][:-1])
+        insert(*given[:-1], given[-1][:-1])
 
     monkeypatch.setattr(exchange, "_insert", without_the_last_row)
     with pytest.raises(TableError, match="as the table has them"):
         build_cells(db)
     assert live_cells(db, "image") is None
+
+
+def test_parts_that_share_no_cluster_are_one_layer() -> None:
+    one_shard = [(300, 0, 40), (300, 40, 75), (100, 75, 99)]
+    assert layers(one_shard) == [700]
+    assert layers([*one_shard, (200, 0, 99), (50, 30, 60)]) == [700, 200, 50]
+    assert layers([]) == []
+
+
+def test_each_row_has_the_cluster_of_its_vector(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a shard that is sorted in several statements, each of several blocks."""
+    monkeypatch.setattr(exchange, "SORTED_IDS", 512)
+    monkeypatch.setattr(exchange, "BLOCK_ROWS", 200)
+    with connect(settings) as db:
+        build_cells(db)
+        for by in BOTH:
+            rows = db.rows(f"SELECT id, cluster FROM {db.name_of(cells_table(db, by))} ORDER BY id")
+            found = np.array(rows, dtype=np.int64)
+            block = vectors_of(db, by, found[:, 0])
+            nearest, _ = read_centroids(db, by, 1).nearest(block.vectors)
+            # BFloat16 puts a vector that lies between two centroids to the other one.
+            assert len(found) == sum(ROWS.values()) and (nearest == found[:, 1]).mean() > 0.97
+            assert len(set(nearest.tolist())) > 1
 
 
 def test_shards_of_another_kind_no_longer_fit(settings: Settings) -> None:
@@ -274,7 +299,7 @@ def test_searches_during_an_exchange_see_each_row_once(settings: Settings) -> No
 KILLED = """
 import sys
 from laion_assets.index.cells import centroids, exchange
-from laion_assets.index.cells.build import build_cells
+from laion_assets.index.cells.build import build_cells, layers
 from laion_assets.settings import load_settings
 from laion_assets.table.connect import connect
 centroids.ROWS_A_CENTROID_LEAST = 5
