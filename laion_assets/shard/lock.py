@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from laion_assets.errors import StoreError
 from laion_assets.shard.store_errors import store_errors
@@ -24,39 +23,32 @@ def file_lock(
 ) -> Iterator[None]:
     """Hold `path` while the code inside runs; the second to come says so once, and waits for the first.
 
-    It is a flock, which the kernel lets go when its process dies, so that no stale lock can be left. The empty file
-    stays: removing it would let a third run lock a new file while the second locks the old one. Raises `StoreError`
-    about `subject` when the folder refuses, or after `wait_seconds`.
+    The kernel releases the lock (flock) when its process dies, so that no stale lock can be left; filelock's other kind
+    of lock, a file that is there or not, would stay. The empty file stays: removing it would let a third run lock a new
+    file while the second locks the old one. Raises `StoreError` about `subject` when the folder refuses, or after
+    `wait_seconds`.
     """
+    lock = FileLock(path, poll_interval=LOOK_AGAIN_SECONDS, thread_local=False, fallback_to_soft=False)
     with store_errors(subject):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if not _acquired(lock, 0):
+            if say is not None:
+                say(f"{subject}: another run is at it; waiting for that one to end ({path})")
+            if not _acquired(lock, wait_seconds):
+                raise StoreError(
+                    subject,
+                    found=f"{path.name} in {path.parent} held by another run for {wait_seconds:g} s",
+                    advice="see whether that run still gets on; when its process ends, the lock goes with it",
+                )
     try:
-        _wait(descriptor, path, subject, wait_seconds, say)
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
-def _wait(descriptor: int, path: Path, subject: str, wait_seconds: float, say: Callable[[str], None] | None) -> None:
-    ends_at = time.monotonic() + wait_seconds
-    while not _try_lock(descriptor, subject):
-        if time.monotonic() >= ends_at:
-            raise StoreError(
-                subject,
-                found=f"{path.name} in {path.parent} held by another run for {wait_seconds:g} s",
-                advice="see whether that run still gets on; when its process ends, the lock goes with it",
-            )
-        if say is not None:
-            say(f"{subject}: another run is at it; waiting for that one to end ({path})")
-            say = None
-        time.sleep(LOOK_AGAIN_SECONDS)
-
-
-def _try_lock(descriptor: int, subject: str) -> bool:
-    with store_errors(subject):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+def _acquired(lock: FileLock, seconds: float) -> bool:
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    return True
