@@ -66,7 +66,7 @@ def load(
     source: SourceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Load shards into the table, in the Dagster instance that the UI shows; goes on where a call before ended.
+    """Load shards into the table, in the Dagster instance that the UI shows; continues where an earlier call ended.
 
     Exit code 1 where a shard failed. With --json standard output is one object, and progress goes to standard error.
     """
@@ -143,7 +143,7 @@ def init(
     for path in init_folder(folder.absolute(), settings.dataset_name, source):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
     console.print(
-        f"go on with: cd '{folder.absolute()}'; laion-assets settings; laion-assets load 0\n"
+        f"next: cd '{folder.absolute()}'; laion-assets settings; laion-assets load 0\n"
         "for Dagster's UI, in that folder: DAGSTER_HOME=$PWD dagster dev",
         highlight=False,
         soft_wrap=True,

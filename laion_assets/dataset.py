@@ -129,7 +129,7 @@ class Dataset(ShardKeys):
         return self.extra_columns.get(name) or WELL_KNOWN.get(name)
 
     def aliases(self, column: str) -> tuple[str, ...]:
-        """The names under which `column` may stand in the metadata, first match wins."""
+        """The names that `column` may have in the metadata; the first match wins."""
         if column in self.columns:
             return self.columns[column]
         extra = self.extra_column(column)
@@ -167,7 +167,7 @@ def preset_text(name: str) -> str:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a person writes it: `~` is a home. What names nobody's home stays as it is, and is not found later."""
+    """A path as a person writes it: `~` is a home. A `~name` of an unknown user stays as it is."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

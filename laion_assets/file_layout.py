@@ -58,7 +58,7 @@ class Join(BaseModel):
 
 
 class Given(BaseModel):
-    """Queries whose neighbours somebody else computed: two Parquet files where the metadata is, row k of each a query.
+    """Queries whose neighbours others computed: two Parquet files where the metadata is, row k of each a query.
 
     `neighbours_array` has lists of the ids that the extra column `ids` has in the table, nearest first.
     """

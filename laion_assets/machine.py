@@ -32,7 +32,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """The machine at hand."""
+        """This machine."""
         named = re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo"))
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return cls(
@@ -162,7 +162,7 @@ def is_gone(mark: str) -> bool:
 
 def _started(process: int) -> int | None:
     """When a process of this number began, in clock ticks since the boot (proc(5), field 22 of stat); None where there
-    is none, or it has ended and nobody asked how."""
+    is none, or it is a zombie."""
     fields = _text(f"/proc/{process}/stat").rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] in "ZX":
         return None

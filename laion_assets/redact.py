@@ -11,7 +11,7 @@ HIDDEN = "***"
 def redact(url: str) -> str:
     """`url` without what may be secret; a plain path stays as it is.
 
-    The whole query goes, since signed URLs and access tokens stand there. Where a password may hold an unescaped / ? or
+    The whole query goes, since it may be a signature or an access token. Where a password may hold an unescaped / ? or
     #, everything up to the last @ goes: a path with an @ then shows too little, which is the safe side.
     """
     scheme, mark, rest = url.partition("://")

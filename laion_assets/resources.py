@@ -77,7 +77,7 @@ class EmbeddingStore(dg.ConfigurableResource["EmbeddingStore"]):
 def build_resources(
     settings: Settings, variables: Mapping[str, str] | None = None
 ) -> dict[str, dg.ConfigurableResource[Any] | dg.ResourceDefinition]:
-    """`embedding_table` and `shard_store`; LAION_KEY_PREFIX stands before the names, as before those of jobs.
+    """`embedding_table` and `shard_store`; their names begin with LAION_KEY_PREFIX, as those of jobs do.
 
     Dagster's UI shows the values of resources. So a password, and a URL with one in it, are named by the variable that
     has them: one of `variables`, by the setting's field, or LAION_*. Where none has it, since a program gave the

@@ -36,7 +36,7 @@ Compression = Literal["zstd", "lz4", "none"]
 """How rows and results travel between us and a ClickHouse server."""
 
 Words = Annotated[tuple[str, ...], NoDecode]
-"""Several words in one variable, parted by commas or blanks."""
+"""Several words in one variable, separated by commas or blanks."""
 
 Sources = Annotated[tuple[Annotated[str, AfterValidator(setting_values.source)], ...], NoDecode]
 Name = Annotated[str, AfterValidator(setting_values.database_object)]

@@ -165,7 +165,7 @@ def token_pairs(text: str) -> list[tuple[str, str]]:
 def tokens(text: str) -> str:
     """Bearer tokens, of the signs that a header may hold."""
     if not re.fullmatch(r"[\x21-\x7e]+([,\s]+[\x21-\x7e]+)*", text):
-        raise ValueError("a token is of letters, digits and signs of ASCII; several are host=token, parted by blanks")
+        raise ValueError("a token is of letters, digits and signs of ASCII; several are host=token separated by blanks")
     return text
 
 

@@ -35,7 +35,8 @@ class Settings(SettingFields):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What the caller gives, then the environment, where an empty variable is as good as none: compose files and
-        charts set those that nobody filled in. Blanks around a value go, such as the line's end of a mounted secret."""
+        charts set variables that were not filled in. Blanks around a value are removed, such as the newline of a
+        mounted secret."""
         if isinstance(env_settings, EnvSettingsSource):
             found = env_settings.env_vars.items()
             env_settings.env_vars = {name: value.strip() for name, value in found if value and value.strip()}
@@ -173,7 +174,7 @@ def variable_of(settings: Settings, field: str) -> str | None:
 
 
 def value_of(name: str, subject: str) -> str:
-    """The value of a variable that somebody else's file names. Raises `SettingsError` where it is unset or empty."""
+    """The value of a variable that a file of a user names. Raises `SettingsError` where it is unset or empty."""
     value = os.environ.get(name, "").strip()
     if not value:
         raise SettingsError(subject, found=f"no variable {name}", expected="it in the environment, or in .env")
@@ -187,7 +188,7 @@ def foreign_variables() -> list[str]:
 
 
 def _refuse_misspelt_variables() -> None:
-    """A misspelt variable would leave its setting at the default, and nobody would know."""
+    """A misspelt variable would leave its setting at the default without a message."""
     known = [variable(field) for field in Settings.model_fields]
     meant = {name: near for name in foreign_variables() if (near := near_miss(name, known)) is not None}
     if meant:

@@ -1,6 +1,6 @@
 """Says what is waited for, until when and how to stop it: no wait of more than two seconds is silent.
 
-It is said to the logger `laion_assets.waiting`, which writes to standard error where nobody has it elsewhere: the
+It is said to the logger `laion_assets.waiting`, which writes to standard error unless it has another handler: the
 command line shows it above its bars, and Dagster keeps it in a step's log of standard error.
 """
 
@@ -18,7 +18,7 @@ SILENT_SECONDS = 2.0
 """A wait of which it is known that it takes no longer is not told."""
 
 TOLD_AFTER_SECONDS = 1.5
-"""A wait whose length nobody knows is told after so long, so that it is told within `SILENT_SECONDS`."""
+"""A wait of unknown length is reported after so long, so that it is reported within `SILENT_SECONDS`."""
 
 STOP = "Ctrl-C, or ending the run, stops it; what is done stays done"
 

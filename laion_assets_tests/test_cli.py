@@ -345,7 +345,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_call_goes_on(tmp_path: Path, sample_f
         process.send_signal(signal.SIGINT)
         said, complained = process.communicate(timeout=60)
     assert process.returncode == 130, (said, complained)
-    assert "the same command goes on where it was" in said + complained
+    assert "the same command continues from there" in said + complained
     assert "Traceback" not in said + complained
     assert all(rows == SAMPLE_ROWS[shard] for shard, rows, _ in workspace.partitions())
     assert len(workspace.partitions()) < 4
@@ -407,7 +407,7 @@ def test_the_demo_ends_with_a_search_over_what_it_loaded_and_measures_once(tmp_p
     assert found == [(0, 100, 1), (1, 100, 1), (2, 35, 1), (3, 65, 1)]
     again = run_small_demo(tmp_path)
     assert again.returncode == 0, again
-    assert "index and recall stand as they were built and measured at" in again.stdout
+    assert "index and recall are those that were built and measured at" in again.stdout
     assert again.stdout.count("text to image") == result.stdout.count("text to image"), "what was measured is shown"
     with dg.DagsterInstance.from_config(str(tmp_path / "demo" / "dagster")) as instance:
         assert len(instance.fetch_materializations(dg.AssetKey("recall_report"), limit=9).records) == 1

@@ -248,7 +248,7 @@ def _require_same_settings(settings: Settings, run: dg.DagsterRun) -> None:
 def failing_clearly() -> Iterator[None]:
     """Turns our typed errors into Dagster failures with their facts as metadata; others pass as they are.
 
-    Raises `dagster.RetryRequested` for what a repetition can mend: a table that is held for a moment must not cost a
+    Raises `dagster.RetryRequested` for what a repetition can correct: a table that is held for a moment must not cost a
     milestone.
     """
     try:

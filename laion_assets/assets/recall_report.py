@@ -125,7 +125,7 @@ def recall_report_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefin
 
 
 def _measured_assets(location: CodeLocation) -> list[str]:
-    """What is measured, by LAION_INDEX; graphs also where it builds nothing, as somebody may build them by hand."""
+    """What is measured, by LAION_INDEX; graphs also where it builds nothing, as they may have been built by hand."""
     cells = ["vector_cells"] if location.settings.builds_cells else []
     return [*(["vector_index"] if location.settings.builds_graphs or not cells else []), *cells]
 

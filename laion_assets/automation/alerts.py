@@ -49,7 +49,7 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
         _sensor(
             job_name(settings, "alert_on_failed_check"),
             "Posts each check that begins to fail or to warn, and that recovers, to the webhook, once: a failed check "
-            "that blocks nothing fails no run, and one that stays failed is no news.",
+            "that blocks nothing fails no run, and a check that stays failed is not posted again.",
             settings,
             changed_checks,
             _newest_check,
@@ -77,7 +77,7 @@ def _sensor(
     def posted(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         instance = context.instance
         if context.cursor is None:
-            # A new sensor starts now: what failed before it was started is no news.
+            # A new sensor starts now: what failed before it was started is not posted.
             return dg.SensorResult(cursor=str(newest(instance)), skip_reason=dg.SkipReason("begins with what is new"))
         origin = context.code_location_origin
         news = look(settings, instance, int(context.cursor), origin.location_name if origin is not None else None)

@@ -161,7 +161,7 @@ def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[int], int
     """The shards that the last materialization covered, and the event after which loads are newer than its build.
 
     The build notes that itself, when it begins: a run may have waited in the queue while more partitions were loaded,
-    and those it covers are no news. Without the note it is the event that planned the run.
+    and no second build is asked for over those that it covers. Without the note it is the event that planned the run.
     """
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:

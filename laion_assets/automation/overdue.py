@@ -38,7 +38,7 @@ def overdue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
             return dg.SensorResult(cursor=context.cursor or str(now), skip_reason=dg.SkipReason("not yet"))
         failing = still_failing(settings, context.instance)
         if failing:
-            what = f"{counted(len(failing), 'thing')} still to mend: {'; '.join(failing)}"
+            what = f"{counted(len(failing), 'failure')} left: {'; '.join(failing)}"
             _post(settings, "digest", settings.dataset.name, what, severity="ERROR")
         return dg.SensorResult(cursor=str(now), skip_reason=dg.SkipReason(f"{len(failing)} still fail"))
 

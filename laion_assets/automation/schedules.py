@@ -36,7 +36,7 @@ def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[Sha
         return again, ""
     return (
         [],
-        f"{counted(len(failed), 'shard')} failed more than {limit} times: mend the cause first"
+        f"{counted(len(failed), 'shard')} failed more than {limit} times: correct the cause first"
         if failed
         else "no shard failed",
     )
@@ -50,7 +50,7 @@ def longest_unaudited(histories: list[ShardHistory], audits: dict[str, tuple[flo
 
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """The schedules, all stopped until somebody starts them in the UI."""
+    """The schedules, all stopped until a user starts them in the UI."""
 
     @dg.schedule(
         name=job_name(settings, "load_next_shards"),

@@ -17,7 +17,7 @@ class UpdateConfig(dg.Config):
     """What the launchpad asks for."""
 
     shards: str = ""
-    """Shards such as 0-9 or 1,4,7-9; empty for those that somebody began or asked for."""
+    """Shards such as 0-9 or 1,4,7-9; empty for those that were begun or asked for."""
 
 
 def read_update(settings: Settings, instance: dg.DagsterInstance, shards: str = "") -> Update:
@@ -81,7 +81,7 @@ def update_job(settings: Settings) -> dg.JobDefinition:
 
     @dg.job(
         name=job_name(settings, UPDATE_JOB),
-        description="Makes again what is stale or missing of the shards that somebody began or asked for, then the "
+        description="Makes again what is stale or missing of the shards that were begun or asked for, then the "
         "index and its recall where they are behind: one backfill of exactly these, in order, and nothing else.",
         executor_def=watched_executor,
     )

@@ -88,7 +88,7 @@ def read_below(root: Path | None, path: str) -> bytes:
         resolved_root = root.resolve(strict=True)
         resolved = (resolved_root / path).resolve(strict=True)
     except (OSError, ValueError, RuntimeError) as error:
-        # Whether a file outside exists is nobody's business, so all such answers sound alike.
+        # The answer must not say whether a file outside exists, so all such answers are the same.
         raise ClipError(subject, found="no such file", expected=f"a file below {root}") from error
     if not resolved.is_relative_to(resolved_root):
         raise ClipError(subject, found="no such file", expected=f"a file below {root}")

@@ -49,7 +49,7 @@ def write_sample_model(folder: Path, world: SampleWorld) -> None:
 
 
 def _tokenizer(world: SampleWorld) -> str:
-    """Lower-case words, whatever stands between them, as the tokenizers library writes it."""
+    """Lower-case words, whatever is between them, as the tokenizers library writes it."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {token: number for number, token in enumerate((*MARKS, *world.words))}

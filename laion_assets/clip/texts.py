@@ -11,11 +11,11 @@ MAX_CHARACTERS = 10_000
 """77 tokens have far fewer; a longer text is cut before the tokenizer works through all of it."""
 
 MAX_RAW_CHARACTERS = 100_000
-"""Bound on the work of mending a text; entities and blanks may shrink what is left to nothing."""
+"""Bound on the work of repairing a text; entities and blanks may shrink what is left to nothing."""
 
 
 def clean_text(text: str) -> str:
-    """The text as CLIP's own tokenizer has it: mended, entities resolved twice, blanks of any kind as one.
+    """The text as CLIP's own tokenizer has it: repaired by ftfy, entities resolved twice, blanks of any kind as one.
 
     OpenAI's `basic_clean` and `whitespace_clean`; lower case is the tokenizer's business. NUL and other control
     characters are dropped.
@@ -30,6 +30,6 @@ def _mend(text: str) -> str:
     # Imported late: plain ASCII, which ftfy leaves alone, does not pay its 60 ms.
     import ftfy
 
-    # Mended text holds no lone surrogates, which no tokenizer takes.
-    mended = ftfy.fix_text(text).encode("utf-8", "replace").decode("utf-8")
-    return html.unescape(html.unescape(mended)).replace("\x00", "")
+    # Repaired text holds no lone surrogates, which no tokenizer takes.
+    repaired = ftfy.fix_text(text).encode("utf-8", "replace").decode("utf-8")
+    return html.unescape(html.unescape(repaired)).replace("\x00", "")

@@ -24,7 +24,7 @@ from laion_assets.stopping import forget_stop, tell_to_stop
 from laion_assets.table.running import RunningStatements
 
 POLL_SECONDS = 1.0
-"""How often the run's status is read: a process whose run was ended elsewhere is told within this time."""
+"""How often the run's status is read: a process whose run was ended elsewhere knows it within this time."""
 
 POOL_SECONDS = 10.0
 """How often a run that waits for a pool looks whether a killed process left a free place in it."""
@@ -45,7 +45,7 @@ _CLOSE = 0
 """A byte of the pipe that is no signal's number."""
 
 PROCESS_TAG = "laion_assets/process"
-"""Of runs that a command executes itself: host and process, by which a killed one is told from a live one."""
+"""Of runs that a command executes itself: host and process, by which a killed one is distinguished from a live one."""
 
 ALIVE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
@@ -116,7 +116,7 @@ class RunWatch:
             os.close(self._reader)
 
     def _give_free_places(self) -> None:
-        """Now and then while no step runs: a step that waits for a pool would wait for ever where nobody does so."""
+        """Now and then while no step runs: else a step that waits for a pool would wait for ever."""
         if self._instance.is_ephemeral or time.monotonic() - self._looked_at < POOL_SECONDS:
             return
         self._looked_at = time.monotonic()

@@ -73,7 +73,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class LoadFacts:
-    """All of it. `under_way` are the assets of runs of no shard; `asked_for` are shards that somebody wants loaded."""
+    """All of it. `under_way` are the assets of runs of no shard; `asked_for` are shards that are to be loaded."""
 
     index: IndexRecord | None = None
     cells: IndexRecord | None = None
@@ -140,7 +140,7 @@ AUDIT_PAGES = 20
 def last_audits(instance: DagsterInstance, settings: Settings) -> dict[str, tuple[float, bool]]:
     """When each partition was last checked, in seconds since 1970, and whether the check passed.
 
-    A check whose run ended before it could look says nothing of the partition: the run's failure is told by itself.
+    A check whose run ended before it could look says nothing of the partition: the run's failure is reported.
     Times are read from the records of checks: numbers of events are not the same thing in every storage of Dagster's
     (SQLite counts them run by run).
     """
@@ -179,7 +179,7 @@ def read_audit(instance: DagsterInstance, settings: Settings, histories: list[Sh
 
 
 def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> set[str]:
-    """Shards that somebody wants loaded: those of the last plan, those whose run is under way or failed, and all where
+    """Shards that are to be loaded: those of the last plan, those whose run is under way or failed, and all where
     the schedule that loads the next ones runs. A canceled run takes its shard back."""
     # An instance in memory has no schedules.
     there = instance.schedule_storage is not None
@@ -198,7 +198,7 @@ def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[Sh
 
 
 def engine_holder(settings: Settings) -> Holder | None:
-    """Who holds the embedded engine, by the `status` file that it keeps in its folder; None where nobody does."""
+    """Who holds the embedded engine, by the `status` file that it keeps in its folder; None where no process does."""
     parts = urlsplit(settings.clickhouse_url.get_secret_value())
     if parts.scheme != "chdb" or (process := holding_process(Path(unquote(parts.netloc + parts.path)))) is None:
         return None

@@ -88,8 +88,8 @@ def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -
 def ingest_is_moving(histories: list[ShardHistory], asked_for: set[str], stalled_hours: float) -> Finding:
     """Where shards that were asked for are missing, one was loaded within `stalled_hours`.
 
-    Shards that nobody asked for have not stalled: whoever loads 0-9 of 410 wants no more. A load that was never begun
-    has not, either.
+    Shards that were not asked for have not stalled: a load of 0-9 of 410 is complete with ten. Nor has a load that was
+    never begun.
     """
     missing = [history for history in histories if history.progress != "loaded"]
     waiting = [history for history in missing if history.key in asked_for]

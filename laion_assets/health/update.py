@@ -40,7 +40,7 @@ class Update:
 def what_to_update(
     settings: Settings, histories: list[ShardHistory], facts: LoadFacts, shards: set[int] | None = None
 ) -> Update:
-    """What is stale or missing of `shards` (None: of those that somebody began or asked for), and of what is made from
+    """What is stale or missing of `shards` (None: of those that were begun or asked for), and of what is made from
     them. What is queued or running is being made. Raises `StoreError` where a bucket cannot say what it has."""
     needed: dict[int, tuple[str, ...]] = {}
     for history in histories:

@@ -42,7 +42,7 @@ class RecordedVersions:
 
 
 UNOBSERVED = "unobserved "
-"""Begins the data version of raw files whose source could not be asked beforehand: nobody knows whether it changed."""
+"""Begins the data version of raw files whose source could not be asked: it is not known whether it changed."""
 
 
 def source_version(observed: str) -> str:

@@ -151,17 +151,17 @@ class _Builder:
             raise
         rows_read(state.rows)
         self._partitions_done += 1
-        self._log(f"partition {state.shard} indexed: {', '.join(state.missing)}; {self._standing()}")
+        self._log(f"partition {state.shard} indexed: {', '.join(state.missing)}; {self._so_far()}")
 
     def _advance(self, shard: int, rows: int) -> None:
         self._rows_done += rows
         if rows and self._progress is not None:
             self._progress.advance(rows)
         if time.monotonic() - self._said >= LOG_SECONDS:
-            self._log(f"indexing partition {shard}; {self._standing()}")
+            self._log(f"indexing partition {shard}; {self._so_far()}")
             self._said = time.monotonic()
 
-    def _standing(self) -> str:
+    def _so_far(self) -> str:
         left = self._rows - self._rows_done
         elapsed = time.monotonic() - self._started
         estimate = ""
@@ -203,9 +203,9 @@ def _refuse_if_stuck(db: Database, mutation: Mutation, log: Log) -> None:
             db.subject,
             found=f"{mutation.id} ({mutation.commands[:200]}), which is not of laion_assets and fails: {state.failure}",
             expected="no mutation that others would wait behind",
-            advice="let its owner mend it or end it with KILL MUTATION, then build again",
+            advice="let its owner correct it, or end it with KILL MUTATION; then build again",
         )
-    log(f"{mutation.id} ({mutation.commands[:200]}) is somebody else's and goes on; indexes are built after it")
+    log(f"{mutation.id} ({mutation.commands[:200]}) is not ours and is under way; indexes are built after it")
 
 
 def say_nothing(_line: str) -> None:

@@ -34,7 +34,7 @@ def index_partition(
     """Builds the indexes of these names, which the table declares, in one partition, and swaps it in.
 
     A load of the same shard waits meanwhile, or is waited for. Raises `LeaseHeldError`, `LeaseLostError`,
-    `PartitionCheckError` where somebody else has changed the partition meanwhile, and `TableError` where the build
+    `PartitionCheckError` where the partition was changed meanwhile, and `TableError` where the build
     fails or does not move for `stall` seconds.
     """
     with lease(db, f"partition {shard}", say=say) as held:

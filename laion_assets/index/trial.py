@@ -126,7 +126,7 @@ def _fill(db: Database, trial: Database, partitions: int, drawn: _Drawn) -> None
         f"FROM (SELECT rowNumberInAllBlocks() AS n, {vectors} FROM {db.table} "
         f"WHERE id IN ({drawn.sql(db)}))",
         # One thread: numbers and blocks then come in the table's own order, the same each time. Every block has rows of
-        # every partition, of which ClickHouse allows a block 100 unless it is told otherwise.
+        # every partition, of which ClickHouse allows 100 in a block by default.
         settings={
             "max_threads": 1,
             "max_insert_threads": 1,

@@ -120,7 +120,7 @@ def read_calibration(path: Path) -> Calibration | None:
 
 
 def reference_calibration() -> Calibration:
-    """The one that is shipped, of a machine of two cores: for plans that nobody has calibrated yet."""
+    """The one in the package, of a machine of two cores: for plans on a machine that was not calibrated yet."""
     text = (resources.files("laion_assets.plan") / "reference.json").read_text(encoding="utf-8")
     return replace(_parsed(text), shipped=True)
 

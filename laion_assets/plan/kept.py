@@ -28,8 +28,8 @@ class Happened:
     """What became of a plan's shards so far, of those that were loaded since it was made.
 
     `seconds` is by stage, with `index` and `recall` where they were run since; `core_seconds` are of fetch, merge and
-    load together (`steps`), and of `index`, 0 where nobody recorded them; `disk_bytes` is 0
-    where nobody could look at the table; `rows_indexed` are the rows that index runs built; `peak_bytes` is the most
+    load together (`steps`), and of `index`, 0 where they were not recorded; `disk_bytes` is 0
+    where the table was not looked at; `rows_indexed` are the rows that index runs built; `peak_bytes` is the most
     resident memory of `load` and of `index`.
     """
 

@@ -49,7 +49,7 @@ def shard_sizes(
     unknown = [shard for shard in shards if dataset.known_rows(shard) is None] if asking else []
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         answers = dict(zip(unknown, pool.map(lambda shard: _asked(settings, shard, bool(ask)), unknown), strict=True))
-    return [answers.get(shard) or _reckoned(dataset, shard, typical_rows or TYPICAL_ROWS) for shard in shards]
+    return [answers.get(shard) or _estimated(dataset, shard, typical_rows or TYPICAL_ROWS) for shard in shards]
 
 
 def is_folder(settings: Settings) -> bool:
@@ -64,7 +64,7 @@ def raw_bytes(dataset: Dataset, rows: int) -> int:
     return len(dataset.vector_columns) * (NPY_HEADER_BYTES + vector_bytes) + rows * METADATA_BYTES_A_ROW
 
 
-def _reckoned(dataset: Dataset, shard: int, typical_rows: int) -> ShardSize:
+def _estimated(dataset: Dataset, shard: int, typical_rows: int) -> ShardSize:
     known = dataset.known_rows(shard)
     rows = typical_rows if known is None else known
     return ShardSize(shard, rows, raw_bytes(dataset, rows), "estimated" if known is None else "known")

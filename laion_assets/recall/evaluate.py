@@ -68,7 +68,7 @@ def evaluate_methods(
     given = given_queries(db, plan.queries, say)
     with unseen_queries(db, plan.queries, plan.seed, in_graphs=in_graphs, log=say) as queries:
         asked: list[Asked] = [(queries, folder, likes)]
-        if queries.db is not db:  # a copy, which nobody will ask again
+        if queries.db is not db:  # a copy that is dropped after this evaluation
             for method in methods:
                 method.build_in_copy(queries.db)
             asked = [(queries, None, ()), (UnseenQueries(db, [], OWN_ROW), folder, likes)]
@@ -165,7 +165,7 @@ class _Run:
             self._log(f"{summary.kind}: recall@10 {summary.chosen.at_10} at {summary.chosen.search}")
 
     def measure_given(self, db: Database, given: GivenQueries) -> None:
-        """Asks queries whose true neighbours somebody else computed."""
+        """Asks queries of which others computed the true neighbours."""
         kind = KindRun(db, self.plan, self._method, given.queries, given.truth, self._log)
         summary, measured = kind.run(given.origin, None)
         self.summaries.append(summary)

@@ -104,7 +104,7 @@ class _Best:
         norms = np.sqrt(np.einsum("ij,ij->i", block.vectors, block.vectors))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             similar = (unit @ block.vectors.T) / norms
-        # Bad vectors have no distance: they are nobody's neighbour.
+        # Bad vectors have no distance: no query has them as neighbours.
         np.nan_to_num(similar, copy=False, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
         at = np.clip(np.searchsorted(block.ids, own), 0, len(block.ids) - 1)
         here = np.flatnonzero(block.ids[at] == own)

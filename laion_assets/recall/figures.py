@@ -178,7 +178,7 @@ class Evaluation:
     bytes_resident: float = 0.0
     """What a search needs in memory, or in the page cache, to be as fast as measured: graphs, or codes."""
     core_seconds_a_million: float | None = None
-    """Of the last build, a million vectors; None where nobody noted it."""
+    """Of the last build, a million vectors; None where it was not recorded."""
 
     def target_of(self, kind: str) -> float:
         """The recall@10 that this kind is to reach."""

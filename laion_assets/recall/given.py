@@ -1,4 +1,4 @@
-"""Queries with neighbours that somebody else computed, as a kind of query: an index is judged by another's truth."""
+"""Queries whose neighbours others computed, as a kind of query: recall is measured against those neighbours."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ SUFFIXES = [""] * 150 + 3 * _pieces(
 )
 SUFFIXES += [f" {width} x {height} cm" for width in range(20, 80, 10) for height in range(20, 80, 5)]
 SUFFIXES += [f" ${price}.99" for price in range(4, 60, 3)] + [f", {year}" for year in range(1990, 2021)]
-"""What stands before and after the words: quotes in 2 % of the captions and apostrophes in 7 %, as in LAION's."""
+"""The text before and after the words: quotes in 2 % of the captions and apostrophes in 7 %, as in LAION's."""
 FILLERS = [""] * 5 + _pieces(
     " for Men and Women¦, Best Quality at a Low Price¦ - Limited Offer, Sold Out Everywhere Else¦ as seen in July"
     "¦ - Pictures, Photos & Images¦, by Order Only (see all details below)¦ made in Italy"
@@ -276,7 +276,7 @@ def _urls(rng: Generator, shard: int, numbers: Integers, meanings: Integers) -> 
 
 @cache
 def _slugs() -> pa.StringArray:
-    """The words of every meaning as they stand in a URL."""
+    """The words of every meaning as they are in a URL."""
     world = sample_world()
     return pa.array(["".join(f"-{world.words[word]}" for word in words if word >= 0) for words in world.role_words])
 

@@ -70,7 +70,7 @@ ROLE_WEIGHT = {"colour": 0.85, "material": 0.75, "subject": 1.0, "setting": 0.75
 """How much a word counts among a caption's words. The subject leads; below 0.65 a word was not found among images."""
 
 ROLE_SHARE = {"colour": 0.75, "material": 0.45, "subject": 1.0, "setting": 0.55, "style": 0.3}
-"""Share of the meanings that have a word of this role: every word stands in 1 % of the rows or more."""
+"""Share of the meanings that have a word of this role: every word is in 1 % of the rows or more."""
 
 MEANINGS = 3_000
 """Different combinations of words, the clusters of the vectors. Sizes fall as a power of the rank (Pareto)."""
@@ -89,7 +89,7 @@ NOISE_DECAY, WORD_DECAY = 0.5, 0.15
 """Amplitude of the k-th principal direction falls as k to minus this. Words are flatter, else noise drowns them."""
 
 COLOUR_SHARPNESS = 30.0
-"""How sharply a mean colour is told from its neighbours, per squared distance in the unit cube of RGB."""
+"""How sharply a mean colour is distinguished from its neighbours, per squared distance in the unit cube of RGB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +257,7 @@ def sample_world(seed: int = 0, dimension: int = 512) -> SampleWorld:
 
 @cache
 def _phrase_cells() -> pa.StringArray:
-    """What stands in a caption for each order, case and place: first nothing, then every word with its separators."""
+    """The text in a caption for each order, case and place: first nothing, then every word with its separators."""
     changed = [(text, change) for template in TEMPLATES for change in CASES for text in template.values()]
     cells = [cell for text, change in changed for cell in ("", *(change(text.format(word)) for word in WORDS))]
     return pa.array(cells, pa.string())

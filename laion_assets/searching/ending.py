@@ -1,4 +1,4 @@
-"""Ends a search that nobody waits for any more, from outside: by what its statements say of themselves."""
+"""Ends a search whose client is gone: its statements are found by their `log_comment`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Strangers:
 
     For rows k and s with other captions the mean of dot(image_k, text_k) and dot(image_s, text_s) is compared with the
     mean of dot(image_k, text_s) and dot(image_s, text_k): `margin` is the mean difference, `deviation` its standard
-    deviation, `mean` the mean of the exchanged ones. Had somebody shuffled the texts, both would be the same by
+    deviation, `mean` the mean of the exchanged ones. If the texts were shuffled, both would be the same by
     symmetry, whatever images and texts there are.
     """
 
@@ -58,7 +58,7 @@ class Strangers:
 
 @dataclass
 class Alignment:
-    """Sums over a shard's rows; they stand in a merged file's footer."""
+    """Sums over a shard's rows; they are in a merged file's footer."""
 
     rows: int = 0
     pairs_sum: float = 0.0

@@ -24,7 +24,7 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "Float32": pa.float32(),
     "Float64": pa.float64(),
 }
-"""How each kind of column stands in Arrow when it is merged."""
+"""The Arrow type of each kind of column in a merged file."""
 
 VIEWS = (pa.string_view(), pa.binary_view())
 """Polars writes them."""
@@ -51,7 +51,7 @@ def as_type(column: pa.ChunkedArray, kind: ColumnType, *, subject: str, first_ro
             subject,
             found=f"{reason}{_first_misfit(array, kind, first_row)}",
             expected=f"values of {kind}",
-            advice="mend the metadata, or give the column another type under [extra_columns]",
+            advice="correct the metadata, or give the column another type under [extra_columns]",
         ) from error
 
 
@@ -74,7 +74,7 @@ def _as_text(array: pa.Array, *, subject: str, text_only: bool) -> pa.Array:
     written = (of.is_boolean, of.is_integer, of.is_floating, of.is_decimal, of.is_temporal)
     if not _is_text(array.type) and not of.is_null(array.type):
         if text_only or not any(is_kind(array.type) for is_kind in written):
-            raise ShardFileError(subject, found=f"type {array.type}", expected="text", advice="mend the metadata")
+            raise ShardFileError(subject, found=f"type {array.type}", expected="text", advice="correct the metadata")
         if of.is_floating(array.type):
             array = _nan_as_null(array)
     return _cast(array, pa.string())
@@ -105,7 +105,7 @@ def _whole_numbers(array: pa.Array, kind: ColumnType, subject: str, first_row: i
             subject,
             found=f"{values[wrong[0]]} in row {first_row + int(wrong[0]):,}",
             expected=f"whole numbers of {kind}, or NaN for none",
-            advice="mend the metadata, or give the column another type under [extra_columns]",
+            advice="correct the metadata, or give the column another type under [extra_columns]",
         )
     return array
 

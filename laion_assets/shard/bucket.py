@@ -43,7 +43,7 @@ def bucket_path(url: str, *parts: str) -> UPath:
 def put(file: Path, target: UPath, *, subject: str, note: str = "") -> str:
     """Makes the object `target` of a file: in parts, and there as a whole or not at all. The name of this upload.
 
-    `note` goes with it, for `note_of`. A killed upload leaves parts that nobody sees; a lifecycle rule of the bucket
+    `note` goes with it, for `note_of`. A killed upload leaves invisible parts; a lifecycle rule of the bucket
     removes them. Raises `StoreError`.
     """
     copy = uuid.uuid4().hex

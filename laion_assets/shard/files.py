@@ -107,10 +107,10 @@ def scratch_folder(folder: Path, *, subject: str) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed processes left of files that they were `replacing` here, even if nobody writes those again.
+    """Removes the temporaries that killed processes left here, also of files that are never written again.
 
-    Whoever is alive holds the lock of its file, and keeps it. For the store's own folders only: others may have files
-    of such names. Raises `OSError`.
+    A living writer holds the lock of its file, and keeps its temporary. For the store's own folders only: others may
+    have files of such names. Raises `OSError`.
     """
     for temporary in folder.glob(".*.tmp"):
         lock = temporary.with_name(f"{temporary.name.removesuffix('.tmp')}.lock")

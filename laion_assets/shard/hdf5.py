@@ -76,7 +76,7 @@ def open_dataset(
 
 
 def _header(dataset: h5py.Dataset, subject: str, dimension: int, advice: str) -> VectorHeader:
-    def refuse(found: str, expected: str, what: str = "fetch the file again or mend its source") -> ShardFileError:
+    def refuse(found: str, expected: str, what: str = "fetch the file again or correct its source") -> ShardFileError:
         return ShardFileError(f"{subject}, {dataset.name}", found=found, expected=expected, advice=what)
 
     try:

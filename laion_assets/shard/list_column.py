@@ -1,4 +1,4 @@
-"""Reads a Parquet column of lists of numbers as vectors, in blocks of rows. Rows that are no vectors are told apart."""
+"""Reads a Parquet column of lists of numbers as vectors, in blocks of rows. It also says which rows are no vectors."""
 
 from __future__ import annotations
 

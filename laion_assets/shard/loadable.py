@@ -32,7 +32,7 @@ def require_loadable(
             merged.subject,
             found="; ".join(faults),
             expected="a file that passes the checks of merged_shard",
-            advice=f"mend the source, then materialize raw_shard and merged_shard for partition {merged.shard} again",
+            advice=f"correct the source, then materialize raw_shard and merged_shard of partition {merged.shard} again",
         )
 
 

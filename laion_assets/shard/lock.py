@@ -33,12 +33,12 @@ def file_lock(
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _acquired(lock, 0):
             if say is not None:
-                say(f"{subject}: another run is at it; waiting for that one to end ({path})")
+                say(f"{subject}: another run is working on it; waiting for that one to end ({path})")
             if not _acquired(lock, wait_seconds):
                 raise StoreError(
                     subject,
                     found=f"{path.name} in {path.parent} held by another run for {wait_seconds:g} s",
-                    advice="see whether that run still gets on; when its process ends, the lock goes with it",
+                    advice="look whether that run still makes progress; when its process ends, the lock is released",
                 )
     try:
         yield

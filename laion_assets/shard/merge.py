@@ -105,9 +105,9 @@ def merge_shard(
 
 
 def _too_many(tally: _Tally, rows: int, limit: int, shard: int, quarantine: Location) -> TooManyBadRowsError:
-    advice = "mend the source, or raise LAION_MAX_BAD_FRACTION"
+    advice = "correct the source, or raise LAION_MAX_BAD_FRACTION"
     if not tally.rows:
-        advice = "mend the source"
+        advice = "correct the source"
     if tally.none_is_normalised:
         advice = "if its vectors were never normalised, say normalised = false in the dataset's file"
     if tally.none_has_the_dimension:

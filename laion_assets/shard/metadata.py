@@ -36,7 +36,7 @@ class NullCounts:
 class MetadataReader:
     """Reads one metadata file: opens it, finds its columns, yields blocks of arrays.
 
-    `columns` maps each wanted column to its name in the file, or to None where the dataset's default stands in.
+    `columns` maps each wanted column to its name in the file, or to None where the dataset's default is used.
     Raises `ShardFileError` from the constructor when the file is no Parquet file, or lacks columns.
     """
 

@@ -19,7 +19,7 @@ from laion_assets.shard.vector_rows import Float32Rows, VectorHeader
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
-"""numpy's own limit for headers that nobody vouches for; LAION's have 118 bytes."""
+"""numpy's own limit for headers of unknown origin; LAION's have 118 bytes."""
 
 ONE_PARSER = threading.Lock()
 """numpy has Python's parser read a header. While three threads did so for the files of a shard, one fetch of some 600
@@ -51,7 +51,7 @@ class NpyHeader(VectorHeader):
 
 
 def read_header(
-    path: Path, *, subject: str, dimension: int, advice: str = "set the dataset's dimension, or mend the source"
+    path: Path, *, subject: str, dimension: int, advice: str = "set the dataset's dimension, or correct the source"
 ) -> NpyHeader:
     """The header of an npy file of shape (rows, `dimension`) of floats; nothing in it is ever unpickled or run.
 
@@ -60,7 +60,7 @@ def read_header(
     Raises `ShardFileError`, whose subject is `subject`, unless magic, version, dtype, shape and the exact size hold.
     """
 
-    def refuse(found: str, expected: str, what: str = "fetch the file again or mend its source") -> ShardFileError:
+    def refuse(found: str, expected: str, what: str = "fetch the file again or correct its source") -> ShardFileError:
         return ShardFileError(subject, found=found, expected=expected, advice=what)
 
     try:

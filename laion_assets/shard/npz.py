@@ -63,7 +63,7 @@ def read_npz_header(path: Path, array: str | None, *, subject: str, dimension: i
 def _header(file: IO[bytes], entry: zipfile.ZipInfo, subject: str, dimension: int, advice: str) -> VectorHeader:
     """The array's header, with the file after it where its first value begins."""
 
-    def refuse(found: str, expected: str, what: str = "fetch the file again or mend its source") -> ShardFileError:
+    def refuse(found: str, expected: str, what: str = "fetch the file again or correct its source") -> ShardFileError:
         return ShardFileError(f"{subject}, {entry.filename}", found=found, expected=expected, advice=what)
 
     shape, fortran_order, dtype = parse_header(file, refuse)

@@ -10,7 +10,7 @@ from laion_assets.shard.npz import NpzReader, read_npz_header
 from laion_assets.shard.store import ShardFiles
 from laion_assets.shard.vector_rows import VectorHeader, VectorReader
 
-OTHER_DIMENSION = "set the dataset's dimension, or mend the source"
+OTHER_DIMENSION = "set the dataset's dimension, or correct the source"
 
 
 def vector_header(files: ShardFiles, part: Part, *, advice: str = OTHER_DIMENSION) -> VectorHeader:

@@ -88,7 +88,7 @@ class Credentials:
 
 
 def _netrc_users(named: Path | None) -> dict[str, str]:
-    """user:password by host. An entry called default is for nobody in particular, and left out.
+    """user:password by host. The entry called default is for every host, and left out.
 
     Raises `SettingsError` for a file that LAION_HTTP_NETRC names; the one in the home folder need not be sound.
     """

@@ -47,7 +47,7 @@ BRIEF = Patience(connect_seconds=5.0, read_seconds=5.0)
 class FetchedFile:
     """A file that is complete and checked in the store.
 
-    `url` is where it came from, without anything secret, or its own path when it stood there before. `bytes` is its
+    `url` is where it came from, without anything secret, or its own path when it was there before. `bytes` is its
     size, `bytes_fetched` what came over the network for it this time, `tries` the tries this time, 0 for none.
     `linked` says that it shares its bytes with a file elsewhere on this machine.
     """
@@ -77,7 +77,7 @@ def fetch_shard(
     At most `settings.http_connections` files come side by side. A file that is there already, and passes the same
     checks, is not fetched again, unless its source says that it has another now (size, ETag or date). Two runs of one
     shard take turns, so that the second finds it complete. After an interrupt or an error what has come is kept, and
-    the next run goes on from there.
+    the next run continues from there.
 
     Raises `SourceError` when no source gives a file within the tries and the time, `UnreachableSourceError` when none
     could be reached, `PermanentSourceError` when all said no for good, `StoreError` when the disk refuses or has not
@@ -154,7 +154,7 @@ def fetch_file(
     started = time.monotonic()
     partial = PartialFile(folder, wanted, transfer)
     mirrors = Mirrors(wanted, sources, patience, transfer, partial)
-    arrival = _standing(partial, sources, patience) or _complete(partial)
+    arrival = _fetched_before(partial, sources, patience) or _complete(partial)
     if arrival is None:
         arrival = mirrors.run(bind(_take, partial, Pace(wanted.subject, patience)))
     if arrival.remote is not None:
@@ -204,8 +204,8 @@ def _require_locked(wanted: WantedFile, remote: RemoteFile) -> None:
         )
 
 
-def _standing(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> Arrival | None:
-    """The file, if it stands in its final place, is what is wanted, and its source has no other."""
+def _fetched_before(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> Arrival | None:
+    """The file, if it is in its final place, is the wanted one, and its source has not changed it."""
     final, wanted, transfer = partial.final, partial.wanted, partial.transfer
     with partial.storing():
         if not final.exists():

@@ -1,4 +1,4 @@
-"""Brings queries and the neighbours that somebody else computed of them into the store, from a dataset's sources."""
+"""Brings queries and the neighbours that others computed into the store, from a dataset's sources."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class HttpFile:
         return self._client.open(method, self._url, headers, self._wanted.subject, seconds_left=seconds_left)
 
     def _ask_from(self, partial: PartialFile) -> dict[str, str]:
-        """The headers that ask for what is missing; none to ask for everything. The rules stand at the top."""
+        """The headers that ask for what is missing; none to ask for everything; see the rules above."""
         origin = partial.origin
         if origin is None or partial.size == 0:
             return {}

@@ -3,7 +3,7 @@
 LAION_MANIFEST names a UTF-8 file in either of two forms, which may be mixed line by line:
 
 - what `sha256sum` prints: 64 hexadecimal digits, a blank, a blank or `*`, the name;
-- fields parted by tabs or commas: SHA-256, size in bytes and name, where SHA-256 or size may be absent or empty. A
+- fields separated by tabs or commas: SHA-256, size in bytes and name, where SHA-256 or size may be absent or empty. A
   field is known by its shape: any order does, a line of titles is passed over, and the checksum files of
   tensorflow/datasets (URL, size, SHA-256, name) can be used as they are.
 

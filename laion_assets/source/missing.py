@@ -1,4 +1,4 @@
-"""What lies where a shard's file was looked for and is not: names near it, so that a description can be mended."""
+"""The names beside an absent file of a shard that resemble its name, so that the description can be corrected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def with_near_misses(
     """The error of a fetch, with what lies in the folders that were looked in; as it is where nothing is near.
 
     The file of the error is looked for first. Its shard's others come after it: they are fetched side by side, and a
-    wrong number of digits makes all of them absent, of which one is told first.
+    wrong number of digits makes all of them absent, of which one is reported first.
     """
     looked = sorted(zip(files, places, strict=True), key=lambda pair: pair[0].subject != error.subject)
     for wanted, sources in looked:

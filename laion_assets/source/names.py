@@ -65,14 +65,14 @@ def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]
     found = find_series(there)
     same = next((series for series in found if series.pattern == pattern), None)
     if same is not None and shard in same.numbers:
-        return f"{pattern.replace('{shard}', same.numbers[shard])} lies there: digits = {len(same.numbers[shard])}?"
+        return f"{pattern.replace('{shard}', same.numbers[shard])} is there: digits = {len(same.numbers[shard])}?"
     if same is not None:
         others = as_ranges(same.shards, most=8)
-        return f'no {wanted} lies there, but those of shards {others}: shards = "{others}"?'
+        return f'no {wanted} is there, only those of shards {others}: shards = "{others}"?'
     ending = wanted.rpartition(".")[2]
     like = next((series for series in found if series.pattern.endswith(f".{ending}")), None)
     if like is not None:
-        return f'{like.pattern} lies there ({as_ranges(like.shards, most=8)}): {kind}_file = "{like.pattern}"?'
+        return f'{like.pattern} is there ({as_ranges(like.shards, most=8)}): {kind}_file = "{like.pattern}"?'
     return ""
 
 

@@ -1,7 +1,7 @@
 """A file that is being fetched: `NAME.part` beside its final place, and `NAME.part.json`, which says of what it is one.
 
-Both outlive the process, so that the next run goes on where this one ended. Which bytes may go on where is `http`'s and
-`folder`'s to say; who may write at all is `lock`'s.
+Both outlive the process, so that the next run continues where this one ended. `http` and `object_store` decide which
+bytes may be continued; `lock` decides who may write.
 """
 
 from __future__ import annotations

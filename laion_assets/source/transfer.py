@@ -20,8 +20,8 @@ from laion_assets.source.failures import SlowSourceError, StoppedError
 ProgressCallback: TypeAlias = Callable[[int, "int | None"], None]
 """Called with the bytes done since the last call, and the total bytes of the shard's files where it is known.
 
-The bytes of one fetch add up to its files' sizes: what stood there before counts as well, and what had to be thrown
-away comes off again, as a negative number. Calls come from several threads, but one at a time.
+The bytes of one fetch add up to its files' sizes: what was there before counts as well, and what had to be thrown
+away is subtracted, as a negative number. Calls come from several threads, but one at a time.
 """
 
 LogCallback: TypeAlias = Callable[[str], None]

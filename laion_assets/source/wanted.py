@@ -192,7 +192,7 @@ def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) 
 
 
 def _check_zip_directory(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
-    """A zip's directory stands at its end, so that one which was cut has none."""
+    """A zip's directory is at its end, so that a truncated file has none."""
     try:
         with zipfile.ZipFile(file) as archive:
             archive.infolist()
@@ -223,7 +223,7 @@ CHECKS: dict[Container, Callable[[WantedFile, IO[bytes], int, str], None]] = {
 
 
 def _holds_npy_header(start: bytes) -> bool:
-    """Whether numpy's header is all there: its length stands after magic and version, in two bytes, later in four."""
+    """Whether numpy's header is all there: its length comes after magic and version, in two bytes, later in four."""
     width = 2 if start[6:7] == b"\x01" else 4
     return len(start) >= 12 and len(start) >= 8 + width + int.from_bytes(start[8 : 8 + width], "little")
 

@@ -109,7 +109,7 @@ class Database:
             raise
 
     def _kill(self, query_id: str) -> None:
-        """Ends a statement on a server, which would go on without us: an interrupt came while it was awaited."""
+        """Ends a statement on a server, which would continue there: an interrupt came while it was awaited."""
         hurry_answers(self.client, KILL_SECONDS)
         with contextlib.suppress(ClickHouseError, HTTPError):
             self.client.query("KILL QUERY WHERE query_id = {id:String} ASYNC", parameters={"id": query_id})

@@ -60,7 +60,7 @@ def _derived(settings: Settings) -> list[str]:
 
 
 def load_grants(settings: Settings) -> list[Grant]:
-    """For the user of LAION_CLICKHOUSE: all commands and assets. Staging tables stand beside the table."""
+    """For the user of LAION_CLICKHOUSE: all commands and assets. Staging tables are in the table's database."""
     database, _ = _database_and_table(settings)
     everything = f"{database}.*"
     place = settings.clickhouse_merged or settings.store or ""

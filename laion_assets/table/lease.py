@@ -108,7 +108,7 @@ def lease(db: Database, subject: str, *, wait_seconds: float | None = None, say:
 
 
 def live_tokens(db: Database) -> set[str]:
-    """The tokens of all leases on the table that are held now: what is staged under another is nobody's."""
+    """The tokens of all leases on the table that are held now: a staging table of another token is abandoned."""
     if db.embedded:
         with _registry:
             return set(_held_here.values())

@@ -18,8 +18,8 @@ LEASED = r"_staging_\d+_([0-9a-f]{8})$"
 def finish_interrupted_swaps(db: Database) -> list[str]:
     """Drops the replaced parts of partitions that an interrupted swap left with two; their names.
 
-    Parts that are newer than the swapped one are somebody else's, and stay. Leases that are still held are left alone:
-    their load finishes its swap itself. Raises `TableError`.
+    Parts that are newer than the swapped one come from other writers, and stay. Staging tables under a live lease are
+    left alone: their load finishes its swap itself. Raises `TableError`.
     """
     staged = db.rows(
         "SELECT name, extract(name, {leased:String}) FROM system.tables "

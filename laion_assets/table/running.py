@@ -17,7 +17,7 @@ class RunningStatements:
     def end(self) -> None:
         """Ends them; may be called again. From any thread, while another waits for them.
 
-        KILL QUERY alone ended a scan in 0.1 s and an insert in 1.2 to 1.7 s, and let OPTIMIZE go on to its end: merges
+        KILL QUERY alone ended a scan in 0.1 s and an insert in 1.2 to 1.7 s, and let OPTIMIZE run to its end: merges
         are stopped by themselves. They stay so until the engine is closed, which the interrupted step does.
         """
         with engines_in_use() as engines:

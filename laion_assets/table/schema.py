@@ -57,7 +57,7 @@ def dataset_comment(db: Database) -> str:
 
 
 def _identity(settings: Settings) -> str:
-    """What must be equal for shards to stand in one table: the dataset's name, its dimension, whether it has texts."""
+    """What must be equal for shards to be in one table: the dataset's name, its dimension, whether it has texts."""
     texts = "with text vectors" if settings.dataset.has_text else "without text vectors"
     return f"{settings.dataset.name}; dimension {settings.dataset.dimension}, {texts}"
 

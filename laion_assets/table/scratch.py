@@ -22,7 +22,7 @@ SCRATCH = r"_staging_(?:probe|trial|cells)_([0-9a-f]{8}_[0-9a-f]+)_[0-9a-f]{8}"
 """Of `scratch_table`, and of tables that are named after one."""
 
 STALE_DAYS = 1
-"""On a server a scratch table of another host's process is nobody's when nothing has changed it for so long."""
+"""On a server a scratch table of another host's process is dropped when nothing has changed it for so long."""
 
 
 @contextmanager
@@ -40,9 +40,9 @@ def scratch_table(db: Database, kind: Literal["probe", "trial", "cells"]) -> Ite
 
 
 def drop_stale_staging(db: Database) -> list[str]:
-    """Removes all staging and scratch tables that nobody works with any more; their names.
+    """Removes all staging and scratch tables whose process is gone; their names.
 
-    A staging table is nobody's when the lease in its name is over, be its holder dead or only slow: what a slow holder
+    A staging table is abandoned when the lease in its name is over, be its holder dead or only slow: what a slow holder
     still wants to swap in is then gone, so that it cannot undo what was loaded after it. A swap that a death
     interrupted is finished first, while its staging table still tells which part is the new one.
     """

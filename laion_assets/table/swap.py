@@ -8,8 +8,9 @@ from laion_assets.table.parts import Part, active_parts
 from laion_assets.table.staging import Staging
 
 COVER_BYTES = 16 << 20
-"""REPLACE PARTITION (26.9) lets the new part stand, then reserves 1 MiB for an empty part that covers the replaced one.
-Where that fails, both stand once the engine is opened again, each row twice. Others may write to the disk meanwhile."""
+"""REPLACE PARTITION (26.9) makes the new part active, then reserves 1 MiB for an empty part that covers the replaced
+one. Where that fails, both are active once the engine is opened again, each row twice. Others may write to the disk
+meanwhile."""
 
 
 def swap_in(
@@ -18,7 +19,7 @@ def swap_in(
     """Replaces the partition by the staged parts, and looks whether the table has them then.
 
     `checked` are the staged parts that were checked, `replaces` those of the table that they were made from, where they
-    were. Raises `LeaseLostError` where another process has taken over, `PartitionCheckError` where somebody else has
+    were. Raises `LeaseLostError` where another process has taken over, `PartitionCheckError` where another writer has
     changed the one or the other, and `TableError` where the disk has no room.
     """
     db, shard = held.db, staging.shard

@@ -160,13 +160,13 @@ def _show_waits(errors: Console) -> None:
 def _hide_retries(record: logging.LogRecord) -> bool:
     """Whether a line of the root logger is shown: dagster-postgres writes four lines there at each try to connect.
 
-    What they say is in the error that ends the tries, and the wait is told by whoever opens the instance.
+    What they say is in the error that ends the tries, and the wait is reported where the instance is opened.
     """
     return not str(record.msg).startswith(RETRYING)
 
 
 def _silent() -> int:
-    """Whoever read our output has gone, as in `laion-assets status | head -1`: nobody is left to tell."""
+    """The reader of our output has ended, as in `laion-assets status | head -1`: there is no one to print to."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 1

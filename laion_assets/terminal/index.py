@@ -40,7 +40,7 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     if current is not None:
         found, measured_at = current
         when = datetime.fromtimestamp(measured_at).astimezone().strftime("%Y-%m-%d %H:%M")
-        console.print(f"index and recall stand as they were built and measured at {when}: nothing has changed since")
+        console.print(f"index and recall are those that were built and measured at {when}: nothing has changed since")
         _print_measured(found, kept_evaluations(settings), console)
         return True
     with ShardBars(console) as bars:

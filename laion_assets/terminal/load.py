@@ -29,7 +29,7 @@ from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, subm
 
 
 def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
-    """Loads what is missing of `shards`, goes on after a failed one, prints a table; whether all are loaded.
+    """Loads what is missing of `shards`, continues after a failed one, prints a table; whether all are loaded.
 
     Raises what `load_outcomes` raises.
     """
@@ -47,13 +47,13 @@ def load_outcomes(
     again: bool,
     parallel: int = 1,
 ) -> list[Outcome]:
-    """Loads what is missing of `shards`, and goes on after a failed one; what became of each, in their order.
+    """Loads what is missing of `shards`, and continues after a failed one; what became of each, in their order.
 
     Dagster's daemon decides how many run at a time; without one, `parallel` processes work side by side on a server.
 
     The plan of what is missing is kept first, so that `laion-assets status` can compare it with what happened.
 
-    Raises `KeyboardInterrupt` where Ctrl-C or SIGTERM came, once the runs have ended; the same call then goes on.
+    Raises `KeyboardInterrupt` where Ctrl-C or SIGTERM came, once the runs have ended; the same call then continues.
     """
     histories = read_histories(
         instance, settings, [settings.dataset.key_of(shard) for shard in shards], with_errors=False
@@ -173,7 +173,7 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int)
     if "merged_shard" in history.seconds:
         shard = history.shard
         store = ShardStore.of(settings)
-        # A file that the load would refuse is made again: its source may have been mended since.
+        # A file that the load would refuse is made again: its source may have been corrected since.
         with contextlib.suppress(LaionError):
             merged = read_merged(store.merged_path(shard), dataset=store.dataset, shard=shard)
             require_loadable(

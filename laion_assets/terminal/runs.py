@@ -36,7 +36,7 @@ REPOSITORY = "__repository__"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's console log would tear progress bars apart; the events are in the instance, and the UI shows them."""
 
-STOPPED = "stopped: the same command goes on where it was"
+STOPPED = "stopped: the same command continues from there"
 
 
 def make_run(

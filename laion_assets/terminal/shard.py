@@ -122,7 +122,7 @@ def _advice(history: ShardHistory) -> str:
     if history.active:
         return f"wait for run {history.run_id}" if history.run_id else "wait: a backfill will make a run of it"
     if history.last_run == "failed":
-        return f"mend what the error names, then `{load}`, or re-execute run {history.run_id} from failure"
+        return f"correct what the error names, then `{load}`, or re-execute run {history.run_id} from failure"
     if history.stale:
         return "`laion-assets bring-up-to-date` makes again what is stale"
     if history.progress != "loaded":

@@ -1,6 +1,6 @@
 """Loads shards in several processes on a ClickHouse server: each is a `laion-assets load` of its share.
 
-Ctrl-C in a terminal reaches them all; each ends its run, and the same command goes on.
+Ctrl-C in a terminal reaches them all; each ends its run, and the same command continues the load.
 """
 
 from __future__ import annotations

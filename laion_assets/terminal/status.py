@@ -1,6 +1,7 @@
 """`laion-assets status`: shards at each stage, what the table holds, and whether all is well. It changes nothing.
 
-Where another process holds the embedded engine, Dagster's half is told at once, and that the table was not looked at.
+Where another process holds the embedded engine, it shows at once what Dagster recorded, and says that the table was not
+looked at.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Status:
         return all(finding.passed is not False for finding in self.findings)
 
     def as_json(self) -> dict[str, object]:
-        """For machines: plain numbers, texts and lists. The table's figures stand beside the others, null when held."""
+        """For machines: plain numbers, texts and lists. The table's figures are null while another process holds it."""
         facts = asdict(self)
         table = facts.pop("table") or dict.fromkeys(TableFacts.__dataclass_fields__)
         return {**facts, **table, "healthy": self.healthy}
@@ -119,7 +120,7 @@ class Status:
 
 def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
     """Asks Dagster and the table, and waits for neither. Raises `TableError` when the table cannot be asked, though
-    nobody holds it."""
+    no other process holds it."""
     histories = read_histories(instance, settings)
     counts: Counter[str] = Counter(history.progress for history in histories)
     counts.update(history.last_run for history in histories)

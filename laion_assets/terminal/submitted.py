@@ -55,7 +55,7 @@ def follow(
 ) -> Iterator[tuple[int, dg.DagsterRun, float]]:
     """Each shard with its run and its seconds, as it ends.
 
-    Where the daemon is gone and no run goes on, those that are left are taken out of the queue, and this ends early.
+    Where the daemon is gone and no run is under way, the others are taken out of the queue, and this ends early.
     Raises `KeyboardInterrupt` on SIGTERM, too.
     """
     left = dict(runs)

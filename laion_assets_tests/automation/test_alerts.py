@@ -357,7 +357,7 @@ def test_once_a_day_one_message_says_what_still_fails(webhook: Webhook) -> None:
         assert sensor.tick() == "not yet"
         (body,) = webhook.bodies
         assert (body["kind"], body["name"]) == ("digest", "sample")
-        assert body["reason"] == "1 thing still to mend: 1 shard failed: shard 2: no space left"
+        assert body["reason"] == "1 failure left: 1 shard failed: shard 2: no space left"
         recorder.succeed(2)
         sensor = Sensor("alert_digest", webhook.url, instance, yesterday, dataset="sample")
         assert sensor.tick() == "0 still fail"

@@ -169,7 +169,7 @@ def test_ctrl_c_of_the_command_ends_the_runs_that_it_gave_to_the_daemon(load: Lo
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "the same command goes on where it was" in said
+    assert "the same command continues from there" in said
     runs = [*runs_of_shard(load, INTERRUPTED[0]), *runs_of_shard(load, INTERRUPTED[1])]
     assert len(runs) == 2
     # On a busy machine the command does not wait until the last process is gone.

@@ -188,7 +188,7 @@ def test_failed_shards_are_retried_until_the_limit(
         recorder.fail(3)
         assert asked(settings, instance, "retry_failed_shards") == (["3", "10"] if failures == 2 else ["10"])
     recorder.succeed(10)
-    reason = "1 shard failed more than 2 times: mend the cause first"
+    reason = "1 shard failed more than 2 times: correct the cause first"
     assert why_none(settings, instance, "retry_failed_shards") == reason
 
 

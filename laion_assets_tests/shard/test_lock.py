@@ -44,7 +44,7 @@ def test_who_waits_says_so_once(tmp_path: Path) -> None:
     ):
         pass
     assert len(said) == 1
-    assert said[0].startswith("shard 7: another run is at it")
+    assert said[0].startswith("shard 7: another run is working on it")
 
 
 def test_locks_of_different_things_do_not_wait_for_one_another(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_a_shard_of_which_no_row_is_left_is_never_merged(store: ShardStore, samp
     replace(shard, images=np.zeros_like(shard.images)).place(store)
     with pytest.raises(TooManyBadRowsError) as caught:
         merge_shard(store, 0, max_bad_fraction=1)
-    assert_one_line(caught.value, "250 bad rows", "at most 249 of 250", "mend the source")
+    assert_one_line(caught.value, "250 bad rows", "at most 249 of 250", "correct the source")
     assert "LAION_MAX_BAD_FRACTION" not in str(caught.value)
     assert not store.merged_path(0).exists()
 

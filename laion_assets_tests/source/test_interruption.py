@@ -136,7 +136,7 @@ def test_the_second_run_says_that_it_waits(server: MisbehavingServer, tmp_path: 
         thread = threading.Thread(target=run, args=(server.base(), tmp_path, log))
         thread.start()
         wait_until(lambda: len(log) == 1)
-        assert server.requests == [] and "another run is at it" in log[0]
+        assert server.requests == [] and "another run is working on it" in log[0]
     thread.join()
     assert (tmp_path / IMAGE).read_bytes() == CONTENT
 

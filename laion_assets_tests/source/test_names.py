@@ -47,8 +47,8 @@ TOML = 'name = "gaps"\nshards = 5\n{}dimension = 8\n[[sources]]\nurl = "{}"\n'
 @pytest.mark.parametrize(
     ("digits", "names", "said"),
     [
-        ("", ["img_emb_0000.npy"], "img_emb_0000.npy lies there: digits = 4?"),
-        ("digits = 5\n", ["img_emb_0.npy"], "img_emb_0.npy lies there: digits = 1?"),
+        ("", ["img_emb_0000.npy"], "img_emb_0000.npy is there: digits = 4?"),
+        ("digits = 5\n", ["img_emb_0.npy"], "img_emb_0.npy is there: digits = 1?"),
         ("", ["img_emb_1.npy", "img_emb_2.npy", "img_emb_4.npy"], 'shards = "1-2, 4"?'),
         ("", ["images-00.npy", "images-01.npy"], 'image_file = "images-{shard}.npy"?'),
     ],
@@ -65,8 +65,8 @@ def test_what_lies_near_a_missing_file_is_named(digits: str, names: list[str], s
 @pytest.mark.parametrize(
     ("digits", "name", "said"),
     [
-        ("", "img_emb_0000.npy", "img_emb_0000.npy lies there: digits = 4?"),
-        ("digits = 5\n", "img_emb_0.npy", "img_emb_0.npy lies there: digits = 1?"),
+        ("", "img_emb_0000.npy", "img_emb_0000.npy is there: digits = 4?"),
+        ("digits = 5\n", "img_emb_0.npy", "img_emb_0.npy is there: digits = 1?"),
         ("", "img_emb_1.npy", 'those of shards 1: shards = "1"?'),
     ],
 )
@@ -87,7 +87,7 @@ def test_what_a_web_server_lists_beside_a_missing_file_is_named(tmp_path: Path) 
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         advice = _advice("", f"http://127.0.0.1:{server.server_port}", tmp_path)
         server.shutdown()
-    assert 'pictures-{shard}.npy lies there (7-8): image_file = "pictures-{shard}.npy"?' in advice
+    assert 'pictures-{shard}.npy is there (7-8): image_file = "pictures-{shard}.npy"?' in advice
 
 
 def _advice(digits: str, url: str, folder: Path) -> str:

@@ -176,7 +176,7 @@ class _Build:
         return moment
 
     def _merge(self, generation: int) -> None:
-        """Makes one layer of many small ones; merges in the background go on beside it."""
+        """Makes one layer of many small ones; merges in the background continue meanwhile."""
         table = cells_table(self._db, self._by)
         cells = self._db.name_of(table)
         held = self._db.rows(
