@@ -16,8 +16,8 @@ from laion_assets.errors import TableError
 from laion_assets.index.cells.events import sources
 from laion_assets.index.cells.same_rows import keep_cells
 from laion_assets.index.cells.schema import cells_exist
-from laion_assets.index.cover import index_bytes
 from laion_assets.index.declared import declared_indexes
+from laion_assets.index.part_sizes import index_bytes
 from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import STALL_SECONDS, RowsRead, start_mutation, unfinished_mutations

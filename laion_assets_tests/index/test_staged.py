@@ -50,7 +50,7 @@ def missing(db: Database) -> dict[int, list[str]]:
 
 
 def table_names(db: Database) -> list[str]:
-    return [str(name) for (name,) in db.rows("SHOW TABLES") if not str(name).endswith("_leases")]
+    return [str(name) for (name,) in db.rows("SHOW TABLES") if not str(name).endswith(("_leases", "_part_sizes"))]
 
 
 def load_again(db: Database, shard: int, rows: int) -> None:

@@ -105,7 +105,8 @@ def audit_after_load(world: World, settings: Settings, instance: dg.DagsterInsta
         faults.append(f"versions {versions} where all should be {version}")
     with connect(settings) as db:
         tables = {str(name) for (name,) in db.rows("SHOW TABLES")}
-        faults += [f"table {name} was left" for name in tables - {settings.table, f"{settings.table}_leases"}]
+        kept = {settings.table, f"{settings.table}_leases", f"{settings.table}_part_sizes"}
+        faults += [f"table {name} was left" for name in tables - kept]
         faults += [f"{mutation.id} is unfinished" for mutation in unfinished_mutations(db)]
     for shard in world.shards:
         path = settings.data_dir / "merged" / f"quarantine_{shard}.parquet"

@@ -1,0 +1,145 @@
+"""The bytes of each vector index in each part, kept in a table by the hash of the part's files.
+
+ClickHouse has no table with the size of one index in one part: `system.parts` gives the sum over a part's indexes, and
+`system.data_skipping_indices` the sum over a table's parts. So a part is weighed once, in a scratch table, which takes
+10 ms. Its files never change after that, and `hash_of_all_files` tells whether they are the same: a part that is built
+again, loaded again or mutated has another hash, and one that is swapped in keeps the hash that it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from clickhouse_connect.driver.binding import format_str
+
+from laion_assets.table.database import Database
+from laion_assets.table.schema import local_table
+from laion_assets.table.scratch import scratch_table
+
+Sizes = dict[str, tuple[int, int]]
+"""Compressed and uncompressed bytes by the index's name; an index that is not there has no entry."""
+
+KEPT_DAYS = 400
+"""A part that is older is weighed again: rows of parts that are gone must go, too."""
+
+
+def part_sizes(db: Database, shards: Iterable[int]) -> dict[int, list[Sizes]]:
+    """What each part of these partitions has, by partition. A partition that is not there has no entry.
+
+    Parts that were never weighed are: their partitions are attached, one after the other, to an empty table of the same
+    shape, by hard links. Our table is not touched. Raises `TableError`.
+    """
+    asked = set(shards)
+    hashes = {shard: parts for shard, parts in _part_hashes(db).items() if shard in asked}
+    known = _kept(db)
+    lacking = [shard for shard, parts in hashes.items() if any(part not in known for part in parts)]
+    sizes = {shard: [known[part] for part in parts] for shard, parts in hashes.items() if shard not in lacking}
+    if lacking:
+        weighed = _weighed(db, lacking)
+        _keep(db, {part: of_part for parts in weighed.values() for part, of_part in parts.items()})
+        sizes |= {shard: [*parts.values()] for shard, parts in weighed.items()}
+    return sizes
+
+
+def index_bytes(db: Database, table: str) -> Sizes:
+    """Compressed and uncompressed bytes of each index of a table, which is given unquoted, over all of its parts."""
+    rows = db.rows(
+        "SELECT name, data_compressed_bytes, data_uncompressed_bytes FROM system.data_skipping_indices "
+        "WHERE database = {database:String} AND table = {table:String} AND data_compressed_bytes > 0",
+        parameters={"database": db.database, "table": table},
+    )
+    return {str(name): (int(compressed), int(uncompressed)) for name, compressed, uncompressed in rows}
+
+
+def _part_hashes(db: Database) -> dict[int, list[str]]:
+    """The hashes of the active parts of the table of this node, by partition."""
+    rows = db.rows(
+        "SELECT toInt64(partition), groupArray(hash_of_all_files) FROM system.parts "
+        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 GROUP BY partition",
+        parameters={"database": db.database, "table": local_table(db.settings)},
+    )
+    return {int(shard): [str(part) for part in parts] for shard, parts in rows}
+
+
+def _weighed(db: Database, shards: Iterable[int]) -> dict[int, dict[str, Sizes]]:
+    with _probe_table(db) as probe:
+        return {shard: _weigh(db, probe, shard) for shard in shards}
+
+
+@contextmanager
+def _probe_table(db: Database) -> Iterator[str]:
+    """An empty table of the same columns and indexes, by its unquoted name; removed at the end.
+
+    One that a killed process left holds links to parts that may have been replaced since: it goes with the next load,
+    or the next scratch table.
+    """
+    with scratch_table(db, "probe") as name:
+        quoted = db.name_of(name)
+        # A plain MergeTree, also where the table is replicated: it lives for a second, on this replica.
+        db.command(f"CREATE TABLE {quoted} AS {db.table} ENGINE = MergeTree PARTITION BY shard ORDER BY id")
+        db.command(f"SYSTEM STOP MERGES {quoted}")
+        yield name
+
+
+def _weigh(db: Database, probe: str, shard: int) -> dict[str, Sizes]:
+    """What each part of one partition has, by its hash; the probe table is empty before and after."""
+    quoted = db.name_of(probe)
+    db.command(f"ALTER TABLE {quoted} ATTACH PARTITION {shard} FROM {db.table}")
+    left = index_bytes(db, probe)
+    parts = {}
+    # Parts are taken out again one by one: what the total loses then, that part had.
+    for name, part in db.rows(
+        "SELECT name, hash_of_all_files FROM system.parts WHERE database = {database:String} "
+        "AND table = {table:String} AND active AND rows > 0",
+        parameters={"database": db.database, "table": probe},
+    ):
+        db.command(f"ALTER TABLE {quoted} DROP PART {{part:String}}", parameters={"part": str(name)})
+        now = index_bytes(db, probe)
+        parts[str(part)] = _lost(left, now)
+        left = now
+    return parts
+
+
+def _lost(before: Sizes, after: Sizes) -> Sizes:
+    lost = {}
+    for name, (compressed, uncompressed) in before.items():
+        compressed_left, uncompressed_left = after.get(name, (0, 0))
+        if compressed > compressed_left:
+            lost[name] = (compressed - compressed_left, uncompressed - uncompressed_left)
+    return lost
+
+
+def _kept(db: Database) -> dict[str, Sizes]:
+    """What was weighed before, by the part's hash."""
+    if not db.rows(
+        "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}",
+        parameters={"database": db.database, "table": f"{local_table(db.settings)}_part_sizes"},
+    ):
+        return {}
+    rows = db.rows(f"SELECT part, mapKeys(sizes), mapValues(sizes) FROM {_table(db)}")
+    return {
+        str(part): {str(name): (int(size[0]), int(size[1])) for name, size in zip(names, sizes, strict=True)}
+        for part, names, sizes in rows
+    }
+
+
+def _keep(db: Database, parts: Mapping[str, Sizes]) -> None:
+    if not parts:
+        return
+    db.command(
+        f"CREATE TABLE IF NOT EXISTS {_table(db)} (part String, sizes Map(String, Tuple(UInt64, UInt64)), "
+        "weighed DateTime('UTC') DEFAULT now('UTC')) ENGINE = MergeTree ORDER BY part "
+        f"TTL weighed + toIntervalDay({KEPT_DAYS}) COMMENT 'laion_assets: bytes of each index by the part''s hash'"
+    )
+    values = ", ".join(f"('{part}', {_map_sql(sizes)})" for part, sizes in parts.items())
+    db.command(f"INSERT INTO {_table(db)} (part, sizes) VALUES {values}")
+
+
+def _map_sql(sizes: Sizes) -> str:
+    pairs = ", ".join(f"{format_str(name)}, {size}" for name, size in sizes.items())
+    return f"CAST(map({pairs}), 'Map(String, Tuple(UInt64, UInt64))')"
+
+
+def _table(db: Database) -> str:
+    return db.name_of(f"{local_table(db.settings)}_part_sizes")
