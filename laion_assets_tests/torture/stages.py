@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from laion_assets.assets import clickhouse_partition, merged_shard, raw_shard, recall_report, vector_index
-from laion_assets.index import cover, graphs, staged
+from laion_assets.index import graphs, part_sizes, staged
 from laion_assets.recall import evaluate, exact
 from laion_assets.shard import files, merge, store
 from laion_assets.source import folder
@@ -36,8 +36,11 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "check the partition": [(clickhouse_partition, "partition_figures"), (clickhouse_partition, "vectors_agree")],
     "check the merged file": [(merged_shard, "sample_rows")],
     "declare indexes": [(graphs, "declare_indexes")],
+    "link a partition's parts": [(staged, "_keys_and_settings"), (staged, "active_parts")],
     "build indexes": [(staged, "start_mutation"), (Mutation, "follow")],
-    "look at index cover": [(graphs, "index_cover"), (vector_index, "cover_everywhere"), (cover, "_sizes_of")],
+    "swap in the graphs": [(staged, "swap_in")],
+    "look at index cover": [(graphs, "index_cover"), (vector_index, "cover_everywhere"), (part_sizes, "_weigh")],
+    "keep the parts' sizes": [(part_sizes, "_keep")],
     "see that the index is used": [(vector_index, "index_uses")],
     "exact neighbours": [(evaluate, "true_neighbours"), (exact, "_write")],
     "measure recall": [(recall_report, "compare")],
