@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -96,15 +96,17 @@ def read_histories(
 ) -> list[ShardHistory]:
     """The history of every shard with one of these keys (None: of the dataset), in their order.
 
-    A few queries, whatever the number of shards and of finished runs: runs are asked for by their ids.
+    A few queries, whatever the number of shards and of finished runs: runs are asked for by their ids. Of other shards
+    nothing is read.
     """
     dataset = settings.dataset
     wanted = dataset.shard_keys if keys is None else keys
+    only = None if keys is None else set(keys)
     histories = {key: ShardHistory(key, number=dataset.shard_number(key)) for key in wanted}
     states: dict[str, Progress] = {"raw_shard": "fetched", "merged_shard": "merged", "clickhouse_partition": "loaded"}
     recorded_by: dict[str, dict[str, float]] = defaultdict(dict)
     for name, key in chain_keys(settings).items():
-        for record in latest_materializations(instance, key):
+        for record in latest_materializations(instance, key, only):
             history = histories.get(record.partition_key or "")
             if history is not None:
                 history.progress = states[name]
@@ -112,10 +114,10 @@ def read_histories(
                 _take_materialization(history, name, record)
     for shard in waiting_in_backfills(instance, settings) & histories.keys():
         histories[shard].last_run, histories[shard].run_id = "queued", ""
-    for shard, last in last_runs(instance, settings, recorded_by, with_errors=with_errors).items():
+    for shard, last in last_runs(instance, settings, recorded_by, only, with_errors=with_errors).items():
         if shard in histories:
             _take_run(histories[shard], last)
-    _mark_stale(instance, settings, histories.values())
+    _mark_stale(settings, histories.values(), observed_versions(instance, settings, only))
     return list(histories.values())
 
 
@@ -150,10 +152,9 @@ def _take_run(history: ShardHistory, last: LastRun) -> None:
     history.last_run, history.run_id, history.error = last.state, last.run_id, last.error
 
 
-def _mark_stale(instance: DagsterInstance, settings: Settings, histories: Iterable[ShardHistory]) -> None:
+def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], observed: Mapping[str, str]) -> None:
     """Says why an asset of a shard is stale, as Dagster's own marks have it: other code, or an input that changed. What
-    follows a stale asset is stale, too."""
-    observed = observed_versions(instance, settings)
+    follows a stale asset is stale, too. `observed` are the versions of the shards' remote files."""
     keys = {name: key.to_user_string() for name, key in chain_keys(settings).items()}
     codes = {name: code_version(settings, name) for name in CHAIN}
     for history in histories:

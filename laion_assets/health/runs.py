@@ -6,7 +6,7 @@ An instance may hold other code locations' runs, with partitions of the same nam
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -64,10 +64,11 @@ def last_runs(
     instance: DagsterInstance,
     settings: Settings,
     recorded_by: Mapping[str, Mapping[str, float]],
+    only: Container[str] | None = None,
     *,
     with_errors: bool = True,
 ) -> dict[str, LastRun]:
-    """The last run of each shard that had one, by partition key.
+    """The last run of each shard that had one, by partition key; of these shards, or of all.
 
     `recorded_by` names, by shard, the runs of its last materializations with their times. To these come the runs that
     were to materialize it later and did not, as Dagster's events name them: so that a shard costs the same after two
@@ -81,9 +82,12 @@ def last_runs(
             instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations
         )
         for shard, (run_id, _) in attempts(key).items():
-            candidates[shard].setdefault(run_id, 0.0)
+            if only is None or shard in only:
+                candidates[shard].setdefault(run_id, 0.0)
     records = {record.dagster_run.run_id: record for record in _recent_and_active(instance, settings)}
     for record in records.values():
+        if only is not None and record.dagster_run.tags[PARTITION_TAG] not in only:
+            continue
         candidates[record.dagster_run.tags[PARTITION_TAG]].setdefault(record.dagster_run.run_id, 0.0)
     wanted = {run_id for runs in candidates.values() for run_id in runs} - records.keys()
     records.update({record.dagster_run.run_id: record for record in _by_id(instance, sorted(wanted))})
