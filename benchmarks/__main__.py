@@ -39,6 +39,7 @@ WITH_OPTIONS: dict[str, str] = {
     "query_cost": "--rows 2000 --queries 5 --runs 1",
     "searcher": "--rows 2000 --queries 20 --runs 1",
     "service": "--rows 2000 --seconds 2 --runs 1 --requests 500 --idle 10",
+    "granules": "--rows 2000 --trials 2",
     "recall": "--rows 2000 --real --queries 5",
     "latency": "--rows 2000 --partitions 1 2 --sweep-rows 2000 --sweep 1 2 --queries 5",
     "exact_neighbours": "--rows 5000 --queries 50 --singles 5 --statement 3 --runs 1",

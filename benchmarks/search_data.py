@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +47,25 @@ Say = Callable[[str], None]
 
 @contextmanager
 def sample_table(
-    folder: Path, rows: int, parameters: IndexParameters, say: Say, *, granularity: int = 512
+    folder: Path,
+    rows: int,
+    parameters: IndexParameters,
+    say: Say,
+    *,
+    granularity: int = 512,
+    loading: AbstractContextManager[None] | None = None,
 ) -> Iterator[Database]:
-    """A table of one partition of sample rows, both columns, not indexed. Its files go where they are not needed."""
+    """A table of one partition of sample rows, both columns, not indexed. Its files go where they are not needed.
+
+    The load runs within `loading`.
+    """
     settings = _settings("sample", folder, parameters, granularity, 2 * rows, 512)
     store = ShardStore(settings.data_dir, settings.dataset)
     store.raw_folder.mkdir(parents=True, exist_ok=True)
     say(f"making {rows:,} sample rows")
     for path in write_sample_shard(folder / "sample", SHARD, rows):
         path.replace(store.raw_folder / path.name)
-    with _loaded(settings, store, say) as db:
+    with _loaded(settings, store, say, loading) as db:
         yield db
 
 
@@ -97,12 +106,15 @@ def _settings(
 
 
 @contextmanager
-def _loaded(settings: Settings, store: ShardStore, say: Say) -> Iterator[Database]:
+def _loaded(
+    settings: Settings, store: ShardStore, say: Say, loading: AbstractContextManager[None] | None = None
+) -> Iterator[Database]:
     merged = merge_shard(store, SHARD, max_bad_fraction=0.01)
     store.remove_raw(SHARD)
     say(f"merged, {merged.file_bytes / 1e6:,.0f} MB; loading")
     with connect(settings) as db:
-        loaded = load_partition(db, merged)
+        with loading or nullcontext():
+            loaded = load_partition(db, merged)
         remove_file(merged.path)
         say(f"{loaded.rows:,} rows loaded, {loaded.bytes_on_disk / 1e6:,.0f} MB")
         yield db

@@ -90,7 +90,7 @@ class SettingFields(BaseSettings):
     extra_columns: Words | None = None
 
     vector_codec: Annotated[str, AfterValidator(setting_values.codec)] = "NONE"
-    index_granularity: int = Field(default=512, ge=1, le=8192)
+    index_granularity: int = Field(default=64, ge=1, le=8192)
     load_shards: int = Field(default=10, ge=1)
     load_cron: Cron = "0 * * * *"
     retry_cron: Cron = "30 */6 * * *"

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from clickhouse_connect.driver.binding import format_str
 
 from laion_assets.table.database import Database
+from laion_assets.table.parts import parts_by_partition
 from laion_assets.table.schema import local_table
 from laion_assets.table.scratch import scratch_table
 
@@ -31,7 +32,8 @@ def part_sizes(db: Database, shards: Iterable[int]) -> dict[int, list[Sizes]]:
     shape, by hard links. Our table is not touched. Raises `TableError`.
     """
     asked = set(shards)
-    hashes = {shard: parts for shard, parts in _part_hashes(db).items() if shard in asked}
+    loaded = parts_by_partition(db, local_table(db.settings))
+    hashes = {int(shard): [part.content for part in parts] for shard, parts in loaded.items() if int(shard) in asked}
     known = _kept(db)
     lacking = [shard for shard, parts in hashes.items() if any(part not in known for part in parts)]
     sizes = {shard: [known[part] for part in parts] for shard, parts in hashes.items() if shard not in lacking}
@@ -50,16 +52,6 @@ def index_bytes(db: Database, table: str) -> Sizes:
         parameters={"database": db.database, "table": table},
     )
     return {str(name): (int(compressed), int(uncompressed)) for name, compressed, uncompressed in rows}
-
-
-def _part_hashes(db: Database) -> dict[int, list[str]]:
-    """The hashes of the active parts of the table of this node, by partition."""
-    rows = db.rows(
-        "SELECT toInt64(partition), groupArray(hash_of_all_files) FROM system.parts "
-        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 GROUP BY partition",
-        parameters={"database": db.database, "table": local_table(db.settings)},
-    )
-    return {int(shard): [str(part) for part in parts] for shard, parts in rows}
 
 
 def _weighed(db: Database, shards: Iterable[int]) -> dict[int, dict[str, Sizes]]:
@@ -89,14 +81,10 @@ def _weigh(db: Database, probe: str, shard: int) -> dict[str, Sizes]:
     left = index_bytes(db, probe)
     parts = {}
     # Parts are taken out again one by one: what the total loses then, that part had.
-    for name, part in db.rows(
-        "SELECT name, hash_of_all_files FROM system.parts WHERE database = {database:String} "
-        "AND table = {table:String} AND active AND rows > 0",
-        parameters={"database": db.database, "table": probe},
-    ):
-        db.command(f"ALTER TABLE {quoted} DROP PART {{part:String}}", parameters={"part": str(name)})
+    for part in parts_by_partition(db, probe).get(str(shard), []):
+        db.command(f"ALTER TABLE {quoted} DROP PART {{part:String}}", parameters={"part": part.name})
         now = index_bytes(db, probe)
-        parts[str(part)] = _lost(left, now)
+        parts[part.content] = _lost(left, now)
         left = now
     return parts
 

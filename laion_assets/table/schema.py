@@ -23,6 +23,9 @@ PAGE_COLUMNS = {
 
 VECTOR_COLUMNS = ("image_embedding", "text_embedding")
 
+TEXT_BLOCK_BYTES = 4096
+"""Of text before it is compressed: a row of an answer has a whole block decompressed (benchmarks/granules.py)."""
+
 
 @dataclass(frozen=True)
 class PartitionState:
@@ -200,18 +203,18 @@ def table_definition(db: Database, table: str, *, engine: str = "MergeTree") -> 
     """One template for the table and its staging tables, since REPLACE PARTITION wants equal structures.
 
     - index_granularity: rows a granule. ClickHouse's 8192 rows of 4 kB make granules of 10 MB (its limit of bytes a
-      granule), which rescoring reads whole and a merge holds once for every part; 512 rows cost an exact scan little.
+      granule). A search reads a granule for each row of its answer or each candidate that it rescores, and a merge
+      holds one of every part. With 64 rows, a search took 6.0 ms of CPU time and one that rescores 50 candidates 12.4
+      ms; with 512 rows 7.6 and 27.9 ms, and scans and loads cost the same (benchmarks/granules.py). A partition keeps
+      the granules that it was loaded with.
+    - {min,max}_compress_block_size of texts: 7.6 ms a search where ClickHouse's own blocks take 10.6.
     - materialize_skip_indexes_on_merge = 0: a graph is built when it is asked for, never by a merge in the background.
     - vertical_merge_algorithm_…: the merge to one part goes column by column, also with fewer than 11 columns: the ids
       give the order, then one column after the other is copied. It took 2.0 CPU seconds where all columns at once took
       2.9 (200,000 rows in parts of 65,536).
     - fsync_part_directory: a part's folder is brought to the disk when it takes its name; see staging.py for its files.
     """
-    codec = db.settings.vector_codec
-    columns = ",\n  ".join(
-        f"{quote_identifier(name)} {kind}" + (f" CODEC({codec})" if name in VECTOR_COLUMNS else "")
-        for name, kind in table_columns(db).items()
-    )
+    columns = ",\n  ".join(_column_definition(db, name, kind) for name, kind in table_columns(db).items())
     return (
         f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (\n  {columns}\n) "
         f"ENGINE = {engine} PARTITION BY shard ORDER BY id "
@@ -219,3 +222,13 @@ def table_definition(db: Database, table: str, *, engine: str = "MergeTree") -> 
         "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1, "
         "fsync_part_directory = 1"
     )
+
+
+def _column_definition(db: Database, name: str, kind: str) -> str:
+    quoted = quote_identifier(name)
+    if name in VECTOR_COLUMNS:
+        return f"{quoted} {kind} CODEC({db.settings.vector_codec})"
+    if kind == "String" and TEXT_BLOCK_BYTES:
+        size = f"min_compress_block_size = {TEXT_BLOCK_BYTES}, max_compress_block_size = {TEXT_BLOCK_BYTES}"
+        return f"{quoted} {kind} SETTINGS ({size})"
+    return f"{quoted} {kind}"

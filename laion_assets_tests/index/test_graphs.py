@@ -92,6 +92,20 @@ def test_what_is_lacking_is_known_for_each_partition_and_index(db: Database) -> 
     )
 
 
+def test_a_part_is_weighed_once_and_again_when_its_files_change(db: Database) -> None:
+    whole = build_indexes(db).cover
+    kept = db.name_of("laion_part_sizes")
+    db.command(f"ALTER TABLE {kept} UPDATE sizes = map('image_index', (7, 8)) WHERE 1", settings={"mutations_sync": 2})
+    told = index_cover(db)
+    assert missing(told) == {0: ["text_index"], 1: ["text_index"]}
+    assert [state.compressed["image_index"] for state in told] == [7, 7]
+    db.command(f"ALTER TABLE {db.table} CLEAR INDEX image_index IN PARTITION 1", settings={"mutations_sync": 2})
+    assert missing(index_cover(db)) == {0: ["text_index"], 1: ["image_index"]}
+    db.command(f"DROP TABLE {kept} SYNC")
+    assert index_cover(db)[0] == whole[0]
+    assert missing(index_cover(db)) == {0: [], 1: ["image_index"]}
+
+
 def test_a_part_without_index_beside_one_with_it_counts_as_lacking(db: Database) -> None:
     build_indexes(db)
     insert_behind_our_back(db, 1, 10_000_005, "caption", "caption")

@@ -68,13 +68,15 @@ CONFIGURATION = """
 </clickhouse>
 """
 
+IN_BLOCKS = "SETTINGS (min_compress_block_size = 4096, max_compress_block_size = 4096)"
 SNAPSHOT = [
     "CREATE DATABASE IF NOT EXISTS `default`",
-    "CREATE TABLE IF NOT EXISTS `default`.`laion_local` ( `id` Int64, `url` String, `caption` String, "
-    "`NSFW` String, `similarity` Float32, `image_embedding` Array(Float32) CODEC(NONE), "
+    "CREATE TABLE IF NOT EXISTS `default`.`laion_local` ( `id` Int64, "
+    f"`url` String {IN_BLOCKS}, `caption` String {IN_BLOCKS}, `NSFW` String {IN_BLOCKS}, "
+    "`similarity` Float32, `image_embedding` Array(Float32) CODEC(NONE), "
     "`text_embedding` Array(Float32) CODEC(NONE), `shard` UInt16 ) "
     "ENGINE = ReplicatedMergeTree('/clickhouse/tables/{shard}/default/laion_local', '{replica}') "
-    "PARTITION BY shard ORDER BY id SETTINGS index_granularity = 512, materialize_skip_indexes_on_merge = 0, "
+    "PARTITION BY shard ORDER BY id SETTINGS index_granularity = 64, materialize_skip_indexes_on_merge = 0, "
     "vertical_merge_algorithm_min_columns_to_activate = 1, vertical_merge_algorithm_min_rows_to_activate = 1, "
     "fsync_part_directory = 1 "
     "COMMENT 'laion_assets: shards of the dataset sample; dimension 512, with text vectors'",
