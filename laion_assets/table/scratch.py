@@ -27,7 +27,10 @@ STALE_DAYS = 1
 
 @contextmanager
 def scratch_table(db: Database, kind: Literal["probe", "trial", "cells"]) -> Iterator[str]:
-    """The unquoted name of a table that no other process has, for the caller to make; it is dropped at the end.
+    """The unquoted name of a table that no other process has, for the caller to make.
+
+    It is dropped at the end, with the tables that are named after it: an index that is built in it has leases, and part
+    sizes.
 
     Two builds on one server must not meet in one table. What killed processes left is dropped first.
     """
@@ -36,7 +39,16 @@ def scratch_table(db: Database, kind: Literal["probe", "trial", "cells"]) -> Ite
     try:
         yield name
     finally:
-        db.command(f"DROP TABLE IF EXISTS {db.name_of(name)} SYNC")
+        for table in _named_after(db, name):
+            db.command(f"DROP TABLE IF EXISTS {db.name_of(table)} SYNC")
+
+
+def _named_after(db: Database, name: str) -> list[str]:
+    rows = db.rows(
+        "SELECT name FROM system.tables WHERE database = {database:String} AND startsWith(name, {name:String})",
+        parameters={"database": db.database, "name": name},
+    )
+    return [str(table) for (table,) in rows]
 
 
 def drop_stale_staging(db: Database) -> list[str]:
