@@ -77,6 +77,9 @@ class Engine:
             running.prepare()
             yield running
         except RuntimeError as error:
+            if statement.session:
+                # chDB gives what a failed statement had written with the next answer of its connection.
+                connection.query("SELECT 1", "TabSeparated")
             raise EngineError(_from_code(str(error))) from error
         finally:
             with self._lock:
