@@ -34,7 +34,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Section]] = {
 }
 
 WITH_OPTIONS: dict[str, str] = {
-    "search": "--rows 2000 --queries 10 --runs 1 --parameters bf16,16,64 --without 'faiss, IVF-PQ'",
+    "search": "--rows 2000 --queries 10 --recall-queries 50 --runs 1 --parameters bf16,16,64 --without 'faiss, IVF-PQ'",
     "vector_proof": "--rows 5000 --runs 1",
     "query_cost": "--rows 2000 --queries 5 --runs 1",
     "searcher": "--rows 2000 --queries 20 --runs 1",
