@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from laion_assets.dataset import Dataset, dataset_of
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import SettingsError
-from laion_assets.setting_values import without_password
+from laion_assets.setting_checks import without_password
 from laion_assets.settings import GivenSettings, Settings, given_settings, value_of
 
 VARIABLE = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*["'](\w+)["']\s*\))\s*\}\}\s*""")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from laion_assets.dataset import dataset_of, load_dataset
 from laion_assets.health.keys import job_name
-from laion_assets.setting_values import without_password
+from laion_assets.setting_checks import without_password
 from laion_assets.settings import GivenSettings, Settings, given_settings, variable_of
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import connect

@@ -10,13 +10,13 @@ from urllib.parse import quote, urlsplit
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
-from laion_assets import setting_values
+from laion_assets import setting_checks
 from laion_assets.columns import WELL_KNOWN, ColumnType
 from laion_assets.dataset import Dataset, describe_validation, load_dataset
 from laion_assets.errors import SettingsError
 from laion_assets.setting_fields import Compression, SettingFields
 from laion_assets.source_layout import Folders, SourceLayout
-from laion_assets.variables import PREFIX, near_miss
+from laion_assets.variable_names import PREFIX, near_miss
 
 PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
 """Layouts that copies have: clip-retrieval's three folders, or all files in one folder as `wget` leaves them."""
@@ -83,7 +83,7 @@ class Settings(SettingFields):
         if self.clickhouse_password is None:
             return self.clickhouse
         password = self.clickhouse_password.get_secret_value()
-        return SecretStr(setting_values.with_password(self.clickhouse.get_secret_value(), password))
+        return SecretStr(setting_checks.with_password(self.clickhouse.get_secret_value(), password))
 
     @cached_property
     def compression(self) -> Compression:

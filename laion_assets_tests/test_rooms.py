@@ -81,6 +81,13 @@ def test_a_room_uses_the_rooms_that_it_may_use_which_are_above_it(room: str) -> 
     assert {user for user, uses in MAY_USE.items() if room in uses} == MAY_BE_USED_BY[room]
 
 
+def test_every_file_that_the_page_names_is_there() -> None:
+    folders = ("laion_assets", "laion_assets_tests", "benchmarks")
+    there = [path.as_posix() for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
+    named = set(re.findall(r"`([\w/]+\.py)\b", "\n".join(PAGE)))
+    assert {name for name in named if not any(path.endswith(f"/{name}") for path in there)} == set()
+
+
 def test_the_ground_uses_nothing_but_itself() -> None:
     assert rooms_used(GROUND) == set()
 

@@ -19,6 +19,7 @@ from PIL.Image import Image
 from laion_assets.clip.encoder import IMAGE_BATCH, TEXT_BATCH, ClipEncoder, Float32Rows, Kind
 from laion_assets.clip.images import load_image, read_below
 from laion_assets.errors import ClipError, LaionError
+from laion_assets.varint import varint
 
 Answer: TypeAlias = "Callable[[list[bytes]], list[bytes]]"
 """Rows as they came, to the answers to them in RowBinary."""
@@ -141,18 +142,8 @@ def _answers(answer: Answer, rows: list[bytes], reasons: Reasons) -> list[bytes]
 
 def _arrays(vectors: Float32Rows) -> list[bytes]:
     """Each vector as an array in RowBinary: its length, then little-endian floats."""
-    head = _varint(vectors.shape[1])
+    head = varint(vectors.shape[1])
     return [head + row.tobytes() for row in vectors.astype("<f4", copy=False)]
-
-
-def _varint(number: int) -> bytes:
-    """LEB128, as RowBinary has lengths."""
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 def _read_string(source: BinaryIO) -> bytes:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from laion_assets.varint import varint
+
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 INTEGERS = (I16, I32, I64)
 
@@ -133,7 +135,7 @@ def _write_struct(out: bytearray, struct: ThriftStruct) -> None:
             out.append((number - before) << 4 | kind)
         else:
             out.append(kind)
-            _write_varint(out, _zigzagged(number))
+            out += varint(_zigzagged(number))
         before = number
         if kind not in (TRUE, FALSE):
             _write_value(out, kind, field.value)
@@ -145,30 +147,22 @@ def _write_value(out: bytearray, kind: int, value: ThriftValue) -> None:
         count = len(value.items)
         out.append(min(count, LONG_LIST) << 4 | value.kind)
         if count >= LONG_LIST:
-            _write_varint(out, count)
+            out += varint(count)
         for item in value.items:
             _write_value(out, value.kind, item)
     elif isinstance(value, dict):
         _write_struct(out, value)
     elif isinstance(value, bytes):
         if kind == BINARY:
-            _write_varint(out, len(value))
+            out += varint(len(value))
         out += value
     elif isinstance(value, bool):
         out.append(TRUE if value else FALSE)
     elif kind == BYTE:
         out.append(value)
     else:
-        _write_varint(out, _zigzagged(value))
+        out += varint(_zigzagged(value))
 
 
 def _zigzagged(value: int) -> int:
-    return (value << 1) ^ (value >> 63)
-
-
-def _write_varint(out: bytearray, value: int) -> None:
-    value &= (1 << 64) - 1
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
+    return ((value << 1) ^ (value >> 63)) & (1 << 64) - 1

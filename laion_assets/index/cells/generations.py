@@ -13,6 +13,7 @@ from laion_assets.index.cells.schema import centroids_table, code_dimension
 from laion_assets.progress import Progress
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import BLOCK_ROWS, By, read_vectors
+from laion_assets.varint import varint
 
 SEED = 0
 """Of the sample and of the first centroids."""
@@ -119,7 +120,7 @@ def _keep(db: Database, by: By, number: int, centroids: Centroids) -> None:
     records["vectors"] = bytes([len(by)]) + by.encode()
     records["generation"] = number
     records["cluster"] = np.arange(len(centroids))
-    records["length"] = _varint(code_dimension(db))
+    records["length"] = varint(code_dimension(db))
     records["centroid"][:, : centroids.vectors.shape[1]] = centroids.vectors
     columns = ["vectors", "generation", "cluster", "centroid"]
     for start in range(0, len(records), KEPT_AT_A_TIME):
@@ -130,18 +131,10 @@ def _keep(db: Database, by: By, number: int, centroids: Centroids) -> None:
 
 def _record_type(db: Database, by: By) -> np.dtype[np.void]:
     """A row of the table of centroids in RowBinary; texts and arrays have their length before them, as a varint."""
-    length = len(_varint(code_dimension(db)))
+    length = len(varint(code_dimension(db)))
     return np.dtype(
         [
             *[("vectors", f"S{len(by) + 1}"), ("generation", "<u4"), ("cluster", "<u4"), ("length", f"S{length}")],
             ("centroid", "<f4", (code_dimension(db),)),
         ]
     )
-
-
-def _varint(number: int) -> bytes:
-    groups = [number & 127]
-    while number := number >> 7:
-        groups[-1] |= 128
-        groups.append(number & 127)
-    return bytes(groups)
