@@ -44,7 +44,7 @@ class SourceError(LaionError):
 
 
 class PermanentSourceError(SourceError):
-    """A source said no for good (404, 403, a certificate that does not hold): trying again is no use."""
+    """A source said no for good (404, 403, an invalid certificate): trying again does not help."""
 
 
 class UnreachableSourceError(SourceError):

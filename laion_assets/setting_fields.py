@@ -216,7 +216,7 @@ class SettingFields(BaseSettings):
     def _only_password(cls, password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         url = info.data.get("clickhouse") or SecretStr("chdb:")
         if password is not None and url.get_secret_value().startswith("chdb:"):
-            raise ValueError("a server's, and clickhouse names no server")
+            raise ValueError("a password of a server, but clickhouse names no server")
         if password is not None and urlsplit(url.get_secret_value()).password:
-            raise ValueError("one of two passwords: there is one in the URL of clickhouse, too")
+            raise ValueError("one of two passwords: the URL of clickhouse has one, too")
         return password

@@ -128,7 +128,7 @@ class GivenSettings(Settings):
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment, with `overrides` (by field name) on top. Raises `SettingsError`, `DatasetError`.
 
-    A value that does not hold is named with its variable; the value itself is not shown, since it may be a secret.
+    An invalid value is named by its variable; the value itself is not shown, since it may be a secret.
     """
     _refuse_misspelt_variables()
     return _checked(Settings, variable, overrides)
@@ -137,7 +137,7 @@ def load_settings(**overrides: object) -> Settings:
 def given_settings(kind: type[GivenSettings], **values: object) -> Settings:
     """Settings from `values` (by field name) alone, of a class that does not read the environment.
 
-    Raises `SettingsError`, which names a field that does not hold or does not exist, and `DatasetError`.
+    Raises `SettingsError`, which names an invalid or unknown field, and `DatasetError`.
     """
     return _checked(kind, str, values)
 

@@ -50,9 +50,9 @@ def clip_encoders_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefin
         location,
         "clip_encoders",
         "encoders_fit_table",
-        description="A text and a picture encode to vectors of the table's dimension and of length 1. Whether the "
-        "model is the one that made the dataset is told by the command laion-assets clip check, which "
-        "compares with stored vectors.",
+        description="A text and a picture encode to vectors of the table's dimension and of length 1. The "
+        "command laion-assets clip check compares with stored vectors, and so shows whether the model is the one that "
+        "made the dataset.",
     )
     def encoders_fit_table() -> dg.AssetCheckResult:
         from PIL import Image

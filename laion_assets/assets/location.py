@@ -101,7 +101,7 @@ class CodeLocation:
     def merged_meanwhile(self, context: Context, shard: int) -> MergedShard | None:
         """The merged file of a shard whose raw files this run has fetched and another has merged and removed since.
 
-        Those files, or newer ones, are in it: only a merge removes them, and it takes what lies there.
+        Those files, or newer ones, are in it: only a merge removes them, and it merges the files that are there.
         """
         if self.key("raw_shard") not in context.job_def.asset_layer.selected_asset_keys:
             return None

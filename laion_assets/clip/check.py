@@ -107,7 +107,7 @@ def _require_distinct(encoder: ClipEncoder) -> None:
         raise ClipError(
             f"CLIP model in {encoder.folder}",
             found=f"vectors that differ by {float(np.abs(together - alone).max()):.3f} with the texts beside them",
-            expected="a text encoder that minds its attention_mask",
+            expected="a text encoder that uses its attention_mask",
         )
     if len(np.unique(together.round(4), axis=0)) < 2:
         raise ClipError(f"CLIP model in {encoder.folder}", found="one vector for all texts", expected="a text encoder")

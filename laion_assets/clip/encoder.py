@@ -125,7 +125,7 @@ class ClipEncoder:
         # Text vectors come with length about 10.
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not np.isfinite(lengths).all() or not lengths.all():
-            raise ClipError(f"CLIP model in {self.folder}", found="a vector without direction", expected="unit vectors")
+            raise ClipError(f"CLIP model in {self.folder}", found="a zero or infinite vector", expected="unit vectors")
         rows /= lengths
         return rows
 

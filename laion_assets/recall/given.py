@@ -58,7 +58,7 @@ def given_queries(db: Database, count: int, log: Callable[[str], None]) -> list[
     ours = _our_ids(db, given, neighbours)
     chosen = np.flatnonzero((ours >= 0).sum(axis=1) >= LEAST_NEIGHBOURS)[:count]
     if not len(chosen):
-        log(f"given queries are left out: of none are {LEAST_NEIGHBOURS} neighbours loaded")
+        log(f"given queries are left out: none has {LEAST_NEIGHBOURS} neighbours that are loaded")
         return []
     kind = Kind("image", "image", given=True)
     queries = QuerySet(kind, np.full(len(chosen), -1, np.int64), vectors[chosen])

@@ -149,8 +149,8 @@ def bucket_errors(subject: str, but: type[Exception] = LaionError) -> Iterator[N
         raise StoreError(
             subject,
             found=f"{type(error).__name__}: {redact_text(str(error))}",
-            expected="a store that takes and gives objects",
+            expected="a bucket that can be read and written",
             advice="install laion_assets[s3]"
             if isinstance(error, ImportError)
-            else "see LAION_STORE, and the AWS_* variables for its address and credentials",
+            else "check LAION_STORE, and the AWS_* variables for its address and credentials",
         ) from error

@@ -38,7 +38,7 @@ def file_lock(
                 raise StoreError(
                     subject,
                     found=f"{path.name} in {path.parent} held by another run for {wait_seconds:g} s",
-                    advice="look whether that run still makes progress; when its process ends, the lock is released",
+                    advice="check whether that run still makes progress; when its process ends, the lock is released",
                 )
     try:
         yield

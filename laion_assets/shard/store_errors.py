@@ -33,5 +33,5 @@ def store_errors(subject: str) -> Iterator[None]:
             subject,
             found=f"{found}{place}",
             expected="a folder that takes the file",
-            advice=ADVICE.get(error.errno or 0, "see that the disk is well and LAION_DATA_DIR can be written"),
+            advice=ADVICE.get(error.errno or 0, "check that the disk works and that LAION_DATA_DIR can be written"),
         ) from error

@@ -221,7 +221,7 @@ def _failure(place: str, error: HTTPError, *, connecting: bool) -> SourceError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return PermanentSourceError(
             place,
-            found=f"a TLS certificate that does not hold ({cause.verify_message})",
+            found=f"an invalid TLS certificate ({cause.verify_message})",
             expected="a valid certificate",
             advice="use another mirror; LAION_HTTP_CA_FILE adds a certificate authority that you trust",
         )

@@ -53,8 +53,8 @@ LOOK_SECONDS = 10.0
 
 ADVICE = {
     401: "put a token into LAION_HTTP_TOKEN, or user and password into ~/.netrc or the URL in LAION_SOURCE",
-    403: "see whether this host wants a user, a password, a token or a signed URL",
-    404: "see whether the host has this dataset under other folders",
+    403: "check whether this host wants a user, a password, a token or a signed URL",
+    404: "check whether the host has this dataset under other folders",
 }
 
 

@@ -18,10 +18,9 @@ NEWEST = "main"
 ACCESS = "ask for access on its page, and set HF_TOKEN to a token of that account"
 ADVICE = {
     "GatedRepo": f"the repository is gated: {ACCESS}",
-    "RepoNotFound": "see whether the name is right; where the repository is private or gated, set HF_TOKEN to a token "
-    "that may read it",
-    "RevisionNotFound": "see the revision after @: a branch, a tag or a commit",
-    "EntryNotFound": "see whether the revision has this file, and the folders of the source",
+    "RepoNotFound": "check the name; where the repository is private or gated, set HF_TOKEN to a token that may read it",
+    "RevisionNotFound": "check the revision after @: a branch, a tag or a commit",
+    "EntryNotFound": "check whether the revision has this file, and the folders of the source",
 }
 """By the hub's X-Error-Code."""
 

@@ -62,7 +62,7 @@ def open_embedded(folder: Path, settings: Settings, wait_seconds: float | None) 
                         subject,
                         found=_why_not_written(folder) or first_sentence(error),
                         expected="a folder that the engine can open",
-                        advice="see that it can be written and was not made by a newer version",
+                        advice="check that it can be written and was not made by a newer version",
                     ) from error
         if holder is not None and not told:
             say_wait(f"the {subject}, held by {holder}", wait_seconds)
@@ -138,7 +138,7 @@ def _require_writable(folder: Path, subject: str) -> None:
                 subject,
                 found=_why_not_written(folder) or f"that this user may not write {path}",
                 expected="a folder that the engine can open",
-                advice="see that it can be written, by the user who runs this; LAION_DATA_DIR names another",
+                advice="check that it can be written by the user who runs this; LAION_DATA_DIR names another",
             )
 
 

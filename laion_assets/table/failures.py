@@ -81,7 +81,7 @@ def _unreachable(subject: str, error: Exception) -> TableError:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ServerRefusedError(
                 subject,
-                found=f"a TLS certificate that does not hold ({cause.verify_message})",
+                found=f"an invalid TLS certificate ({cause.verify_message})",
                 expected="a valid certificate",
                 advice="LAION_CLICKHOUSE_CA_FILE adds a certificate authority that you trust",
             )
@@ -102,9 +102,7 @@ def _unreachable(subject: str, error: Exception) -> TableError:
         if isinstance(cause, NewConnectionError):
             found = f"no connection ({str(cause).rpartition(': ')[2]})"
             return ServerUnreachableError(subject, found=found, expected="a server that answers")
-    return ServerUnreachableError(
-        subject, found="that the connection was cut", expected="an answer", advice="it can be done again"
-    )
+    return ServerUnreachableError(subject, found="the connection cut", expected="an answer", advice="run it again")
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -119,7 +119,7 @@ class Mutation:
                 raise TableError(
                     subject,
                     found=f"no progress for {stall_seconds:g} s, {state.parts_to_do} parts to do {state.postponed}",
-                    expected="a mutation that moves",
+                    expected="progress",
                     advice=f"see system.mutations for {self.id}; KILL MUTATION ends it",
                 )
             time.sleep(POLL_SECONDS)
@@ -165,7 +165,7 @@ def start_mutation(db: Database, commands: list[str]) -> Mutation:
                 db.subject,
                 found=f"no mutation in system.mutations {SHOWN_SECONDS:g} s after {', '.join(commands)}",
                 expected="the one that was started",
-                advice="see whether the replica is read-only or behind (system.replicas), then start again",
+                advice="check whether the replica is read-only or behind (system.replicas), then start again",
             )
         time.sleep(POLL_SECONDS)
 

@@ -44,7 +44,7 @@ def _changed(staging: Staging, where: str, checked: tuple[Part, ...], found: tup
         staging.subject,
         found=f"{_part_names(found)} {where}",
         expected=f"{_part_names(checked)} that was checked",
-        advice="another program has written there meanwhile: see that none does, and do it again",
+        advice="another program has written there meanwhile: stop it, then run this again",
     )
 
 

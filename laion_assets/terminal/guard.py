@@ -50,7 +50,7 @@ SQLITE = {
     "unable to open database file": OTHER_USER,
     "database is locked": "another process writes to it; run it again",
     "disk is full": "free some space",
-    "disk I/O error": "see that the disk is well and has space",
+    "disk I/O error": "check that the disk works and has space",
 }
 """What to do about an error of SQLite, by its words; whatever else it says, the file is damaged."""
 

@@ -58,7 +58,7 @@ def test_a_ca_file_adds_an_authority(good: MisbehavingServer, tmp_path: Path, ca
 def test_an_unknown_authority_is_refused(good: MisbehavingServer, tmp_path: Path) -> None:
     error = OneFile(tmp_path / "raw").failure(good.base())
     assert isinstance(error, PermanentSourceError)
-    assert "certificate that does not hold" in str(error) and "issuer" in str(error) and good.base() in str(error)
+    assert "invalid TLS certificate" in str(error) and "issuer" in str(error) and good.base() in str(error)
     assert good.requests == []
 
 

@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written_is_said_as_the_disk_says_it(tmp_path: P
         remount(tmp_path / "small", "ro")
         with pytest.raises(TableError) as caught, connect(settings):
             pass
-        assert_one_line(caught.value, str(tmp_path / "small"), "Read-only file system", "see that it can be written")
+        assert_one_line(caught.value, str(tmp_path / "small"), "Read-only file system", "check that it can be written")
 
 
 def test_a_server_that_does_not_answer_is_one_clear_error_without_the_password() -> None:
