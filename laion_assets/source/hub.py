@@ -18,7 +18,7 @@ NEWEST = "main"
 ACCESS = "ask for access on its page, and set HF_TOKEN to a token of that account"
 ADVICE = {
     "GatedRepo": f"the repository is gated: {ACCESS}",
-    "RepoNotFound": "check the name; where the repository is private or gated, set HF_TOKEN to a token that may read it",
+    "RepoNotFound": "check the name; for a private or gated repository set HF_TOKEN to a token that may read it",
     "RevisionNotFound": "check the revision after @: a branch, a tag or a commit",
     "EntryNotFound": "check whether the revision has this file, and the folders of the source",
 }
