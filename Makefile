@@ -52,8 +52,8 @@ snapshot: env ## accept the definitions as they are now: laion_assets_tests/snap
 check: lint ## lint, types, and the tests that need no daemon, browser or engine: before each commit
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK_TESTS)
 
-torture: env ## the long trials: 300 sudden deaths, two loads at once, full disks, corruptions, 5,000 alterations (docs/faults.md)
-	@for trial in sudden_death adversity corruptions altered large; do \
+torture: env ## the long trials: 300 sudden deaths, two loads at once, full disks, corruptions, 5,000 alterations, 5,000 malformed requests (docs/faults.md)
+	@for trial in sudden_death adversity corruptions altered malformed large; do \
 	  echo "$$trial"; $(BIN)/python -W ignore -m laion_assets_tests.torture.$$trial || exit 1; \
 	done
 	@for over in "" --server; do $(BIN)/python -W ignore -m laion_assets_tests.torture.two_loaders $$over || exit 1; done
@@ -74,6 +74,7 @@ bench: .venv/.bench ## run the benchmarks, each against its peers: hours (BENCH=
 
 screenshots: env ## take the pictures of docs/images again (needs Chromium)
 	@$(BIN)/python docs/screenshots.py
+	@$(BIN)/python docs/page_screenshots.py
 
 lock: ## write constraints.txt again from pyproject.toml (needs uv)
 	@sed -n '/^requires = /s/.*"\(.*\)".*/\1/p' pyproject.toml | \

@@ -69,6 +69,8 @@ def _table(folder: Path) -> Settings:
 def take_pictures(browser: Browser, url: str) -> None:
     """The page of the service at `url`."""
     page = _page(browser, url, 1200, 860)
+    _search(page)  # the first search reads the graphs
+    page.goto("/")
     _search(page)
     page.screenshot(path=IMAGES / "search_page.png")
 

@@ -401,6 +401,7 @@ def test_the_demo_ends_with_a_search_over_what_it_loaded_and_measures_once(tmp_p
     assert result.returncode == 0, result
     assert "exact search" in result.stdout
     assert "Done in" in result.stdout
+    assert "laion-assets serve --demo" in result.stdout
     with connect(load_settings(dataset_name="sample", data_dir=tmp_path / "demo")) as db:
         found = [(state.shard, state.rows, state.parts) for state in partitions(db)]
         assert db.one(f"SELECT uniqExact(id) FROM {db.table}") == (300,)

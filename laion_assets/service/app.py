@@ -58,7 +58,10 @@ class SearchService:
             Route("/metrics-summary", self.guarded(self.summary)),
             Mount("/page", StaticFiles(directory=PAGE)),
         ]
-        return Starlette(routes=routes, middleware=self.middleware(), lifespan=self.lifespan)
+        made = Starlette(routes=routes, middleware=self.middleware(), lifespan=self.lifespan)
+        # A redirect would lead to whichever host the request names.
+        made.router.redirect_slashes = False
+        return made
 
     def middleware(self) -> list[Middleware]:
         """What a request passes before its route: other sites' pages where they are allowed, and the protection."""

@@ -59,7 +59,7 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
         app,
         http=Connection,
         ws="none",
-        log_level="warning",
+        log_level="error",  # a stranger may send what is no HTTP as often as he likes
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
         server_header=False,
