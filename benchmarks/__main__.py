@@ -48,7 +48,7 @@ WITH_OPTIONS: dict[str, str] = {
     "orchestration": "--quick",
     "orchestration_postgres": "--quick",
     "growth": "--quick",
-    "cells": "--rows 2000 --queries 5 --exact 2",
+    "cells": "--shapes 2000x1 2000x2 --graphs bf16,16,64 --queries 5 --exact 2",
     "plan": "--quick",
     "clip_full_size": "--runs 1 --calls 1",
     "clip_functions": "--texts 500 --runs 1 --calls 3",

@@ -1,27 +1,30 @@
-"""Benchmark: cells and codes against exact search as a table grows: recall, CPU time, bytes read, build."""
+"""Benchmark: cells and codes against exact search and graphs as rows and partitions grow: recall, cost, build."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import time
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from benchmarks.alone import GrowingReport, parser, reported
+from benchmarks.alone import GrowingReport, index_parameters, parser, reported, shape
+from benchmarks.cells_ways import EXACT, Figures, Way, ask, cells_ways, graph_ways
 from benchmarks.report import Section
 from benchmarks.search_data import sample_table
 from laion_assets.index.cells.build import CellsReport, build_cells
 from laion_assets.index.cells.schema import code_bytes, code_dimension
 from laion_assets.index.cells.verify import cells_bytes
+from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
+from laion_assets.index.trial import with_parameters
 from laion_assets.recall.exact import nearest_by_blocks
+from laion_assets.recall.plot import blank_plot, png_of
 from laion_assets.sample.shards import write_sample_shard
-from laion_assets.searching.cells import require_cells, search_cells
-from laion_assets.searching.cells_settings import CellsSettings, default_probes
-from laion_assets.searching.statement import SearchRequest, search
+from laion_assets.searching.cells import require_cells
+from laion_assets.searching.cells_settings import default_probes
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
@@ -29,150 +32,200 @@ TARGET = 0.95
 UNSEEN_SHARD = 409
 """Whose rows are asked with and are in no table."""
 
-TOLERANCE = 5e-6
-"""Distances of the engine and of the matrix product are float32, each within 1e-6 of the truth."""
-
-MOST_BUILD_CORE_SECONDS = 60.0
-MOST_CODE_BYTES = 140.0
+KINDS: tuple[tuple[By, By], ...] = (("image", "image"), ("text", "image"), ("text", "text"), ("image", "text"))
+MOST_BUILD_CORE_SECONDS, MOST_CODE_BYTES = 60.0, 140.0
+TIMES_FASTER = {1_000_000: 4.0, 4_000_000: 8.0}
+"""Than exact search, from so many rows on."""
 
 ABOUT = """\
-Sample rows (512 dimensions) in one partition; {queries} queries of each of the four kinds, from a shard that is not
+Sample rows (512 dimensions) in equal partitions; {queries} queries of each of the four kinds, from a shard that is not
 loaded. Recall@10 counts rows at most as far as the tenth true neighbour; ± is half of the 95 % interval of the mean.
 CPU milliseconds are those of this process, in which the engine runs; p50 is wall time, which other work on the machine
 makes longer. *Rows* is the share of the column's rows that the engine read, by its counter SelectedRows, the
-candidates and the answer's granules included; MB are those of SelectedBytes."""
+candidates and the answer's granules included; MB are those of SelectedBytes, which does not count graphs. Cells are
+asked with their default number of clusters, half and twice as many; graphs with the first of a list of settings whose
+lower bound is {target} or more. The table *Growth* has the recall of the worst kind and the mean cost of all."""
 
-HEAD = ["rows", "kind", "method", "recall@10", "CPU ms", "p50 ms", "rows %", "MB"]
+HEAD = ["rows × partitions", "kind", "method", "recall@10", "CPU ms", "p50 ms", "rows %", "MB"]
+GROWTH_HEAD = ["rows × partitions", "method", "recall@10, worst kind", "CPU ms", "p50 ms", "rows %", "MB"]
 BUILD_HEAD = [
-    "rows", "column", "clusters", "training core-s", "core-s a million vectors", "bytes on disk a vector",
-    "code bytes a vector",
+    "rows × partitions", "column", "what", "training core-s", "core-s a million vectors", "bytes on disk a vector",
+    "bytes in memory or page cache a vector",
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to search, with its settings; none of them is exact search."""
+@dataclass
+class _Tables:
+    """The report's tables while they grow, and the defaults' figures by shape and method."""
 
-    name: str
-    settings: CellsSettings | None
+    report: GrowingReport
+    searches: list[list[str]] = field(default_factory=lambda: [HEAD])
+    builds: list[list[str]] = field(default_factory=lambda: [BUILD_HEAD])
+    growth: dict[tuple[tuple[int, int], str], list[Figures]] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Figures:
-    """What a way gave for one kind of query: means over its queries."""
-
-    recall: float
-    half_interval: float
-    cpu_ms: float
-    p50_ms: float
-    rows_read: float
-    megabytes: float
+    def search(self, of: tuple[int, int], kind: str, way: Way, found: Figures, *, named: bool) -> None:
+        """One row; `named` says that it is the method's own in the table of growth."""
+        share = 100 * found.rows_read / of[0]
+        self.searches.append([_words(of), kind, way.name, _recall(found), *_costs(found, share)])
+        if named:
+            self.growth.setdefault((of, way.method), []).append(found)
+        self.report.raw(f"{_words(of)}, {kind}, {way.name}", vars(found))
+        rows = [[_words(at), name, *_mean(at[0], figures)] for (at, name), figures in self.growth.items()]
+        self.report.table("Growth", [GROWTH_HEAD, *rows])
+        self.report.table("Searches", self.searches)
 
 
 def main(arguments: list[str] | None = None) -> Section:
     """`python -m benchmarks cells`."""
     options = parser(__doc__, "cells")
-    options.add_argument("--rows", type=int, nargs="+", default=[40_000, 200_000], help="of each table")
+    options.add_argument(
+        "--shapes", type=shape, nargs="+", default=[(40_000, 1), (200_000, 1)], help="ROWSxPARTITIONS of each table"
+    )
     options.add_argument("--queries", type=int, default=100, help="of each kind")
     options.add_argument("--exact", type=int, default=10, help="exact searches that are timed a kind")
     options.add_argument(
         "--candidates", type=int, nargs="+", default=[50], help="ranked by stored vectors, a neighbour"
     )
+    options.add_argument("--graphs", type=index_parameters, nargs="*", default=[], help="such as i8,16,64 bf16,16,64")
+    options.add_argument("--graph-rows", type=int, default=200_000, help="no graph is built above so many rows")
+    options.add_argument("--plot", type=Path, help="a PNG of CPU time by rows")
     given = options.parse_args(arguments)
-    with reported("cells", ABOUT.format(queries=given.queries), given) as report:
-        searches, builds = [HEAD], [BUILD_HEAD]
-        for rows in given.rows:
-            folder = report.scratch / str(rows)
-            with sample_table(folder, rows, IndexParameters(), report.say) as db:
-                for built in build_cells(db, progress=report.progress(), log=report.say):
-                    _tell_build(report, db, rows, built, builds)
-                _measure(report, db, rows, given, searches)
+    with reported("cells", ABOUT.format(queries=given.queries, target=TARGET), given) as report:
+        tables = _Tables(report)
+        unseen = report.scratch / "unseen"
+        write_sample_shard(unseen, UNSEEN_SHARD, given.queries)
+        for of in given.shapes:
+            folder = report.scratch / f"{of[0]}x{of[1]}"
+            with sample_table(folder, of[0], IndexParameters(), report.say, partitions=of[1]) as db:
+                _measure_shape(tables, db, of, given, unseen)
+            if given.plot:
+                given.plot.write_bytes(_plot(tables))
     return report.section
 
 
-def _tell_build(report: GrowingReport, db: Database, rows: int, built: CellsReport, table: list[list[str]]) -> None:
-    cores, size = built.core_seconds_a_million or 0.0, code_bytes(code_dimension(db))
-    table.append(
+def _measure_shape(tables: _Tables, db: Database, of: tuple[int, int], given: argparse.Namespace, unseen: Path) -> None:
+    report = tables.report
+    for built in build_cells(db, progress=report.progress(), log=report.say):
+        _tell_build(tables, db, of, built)
+    asked = list(_questions(db, unseen))
+    worst = 1.0
+    for query, by, vectors, farthest in asked:
+        kind, live = f"{query}→{by}", require_cells(db, by)
+        found = ask(db, by, vectors[: given.exact], farthest, EXACT)
+        tables.search(of, kind, EXACT, found, named=True)
+        probes, methods = default_probes(live.clusters, live.rows), set()
+        for way in cells_ways(probes, live.clusters, given.candidates):
+            found = ask(db, by, vectors, farthest, way)
+            tables.search(of, kind, way, found, named=way.method not in methods)
+            methods.add(way.method)
+            if (
+                way.settings is not None
+                and way.method == ("cells" if probes else "codes")
+                and way.settings.probes in (probes, 0)
+            ):
+                worst = min(worst, found.low)
+    report.figure(f"{_words(of)}: worst kind at the defaults, lower bound of recall@10", worst, goal=TARGET)
+    _tell_speed(tables, of)
+    for parameters in given.graphs if of[0] <= given.graph_rows else ():
+        _measure_graphs(tables, with_parameters(db, parameters), of, f"graph {parameters}", asked)
+    if given.graphs and of[0] > given.graph_rows:
+        report.note(f"{_words(of)}: no graphs were built, which takes too long (--graph-rows).")
+
+
+def _questions(db: Database, unseen: Path) -> Iterator[tuple[str, By, Vectors, npt.NDArray[np.float64]]]:
+    """Of each kind: what is asked, of which column, the vectors (q, d), and the distance of each tenth neighbour."""
+    for query, by in KINDS:
+        short = "img" if query == "image" else query
+        vectors = np.load(unseen / f"{short}_emb" / f"{short}_emb_{UNSEEN_SHARD}.npy").astype(np.float32)
+        truth = nearest_by_blocks(db, by, vectors, np.full(len(vectors), -1, np.int64), 10)
+        yield query, by, vectors, truth.distances[:, -1]
+
+
+def _measure_graphs(
+    tables: _Tables,
+    db: Database,
+    of: tuple[int, int],
+    name: str,
+    asked: list[tuple[str, By, Vectors, npt.NDArray[np.float64]]],
+) -> None:
+    """Builds graphs of these parameters in the table itself, in place of those that were there."""
+    report = tables.report
+    built = build_indexes(db, progress=report.progress(), log=report.say)
+    cores = (built.core_seconds or 0.0) / max(built.vectors, 1) * 1e6
+    size = IndexParameters.of(db.settings).bytes_a_vector(512)
+    tables.builds.append([_words(of), "both", name, "", f"{cores:.1f}", f"{size:.0f}", f"{size:.0f}"])
+    report.table("Build", tables.builds)
+    for query, by, vectors, farthest in asked:
+        tried = []
+        for way in graph_ways(name):
+            tried.append((ask(db, by, vectors, farthest, way), way))
+            if tried[-1][0].low >= TARGET:
+                break
+        else:
+            tried.sort(key=lambda one: one[0].low)
+        tables.search(of, f"{query}→{by}", tried[-1][1], tried[-1][0], named=True)
+
+
+def _tell_build(tables: _Tables, db: Database, of: tuple[int, int], built: CellsReport) -> None:
+    report, cores, size = tables.report, built.core_seconds_a_million or 0.0, code_bytes(code_dimension(db))
+    tables.builds.append(
         [
-            *(f"{rows:,}", built.by, f"{built.generation.clusters:,}", f"{built.training_core_seconds or 0:.1f}"),
-            *(f"{cores:.1f}", f"{cells_bytes(db, built.by) / rows:.0f}", f"{size:.0f}"),
+            *(_words(of), built.by, f"{built.generation.clusters:,} cells", f"{built.training_core_seconds or 0:.1f}"),
+            *(f"{cores:.1f}", f"{cells_bytes(db, built.by) / of[0]:.0f}", f"{size:.0f}"),
         ]
     )
-    report.table("Build", table)
-    name = f"{rows:,} rows, {built.by}: core seconds a million vectors, beside training"
+    report.table("Build", tables.builds)
+    name = f"{_words(of)}, {built.by}: core seconds a million vectors, beside training"
     report.figure(name, cores, sign="≤", goal=MOST_BUILD_CORE_SECONDS, form=".1f")
-    report.figure(f"{rows:,} rows: bytes of codes a vector", size, sign="≤", goal=MOST_CODE_BYTES, form=".0f")
+    report.figure(f"{_words(of)}: bytes of codes a vector", size, sign="≤", goal=MOST_CODE_BYTES, form=".0f")
 
 
-def _measure(report: GrowingReport, db: Database, rows: int, given: argparse.Namespace, table: list[list[str]]) -> None:
-    """Every kind of query, at the default clusters, at half and twice as many, and by codes alone."""
-    folder = report.scratch / "unseen"
-    write_sample_shard(folder, UNSEEN_SHARD, given.queries)
-    kinds: list[tuple[By, By]] = [("image", "image"), ("text", "image"), ("text", "text"), ("image", "text")]
-    worst = 1.0
-    for query, by in kinds:
-        short = "img" if query == "image" else query
-        vectors = np.load(folder / f"{short}_emb" / f"{short}_emb_{UNSEEN_SHARD}.npy").astype(np.float32)
-        truth = nearest_by_blocks(db, by, vectors, np.full(len(vectors), -1, np.int64), 10).distances[:, -1]
-        live = require_cells(db, by)
-        probes = default_probes(live.clusters, live.rows)
-        ways = [Way("exact", None)]
-        for candidates in given.candidates:
-            for factor in (0.5, 1, 2) if probes else ():
-                settings = CellsSettings(math.ceil(probes * factor), candidates)
-                if settings.probes < live.clusters:
-                    ways.append(Way(f"cells, {settings.probes} of {live.clusters}, × {candidates}", settings))
-            ways.append(Way(f"codes, × {candidates}", CellsSettings(0, candidates)))
-        for way in ways:
-            asked = given.exact if way.settings is None else given.queries
-            found = _ask(db, by, vectors[:asked], truth, way)
-            table.append(_row(rows, f"{query}→{by}", way, found, live.rows))
-            report.table("Searches", table)
-            report.raw(f"{rows} rows, {query}→{by}, {way.name}", vars(found))
-            if way.settings == CellsSettings(probes, given.candidates[0]):
-                worst = min(worst, found.recall - found.half_interval)
-    report.figure(f"{rows:,} rows: worst kind at the defaults, lower bound of recall@10", worst, goal=TARGET)
+def _tell_speed(tables: _Tables, of: tuple[int, int]) -> None:
+    """How many times less CPU time and wall time the worst kind takes than exact search."""
+    exact, cells = tables.growth[of, "exact"], tables.growth.get((of, "cells"))
+    goal = max((times for rows, times in TIMES_FASTER.items() if of[0] >= rows), default=None)
+    if cells:
+        for name, unit in (("p50_ms", "p50"), ("cpu_ms", "CPU time")):
+            times = min(vars(one)[name] / vars(other)[name] for one, other in zip(exact, cells, strict=True))
+            tables.report.figure(f"{_words(of)}: exact over cells, {unit}", times, goal=goal, form=".1f")
 
 
-def _ask(
-    db: Database, by: By, vectors: Vectors, truth: np.ndarray[tuple[int], np.dtype[np.float64]], way: Way
-) -> Figures:
-    recalls, seconds = [], []
-    request = SearchRequest(by=by, exact=way.settings is None)
-    _one(db, vectors[0], request, way)
-    rows, size, cores = *_counters(db), time.process_time()
-    for vector, farthest in zip(vectors, truth, strict=False):
-        distances, took = _one(db, vector, request, way)
-        recalls.append(sum(distance <= farthest + TOLERANCE for distance in distances) / 10)
-        seconds.append(took)
-    cores = time.process_time() - cores
-    rows_now, size_now = _counters(db)
-    count = len(recalls)
-    return Figures(
-        recall=float(np.mean(recalls)),
-        half_interval=float(1.96 * np.std(recalls, ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
-        cpu_ms=1e3 * cores / count,
-        p50_ms=1e3 * median(seconds),
-        rows_read=(rows_now - rows) / count,
-        megabytes=(size_now - size) / count / 1e6,
-    )
+def _words(of: tuple[int, int]) -> str:
+    return f"{of[0]:,} × {of[1]}"
 
 
-def _one(db: Database, vector: Vectors, request: SearchRequest, way: Way) -> tuple[list[float], float]:
-    result = search(db, vector, request) if way.settings is None else search_cells(db, vector, request, way.settings)
-    return [neighbour.distance for neighbour in result.neighbours], result.seconds
+def _recall(found: Figures) -> str:
+    return f"{found.recall:.3f} ± {found.half_interval:.3f}"
 
 
-def _counters(db: Database) -> tuple[int, int]:
-    """Rows and bytes that the engine has read since it was opened."""
-    rows, size = db.one(
-        "SELECT sumIf(value, event = 'SelectedRows'), sumIf(value, event = 'SelectedBytes') FROM system.events"
-    )
-    return int(rows), int(size)
+def _costs(found: Figures, share: float) -> list[str]:
+    return [f"{found.cpu_ms:.0f}", f"{found.p50_ms:.0f}", f"{share:.1f}", f"{found.megabytes:.1f}"]
 
 
-def _row(rows: int, kind: str, way: Way, found: Figures, all_rows: int) -> list[str]:
-    return [
-        *(f"{rows:,}", kind, way.name, f"{found.recall:.3f} ± {found.half_interval:.3f}", f"{found.cpu_ms:.0f}"),
-        *(f"{found.p50_ms:.0f}", f"{100 * found.rows_read / all_rows:.1f}", f"{found.megabytes:.1f}"),
-    ]
+def _mean(rows: int, figures: list[Figures]) -> list[str]:
+    """The worst kind's recall, and the mean of the kinds' costs."""
+    worst = min(figures, key=lambda one: one.low)
+    means = {name: float(np.mean([vars(one)[name] for one in figures])) for name in vars(worst)}
+    mean = Figures(**means)
+    return [_recall(worst), *_costs(mean, 100 * mean.rows_read / rows)]
+
+
+def _plot(tables: _Tables) -> bytes:
+    """CPU milliseconds a search against rows, a line for each method in one partition; points are other shapes."""
+    figure, axes = blank_plot()
+    names = list(dict.fromkeys(name for _, name in tables.growth))
+    for place, method in enumerate(names):
+        mean = {of: float(np.mean([one.cpu_ms for one in of_kind])) for (of, name), of_kind in tables.growth.items()
+                if name == method}  # fmt: skip
+        line = sorted((of[0], cpu) for of, cpu in mean.items() if of[1] == 1)
+        axes.plot([x for x, _ in line], [y for _, y in line], marker="o", color=f"C{place}", label=method)
+        for (rows, partitions), cpu in mean.items():
+            if partitions > 1:
+                axes.plot([rows], [cpu], marker="^", color=f"C{place}")
+                axes.annotate(f"× {partitions}", (rows, cpu), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("rows (triangles: in so many partitions)")
+    axes.set_ylabel("CPU ms a search, mean of four kinds of query")
+    axes.legend(fontsize=7)
+    return png_of(figure)

@@ -53,19 +53,22 @@ def sample_table(
     say: Say,
     *,
     granularity: int = 512,
+    partitions: int = 1,
     loading: AbstractContextManager[None] | None = None,
 ) -> Iterator[Database]:
-    """A table of one partition of sample rows, both columns, not indexed. Its files go where they are not needed.
+    """A table of sample rows in equal partitions, both columns, not indexed. Its files go where they are not needed.
 
-    The load runs within `loading`.
+    The load of the only partition runs within `loading`.
     """
     settings = _settings("sample", folder, parameters, granularity, 2 * rows, 512)
     store = ShardStore(settings.data_dir, settings.dataset)
     store.raw_folder.mkdir(parents=True, exist_ok=True)
-    say(f"making {rows:,} sample rows")
-    for path in write_sample_shard(folder / "sample", SHARD, rows):
-        path.replace(store.raw_folder / path.name)
-    with _loaded(settings, store, say, loading) as db:
+    with connect(settings) as db:
+        for shard in range(partitions):
+            say(f"making {rows // partitions:,} sample rows")
+            for path in write_sample_shard(folder / "sample", shard, rows // partitions):
+                path.replace(store.raw_folder / path.name)
+            _load(db, store, shard, say, loading)
         yield db
 
 
@@ -85,7 +88,8 @@ def vector_table(
     np.save(files["image"], vectors)
     numbers = [str(row) for row in range(rows)]
     pq.write_table(pa.table({"url": numbers, "caption": numbers}), files["metadata"])
-    with _loaded(settings, store, say) as db:
+    with connect(settings) as db:
+        _load(db, store, SHARD, say)
         yield db
 
 
@@ -105,16 +109,13 @@ def _settings(
     )
 
 
-@contextmanager
-def _loaded(
-    settings: Settings, store: ShardStore, say: Say, loading: AbstractContextManager[None] | None = None
-) -> Iterator[Database]:
-    merged = merge_shard(store, SHARD, max_bad_fraction=0.01)
-    store.remove_raw(SHARD)
+def _load(
+    db: Database, store: ShardStore, shard: int, say: Say, loading: AbstractContextManager[None] | None = None
+) -> None:
+    merged = merge_shard(store, shard, max_bad_fraction=0.01)
+    store.remove_raw(shard)
     say(f"merged, {merged.file_bytes / 1e6:,.0f} MB; loading")
-    with connect(settings) as db:
-        with loading or nullcontext():
-            loaded = load_partition(db, merged)
-        remove_file(merged.path)
-        say(f"{loaded.rows:,} rows loaded, {loaded.bytes_on_disk / 1e6:,.0f} MB")
-        yield db
+    with loading or nullcontext():
+        loaded = load_partition(db, merged)
+    remove_file(merged.path)
+    say(f"{loaded.rows:,} rows loaded, {loaded.bytes_on_disk / 1e6:,.0f} MB")

@@ -400,6 +400,7 @@ def test_the_demo_ends_with_a_search_over_what_it_loaded_and_measures_once(tmp_p
     result = run_small_demo(tmp_path)
     assert result.returncode == 0, result
     assert "exact search" in result.stdout
+    assert "shard 3 is in the text cells" in result.stdout
     assert "Done in" in result.stdout
     assert "laion-assets serve --demo" in result.stdout
     with connect(load_settings(dataset_name="sample", data_dir=tmp_path / "demo")) as db:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from laion_assets.index.cells.centroids import ITERATIONS, ROWS_A_CENTROID, clusters_for
-from laion_assets.index.cells.schema import code_bytes, padded_dimension
+from laion_assets.index.cells.centroids import GROUPS_SEARCHED, ITERATIONS, ROWS_A_CENTROID, clusters_for
+from laion_assets.index.cells.schema import MERGED_PARTS, code_bytes, padded_dimension
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.searching.cells_settings import default_probes
 from laion_assets.words import size
@@ -21,14 +21,22 @@ CODES_CORE_SECONDS = 0.16
 CANDIDATES_CORE_SECONDS = 0.1
 """Of candidates, the answer's rows and the statements' analysis, whatever the number of rows: 0.05 to 0.13."""
 
-CELLS_CORE_SECONDS_A_MILLION = 90.0
-"""To assign, write, compare and merge a million vectors: 87 to 94 with 200,000 sample rows, on a busy machine."""
+WRITING_CORE_SECONDS = 28.0
+"""To read, sort, write and compare a million vectors: 200,000 sample rows of 512 dimensions, on a busy machine. With
+the assignment it was 36 to 41."""
+
+ASSIGNING_CORE_SECONDS, A_CENTROID_CORE_SECONDS = 4.0, 0.0205
+"""To assign a million vectors, and for each centroid that one is compared with: 8.4 core seconds for 1,789 centroids,
+33 for 80,736 made-up ones."""
+
+MERGING_CORE_SECONDS = 16.0
+"""To merge parts of a million vectors, whose codes are made again."""
 
 TRAINING_CORE_SECONDS = 49.0 / (12 * 114_496 * 1_789**0.5)
 """Of an iteration, a row and √clusters: 48 to 51 core seconds for 114,496 rows and 1,789 clusters."""
 
-CELLS_ROW_BYTES = 44.0
-"""Bytes on disk a row beside vector and code: texts, ids and numbers."""
+CELLS_ROW_BYTES = 70.0
+"""Bytes on disk a row beside vector and code, 67 to 72: texts, ids, numbers and 8 for the vector's length."""
 
 SCANNED_512 = 512.0
 
@@ -73,7 +81,7 @@ def method_costs(
     code = code_bytes(padded_dimension(dimension))
     cells_disk = vectors * (2 * padded_dimension(dimension) + code + CELLS_ROW_BYTES)
     training = TRAINING_CORE_SECONDS * ITERATIONS * ROWS_A_CENTROID * clusters * math.sqrt(clusters) * columns
-    building = CELLS_CORE_SECONDS_A_MILLION * vectors / 1e6
+    building = cells_core_seconds(clusters, partitions) * vectors / 1e6
     graphs = vectors * parameters.bytes_a_vector(dimension)
     projected = "measured" if rows <= 200_000 else "projected from 200,000 and 1,000,448 made-up rows"
     scan = SCAN_CORE_SECONDS * millions * scale / cores
@@ -90,6 +98,25 @@ def method_costs(
     ]
     return _named(costs, rows, graphs, memory)
 
+
+def cells_core_seconds(clusters: int, partitions: int) -> float:
+    """Core seconds a million vectors of 512 dimensions take beside training, in a table of so many full shards.
+
+    A vector is compared with √k groups and the members of some. Parts of a shard are merged with those of others, 32 at
+    a time; those of one shard need no merging.
+    """
+    compared = (1 + GROUPS_SEARCHED) * math.sqrt(clusters)
+    merges = math.ceil(math.log(PARTS_A_SHARD * partitions, MERGED_PARTS)) if partitions > 1 else 0
+    return (
+        WRITING_CORE_SECONDS
+        + ASSIGNING_CORE_SECONDS
+        + A_CENTROID_CORE_SECONDS * compared
+        + MERGING_CORE_SECONDS * merges
+    )
+
+
+PARTS_A_SHARD = 4
+"""Of 262,144 rows, in a shard of LAION-400M."""
 
 EXACT_ROWS = 100_000
 """Below so many rows an exact search takes a few milliseconds."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from laion_assets.index.cells.build import build_cells
 from laion_assets.sample.shards import sample_row_counts, write_sample
 from laion_assets.shard.store_errors import store_errors
+from laion_assets.table.connect import connect
 from laion_assets.terminal.apart import demo_settings
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance
@@ -41,8 +43,11 @@ def run_demo(folder: Path, console: Console) -> bool:
             return False
         console.rule("status")
         print_status(read_status(settings, instance), console)
-    console.rule("search by words: exact, then by the index")
-    for method in ("exact", "graph"):
+    console.rule("cells: rows by the cluster of their vectors, with short codes, for tables whose graphs are too large")
+    with connect(settings) as db:
+        build_cells(db, log=lambda line: console.print(line, highlight=False))
+    console.rule("search by words: exact, then by the index, then by cells")
+    for method in ("exact", "graph", "cells"):
         request = {"by": "image", "limit": 5, "exact": False, "method": method}
         request |= {"where": None, "shards": None, "ef": None}
         show_search(settings, Asked([QUERY], [], None, None, None), request, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.plan.methods import MethodCost, Methods, method_costs
+from laion_assets.plan.methods import MethodCost, Methods, cells_core_seconds, method_costs
 
 PAGE = IndexParameters("bf16", 64, 256)
 
@@ -37,3 +37,7 @@ def test_all_shards_take_a_tenth_of_the_graphs_memory_as_codes() -> None:
 def test_searches_by_cells_grow_slower_than_rows() -> None:
     few, many = (by_name(methods(rows))["cells"].seconds or 0 for rows in (10**6, 10**8))
     assert few < many < 100 * few
+
+
+def test_a_shard_of_its_own_is_built_in_less_than_a_core_minute_a_million_vectors() -> None:
+    assert cells_core_seconds(4_000, 1) < 60 < cells_core_seconds(80_736, 410)
