@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.stage import StageReport
 from laion_assets.plan.calibration import calibration_path, read_calibration
-from laion_assets.plan.kept import plan_path, read_plan
+from laion_assets.plan.kept_plan import plan_path, read_plan
 from laion_assets.settings import Settings, load_settings
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance

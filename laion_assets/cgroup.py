@@ -1,4 +1,4 @@
-"""What a container, or a unit of systemd, leaves this process: cores and bytes of memory by its control group."""
+"""The cores and bytes of memory that a container, or a unit of systemd, allows this process, by its control group."""
 
 from __future__ import annotations
 

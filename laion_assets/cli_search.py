@@ -37,8 +37,8 @@ def search(
     source: SourceOption = None,
 ) -> None:
     """Show the rows nearest to a text, a picture, a row or a vector."""
-    from laion_assets.terminal.apart import demo_settings
     from laion_assets.terminal.search import Asked, show_search, show_warmth
+    from laion_assets.terminal.separate_settings import demo_settings
     from laion_assets.terminal.settings import settings_of
 
     settings = demo_settings(DEMO_FOLDER.absolute()) if demo_table else settings_of(dataset, source)
@@ -61,7 +61,7 @@ def serve(
     source: SourceOption = None,
 ) -> None:
     """Serve searches over HTTP, as clip-retrieval's back end does, and a search page."""
-    from laion_assets.terminal.apart import demo_settings
+    from laion_assets.terminal.separate_settings import demo_settings
     from laion_assets.terminal.serve import serve_indexes
     from laion_assets.terminal.settings import settings_of
 

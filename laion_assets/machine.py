@@ -1,4 +1,4 @@
-"""What this machine has, and what a step of this process took of it. It decides nothing and knows no step."""
+"""The cores and memory of this machine, what a step of this process used, and how a process is identified."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.query import Answer, Batch, Query
-from laion_assets.recall.kept import NamedSettings, named_settings
+from laion_assets.recall.kept_report import NamedSettings, named_settings
 from laion_assets.searching.batch import search_all
 from laion_assets.searching.dispatch import search_by_method
 from laion_assets.searching.request import (

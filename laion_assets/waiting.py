@@ -1,4 +1,4 @@
-"""Says what is waited for, until when and how to stop it: no wait of more than two seconds is silent.
+"""Reports a wait: its reason, its end and how to stop it. No wait of more than two seconds is silent.
 
 It is said to the logger `laion_assets.waiting`, which writes to standard error unless it has another handler: the
 command line shows it above its bars, and Dagster keeps it in a step's log of standard error.

@@ -1,4 +1,4 @@
-"""How facts are said: counts, sizes, times and ranges of shards, as people write them."""
+"""Counts, sizes, times and ranges of shards as people write them."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from laion_assets.health.finding import Finding
 from laion_assets.health.findings import judge, look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.page import Totals, report_markdown
-from laion_assets.health.planned import plan_against_actual
+from laion_assets.health.plan_against_actual import plan_against_actual
 from laion_assets.health.versions import code_version
-from laion_assets.plan.kept import Compared
+from laion_assets.plan.kept_plan import Compared
 
 CHECKS = {
     "no_shards_left_failed": "No shard is left whose last run failed. A canceled run is no failure.",

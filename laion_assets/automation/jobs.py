@@ -1,4 +1,4 @@
-"""The jobs that people launch by name. When they run by themselves is said in the other files of this room."""
+"""The jobs that people launch by name. The other files of this room decide when jobs run by themselves."""
 
 from __future__ import annotations
 

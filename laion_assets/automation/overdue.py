@@ -1,4 +1,4 @@
-"""Alerts of what no event tells: once a day what still fails, in one message, and a report that is no longer made."""
+"""Alerts without an event: once a day what still fails, in one message, and a load report that is too old."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What health is judged by besides the shards: the last index, recall and audit, what was asked for, and who holds the
-engine. It judges nothing."""
+"""The facts of health that are not about one shard: the last index, recall and audit, the shards that were asked for, and
+who holds the engine. It judges nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN, ShardHistory
 from laion_assets.health.keys import asset_key, job_name
 from laion_assets.health.runs import other_active_runs
 from laion_assets.health.versions import RecordedVersions
-from laion_assets.plan.kept import plan_path, read_plan
+from laion_assets.plan.kept_plan import plan_path, read_plan
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
 from laion_assets.table.embedded import holding_process

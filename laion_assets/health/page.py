@@ -10,7 +10,7 @@ from laion_assets.health.finding import Finding
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.picture import shards_picture, states_in_words
-from laion_assets.plan.kept import Compared
+from laion_assets.plan.kept_plan import Compared
 from laion_assets.recall.plot import inline_image
 from laion_assets.words import counted, lasting
 

@@ -1,4 +1,4 @@
-"""What a plan says: its shards, stages, disks and memory, as plain figures. It works nothing out."""
+"""A plan as figures: its shards, stages, disks and memory. `make_plan` computes them."""
 
 from __future__ import annotations
 

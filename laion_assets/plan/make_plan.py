@@ -1,4 +1,4 @@
-"""A plan: what loading a set of shards will cost on so many hosts, and what will not do. It measures nothing.
+"""Makes a plan: what loading a set of shards will cost on so many hosts, and what is not enough. It measures nothing.
 
 All of it is for one shard after the other on each host, as `laion-assets load` works.
 """
@@ -165,21 +165,21 @@ def _choice(model: Model, parameters: IndexParameters, rows: int, parts: int) ->
 
 
 def _warnings(model: Model, plan: LoadPlan) -> list[str]:
-    """What will not do, in plain words with what to do about it."""
+    """What is not enough, with what to do about it."""
     found = []
     chosen = next(disk for disk in plan.disks if disk.chosen)
     if chosen.peak_bytes > plan.free_bytes:
         enough = [disk for disk in plan.disks if disk.peak_bytes <= plan.free_bytes]
         way = "keep fewer files" if enough else "more disk, more hosts or fewer shards are needed"
         needed = f"the load needs {told(chosen.peak_bytes)} at its peak, {told(plan.free_bytes)} are free"
-        found.append(f"Disk will not do: {needed}; {way}.")
+        found.append(f"Not enough disk: {needed}; {way}.")
     memory = plan.memory
     most = max(memory.load_bytes, memory.index_build_bytes)
     if most > 0.9 * memory.machine_bytes:
-        found.append(f"Memory will not do: a step needs {told(most)}, the machine has {told(memory.machine_bytes)}.")
+        found.append(f"Not enough memory: a step needs {told(most)}, the machine has {told(memory.machine_bytes)}.")
     if memory.graphs_bytes > 0.8 * memory.machine_bytes:
         found.append(
-            f"Memory will not do for searching by the index: its graphs take {told(memory.graphs_bytes)} a host, the "
+            f"Not enough memory to search by the index: its graphs take {told(memory.graphs_bytes)} a host, the "
             f"machine has {told(memory.machine_bytes)}; other parameters or more hosts are needed (docs/scaling.md)."
         )
     elif _embedded(model.settings) and memory.cache_bytes > model.settings.index_cache_bytes:

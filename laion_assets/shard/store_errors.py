@@ -1,4 +1,4 @@
-"""What the disk refuses, said as a `StoreError` with advice. It writes no file."""
+"""Turns the errors of a disk into `StoreError`, with advice. It writes no file."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""ClickHouse: connection, schema, loading, verifying. All SQL of the project is in table/, index/ and search/."""
+"""ClickHouse: connection, schema, loading, verifying. All SQL of the project is in table/, index/ and searching/."""

@@ -1,4 +1,4 @@
-"""Statements that this process has under way in embedded engines, and their end. A server's are ended by `connect.py`,
+"""Statements that this process has under way in embedded engines, and their end. A server's are ended by `database.py`,
 where its answer is waited for: there a signal is heard."""
 
 from __future__ import annotations

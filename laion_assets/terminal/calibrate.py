@@ -53,8 +53,8 @@ from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions
 from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
-from laion_assets.terminal.apart import settings_apart
 from laion_assets.terminal.instance import dagster_instance, make_instance
+from laion_assets.terminal.separate_settings import separate_settings
 from laion_assets.terminal.shard_run import run_shard, shard_job
 
 Costs = TypeVar("Costs")
@@ -134,7 +134,7 @@ def _alone(measure: Callable[[Settings, Sizes, Path], Costs], settings: Settings
 
 def _own_settings(settings: Settings, sizes: Sizes, folder: Path) -> Settings:
     (folder / "calibration.toml").write_text(TOML.format(shards=len(sizes.shards), folder=folder / "sample"))
-    return settings_apart(
+    return separate_settings(
         str(folder / "calibration.toml"),
         folder / "data",
         hnsw_quantization=settings.hnsw_quantization,

@@ -12,11 +12,11 @@ from laion_assets.index.cells.build import build_cells
 from laion_assets.sample.shards import sample_row_counts, write_sample
 from laion_assets.shard.store_errors import store_errors
 from laion_assets.table.connect import connect
-from laion_assets.terminal.apart import demo_settings
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.instance import dagster_instance, make_instance
 from laion_assets.terminal.load import load
 from laion_assets.terminal.search import Asked, show_search
+from laion_assets.terminal.separate_settings import demo_settings
 from laion_assets.terminal.status import print_status, read_status
 
 SHARDS = 4

@@ -20,7 +20,7 @@ from laion_assets.index.cluster import require_whole_index
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.compare import kept_evaluations
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
-from laion_assets.recall.kept import difference
+from laion_assets.recall.kept_report import difference
 from laion_assets.recall.methods_report import HEAD, methods_rows
 from laion_assets.recall.report import milliseconds
 from laion_assets.settings import Settings

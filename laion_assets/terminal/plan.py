@@ -17,7 +17,7 @@ from laion_assets.plan.calibration import (
     read_calibration,
     reference_calibration,
 )
-from laion_assets.plan.kept import Compared, keep_plan, plan_path
+from laion_assets.plan.kept_plan import Compared, keep_plan, plan_path
 from laion_assets.plan.load_plan import LoadPlan
 from laion_assets.plan.make_plan import make_plan
 from laion_assets.plan.methods import Methods, method_costs

@@ -21,9 +21,9 @@ from laion_assets.health.facts import read_facts
 from laion_assets.health.finding import NAMED, Finding
 from laion_assets.health.findings import judge, look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
-from laion_assets.health.planned import plan_against_actual
+from laion_assets.health.plan_against_actual import plan_against_actual
 from laion_assets.health.runs import RunUnderWay, other_active_runs
-from laion_assets.plan.kept import Compared
+from laion_assets.plan.kept_plan import Compared
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState

@@ -17,7 +17,7 @@ import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config_schema
 
-from laion_assets.plan.kept import plan_path
+from laion_assets.plan.kept_plan import plan_path
 from laion_assets.recall.figures import recall_folder
 from laion_assets.settings import Settings, load_settings
 from laion_assets_tests.conftest import REPOSITORY

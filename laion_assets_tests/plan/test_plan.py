@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from laion_assets.plan.bandwidth import Bandwidth, given_bandwidth
-from laion_assets.plan.kept import Happened, compare, keep_plan, read_plan
+from laion_assets.plan.kept_plan import Happened, compare, keep_plan, read_plan
 from laion_assets.plan.load_plan import LoadPlan
 from laion_assets.plan.make_plan import make_plan
 from laion_assets.plan.model import Model
@@ -137,7 +137,7 @@ def test_what_is_loaded_counts_for_searching_and_where_it_lacks_its_index_for_bu
 
 def test_a_disk_that_is_too_small_is_said(settings: Settings) -> None:
     (warning,) = planned(settings, sizes(ROWS), free=GB // 2).warnings
-    assert warning.startswith("Disk will not do: the load needs 1.0 GB at its peak, 500 MB are free")
+    assert warning.startswith("Not enough disk: the load needs 1.0 GB at its peak, 500 MB are free")
 
 
 def test_graphs_that_outgrow_the_machine_are_said_and_smaller_ones_are_shown(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from laion_assets.index.graphs import build_indexes
 from laion_assets.query import Query
 from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings, recall_folder, save_evaluation
-from laion_assets.recall.kept import difference, named_settings
+from laion_assets.recall.kept_report import difference, named_settings
 from laion_assets.recall.methods import Hnsw, Question
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.searching.proof_of_use import index_use

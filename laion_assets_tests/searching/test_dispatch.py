@@ -17,7 +17,7 @@ from laion_assets.query import Answer, Query
 from laion_assets.recall.choice import CLEARLY_CHEAPER, measured_choice
 from laion_assets.recall.compare import by_method, compare
 from laion_assets.recall.figures import Evaluation, KindSummary, Latency, recall_folder, save_evaluation
-from laion_assets.recall.kept import named_settings
+from laion_assets.recall.kept_report import named_settings
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.searcher import Searcher
 from laion_assets.searching.dispatch import EF_SEARCH

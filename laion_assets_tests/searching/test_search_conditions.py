@@ -21,7 +21,7 @@ from laion_assets.recall.figures import (
     recall_folder,
     save_evaluation,
 )
-from laion_assets.recall.kept import named_settings
+from laion_assets.recall.kept_report import named_settings
 from laion_assets.searching.statement import SearchRequest, SearchResult, search, vector_of
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from laion_assets.errors import CalibrationError, DatasetError
 from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_calibration, read_calibration
-from laion_assets.plan.kept import plan_path
+from laion_assets.plan.kept_plan import plan_path
 from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.settings import Settings, load_settings
@@ -73,7 +73,7 @@ def test_a_plan_of_all_of_laion_is_shown_in_plain_words(tmp_path: Path) -> None:
         "as set",
         "1.3 TB",
         "i8, M 16, ef_construction 64",
-        "Memory will not do for searching by the index",
+        "Not enough memory to search by the index",
     ):
         assert said in page
     assert "Traceback" not in page

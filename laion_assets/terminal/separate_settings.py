@@ -1,4 +1,4 @@
-"""Settings of a table and a store apart from the user's, for the demo and the calibration. It measures nothing."""
+"""The settings of a table and a store of their own, for the demo and the calibration. It measures nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ APART: dict[str, object] = {
 """What LAION_* variables say of the user's own table, store and source: sample rows must not get there."""
 
 
-def settings_apart(dataset: str, folder: Path, **overrides: object) -> Settings:
+def separate_settings(dataset: str, folder: Path, **overrides: object) -> Settings:
     """Settings for this dataset in the embedded engine and the files of `folder`, wherever the user's are.
 
     Raises what `load_settings` raises.
@@ -37,4 +37,4 @@ QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 10}
 
 def demo_settings(folder: Path) -> Settings:
     """Those of the demo's table in `folder`."""
-    return settings_apart("sample", folder, **QUICK)
+    return separate_settings("sample", folder, **QUICK)

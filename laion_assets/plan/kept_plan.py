@@ -1,4 +1,4 @@
-"""The plan that was kept when a load began, compared with what happened. What happened is said by its caller."""
+"""The plan that was kept when a load began, and its comparison with what the caller says happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of the plan that was kept when a load began: Dagster's records and the table beside it."""
+"""Compares the plan that was kept when a load began with Dagster's records and the table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from laion_assets.health.finding import TableLook
 from laion_assets.health.history import ShardHistory, recorded_numbers
 from laion_assets.health.keys import CHAIN, asset_key
 from laion_assets.plan.calibration import SHARD_STAGES
-from laion_assets.plan.kept import Compared, Happened, compare, plan_path, read_plan
+from laion_assets.plan.kept_plan import Compared, Happened, compare, plan_path, read_plan
 from laion_assets.plan.load_plan import LoadPlan
 from laion_assets.settings import Settings
 from laion_assets.shard.files import Location
