@@ -1,4 +1,4 @@
-"""The facts of health that are not about one shard: the last index, recall and audit, the shards that were asked for, and
+"""The facts of health that are not about one shard: the last index, recall and audit, the shards asked for, and
 who holds the engine. It judges nothing."""
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def test_graphs_that_outgrow_the_machine_are_said_and_smaller_ones_are_shown(tmp
     settings = load_settings(dataset_name="laion400m", data_dir=tmp_path)
     plan = planned(settings, shard_sizes(settings, list(range(410))))
     assert plan.memory.graphs_bytes == pytest.approx(1.27e12, rel=0.01)
-    assert any("searching by the index: its graphs take 1.3 TB a host, the" in warning for warning in plan.warnings)
+    assert any("search by the index: its graphs take 1.3 TB a host, the" in warning for warning in plan.warnings)
     memory = {choice.parameters: choice.memory_bytes / 1e9 for choice in plan.choices}
     assert memory["i8, M 16, ef_construction 64"] == pytest.approx(538, rel=0.01)
     assert memory["b1, M 16, ef_construction 64"] == pytest.approx(174, rel=0.01)
