@@ -15,7 +15,7 @@ import pytest
 
 from laion_assets.index.graphs import build_indexes
 from laion_assets.table.connect import connect
-from laion_assets.terminal.apart import demo_settings
+from laion_assets.terminal.separate_settings import demo_settings
 from laion_assets_tests.automation.browser import chromium_path
 from laion_assets_tests.postgres import free_port
 from laion_assets_tests.service.test_page import opened, wait_for_rows
