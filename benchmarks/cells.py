@@ -24,7 +24,7 @@ from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.plot import blank_plot, png_of
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.searching.cells import require_cells
-from laion_assets.searching.cells_settings import default_probes
+from laion_assets.searching.cells_settings import CANDIDATES, default_probes
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> Section:
     options.add_argument("--queries", type=int, default=100, help="of each kind")
     options.add_argument("--exact", type=int, default=10, help="exact searches that are timed a kind")
     options.add_argument(
-        "--candidates", type=int, nargs="+", default=[50], help="ranked by stored vectors, a neighbour"
+        "--candidates", type=int, nargs="+", default=[CANDIDATES], help="ranked by stored vectors, a neighbour"
     )
     options.add_argument("--graphs", type=index_parameters, nargs="*", default=[], help="such as i8,16,64 bf16,16,64")
     options.add_argument("--graph-rows", type=int, default=200_000, help="no graph is built above so many rows")

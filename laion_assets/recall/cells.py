@@ -36,7 +36,8 @@ class Codes:
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002
         """Candidates a neighbour."""
-        return [SearchSettings(multiplier=candidates) for candidates in (10, 20, CANDIDATES, 2 * CANDIDATES)]
+        tried = (10, 20, CANDIDATES // 2, CANDIDATES, 2 * CANDIDATES)
+        return [SearchSettings(multiplier=candidates) for candidates in tried]
 
     def find(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> Found:
         """One search of the codes."""
