@@ -1,4 +1,4 @@
-"""How a step tells what it has done, to whoever shows it. It draws nothing and knows no step."""
+"""How a step reports its progress. It draws nothing and knows no step."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Settings(SettingFields):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What the caller gives, then the environment, where an empty variable is as good as none: compose files and
+        """What the caller gives, then the environment, where an empty variable counts as unset: compose files and
         charts set variables that were not filled in. Blanks around a value are removed, such as the newline of a
         mounted secret."""
         if isinstance(env_settings, EnvSettingsSource):

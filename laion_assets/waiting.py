@@ -1,6 +1,6 @@
 """Reports a wait: its reason, its end and how to stop it. No wait of more than two seconds is silent.
 
-It is said to the logger `laion_assets.waiting`, which writes to standard error unless it has another handler: the
+It is reported to the logger `laion_assets.waiting`, which writes to standard error unless it has another handler: the
 command line shows it above its bars, and Dagster keeps it in a step's log of standard error.
 """
 

@@ -46,7 +46,7 @@ def recall_report_asset(location: CodeLocation, plan: RecallPlan | None = None) 
             progress = location.progress(context)
             progress.begin("recall")
             with connect(location.settings) as db:
-                # Each line is a stage to whoever follows the run, in Dagster's log or at a terminal.
+                # Each line is shown as a stage, in Dagster's log or at a terminal.
                 measured = compare(db, plan, log=progress.begin)
             evaluations = [_with_build(context.instance, location.settings, one) for one in measured]
             evaluation = evaluations[0]

@@ -75,7 +75,7 @@ def still_failing(settings: Settings, instance: DagsterInstance) -> list[str]:
         said.append(f"partitions that failed their audit: {keys_in_short(audit.failed)}")
     keys = {asset_key(settings, name) for name in CHECKED_ONCE}
     for key, check in _last_checks(instance, keys).items():
-        # The report's check of failed shards is said above, with their names.
+        # Failed shards are listed above with their names.
         if not check.passed and key.name != "no_shards_left_failed":
             said.append(f"{key.asset_key.path[-1]}:{key.name}: {check.description or 'failed'}")
     return said

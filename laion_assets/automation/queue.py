@@ -1,7 +1,7 @@
 """The order in which queued runs are started: the report, then the index, then a person's run, then bulk loads.
 
 A backfill queues all its runs at once, and Dagster starts them in the order in which they came: a milestone's index
-would be built after the last shard. So every run of ours gets two tags when it is queued, whoever asked for it.
+would be built after the last shard. So every run of ours gets two tags when it is queued, also runs of the UI.
 """
 
 from __future__ import annotations

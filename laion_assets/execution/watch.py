@@ -125,7 +125,7 @@ class RunWatch:
             give_free_places(self._instance)
 
     def _pass_on(self, signals: bytes) -> None:
-        """To whoever had `set_wakeup_fd` before."""
+        """To the owner of `set_wakeup_fd` before."""
         if signals and self._outer != -1:
             with contextlib.suppress(OSError):
                 os.write(self._outer, signals)

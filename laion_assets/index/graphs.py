@@ -1,5 +1,5 @@
 """The two HNSW indexes: declared as the settings say, built where they are lacking. Whether they are used and how well
-they find is said in searching/proof_of_use.py and recall/."""
+they find is in searching/proof_of_use.py and recall/."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from laion_assets.shard.store_errors import store_errors
 LOOK_AGAIN_SECONDS = 0.05
 
 WAIT_SECONDS = 3600.0
-"""For what takes minutes at most: whoever waits so long waits for a process that hangs."""
+"""The locked work takes minutes at most: a longer wait is for a process that hangs."""
 
 
 @contextmanager

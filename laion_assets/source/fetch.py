@@ -135,7 +135,7 @@ def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = N
 
 
 def _as_locked(wanted: WantedFile, remote: RemoteFile, transfer: ShardTransfer) -> RemoteFile:
-    """What is observed; of a file that the lock file has another of, what is locked: it is said, and nothing moves."""
+    """What is observed. Of a file that differs from the lock file, what is locked: the difference is logged."""
     locked = wanted.locked
     if locked is None or not is_other(locked, remote):
         return remote

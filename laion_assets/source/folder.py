@@ -66,7 +66,7 @@ class LocalFile:
         require_same(self._wanted, pinned, self.observe())
 
     def _original(self) -> Path:
-        """The file that the path leads to. A pipe or a device is refused: whoever opens it waits, or reads for ever."""
+        """The file that the path leads to. A pipe or a device is refused: it may be read for ever."""
         original = self.path.resolve(strict=True)
         if not original.is_file():
             raise PermanentSourceError(

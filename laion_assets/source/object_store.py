@@ -136,7 +136,7 @@ def _kind_of(error: Exception) -> type[SourceError]:
 def in_store(url: str, use: Callable[[UPath], Result]) -> Result:
     """What `use` returns for the prefix of an object store. Raises what the store's package raises.
 
-    Whoever has no credentials for S3 may still read a public bucket.
+    Without credentials for S3 a public bucket can still be read.
     """
     from upath import UPath
 

@@ -19,7 +19,7 @@ class Connections:
 
     A server has one connection for all threads, whose client keeps as many sockets as it needs. The embedded engine has
     one for each thread that is in a search, as many as there are cores: who comes then waits. They stay open until
-    `give_back` or `close`; whoever comes after `give_back` opens the engine again.
+    `give_back` or `close`; the next call after `give_back` opens the engine again.
     """
 
     def __init__(self, settings: Settings) -> None:

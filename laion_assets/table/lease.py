@@ -13,8 +13,8 @@ then all that are live are read: of two claims at once each sees the other, or o
 hold the lease. A live claim is renewed from a thread, and ends by itself `LEASE_SECONDS` after the last renewal.
 
 A holder that is paused for longer (a sleeping laptop, a machine that is moved) does not know that it has lost the
-lease. So whoever takes a lapsed lease drops the staging tables that bear the old token (`scratch.drop_stale_staging`):
-a swap that was only delayed then finds nothing to swap in.
+lease. So a process that takes a lapsed lease drops the staging tables with the old token
+(`scratch.drop_stale_staging`): a swap that was only delayed then finds nothing to swap in.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def _wait_for_merges(db: Database, table: str) -> None:
 
 
 class _StageTimer:
-    """Times the stages and names them to whoever follows."""
+    """Times the stages and reports them."""
 
     def __init__(self, stage: Stage | None) -> None:
         self._stage = stage

@@ -1,4 +1,4 @@
-"""Mutations of the table: started, followed to their end, killed when they fail. What they do is said by callers."""
+"""Mutations of the table: started, followed to their end, killed when they fail. Callers say what they do."""
 
 from __future__ import annotations
 

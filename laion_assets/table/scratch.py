@@ -72,7 +72,7 @@ def _drop(db: Database, pattern: str) -> list[str]:
         "WHERE database = {database:String} AND match(name, {pattern:String}) ORDER BY name",
         parameters={"database": db.database, "pattern": ours, "days": STALE_DAYS},
     )
-    # Leases are looked at after tables: whoever has made one of these holds its lease, or held it.
+    # Leases are looked at after tables: the process that made one of these holds its lease, or held it.
     live = live_tokens(db) if found else set()
     left = [str(name) for name, old in found if _is_left(db, str(name), bool(old), live)]
     for name in left:

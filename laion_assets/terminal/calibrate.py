@@ -1,7 +1,7 @@
 """Measures what shards, indexes and searches cost on this machine, in processes and folders of its own.
 
 It runs the real job on sample shards in a Dagster instance of its own, so that checks and Dagster are in the figures.
-What follows from them is said in plan/.
+plan/ computes what follows from them.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from laion_assets.tuned_request import request_of
 from laion_assets.words import counted
 
 MANY = 10
-"""Queries from which on they are searched side by side, and their rate is said."""
+"""From this number on, queries are searched side by side, and their rate is printed."""
 
 
 @dataclass(frozen=True)
