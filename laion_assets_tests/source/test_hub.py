@@ -161,7 +161,7 @@ def test_the_token_is_not_sent_to_where_files_lie(
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("hf://datasets/nobody/nothing", "name is right"),
+        ("hf://datasets/nobody/nothing", "check the name"),
         (f"hf://datasets/{NAME}@v9", "revision after @"),
         (f"hf://datasets/{NAME}/elsewhere", "no files"),
         ("hf://datasets/alone", "hf://datasets/OWNER/NAME"),
