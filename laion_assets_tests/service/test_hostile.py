@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -139,6 +141,22 @@ def test_two_requests_in_one_breath_and_one_with_two_lengths(url: str) -> None:
         with connected(url) as client:
             client.sendall(HEAD + smuggled + b"\r\n" + b"0\r\n\r\n")
             assert everything(client).startswith(b"HTTP/1.1 400")
+
+
+def test_whoever_asks_for_the_health_again_and_again_takes_no_connection_from_searches(loaded: Settings) -> None:
+    looks = []
+
+    class Counted(ServedIndex):
+        def health(self) -> dict[str, Any]:
+            looks.append(self.name)
+            return super().health()
+
+    with served(SearchService({"sample": Counted("sample", loaded, 60.0)}, Limits()).app()) as base:
+        started = time.monotonic()
+        with ThreadPoolExecutor(10) as threads:
+            found = list(threads.map(lambda _: httpx.get(f"{base}/healthz").status_code, range(100)))
+        assert found == [200] * 100
+        assert len(looks) <= 2 + (time.monotonic() - started)
 
 
 def test_the_command_holds_more_connections_than_the_usual_limit_of_open_files() -> None:
