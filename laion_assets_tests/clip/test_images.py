@@ -118,6 +118,11 @@ def test_what_is_no_whole_picture_is_refused(data: bytes, found: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_picture_of_pillows_own_that_is_too_large_is_refused() -> None:
+    with pytest.raises(ClipError, match="10,000 × 9,000 pixels"):
+        load_image(Image.new("1", (10_000, 9_000)))
+
+
 def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "none.png", tmp_path / "pipe", Path("/dev/zero"), Path("x" * 5_000)):

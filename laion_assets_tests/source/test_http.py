@@ -167,7 +167,7 @@ def test_an_error_page_that_passes_does_no_harm(server: MisbehavingServer, one: 
 
 
 @pytest.mark.parametrize("length", ["told", "closed"])
-@pytest.mark.parametrize("size", [1, 100, 128, 200_000])
+@pytest.mark.parametrize("size", [1, 100, 128, 200_000, SIZE - 1])
 def test_a_truncated_file_is_refused(server: MisbehavingServer, one: OneFile, length: str, size: int) -> None:
     error = one.failure(server.base(f"truncated={size}&length={length}"))
     assert type(error) is SourceError and (
