@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import alone, orchestration
-from benchmarks.growing import ROWS
+from benchmarks.growing import ROWS, unsynced_history
 from benchmarks.process import Measured, measure, python
 from benchmarks.report import Section
 from laion_assets.sample.shards import write_sample_shard
@@ -131,6 +131,7 @@ def _figures(report: alone.GrowingReport, steps: list[Step]) -> None:
 
 def _pages(report: alone.GrowingReport, given: argparse.Namespace) -> None:
     """Dagster's view of 410 partitions and its schedules, with a short and a ten times longer history."""
+    unsynced_history()
     rows = [["with 410 partitions", *(f"{events:,} events, s" for events in _events(given)), "times"]]
     measured = [
         orchestration.history_figures(report.scratch / f"history_{events}", 2 if given.quick else 5, events)
