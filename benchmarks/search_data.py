@@ -52,7 +52,7 @@ def sample_table(
     parameters: IndexParameters,
     say: Say,
     *,
-    granularity: int = 512,
+    granularity: int | None = None,
     partitions: int = 1,
     loading: AbstractContextManager[None] | None = None,
 ) -> Iterator[Database]:
@@ -81,7 +81,7 @@ def vector_table(
     folder.mkdir(parents=True, exist_ok=True)
     description = folder / f"{name}.toml"
     description.write_text(ONE_COLUMN.format(name=name, dimension=dimension, dtype=vectors.dtype.str))
-    settings = _settings(str(description), folder, parameters, 512, rows, dimension)
+    settings = _settings(str(description), folder, parameters, None, rows, dimension)
     store = ShardStore(settings.data_dir, settings.dataset)
     store.raw_folder.mkdir(parents=True, exist_ok=True)
     files = store.raw_files(SHARD).paths()
@@ -94,14 +94,15 @@ def vector_table(
 
 
 def _settings(
-    dataset: str, folder: Path, parameters: IndexParameters, granularity: int, vectors: int, dimension: int
+    dataset: str, folder: Path, parameters: IndexParameters, granularity: int | None, vectors: int, dimension: int
 ) -> Settings:
-    """The index cache holds every index, since reading them again and again would be measured instead."""
+    """The index cache holds every index, since reading them again and again would be measured instead. Granules are
+    those of the settings unless they are given."""
     cache = cache_bytes(int(1.25 * vectors * parameters.bytes_a_vector(dimension)), graphs=200)
     return load_settings(
         dataset_name=dataset,
         data_dir=folder,
-        index_granularity=granularity,
+        **({} if granularity is None else {"index_granularity": granularity}),
         index_cache_bytes=max(5 * GIB, cache),
         hnsw_quantization=parameters.quantization,
         hnsw_m=parameters.m,
