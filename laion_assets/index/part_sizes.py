@@ -35,12 +35,12 @@ def part_sizes(db: Database, shards: Iterable[int]) -> dict[int, list[Sizes]]:
     loaded = parts_by_partition(db, local_table(db.settings))
     hashes = {int(shard): [part.content for part in parts] for shard, parts in loaded.items() if int(shard) in asked}
     known = _kept(db)
-    lacking = [shard for shard, parts in hashes.items() if any(part not in known for part in parts)]
+    lacking = {shard for shard, parts in hashes.items() if any(part not in known for part in parts)}
     sizes = {shard: [known[part] for part in parts] for shard, parts in hashes.items() if shard not in lacking}
     if lacking:
         weighed = _weighed(db, lacking)
-        _keep(db, {part: of_part for parts in weighed.values() for part, of_part in parts.items()})
-        sizes |= {shard: [*parts.values()] for shard, parts in weighed.items()}
+        _keep(db, dict(part for parts in weighed.values() for part in parts))
+        sizes |= {shard: [of_part for _, of_part in parts] for shard, parts in weighed.items()}
     return sizes
 
 
@@ -54,7 +54,7 @@ def index_bytes(db: Database, table: str) -> Sizes:
     return {str(name): (int(compressed), int(uncompressed)) for name, compressed, uncompressed in rows}
 
 
-def _weighed(db: Database, shards: Iterable[int]) -> dict[int, dict[str, Sizes]]:
+def _weighed(db: Database, shards: Iterable[int]) -> dict[int, list[tuple[str, Sizes]]]:
     with _probe_table(db) as probe:
         return {shard: _weigh(db, probe, shard) for shard in shards}
 
@@ -74,17 +74,20 @@ def _probe_table(db: Database) -> Iterator[str]:
         yield name
 
 
-def _weigh(db: Database, probe: str, shard: int) -> dict[str, Sizes]:
-    """What each part of one partition has, by its hash; the probe table is empty before and after."""
+def _weigh(db: Database, probe: str, shard: int) -> list[tuple[str, Sizes]]:
+    """The hash of each part of one partition, and what it has; two parts may have the same files.
+
+    The probe table is empty before and after.
+    """
     quoted = db.name_of(probe)
     db.command(f"ALTER TABLE {quoted} ATTACH PARTITION {shard} FROM {db.table}")
     left = index_bytes(db, probe)
-    parts = {}
+    parts = []
     # Parts are taken out again one by one: what the total loses then, that part had.
     for part in parts_by_partition(db, probe).get(str(shard), []):
         db.command(f"ALTER TABLE {quoted} DROP PART {{part:String}}", parameters={"part": part.name})
         now = index_bytes(db, probe)
-        parts[part.content] = _lost(left, now)
+        parts.append((part.content, _lost(left, now)))
         left = now
     return parts
 

@@ -106,6 +106,16 @@ def test_a_part_is_weighed_once_and_again_when_its_files_change(db: Database) ->
     assert missing(index_cover(db)) == {0: [], 1: ["image_index"]}
 
 
+def test_two_parts_of_the_same_files_count_twice_at_the_first_look_and_at_the_next(db: Database) -> None:
+    once = build_indexes(db).cover[0]
+    db.command(f"DROP TABLE {db.name_of('laion_part_sizes')} SYNC")
+    db.command(f"ALTER TABLE {db.table} ATTACH PARTITION 0 FROM {db.table}")
+    first, again = index_cover(db)[0], index_cover(db)[0]
+    assert first == again
+    assert (first.parts, first.missing) == (2, [])
+    assert first.compressed == {name: 2 * size for name, size in once.compressed.items()}
+
+
 def test_a_part_without_index_beside_one_with_it_counts_as_lacking(db: Database) -> None:
     build_indexes(db)
     insert_behind_our_back(db, 1, 10_000_005, "caption", "caption")
