@@ -6,14 +6,17 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.alone import GrowingReport, index_parameters, parser, reported, shape
 from benchmarks.cells_ways import EXACT, Figures, Way, ask, cells_ways, graph_ways
+from benchmarks.real_vectors import AbsentError
 from benchmarks.report import Section
-from benchmarks.search_data import sample_table
+from benchmarks.search_data import sample_table, vector_table
+from benchmarks.search_truth import real_vectors
 from laion_assets.index.cells.build import CellsReport, build_cells
 from laion_assets.index.cells.schema import code_bytes, code_dimension
 from laion_assets.index.cells.verify import cells_bytes
@@ -29,7 +32,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
 TARGET = 0.95
-UNSEEN_SHARD = 409
+UNSEEN_SHARD = 408
 """Whose rows are asked with and are in no table."""
 
 KINDS: tuple[tuple[By, By], ...] = (("image", "image"), ("text", "image"), ("text", "text"), ("image", "text"))
@@ -54,6 +57,21 @@ BUILD_HEAD = [
 ]  # fmt: skip
 
 
+class _Of(NamedTuple):
+    """The table that is measured: its rows, its partitions, and whose vectors they are where not the sample's."""
+
+    rows: int
+    partitions: int
+    vectors: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} × {self.partitions}{self.vectors and f' ({self.vectors})'}"
+
+
+_Asked = list[tuple[str, By, Vectors, npt.NDArray[np.float64]]]
+"""Of each kind: what is asked, of which column, the vectors (q, d), and the distance of each tenth neighbour (q,)."""
+
+
 @dataclass
 class _Tables:
     """The report's tables while they grow, and the defaults' figures by shape and method."""
@@ -61,16 +79,16 @@ class _Tables:
     report: GrowingReport
     searches: list[list[str]] = field(default_factory=lambda: [HEAD])
     builds: list[list[str]] = field(default_factory=lambda: [BUILD_HEAD])
-    growth: dict[tuple[tuple[int, int], str], list[Figures]] = field(default_factory=dict)
+    growth: dict[tuple[_Of, str], list[Figures]] = field(default_factory=dict)
 
-    def search(self, of: tuple[int, int], kind: str, way: Way, found: Figures, *, named: bool) -> None:
+    def search(self, of: _Of, kind: str, way: Way, found: Figures, *, named: bool) -> None:
         """One row; `named` says that it is the method's own in the table of growth."""
-        share = 100 * found.rows_read / of[0]
-        self.searches.append([_words(of), kind, way.name, _recall(found), *_costs(found, share)])
+        share = 100 * found.rows_read / of.rows
+        self.searches.append([str(of), kind, way.name, _recall(found), *_costs(found, share)])
         if named:
             self.growth.setdefault((of, way.method), []).append(found)
-        self.report.raw(f"{_words(of)}, {kind}, {way.name}", vars(found))
-        rows = [[_words(at), name, *_mean(at[0], figures)] for (at, name), figures in self.growth.items()]
+        self.report.raw(f"{of}, {kind}, {way.name}", vars(found))
+        rows = [[str(at), name, *_mean(at.rows, figures)] for (at, name), figures in self.growth.items()]
         self.report.table("Growth", [GROWTH_HEAD, *rows])
         self.report.table("Searches", self.searches)
 
@@ -79,7 +97,7 @@ def main(arguments: list[str] | None = None) -> Section:
     """`python -m benchmarks cells`."""
     options = parser(__doc__, "cells")
     options.add_argument(
-        "--shapes", type=shape, nargs="+", default=[(40_000, 1), (200_000, 1)], help="ROWSxPARTITIONS of each table"
+        "--shapes", type=shape, nargs="*", default=[(40_000, 1), (200_000, 1)], help="ROWSxPARTITIONS of each table"
     )
     options.add_argument("--queries", type=int, default=100, help="of each kind")
     options.add_argument("--exact", type=int, default=10, help="exact searches that are timed a kind")
@@ -88,26 +106,50 @@ def main(arguments: list[str] | None = None) -> Section:
     )
     options.add_argument("--graphs", type=index_parameters, nargs="*", default=[], help="such as i8,16,64 bf16,16,64")
     options.add_argument("--graph-rows", type=int, default=200_000, help="no graph is built above so many rows")
+    options.add_argument("--real", nargs="*", choices=("glove", "minilm"), default=[], help="real vectors, too")
+    options.add_argument("--captions", type=Path, help="Parquet with a column TEXT or caption, for MiniLM")
     options.add_argument("--plot", type=Path, help="a PNG of CPU time by rows")
     given = options.parse_args(arguments)
     with reported("cells", ABOUT.format(queries=given.queries, target=TARGET), given) as report:
         tables = _Tables(report)
         unseen = report.scratch / "unseen"
         write_sample_shard(unseen, UNSEEN_SHARD, given.queries)
-        for of in given.shapes:
-            folder = report.scratch / f"{of[0]}x{of[1]}"
-            with sample_table(folder, of[0], IndexParameters(), report.say, partitions=of[1]) as db:
-                _measure_shape(tables, db, of, given, unseen)
+        for of in (_Of(*given_shape) for given_shape in given.shapes):
+            folder = report.scratch / f"{of.rows}x{of.partitions}"
+            with sample_table(folder, of.rows, IndexParameters(), report.say, partitions=of.partitions) as db:
+                _build(tables, db, of)
+                _measure(tables, db, of, given, list(_questions(db, unseen)))
             if given.plot:
                 given.plot.write_bytes(_plot(tables))
+        for name in given.real:
+            _measure_real(tables, name, given)
     return report.section
 
 
-def _measure_shape(tables: _Tables, db: Database, of: tuple[int, int], given: argparse.Namespace, unseen: Path) -> None:
+def _measure_real(tables: _Tables, name: str, given: argparse.Namespace) -> None:
+    """A table of real vectors, asked with some that are not in it; or a word on why there is none."""
+    report = tables.report
+    try:
+        real = real_vectors(name, given.captions, given.queries)
+    except AbsentError as error:
+        report.note(f"{name}: left out, {error}.")
+        return
+    of = _Of(len(real.vectors), 1, name)
+    ((_, vectors),) = real.queries.items()
+    ((_, tenth),) = real.tenth.items()
+    with vector_table(report.scratch / name, name, real.vectors, IndexParameters(), report.say) as db:
+        _build(tables, db, of)
+        _measure(tables, db, of, given, [("image", "image", vectors, 1 - tenth)])
+
+
+def _build(tables: _Tables, db: Database, of: _Of) -> None:
     report = tables.report
     for built in build_cells(db, progress=report.progress(), log=report.say):
         _tell_build(tables, db, of, built)
-    asked = list(_questions(db, unseen))
+
+
+def _measure(tables: _Tables, db: Database, of: _Of, given: argparse.Namespace, asked: _Asked) -> None:
+    report = tables.report
     worst = 1.0
     for query, by, vectors, farthest in asked:
         kind, live = f"{query}→{by}", require_cells(db, by)
@@ -124,16 +166,16 @@ def _measure_shape(tables: _Tables, db: Database, of: tuple[int, int], given: ar
                 and way.settings.probes in (probes, 0)
             ):
                 worst = min(worst, found.low)
-    report.figure(f"{_words(of)}: worst kind at the defaults, lower bound of recall@10", worst, goal=TARGET)
+    report.figure(f"{of}: worst kind at the defaults, lower bound of recall@10", worst, goal=TARGET)
     _tell_speed(tables, of)
-    for parameters in given.graphs if of[0] <= given.graph_rows else ():
+    for parameters in given.graphs if of.rows <= given.graph_rows else ():
         _measure_graphs(tables, with_parameters(db, parameters), of, f"graph {parameters}", asked)
-    if given.graphs and of[0] > given.graph_rows:
-        report.note(f"{_words(of)}: no graphs were built, which takes too long (--graph-rows).")
+    if given.graphs and of.rows > given.graph_rows:
+        report.note(f"{of}: no graphs were built, which takes too long (--graph-rows).")
 
 
 def _questions(db: Database, unseen: Path) -> Iterator[tuple[str, By, Vectors, npt.NDArray[np.float64]]]:
-    """Of each kind: what is asked, of which column, the vectors (q, d), and the distance of each tenth neighbour."""
+    """The questions of each kind to the sample's columns, from a shard that is not loaded."""
     for query, by in KINDS:
         short = "img" if query == "image" else query
         vectors = np.load(unseen / f"{short}_emb" / f"{short}_emb_{UNSEEN_SHARD}.npy").astype(np.float32)
@@ -144,16 +186,16 @@ def _questions(db: Database, unseen: Path) -> Iterator[tuple[str, By, Vectors, n
 def _measure_graphs(
     tables: _Tables,
     db: Database,
-    of: tuple[int, int],
+    of: _Of,
     name: str,
-    asked: list[tuple[str, By, Vectors, npt.NDArray[np.float64]]],
+    asked: _Asked,
 ) -> None:
     """Builds graphs of these parameters in the table itself, in place of those that were there."""
     report = tables.report
     built = build_indexes(db, progress=report.progress(), log=report.say)
     cores = (built.core_seconds or 0.0) / max(built.vectors, 1) * 1e6
-    size = IndexParameters.of(db.settings).bytes_a_vector(512)
-    tables.builds.append([_words(of), "both", name, "", f"{cores:.1f}", f"{size:.0f}", f"{size:.0f}"])
+    size = IndexParameters.of(db.settings).bytes_a_vector(db.settings.dataset.dimension)
+    tables.builds.append([str(of), "both", name, "", f"{cores:.1f}", f"{size:.0f}", f"{size:.0f}"])
     report.table("Build", tables.builds)
     for query, by, vectors, farthest in asked:
         tried = []
@@ -166,32 +208,28 @@ def _measure_graphs(
         tables.search(of, f"{query}→{by}", tried[-1][1], tried[-1][0], named=True)
 
 
-def _tell_build(tables: _Tables, db: Database, of: tuple[int, int], built: CellsReport) -> None:
+def _tell_build(tables: _Tables, db: Database, of: _Of, built: CellsReport) -> None:
     report, cores, size = tables.report, built.core_seconds_a_million or 0.0, code_bytes(code_dimension(db))
     tables.builds.append(
         [
-            *(_words(of), built.by, f"{built.generation.clusters:,} cells", f"{built.training_core_seconds or 0:.1f}"),
-            *(f"{cores:.1f}", f"{cells_bytes(db, built.by) / of[0]:.0f}", f"{size:.0f}"),
+            *(str(of), built.by, f"{built.generation.clusters:,} cells", f"{built.training_core_seconds or 0:.1f}"),
+            *(f"{cores:.1f}", f"{cells_bytes(db, built.by) / of.rows:.0f}", f"{size:.0f}"),
         ]
     )
     report.table("Build", tables.builds)
-    name = f"{_words(of)}, {built.by}: core seconds a million vectors, beside training"
+    name = f"{of}, {built.by}: core seconds a million vectors, beside training"
     report.figure(name, cores, sign="≤", goal=MOST_BUILD_CORE_SECONDS, form=".1f")
-    report.figure(f"{_words(of)}: bytes of codes a vector", size, sign="≤", goal=MOST_CODE_BYTES, form=".0f")
+    report.figure(f"{of}: bytes of codes a vector", size, sign="≤", goal=MOST_CODE_BYTES, form=".0f")
 
 
-def _tell_speed(tables: _Tables, of: tuple[int, int]) -> None:
+def _tell_speed(tables: _Tables, of: _Of) -> None:
     """How many times less CPU time and wall time the worst kind takes than exact search."""
     exact, cells = tables.growth[of, "exact"], tables.growth.get((of, "cells"))
-    goal = max((times for rows, times in TIMES_FASTER.items() if of[0] >= rows), default=None)
+    goal = max((times for rows, times in TIMES_FASTER.items() if of.rows >= rows), default=None)
     if cells:
         for name, unit in (("p50_ms", "p50"), ("cpu_ms", "CPU time")):
             times = min(vars(one)[name] / vars(other)[name] for one, other in zip(exact, cells, strict=True))
-            tables.report.figure(f"{_words(of)}: exact over cells, {unit}", times, goal=goal, form=".1f")
-
-
-def _words(of: tuple[int, int]) -> str:
-    return f"{of[0]:,} × {of[1]}"
+            tables.report.figure(f"{of}: exact over cells, {unit}", times, goal=goal, form=".1f")
 
 
 def _recall(found: Figures) -> str:
@@ -216,10 +254,10 @@ def _plot(tables: _Tables) -> bytes:
     names = list(dict.fromkeys(name for _, name in tables.growth))
     for place, method in enumerate(names):
         mean = {of: float(np.mean([one.cpu_ms for one in of_kind])) for (of, name), of_kind in tables.growth.items()
-                if name == method}  # fmt: skip
-        line = sorted((of[0], cpu) for of, cpu in mean.items() if of[1] == 1)
+                if name == method and not of.vectors}  # fmt: skip
+        line = sorted((of.rows, cpu) for of, cpu in mean.items() if of.partitions == 1)
         axes.plot([x for x, _ in line], [y for _, y in line], marker="o", color=f"C{place}", label=method)
-        for (rows, partitions), cpu in mean.items():
+        for (rows, partitions, _), cpu in mean.items():
             if partitions > 1:
                 axes.plot([rows], [cpu], marker="^", color=f"C{place}")
                 axes.annotate(f"× {partitions}", (rows, cpu), fontsize=6, xytext=(3, 3), textcoords="offset points")
