@@ -42,25 +42,25 @@ def search(
 ) -> pl.DataFrame:
     """The rows nearest to a text, a picture, a vector or a row of the table, nearest first, as a polars frame.
 
-    The table is opened for this call and given back; who searches again and again keeps a `laion_assets.Searcher`.
+    The table is opened for this call and closed after it. For many searches keep a `laion_assets.Searcher`.
 
     Give exactly one of:
 
-    - `text`: encoded by the dataset's CLIP model; longer than 77 tokens is cut.
+    - `text`: encoded by the dataset's CLIP model; a text longer than 77 tokens is cut.
     - `image`: a file's path or bytes, or a PIL picture.
     - `vector`: (dimension,) numbers of any length but 0.
     - `like`: the id of a row; its own vector is searched, so it is the first answer itself.
 
     `by` says which vectors are searched: those of the pictures ("image") or of the captions ("text"). `exact` reads
-    every vector instead of asking the index. `method` is exact, graph, codes or cells; without it the cheapest that
-    meets the recall target, as far as `recall_report` measured it.
+    every vector instead of using the index. `method` is exact, graph, codes or cells. Without `method` the search takes
+    the cheapest method that meets the recall target, as far as `recall_report` measured it.
 
     `where` is a SQL condition on the table's columns and on `distance`, such as
-    `"similarity > 0.3 AND NSFW = 'UNLIKELY'"`, `shards` limits the search to some, `limit` is 1 to 10,000.
-    `settings` are those of the LAION_* variables unless given.
+    `"similarity > 0.3 AND NSFW = 'UNLIKELY'"`. `shards` limits the search to some shards. `limit` is 1 to 10,000.
+    `settings` are read from the LAION_* variables unless they are given.
 
     The frame's columns: rank (Int64, from 1), distance (Float64, cosine distance, 0 to 2), caption, url (String),
-    shard, id (Int64), nsfw (String). Warns where the recall report's search settings do not fit the table.
+    shard, id (Int64), nsfw (String). Warns when the recall report's search settings do not fit the table.
 
     Raises `SearchError`, `ClipError` and `TableError`, all of them `LaionError`.
 

@@ -1,4 +1,4 @@
-"""The cores and bytes of memory that a container, or a unit of systemd, allows this process, by its control group."""
+"""The cores and bytes of memory that this process may use, as its control group (of a container or of systemd) says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 
 UNLIMITED_BYTES = 1 << 60
-"""Version 1 says a number near 2^63 where there is no limit."""
+"""Where there is no limit, version 1 gives a number near 2^63."""
 
 
 def allowed_cores(root: Path = ROOT, own: Path = OWN) -> float | None:
-    """Cores by the quota of CPU time of the group and of those above it; None where none is set."""
+    """Cores by the quota of CPU time of this process's group and of the groups above it; None where no quota is set."""
     found = []
     for folder in _groups(root, own, "cpu"):
         quota, period = _words(folder / "cpu.max", 2) or (
@@ -26,7 +26,7 @@ def allowed_cores(root: Path = ROOT, own: Path = OWN) -> float | None:
 
 
 def allowed_bytes(root: Path = ROOT, own: Path = OWN) -> int | None:
-    """Bytes of memory that the group and those above it may take; None where no limit is set."""
+    """Bytes of memory that the group and the groups above it may take; None where no limit is set."""
     found = []
     for folder in _groups(root, own, "memory"):
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
@@ -37,9 +37,9 @@ def allowed_bytes(root: Path = ROOT, own: Path = OWN) -> int | None:
 
 
 def _groups(root: Path, own: Path, controller: str) -> list[Path]:
-    """The folders of this process's group and of those above it, in version 2 and in version 1 (cgroups(7)).
+    """The folders of this process's group and of the groups above it, in version 2 and in version 1 (cgroups(7)).
 
-    In a container the group's own path is often that of the host, where only the root is to be seen.
+    In a container the group's own path is often that of the host. Then only the root can be seen.
     """
     folders = []
     for line in _text(own).splitlines():
@@ -56,7 +56,7 @@ def _groups(root: Path, own: Path, controller: str) -> list[Path]:
 
 
 def _words(path: Path, count: int) -> list[str] | None:
-    """The words of a file that has so many; None for others."""
+    """The words of a file that has `count` words; None for a file with another number of words."""
     words = re.split(r"\s+", _text(path).strip())
     return words if len(words) == count and words[0] else None
 

@@ -1,4 +1,4 @@
-"""What the commands of `laion-assets` share: options of the same meaning, the consoles, and JSON for machines."""
+"""What the commands of `laion-assets` share: options of the same meaning, the consoles, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ DEMO_FOLDER = Path("data/demo")
 
 
 def print_json(value: object) -> None:
-    """One line on standard output, of ASCII where that takes no more."""
+    """Prints one line on standard output. The line is ASCII where the console takes nothing else."""
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     sys.stdout.write(json.dumps(value, ensure_ascii=plain) + "\n")

@@ -1,4 +1,4 @@
-"""Which metadata columns there are: their types, their names in files, what replaces them. It reads none."""
+"""Which metadata columns there are: their types, their names in files, and their default values. Reads no column."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Value = str | bool | int | float
 INTEGER_BITS: dict[str, int] = {kind: int(kind.lstrip("UInt")) for kind in get_args(Integer)}
 
 PAGE_TYPES: dict[str, ColumnType] = {"url": "String", "caption": "String", "NSFW": "String", "similarity": "Float32"}
-"""The columns of the metadata that reach every table, under the names that ClickHouse's page gives them."""
+"""The columns of the metadata that every table has, under the names that ClickHouse's page gives them."""
 
 PAGE_ALIASES: dict[str, tuple[str, ...]] = {
     "url": ("url", "URL", "image_url"),
@@ -25,14 +25,14 @@ PAGE_ALIASES: dict[str, tuple[str, ...]] = {
     "NSFW": ("NSFW", "nsfw"),
     "similarity": ("similarity", "clip_similarity_vitb32", "clip_similarity_vitl14"),
 }
-"""Names under which published metadata of this layout carries each column, first match wins."""
+"""The names that each column has in published metadata of this layout; the first match is taken."""
 
 TABLES_OWN = ("id", "image_embedding", "text_embedding", "shard", *PAGE_TYPES)
 """Names that no extra column can have."""
 
 
 def null_value(kind: ColumnType) -> Value:
-    """What a null becomes where nothing is declared: empty text, false, 0, NaN."""
+    """The value written for a null where no default is declared: empty text, false, 0, NaN."""
     if kind == "String":
         return ""
     if kind == "Bool":
@@ -54,10 +54,11 @@ def fits(value: object, kind: ColumnType) -> bool:
 
 
 class ExtraColumn(BaseModel):
-    """A column of the metadata that the table carries behind `shard`.
+    """A column of the metadata that the table has after `shard`.
 
-    `names` are those it may have in files, first match wins; none means its own. `default` is written where a file has
-    no such column, and in place of nulls; None means that the column must be there.
+    `names` are the names that the column may have in files; the first match is taken, and without any it is the
+    column's own name. `default` is written where a file has no such column, and in place of nulls. Without a default
+    the column must be in each file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -19,11 +19,12 @@ from laion_assets.setting_checks import without_password
 from laion_assets.settings import GivenSettings, Settings, given_settings, value_of
 
 VARIABLE = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*["'](\w+)["']\s*\))\s*\}\}\s*""")
-"""The whole of a value that is one variable of the environment: `{{ env.NAME }}`."""
+"""A value that consists of one variable of the environment and nothing else: `{{ env.NAME }}`."""
 
 
 def _kept(field: str) -> dg.Resolver:
-    """For a value that may be a secret: `{{ env.NAME }}` is kept as it is written, so that the UI can show the name."""
+    """For a value that may be a secret: `{{ env.NAME }}` is kept as text, so that the UI shows the name and no
+    value."""
 
     def resolve(context: dg.ResolutionContext, model: Any) -> str:
         written = getattr(model, field)
@@ -60,7 +61,7 @@ class InlineSettings(GivenSettings):
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The dataset that the description says. Raises `DatasetError`."""
+        """The dataset that the description describes. Raises `DatasetError`."""
         return dataset_of(self.description, "the component's dataset")
 
 
@@ -77,17 +78,17 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
     """A preset, a TOML file (relative paths start at the component's folder), or the description itself."""
 
     source: str | list[str] | None = None
-    """Folders or URLs that hold the shards, first is tried first. By default those that the dataset names."""
+    """Folders or URLs that hold the shards; they are tried in this order. By default those that the dataset names."""
 
     data_dir: str | None = None
     """The store. By default `data/<name>` in the project's root; relative paths start there, too."""
 
     clickhouse: Annotated[str | None, _kept("clickhouse")] = None
-    """`chdb://…` or `http(s)://user@host:port/database`, with a password only where it is `{{ env.NAME }}` as a whole.
-    By default the embedded engine, in the store."""
+    """`chdb://…` or `http(s)://user@host:port/database`. A password in the URL is allowed only where the whole value is
+    `{{ env.NAME }}`. By default the embedded engine, in the store."""
 
     clickhouse_password: Annotated[str | None, _kept("clickhouse_password")] = None
-    """The user's on the server: `{{ env.NAME }}`. Nothing else is taken, since a YAML file is no place for it."""
+    """The password of the user on the server. It must be `{{ env.NAME }}`: a password must not be in a YAML file."""
 
     table: str | None = None
     """The table. By default the component's name."""
@@ -99,20 +100,20 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
     """Every other setting of docs/settings.md, without LAION_ and in lower case: `index_first: 5`."""
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The definitions of this dataset. Raises `SettingsError` or `DatasetError`, which name what cannot be."""
-        # Jobs name their executor: a code location has one of its own, which belongs to the project.
+        """The definitions of this dataset. Raises `SettingsError` or `DatasetError`, which name the invalid value."""
+        # Jobs name their executor: a code location can have only one default executor, and the project chooses that.
         settings = self.settings_in(context.path, context.project_root)
         return build_definitions(settings, with_executor=False, variables=self.variables)
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables of the environment that `clickhouse` and `clickhouse_password` are, by attribute."""
+        """The environment variables from which `clickhouse` and `clickhouse_password` are read, by attribute."""
         written = {"clickhouse": self.clickhouse, "clickhouse_password": self.clickhouse_password}
         found = {field: VARIABLE.fullmatch(value) for field, value in written.items() if value is not None}
         return {field: match[1] or match[2] for field, match in found.items() if match is not None}
 
     def _secrets(self, name: str) -> dict[str, str | None]:
-        """The URL and the password as they are. Raises `SettingsError`."""
+        """The real values of the URL and the password. Raises `SettingsError`."""
         written = {"clickhouse": self.clickhouse, "clickhouse_password": self.clickhouse_password}
         _no_password_in_text(name, written, self.variables)
         known = {field: value_of(variable, f"component {name}") for field, variable in self.variables.items()}
@@ -154,13 +155,13 @@ def _no_password_in_text(name: str, secrets: dict[str, str | None], variables: d
 
 
 def component_name(folder: Path) -> str:
-    """The name of a component's folder, as a part of names in Dagster and ClickHouse may be written."""
+    """The folder's name, changed so that it can be a part of names in Dagster and ClickHouse."""
     words = re.sub(r"[^A-Za-z0-9_]+", "_", folder.stem if folder.suffix else folder.name).strip("_")
     return words if re.match(r"[A-Za-z_]", words) else f"dataset_{words}"
 
 
 def _dataset_name(dataset: str, folder: Path) -> str:
-    """A preset's name as it is, a file's path from the component's folder."""
+    """A preset's name unchanged; a file's path made absolute from the component's folder."""
     if not dataset.endswith(".toml"):
         return dataset
     base = folder if folder.is_dir() else folder.parent

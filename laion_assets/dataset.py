@@ -1,4 +1,4 @@
-"""What a dataset is: shard keys, file names, dimension, columns, known sizes, presets. It opens no shard file."""
+"""What a dataset is: shard keys, file names, dimension, columns, known sizes, presets. Opens no shard file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ else:
     import tomli as tomllib
 
 NPY_HEADER_BYTES = 128
-"""Header of every npy file that numpy 1.0 format wrote for these shapes (tensorflow/datasets' checksums agree)."""
+"""Bytes of the header that numpy's format 1.0 writes for these shapes (tensorflow/datasets' checksums agree)."""
 
 ID_STRIDE = 10_000_000
-"""`id = shard * ID_STRIDE + row`: unique while no shard has more rows (LAION's largest has 1,000,501)."""
+"""`id = shard * ID_STRIDE + row` is unique as long as no shard has more rows (LAION's largest has 1,000,501)."""
 
 
 class Dataset(ShardKeys):
-    """A dataset of shards, each one or two sets of vectors and metadata whose rows correspond.
+    """A dataset of shards. Each shard has one or two sets of vectors, and metadata whose rows correspond to them.
 
     Raises `DatasetError` from `load_dataset` when a description is not valid.
     """
@@ -125,7 +125,7 @@ class Dataset(ShardKeys):
         return ("image_embedding", "text_embedding") if self.has_text else ("image_embedding",)
 
     def extra_column(self, name: str) -> ExtraColumn | None:
-        """An extra column by its name in the table: declared here, or a well-known one; None where there is none."""
+        """An extra column by its name in the table, declared here or well known; None if there is no such column."""
         return self.extra_columns.get(name) or WELL_KNOWN.get(name)
 
     def aliases(self, column: str) -> tuple[str, ...]:
@@ -141,13 +141,13 @@ class Dataset(ShardKeys):
         return self.defaults.get(column, extra.default if extra else None)
 
     def known_rows(self, shard: int) -> int | None:
-        """Rows of a shard where they are known beforehand."""
+        """Rows of a shard if the number is known before the shard is fetched, else None."""
         return self.rows.get(shard, self.default_rows)
 
     def expected_bytes(self, kind: FileKind, shard: int) -> int | None:
-        """Bytes of one of a shard's npy files where its rows are known beforehand; None for metadata.
+        """Bytes of one of a shard's npy files if its rows are known before it is fetched; None for metadata.
 
-        An estimate: the file may be of another float type or have a longer header. It is for plans and progress.
+        This is an estimate for plans and progress: the file may have another float type or a longer header.
         """
         rows = self.known_rows(shard)
         if rows is None or self.container(kind) != "npy":
@@ -156,7 +156,7 @@ class Dataset(ShardKeys):
 
 
 def preset_names() -> list[str]:
-    """The datasets that ship, by name."""
+    """The names of the datasets that ship with the package."""
     folder = resources.files("laion_assets") / "presets"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
@@ -167,7 +167,7 @@ def preset_text(name: str) -> str:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a person writes it: `~` is a home. A `~name` of an unknown user stays as it is."""
+    """A path as a person writes it. `~` becomes the home folder. A `~name` of an unknown user is left unchanged."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -193,7 +193,7 @@ def load_dataset(name_or_path: str) -> Dataset:
 
 
 def beside(dataset: Dataset, toml: Path) -> Dataset:
-    """The dataset with the relative paths of its sources taken from its file's folder: it can be used from any."""
+    """The dataset with the relative paths of its sources made absolute from the folder of its TOML file."""
     folder = toml.absolute().parent
     sources = tuple(
         place
@@ -221,7 +221,7 @@ def parse_toml(text: str, subject: str) -> dict[str, Any]:
 
 
 def with_listing(fields: dict[str, Any], subject: str, listing: Listing | None) -> dict[str, Any]:
-    """The fields of a TOML file with what its lock file says: shards and names that it does not say itself.
+    """The fields of a TOML file, completed with the shards and names of its lock file.
 
     Raises `DatasetError` where the two give a shard different names, and where neither says which shards there are.
     """
@@ -265,9 +265,9 @@ def dataset_of(fields: Mapping[str, Any], subject: str) -> Dataset:
 
 
 def describe_validation(error: ValidationError, name: Callable[[str], str] = str) -> str:
-    """Pydantic's findings in one line, each with the field it is about, and without the input (it may be secret).
+    """Pydantic's errors in one line, each with its field. The input is left out, since it may be secret.
 
-    `name` says what a field is called to its user.
+    `name` gives the name under which a user knows a field.
     """
     findings = []
     for item in error.errors(include_url=False, include_input=False):

@@ -34,11 +34,12 @@ def build_definitions(
     with_executor: bool = True,
     variables: Mapping[str, str] | None = None,
 ) -> dg.Definitions:
-    """Fresh definitions for these settings; `progress` shows a step's progress elsewhere than in Dagster's log.
+    """New definitions for these settings. `progress` shows a step's progress elsewhere than in Dagster's log.
 
-    `with_executor` says whether runs that belong to no job of ours have our executor, too. A code location has one such
-    executor, so that definitions that are part of someone else's leave it to them. `variables` are those of the
-    environment that have the secrets of the settings, by field, where they are not LAION_*.
+    `with_executor` makes our executor the default executor of the code location, also for runs of jobs that are not
+    ours. A code location has only one default executor, so definitions that are part of another project do not set it.
+    `variables` are the environment variables that hold the secrets of the settings, by field, where they are not
+    LAION_*.
     """
     location = CodeLocation(settings) if progress is None else CodeLocation(settings, progress)
     return dg.Definitions(

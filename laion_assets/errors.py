@@ -6,7 +6,7 @@ from __future__ import annotations
 class LaionError(Exception):
     """A failure that its user can act on; `str(error)` is one line.
 
-    The facts stay available as attributes, so that the UI and the command line can show them apart:
+    The facts are attributes, too, so that the UI and the command line can show each of them separately:
     `subject` (which shard, file, URL or table), `found`, `expected` and `advice`.
     """
 
@@ -23,7 +23,7 @@ class LaionError(Exception):
         super().__init__(" ".join(message.split()))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross process borders (Dagster's step workers) with their facts."""
+        """Keeps the facts when an error is pickled, as between Dagster's step workers."""
         return _rebuild, (type(self), self.subject, self.found, self.expected, self.advice)
 
 
@@ -36,20 +36,20 @@ class SettingsError(LaionError):
 
 
 class DatasetError(LaionError):
-    """A dataset description, or a shard number asked of it, is not valid."""
+    """A dataset description, or the number of a shard that was asked for, is not valid."""
 
 
 class SourceError(LaionError):
-    """A source could not give a file. Another mirror, or a later try, may."""
+    """A source could not give a file. Another mirror may have the file, or a later try may succeed."""
 
 
 class PermanentSourceError(SourceError):
-    """A source said no for good (404, 403, an invalid certificate): trying again does not help."""
+    """A source refused for good (404, 403, an invalid certificate): trying again does not help."""
 
 
 class UnreachableSourceError(SourceError):
-    """No source could be reached: unknown hosts, refused connections, no TLS. A later run may; waiting for it is not
-    worth hours."""
+    """No source could be reached: unknown hosts, refused connections, no TLS. A later run may reach one, but a step
+    should not wait hours for it."""
 
 
 class StoreError(LaionError):
@@ -57,11 +57,11 @@ class StoreError(LaionError):
 
 
 class MissingRawError(StoreError):
-    """A step needs raw files that are not in the store: they must be fetched (again) first, so waiting is no use."""
+    """A step needs raw files that are not in the store. They must be fetched (again) first; waiting does not help."""
 
 
 class ShardFileError(LaionError):
-    """One of a shard's files is not what its dataset says: magic, dtype, shape, size, columns, row count."""
+    """One of a shard's files is not as its dataset describes it: magic, dtype, shape, size, columns, row count."""
 
 
 class TooManyBadRowsError(ShardFileError):
@@ -69,7 +69,7 @@ class TooManyBadRowsError(ShardFileError):
 
 
 class TableError(LaionError):
-    """ClickHouse refused or failed a statement, or the table is not as it must be."""
+    """ClickHouse refused a statement, a statement failed, or the table is not as it must be."""
 
 
 class TableShapeError(TableError):
@@ -81,11 +81,11 @@ class EngineHeldError(TableError):
 
 
 class LeaseHeldError(TableError):
-    """Another process loads this partition, or builds these indexes, now."""
+    """Another process is loading this partition, or building these indexes, now."""
 
 
 class LeaseLostError(TableError):
-    """A lease was not renewed in time, and another process may have taken it: nothing was swapped in."""
+    """A lease was not renewed in time, so another process may have taken it. Nothing was swapped in."""
 
 
 class CalibrationError(LaionError):
@@ -93,25 +93,25 @@ class CalibrationError(LaionError):
 
 
 class ServerUnreachableError(TableError):
-    """A ClickHouse server does not answer, or a connection was cut: a later try may do."""
+    """A ClickHouse server does not answer, or a connection was cut: a later try may succeed."""
 
 
 class ServerRefusedError(TableError):
-    """A ClickHouse server is too old, lacks something, or does not allow it to this user: trying again is no use."""
+    """A ClickHouse server is too old, lacks something, or denies something to this user: trying again does not help."""
 
 
 class PartitionCheckError(TableError):
-    """What was staged for a partition does not equal its merged Parquet file."""
+    """The rows that were staged for a partition are not equal to its merged Parquet file."""
 
 
 class SearchError(LaionError):
-    """A search that cannot be answered as asked: vector, limit or filter."""
+    """A search that cannot be answered because of its vector, limit or filter."""
 
 
 class ClipError(LaionError):
-    """A text or picture that cannot be encoded, or a CLIP model that is absent or of another dimension."""
+    """A text or picture that cannot be encoded, or a CLIP model that is missing or has another dimension."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, cut where it is long; its name where it says nothing."""
+    """The first line of an error's text, shortened if it is long; the error's class name if the text is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,4 +1,4 @@
-"""Which files hold a shard: their names, what they contain, which part of a larger file a shard is. It opens none."""
+"""Which files hold a shard: their names, what they contain, which part of a larger file a shard is. Opens no file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FileKind = Part
 """The file that holds a part. A file that holds several is called after the last of image, text and metadata."""
 
 Container = Literal["npy", "npz", "parquet", "hdf5"]
-"""What a file is: one array, a zip of arrays by name, columns, or arrays by path."""
+"""The format of a file: one array, a zip of arrays by name, columns, or arrays by path."""
 
 ENDINGS: dict[str, Container] = {".npz": "npz", ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5"}
-"""What names of files that are no npy files end in."""
+"""The endings of file names that are not npy files."""
 
 PLACEHOLDERS = ("{shard}", "{file}", "{name}")
-"""What a file name has in it once: the shard's number, the number of the file that it is cut from, its listed name."""
+"""Placeholders in a file name, each at most once: the shard's number, the larger file's number, the listed name."""
 
 
 def container_of(name: str, part: Part) -> Container:
-    """The container of a file, by its name's ending. Vectors without one of the endings are an npy file."""
+    """The container of a file, by the ending of its name. Vectors without one of the endings are an npy file."""
     if part == "metadata":
         return "parquet"
     return next((container for ending, container in ENDINGS.items() if name.endswith(ending)), "npy")
@@ -37,17 +37,17 @@ def container_of(name: str, part: Part) -> Container:
 
 @dataclass(frozen=True)
 class Slice:
-    """Which of a Parquet file's row groups are a shard: the share `index` of `count`, see `shard/parquet_slice.py`."""
+    """The row groups of a Parquet file that are one shard: share `index` of `count`, see `shard/parquet_slice.py`."""
 
     index: int
     count: int
 
 
 class Join(BaseModel):
-    """How rows of metadata are found where they are not in the vectors' order: by a key that both files have.
+    """How to find the metadata of a vector where the two files have different orders: by a key that both files have.
 
-    `metadata` is its column there, `image` the column or array beside the vectors. `unmatched` is the fraction of the
-    metadata's rows that may have no vector.
+    `metadata` is the key's column in the metadata, `image` the column or array beside the vectors. `unmatched` is the
+    fraction of the metadata's rows that may have no vector.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +58,7 @@ class Join(BaseModel):
 
 
 class Given(BaseModel):
-    """Queries whose neighbours others computed: two Parquet files where the metadata is, row k of each a query.
+    """Queries whose neighbours others computed: two Parquet files beside the metadata; row k of each is one query.
 
     `neighbours_array` has lists of the ids that the extra column `ids` has in the table, nearest first.
     """
@@ -73,12 +73,12 @@ class Given(BaseModel):
 
 
 def _listed(value: object) -> object:
-    """A list names the shards from 0 on."""
+    """A list gives the names of the shards 0, 1, 2 and so on."""
     return dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
 
 
 class FileLayout(BaseModel):
-    """The names of a dataset's files, by shard and part, and where in a file a part is."""
+    """The names of a dataset's files, by shard and part, and the place of each part within its file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,7 +98,7 @@ class FileLayout(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _names_are_shards(cls, fields: object) -> object:
-        """Where shards are listed by name, these are all."""
+        """Where shards are listed by name, the listed shards are all shards."""
         if isinstance(fields, Mapping) and "shards" not in fields and fields.get("names"):
             names = _listed(fields["names"])
             if isinstance(names, Mapping):
@@ -149,7 +149,7 @@ class FileLayout(BaseModel):
         return self
 
     def _refuse_shared_files(self, patterns: dict[Part, str]) -> None:
-        """Two parts in one file need a container of several, and names that tell them apart."""
+        """Refuses two parts in one file, unless the container can hold several arrays under different names."""
         held: dict[str, list[Part]] = {}
         for part, pattern in patterns.items():
             held.setdefault(pattern, []).append(part)
@@ -170,13 +170,13 @@ class FileLayout(BaseModel):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What a shard has."""
+        """The parts of a shard."""
         there: dict[Part, bool] = {"image": True, "text": self.has_text, "metadata": self.has_metadata}
         return tuple(part for part, has in there.items() if has)
 
     @property
     def file_kinds(self) -> tuple[FileKind, ...]:
-        """The files of a shard, each once."""
+        """The files of a shard; a file that holds several parts comes once."""
         return tuple(part for part in self.parts if self.file_of(part) == part)
 
     def file_of(self, part: Part) -> FileKind:
@@ -189,15 +189,15 @@ class FileLayout(BaseModel):
         return {part: last[self._pattern(part)] for part in self.parts}
 
     def container(self, part: Part) -> Container:
-        """What kind of file holds a part."""
+        """The format of the file that holds a part."""
         return container_of(self._pattern(part), part)
 
     def array(self, part: Part) -> str | None:
-        """The npz or HDF5 file's array or the Parquet file's column that is a part; None for npy files and metadata."""
+        """The array (npz, HDF5) or column (Parquet) that holds a part; None for npy files and metadata."""
         return {"image": self.image_array, "text": self.text_array, "metadata": None}[part]
 
     def slice_of(self, shard: int) -> Slice | None:
-        """Which share of its file a shard is; None where it is all of it."""
+        """The share of its file that a shard is; None where the shard is the whole file."""
         count = self.shards_per_file
         return Slice(shard % count, count) if count > 1 else None
 
@@ -216,9 +216,10 @@ class FileLayout(BaseModel):
         )
 
     def file_name(self, kind: FileKind, shard: int) -> str:
-        """The name of one of a shard's files in the store, where those of all shards lie side by side.
+        """The name of one of a shard's files in the store, where the files of all shards are in one folder.
 
-        It is the source's; with `%2F` for a slash, and for a share of a larger file with the shard's number.
+        The name is that of the source, with `%2F` for a slash, and with the shard's number for a share of a larger
+        file.
         """
         name = self.remote_name(kind, shard).replace("/", "%2F")
         if self.slice_of(shard) is None:

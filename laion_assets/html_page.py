@@ -1,4 +1,4 @@
-"""Search results as one HTML file that needs nothing else. It fetches nothing: a picture loads when its reader asks."""
+"""Search results as one HTML file that needs no other file. A picture is loaded only when the reader asks for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from laion_assets.searching.statement import Neighbour, SearchResult
 from laion_assets.shard.files import placing
 
 HIDDEN_FLAGS = ("NSFW", "UNSURE")
-"""LAION's flags whose rows stay closed until they are asked for; the third is UNLIKELY."""
+"""The NSFW flags of LAION whose rows are closed until the reader opens them; the third flag is UNLIKELY."""
 
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
@@ -59,7 +59,7 @@ $sections
 
 
 def search_page(results: Iterable[tuple[str, SearchResult]], *, title: str = "Search results", notice: str = "") -> str:
-    """The page for (query, result) pairs, in order. All that comes from outside is escaped; only http(s) is linked.
+    """The page for (query, result) pairs, in order. All text from outside is escaped; only http(s) URLs are links.
 
     Rows that are flagged NSFW or UNSURE are closed until they are opened, one by one.
     """
@@ -77,7 +77,7 @@ def search_page(results: Iterable[tuple[str, SearchResult]], *, title: str = "Se
 def write_search_page(
     path: Path, results: Iterable[tuple[str, SearchResult]], *, title: str = "Search results", notice: str = ""
 ) -> None:
-    """Writes the page as a file, whole or not at all. Raises `StoreError` when the folder cannot be written."""
+    """Writes the page as a file, completely or not at all. Raises `StoreError` when the folder cannot be written."""
     with placing(path, subject="search page") as temporary:
         temporary.write_text(search_page(results, title=title, notice=notice), encoding="utf-8", errors="replace")
 
@@ -90,7 +90,7 @@ def _section(query: str, result: SearchResult) -> str:
 
 def _row(neighbour: Neighbour) -> str:
     facts = f"{neighbour.rank} · distance {neighbour.distance:.4f} · shard {neighbour.shard} · id {neighbour.id}"
-    # A caption's own writing direction stays within it.
+    # <bdi> keeps a caption's writing direction from changing the text around it.
     body = f'<div class="caption"><bdi>{_text(neighbour.caption)}</bdi></div>\n{_link(neighbour.url)}'
     flag = neighbour.nsfw.strip().upper()
     if flag in HIDDEN_FLAGS:
@@ -99,7 +99,7 @@ def _row(neighbour: Neighbour) -> str:
 
 
 def _link(url: str) -> str:
-    """The picture's address as a link, and the place where it appears when the reader asks; other schemes are text."""
+    """The picture's address as a link, with a place where the picture can be shown; other schemes are plain text."""
     shown = _text(url if len(url) <= 80 else f"{url[:77]}…")
     if not re.match(r"https?://", url, re.IGNORECASE):
         return f"<div>{shown}</div>"
@@ -116,5 +116,5 @@ def _text(text: str) -> str:
 
 
 def _hash(content: str) -> str:
-    """How a Content-Security-Policy names inline content that it allows."""
+    """The hash by which a Content-Security-Policy allows this inline content."""
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

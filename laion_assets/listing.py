@@ -1,6 +1,6 @@
-"""The lock file of a dataset: which file each shard is, written down once, so that it is the same file tomorrow.
+"""The lock file of a dataset: it records which file each shard is, so that a later load takes the same files.
 
-`my-images.lock.json` lies beside `my-images.toml`. It asks no source: `describe/lock.py` makes it.
+`my-images.lock.json` is beside `my-images.toml`. `describe/lock.py` makes it; this module asks no source.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from laion_assets.text_file import read_text
 
 
 class FileFacts(Protocol):
-    """What a source says of a file; None is unknown."""
+    """What a source says about a file; None means unknown."""
 
     @property
     def url(self) -> str:
-        """Where it is, without anything secret."""
+        """Its address, without secrets."""
 
     @property
     def size(self) -> int | None:
@@ -54,7 +54,7 @@ class LockedFile(BaseModel):
 
     @property
     def version(self) -> str:
-        """What tells it from another of the name, in words."""
+        """Tells this version of the file from others of the same name, in words."""
         return f"{'?' if self.size is None else f'{self.size:,}'} bytes of {self.etag or self.modified or 'no date'}"
 
 
@@ -68,7 +68,7 @@ class LockedShard(BaseModel):
 
 
 class Listing(BaseModel):
-    """What a lock file says. `retired` has the numbers of names that are gone: no other name gets them."""
+    """What a lock file says. `retired` has the numbers of names that are gone: no other name gets these numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,11 +79,11 @@ class Listing(BaseModel):
 
     @property
     def names(self) -> dict[int, str]:
-        """Names by shard; none where shards have numbers alone."""
+        """Names by shard; empty where shards have only numbers."""
         return {shard: each.name for shard, each in self.shards.items() if each.name is not None}
 
     def text(self) -> str:
-        """As a file: JSON with a shard a line, so that two of them can be compared line by line."""
+        """The lock file's text: JSON with one shard a line, so that two versions can be compared line by line."""
         head = f' "version": {self.version},\n "source": {json.dumps(self.source)},\n "retired": '
         head += json.dumps({str(shard): name for shard, name in sorted(self.retired.items())})
         lines = (
@@ -117,9 +117,9 @@ def read_listing(toml: Path) -> Listing | None:
 
 
 def is_other(then: FileFacts, now: FileFacts) -> bool:
-    """Whether a file is another than it was: another size, ETag, or date where there is no ETag.
+    """Whether a file has changed: another size, another ETag, or another date where there is no ETag.
 
-    Two mirrors give one file ETags and dates of their own, so that between URLs only sizes are compared.
+    Two mirrors give the same file different ETags and dates, so for different URLs only sizes are compared.
     """
     if None not in (then.size, now.size) and then.size != now.size:
         return True
@@ -133,7 +133,7 @@ def is_other(then: FileFacts, now: FileFacts) -> bool:
 
 
 def differences(then: Listing, now: Listing) -> Iterator[str]:
-    """What has changed from one listing to the next, a line each, by shard and name."""
+    """What has changed from one listing to the next, one line for each change, by shard and name."""
     for shard, each in sorted(then.shards.items()):
         label = f"shard {shard}" + (f" ({each.name})" if each.name else "")
         found = now.shards.get(shard)

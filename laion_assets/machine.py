@@ -17,13 +17,13 @@ from pathlib import Path
 from laion_assets.cgroup import allowed_bytes, allowed_cores
 
 PACKAGES = ("laion_assets", "chdb-core", "dagster", "numpy", "pyarrow")
-"""Whose versions decide what a step costs."""
+"""The packages whose versions decide what a step costs."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine by what figures depend on: processor, versions, and the cores and bytes of memory that this process may
-    use, whether the machine has no more or its container."""
+    """What measured figures depend on: the processor, package versions, and the cores and bytes of memory that this
+    process may use. The machine or its container sets these limits."""
 
     processor: str
     cores: int
@@ -47,9 +47,9 @@ class Machine:
 
 
 def available_cores() -> int:
-    """How many cores this process may use: what `taskset` and a container's cpuset leave it, and a quota of CPU time.
+    """How many cores this process may use, by `taskset`, the container's cpuset, and the quota of CPU time.
 
-    Threads beyond a quota are stopped together for the rest of each period of 100 ms once it is used up.
+    When all threads together have used up the quota of a period of 100 ms, they are stopped until the period ends.
     """
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = allowed_cores()
@@ -59,8 +59,8 @@ def available_cores() -> int:
 class StepMeter:
     """Measures the block that it surrounds: wall seconds, core seconds, and the peak of resident memory in bytes.
 
-    Core seconds and memory are of the whole process, the embedded engine in it; of a server they say nothing. Where
-    the kernel does not reset the peak, it is that of the process until now.
+    Core seconds and memory are those of the whole process, with the embedded engine; those of a server are not
+    included. Where the kernel does not reset the peak, the peak is that of the process since its start.
     """
 
     seconds = 0.0
@@ -80,7 +80,7 @@ class StepMeter:
         self.peak_bytes = int(peak[1]) * 1024 if peak else 0
 
     def metadata(self) -> dict[str, float | int]:
-        """What Dagster records of it beside the step's own seconds."""
+        """The figures that Dagster records beside the step's own seconds."""
         return {"core_seconds": round(self.core_seconds, 3), "peak_memory_bytes": self.peak_bytes}
 
 
@@ -93,10 +93,11 @@ def _text(path: str) -> str:
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """What tells a process from all others: the number alone, or with the host's name, is another's soon.
+    """Identifies a process. Its number alone is not enough, also with the host's name: the number is soon used again.
 
-    Containers share names and give each of their first processes number 1. So `boot` is the kernel's since it was
-    started, `namespace` that of process numbers, and `started` when the process began, in clock ticks since the boot.
+    Containers may have the same name, and each gives its first process number 1. So `boot` identifies the kernel since
+    its start, `namespace` is the namespace of process numbers, and `started` is the time when the process began, in
+    clock ticks since the boot.
     """
 
     host: str
@@ -116,7 +117,7 @@ class ProcessIdentity:
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity | None:
-        """What `str` gave; None for anything else."""
+        """Reads the text that `str` gave; None for any other text."""
         host, *rest = text.split("/")
         if len(rest) != 4 or not (rest[2].isdecimal() and rest[3].isdecimal()):
             return None
@@ -126,34 +127,35 @@ class ProcessIdentity:
         return f"{self.host}/{self.boot}/{self.namespace}/{self.process}/{self.started}"
 
     def is_gone(self) -> bool:
-        """Whether it is known to have ended. Of another host, and of another container, nothing is known."""
+        """Whether the process is known to have ended. Nothing is known about other hosts and other containers."""
         here = ProcessIdentity.here()
         if self.host != here.host or self.namespace != here.namespace:
             return False
         if self.boot != here.boot:
-            # A host that was restarted; two containers of one name may be on two hosts.
+            # In the host's own namespace the host was restarted. Containers of one name may be on two hosts.
             return self.namespace == HOSTS_NAMESPACE
         now = _started(self.process)
-        # When it began is not known to a 0: any process of that number may be it.
+        # 0 means that the start time is unknown: any process of that number may be the one.
         return now is None or self.started not in (0, now)
 
 
 HOSTS_NAMESPACE = "4026531836"
-"""The number of the first namespace of process numbers, the host's own, is the same with every Linux
-(PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h)."""
+"""On every Linux the host's own namespace of process numbers, which is the first, has this number (PROC_PID_INIT_INO in
+the kernel's include/linux/proc_ns.h)."""
 
 PROCESS_DIGITS = 8
-"""Of a process's number in a `process_mark`; what follows is when it began."""
+"""Hexadecimal digits of the process's number in a `process_mark`; the start time comes after them."""
 
 
 def process_mark() -> str:
-    """Host (or container) and process in letters, digits and an underscore, such as a table's name takes."""
+    """Host (or container) and process in letters, digits and an underscore, so that it can be part of a table's
+    name."""
     here = ProcessIdentity.here()
     return f"{_host_mark(here)}_{here.process:0{PROCESS_DIGITS}x}{here.started:x}"
 
 
 def is_gone(mark: str) -> bool:
-    """Whether the process of a `process_mark` is known to be gone: it was of this host, and is not there any more."""
+    """Whether the process of a `process_mark` is known to have ended: it ran on this host and does not run any more."""
     host, _, process = mark.partition("_")
     number, began = int(process[:PROCESS_DIGITS], 16), process[PROCESS_DIGITS:]
     now = _started(number)
@@ -161,8 +163,8 @@ def is_gone(mark: str) -> bool:
 
 
 def _started(process: int) -> int | None:
-    """When a process of this number began, in clock ticks since the boot (proc(5), field 22 of stat); None where there
-    is none, or it is a zombie."""
+    """When the process with this number began, in clock ticks since the boot (proc(5), field 22 of stat); None if there
+    is no such process, or it is a zombie."""
     fields = _text(f"/proc/{process}/stat").rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] in "ZX":
         return None
@@ -170,6 +172,6 @@ def _started(process: int) -> int | None:
 
 
 def _host_mark(here: ProcessIdentity) -> str:
-    """Of this host since it was started, and of this container: the same number is another process elsewhere."""
+    """Identifies this host since its last start, and this container: elsewhere the same number is another process."""
     host = f"{here.host}/{here.boot}/{here.namespace}"
     return hashlib.blake2b(host.encode(), digest_size=4).hexdigest()

@@ -1,4 +1,4 @@
-"""How a step reports its progress. It draws nothing and knows no step."""
+"""How a step reports its progress. This module draws nothing and knows no step."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Protocol
 MINUTE_SECONDS = 60.0
 
 Log = Callable[[str], None]
-"""Takes a line of what is done."""
+"""A function that takes a line of text about what is being done."""
 
 
 class Progress(Protocol):
     """Takes the progress of one shard's steps. `begin` starts a stage; `advance` counts within it."""
 
     def begin(self, stage: str, total: int | None = None, unit: str = "") -> None:
-        """A stage begins: its name, and how many of which unit it has where that is known."""
+        """A stage begins: its name, and how many units it has, where that is known."""
 
     def advance(self, done: int, total: int | None = None) -> None:
-        """`done` more of the stage's units; `total` where it became known, or changed."""
+        """`done` units of the stage are finished; `total` is given when it becomes known or changes."""
 
 
 class LoggedProgress:
-    """Writes progress as log lines: each stage once, and how far it is every `every_seconds`."""
+    """Writes progress as log lines: the name of each stage once, and its progress every `every_seconds`."""
 
     def __init__(self, log: Log, every_seconds: float = 10.0) -> None:
         self._log = log
@@ -40,7 +40,7 @@ class LoggedProgress:
             self._log(stage + (f": {total:,} {unit}" if total else ""))
 
     def advance(self, done: int, total: int | None = None) -> None:
-        """Logs how far the stage is, unless that was said lately."""
+        """Logs the progress of the stage, unless it was logged less than `every_seconds` ago."""
         self._done += done
         self._total = total or self._total
         if time.monotonic() - self._said >= self._every:
@@ -51,7 +51,8 @@ class LoggedProgress:
 
 @contextmanager
 def saying_each_minute(say: Log) -> Iterator[Log]:
-    """Gives a function that is told what is done now; each minute `say` gets it, with the minutes since the beginning.
+    """Yields a function that is called with what is being done now. Each minute `say` gets that text, with the minutes
+    since the beginning.
 
     `say` is called in a thread of its own: one statement of an exact search can take longer than a minute.
     """

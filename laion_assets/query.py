@@ -1,4 +1,4 @@
-"""What is searched for, and its answer. It searches nothing."""
+"""What is searched for, and the answer. This module does not search."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What is searched for: one of a text, a picture (path, bytes or PIL), a vector (dimension,), a row's id."""
+    """What to search for: exactly one of a text, a picture (path, bytes or PIL), a vector (dimension,), a row's id."""
 
     text: str | None = None
     image: str | Path | bytes | Image.Image | None = None
@@ -30,7 +30,7 @@ class Query:
 
     @property
     def label(self) -> str:
-        """How a heading names the query."""
+        """The query's name in a heading."""
         if self.text is not None:
             return self.text
         if isinstance(self.image, (str, Path)):
@@ -38,7 +38,7 @@ class Query:
         return f"like id {self.like}" if self.like is not None else "a vector" if self.image is None else "a picture"
 
     def check(self, dimension: int) -> None:
-        """Raises `SearchError` unless exactly one thing is asked for, and it can be."""
+        """Raises `SearchError` unless the query has exactly one of these, and that one is valid."""
         given = [name for name in ("text", "image", "vector", "like") if getattr(self, name) is not None]
         if len(given) != 1:
             raise SearchError(
@@ -58,9 +58,10 @@ class Query:
 class Answer:
     """The result of one query. `model` is the CLIP model that encoded it, None where nothing was encoded.
 
-    `encode_seconds` is the query's share of encoding all queries of the call, loading the model included. `untuned`
-    says why the search settings of the recall report were not used, where there is one that does not fit the table.
-    `method` is the way that was asked for or chosen, `why` the reason of the choice, None where it was asked for.
+    `encode_seconds` is the query's share of the time to encode all queries of the call, including the time to load the
+    model. `untuned` says why the recall report's search settings were not used, if the report does not fit the table.
+    `method` is the method that was asked for or chosen. `why` is the reason for the choice, None if the method was
+    asked for.
     """
 
     query: Query
@@ -72,7 +73,7 @@ class Answer:
     why: str | None = None
 
     def framed(self) -> pl.DataFrame:
-        """The neighbours as a frame, for a function that users call: its caller is warned of what `untuned` says."""
+        """The neighbours as a polars frame, for public functions: warns their caller with the text of `untuned`."""
         if self.untuned is not None:
             warnings.warn(self.untuned, stacklevel=3)
         return self.result.frame()
@@ -88,5 +89,5 @@ class Batch:
 
     @property
     def rate(self) -> float:
-        """Searches a second, encoding left out."""
+        """Searches a second, without the time for encoding."""
         return len(self.answers) / self.search_seconds if self.search_seconds else 0.0

@@ -1,4 +1,4 @@
-"""Makes the next item of an iterator in a thread while the one before is in use. It knows nothing of the items."""
+"""Makes the next item of an iterator in a thread while the current one is used. Knows nothing about the items."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Item = TypeVar("Item")
 
 
 def read_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """The same items in the same order, none of which may be None: worth it where numpy or Arrow release the lock.
+    """The same items in the same order; no item may be None. This helps where numpy or Arrow release Python's lock.
 
-    What making an item raises is raised where the item is asked for.
+    An exception from making an item is raised when that item is asked for.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
         pending = reader.submit(next, items, None)

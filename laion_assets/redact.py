@@ -1,4 +1,4 @@
-"""URLs as they may be shown: without user, password, query values and fragment. It opens nothing."""
+"""URLs as they may be shown: without user, password, query values and fragment. Opens nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ HIDDEN = "***"
 
 
 def redact(url: str) -> str:
-    """`url` without what may be secret; a plain path stays as it is.
+    """`url` without the parts that may be secret; a plain path is left unchanged.
 
-    The whole query goes, since it may be a signature or an access token. Where a password may hold an unescaped / ? or
-    #, everything up to the last @ goes: a path with an @ then shows too little, which is the safe side.
+    The whole query is removed, since it may be a signature or an access token. Where a password may hold an unescaped /
+    ? or #, everything up to the last @ is removed. Of a path with an @ too little is shown then, which is the safe
+    side.
     """
     scheme, mark, rest = url.partition("://")
     if not mark:
@@ -33,8 +34,8 @@ SHORT = 6
 
 
 def without(text: str, secret: str) -> str:
-    """`text` without a password. A short one is a part of many words, and goes where one would stand: after `:`, `=` or
-    a quote, and before an end of the same kind."""
+    """`text` without a password. A short password may be part of other words, so it is removed only where a password
+    can be: after `:`, `=` or a quote, and before a character that ends it."""
     if not secret:
         return text
     if len(secret) >= SHORT:
@@ -45,7 +46,8 @@ def without(text: str, secret: str) -> str:
 def redact_chain(error: BaseException) -> None:
     """Redacts the messages of an error and of all that caused it, in place.
 
-    Who stores or prints an error follows its causes: Dagster's event log keeps them all. urllib3's hold whole URLs.
+    Programs that store or print an error also do so with its causes, as Dagster's event log does. Errors of urllib3
+    hold whole URLs.
     """
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
@@ -60,17 +62,17 @@ def redact_chain(error: BaseException) -> None:
 
 
 def origin_of(secret: str) -> str:
-    """Scheme and host of a URL that is secret as a whole; of anything else, nothing."""
+    """Scheme and host of a URL that is secret as a whole; empty for anything else."""
     scheme, mark, rest = redact(secret).partition("://")
     return f"{scheme}://{rest.partition('/')[0]}/{HIDDEN}" if mark else HIDDEN
 
 
 def has_user(url: str) -> bool:
-    """Whether a URL holds a user, or may: in https://me:12/hunter2@host a password begins where a port seems to."""
+    """Whether a URL holds a user, or may: in https://me:12/hunter2@host what looks like a port begins a password."""
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError:  # the "port" is the start of a password, or the address is no address
+    except ValueError:  # what looks like a port is the start of a password, or the address is not valid
         return "@" in url
     return "@" in parts.netloc or is_ambiguous(url)
 

@@ -1,4 +1,4 @@
-"""The table and the store as Dagster resources, for assets of one's own that read what ours have loaded."""
+"""The table and the store as Dagster resources, for users' own assets that read what our assets have loaded."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ OF_A_CONNECTION = (
     *("clickhouse_connect_seconds", "clickhouse_search_seconds", "clickhouse_load_seconds", "clickhouse_compression"),
     *("index_cache_bytes", "index_build_threads"),
 )
-"""The settings, beside its place, that decide how a table is connected to."""
+"""The settings that decide how to connect to a table, in addition to its URL."""
 
 
 class EmbeddingTable(dg.ConfigurableResource["EmbeddingTable"]):
-    """The ClickHouse table of one dataset, and how it is connected to."""
+    """The ClickHouse table of one dataset, and how to connect to it."""
 
     url: str = Field(
         description="chdb:///folder for the embedded engine, or http(s)://user@host:port/database. A password in it is "
@@ -46,16 +46,17 @@ class EmbeddingTable(dg.ConfigurableResource["EmbeddingTable"]):
     def connect(self) -> Iterator[Database]:
         """A connection: `db.table` is the quoted name, `db.rows(sql)` the rows of a query.
 
-        Raises `TableError`, and `SettingsError` for values that cannot be. The embedded engine belongs to one process
-        at a time: an asset that connects to it belongs to the Dagster pool `clickhouse`, and reads within the block.
+        Raises `TableError`, and `SettingsError` for invalid values. Only one process at a time can open the embedded
+        engine: an asset that connects to it must belong to the Dagster pool `clickhouse`, and must read within the
+        block.
         """
         with connect(self.settings()) as db:
             yield db
 
     def settings(self) -> Settings:
-        """As the engine takes them. Raises `SettingsError`."""
+        """The settings that the engine needs. Raises `SettingsError`."""
         password = {"clickhouse_password": self.password} if self.password else {}
-        # The dataset decides nothing of a connection, and settings have one.
+        # Settings need a dataset. Which one it is does not change the connection.
         values = {"dataset_name": "sample", **self.options, **password, "clickhouse": self.url, "table": self.table}
         return given_settings(GivenSettings, **values)
 
@@ -79,9 +80,9 @@ def build_resources(
 ) -> dict[str, dg.ConfigurableResource[Any] | dg.ResourceDefinition]:
     """`embedding_table` and `shard_store`; their names begin with LAION_KEY_PREFIX, as those of jobs do.
 
-    Dagster's UI shows the values of resources. So a password, and a URL with one in it, are named by the variable that
-    has them: one of `variables`, by the setting's field, or LAION_*. Where none has it, since a program gave the
-    settings, the resource of the table shows none of its values.
+    Dagster's UI shows the values of resources. So a password, or a URL that has one, is given by the name of its
+    environment variable: one of `variables`, by the setting's field, or a LAION_* variable. If no variable holds the
+    secret because a program gave the settings, the resource of the table shows none of its values.
     """
     return {
         job_name(settings, TABLE): _table(settings, variables or {}),
@@ -117,5 +118,5 @@ def _store(settings: Settings) -> EmbeddingStore:
 
 
 def _plain(value: object) -> object:
-    """As a configuration of Dagster may hold it."""
+    """The value in a form that a Dagster configuration can hold."""
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

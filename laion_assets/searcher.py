@@ -1,4 +1,4 @@
-"""`Searcher`: a table that is searched again and again. It holds what a search needs, and gives it back."""
+"""`Searcher`: searches one table many times. It holds what a search needs, and gives it back at the end."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from laion_assets.clip.encoder import ClipEncoder
 
 LOOK_SECONDS = 10.0
-"""How long the search settings of the recall report, and the table that they are for, are taken to be as they were."""
+"""Seconds after which the recall report's search settings, and the table they are for, are read again."""
 
 BATCH = 1_000
-"""Queries of `search_many` that are encoded and searched together: their vectors are 2 MB."""
+"""How many queries `search_many` encodes and searches together: their vectors take 2 MB."""
 
 
 @dataclass(frozen=True)
 class Warmth:
-    """The first search of one kind of vectors after opening, which reads the graphs, and the second, in seconds."""
+    """Seconds of the first search by one kind of vectors after opening, which reads the graphs, and of the second."""
 
     by: By
     first_seconds: float
@@ -56,18 +56,19 @@ class Warmth:
 
 
 class Searcher:
-    """A table that is searched again and again; safe for several threads, and a context manager.
+    """Searches one table many times. It is safe for several threads, and is a context manager.
 
-    It holds the connection, the CLIP model once a text or picture was asked for, conditions that were checked, and the
-    search settings that the recall report named. The embedded engine's folder is this process's own until `give_back`
-    or the end of the block.
+    It holds the connection, the CLIP model after the first text or picture, conditions that were checked, and the
+    search settings that the recall report named. No other process can open the embedded engine's folder until
+    `give_back` is called or the block ends.
 
         >>> with laion_assets.Searcher() as searcher:
         ...     searcher.search("a dog and a cat", limit=3)
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        """For the table of these settings, those of the LAION_* variables unless given. Nothing is opened yet."""
+        """Makes a searcher for the table of `settings`, by default those of the LAION_* variables. Opens nothing
+        yet."""
         self.settings = settings or load_settings()
         self._connections = Connections(self.settings)
         self._encoding = threading.Lock()
@@ -83,7 +84,7 @@ class Searcher:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections, once the searches that are under way have ended, and lets the model go."""
+        """Waits for the searches that are running, then closes the connections and drops the model."""
         self._connections.close()
         with self._encoding:
             self._encoder = None
@@ -91,7 +92,7 @@ class Searcher:
     def give_back(self) -> None:
         """Gives the embedded engine's folder to other processes; the next search opens it again.
 
-        Waits for the searches that are under way. The model and what was found out stay.
+        Waits for the searches that are running. Keeps the model and what earlier searches found out.
         """
         self._connections.give_back()
 
@@ -113,7 +114,7 @@ class Searcher:
         limit: int = 10,
         method: MethodName | None = None,
     ) -> pl.DataFrame:
-        """The nearest rows as a polars frame: arguments, columns and errors are those of `laion_assets.search`."""
+        """The nearest rows as a polars frame, with the arguments, columns and errors of `laion_assets.search`."""
         request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit, method=method)
         query = Query(text=text, image=image, vector=vector, like=like)
         return self.answer([query], request)[0].framed()
@@ -129,9 +130,9 @@ class Searcher:
         limit: int = 10,
         method: MethodName | None = None,
     ) -> Batch:
-        """The answers to many queries, texts or others, in order; they are encoded and searched together.
+        """The answers to many queries (texts or others), in order. They are encoded and searched together.
 
-        Raises as `search` does, also where one query alone cannot be answered.
+        Raises the errors of `search`, also when only one query cannot be answered.
         """
         request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit, method=method)
         return self.answer_many([Query(text=one) if isinstance(one, str) else one for one in queries], request)
@@ -140,8 +141,9 @@ class Searcher:
         """The answers to a few queries, encoded together, one after the other over one connection.
 
         Raises `SearchError` for a query or request that cannot be answered, `ClipError` for a picture that cannot be
-        read or a model that is absent or of another dimension, `TableError` when there is no table. All queries are
-        checked and encoded before the table is opened, since the embedded engine belongs to one process at a time.
+        read or a model that is missing or has another dimension, `TableError` when there is no table. All queries are
+        checked and encoded before the table is opened, so that the embedded engine, which belongs to one process at a
+        time, is held for a short time.
         """
         vectors, model, seconds = self._prepared(queries, request)
         with self._connections.borrowed() as db:
@@ -154,7 +156,7 @@ class Searcher:
         return _answers(queries, vectors, results, model, seconds, told_of_all(request, queries, asked, named))
 
     def answer_many(self, queries: Sequence[Query], request: SearchRequest) -> Batch:
-        """The answers to many queries, by all connections at a time. Raises as `answer` does."""
+        """The answers to many queries, searched over all connections at the same time. Raises as `answer` does."""
         answers: list[Answer] = []
         encoding = searching = 0.0
         for start in range(0, len(queries), BATCH):
@@ -188,7 +190,7 @@ class Searcher:
     def _prepared(
         self, queries: Sequence[Query], request: SearchRequest
     ) -> tuple[list[npt.ArrayLike | None], str | None, float]:
-        """The queries checked, their vectors as `_encoded` gives them, the model's name, and the seconds it took."""
+        """Checks the queries; returns their vectors as `_encoded` does, the model's name, and the seconds."""
         check_request(request, self.settings.dataset)
         for query in queries:
             query.check(self.settings.dataset.dimension)
@@ -197,7 +199,7 @@ class Searcher:
         return vectors, model, time.perf_counter() - started
 
     def _encoded(self, queries: Sequence[Query]) -> tuple[list[npt.ArrayLike | None], str | None]:
-        """Each query's vector, None for those that have their own, and the model's name when one was asked."""
+        """The vector of each query, None for a query that has its own, and the model's name if the model was used."""
         texts = {number: query.text for number, query in enumerate(queries) if query.text is not None}
         images = {number: query.image for number, query in enumerate(queries) if query.image is not None}
         vectors: list[npt.ArrayLike | None] = [None] * len(queries)
@@ -216,7 +218,7 @@ class Searcher:
         return vectors, clip_model(self.settings).name
 
     def _named_settings(self, db: Database, request: SearchRequest) -> NamedSettings:
-        """What the recall report named, looked at again after ten seconds. An exact search needs none."""
+        """The search settings that the recall report named, read again after ten seconds. Exact search needs none."""
         if request.exact or request.method == "exact":
             return NamedSettings()
         now, kept = time.monotonic(), self._named

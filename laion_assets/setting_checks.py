@@ -1,4 +1,4 @@
-"""What the values of settings must be, as far as their type does not say it. It reads no variable, and no file."""
+"""Checks of setting values that go beyond their types. Reads no variable and no file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from laion_assets.redact import is_ambiguous
 
 
 def schedule(expression: str) -> str:
-    """Checked by the parser that Dagster itself has a copy of; it also finds days that never come, such as 30 2."""
-    # Imported where a schedule is set: it was a seventh of what importing the code location takes over Dagster.
+    """Checked by the same parser that Dagster contains. The parser also finds days that never come, such as 30 2."""
+    # Imported only when a schedule is set: the import was a seventh of what importing the code location takes over
+    # Dagster.
     from croniter import CroniterError, croniter
 
     if len(expression.split()) != 5:
@@ -27,14 +28,14 @@ def schedule(expression: str) -> str:
 
 
 def owner(name: str) -> str:
-    """A team or a person, as Dagster takes them."""
+    """A team or a person, in the form that Dagster accepts."""
     if not re.fullmatch(r"team:[^\s,]+|[^\s,@:]+@[^\s,@:]+\.[^\s,@:]+", name):
         raise ValueError("an owner is team:name or an address such as me@example.org")
     return name
 
 
 def repository(url: str) -> str:
-    """The address of a repository whose files can be linked to."""
+    """The address of a repository to whose files links can be made."""
     address = web_page(url)
     if not re.search("github|gitlab", address):
         raise ValueError("links to source are known for github and gitlab, such as https://github.com/you/laion_assets")
@@ -42,7 +43,7 @@ def repository(url: str) -> str:
 
 
 def web_page(url: str) -> str:
-    """The address of a page, without anything secret: it is posted to chats."""
+    """The address of a page, without secrets, since the address is posted to chats."""
     try:
         parts = urlsplit(url)
         plain = parts.scheme in ("http", "https") and parts.hostname is not None and "@" not in parts.netloc
@@ -55,14 +56,14 @@ def web_page(url: str) -> str:
 
 
 def key_part(text: str) -> str:
-    """One word before an asset's name."""
+    """One word that comes before an asset's name."""
     if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", text):
         raise ValueError("words of letters, digits and _ with / between them, such as laion2b/en")
     return text
 
 
 def source(text: str) -> str:
-    """A URL that can be taken apart, or a folder, which is made absolute: commands may work in another folder."""
+    """A URL that can be parsed, or a folder. A folder is made absolute, since commands may run in another folder."""
     if "://" not in text:
         return str(user_path(text).absolute())
     try:
@@ -82,20 +83,20 @@ PLACE = re.compile(
     rf"""\s*(?:"([^"]+)"|'([^']+)'|(\S.*?))\s*(?:$|[,\s]+(?={BEGINS_A_PLACE})|,\s*$)""",
     re.DOTALL,
 )
-"""One place of a list, and what parts it from the next: a comma or blanks before a quote, a path or a URL."""
+"""Matches one place of a list and the separator after it: a comma or blanks before a quote, a path or a URL."""
 
 
 def places(text: str) -> tuple[str, ...]:
     """The places of a list such as `https://a/x, /mnt/my shards`.
 
-    A comma or blanks part two places where the second begins as one does: with a scheme, `/`, `~`, `.` or a quote. So a
-    place may hold blanks and commas. A place in quotes is taken as it is.
+    A comma or blanks separate two places only where the second begins like a place: with a scheme, `/`, `~`, `.` or a
+    quote. So a place may contain blanks and commas. A place in quotes is taken unchanged.
     """
     return tuple(next(filter(None, found.groups())) for found in PLACE.finditer(text.strip(", \n\t")))
 
 
 def bucket(url: str) -> str:
-    """A bucket, perhaps with a prefix."""
+    """A bucket, optionally with a prefix."""
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/+[A-Za-z0-9._=-]+)*/*", url):
         raise ValueError("a store is s3://bucket or s3://bucket/prefix, the prefix of letters, digits and . _ = - /")
     return url.rstrip("/")
@@ -104,8 +105,8 @@ def bucket(url: str) -> str:
 def database(url: str) -> str:
     """A server, or the embedded engine's folder, which is made absolute.
 
-    A server's URL must be one that can be taken apart as it was meant: an unescaped sign of a password would move its
-    end elsewhere. What no one would read of it, such as ?secure=true, is refused.
+    A server's URL must be parsed as its writer meant it: an unescaped special character in a password would end the
+    password early. Parts of the URL that would be ignored, such as ?secure=true, are refused.
     """
     try:
         parts = urlsplit(url)
@@ -133,7 +134,7 @@ def database(url: str) -> str:
 
 
 def with_password(url: str, password: str) -> str:
-    """A server's URL with a password, which may hold any sign; one that has a password already stays as it is."""
+    """A server's URL with a password of any characters. A URL that already has a password is left unchanged."""
     parts = urlsplit(url)
     if parts.password:
         return url
@@ -142,7 +143,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """A server's URL with its user alone."""
+    """A server's URL with its user but without the password."""
     parts = urlsplit(url)
     if not parts.password:
         return url
@@ -151,9 +152,9 @@ def without_password(url: str) -> str:
 
 
 def token_pairs(text: str) -> list[tuple[str, str]]:
-    """The host, "" where none is named, and the token of each word: `TOKEN`, or `HOST=TOKEN HOST:PORT=TOKEN`.
+    """The host ("" where none is named) and the token of each word: `TOKEN`, or `HOST=TOKEN HOST:PORT=TOKEN`.
 
-    A token may end in signs of equality (RFC 6750, 2.1).
+    A token may end in equals signs (RFC 6750, 2.1).
     """
     pairs = []
     for word in re.split(r"[,\s]+", text.strip()):
@@ -163,21 +164,21 @@ def token_pairs(text: str) -> list[tuple[str, str]]:
 
 
 def tokens(text: str) -> str:
-    """Bearer tokens, of the signs that a header may hold."""
+    """Bearer tokens, which may hold only characters that a header allows."""
     if not re.fullmatch(r"[\x21-\x7e]+([,\s]+[\x21-\x7e]+)*", text):
         raise ValueError("a token is of letters, digits and signs of ASCII; several are host=token separated by blanks")
     return text
 
 
 def merged_place(place: str) -> str:
-    """Where a server finds merged files."""
+    """The place where a server finds merged files."""
     if not re.fullmatch(r"(?:(?:s3|gs|https?)://|(?![a-z0-9+.-]*://))[^*?{}'\\\s]+", place):
         raise ValueError("it is a folder under the server's user_files, or s3://…, gs://… or http(s)://…")
     return place.rstrip("/")
 
 
 def webhook(url: str) -> str:
-    """Where alerts are posted."""
+    """The URL that alerts are posted to."""
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -196,14 +197,14 @@ def database_object(name: str) -> str:
 
 
 def table(name: str) -> str:
-    """The name of our table."""
+    """The name of the table."""
     if "_staging_" in name:
         raise ValueError("a name with _staging_ is that of a staging table, which the next load would remove")
     return database_object(name)
 
 
 def codec(text: str) -> str:
-    """What is written in CODEC(…)."""
+    """The text within CODEC(…)."""
     if not re.fullmatch(r"[A-Za-z0-9_]+(\(\d+\))?(, ?[A-Za-z0-9_]+(\(\d+\))?)*", text):
         raise ValueError("a codec is written as in CODEC(…), for example NONE or ZSTD(3)")
     return text

@@ -26,11 +26,11 @@ QueryKind = Literal[
     "like_by_text",
     "given_by_image",
 ]
-"""The kinds of query whose recall is measured: what is asked with, and which vectors are searched. Those of `like` are
-rows of the table, which the index has seen."""
+"""The kinds of query whose recall is measured: what the query is, and which vectors are searched. Queries of `like` are
+rows of the table, so the index has seen them."""
 
 IndexKind = Literal["hnsw", "cells", "both", "none"]
-"""What is built over loaded shards so that searches are fast."""
+"""The indexes that can be built over loaded shards to make searches fast."""
 
 Compression = Literal["zstd", "lz4", "none"]
 """How rows and results travel between us and a ClickHouse server."""
@@ -56,16 +56,16 @@ GROUPS = {
     "clip_dir": "CLIP, alerts, clusters",
     "serve_searches": "The search service",
 }
-"""The groups of settings, by the first field of each: what follows a field in `Settings` is of its group."""
+"""The groups of settings, by the first field of each group. The fields after it in `Settings` belong to its group."""
 
 
 def _secret(check: Callable[[str], str]) -> Callable[[SecretStr], SecretStr]:
-    """The same check of what must not be shown."""
+    """The same check for a value that must not be shown."""
     return lambda value: SecretStr(check(value.get_secret_value()))
 
 
 class SettingFields(BaseSettings):
-    """A field for each setting; docs/settings.md lists them. `settings.Settings` adds what follows from them."""
+    """A field for each setting; docs/settings.md lists them. `settings.Settings` adds values derived from them."""
 
     model_config = SettingsConfigDict(
         env_prefix="LAION_", extra="forbid", frozen=True, validate_default=True, populate_by_name=True

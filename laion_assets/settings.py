@@ -1,4 +1,4 @@
-"""Every knob of the project, read once from LAION_* variables and checked. Nothing else reads the environment."""
+"""All settings of the project, read once from LAION_* variables and checked. Nothing else reads the environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from laion_assets.source_layout import Folders, SourceLayout
 from laion_assets.variable_names import PREFIX, near_miss
 
 PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
-"""Layouts that copies have: clip-retrieval's three folders, or all files in one folder as `wget` leaves them."""
+"""Layouts that copies of a dataset have: clip-retrieval's three folders, or all files in one folder, as after
+`wget`."""
 
 
 class Settings(SettingFields):
@@ -34,7 +35,7 @@ class Settings(SettingFields):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What the caller gives, then the environment, where an empty variable counts as unset: compose files and
+        """What the caller gives, then the environment. An empty variable counts as unset, since compose files and
         charts set variables that were not filled in. Blanks around a value are removed, such as the newline of a
         mounted secret."""
         if isinstance(env_settings, EnvSettingsSource):
@@ -59,8 +60,8 @@ class Settings(SettingFields):
 
     @property
     def extra_column_types(self) -> dict[str, ColumnType]:
-        """Name and type of the extra columns that the table carries, in order: LAION_EXTRA_COLUMNS, else all that the
-        dataset declares. Raises `SettingsError` for one that is neither declared nor well known."""
+        """Name and type of the extra columns of the table, in order: those of LAION_EXTRA_COLUMNS, else all that the
+        dataset declares. Raises `SettingsError` for a column that is neither declared nor well known."""
         dataset = self.dataset
         names = tuple(dataset.extra_columns) if self.extra_columns is None else self.extra_columns
         known = {name: dataset.extra_column(name) for name in names}
@@ -76,7 +77,7 @@ class Settings(SettingFields):
 
     @cached_property
     def clickhouse_url(self) -> SecretStr:
-        """Where the table is: LAION_CLICKHOUSE with LAION_CLICKHOUSE_PASSWORD in it, else the embedded engine's folder
+        """The table's address: LAION_CLICKHOUSE with LAION_CLICKHOUSE_PASSWORD in it, else the embedded engine's folder
         in the data directory."""
         if self.clickhouse is None:
             return SecretStr(f"chdb://{quote(str(self.data_dir / 'clickhouse'))}")
@@ -87,8 +88,8 @@ class Settings(SettingFields):
 
     @cached_property
     def compression(self) -> Compression:
-        """LAION_CLICKHOUSE_COMPRESSION; by itself none to a server on this machine, where it cost a third of a push's
-        rate (1.1 s for 100,000 rows, 1.7 s with zstd), else zstd."""
+        """LAION_CLICKHOUSE_COMPRESSION. The default is none for a server on this machine, where compression cost a
+        third of a push's rate (1.1 s for 100,000 rows, 1.7 s with zstd), and zstd for other servers."""
         if self.clickhouse_compression != "auto":
             return self.clickhouse_compression
         host = urlsplit(self.clickhouse_url.get_secret_value()).hostname
@@ -98,7 +99,7 @@ class Settings(SettingFields):
     def sources(self) -> tuple[SourceLayout, ...]:
         """Places to try in order, each with the folders to look in.
 
-        A base URL in LAION_SOURCE may hold any layout that is known: the dataset's own, three folders, or one.
+        A base URL in LAION_SOURCE may have any known layout: the dataset's own, three folders, or one folder.
         """
         if not self.source:
             return tuple(
@@ -110,7 +111,7 @@ class Settings(SettingFields):
 
 
 class GivenSettings(Settings):
-    """Settings that come from their caller alone: the environment is not read."""
+    """Settings that come only from the caller: the environment is not read."""
 
     @classmethod
     def settings_customise_sources(
@@ -128,7 +129,7 @@ class GivenSettings(Settings):
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment, with `overrides` (by field name) on top. Raises `SettingsError`, `DatasetError`.
 
-    An invalid value is named by its variable; the value itself is not shown, since it may be a secret.
+    An invalid value is named by its variable. The value itself is not shown, since it may be a secret.
     """
     _refuse_misspelt_variables()
     return _checked(Settings, variable, overrides)
@@ -162,19 +163,19 @@ def _checked(kind: type[Settings], name: Callable[[str], str], values: Mapping[s
 
 
 def variable(field: str) -> str:
-    """The name of a field's variable. The dataset's name is read from LAION_DATASET."""
+    """The name of a field's variable. The field `dataset_name` is read from LAION_DATASET."""
     return "LAION_DATASET" if field in ("LAION_DATASET", "dataset_name") else f"{PREFIX}{field.upper()}"
 
 
 def variable_of(settings: Settings, field: str) -> str | None:
-    """The variable of the environment whose value a secret setting has, so that it can be told without its value."""
+    """The environment variable that holds the value of a secret setting, so that messages can name it without value."""
     value = getattr(settings, field)
     name = variable(field)
     return name if value is not None and os.environ.get(name, "").strip() == value.get_secret_value() else None
 
 
 def value_of(name: str, subject: str) -> str:
-    """The value of a variable that a file of a user names. Raises `SettingsError` where it is unset or empty."""
+    """The value of a variable that a user's file names. Raises `SettingsError` where it is unset or empty."""
     value = os.environ.get(name, "").strip()
     if not value:
         raise SettingsError(subject, found=f"no variable {name}", expected="it in the environment, or in .env")
@@ -182,13 +183,13 @@ def value_of(name: str, subject: str) -> str:
 
 
 def foreign_variables() -> list[str]:
-    """LAION_* variables of the environment that are no settings, sorted. They change nothing."""
+    """LAION_* variables of the environment that are not settings, sorted. They have no effect."""
     known = {variable(field) for field in Settings.model_fields}
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
 
 def _refuse_misspelt_variables() -> None:
-    """A misspelt variable would leave its setting at the default without a message."""
+    """Raises `SettingsError` for a misspelt variable, which would silently leave its setting at the default."""
     known = [variable(field) for field in Settings.model_fields]
     meant = {name: near for name in foreign_variables() if (near := near_miss(name, known)) is not None}
     if meant:

@@ -1,4 +1,4 @@
-"""Which shard is meant: partition keys, which are numbers or names, and selections such as `0-9`. It opens no file."""
+"""Which shard is meant: partition keys (numbers or names), and selections such as `0-9`. Opens no file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from laion_assets.file_layout import FileLayout
 from laion_assets.shard_numbers import NUMBER, as_ranges
 
 LONGEST_KEY = 255
-"""Characters of a partition key that every database of Dagster's can hold."""
+"""The most characters of a partition key that each database supported by Dagster can hold."""
 
 
 class ShardKeys(FileLayout):
-    """A layout whose shards are asked for. In the table a shard is always its number; to Dagster it may be its name."""
+    """A file layout with partition keys for its shards. The table has a shard's number; Dagster may have its name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +32,7 @@ class ShardKeys(FileLayout):
                 raise ValueError('partition_keys = "names" needs names, or a lock file that has them')
             for shard in self.shards:
                 name = self.names[shard]
-                # Dagster writes ranges of partitions with three dots, and we selections with commas.
+                # Dagster separates ranges of partitions by three dots, and our selections are separated by commas.
                 if len(name) > LONGEST_KEY or re.search(r"\.\.\.|,|^\s|\s$", name) or name == "all":
                     raise ValueError(f"shard {shard}: {name[:60]!r} cannot be a partition key")
                 if NUMBER.fullmatch(name) and name != str(shard):
@@ -55,12 +55,13 @@ class ShardKeys(FileLayout):
         return f"{first} to {last}" if last - first == len(self.shards) - 1 else as_ranges(self.shards, most=8)
 
     def has_shard(self, shard: int) -> bool:
-        """Whether there is a shard of that number."""
+        """Whether the dataset has a shard of that number."""
         place = bisect_left(self.shards, shard)
         return place < len(self.shards) and self.shards[place] == shard
 
     def shard_number(self, key: str) -> int:
-        """The shard of a partition key, of a name in the listing, or of a number. Raises `DatasetError` for none."""
+        """The shard of a partition key, of a name in the listing, or of a number. Raises `DatasetError` if none
+        fits."""
         named = self._named.get(key)
         if named is not None:
             return named
@@ -71,8 +72,8 @@ class ShardKeys(FileLayout):
     def shard_numbers(self, selection: str) -> list[int]:
         """Shards of a selection such as `0-9`, `3`, `1,4,7-9` or names, sorted, each once. Raises `DatasetError`.
 
-        `all` is every shard. A range is those of its numbers that the dataset has: `0-9` of a dataset that begins at 1
-        is 1 to 9.
+        `all` is every shard. A range selects those of its numbers that the dataset has: `0-9` is 1 to 9 if the dataset
+        begins at 1.
         """
         if selection.strip() == "all":
             return list(self.shards)
@@ -97,7 +98,7 @@ class ShardKeys(FileLayout):
 
     @cached_property
     def _named(self) -> dict[str, int]:
-        """Shards by the names that cannot be taken for numbers."""
+        """Shards by name, without the names that could be read as numbers."""
         return {
             name: shard for shard, name in self.names.items() if not NUMBER.fullmatch(name) and self.has_shard(shard)
         }

@@ -1,4 +1,4 @@
-"""Numbers of shards, as people write them: a count, ranges with holes, a list. It knows no files."""
+"""Numbers of shards, as people write them: a count, ranges with holes, a list. Knows no files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from itertools import chain
 
 MAX_SHARDS = 65_536
-"""The table's partition key is a UInt16, so that numbers end at 65,535."""
+"""The largest shard number is 65,535, since the table's partition key is a UInt16."""
 
 NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 
 
 def parse_numbers(value: object) -> tuple[int, ...]:
-    """The shards of a dataset, sorted, each once: `12` is 0 to 11, `"1-12"` and `"0-3,7"` are ranges, a list is itself.
+    """The shards of a dataset, sorted, without duplicates: `12` is 0 to 11, `"1-12"` and `"0-3,7"` are ranges.
 
-    Raises `ValueError` for anything else, for none, and for numbers above 65,535.
+    A list gives the numbers themselves. Raises `ValueError` for anything else, for an empty value, and for numbers
+    above 65,535.
     """
     if isinstance(value, bool):
         value = None
@@ -33,7 +34,7 @@ def parse_numbers(value: object) -> tuple[int, ...]:
 
 
 def as_ranges(numbers: Iterable[int], *, most: int | None = None) -> str:
-    """Numbers in short: `0-409`, or `1-2, 4`; more than `most` pieces end in `…` and the last piece."""
+    """Numbers in short: `0-409`, or `1-2, 4`. Of more than `most` ranges, `…` replaces those before the last."""
     spans = _joined((number, number) for number in numbers)
     pieces = [str(first) if first == last else f"{first}-{last}" for first, last in spans]
     return ", ".join(pieces if most is None or len(pieces) <= most else [*pieces[: most - 1], "…", pieces[-1]])
@@ -47,7 +48,7 @@ def _span(piece: str) -> tuple[int, int]:
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in order, those that touch made one."""
+    """Ranges in order, with adjacent ranges joined."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(spans):
         if joined and first <= joined[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""Places that have a dataset: URL, folders of the kinds of file, the variable of a token. It asks none of them."""
+"""Places that have a dataset: URL, a folder for each kind of file, the variable of a token. Asks none of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from laion_assets.file_layout import FileKind
 
 
 class Folders(BaseModel):
-    """Where, below a source's URL, the three kinds of file lie; "" is the URL itself."""
+    """The folders of the three kinds of file below a source's URL; "" is the URL itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

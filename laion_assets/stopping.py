@@ -1,4 +1,4 @@
-"""Whether this process was told to end, for threads that no signal reaches. It ends nothing itself."""
+"""Whether this process was told to end, for threads that no signal reaches. This module ends nothing itself."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ _told = threading.Event()
 
 
 class ProcessStoppedError(BaseException):
-    """The process was told to end. No failure: nothing catches it to try again, as with `KeyboardInterrupt`."""
+    """The process was told to end. As with `KeyboardInterrupt`, no code may catch this error and try again."""
 
 
 def tell_to_stop() -> None:
-    """Has `check_stopped` raise from now on."""
+    """From now on `check_stopped` raises."""
     _told.set()
 
 
 def forget_stop() -> None:
-    """A new run begins in this process."""
+    """Called when a new run begins in this process: `check_stopped` does not raise any more."""
     _told.clear()
 
 
 def check_stopped() -> None:
-    """Raises `ProcessStoppedError` once the process was told to end; not in the main thread, which hears signals."""
+    """Raises `ProcessStoppedError` once the process was told to end; never in the main thread, which gets signals."""
     if _told.is_set() and threading.current_thread() is not threading.main_thread():
         raise ProcessStoppedError

@@ -1,4 +1,4 @@
-"""Reads the text files that people write: UTF-8, or what their byte order mark says. It knows no format."""
+"""Reads text files that people write: UTF-8, or the encoding of their byte order mark. Knows no format."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order marks, longest first where one begins another, and the codecs that take them off."""
+"""Byte order marks and the codecs that remove them; a mark that begins with another mark comes first."""
 
 
 GIVEN = ("/dev/fd", "/proc/self/fd")
-"""Where the files are that a process was given open, by number."""
+"""The folders that list, by number, the files that this process has open."""
 
 
 def read_text(path: Path) -> str:
-    """The file's text. Windows' editors and shells write marks, and UTF-16 after `>`; without one it is UTF-8.
+    """The file's text. Windows' editors and shells write byte order marks, and UTF-16 after `>`. Without a mark the
+    text is UTF-8.
 
-    What is no file is refused, since a device has no end and a pipe without a writer is waited for; a pipe that this
-    process was given by number, as by a shell's `<(…)`, is read.
+    Anything but a regular file is refused: a device has no end, and a pipe without a writer would be waited for. A pipe
+    that this process was given by number, as by a shell's `<(…)`, is read.
 
     Raises `OSError`, and `UnicodeDecodeError` (a `ValueError`) where the bytes are no text of that encoding.
     """
@@ -34,6 +35,6 @@ def read_text(path: Path) -> str:
 
 
 def decoded(content: bytes) -> str:
-    """Text from bytes, by the same rule, with newlines as Python has them."""
+    """Text from bytes, decoded in the same way, with Windows' line ends as plain newlines."""
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     return content.decode(encoding).replace("\r\n", "\n")

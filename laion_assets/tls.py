@@ -1,4 +1,4 @@
-"""Which certificate authorities are trusted: the system's, certifi's, and those of a file. It opens no connection."""
+"""Which certificate authorities are trusted: the system's, certifi's, and those of a file. Opens no connection."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from laion_assets.text_file import read_text
 
 
 def trusting_context(ca_file: Path | None, variable: str) -> ssl.SSLContext:
-    """A client's context that verifies: reading all authorities takes some 40 ms.
+    """A TLS context for clients, which verifies servers. Making it reads all authorities and takes some 40 ms.
 
-    certifi's are there since small container images have none of their own. Raises `SettingsError`, which names
+    certifi's authorities are included, since small container images have none of their own. Raises `SettingsError`,
+    which names
     `variable`, when `ca_file` holds no certificates.
     """
     context = ssl.create_default_context()
@@ -25,9 +26,9 @@ def trusting_context(ca_file: Path | None, variable: str) -> ssl.SSLContext:
 
 
 def add_authorities(context: ssl.SSLContext, ca_file: Path, variable: str) -> None:
-    """Trusts the authorities of a file, too. Raises `SettingsError`, which names `variable`, when it holds none."""
+    """Also trusts the authorities of a file. Raises `SettingsError`, which names `variable`, if the file has none."""
     try:
-        # By their text: OpenSSL finds no certificate in a line that starts with a byte order mark.
+        # Read as text: OpenSSL finds no certificate in a line that starts with a byte order mark.
         context.load_verify_locations(cadata=read_text(ca_file).encode("ascii", "ignore").decode("ascii"))
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""What a search asks for, with its method and search settings: the caller's, else those that the report named."""
+"""What a search asks for, with its method and search settings: the caller's, else those of the recall report."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def request_of(
     method: str | None = None,
     settings: tuple[tuple[str, object], ...] = (),
 ) -> SearchRequest:
-    """The request of these arguments. Raises `SearchError` for vectors that are neither images' nor texts', and for a
-    method that is not known."""
+    """The request with these arguments. Raises `SearchError` for an unknown method, and for `by` that is neither images
+    nor texts."""
     if shards is not None and not isinstance(shards, Iterable):
         raise SearchError("shards", found=f"{shards!r}"[:40], expected="a list of whole numbers")
     numbers = None if shards is None else tuple(shards)
@@ -34,11 +34,11 @@ def request_of(
 
 
 def tuned(request: SearchRequest, query: Query, named: NamedSettings) -> SearchRequest:
-    """The request with its method and the named settings of its kind of query. A row that is searched for is a kind of
-    its own.
+    """The request with the method and the search settings that the report named for its kind of query. A search for a
+    stored row is a kind of its own.
 
-    Settings that the caller gave stay beside the rest of them, and an exact search needs none. An ef_search asks for
-    graphs.
+    Settings that the caller gave take precedence over the report's. An exact search needs no settings. A given
+    ef_search selects graphs.
     """
     kind = _kind(request, query)
     method = request.method or ("exact" if request.exact else _choice(request, kind, named).method)
@@ -63,7 +63,7 @@ def _choice(request: SearchRequest, kind: str, named: NamedSettings) -> Choice:
 
 
 def _told(request: SearchRequest, query: Query, asked: SearchRequest, named: NamedSettings) -> dict[str, Any]:
-    """What an answer says of the method that was taken, and of settings that were not."""
+    """What an answer says about the method that was used, and about settings that were not used."""
     method = asked.method or "graph"
     own = request.method is not None or request.exact
     why = None if own else _choice(request, _kind(request, query), named).why

@@ -1,4 +1,4 @@
-"""Numbers of variable length (LEB128), in which RowBinary and Thrift's compact protocol have lengths."""
+"""Numbers of variable length (LEB128). RowBinary and Thrift's compact protocol write lengths so."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reports a wait: its reason, its end and how to stop it. No wait of more than two seconds is silent.
+"""Reports a wait: its reason, its end and how to stop it. Each wait of more than two seconds is reported.
 
-It is reported to the logger `laion_assets.waiting`, which writes to standard error unless it has another handler: the
-command line shows it above its bars, and Dagster keeps it in a step's log of standard error.
+Waits are reported to the logger `laion_assets.waiting`, which writes to standard error unless it has another handler.
+The command line shows them above its bars, and Dagster keeps them in a step's log of standard error.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from contextlib import contextmanager
 LOG = logging.getLogger("laion_assets.waiting")
 
 SILENT_SECONDS = 2.0
-"""A wait of which it is known that it takes no longer is not told."""
+"""A wait that is known to take no longer than this is not reported."""
 
 TOLD_AFTER_SECONDS = 1.5
-"""A wait of unknown length is reported after so long, so that it is reported within `SILENT_SECONDS`."""
+"""A wait of unknown length is reported after this time, so that it is reported within `SILENT_SECONDS`."""
 
 STOP = "Ctrl-C, or ending the run, stops it; what is done stays done"
 
 
 def say_wait(what: str, seconds: float, stop: str = STOP) -> None:
-    """Says that `what` is waited for, for `seconds` at most, if that is long enough to wonder about."""
+    """Reports that `what` is waited for, for `seconds` at most, if that is longer than `SILENT_SECONDS`."""
     if seconds > SILENT_SECONDS:
         _say(what, seconds, stop)
 
 
 @contextmanager
 def waiting(what: str, seconds: float, stop: str = STOP) -> Iterator[None]:
-    """Says the same of the block that it surrounds once that has taken `TOLD_AFTER_SECONDS`."""
+    """Reports the same about the block that it surrounds, once the block has taken `TOLD_AFTER_SECONDS`."""
     timer = threading.Timer(TOLD_AFTER_SECONDS, say_wait, (what, seconds, stop))
     timer.daemon = True
     timer.start()
@@ -42,9 +42,9 @@ def waiting(what: str, seconds: float, stop: str = STOP) -> Iterator[None]:
 
 
 def telling_silence(pieces: Iterator[bytes], what: str, seconds: float, stop: str = STOP) -> Iterator[bytes]:
-    """Hands on `pieces`, and says so each time that the next one is waited for longer than `TOLD_AFTER_SECONDS`.
+    """Passes on `pieces`, and reports each wait for the next piece that is longer than `TOLD_AFTER_SECONDS`.
 
-    One thread watches all of them: pieces come thousands a second. `seconds` is how long one piece may take.
+    One thread watches all pieces, since thousands come a second. `seconds` is how long one piece may take.
     """
     asked_at: float | None = None
     ended = threading.Event()

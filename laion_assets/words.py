@@ -14,7 +14,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A time in the unit that suits it: less than a minute, 12 minutes, 3.4 hours, 5.0 days."""
+    """A time in a suitable unit: less than a minute, 12 minutes, 3.4 hours, 5.0 days."""
     if seconds < 60:
         return "less than a minute"
     if seconds < 3600:
@@ -25,7 +25,7 @@ def lasting(seconds: float) -> str:
 
 
 def keys_in_short(keys: Iterable[str], most: int = 8) -> str:
-    """Partition keys: numbers as ranges, names one by one, of which more than `most` are counted."""
+    """Partition keys: numbers as ranges, names one by one. If there are more than `most` names, the rest is counted."""
     there = sorted(keys)
     if all(key.isdecimal() for key in there):
         return as_ranges(map(int, there))
@@ -33,7 +33,7 @@ def keys_in_short(keys: Iterable[str], most: int = 8) -> str:
 
 
 def shards_of(text: str) -> set[int]:
-    """The shards of such a text, or of a list of numbers as JSON, which earlier versions recorded."""
+    """The shards of a text of `keys_in_short`, or of a JSON list of numbers, which earlier versions recorded."""
     shards: set[int] = set()
     for piece in text.split(","):
         first, _, last = piece.strip(" []").partition("-")
@@ -43,7 +43,7 @@ def shards_of(text: str) -> set[int]:
 
 
 def size(count: float) -> str:
-    """Bytes, in the unit that suits them, to two significant digits: a plan knows no more."""
+    """Bytes, in a suitable unit, to two significant digits, since a plan is not more exact."""
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if count >= factor:
             return f"{two_digits(count / factor)} {unit}"
@@ -51,7 +51,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, in the unit that suits them, to two significant digits."""
+    """Seconds, in a suitable unit, to two significant digits."""
     for factor, unit, least in ((86_400, "days", 2), (3600, "h", 2), (60, "min", 2)):
         if seconds >= least * factor:
             return f"{two_digits(seconds / factor)} {unit}"
@@ -59,7 +59,7 @@ def duration(seconds: float) -> str:
 
 
 def between(seconds: tuple[float, float]) -> str:
-    """The least and the most, such as `2.1 h to 3.4 h`."""
+    """A range from the least to the most, such as `2.1 h to 3.4 h`."""
     least, most = map(duration, seconds)
     return least if least == most else f"{least} to {most}"
 

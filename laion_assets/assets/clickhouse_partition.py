@@ -1,4 +1,4 @@
-"""`clickhouse_partition`: partition N of the table, one part, equal to the merged file; the check that says so."""
+"""`clickhouse_partition`: partition N of the table, one part, equal to the merged file; and the check of that."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from laion_assets.table.verify import partition_figures, vectors_agree
 
 
 def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
-    """The asset. It verifies its input itself, since a blocking check gates only the run that it is part of."""
+    """The asset. It verifies its input itself, since a blocking check stops only the run that the check is part of."""
 
     @asset(
         location,
@@ -122,7 +122,8 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
 
 
 def _data_version(context: dg.AssetExecutionContext, location: CodeLocation, loaded: LoadedPartition) -> dg.DataVersion:
-    """Changes with any row: the fingerprint is over all columns but the vectors, which the merged file's digest has."""
+    """Changes with any row: the fingerprint covers all columns but the vectors, which the merged file's digest
+    covers."""
     key = location.key("merged_shard")
     merged = [
         RecordedVersions.of(one).data for one in latest_materializations(context.instance, key, {context.partition_key})
@@ -133,8 +134,8 @@ def _data_version(context: dg.AssetExecutionContext, location: CodeLocation, loa
 def _recorded(
     instance: dg.DagsterInstance, asset: dg.AssetKey, key: str
 ) -> tuple[tuple[int, int], dict[str, int] | None]:
-    """Rows and fingerprint that the partition's last materialization recorded, (-1, 0) where there is none, and its
-    sums over the vectors' bits, None where it recorded none."""
+    """Rows and fingerprint that the partition's last materialization recorded, (-1, 0) if there is none, and its sums
+    over the vectors' bits, None if it recorded no sums."""
     wanted = dg.AssetRecordsFilter(asset, asset_partitions=[key])
     records = instance.fetch_materializations(wanted, limit=1).records
     materialization = records[0].asset_materialization if records else None

@@ -1,4 +1,5 @@
-"""`clip_encoders`: the dataset's CLIP model in the store, and the ClickHouse functions that call it; its check."""
+"""`clip_encoders`: the dataset's CLIP model in the store, the ClickHouse functions that call it, and a check of
+both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def clip_encoders_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 
 def clip_encoders_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
-    """The check that the encoders can be searched with."""
+    """The check that searches can use the encoders."""
 
     @asset_check(
         location,

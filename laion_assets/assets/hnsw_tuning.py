@@ -1,4 +1,4 @@
-"""`hnsw_tuning`: HNSW parameters tried on a sample of the loaded rows, and the cheapest that meet the target."""
+"""`hnsw_tuning`: tries HNSW parameters on a sample of the loaded rows and names the cheapest that meet the target."""
 
 import dagster as dg
 
@@ -11,7 +11,7 @@ from laion_assets.table.cluster import connect_to_own_rows
 
 
 def hnsw_tuning_asset(location: CodeLocation, plan: TuningPlan | None = None) -> dg.AssetsDefinition:
-    """The asset. `plan` is the sample's size and shape, and what is tried on it."""
+    """The asset. `plan` is the sample's size and shape, and the parameters to try on it."""
 
     @asset(
         location,

@@ -1,4 +1,4 @@
-"""`load_report`: one Markdown table of the whole load, and the checks that say whether all is well."""
+"""`load_report`: one Markdown table of the whole load, and the checks of whether all is well."""
 
 from collections.abc import Iterator
 
@@ -37,9 +37,9 @@ CHECKS = {
 def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
     """The asset, with its checks in the same step: they judge what the report shows.
 
-    It is not in the table's pool, where it would wait for hours behind an index build, and a person would not know
-    whether all is well. Where the table stays held, the check that needs it is left as it was ("skipped" in the UI,
-    which `can_subset` allows), neither passed nor failed.
+    It is not in the table's pool: there it would wait for hours behind an index build, and nobody would know whether
+    all is well. If the table stays held by another process, the check that needs the table gets no result ("skipped" in
+    the UI, which `can_subset` allows): it neither passes nor fails.
     """
 
     key = location.key("load_report")
@@ -91,7 +91,7 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 
 def _metadata(histories: list[ShardHistory], findings: list[Finding], compared: list[Compared]) -> Metadata:
-    """The page, and each figure of the findings by its name: Dagster plots numbers over time."""
+    """The page, and each figure of the findings by its name: Dagster plots these numbers over time."""
     totals = Totals.of(histories)
     figures = {name: value for finding in findings for name, value in finding.figures.items()}
     return {

@@ -1,4 +1,4 @@
-"""What every asset of one code location shares: settings, store, partitions, progress, how errors reach the UI."""
+"""What all assets of one code location share: settings, store, partitions, progress, how errors reach the UI."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ POOL = "clickhouse"
 """Steps and checks that touch the table: one at a time on the embedded engine (dagster.yaml sets the limit)."""
 
 SETTINGS_TAG = "laion_assets/settings"
-"""Of runs that a command submitted: `settings_digest` of the settings that it has."""
+"""Tag of runs that a command submitted: `settings_digest` of the command's settings."""
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Metadata = dict[str, RawMetadataValue]
@@ -55,9 +55,10 @@ ProgressOf = Callable[[dg.AssetExecutionContext], Progress]
 
 REPETITIONS = 3
 FIRST_WAIT_SECONDS = 5.0
-"""A step that failed for want of something that may come back is repeated after 5, 10 and 20 s, give or take a third.
+"""A step that failed because something was missing that may come back is repeated after 5, 10 and 20 s, give or take a
+third.
 
-There is no retry policy: Dagster honours one on interrupts, too, so that a run that was terminated began again."""
+There is no retry policy: Dagster applies a retry policy to interrupts, too, so that a terminated run began again."""
 
 WORTH_REPEATING = (
     *(SourceError, StoreError),
@@ -68,7 +69,7 @@ NOT_WORTH_REPEATING = (PermanentSourceError, UnreachableSourceError, MissingRawE
 
 @dataclass(frozen=True)
 class CodeLocation:
-    """The settings of a code location and what follows from them."""
+    """The settings of a code location and what is derived from them."""
 
     settings: Settings
     progress: ProgressOf = lambda context: LoggedProgress(context.log.info)
@@ -90,8 +91,8 @@ class CodeLocation:
 
     @cached_property
     def freshness(self) -> dg.FreshnessPolicy:
-        """Of the report, which a schedule makes again and again. A corpus is loaded once, and its index is as fresh as
-        what was loaded: the check `index_follows_loads` says that."""
+        """The policy of the report, which a schedule makes again and again. A corpus is loaded once, so loaded data has
+        no such policy. Whether the index is as new as the loaded data is told by the check `index_follows_loads`."""
         return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=self.settings.fresh_hours))
 
     def key(self, name: str) -> dg.AssetKey:
@@ -99,9 +100,11 @@ class CodeLocation:
         return asset_key(self.settings, name)
 
     def merged_meanwhile(self, context: Context, shard: int) -> MergedShard | None:
-        """The merged file of a shard whose raw files this run has fetched and another has merged and removed since.
+        """The merged file of a shard if this run fetched its raw files, and another run has merged and removed them
+        since.
 
-        Those files, or newer ones, are in it: only a merge removes them, and it merges the files that are there.
+        The merged file holds those raw files or newer ones: only a merge removes raw files, and it merges those it
+        finds.
         """
         if self.key("raw_shard") not in context.job_def.asset_layer.selected_asset_keys:
             return None
@@ -113,7 +116,7 @@ class CodeLocation:
         )
 
     def milestones(self, parameters: str = "") -> dg.AutomationCondition[Any]:
-        """The condition of what is built over all loaded partitions; `parameters` are those of the index, as text."""
+        """The condition of assets that are built over all loaded partitions; `parameters` are the index's, as text."""
         return index_condition(
             MilestoneCondition(
                 self.key("clickhouse_partition"),
@@ -126,7 +129,7 @@ class CodeLocation:
         )
 
     def shard(self, context: Context) -> int:
-        """The shard of the partition that a step or a check runs for."""
+        """The shard of the partition for which a step or a check runs."""
         return self.settings.dataset.shard_number(context.partition_key)
 
 
@@ -144,7 +147,7 @@ def asset(
     metadata: Mapping[str, RawMetadataValue] | None = None,
     automation_condition: dg.AutomationCondition[dg.AssetKey] | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Dagster's `asset` with what all of ours have in common."""
+    """Dagster's `asset` with the arguments that all our assets share."""
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         decorator = dg.asset(
@@ -176,7 +179,7 @@ def asset_check(
     by_shard: bool = False,
     touches_table: bool = False,
 ) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
-    """Dagster's `asset_check` with what all of ours have in common."""
+    """Dagster's `asset_check` with the arguments that all our checks share."""
     decorator = dg.asset_check(
         asset=location.key(asset),
         name=name,
@@ -189,9 +192,9 @@ def asset_check(
 
 
 def as_step(location: CodeLocation, asset: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Has a step's statements name its run, asset and partition to ClickHouse (`log_comment`).
+    """Makes a step's statements name its run, asset and partition to ClickHouse (`log_comment`).
 
-    Where the run was asked for under other settings than the code location's, the step raises `dagster.Failure`.
+    If the run was asked for under other settings than the code location's, the step raises `dagster.Failure`.
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -207,7 +210,7 @@ def as_step(location: CodeLocation, asset: str) -> Callable[[Callable[..., Resul
 
 @contextlib.contextmanager
 def in_run(settings: Settings, asset: str) -> Iterator[None]:
-    """For a step of this asset: its connections are labelled. Raises `dagster.Failure` as `as_step` says."""
+    """Labels the connections of a step of this asset. Raises `dagster.Failure` as `as_step` says."""
     try:
         run = dg.OpExecutionContext.get().run
     except dg.DagsterInvariantViolationError:  # called outside a run
@@ -220,7 +223,7 @@ def in_run(settings: Settings, asset: str) -> Iterator[None]:
 
 
 def settings_digest(settings: Settings) -> str:
-    """Of what says where shards come from and go to, without showing it."""
+    """A digest of the settings that say where shards come from and go to; it does not show the settings."""
     places = (
         settings.dataset_name,
         settings.source,
@@ -246,10 +249,10 @@ def _require_same_settings(settings: Settings, run: dg.DagsterRun) -> None:
 
 @contextlib.contextmanager
 def failing_clearly() -> Iterator[None]:
-    """Turns our typed errors into Dagster failures with their facts as metadata; others pass as they are.
+    """Turns our typed errors into Dagster failures with their facts as metadata; other errors pass unchanged.
 
-    Raises `dagster.RetryRequested` for what a repetition can correct: a table that is held for a moment must not cost a
-    milestone.
+    Raises `dagster.RetryRequested` for errors that a repetition can correct: a milestone must not be lost because
+    another process holds the table for a moment.
     """
     try:
         yield
@@ -260,11 +263,11 @@ def failing_clearly() -> Iterator[None]:
 
 
 def check_failed(error: LaionError) -> dg.AssetCheckResult:
-    """A check's answer when what it looks at is so wrong that it cannot be read.
+    """A check's result when the data that it checks is so wrong that it cannot be read.
 
-    Raises `dagster.RetryRequested` where it could not look at all, since another process holds the engine, or a server
-    or a bucket does not answer: that says nothing of the data. The step is repeated, then it fails, and the check is
-    neither passed nor failed.
+    Raises `dagster.RetryRequested` if the check could not read at all because another process holds the engine, or a
+    server or a bucket does not answer: that says nothing about the data. The step is repeated. If it fails again, the
+    check has neither passed nor failed.
     """
     if may_pass(error):
         raise _repetition() from _failure(error)

@@ -1,4 +1,4 @@
-"""`merged_shard`: one Parquet file a shard, one row a sample; checks of vectors, metadata and alignment."""
+"""`merged_shard`: one Parquet file for each shard, one row for each sample; checks of vectors, metadata, alignment."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

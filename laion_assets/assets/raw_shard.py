@@ -1,4 +1,4 @@
-"""`raw_shard`: the three files of a shard in the store, complete and verified; checks of what they say together."""
+"""`raw_shard`: the three files of a shard in the store, complete and verified; a check that they fit together."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from laion_assets.source.fetch import FetchedFile, fetch_shard
 
 
 def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
-    """The asset. Its files come from the first source that has them, and are those of one release."""
+    """The asset. Its files come from the first source that has them, and all belong to one release."""
 
     @asset(
         location,
@@ -68,7 +68,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 
 def _data_version(observed: str | None, fetched: Sequence[FetchedFile]) -> str:
-    """The source's version; where it could not be observed, the files' sizes and ETags."""
+    """The version of the source; if the source could not be observed, the files' sizes and ETags."""
     if observed is not None:
         return source_version(observed)
     return UNOBSERVED + digest([(file.kind, file.etag, file.bytes) for file in fetched])

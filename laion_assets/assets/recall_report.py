@@ -1,4 +1,4 @@
-"""`recall_report`: what the index finds against exact search; the checks that it is enough, and worth having."""
+"""`recall_report`: compares index search with exact search; checks that recall and speed of the index suffice."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,11 +20,11 @@ from laion_assets.shard.files import replacing
 from laion_assets.table.connect import connect
 
 SMALL_ROWS = 100_000
-"""Below this many rows an exact search takes a few milliseconds, and an index cannot be faster."""
+"""With fewer rows than this an exact search takes a few milliseconds, and an index cannot be faster."""
 
 
 def recall_report_asset(location: CodeLocation, plan: RecallPlan | None = None) -> dg.AssetsDefinition:
-    """The asset. `plan` names queries and search settings; by default what suits the table's size."""
+    """The asset. `plan` names queries and search settings; the default plan depends on the table's size."""
 
     @asset(
         location,
@@ -125,13 +125,14 @@ def recall_report_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefin
 
 
 def _measured_assets(location: CodeLocation) -> list[str]:
-    """What is measured, by LAION_INDEX; graphs also where it builds nothing, as they may have been built by hand."""
+    """The assets to measure, by LAION_INDEX. Without an index in the settings graphs are measured: users may build
+    them."""
     cells = ["vector_cells"] if location.settings.builds_cells else []
     return [*(["vector_index"] if location.settings.builds_graphs or not cells else []), *cells]
 
 
 def _with_build(instance: dg.DagsterInstance, settings: Settings, evaluation: Evaluation) -> Evaluation:
-    """The evaluation with what the last build of its method took."""
+    """The evaluation with the cost of the last build of its method."""
     asset = "vector_index" if evaluation.method == "graph" else "vector_cells"
     return replace(evaluation, core_seconds_a_million=build_core_seconds(instance, settings, asset))
 

@@ -1,4 +1,4 @@
-"""`remote_shard`: what the sources say of each shard's files, so that a changed one shows as a stale partition."""
+"""`remote_shard`: the version of each shard's files at their sources, so that a change shows as a stale partition."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,11 +13,11 @@ from laion_assets.source.fetch import observe_shard
 from laion_assets.source.versions import shard_version
 
 SHARDS_AT_ONCE = 8
-"""Three small requests a shard: a load that a mirror does not notice."""
+"""Shards that are asked for side by side. Each takes three small requests, a load that a mirror does not notice."""
 
 
 def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
-    """The observable source asset. Shards that were never fetched are not asked for: nothing of them can be stale."""
+    """The observable source asset. It asks only for shards that were fetched once: others cannot be stale."""
 
     @dg.observable_source_asset(
         key=location.key("remote_shard"),
@@ -32,7 +32,7 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         fetched = context.instance.get_latest_storage_id_by_partition(
             location.key("raw_shard"), dg.DagsterEventType.ASSET_MATERIALIZATION
         )
-        # In the order of their numbers; keys of another dataset that this instance knew are left out.
+        # In the order of their numbers. Keys of another dataset that this instance had before are left out.
         dataset = location.settings.dataset
         shards = [number for number in dataset.shards if dataset.key_of(number) in fetched]
         recorded = observed_versions(context.instance, location.settings)
@@ -51,11 +51,11 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
 
 
 def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocation, shard: int) -> str | None:
-    """Records the remote files' version just before they are fetched, as the version of this step's input; None where
-    no source could be asked.
+    """Records the remote files' version just before they are fetched, as the version of this step's input; None if no
+    source could be asked.
 
-    Otherwise the first observation after it would look like a change. Dagster reads the versions of inputs before a
-    step begins, so they are read once more.
+    Otherwise the first observation after the fetch would look like a change. Dagster reads the versions of inputs
+    before a step begins, so this function makes Dagster read them once more.
     """
     recorded = observed_versions(context.instance, location.settings, {context.partition_key})
     version = _version(location, shard, recorded.get(context.partition_key))
@@ -69,7 +69,7 @@ def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocati
 
 
 def _version(location: CodeLocation, shard: int, before: str | None) -> str | LaionError:
-    """The version of the shard's files as they are now, or why it cannot be told."""
+    """The version of the shard's files as they are now, or the error why it is not known."""
     try:
         return shard_version(observe_shard(location.settings, shard), before)
     except LaionError as error:

@@ -1,4 +1,4 @@
-"""Checks of one shard: of the shard that a run is for, or, without a partition, of all loaded shards in turn."""
+"""Checks of one shard: the shard that a run is for, or, without a partition, all loaded shards one by one."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from laion_assets.shard_numbers import as_ranges
 from laion_assets.words import counted, lasting
 
 SAY_SECONDS = 30.0
-"""A sweep says so often how far it is."""
+"""A check of all shards logs its progress at this interval."""
 
 CheckShard = Callable[[dg.AssetCheckExecutionContext, int], dg.AssetCheckResult]
 
@@ -27,9 +27,9 @@ def shard_check(
     there: Callable[[int], bool] = lambda _shard: True,
     touches_table: bool = False,
 ) -> Callable[[CheckShard], dg.AssetChecksDefinition]:
-    """Makes a blocking check with the partitions of its asset from a function that looks at one shard.
+    """Makes a blocking check with the partitions of its asset from a function that checks one shard.
 
-    `there` says whether a loaded shard still has what is looked at: raw files may be gone after the merge.
+    `there` says whether a loaded shard still has the files to be checked: raw files may be gone after the merge.
     """
 
     def decorate(look: CheckShard) -> dg.AssetChecksDefinition:
@@ -40,7 +40,7 @@ def shard_check(
             if context.has_partition_key:
                 yield look(context, location.shard(context))
                 return
-            # Dagster cannot turn a result into an evaluation where the check has partitions and the run has none.
+            # Dagster cannot turn a result into an evaluation if the check has partitions and the run has none.
             key = dg.AssetCheckKey(location.key(asset), name)
             yield _Sweep(location, context, key, look).run(there)
             yield dg.Output(None, context.op_execution_context.op_def.output_defs[0].name)
@@ -51,9 +51,10 @@ def shard_check(
 
 
 class _Sweep:
-    """One check over all loaded shards, those first that were checked longest ago, for LAION_SWEEP_HOURS at most.
+    """One check of all loaded shards, in the order of their last check, oldest first, for LAION_SWEEP_HOURS at most.
 
-    What is found of each is recorded for its partition at once: a sweep that is ended in the middle is not lost.
+    The result of each shard is recorded for its partition at once, so that it is kept if the process ends in the
+    middle.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class _Sweep:
         self.failed: dict[int, str] = {}
 
     def run(self, there: Callable[[int], bool]) -> dg.AssetCheckEvaluation:
-        """Looks at each; the result says which failed, and how many were not reached in time."""
+        """Checks each shard; the result says which failed, and how many were not reached in time."""
         shards = [shard for shard in self._oldest_first() if there(shard)]
         begun = said = time.monotonic()
         checked = 0
@@ -115,8 +116,8 @@ class _Sweep:
         )
 
     def _oldest_first(self) -> list[int]:
-        """The loaded shards of the dataset by when this check last looked at each; those come first that it never
-        looked at."""
+        """The loaded shards of the dataset by the time of this check's last result for each; shards that were never
+        checked come first."""
         loaded = self.instance.get_latest_storage_id_by_partition(
             self.location.key("clickhouse_partition"), dg.DagsterEventType.ASSET_MATERIALIZATION
         )
@@ -129,7 +130,7 @@ class _Sweep:
         return self.location.settings.dataset.key_of(shard)
 
     def _materialization(self, shard: int) -> AssetCheckEvaluationTargetMaterializationData | None:
-        """What the check was of, so that the UI shows it beside that."""
+        """The materialization that the check was about, so that the UI shows the result beside it."""
         wanted = dg.AssetRecordsFilter(self.key.asset_key, asset_partitions=[self._key_of(shard)])
         record = next(iter(self.instance.fetch_materializations(wanted, limit=1).records), None)
         if record is None:

@@ -1,4 +1,5 @@
-"""Links from an asset in Dagster's UI to the source of its body: in Git by LAION_GIT_URL, else on this machine."""
+"""Links from an asset in Dagster's UI to the source code of its function: in Git by LAION_GIT_URL, else a local
+file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,9 @@ CODE_REFERENCES = "dagster/code_references"
 
 
 def source_of(settings: Settings, function: Callable[..., Any]) -> dict[str, dg.CodeReferencesMetadataValue]:
-    """The metadata by which the UI leads to a function of the package.
+    """The metadata with which the UI links to a function of the package.
 
-    `dg.with_source_code_references` would name the file of the wrapper that every body has (`as_step`).
+    `dg.with_source_code_references` would name the file of the wrapper that every such function has (`as_step`).
     """
     code = function.__code__
     if settings.git_url is None:

@@ -1,4 +1,4 @@
-"""`vector_cells`: rows by cluster with codes of few bits, for every loaded shard; the checks on them."""
+"""`vector_cells`: rows in the order of clusters with codes of few bits, for every loaded shard; its checks."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ from laion_assets.table.vectors import By, draw_rows, vectors_of
 
 
 def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
-    """The asset. Built at the milestones of `vector_index` where LAION_INDEX asks for cells, or by hand."""
+    """The asset. It is built at the milestones of `vector_index` if LAION_INDEX asks for cells, or by hand."""
     condition = location.milestones()
 
     @asset(
@@ -65,13 +65,14 @@ def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 
 def _graphs_before(location: CodeLocation) -> list[str]:
-    """Graphs are built first where both are: a partition that they swap in while cells are built is exchanged again."""
+    """Graphs come first if both are built: a partition that a build of graphs swaps in must be exchanged in the
+    cells."""
     settings = location.settings
     return ["vector_index"] if settings.builds_graphs and settings.builds_cells else []
 
 
 def vector_cells_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinition]:
-    """Checks on what the cells hold now, on what a search of them reads, and on their centroids."""
+    """Checks on what the cells hold now, on what a search reads of them, and on their centroids."""
     return [_every_shard_is_in_cells(location), _cells_are_used(location), _centroids_fit(location)]
 
 
@@ -162,7 +163,7 @@ def _centroids_fit(location: CodeLocation) -> dg.AssetChecksDefinition:
 
 
 def _uses(db: Database) -> dict[By, CellsUse]:
-    """What a search by each column does, with a drawn row's vector."""
+    """What a search by each column does, with the vector of a random row."""
     drawn = draw_rows(db, 1, seed=0)
     if not len(drawn):
         return {}

@@ -1,4 +1,4 @@
-"""`vector_index`: both HNSW indexes in every loaded partition; the checks that they are there, and are used."""
+"""`vector_index`: both HNSW indexes in every loaded partition; checks that they are there and are used."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ from laion_assets.table.vectors import By, draw_rows, vectors_of
 
 
 def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
-    """The asset. A build that fails would fail again, and is not retried; one that was cut off is resumed."""
+    """The asset. A failed build is not retried, since it would fail again; an interrupted one is resumed."""
     condition = location.milestones(str(IndexParameters.of(location.settings)))
 
     @asset(
@@ -124,7 +124,7 @@ def _index_is_used(location: CodeLocation) -> dg.AssetChecksDefinition:
 
 
 def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] = ()) -> dict[By, IndexUse]:
-    """What a search by each column does, with a drawn row's vector and ClickHouse's `settings`."""
+    """What a search by each column does, with the vector of a random row and ClickHouse's `settings`."""
     columns: tuple[By, ...] = ("image", "text")
     with connect(location.settings) as db:
         drawn = draw_rows(db, 1, seed=0)

@@ -1,1 +1,1 @@
-"""When things run: jobs, schedules, conditions, sensors. What runs is in assets/."""
+"""When things run: jobs, schedules, conditions, sensors. The assets that run are in assets/."""

@@ -1,4 +1,4 @@
-"""Alerts: failed runs, and checks that fail or recover, posted to a webhook, each change once. Dagster finds them."""
+"""Alerts: posts failed runs, and checks that fail or recover, to a webhook, each change once. Dagster finds them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
 
 SECONDS_A_TICK = 30.0
-"""Dagster gives a sensor 60 s a tick: what was not posted by then is posted at the next."""
+"""Seconds for posts in one tick. Dagster gives a sensor 60 s a tick; the rest is posted at the next tick."""
 
 EVENTS_A_TICK = 200
 
 
 @dataclass(frozen=True)
 class News:
-    """Events after a cursor: their alerts by event, in order, and the last event that was looked at."""
+    """Events after a cursor: their alerts by event, in order, and the last event that was read."""
 
     alerts: list[tuple[int, Alert]]
     newest: int
@@ -65,8 +65,8 @@ def _sensor(
     look: Callable[[Settings, DagsterInstance, int, str | None], News],
     newest: Callable[[DagsterInstance], int],
 ) -> dg.SensorDefinition:
-    """A sensor with a cursor of ours. Dagster's `run_failure_sensor` moves its own on also when the post failed, so
-    that alerts are lost while a webhook is down."""
+    """A sensor with a cursor of our own. Dagster's `run_failure_sensor` moves its cursor also when the post failed, so
+    alerts are lost while a webhook is down."""
 
     @dg.sensor(
         name=name,
@@ -77,7 +77,7 @@ def _sensor(
     def posted(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         instance = context.instance
         if context.cursor is None:
-            # A new sensor starts now: what failed before it was started is not posted.
+            # A new sensor begins with new events: failures before its start are not posted.
             return dg.SensorResult(cursor=str(newest(instance)), skip_reason=dg.SkipReason("begins with what is new"))
         origin = context.code_location_origin
         news = look(settings, instance, int(context.cursor), origin.location_name if origin is not None else None)
@@ -88,7 +88,8 @@ def _sensor(
 
 
 def _post_all(webhook: SecretStr | None, news: News) -> tuple[int, str]:
-    """The event up to which all is posted, and how it went. Raises `dagster.Failure` when nothing could be posted."""
+    """The event up to which all alerts are posted, and a summary. Raises `dagster.Failure` if nothing could be
+    posted."""
     assert webhook is not None
     begun = time.monotonic()
     done = None
@@ -108,7 +109,7 @@ def _post_all(webhook: SecretStr | None, news: News) -> tuple[int, str]:
 
 
 def failed_runs(settings: Settings, instance: DagsterInstance, after: int, location: str | None) -> News:
-    """Runs of a code location, or of a command, that failed after an event."""
+    """Runs that failed after an event; runs of this code location, or of a command."""
     records = instance.fetch_run_status_changes(
         dg.RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=after),
         limit=EVENTS_A_TICK,
@@ -134,12 +135,14 @@ def failed_runs(settings: Settings, instance: DagsterInstance, after: int, locat
 
 
 def changed_checks(settings: Settings, instance: DagsterInstance, after: int, location: str | None) -> News:
-    """Checks in runs of a code location, or of a command, that after an event came out other than the time before.
+    """Checks whose result after an event differs from their result before, in runs of this code location or a command.
 
-    A check that blocks and fails ends its run, and the message of the run says why: it has none of its own. Neither has
-    what a sweep over all shards found of each: its own result names those that failed.
+    A blocking check that fails ends its run, and the run's alert gives the reason. So the check has no alert of its
+    own. A check of all shards has one alert, which names the shards that failed; its results for single shards have
+    none.
 
-    What came before is read from Dagster's log and not kept in a cursor: it holds through restarts and resets.
+    The result before is read from Dagster's log and not kept in a cursor, so that it is right after restarts and
+    resets.
     """
     records = instance.event_log_storage.get_event_records(
         dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after),
@@ -175,7 +178,7 @@ def changed_checks(settings: Settings, instance: DagsterInstance, after: int, lo
 
 
 def run_name(run: dg.DagsterRun) -> str:
-    """The job that a person would name: Dagster calls every run of a backfill or a button `__ASSET_JOB`."""
+    """The job that a person would name: Dagster calls every run of a backfill or a UI button `__ASSET_JOB`."""
     if not run.job_name.startswith("__ASSET_JOB"):
         return run.job_name
     assets = {key.path[-1] for key in run.asset_selection or ()}
@@ -190,7 +193,7 @@ def _is_told_by_its_run(check: dg.AssetCheckEvaluation, run: dg.DagsterRun) -> b
 
 
 def _severity(check: dg.AssetCheckEvaluation) -> Literal["ERROR", "WARN", ""]:
-    """Of a failed check; nothing for one that passed."""
+    """The severity of a failed check; empty for a check that passed."""
     if check.passed:
         return ""
     return "WARN" if check.severity == dg.AssetCheckSeverity.WARN else "ERROR"
@@ -199,7 +202,7 @@ def _severity(check: dg.AssetCheckEvaluation) -> Literal["ERROR", "WARN", ""]:
 def _severity_before(
     instance: DagsterInstance, check: dg.AssetCheckEvaluation, timestamp: float
 ) -> Literal["ERROR", "WARN", ""]:
-    """How the check of this partition came out the time before; one that never was evaluated had not failed."""
+    """The severity of the previous result of this check and partition; empty if it passed or was never evaluated."""
     cursor = None
     while records := instance.event_log_storage.get_asset_check_execution_history(
         check.asset_check_key,

@@ -1,4 +1,4 @@
-"""The jobs that people launch by name. The other files of this room decide when jobs run by themselves."""
+"""The jobs that people start by name. The other files of this room decide when jobs run by themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from laion_assets.settings import Settings
 
 
 def built_assets(settings: Settings) -> list[str]:
-    """The assets that `build_index` materializes by LAION_INDEX."""
+    """The assets that `build_index` materializes, by LAION_INDEX."""
     cells = ["vector_cells"] if settings.builds_cells else []
     graphs = ["vector_index"] if settings.builds_graphs else []
     return [*graphs, *cells, "recall_report"] if graphs or cells else ["load_report"]
@@ -24,7 +24,7 @@ def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
 
     def job(name: str, *assets: str, description: str) -> UnresolvedAssetJobDefinition:
         selection = AssetSelection.assets(*(asset_key(settings, asset) for asset in assets))
-        # Named here, since a code location that has other people's definitions in it has their executor.
+        # The executor is named here: in a code location with other people's definitions the default executor is theirs.
         return define_asset_job(
             job_name(settings, name),
             selection=selection,

@@ -20,13 +20,13 @@ from laion_assets.settings import Settings
 from laion_assets.words import shards_of
 
 DAY_SECONDS = 86_400.0
-"""After so long a milestone whose build failed is asked for again."""
+"""A milestone whose build failed is asked for again after this time."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What should be built: the milestone that was reached, and the last event by which a partition that the index
-    covers was loaded again, 0 where none was."""
+    """What should be built: the milestone that was reached, and the last event by which a partition of the index was
+    loaded again, 0 if there is none."""
 
     reached: int
     again: int = 0
@@ -34,8 +34,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked for last, as the condition's cursor: when (Unix time), and the events of the last load of all and
-    of the last build until then, 0 where there was none."""
+    """What was asked for last, kept as the condition's cursor: the time (Unix time), and the events of the last load
+    and of the last build until then, 0 if there is none."""
 
     reached: int
     load: int
@@ -45,7 +45,7 @@ class Asked:
 
     @classmethod
     def read(cls, cursor: str | None) -> Asked | None:
-        """From a cursor; None without one, or from one of an earlier version."""
+        """Reads a cursor; None without a cursor, or for a cursor of an earlier version."""
         try:
             return cls(**json.loads(cursor or ""))
         except (ValueError, TypeError):
@@ -55,11 +55,11 @@ class Asked:
 class MilestoneCondition(dg.AutomationCondition[AssetKey]):
     """True when loaded partitions reached a milestone that the index does not cover, or covered ones were loaded again.
 
-    A milestone is asked for once. Partitions that are loaded again are waited for while loads are under way, and are
-    then one build. What was asked for and was not built is asked for again at the next milestone, with other
-    parameters, and after a day; the last milestone, and a build over reloads whose run failed, after the next load.
-    Without a cursor (a new sensor) the last materialization decides. `parameters` are those of the index, as text, and
-    `key_of` gives a shard's partition key.
+    A milestone is asked for once. While loads are running, partitions that are loaded again do not start a build; one
+    build after these loads covers them all. What was asked for and was not built is asked for again at the next
+    milestone, when the parameters change, and after a day. The last milestone, and a build over reloads whose run
+    failed, are asked for again after the next load. Without a cursor (a new sensor) the last materialization decides.
+    `parameters` are those of the index, as text. `key_of` gives a shard's partition key.
     """
 
     def __init__(
@@ -76,17 +76,18 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
 
     @property
     def name(self) -> str:
-        """The label in the UI's automation view; with its parameters, since a change of them is another condition."""
+        """The label in the UI's automation view. It has the parameters, since other parameters are another
+        condition."""
         return f"{self.first} partitions loaded, then every {self.step} more, and the last; or loaded again"
 
     def evaluate(self, context: dg.AutomationContext[AssetKey]) -> dg.AutomationResult[AssetKey]:
-        """Compares what is loaded with what the last materialization covered and with what was asked for."""
+        """Compares the loaded partitions with those of the last materialization and with what was asked for."""
         instance = context.asset_graph_view.instance
         loaded = instance.get_latest_storage_id_by_partition(self.partitioned, DagsterEventType.ASSET_MATERIALIZATION)
         wanted = self.wanted(instance, context.key, loaded)
         asked = Asked.read(context.cursor)
         now = context.evaluation_time.timestamp()
-        # An empty candidate means that a run is queued or under way: what is wanted now is asked for after it.
+        # An empty candidate means that a run is queued or running. What is wanted now is asked for after that run.
         if (
             wanted is None
             or context.candidate_subset.is_empty
@@ -100,7 +101,7 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
         return dg.AutomationResult(context, context.candidate_subset, cursor=json.dumps(asdict(asking)))
 
     def wanted(self, instance: DagsterInstance, key: AssetKey, loaded: Mapping[str, int]) -> Wanted | None:
-        """What should be built now; None for nothing. `loaded` has the last load of each partition."""
+        """What should be built now; None if nothing. `loaded` has the event of the last load of each partition."""
         shards, since = _last_cover(instance, key)
         covered = set(map(self.key_of, shards))
         reached = self._milestone(len(loaded))
@@ -118,7 +119,7 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
         loaded: Mapping[str, int],
         now: float,
     ) -> bool:
-        """Whether to ask although it was asked before."""
+        """Whether to ask again for what was asked for before."""
         if _last_build(instance, key) != asked.build:
             return True
         if wanted.reached > asked.reached or asked.parameters != self.parameters or now - asked.at >= DAY_SECONDS:
@@ -151,17 +152,18 @@ def _last_build(instance: DagsterInstance, key: AssetKey) -> int:
 
 
 def _last_run_failed(instance: DagsterInstance, key: AssetKey, after: int) -> bool:
-    """Whether the last run that was to build the asset was made after an event, and failed or was ended."""
+    """Whether the last run for this asset that was created after an event failed or was ended."""
     planned = instance.get_latest_planned_materialization_info(key)
     run = instance.get_run_by_id(planned.run_id) if planned is not None and planned.storage_id > after else None
     return run is not None and run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
 def _last_cover(instance: DagsterInstance, key: AssetKey) -> tuple[set[int], int]:
-    """The shards that the last materialization covered, and the event after which loads are newer than its build.
+    """The shards of the last materialization, and the event after which loads are newer than its build.
 
-    The build notes that itself, when it begins: a run may have waited in the queue while more partitions were loaded,
-    and no second build is asked for over those that it covers. Without the note it is the event that planned the run.
+    The build records that event when it begins. Its run may have waited in the queue while more partitions were loaded;
+    the build covers these, so no second build is asked for. If no event was recorded, it is the event that planned the
+    run.
     """
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
@@ -183,14 +185,15 @@ def index_condition(milestones: MilestoneCondition) -> dg.AutomationCondition[An
 
 
 def report_condition() -> dg.AutomationCondition[Any]:
-    """The automation condition of `recall_report`: after each build of the index that passed its blocking checks."""
+    """The automation condition of `recall_report`: after each build of an index that passed its blocking checks."""
     condition = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
     return condition.with_label("after each build of the index that passed its checks")
 
 
 def milestone_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
-    """What evaluates the conditions. They are code of ours, which Dagster's daemon evaluates only in the code
-    location's own process: without `use_user_code_server` they would never be true, and nothing would say so."""
+    """The sensor that evaluates the conditions. The conditions are our own code, which Dagster's daemon can evaluate
+    only in the process of the code location. Without `use_user_code_server` they would never be true, without any
+    message."""
     built = {"vector_index": settings.builds_graphs, "vector_cells": settings.builds_cells}
     automated = [*(name for name, wanted in built.items() if wanted), "recall_report"]
     return dg.AutomationConditionSensorDefinition(
@@ -198,7 +201,7 @@ def milestone_sensor(settings: Settings) -> dg.AutomationConditionSensorDefiniti
         target=dg.AssetSelection.assets(*(asset_key(settings, name) for name in automated)),
         use_user_code_server=True,
         run_tags={LANE_TAG: "index", PRIORITY_TAG: str(INDEX)},
-        # A milestone is seen within this time; looking took 0.03 s over 410 partitions.
+        # A milestone is seen within this time. One evaluation took 0.03 s with 410 partitions.
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Builds the index at milestones of loaded partitions, and measures its recall after each build.",

@@ -1,4 +1,4 @@
-"""Alerts without an event: once a day what still fails, in one message, and a load report that is too old."""
+"""Alerts without an event: once a day all that still fails, in one message; and a load report that is too old."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from laion_assets.settings import Settings
 from laion_assets.words import counted, keys_in_short, lasting
 
 CHECKED_ONCE = ("load_report", "vector_index", "recall_report", "clip_encoders")
-"""Assets of the whole table, whose checks have no partitions."""
+"""Assets of the whole table; their checks have no partitions."""
 
 SECONDS_BETWEEN = 60
 
 
 def overdue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """The two sensors. Both are for a webhook that is set."""
+    """The two sensors; none without a webhook."""
 
     @dg.sensor(
         name=job_name(settings, "alert_digest"),
@@ -63,7 +63,7 @@ def overdue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
 
 
 def still_failing(settings: Settings, instance: DagsterInstance) -> list[str]:
-    """Failed shards, checks of the whole table whose last outcome is a failure, and partitions that failed an audit."""
+    """Failed shards, checks of the whole table whose last result is a failure, and partitions that failed an audit."""
     histories = read_histories(instance, settings)
     failed = [history for history in histories if history.state == "failed"]
     said = []
@@ -75,7 +75,7 @@ def still_failing(settings: Settings, instance: DagsterInstance) -> list[str]:
         said.append(f"partitions that failed their audit: {keys_in_short(audit.failed)}")
     keys = {asset_key(settings, name) for name in CHECKED_ONCE}
     for key, check in _last_checks(instance, keys).items():
-        # Failed shards are listed above with their names.
+        # The failed shards are in the list already, by name.
         if not check.passed and key.name != "no_shards_left_failed":
             said.append(f"{key.asset_key.path[-1]}:{key.name}: {check.description or 'failed'}")
     return said
@@ -84,7 +84,7 @@ def still_failing(settings: Settings, instance: DagsterInstance) -> list[str]:
 def _last_checks(
     instance: DagsterInstance, assets: set[dg.AssetKey]
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
-    """The last outcome of every check of these assets that Dagster has a record of."""
+    """The last result of every check of these assets that Dagster has recorded."""
     found: dict[dg.AssetCheckKey, dg.AssetCheckEvaluation] = {}
     for asset in sorted(assets):
         wanted = dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION, asset_key=asset)
@@ -97,14 +97,15 @@ def _last_checks(
 
 
 def _next(cron: str, after: float) -> float:
-    # Imported where a schedule is read: it was a seventh of what importing the code location takes over Dagster.
+    # Imported only when a schedule is read: the import was a seventh of what importing the code location takes over
+    # Dagster.
     from croniter import croniter
 
     return float(croniter(cron, after).get_next())
 
 
 def _post(settings: Settings, kind: Kind, name: str, reason: str, *, severity: Literal["ERROR", "WARN", ""]) -> None:
-    """Posts one message. Raises `dagster.Failure` where the webhook does not take it: it is tried at the next tick."""
+    """Posts one message. Raises `dagster.Failure` if the webhook refuses it: the next tick tries again."""
     assert settings.alert_webhook is not None
     body = alert(
         kind,

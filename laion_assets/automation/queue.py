@@ -1,7 +1,8 @@
 """The order in which queued runs are started: the report, then the index, then a person's run, then bulk loads.
 
-A backfill queues all its runs at once, and Dagster starts them in the order in which they came: a milestone's index
-would be built after the last shard. So every run of ours gets two tags when it is queued, also runs of the UI.
+A backfill queues all its runs at once, and Dagster starts runs in the order in which they were queued. So the index of
+a milestone would be built after the last shard. To prevent that, every run of ours gets two tags when it is queued,
+also runs of the UI.
 """
 
 from __future__ import annotations
@@ -14,31 +15,31 @@ from laion_assets.dagster_internals.names import BACKFILL_TAG, PRIORITY_TAG
 from laion_assets.dagster_internals.types import RunQueueConfig
 
 LANE_TAG = "laion_assets/lane"
-"""What kind of run it is. dagster.yaml limits each kind by itself (`tag_concurrency_limits`): loads that wait for the
-pool then hold no place that a report or an index build could take."""
+"""Tag: the kind of a run. dagster.yaml limits each kind separately (`tag_concurrency_limits`), so that loads that wait
+for the pool do not take the places of a report or an index build."""
 
 REPORT, INDEX, PERSON, BULK = 30, 20, 0, -1
-"""Values of `dagster/priority`. It also decides who is next in a pool."""
+"""Values of `dagster/priority`. The priority also decides which step gets the next free place in a pool."""
 
 LANES = {
     **dict.fromkeys(("raw_shard", "merged_shard", "clickhouse_partition"), "load"),
     **dict.fromkeys(("vector_index", "recall_report", "hnsw_tuning"), "index"),
     "load_report": "report",
 }
-"""By the names of our assets."""
+"""The lane of each of our assets, by name."""
 
 PRIORITIES = {"load_report": REPORT, "vector_index": INDEX, "recall_report": INDEX}
 
 
 def job_tags(assets: Iterable[str]) -> dict[str, str]:
-    """The tags of a job of these assets: its runs have them under any queue, also without `PriorityRunCoordinator`."""
+    """The tags of a job of these assets. Its runs have these tags under any queue, also without our coordinator."""
     lane = _lane(assets)
     priority = min(PRIORITIES.get(name, PERSON) for name in assets)
     return ({LANE_TAG: lane} if lane else {}) | ({PRIORITY_TAG: str(priority)} if priority != PERSON else {})
 
 
 def queue_tags(run: DagsterRun) -> dict[str, str]:
-    """The tags by which a run is queued; none for runs that are not ours. What was set before stays."""
+    """The tags with which a run is queued; empty for runs that are not ours. Tags that were set before are kept."""
     names = {key.path[-1] for key in run.asset_selection or ()}
     names |= {key.asset_key.path[-1] for key in run.asset_check_selection or ()}
     lane = run.tags.get(LANE_TAG) or _lane(names)
@@ -51,7 +52,7 @@ def queue_tags(run: DagsterRun) -> dict[str, str]:
 
 
 def _lane(assets: Iterable[str]) -> str:
-    """Of a run of these assets: that which has the most to do; empty where none of ours is among them."""
+    """The lane of a run of these assets: of several lanes, the one with most work; empty if no asset is ours."""
     lanes = {LANES[name] for name in assets if name in LANES}
     return next((lane for lane in ("load", "index", "report") if lane in lanes), "")
 
@@ -59,8 +60,9 @@ def _lane(assets: Iterable[str]) -> str:
 class PriorityRunCoordinator(QueuedRunCoordinator):
     """Dagster's queue, with the tags above on every run of ours.
 
-    Runs whose first steps all wait for a full pool are started, too. Dagster's own rule holds them back until a place
-    is free when it looks, once a second, and two loads that wait in their processes always took it before.
+    It also starts runs whose first steps all wait for a full pool. Dagster's own rule holds such runs back until a
+    place in the pool is free at the moment of its check, once a second. Two loads that wait in their processes always
+    took the place first.
     """
 
     def get_run_queue_config(self) -> RunQueueConfig:

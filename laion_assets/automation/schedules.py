@@ -1,4 +1,4 @@
-"""Schedules: the next missing shards, failed shards again, remote files observed, the report. They load nothing."""
+"""Schedules: load the next missing shards, retry failed shards, observe remote files, make the report."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from laion_assets.settings import Settings
 from laion_assets.words import counted
 
 SCHEDULED = {PRIORITY_TAG: str(BULK)}
-"""A person's run passes loads that a schedule asked for."""
+"""Runs that a person starts come before loads that a schedule asked for."""
 
 
 def next_missing(histories: list[ShardHistory], count: int) -> tuple[list[str], str]:
-    """The next `count` shards that have no run and no partition, in order, and why there are not more of them."""
+    """The next `count` shards that have no run and no partition, in order, and a reason if there are fewer."""
     open_runs = sum(history.active for history in histories)
     if open_runs >= count:
         return [], f"{open_runs} shards are queued or running, as many as are asked for at once"
@@ -29,7 +29,7 @@ def next_missing(histories: list[ShardHistory], count: int) -> tuple[list[str], 
 
 
 def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[ShardHistory], str]:
-    """Failed shards with at most `limit` failed runs, and why there are none."""
+    """Failed shards with at most `limit` failed runs, and a reason if there are none."""
     failed = [history for history in histories if history.state == "failed"]
     again = [history for history in failed if history.failures <= limit]
     if again:
@@ -43,14 +43,15 @@ def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[Sha
 
 
 def longest_unaudited(histories: list[ShardHistory], audits: dict[str, tuple[float, bool]], count: int) -> list[str]:
-    """The loaded shards that were audited longest ago, those first that never were; none that is queued or running."""
+    """The loaded shards that were audited longest ago; never audited ones come first, queued or running ones are left
+    out."""
     loaded = [history for history in histories if history.progress == "loaded" and not history.active]
     loaded.sort(key=lambda history: (audits.get(history.key, (0, True))[0], history.shard))
     return [history.key for history in loaded[:count]]
 
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """The schedules, all stopped until a user starts them in the UI."""
+    """The schedules. All are stopped until a user starts them in the UI."""
 
     @dg.schedule(
         name=job_name(settings, "load_next_shards"),
@@ -109,7 +110,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         shards = longest_unaudited(histories, last_audits(context.instance, settings), settings.audit_shards)
         tick = context.scheduled_execution_time.isoformat()
         requests = [
-            # A job of checks alone has no partitions to Dagster; the check goes by the tag.
+            # To Dagster a job of checks has no partitions. The check takes its partition from the tag.
             dg.RunRequest(run_key=f"audit/{tick}/{key}", tags={**SCHEDULED, PARTITION_TAG: key})
             for key in shards
         ]

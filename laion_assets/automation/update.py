@@ -14,14 +14,14 @@ from laion_assets.settings import Settings
 
 
 class UpdateConfig(dg.Config):
-    """What the launchpad asks for."""
+    """The fields that the launchpad shows."""
 
     shards: str = ""
-    """Shards such as 0-9 or 1,4,7-9; empty for those that were begun or asked for."""
+    """Shards such as 0-9 or 1,4,7-9; if empty, the shards that were begun or asked for."""
 
 
 def read_update(settings: Settings, instance: dg.DagsterInstance, shards: str = "") -> Update:
-    """What is stale or missing now. Raises `DatasetError` for shards that are none, `StoreError`."""
+    """What is stale or missing now. Raises `DatasetError` for shards that the dataset does not have, `StoreError`."""
     histories = read_histories(instance, settings, with_errors=False)
     chosen = set(settings.dataset.shard_numbers(shards)) if shards.strip() else None
     return what_to_update(settings, histories, read_facts(instance, settings, histories), chosen)
@@ -30,12 +30,12 @@ def read_update(settings: Settings, instance: dg.DagsterInstance, shards: str = 
 def submit_update(
     settings: Settings, instance: dg.DagsterInstance, graph: AssetGraph, update: Update, tags: dict[str, str]
 ) -> str:
-    """Asks Dagster's daemon for a backfill of these assets and partitions; its id.
+    """Asks Dagster's daemon for a backfill of these assets and partitions; returns the backfill's id.
 
-    A backfill runs a shard's assets in order, and the index after all of them: where a shard fails, the index waits for
-    the next milestone or the next update.
+    A backfill runs a shard's assets in order, and the index after all shards. If a shard fails, the index waits for the
+    next milestone or the next update.
     """
-    # Imported here: it was a fifth of what importing the code location takes over Dagster, in each shard's run.
+    # Imported here: the import was a fifth of what importing the code location takes over Dagster, in each shard's run.
     from laion_assets.dagster_internals.backfills import (
         AssetGraphSubset,
         AssetKeyPartitionKey,
@@ -66,9 +66,9 @@ def submit_update(
 
 
 def update_job(settings: Settings) -> dg.JobDefinition:
-    """The job. Its only step looks what is stale or missing and asks for it; the work is in the backfill's runs."""
+    """The job. Its only step finds what is stale or missing and asks for it; the work is in the backfill's runs."""
 
-    # Names of ops are unique in a code location, which may hold several datasets.
+    # Names of ops must be unique in a code location, which may hold several datasets.
     @dg.op(name=job_name(settings, "ask_for_what_is_stale"))
     def ask_for_what_is_stale(context: dg.OpExecutionContext, config: UpdateConfig) -> None:
         update = read_update(settings, context.instance, config.shards)

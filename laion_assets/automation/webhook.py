@@ -1,4 +1,4 @@
-"""What an alert is, and how it reaches a webhook: as JSON, tried again, without secrets. It finds no alerts."""
+"""What an alert is, and how it is posted to a webhook: as JSON, with retries, without secrets. It finds no alerts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Kind = Literal["run", "check", "freshness", "digest"]
 class Alert:
     """The JSON body of a post, as docs/settings.md describes it.
 
-    What it is about (`kind`, `name`, `shard`), what became of it (`state`, and the `severity` of what failed), the
-    `run_id` with its `link` in Dagster's UI (LAION_DAGSTER_URL), whose it is (`owner`), the `reason`, and when (`at`,
-    ISO 8601, UTC). `text` says the same in one line, which is what Slack, Mattermost and Teams show of a body.
+    The subject (`kind`, `name`, `shard`), its `state`, the `severity` of a failure, the `run_id` with its `link` in
+    Dagster's UI (LAION_DAGSTER_URL), the `owner`, the `reason`, and the time (`at`, ISO 8601, UTC). `text` says the
+    same in one line; Slack, Mattermost and Teams show this field.
     """
 
     kind: Kind
@@ -41,7 +41,7 @@ class Alert:
 
 
 class WebhookError(Exception):
-    """The webhook did not take a post. Its words hold no part of the URL, which may be a secret."""
+    """The webhook did not accept a post. The message has no part of the URL, which may be a secret."""
 
     def __init__(self, said: str, *, worth_retrying: bool) -> None:
         super().__init__(said)
@@ -60,7 +60,7 @@ def alert(
     dagster_url: str | None,
     owners: Sequence[str],
 ) -> Alert:
-    """An alert without secrets: passwords in URLs of the reason are taken out. Without a severity it is a recovery."""
+    """An alert. Passwords in URLs of the reason are removed. An alert without a severity reports a recovery."""
     became: Literal["failed", "recovered"] = "failed" if severity else "recovered"
     said = redact_text(reason)[:1000]
     at = datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="seconds")
@@ -74,7 +74,7 @@ def alert(
 def post(url: str, body: Alert) -> None:
     """Posts an alert; tries again on errors of the network and of the server (5xx, 429).
 
-    Raises `WebhookError` when that did not help.
+    Raises `WebhookError` if all tries failed.
     """
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, WebhookError) and error.worth_retrying),
@@ -86,7 +86,7 @@ def post(url: str, body: Alert) -> None:
 
 
 def _post_once(url: str, body: Alert) -> None:
-    # A quarter of what the code location takes to import, and only an alert needs it.
+    # Imported here: it takes a quarter of the code location's import time, and only an alert needs it.
     import httpx
 
     try:

@@ -1,4 +1,4 @@
-"""Whether the encoders are those that made the table's vectors. It measures and judges; the command line shows it."""
+"""Whether the encoders are those that made the table's vectors. This module measures and judges; commands show it."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ TEXTS = (
     "a watercolour portrait of an old man with a hat",
     "word " * 200,
 )
-"""Short and long, plain and awkward; the last is cut at 77 tokens."""
+"""Short and long texts, plain and unusual ones; the last one is cut at 77 tokens."""
 
 SAME_MODEL = 0.98
-"""Median cosine of a caption's vector with the stored one from which the model is the dataset's. The same weights give
-0.999 (the dataset stores float16, and rounds differ); those of another CLIP give about 0."""
+"""From this median cosine between a caption's vector and the stored vector on, the model is taken for the dataset's.
+The same weights give 0.999 (the dataset stores float16, and rounds differently); those of another CLIP give about 0."""
 
 SAMPLE_MARGIN = 0.1
-"""The sample's stored vectors have noise that its encoder lacks: there a caption must be this much nearer to its own
-vector than to a stranger's, in the median."""
+"""The sample's stored vectors have noise that its encoder lacks. So for the sample a caption must, in the median, be
+nearer by this much to its own vector than to that of another row."""
 
 
 @dataclass(frozen=True)
 class ClipCheck:
-    """What was measured; cosines are of encoded captions with vectors of the table.
+    """What was measured; cosines are between encoded captions and vectors of the table.
 
-    `own_median` and `own_low` (the 5th percentile) are with the row's own vector, `stranger_median` with another
-    row's. `texts_per_second` is the rate over the captions, without loading the model.
+    `own_median` and `own_low` (the 5th percentile) are cosines with the row's own vector, `stranger_median` with that
+    of another row. `texts_per_second` is the rate over the captions, without the time to load the model.
     """
 
     model: str
@@ -60,10 +60,10 @@ class ClipCheck:
 
 
 def check_clip(settings: Settings, captions: int = 200) -> ClipCheck:
-    """Encodes ten texts and `captions` of the table's captions and compares these with their stored vectors.
+    """Encodes ten texts and `captions` captions of the table, and compares the captions' vectors with the stored ones.
 
-    Raises `ClipError` when the model is absent, of another dimension or not a sound encoder, or the dataset has no
-    text vectors to compare with; `TableError` when there is no table.
+    Raises `ClipError` when the model is missing, has another dimension or is not a sound encoder, or when the dataset
+    has no text vectors to compare with; `TableError` when there is no table.
     """
     if not settings.dataset.has_text:
         raise ClipError(f"dataset {settings.dataset.name}", found="no text embeddings", expected="some to compare with")
@@ -100,7 +100,7 @@ def check_clip(settings: Settings, captions: int = 200) -> ClipCheck:
 
 
 def _require_distinct(encoder: ClipEncoder) -> None:
-    """Raises `ClipError` when different texts have one vector, or a text's depends on what is encoded beside it."""
+    """Raises `ClipError` if different texts have the same vector, or if a text's vector depends on the other texts."""
     together = encoder.encode_texts(TEXTS)
     alone = np.stack([encoder.encode_text(text) for text in TEXTS])
     if not np.allclose(together, alone, atol=1e-3):

@@ -1,4 +1,4 @@
-"""Texts and pictures to unit vectors by CLIP's two encoders, around fastembed. It fetches no model and builds none."""
+"""Encodes texts and pictures as unit vectors with CLIP's two encoders, by fastembed. Fetches no model, builds none."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Kind = Literal["text", "image"]
 
 TEXT_CLASS = "Qdrant/clip-ViT-B-32-text"
 VISION_CLASS = "Qdrant/clip-ViT-B-32-vision"
-"""fastembed's names for "a CLIP text/vision export in this layout": with a folder of our own they fetch nothing."""
+"""fastembed's names of CLIP text and vision exports in this layout. With a folder of our own they fetch nothing."""
 
 TEXT_BATCH = 256
 IMAGE_BATCH = 16
 BATCH_PIXELS = 2**25
-"""100 MB as RGB. A batch of pictures ends when it has so many, since sixteen of the largest would take 4 GB."""
+"""Pixels of a batch of pictures, 100 MB as RGB. A batch ends there, since sixteen of the largest would take 4 GB."""
 
 
 class ClipEncoder:
-    """One CLIP model, its halves loaded when first used (0.5 s each for ViT-B/32). Not for two threads at once.
+    """One CLIP model. Each half is loaded at first use (0.5 s for ViT-B/32). Two threads must not use it at once.
 
-    `folder` has `text/` and `vision/`. `dimension` is that of the table: vectors of another length are an error.
-    `threads` are those of one model; None leaves the choice to onnxruntime (a thread for each core).
+    `folder` has `text/` and `vision/`. `dimension` is that of the table: a vector of another length is an error.
+    `threads` are the threads of one half; None lets onnxruntime choose (a thread for each core).
     """
 
     def __init__(self, folder: Path, dimension: int, *, threads: int | None = None) -> None:
@@ -46,7 +46,7 @@ class ClipEncoder:
         self._threads = threads
 
     def encode_texts(self, texts: Iterable[str], batch_size: int = TEXT_BATCH) -> Float32Rows:
-        """Vectors of texts, (n, dimension) float32, each of length 1. Cut at 77 tokens; every text has a vector.
+        """Vectors of texts, (n, dimension) float32, each of length 1. A text is cut at 77 tokens; none is left out.
 
         Raises `ClipError` when the model cannot be loaded, or gives vectors of another dimension.
         """
@@ -58,8 +58,8 @@ class ClipEncoder:
     def encode_images(self, images: Iterable[ImageSource], batch_size: int = IMAGE_BATCH) -> Float32Rows:
         """Vectors of pictures, (n, dimension) float32, each of length 1.
 
-        Holds `batch_size` decoded pictures at most, or fewer that have `BATCH_PIXELS`. Raises `ClipError` for a picture
-        that cannot be read (`load_image`), or as `encode_texts` does.
+        At most `batch_size` decoded pictures are in memory, or fewer when they reach `BATCH_PIXELS`. Raises `ClipError`
+        for a picture that cannot be read (`load_image`), and as `encode_texts` does.
         """
         pictures = (load_image(image) for image in images)
         batches = _batches(pictures, batch_size, lambda batch: sum(one.width * one.height for one in batch))
@@ -75,7 +75,7 @@ class ClipEncoder:
         return self.encode_images([image]).reshape(-1)
 
     def load(self, kind: Kind) -> None:
-        """Loads one half now, and sees that it gives vectors of the table's dimension. Raises `ClipError`."""
+        """Loads one half now, and checks that its vectors have the table's dimension. Raises `ClipError`."""
         if kind == "text":
             self.encode_texts(["a photo"])
         else:
@@ -102,7 +102,8 @@ class ClipEncoder:
             raise _unloadable("vision", folder, error) from error
 
     def _run(self, half: str, vectors: Iterable[npt.NDArray[np.generic]]) -> Float32Rows:
-        """A model of other inputs loads, such as both halves in one graph, and fails when it is first asked."""
+        """Runs a half. A model with other inputs, such as both halves in one graph, loads but fails at its first
+        use."""
         try:
             rows: Float32Rows = np.array(list(vectors), dtype=np.float32)
         except Exception as error:  # onnxruntime and numpy have no common base for what they raise
@@ -122,7 +123,7 @@ class ClipEncoder:
                 expected=f"({self.dimension},) as in the table",
                 advice="name the folder of the dataset's own model in LAION_CLIP_DIR",
             )
-        # Text vectors come with length about 10.
+        # The text encoder's vectors have a length of about 10.
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not np.isfinite(lengths).all() or not lengths.all():
             raise ClipError(f"CLIP model in {self.folder}", found="a zero or infinite vector", expected="unit vectors")

@@ -1,4 +1,4 @@
-"""Fetches a CLIP model's two exports from Hugging Face, resumed and verified. Whether to fetch is decided elsewhere."""
+"""Fetches a CLIP model's two exports from Hugging Face, resumed and verified. Callers decide whether to fetch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def fetch_model(model: ClipModel, folder: Path, progress: Progress | None = None, endpoint: str | None = None) -> None:
     """Puts the newest revision of both exports into `folder`, each file compared with the publisher's size and SHA-256.
 
-    A second call resumes what a first one left. The revisions (commits) are recorded in `clip.json`. `endpoint` is
-    another hub than https://huggingface.co (the variable HF_ENDPOINT works as well). Raises `ClipError`, which says
-    what to put where by hand, when the model has no public export or the hub cannot be reached.
+    A second call resumes what an earlier one left. The revisions (commits) are recorded in `clip.json`. `endpoint` is a
+    hub other than https://huggingface.co (the variable HF_ENDPOINT works, too). Raises `ClipError`, which says which
+    files to put where, when the model has no public export or the hub cannot be reached.
     """
     if model.repositories is None:
         require_files(model, folder)
@@ -59,13 +59,13 @@ def _fetch_half(hub: HfApi, repository: str, half: str, folder: Path, progress: 
             tqdm_class=_reporting(progress.advance) if progress else None,
         )
         _verify(file, folder, half)
-    # The hub's notes on unfinished files; nothing is unfinished here.
+    # The hub's notes about unfinished files. All files are finished here.
     shutil.rmtree(folder / half / ".cache", ignore_errors=True)
     return f"{repository}@{info.sha}"
 
 
 def _verify(file: RepoSibling, folder: Path, half: str) -> None:
-    """Raises `ClipError`, and removes the file, where size or SHA-256 are not those that the hub states."""
+    """Raises `ClipError` and removes the file if its size or SHA-256 differ from those that the hub states."""
     fact = file_fact(folder, f"{half}/{file.rfilename}")
     expected_sha = file.lfs.sha256 if file.lfs else fact.sha256
     if fact.bytes != (fact.bytes if file.size is None else file.size) or fact.sha256 != expected_sha:
@@ -79,7 +79,7 @@ def _verify(file: RepoSibling, folder: Path, half: str) -> None:
 
 
 def _reporting(advance: Callable[[int], None]) -> type[Any]:
-    """A progress bar for the hub that draws nothing and tells `advance` the bytes that came."""
+    """A progress bar class for the hub that draws nothing and calls `advance` with the bytes that arrived."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     class Reporting(tqdm):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Pictures from anywhere into upright RGB, or a typed refusal. Resizing to the model's input is fastembed's."""
+"""Turns pictures of any kind into upright RGB, or refuses them. fastembed resizes them to the model's input."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from laion_assets.errors import ClipError
 
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image"
-"""A path, the bytes of a file, or a picture that is open already."""
+"""A path, the bytes of a file, or an open picture."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "ICO")
-"""What is decoded, those that Pillow has loaded anyway first. Its others include EPS, which starts Ghostscript."""
+"""The formats that are decoded; those that Pillow loads anyway come first. Other formats include EPS, which starts
+Ghostscript."""
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own limit (1 GB at three bytes of four channels): a larger picture is taken for a decompression bomb."""
+"""Pillow's own limit (1 GB at three bytes of four channels): a larger picture is treated as a decompression bomb."""
 
 MAX_FILE_BYTES = 256 * 2**20
 
 MAX_ASPECT = 8
-"""CLIP looks at the middle square only. More would make its resizing of a 1 × 50,000 picture a bomb of its own."""
+"""Sides of a picture differ by this factor at most, the rest is cut. CLIP sees only the middle square, and resizing a 1
+× 50,000 picture would take as much memory as a decompression bomb."""
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """The picture as CLIP should see it: upright (EXIF), RGB, its transparent parts white.
+    """The picture as CLIP should see it: upright (EXIF), RGB, with transparent parts white.
 
-    Raises `ClipError` for a file that is absent, no picture, broken, or larger than `MAX_PIXELS` or `MAX_FILE_BYTES`.
+    Raises `ClipError` for a file that is missing, not a picture, broken, or larger than `MAX_PIXELS` or
+    `MAX_FILE_BYTES`.
     """
     subject = _subject(source)
     if isinstance(source, Image.Image):
@@ -42,7 +45,7 @@ def load_image(source: ImageSource) -> Image.Image:
         raise ClipError(subject, found="no bytes", expected="a picture")
     try:
         with warnings.catch_warnings():
-            # Pillow warns from one time its limit and refuses from two; neither is to be decoded.
+            # Pillow warns above its limit and refuses above twice its limit. Neither may be decoded.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return _decoded(image, subject)
@@ -75,9 +78,9 @@ def read_picture_file(path: Path) -> bytes:
 
 
 def read_below(root: Path | None, path: str) -> bytes:
-    """The bytes of a picture's file below `root`; a relative path starts there.
+    """The bytes of a picture's file below `root`; a relative path starts at `root`.
 
-    Raises `ClipError` where the path has `..` in it, or leads out of the folder, also through links.
+    Raises `ClipError` if the path contains `..`, or leads out of the folder, also through links.
     """
     subject = f"picture {path[:500]!r}"
     if root is None:
@@ -88,7 +91,7 @@ def read_below(root: Path | None, path: str) -> bytes:
         resolved_root = root.resolve(strict=True)
         resolved = (resolved_root / path).resolve(strict=True)
     except (OSError, ValueError, RuntimeError) as error:
-        # The answer must not say whether a file outside exists, so all such answers are the same.
+        # The answer must not tell whether a file outside exists, so all such answers are the same.
         raise ClipError(subject, found="no such file", expected=f"a file below {root}") from error
     if not resolved.is_relative_to(resolved_root):
         raise ClipError(subject, found="no such file", expected=f"a file below {root}")
@@ -104,12 +107,12 @@ def _decoded(image: Image.Image, subject: str) -> Image.Image:
     try:
         image.load()
         return _flat(ImageOps.exif_transpose(_middle(image, width, height)))
-    except Exception as error:  # As above: what a decoder raises is not to be foreseen.
+    except Exception as error:  # As above: decoders raise any kind of error.
         raise ClipError(subject, found=f"a broken picture ({error})", expected="a whole one") from error
 
 
 def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture, or the middle of an extremely long one."""
+    """The picture, or its middle part if it is extremely long."""
     longest = MAX_ASPECT * min(width, height)
     if max(width, height) <= longest:
         return image
@@ -120,7 +123,7 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """RGB of whatever mode, with white behind what is transparent."""
+    """The picture as RGB, from any mode, with white behind transparent parts."""
     if image.mode.startswith(("I", "F")):
         return _from_numbers(image)
     if image.has_transparency_data:
@@ -130,7 +133,7 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def _from_numbers(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits: Pillow's own conversion clips it to white. Floats up to 1 and to 255 are taken as such."""
+    """Converts grey of 16 or 32 bits, which Pillow's own conversion clips to white. Floats may go up to 1 or to 255."""
     numbers = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
     top = float(numbers.max())
     scale = 255 / 65535 if image.mode.startswith("I") or top > 255 else 255.0 if top <= 1 else 1.0

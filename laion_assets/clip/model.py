@@ -1,4 +1,4 @@
-"""Which CLIP model a dataset needs, which files it consists of, and in which folder they belong. It reads none."""
+"""Which CLIP model a dataset needs, which files it consists of, and in which folder they belong. Reads no file."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from laion_assets.settings import Settings
 TEXT_FILES = ("text/model.onnx", "text/tokenizer.json", "text/tokenizer_config.json")
 VISION_FILES = ("vision/model.onnx", "vision/preprocessor_config.json")
 MODEL_FILES = TEXT_FILES + VISION_FILES
-"""What must be in a model's folder, in the formats of Hugging Face's ONNX exports; the first output is taken."""
+"""Files that a model's folder must have, in the formats of Hugging Face's ONNX exports; the first output is used."""
 
 MORE_FILES = ("text/config.json", "text/special_tokens_map.json", "vision/config.json")
-"""Files of the same exports that are read where they are there."""
+"""Files of the same exports that are used if they are there."""
 
 SAMPLE = "sample"
 
 
 @dataclass(frozen=True)
 class ClipModel:
-    """A pair of encoders under the name that datasets give it; `repositories` are its text and its vision export.
+    """A pair of encoders under the name that datasets use; `repositories` are those of its text and vision exports.
 
-    `repositories` is None where no public pair in this layout is known: then the user provides the files.
+    `repositories` is None if no public pair in this layout is known. Then the user must provide the files.
     """
 
     name: str
@@ -44,7 +44,7 @@ KNOWN_MODELS = {
 
 
 def _known_model(name: str | None, dataset: str) -> ClipModel:
-    """The model that a dataset names. Raises `ClipError` where it names none, or one that is not known."""
+    """The model that a dataset names. Raises `ClipError` if the dataset names none, or an unknown one."""
     model = KNOWN_MODELS.get(name or "")
     if model is None:
         raise ClipError(
@@ -58,10 +58,10 @@ def _known_model(name: str | None, dataset: str) -> ClipModel:
 
 
 def clip_model(settings: Settings) -> ClipModel:
-    """The model that the dataset names, or whichever the user has put into LAION_CLIP_DIR: that one may have any name,
-    and is taken to be of the table's dimension, which the encoder compares with each vector.
+    """The model that the dataset names, or any model that the user has put into LAION_CLIP_DIR. The user's model may
+    have any name. It is expected to have the table's dimension, and the encoder checks each vector.
 
-    Raises `ClipError` without LAION_CLIP_DIR for a model that is unknown, or not of the table's dimension.
+    Raises `ClipError`, without LAION_CLIP_DIR, for a model that is unknown or does not have the table's dimension.
     """
     dataset = settings.dataset
     if settings.clip_dir is not None:
@@ -82,5 +82,5 @@ def clip_model(settings: Settings) -> ClipModel:
 
 
 def model_folder(settings: Settings) -> Path:
-    """Where the model's `text/` and `vision/` are: LAION_CLIP_DIR, else a folder of the model's own in the store."""
+    """The folder with the model's `text/` and `vision/`: LAION_CLIP_DIR, else the model's own folder in the store."""
     return settings.clip_dir or settings.data_dir / "clip" / clip_model(settings).folder

@@ -1,4 +1,4 @@
-"""The files of a CLIP model in a folder: which are missing, and what is recorded of them. It loads no model."""
+"""The files of a CLIP model in a folder: which are missing, and what is recorded about them. Loads no model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from laion_assets.clip.model import MODEL_FILES, MORE_FILES, ClipModel
 from laion_assets.errors import ClipError
 
 MANIFEST = "clip.json"
-"""Written last, when all files are there: model, revision, and size and SHA-256 of each."""
+"""Written last, when all files are there: model and revision, and the size and SHA-256 of each file."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class FileFact:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """The names of those files of `MODEL_FILES` that are not in the folder."""
+    """The names of `MODEL_FILES` that are not in the folder."""
     return [name for name in MODEL_FILES if not (folder / name).is_file()]
 
 
 def require_files(model: ClipModel, folder: Path) -> None:
-    """Raises `ClipError`, which says what to put where, unless the folder has all of the model's files."""
+    """Raises `ClipError`, which says what to put where, if the folder lacks any of the model's files."""
     missing = missing_files(folder)
     if not missing:
         return
@@ -65,14 +65,14 @@ def file_fact(folder: Path, name: str) -> FileFact:
 
 
 def write_manifest(folder: Path, model: ClipModel, revision: str) -> None:
-    """Records what the folder holds, as `clip.json` in it."""
+    """Records what the folder holds, as `clip.json` in the folder."""
     facts = {fact.name: {"bytes": fact.bytes, "sha256": fact.sha256} for fact in file_facts(folder)}
     content = {"model": model.name, "dimension": model.dimension, "revision": revision, "files": facts}
     (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Mapping[str, object]:
-    """What `clip.json` records; nothing where there is none, as in a folder that a user filled."""
+    """The content of `clip.json`; empty if there is no such file, as in a folder that a user filled."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):

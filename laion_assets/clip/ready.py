@@ -15,14 +15,14 @@ from laion_assets.shard.lock import file_lock
 from laion_assets.shard.store_errors import store_errors
 
 SAMPLE_REVISION = "seed 0, graphs 1"
-"""Raised with every change of the sample world or its graphs, so that a store with older ones is made again."""
+"""To be raised with every change of the sample world or its graphs: a store with older ones makes them again."""
 
 
 def ready_model(settings: Settings, *, fetch: bool = False, progress: Progress | None = None) -> Path:
     """The model's folder with all its files in it.
 
-    The sample's model is built at first use (0.3 s). A real one is fetched only where `fetch` says so and the folder
-    is the store's: nothing is written to LAION_CLIP_DIR. Raises `ClipError`, which names the files that are missing.
+    The sample's model is built at first use (0.3 s). A real model is fetched only if `fetch` is true and the folder is
+    the store's: nothing is written to LAION_CLIP_DIR. Raises `ClipError`, which names the missing files.
     """
     model, folder = clip_model(settings), model_folder(settings)
     if model.name == SAMPLE and settings.clip_dir is None:
@@ -34,7 +34,7 @@ def ready_model(settings: Settings, *, fetch: bool = False, progress: Progress |
 
 
 def open_encoder(settings: Settings, *, threads: int | None = None) -> ClipEncoder:
-    """The encoder of the settings' dataset; its halves are loaded when first used. Raises `ClipError`."""
+    """The encoder of the settings' dataset; its halves are loaded at first use. Raises `ClipError`."""
     return ClipEncoder(ready_model(settings), settings.dataset.dimension, threads=threads)
 
 
@@ -43,7 +43,7 @@ def _build_sample(settings: Settings, model: ClipModel, folder: Path) -> None:
     revision = f"{SAMPLE_REVISION}, {dimension} dimensions"
     if _is_built(folder, revision):
         return
-    # Imported late: the world needs pyarrow and the graphs need onnx, which a built model does not.
+    # Imported late: building needs pyarrow for the world and onnx for the graphs; a model that is built needs neither.
     from laion_assets.clip.sample_model import write_sample_model
     from laion_assets.sample.world import sample_world
 
@@ -65,7 +65,7 @@ def _is_built(folder: Path, revision: str) -> bool:
 def _fetch(model: ClipModel, folder: Path, progress: Progress | None) -> None:
     from laion_assets.clip.fetch import fetch_model
 
-    # Not a random name: what a first try fetched is there for the second.
+    # The name is not random, so that a second try finds what the first try fetched.
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     subject = f"CLIP model {model.name}"
     with store_errors(subject), file_lock(folder.with_name(f".{folder.name}.lock"), subject):
@@ -78,7 +78,7 @@ def _fetch(model: ClipModel, folder: Path, progress: Progress | None) -> None:
 
 
 def _take_place(made: Path, folder: Path, old: Path) -> None:
-    """Gives a finished folder its name; the folder that had it gets the name `old`."""
+    """Renames a finished folder to its name; the folder that had this name is renamed to `old`."""
     if folder.exists():
         folder.rename(old)
     made.rename(folder)

@@ -1,7 +1,8 @@
-"""The sample world's own CLIP: a tiny ONNX text and vision encoder that fastembed loads like the real pair.
+"""The sample world's own CLIP: a tiny ONNX text encoder and vision encoder that fastembed loads like a real pair.
 
-Its text encoder sums the directions of a caption's words, its vision encoder those of the colour words nearest to a
-picture's mean colour: `SampleWorld.embed_text` and `embed_colour` as graphs. It knows nothing that the world does not.
+The text encoder sums the directions of a caption's words. The vision encoder sums those of the colour words nearest to
+a picture's mean colour. They are `SampleWorld.embed_text` and `embed_colour` as graphs, and know no more than the
+world.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 PIXELS = 32
-"""Side of the square that the vision encoder sees; only its mean counts."""
+"""Side of the square that the vision encoder sees; it uses only the mean colour."""
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """How CLIP's preprocessing shifts and scales red, green and blue; the graph undoes it."""
 
 TEXT_LENGTH = 10.0
-"""Length of the text vectors: those of the real export are about this long, and must be normalised."""
+"""Length of the text vectors: vectors of the real export have about this length, so users must normalise them."""
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<|startoftext|>", "<|endoftext|>"
 MARKS = (PAD, UNKNOWN, START, END)
 """Tokens without a meaning: their vectors are zero."""
 
 OPSET, IR_VERSION = 17, 8
-"""Old enough for every onnxruntime that fastembed accepts."""
+"""An ONNX version that every onnxruntime accepted by fastembed can read."""
 
 
 def write_sample_model(folder: Path, world: SampleWorld) -> None:
@@ -49,7 +50,7 @@ def write_sample_model(folder: Path, world: SampleWorld) -> None:
 
 
 def _tokenizer(world: SampleWorld) -> str:
-    """Lower-case words, whatever is between them, as the tokenizers library writes it."""
+    """A tokenizer of lower-case words with any separators, in the tokenizers library's JSON."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {token: number for number, token in enumerate((*MARKS, *world.words))}
@@ -79,7 +80,7 @@ def _preprocessing() -> dict[str, object]:
 
 
 def _text_graph(world: SampleWorld) -> ModelProto:
-    """(n, tokens) numbers and mask to (n, D): the mask times the words' vectors is their sum."""
+    """From (n, tokens) numbers and mask to (n, D): the mask times the words' vectors is their sum."""
     from onnx import TensorProto, helper
 
     words = world.word_weights[:, None] * world.word_directions
@@ -101,7 +102,7 @@ def _text_graph(world: SampleWorld) -> ModelProto:
 
 
 def _vision_graph(world: SampleWorld) -> ModelProto:
-    """(n, 3, P, P) normalised pixels to (n, D): mean colour, softmax over the colour words, their directions."""
+    """From (n, 3, P, P) normalised pixels to (n, D): mean colour, softmax over the colour words, their directions."""
     from onnx import TensorProto, helper
 
     matrix, bias = world.colour_scorer()
@@ -127,7 +128,7 @@ def _vision_graph(world: SampleWorld) -> ModelProto:
 
 
 def _in_cloud_nodes(output: str) -> list[NodeProto]:
-    """`direction` (n, D) to the vectors of its cloud: length 1, shrunk, moved by the centre, scaled."""
+    """From `direction` (n, D) to the vectors of its cloud: length 1, shrunk, moved by the centre, scaled."""
     from onnx import helper
 
     return [

@@ -1,23 +1,23 @@
-"""What a text is made into before CLIP's tokenizer sees it. The cut at 77 tokens is the tokenizer's own."""
+"""How a text is cleaned before CLIP's tokenizer gets it. The tokenizer itself cuts it at 77 tokens."""
 
 from __future__ import annotations
 
 import html
 
 MAX_TOKENS = 77
-"""CLIP's context, with its two marks for start and end; the rest of a longer text is left out, as in training."""
+"""CLIP's context, with its two marks for start and end. The rest of a longer text is cut off, as in training."""
 
 MAX_CHARACTERS = 10_000
-"""77 tokens have far fewer; a longer text is cut before the tokenizer works through all of it."""
+"""77 tokens have far fewer characters. A longer text is cut here, so that the tokenizer need not read all of it."""
 
 MAX_RAW_CHARACTERS = 100_000
-"""Bound on the work of repairing a text; entities and blanks may shrink what is left to nothing."""
+"""Limit on the work of repairing a text, which must be larger since entities and blanks may shrink to nothing."""
 
 
 def clean_text(text: str) -> str:
-    """The text as CLIP's own tokenizer has it: repaired by ftfy, entities resolved twice, blanks of any kind as one.
+    """The text as CLIP's own code cleans it: repaired by ftfy, entities resolved twice, blanks of any kind as one.
 
-    OpenAI's `basic_clean` and `whitespace_clean`; lower case is the tokenizer's business. NUL and other control
+    This is OpenAI's `basic_clean` and `whitespace_clean`; the tokenizer makes it lower case. NUL and other control
     characters are dropped.
     """
     text = text[:MAX_RAW_CHARACTERS]
@@ -27,9 +27,9 @@ def clean_text(text: str) -> str:
 
 
 def _mend(text: str) -> str:
-    # Imported late: plain ASCII, which ftfy leaves alone, does not pay its 60 ms.
+    # Imported late, since it takes 60 ms: ftfy leaves plain ASCII unchanged, so that need not load it.
     import ftfy
 
-    # Repaired text holds no lone surrogates, which no tokenizer takes.
+    # Tokenizers refuse lone surrogates, so the repaired text may not hold any.
     repaired = ftfy.fix_text(text).encode("utf-8", "replace").decode("utf-8")
     return html.unescape(html.unescape(repaired)).replace("\x00", "")

@@ -1,4 +1,5 @@
-"""Writes encode_text and encode_image for ClickHouse: a script and an XML file each. What they answer is `worker`'s."""
+"""Writes encode_text and encode_image for ClickHouse: a script and an XML file each. `worker` computes their
+answers."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from laion_assets.shard.files import replacing
 from laion_assets.table.functions import function_folders
 
 POOL_SIZE = 2
-"""Workers a function, started when they are needed. Each holds its model: ViT-B/32 takes 0.4 to 0.5 GB."""
+"""Workers for each function, started when they are needed. Each holds its own model: ViT-B/32 takes 0.4 to 0.5 GB."""
 
 READ_SECONDS = 600
-"""How long ClickHouse waits for the next answers of a worker, which come batch by batch; the first wait has the loading
-of the model in it. ClickHouse's own 10 s is not enough for a slow disk."""
+"""How long ClickHouse waits for the next answers of a worker, which come batch by batch. The first wait includes the
+time to load the model. ClickHouse's own 10 s are not enough for a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ClipFunction:
 
     @property
     def config(self) -> str:
-        """The name of its XML file; ClickHouse's setting usually asks for `*_function.xml`."""
+        """The name of its XML file; ClickHouse's setting usually looks for `*_function.xml`."""
         return f"laion_{self.name}_function.xml"
 
 
@@ -44,7 +45,7 @@ FUNCTIONS = (ClipFunction("encode_text", "text", "text"), ClipFunction("encode_i
 
 @dataclass(frozen=True)
 class InstalledFunctions:
-    """What was written, script and XML file of each function."""
+    """What was written: the script and the XML file of each function."""
 
     scripts: tuple[Path, ...]
     configs: tuple[Path, ...]
@@ -58,10 +59,10 @@ class InstalledFunctions:
 def install(settings: Settings, scripts_dir: Path, config_dir: Path) -> InstalledFunctions:
     """Writes both functions for a ClickHouse that runs on this machine.
 
-    The interpreter, the model's folder and LAION_IMAGE_ROOT are baked in: install again when one of them moves.
-    `scripts_dir` is the server's user_scripts_path, `config_dir` a folder that its
-    user_defined_executable_functions_config looks into. Raises `ClipError` when the model is not there, `StoreError`
-    when a folder cannot be written.
+    The files hold the paths of the interpreter and the model's folder, and LAION_IMAGE_ROOT: install again when one of
+    them changes. `scripts_dir` is the server's user_scripts_path, `config_dir` a folder of its
+    user_defined_executable_functions_config. Raises `ClipError` when the model is missing, `StoreError` when a folder
+    cannot be written.
     """
     folder = ready_model(settings)
     scripts, configs = [], []
@@ -72,7 +73,7 @@ def install(settings: Settings, scripts_dir: Path, config_dir: Path) -> Installe
 
 
 def install_embedded(settings: Settings) -> InstalledFunctions:
-    """Writes both functions where the embedded engine finds them when it is opened next. Raises as `install` does."""
+    """Writes both functions where the embedded engine finds them at its next opening. Raises as `install` does."""
     folders = function_folders(settings)
     return install(settings, folders.scripts, folders.configs)
 
@@ -85,9 +86,9 @@ def _write(path: Path, content: str, mode: int) -> Path:
 
 
 def _script(function: ClipFunction, settings: Settings, model_folder: Path) -> str:
-    """A shell script, since a first line with the interpreter's path may have neither blanks nor 255 characters.
+    """A shell script: a first line with the interpreter's path may have neither blanks nor more than 255 characters.
 
-    -I keeps out whatever the server's folder or PYTHONPATH hold; the package's own place is added last.
+    -I ignores the server's folder and PYTHONPATH; the package's own folder is added last.
     """
     package_root = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.append({package_root!r}); from laion_assets.clip.worker import main; sys.exit(main())"
@@ -99,9 +100,10 @@ def _script(function: ClipFunction, settings: Settings, model_folder: Path) -> s
 
 
 def _config(function: ClipFunction) -> str:
-    """RowBinary takes any bytes and costs 2 µs a vector; JSON took 190 µs, more than the sample's model itself.
+    """The XML. RowBinary takes any bytes and costs 2 µs a vector; JSON took 190 µs, more than the sample's model
+    itself.
 
-    send_chunk_header tells the worker how many rows come, so that it encodes them in batches.
+    send_chunk_header tells the worker how many rows come, so that it can encode them in batches.
     """
     return f"""<functions>
     <function>

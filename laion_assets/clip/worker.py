@@ -1,8 +1,9 @@
-"""The program behind encode_text and encode_image: answers ClickHouse's rows on standard output, and never dies of one.
+"""The program of encode_text and encode_image: answers ClickHouse's rows on standard output. No row can make it fail.
 
-ClickHouse starts it from the scripts that `udf` writes and keeps it. For each block of rows it sends a line with their
-number, then the rows in RowBinary: a string each, of any bytes. The answer to each is an array of Float32, in order.
-An answer is empty where there is no vector; the reason goes to standard error, ClickHouse's log.
+ClickHouse starts it from the scripts that `udf` writes and keeps it running. For each block of rows ClickHouse sends a
+line with their number, then the rows in RowBinary: one string of any bytes each. The answer to each row is an array of
+Float32, in order. An answer is empty if there is no vector; the reason goes to standard error, which is ClickHouse's
+log.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from laion_assets.errors import ClipError, LaionError
 from laion_assets.varint import varint
 
 Answer: TypeAlias = "Callable[[list[bytes]], list[bytes]]"
-"""Rows as they came, to the answers to them in RowBinary."""
+"""A function from rows, as bytes, to their answers in RowBinary."""
 
 EMPTY = b"\x00"
 """An array without elements in RowBinary."""
 
 MAX_REASONS = 20
-"""Reasons that are written for one block of rows; a table full of broken paths would flood the log."""
+"""Reasons that are written for one block of rows at most: a table full of broken paths would flood the log."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serves until standard input ends. The exit code is 1 when the model cannot be loaded."""
+    """Serves until standard input ends. Returns 1 if the model cannot be loaded, else 0."""
     parser = argparse.ArgumentParser(prog="laion_assets.clip.worker", description=__doc__)
     parser.add_argument("kind", choices=("text", "image"))
     parser.add_argument("--model", type=Path, required=True, help="folder with text/ and vision/")
@@ -46,12 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     answer = text_answers(encoder) if kind == "text" else image_answers(encoder, options.images, reasons)
     try:
         encoder.load(kind)
-        # Nothing but answers may reach ClickHouse, whatever a library prints.
+        # Only answers may reach ClickHouse, also if a library prints something.
         output = os.fdopen(os.dup(1), "wb", buffering=2**20)
         os.dup2(2, 1)
         serve(sys.stdin.buffer, output, answer, TEXT_BATCH if kind == "text" else IMAGE_BATCH, reasons)
     except BrokenPipeError:
-        return 0  # ClickHouse has gone
+        return 0  # ClickHouse closed the pipe
     except LaionError as error:
         print(error, file=sys.stderr, flush=True)
         return 1
@@ -78,17 +79,17 @@ class Reasons:
 
 
 def serve(source: BinaryIO, output: BinaryIO, answer: Answer, batch_size: int, reasons: Reasons) -> None:
-    """Answers block after block until `source` ends. A block is read whole first, else both sides wait to write."""
+    """Answers block after block until `source` ends. A block is read whole first; otherwise both sides could block."""
     while header := source.readline():
         rows = [_read_string(source) for _ in range(int(header))]
-        # A constant comes as as many rows as the block has, so each value is encoded once.
+        # A constant comes once for each row of the block, so each distinct value is encoded once.
         distinct = list(dict.fromkeys(rows))
         known: dict[bytes, bytes] = {}
         written = 0
         for start in range(0, len(distinct), batch_size):
             batch = distinct[start : start + batch_size]
             known.update(zip(batch, _answers(answer, batch, reasons), strict=True))
-            # As far as answers are known: ClickHouse decodes while the next batch is encoded.
+            # Answers that are known are written now: ClickHouse decodes them while the next batch is encoded.
             end = written
             while end < len(rows) and rows[end] in known:
                 end += 1
@@ -99,7 +100,7 @@ def serve(source: BinaryIO, output: BinaryIO, answer: Answer, batch_size: int, r
 
 
 def text_answers(encoder: ClipEncoder) -> Answer:
-    """The answers to rows of text. Bytes that are not UTF-8 become replacement marks: every text has a vector."""
+    """The answers to rows of text. Bytes that are not UTF-8 become replacement characters: every text has a vector."""
 
     def answer(rows: list[bytes]) -> list[bytes]:
         return _arrays(encoder.encode_texts(row.decode("utf-8", "replace") for row in rows))
@@ -130,10 +131,10 @@ def image_answers(encoder: ClipEncoder, root: Path | None, reasons: Reasons) -> 
 
 
 def _answers(answer: Answer, rows: list[bytes], reasons: Reasons) -> list[bytes]:
-    """The rows' answers; where the batch fails, each row's own, so that one bad row spoils no other."""
+    """The rows' answers. If the batch fails, each row is answered alone, so that one bad row does not spoil others."""
     try:
         return answer(rows)
-    except Exception as error:  # A worker that died would fail the query, and the next one would load the model again.
+    except Exception as error:  # A worker that ends would fail the query, and its successor would load the model again.
         if len(rows) == 1:
             reasons.add(f"{type(error).__name__}: {error}")
             return [EMPTY]

@@ -1,7 +1,7 @@
-"""What an executor of steps is made of. `dg.executor` is public, and none of the classes that one needs to write it.
+"""The classes that an executor of steps needs. `dg.executor` is public, but these classes are not.
 
-Dagster's own in-process executor cannot be used as it is: a run that waits for a pool takes a whole core and hears
-of no interrupt (execution/executor.py).
+Dagster's own in-process executor cannot be used unchanged: a run that waits for a pool takes a whole core and does not
+react to interrupts (execution/executor.py).
 """
 
 from __future__ import annotations

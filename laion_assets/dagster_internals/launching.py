@@ -1,6 +1,6 @@
-"""Runs that a command makes and executes itself, with the code location named in them as the UI names it.
+"""Runs that a command creates and executes itself, with the code location named in them as the UI names it.
 
-`dg.execute_job` makes a run without its code location: the UI can neither execute it again nor terminate it.
+`dg.execute_job` creates a run without its code location: the UI can neither execute it again nor terminate it.
 """
 
 from __future__ import annotations

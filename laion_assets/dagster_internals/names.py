@@ -1,18 +1,18 @@
-"""Words of Dagster's that are documented as text and have no public constant: tags, and the name of a daemon.
+"""Words that Dagster documents as text without a public constant: tags, and the name of a daemon.
 
-Tags of materializations may be set by users since dagster-io/dagster#21452. They are written here as they are in
-Dagster's storage, so that nothing is imported for them.
+Users may set tags of materializations since dagster-io/dagster#21452. The tags are written here as they are in
+Dagster's storage, so that no import is needed.
 """
 
 from __future__ import annotations
 
 PARTITION_TAG = "dagster/partition"
 PRIORITY_TAG = "dagster/priority"
-"""Decides who is next in the queue, and in a pool."""
+"""Tag that decides which run or step is next in the queue, and in a pool."""
 
 BACKFILL_TAG = "dagster/backfill"
 KIND_PREFIX = "dagster/kind/"
-"""`dg.observable_source_asset` takes no `kinds`."""
+"""Tag prefix of an asset's kinds: `dg.observable_source_asset` takes no `kinds`."""
 
 CODE_VERSION_TAG = "dagster/code_version"
 DATA_VERSION_TAG = "dagster/data_version"

@@ -1,7 +1,7 @@
-"""What the event log says of checks by partition, and who is next in a pool.
+"""The history of checks by partition in the event log, and the waiting steps of a pool.
 
-`DagsterInstance` has public methods for materializations and observations, and none for the history of a check
-(partitioned checks are in preview). Pools have a public page in the UI and a command, and no method for Python.
+`DagsterInstance` has public methods for materializations and observations, but none for the history of a check
+(partitioned checks are in preview). Pools have a public page in the UI and a command, but no method for Python.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Types of public functions and attributes of Dagster that are themselves not public: for annotations alone."""
+"""Types that public functions and attributes of Dagster return, but that are not public: only for annotations."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How the process of a run executes its steps, and how it ends. What the steps do is in assets/."""
+"""How the process of a run executes its steps, and how it ends. The steps themselves are in assets/."""

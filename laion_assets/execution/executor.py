@@ -1,4 +1,4 @@
-"""The executor of our runs: Dagster's, which executes steps in the run's process, under a watch over that process."""
+"""The executor of our runs: Dagster's, which executes steps in the run's process, with a watch over that process."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from laion_assets.dagster_internals.executing import (
 from laion_assets.execution.watch import RunWatch
 
 WAIT_SECONDS = 0.25
-"""A run that waits for a pool looks so often whether it was told to end."""
+"""A run that waits for a pool checks at this interval whether it was told to end."""
 
 
 class WatchedExecutor(InProcessExecutor):
-    """Steps one after the other in the run's process, which ends when its run does."""
+    """Executes steps one after the other in the run's process. The process ends when its run ends."""
 
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
@@ -68,8 +68,8 @@ class WatchedExecutor(InProcessExecutor):
 class PoolSlots(InstanceConcurrencyContext):
     """The places that a run's steps take in pools.
 
-    Dagster's own takes the least of 0 and the time to its next look for the time that it may sleep: a run that waited
-    for a pool took a whole core (1.13.27), and heard of no interrupt before it had its place.
+    Dagster's own class sleeps for the lesser of 0 and the time to its next check, so it does not sleep: a run that
+    waited for a pool took a whole core (1.13.27), and did not react to an interrupt before it had its place.
     """
 
     def interval_to_next_pending_claim_check(self) -> float:
@@ -88,10 +88,11 @@ def _events(job_context: PlanExecutionContext, execution_plan: ExecutionPlan) ->
 
 
 def _shielding_children_from_ctrl_c(events: Iterator[dg.DagsterEvent]) -> Iterator[dg.DagsterEvent]:
-    """The same events; Ctrl-C is not sent on to the processes that are started up to the first of them.
+    """The same events. Until the first event Ctrl-C is not sent to the processes that are started.
 
-    Those copy the log of the steps to the terminal and end when this process does. Ctrl-C goes to all processes of a
-    terminal, and each of them told so with a traceback (1.13.27). One that comes meanwhile is heard right after.
+    These processes copy the log of the steps to the terminal and end when this process ends. Ctrl-C goes to all
+    processes of a terminal, and each of them printed a traceback (1.13.27). A Ctrl-C during this time is handled right
+    after it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -105,6 +106,6 @@ def _shielding_children_from_ctrl_c(events: Iterator[dg.DagsterEvent]) -> Iterat
 
 @dg.executor(name="in_process", config_schema=IN_PROC_CONFIG)
 def watched_executor(context: dg.InitExecutorContext) -> WatchedExecutor:
-    """A process a step would cost 9 to 11 s a shard where one process costs 1 s."""
+    """One process for all steps costs 1 s for each shard; one process for each step would cost 9 to 11 s."""
     retries: Any = context.executor_config["retries"]
     return WatchedExecutor(RetryMode.from_config(retries) or RetryMode.ENABLED)

@@ -1,4 +1,4 @@
-"""Gives a pool's free places to steps that wait for them, where the process that should have done so was killed."""
+"""Gives a pool's free places to waiting steps, if the process that should have done so was killed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from laion_assets.dagster_internals.records import SqlEventLogStorage
 
 
 def give_free_places(instance: dg.DagsterInstance) -> list[str]:
-    """Assigns a waiting step to each pool that has a free place and none assigned to it; the pools' names.
+    """Assigns a waiting step to each pool that has a free place and no step assigned to it; returns the pools' names.
 
     A step that ends frees its place, then assigns the next step in a second transaction (Dagster 1.13,
     `free_concurrency_slot_for_step`). A process that is killed between the two leaves a free place that no waiting step
-    is ever told of, since a step that waits only looks whether it was assigned.
+    ever gets, since a waiting step only checks whether it was assigned.
     """
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):

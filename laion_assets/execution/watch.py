@@ -1,8 +1,8 @@
-"""Ends the process of a run within seconds when it is told to, or when its run is over without it.
+"""Ends the process of a run within seconds when it is told to end, or when its run is over without it.
 
 Python runs a signal's handler between two instructions of the main thread. A statement in the embedded engine is one
-call, which may take an hour. So a thread hears of the signal at once (`signal.set_wakeup_fd`), ends the statements that
-are under way, and the handler then raises in the main thread.
+call, which may take an hour. So a thread learns of the signal at once (`signal.set_wakeup_fd`) and ends the running
+statements. After that the handler raises in the main thread.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from laion_assets.stopping import forget_stop, tell_to_stop
 from laion_assets.table.running import RunningStatements
 
 POLL_SECONDS = 1.0
-"""How often the run's status is read: a process whose run was ended elsewhere knows it within this time."""
+"""Interval at which the run's status is read, so that the process learns that its run was ended elsewhere."""
 
 POOL_SECONDS = 10.0
-"""How often a run that waits for a pool looks whether a killed process left a free place in it."""
+"""Interval at which a run that waits for a pool checks whether a killed process left a free place in it."""
 
 STEP_SECONDS = 2.5
-"""So long a step may take to end after an interrupt: statements of the engine took 0.1 to 1.5 s."""
+"""Time that a step may take to end after an interrupt: statements of the engine took 0.1 to 1.5 s."""
 
 IDLE_SECONDS = 2.0
-"""The same where no step is running: Dagster's wait for a repetition is no call that a signal ends."""
+"""The same time when no step is running: Dagster's wait for a repetition is not a call that a signal ends."""
 
 REPORT_SECONDS = 1.5
-"""So long the run's end may take to be recorded before the process ends without."""
+"""Time that recording the run's end may take; after it the process ends without the record."""
 
 AGAIN_SECONDS = 0.25
 
 _SIGNALS = {signal.SIGINT.value, signal.SIGTERM.value}
 _CLOSE = 0
-"""A byte of the pipe that is no signal's number."""
+"""A byte written to the pipe that is not a signal's number."""
 
 PROCESS_TAG = "laion_assets/process"
-"""Of runs that a command executes itself: host and process, by which a killed one is distinguished from a live one."""
+"""Tag of runs that a command executes itself: host and process. It tells whether the process was killed or is alive."""
 
 ALIVE = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 
 
 def process_of_command(run: dg.DagsterRun) -> str:
-    """The host and process of the command that executes a run; empty where none does.
+    """The host and process of the command that executes a run; empty if no command executes it.
 
-    A run that the UI executes again takes over the tags of the run before it, and is none of the command's.
+    A run that the UI executes again has the tags of the run before it, but no command executes it.
     """
     return run.tags.get(PROCESS_TAG, "") if run.parent_run_id is None else ""
 
 
 class RunWatch:
-    """Watches over one run that this process executes, in its main thread; elsewhere it does nothing.
+    """Watches over one run that this process executes in its main thread. In another thread it does nothing.
 
-    A signal, or a run that is being canceled or is over, interrupts the step. What is not ended by then
-    (`STEP_SECONDS`) ends with the process: the run is recorded as canceled, or failed, and its pool slots are freed.
+    The step is interrupted by a signal, or when the run is being canceled or is over. If the step does not end within
+    `STEP_SECONDS`, the process ends: the run is recorded as canceled or failed, and its pool slots are freed.
     """
 
     def __init__(self, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
@@ -91,14 +91,14 @@ class RunWatch:
             return
         self._closed.set()
         signal.set_wakeup_fd(self._outer)
-        # The thread may have ended, and closed its side, after a signal.
+        # After a signal the thread may have ended and closed its side of the pipe.
         with contextlib.suppress(OSError):
             os.write(self._writer, bytes([_CLOSE]))
         self._thread.join(AGAIN_SECONDS)
         os.close(self._writer)
 
     def _watch(self) -> None:
-        # select() takes no descriptor above 1,023, which a process with many open files gives.
+        # select() takes no descriptor above 1,023, but a process with many open files has such descriptors.
         waiting = select.poll()
         waiting.register(self._reader, select.POLLIN)
         try:
@@ -116,28 +116,28 @@ class RunWatch:
             os.close(self._reader)
 
     def _give_free_places(self) -> None:
-        """Now and then while no step runs: else a step that waits for a pool would wait for ever."""
+        """Runs now and then while no step runs. Without it a step that waits for a pool could wait for ever."""
         if self._instance.is_ephemeral or time.monotonic() - self._looked_at < POOL_SECONDS:
             return
         self._looked_at = time.monotonic()
-        # A database that is restarted is no reason to end a load.
+        # A database that is restarting is no reason to end a load.
         with contextlib.suppress(Exception):
             give_free_places(self._instance)
 
     def _pass_on(self, signals: bytes) -> None:
-        """To the owner of `set_wakeup_fd` before."""
+        """Writes the signals to the file descriptor that `set_wakeup_fd` had before."""
         if signals and self._outer != -1:
             with contextlib.suppress(OSError):
                 os.write(self._outer, signals)
 
     def _is_over(self) -> bool:
-        """Whether the run is being canceled, or has ended, or is gone; not where its storage cannot be asked now."""
+        """Whether the run is being canceled, has ended, or is gone; false if its storage cannot be read now."""
         if self._instance.is_ephemeral:
             return False
         try:
             run = self._instance.get_run_by_id(self._run_id)
         except Exception:
-            # A database that is restarted is no reason to end a load.
+            # A database that is restarting is no reason to end a load.
             return False
         return run is None or run.status not in ALIVE
 
@@ -145,14 +145,14 @@ class RunWatch:
         tell_to_stop()
         started = time.monotonic()
         if self._by_command and not self._instance.is_ephemeral and not self._is_over():
-            # A person's Ctrl-C: the run is then canceled, and not failed, which would have it retried.
+            # A person's Ctrl-C cancels the run. A failed run would be retried.
             self._cancel()
         statements = RunningStatements()
         while time.monotonic() - started < (STEP_SECONDS if self.in_step else IDLE_SECONDS):
             with contextlib.suppress(Exception):
                 statements.end()
             if self._closed.wait(AGAIN_SECONDS):
-                # A process that was started for this run has nothing else to do.
+                # If the process was started for this run, it has nothing else to do.
                 if multiprocessing.parent_process() is None:
                     return
                 time.sleep(max(0.0, started + STEP_SECONDS - time.monotonic()))
@@ -171,7 +171,7 @@ class RunWatch:
                 self._instance.report_run_canceling(run, "The command was told to end (Ctrl-C, SIGTERM).")
 
     def _report(self) -> None:
-        """What the process could not record itself."""
+        """Records what the process itself could not record."""
         run = self._instance.get_run_by_id(self._run_id)
         if run is not None and run.status == dg.DagsterRunStatus.CANCELING:
             self._instance.report_run_canceled(run, "The run's process was ended where its step did not end by itself.")
