@@ -1,1 +1,1 @@
-"""Looks at files that lie somewhere and writes the TOML file that describes them as a dataset."""
+"""Looks into the files of a dataset, wherever they are, and writes the TOML file that describes them."""

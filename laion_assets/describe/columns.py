@@ -1,4 +1,4 @@
-"""Which column of a metadata file is the caption, the URL and so on: by names first, then by what looks like it."""
+"""Which column of a metadata file is the caption, the URL and so on: by known names first, then by similar names."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ LIKELY = {
     "NSFW": re.compile(r"nsfw", re.IGNORECASE),
     "similarity": re.compile(r"similarity", re.IGNORECASE),
 }
-"""Names that are taken for a column, best first, where none of the known ones is there."""
+"""Further names that are taken for a column, best first, if the file has none of the known names."""
 
 STAND_INS = {"url": '""', "caption": '""', "NSFW": '""', "similarity": "nan"}
-"""What is written in TOML where the files lack a column."""
+"""Default values that are written into the TOML file if the files lack a column."""
 
 MOST_NULLS = 0.5
-"""More nulls than this and a shard without a declared default would be refused."""
+"""With a larger fraction of nulls than this a shard would be refused, unless a default is declared."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names in files and defaults by column of the table, each with a comment; the other columns with their types."""
+    """Names in files and defaults by column of the table, each with a comment; and the other columns with their
+    types."""
 
     names: dict[str, tuple[str, str]]
     defaults: dict[str, tuple[str, str]]
@@ -36,7 +37,7 @@ class Columns:
 
 
 def find_columns(files: list[Metadata]) -> Columns:
-    """The columns of files of one dataset: a column counts if all of them have it."""
+    """The columns of the files of one dataset. A column counts only if all files have it."""
     if not files:
         return Columns({}, {column: (STAND_INS[column], "there is no metadata") for column in PAGE_ALIASES}, {})
     common = [name for name in files[0].schema.names if all(name in file.schema.names for file in files)]
@@ -71,7 +72,7 @@ def _looks_like(column: str, name: str, kind: pa.DataType) -> bool:
 
 
 def _can_be(column: str, kind: pa.DataType) -> bool:
-    """Whether values of a type are read for a column (shard/arrow_values.py)."""
+    """Whether the merge can read values of this type for a column (shard/arrow_values.py)."""
     text = _type_of(kind) == "String" or bool(of.is_null(kind))
     if column == "similarity":
         numbers = (of.is_floating, of.is_integer, of.is_decimal, of.is_null)
@@ -80,7 +81,7 @@ def _can_be(column: str, kind: pa.DataType) -> bool:
 
 
 def _type_of(kind: pa.DataType) -> ColumnType | None:
-    """The table's type for a column of this Arrow type; None for what no column can hold."""
+    """The table's type for a column of this Arrow type; None if no column can hold such values."""
     if of.is_dictionary(kind) or of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind):
         inner = _type_of(kind.value_type)
         return inner if of.is_dictionary(kind) or inner == "String" else None

@@ -1,4 +1,4 @@
-"""What some shards' files hold, by their headers, footers and first rows: dimension, dtype, lengths, columns."""
+"""What the files of some shards hold, by their headers, footers and first rows: dimension, dtype, lengths, columns."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from laion_assets.shard.soundness import SQUARED_LENGTH_TOLERANCE
 Looked = TypeVar("Looked")
 
 LOOKED_AT = 4
-"""Shards that are opened, spread over all."""
+"""How many shards are opened; they are spread over all shards."""
 
 FIRST_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """An npy file: rows, dimension, numpy's text for its dtype, shortest and longest of its first vectors."""
+    """An npy file: rows, dimension, numpy's text for its dtype, lengths of the shortest and longest first vectors."""
 
     rows: int
     dimension: int
@@ -43,13 +43,13 @@ class Vectors:
 
     @property
     def normalised(self) -> bool:
-        """Whether its vectors have length 1, as near as the merge wants it."""
+        """Whether its vectors have length 1, as closely as the merge requires."""
         return all(abs(length**2 - 1) < SQUARED_LENGTH_TOLERANCE for length in (self.shortest, self.longest))
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """A metadata file: its rows, the fraction of nulls by column where its footer tells, its row groups."""
+    """A metadata file: its rows, the fraction of nulls by column if its footer has it, its row groups."""
 
     rows: int
     schema: pa.Schema
@@ -59,7 +59,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Which arrays of archives, or columns of Parquet files, are vectors: taken for images, for texts, and all."""
+    """Which arrays of archives, or columns of Parquet files, are vectors: the images', the texts', and all of them."""
 
     image: str
     text: str | None
@@ -68,7 +68,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the shards that were opened hold, by shard."""
+    """The contents of the shards that were opened, by shard."""
 
     images: dict[int, Vectors]
     texts: dict[int, Vectors]
@@ -77,7 +77,7 @@ class Contents:
 
 
 def look_into(place: Place, layout: Layout) -> Contents:
-    """Opens some shards. Raises `DatasetError` for a file that is not what its name says, `SourceError`."""
+    """Opens some shards. Raises `DatasetError` for a file whose format does not match its name, `SourceError`."""
     count = len(layout.shards)
     chosen = sorted({layout.shards[round(at)] for at in np.linspace(0, count - 1, min(count, LOOKED_AT))})
     if layout.image.ending != "npy":
@@ -108,7 +108,7 @@ def _look_into_arrays(place: Place, layout: Layout, chosen: list[int]) -> Conten
 
 
 def _choose(found: dict[str, Vectors], name: str) -> Arrays:
-    """By their names; the first where none says image. Texts must say so, and have the images' dimension."""
+    """Chooses by name; the first array if no name says image. Texts must be named so and have the images' dimension."""
     if not found:
         raise DatasetError(name, found="no lists or arrays of floats", expected="vectors")
     texts = [array for array in found if says("text", array)]
@@ -175,7 +175,7 @@ def read_columns(file: IO[bytes], name: str) -> dict[str, Vectors]:
 
 
 def _lengths(vectors: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Shortest and longest of those that are finite and not zero; 1 where none is."""
+    """The shortest and longest length that is finite and not zero; 1 if there is none."""
     lengths = np.linalg.norm(vectors[np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)], axis=1)
     return (float(lengths.min()), float(lengths.max())) if len(lengths) else (1.0, 1.0)
 
@@ -216,7 +216,7 @@ def read_metadata(file: IO[bytes], name: str) -> Metadata:
 
 
 def _null_fraction(footer: pq.FileMetaData, column: str) -> float | None:
-    """Of a plain column; None where some row group does not say."""
+    """The fraction of nulls in a column without nesting; None if a row group does not have it."""
     nulls = 0
     for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
         chunks = (group.column(number) for number in range(group.num_columns))

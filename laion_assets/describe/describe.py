@@ -1,4 +1,4 @@
-"""A dataset's TOML file from what lies at a folder or a URL, with a comment wherever it had to guess."""
+"""Writes a dataset's TOML file from the files in a folder or at a URL, with a comment at each guess."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from laion_assets.redact import redact
 from laion_assets.shard_numbers import as_ranges
 
 LARGE_ROWS = 2_000_000
-"""Files of at least so many rows are cut into shards of about `ROWS_A_SHARD`."""
+"""Files with at least this many rows are cut into shards of about `ROWS_A_SHARD`."""
 
 ROWS_A_SHARD = 1_000_000
 
 LOCKED_NAMES = "# The names are in the lock file beside this one."
 
 LIKELY_MODELS = {512: "ViT-B/32", 768: "ViT-L/14"}
-"""OpenAI's models behind LAION's datasets, by dimension; others have these dimensions, too."""
+"""OpenAI's models behind LAION's datasets, by dimension. Other models have these dimensions, too."""
 
 
 def describe(where: str, name: str | None = None, *, locked: bool = False) -> str:
-    """The text of a TOML file that describes the dataset at a folder or URL; `locked` leaves names to its lock file.
+    """The text of a TOML file that describes the dataset at a folder or URL. `locked` leaves names to its lock file.
 
-    It reads names, headers, footers and the first rows of four shards. Raises `DatasetError` where the files make no
-    shards, and `SourceError` where they cannot be read.
+    It reads names, headers, footers and the first rows of four shards. Raises `DatasetError` if the files do not form
+    shards, and `SourceError` if they cannot be read.
     """
     place = open_place(where)
     layout = find_layout(redact(place.url), place.files())
@@ -88,7 +88,7 @@ def _refuse_several_dimensions(place: Place, contents: Contents) -> None:
 
 
 def _shards_per_file(layout: Layout, contents: Contents) -> int:
-    """Into how many shards of about `ROWS_A_SHARD` rows each file is cut; 1 where it is one, or cannot be cut."""
+    """Into how many shards of about `ROWS_A_SHARD` rows each file is cut; 1 if a file is one shard or cannot be cut."""
     if layout.metadata is None or layout.image is not layout.metadata or layout.image.is_listed:
         return 1
     smallest = min(contents.metadata.values(), key=lambda file: file.rows)
@@ -96,7 +96,7 @@ def _shards_per_file(layout: Layout, contents: Contents) -> int:
 
 
 def _shard_lines(layout: Layout, cut: int) -> list[str]:
-    """Which shards there are, and how they are numbered or named."""
+    """The lines that say which shards there are, and how they are numbered or named."""
     if layout.image.is_listed:
         names = [layout.image.series.numbers[shard] for shard in layout.shards]
         return ["names = [", *(f"    {_quoted(name)}," for name in names), "]"]
@@ -109,7 +109,7 @@ def _shard_lines(layout: Layout, cut: int) -> list[str]:
 
 
 def _shards(shards: tuple[int, ...]) -> str:
-    """A count where they begin at 0 and have no holes."""
+    """The shards as TOML: a count if they begin at 0 and have no holes."""
     return str(len(shards)) if shards == tuple(range(len(shards))) else _quoted(as_ranges(shards))
 
 

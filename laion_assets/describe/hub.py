@@ -1,4 +1,4 @@
-"""A repository of the Hugging Face hub as a place: its files are listed by huggingface_hub, at one commit."""
+"""A repository of the Hugging Face hub as a place. huggingface_hub lists its files at one commit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CODES = {
     "EntryNotFoundError": "EntryNotFound",
     "RemoteEntryNotFoundError": "EntryNotFound",
 }
-"""The hub's codes by what huggingface_hub raises."""
+"""The hub's HTTP status codes by the errors of huggingface_hub."""
 
 
 class HubPlace:
-    """A repository at the commit that its revision is now: `url` has the commit, so that it names the same tomorrow."""
+    """A repository at the present commit of its revision. `url` has the commit, so it names the same files later."""
 
     def __init__(self, url: str) -> None:
-        """Raises `PermanentSourceError` where the hub has no such repository, or does not show it to us."""
+        """Raises `PermanentSourceError` if the hub has no such repository, or denies access to it."""
         from huggingface_hub import HfApi
 
         asked = HubRepository.of(url)
@@ -55,7 +55,7 @@ class HubPlace:
         return dict(self._found)
 
     def open(self, path: str) -> IO[bytes]:
-        """A file, read by ranges."""
+        """Opens a file; each read is a request for a range."""
         return io.BufferedReader(RangedFile(self._repository.file_url("", path), self._client), buffer_size=1 << 16)
 
     @cached_property
@@ -83,7 +83,7 @@ class HubPlace:
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turns what huggingface_hub and its HTTP client raise into ours."""
+        """Turns errors of huggingface_hub and its HTTP client into our own errors."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Which of the files that lie somewhere are images, texts and metadata, and which shards they make: by names alone."""
+"""Which files at a place are images, texts and metadata, and which shards they form. It uses names alone."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ HINTS: dict[FileKind, tuple[str, ...]] = {
     "text": ("text", "txt", "caption"),
     "metadata": ("meta",),
 }
-"""What names of folders and files say of the kind."""
+"""Words in names of folders and files that tell the kind."""
 
 
 def says(kind: FileKind, name: str) -> bool:
-    """Whether a name says that it is of a kind."""
+    """Whether a name tells that a file is of this kind."""
     return any(hint in name.lower() for hint in HINTS[kind])
 
 
 @dataclass(frozen=True)
 class Part:
-    """The files of one kind: `series` of names in `folder` (below the place, "" is the place itself)."""
+    """The files of one kind: a `series` of names in `folder` (below the place; "" is the place itself)."""
 
     folder: str
     series: Series
 
     @property
     def name(self) -> str:
-        """How people see it, such as `img_emb/img_emb_{shard}.npy`."""
+        """The name that people see, such as `img_emb/img_emb_{shard}.npy`."""
         return f"{self.folder}/{self.series.pattern}" if self.folder else self.series.pattern
 
     @property
     def ending(self) -> str:
-        """What its names end in."""
+        """The ending of its file names."""
         return self.series.pattern.rpartition(".")[2]
 
     @property
     def is_listed(self) -> bool:
-        """Whether its files have names where others have numbers."""
+        """Whether its files have names instead of numbers."""
         return "{name}" in self.series.pattern
 
     def path(self, shard: int) -> str:
@@ -54,13 +54,13 @@ class Part:
         return self.name.replace("{shard}", written).replace("{name}", written)
 
     def says(self, kind: FileKind) -> bool:
-        """Whether its name says that it is of a kind."""
+        """Whether its name tells that its files are of this kind."""
         return says(kind, self.name)
 
 
 @dataclass
 class Layout:
-    """The parts, the shards that have a file of each, and what had to be guessed: a sentence each."""
+    """The parts, the shards that have a file of each part, and what had to be guessed: one sentence for each guess."""
 
     image: Part
     text: Part | None
@@ -77,7 +77,7 @@ class Layout:
 
 
 def find_layout(where: str, paths: list[str]) -> Layout:
-    """The layout of the files at a place. Raises `DatasetError` where they make no shards."""
+    """The layout of the files at a place. Raises `DatasetError` if the files do not form shards."""
     parts = _parts(paths)
     notes: list[str] = []
     vectors = [part for part in parts if part.ending == "npy"]
@@ -113,14 +113,14 @@ def _parts(paths: list[str]) -> list[Part]:
 
 
 def _without_npy(where: str, paths: list[str], parts: list[Part]) -> Layout:
-    """Vectors in npz or HDF5 files beside the metadata's or alone, or in columns of these. Files without numbers are
-    listed by name."""
+    """The layout without npy files: vectors are in npz or HDF5 files, with or without metadata files, or in columns of
+    these. Files without numbers are listed by name."""
     ending = next((each for each in ARCHIVES if any(path.endswith(each) for path in paths)), ".npz")
     archives = [path for path in paths if path.endswith(ending)]
     tables = [path for path in paths if path.endswith(".parquet")]
 
     def numbered(kind: str, of: int) -> Part | None:
-        """The longest series, if it is most of the files."""
+        """The longest series, if it has most of the files."""
         found = max(
             (part for part in parts if part.ending == kind), key=lambda part: len(part.series.numbers), default=None
         )
@@ -145,7 +145,7 @@ def _without_npy(where: str, paths: list[str], parts: list[Part]) -> Layout:
 
 
 def _with_shards(where: str, paths: list[str], layout: Layout) -> Layout:
-    """The shards that are whole, and notes on those that are not."""
+    """Adds the complete shards, and notes about incomplete ones."""
     both = layout.image.series.numbers.keys() & (layout.metadata or layout.image).series.numbers.keys()
     if not both:
         raise _no_shards(where, paths, "numbers that vectors and metadata share")

@@ -1,4 +1,4 @@
-"""Makes the lock file of a described dataset: which shards lie at its source, and what the source says of each file."""
+"""Makes the lock file of a described dataset: which shards its source has, and what the source says about each file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from laion_assets.source_layout import SourceLayout
 from laion_assets.text_file import read_text
 
 REQUESTS_AT_ONCE = 8
-"""Each asks for the headers of one file."""
+"""Requests at the same time. Each asks for the headers of one file."""
 
 HASH_BLOCK_BYTES = 4 << 20
 
@@ -39,8 +39,8 @@ Files = dict[tuple[int, FileKind], RemoteFile]
 def look_at_listing(toml: Path, before: Listing | None, *, source: str | None = None, digests: bool = False) -> Listing:
     """The listing of a dataset's source as it is now. Names that `before` has keep their numbers.
 
-    It asks the first of the dataset's sources, or `source`. With `digests` every file is read for its SHA-256. Raises
-    `DatasetError` where no shard lies there, `SourceError`.
+    It asks the first of the dataset's sources, or `source`. With `digests` it reads every file for its SHA-256. Raises
+    `DatasetError` if the source has no shard, `SourceError`.
     """
     try:
         text = read_text(toml)
@@ -54,7 +54,7 @@ def look_at_listing(toml: Path, before: Listing | None, *, source: str | None = 
     settings = load_settings(dataset_name="sample", source=(place.url,), extra_columns=())
     place = place.model_copy(update={"url": place.url.replace("{data_dir}", str(settings.data_dir))})
     if is_hub(place.url):
-        # All that follows is of one commit.
+        # From here on all files are of one commit.
         place = place.model_copy(update={"url": open_place(place.url).url})
     retired: dict[int, str] = {}
     if "shards" not in fields and "names" not in fields:
@@ -84,7 +84,7 @@ def look_at_listing(toml: Path, before: Listing | None, *, source: str | None = 
 
 
 def _without_listing(fields: dict[str, Any], toml: Path) -> Dataset:
-    """The dataset with one shard in place of those that only a listing tells."""
+    """The dataset with one shard in place of shards that only a listing names."""
     if "shards" not in fields and "names" not in fields:
         named = any("{name}" in str(fields.get(f"{part}_file")) for part in ("image", "text", "metadata"))
         fields = {**fields, "partition_keys": "numbers", **({"names": {0: "x"}} if named else {"shards": [0]})}
@@ -96,7 +96,7 @@ def _folders(dataset: Dataset) -> Any:
 
 
 def _found(dataset: Dataset, place: SourceLayout, before: Listing | None) -> tuple[dict[str, Any], dict[int, str]]:
-    """Shards or names of which the source has every file, as fields of the dataset; and numbers that are kept free."""
+    """Shards or names for which the source has every file, as fields of the dataset; and the numbers to keep free."""
     paths = open_place(place.url).files()
     keys = [_keys(dataset, place, kind, paths) for kind in dataset.file_kinds]
     common = set.intersection(*keys)
@@ -130,7 +130,7 @@ def _pattern(dataset: Dataset, place: SourceLayout, kind: FileKind) -> str:
 
 
 def _keys(dataset: Dataset, place: SourceLayout, kind: FileKind, paths: list[str]) -> set[str]:
-    """What the files' names have in place of {shard}, {file} or {name}; numbers without their padding."""
+    """The text in the files' names in place of {shard}, {file} or {name}; numbers without their padding."""
     before, placeholder, after = re.split(r"(\{\w+\})", _pattern(dataset, place, kind))
     written = r"(.+)" if placeholder == "{name}" else r"(\d{1,9})"
     matcher = re.compile(re.escape(before) + written + re.escape(after), re.ASCII)
@@ -141,7 +141,7 @@ def _keys(dataset: Dataset, place: SourceLayout, kind: FileKind, paths: list[str
 
 
 def _observed(settings: Settings, dataset: Dataset, place: SourceLayout, *, may_be_gone: bool) -> Files:
-    """What the source says of each file. Raises `SourceError` for one that is not there, or is not told of any."""
+    """What the source says about each file. Raises `SourceError` for a missing file, or if nothing is said about it."""
     wanted = {(shard, kind): _wanted(dataset, kind, shard) for shard in dataset.shards for kind in dataset.file_kinds}
     where = open_place(place.url)
     facts: Mapping[str, RemoteFile] = where.facts() if isinstance(where, (StoredPlace, HubPlace)) else {}
@@ -153,7 +153,7 @@ def _observed(settings: Settings, dataset: Dataset, place: SourceLayout, *, may_
             path = "/".join(part for part in (place.folders.of(kind).strip("/"), file.remote_path) if part)
             if path in facts:
                 told[file.remote_path] = facts[path]
-        # Several shards of one file ask for it once.
+        # Several shards in one file need only one request.
         asked = {file.remote_path: file for file in wanted.values() if file.remote_path not in told}
         jobs = [
             partial(_ask, Mirrors(file, [places.whole(place, file)], patience, transfer)) for file in asked.values()
@@ -167,7 +167,7 @@ def _observed(settings: Settings, dataset: Dataset, place: SourceLayout, *, may_
 
 
 def _ask(mirrors: Mirrors) -> RemoteFile | PermanentSourceError:
-    """What the source says of a file, or that it has none."""
+    """What the source says about a file, or the error that it has no such file."""
     try:
         return mirrors.run(lambda source: source.observe())
     except PermanentSourceError as error:
@@ -179,7 +179,7 @@ def _wanted(dataset: Dataset, kind: FileKind, shard: int) -> WantedFile:
 
 
 def _digests(place: SourceLayout, dataset: Dataset) -> dict[tuple[int, FileKind], str]:
-    """SHA-256 of each file that is a shard's alone, read from its first byte to its last."""
+    """SHA-256 of each file that belongs to one shard alone; the whole file is read."""
     if dataset.shards_per_file > 1:
         raise DatasetError(
             f"dataset {dataset.name}", found="files that are cut into shards", expected="no --digests: ETags pin them"

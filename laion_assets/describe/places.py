@@ -1,4 +1,4 @@
-"""What lies at a folder or a URL, and its files, opened to read any part of them. What it means is `layout`'s."""
+"""The files of a folder or a URL, opened to read any part of them. `layout` finds out what the files mean."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from upath import UPath
 
 DEPTH = 4
-"""Folders within folders that are looked into."""
+"""How many levels of subfolders are searched."""
 
 MOST_FILES = 200_000
-"""Three files for each shard that a table can have, and a few more."""
+"""Most files of a place: three for each shard that a table can have, and a few more."""
 
 
 class Place(Protocol):
@@ -34,7 +34,7 @@ class Place(Protocol):
         """Paths below the place, with slashes, sorted. Raises `SourceError`."""
 
     def open(self, path: str) -> IO[bytes]:
-        """One of its files, seekable. Raises `SourceError`, `OSError`."""
+        """Opens one of its files, seekable. Raises `SourceError`, `OSError`."""
 
 
 class LocalPlace:
@@ -45,7 +45,7 @@ class LocalPlace:
         self._folder = folder.absolute()
 
     def files(self) -> list[str]:
-        """Paths of the files in it; hidden ones are left out. Raises `PermanentSourceError`."""
+        """Paths of the files in it, without hidden files. Raises `PermanentSourceError`."""
         if not self._folder.is_dir():
             found = "a file" if self._folder.exists() else "nothing there"
             raise PermanentSourceError(f"describe {self.url}", found=found, expected="a folder of a dataset's files")
@@ -58,7 +58,7 @@ class LocalPlace:
         return sorted(found_files)
 
     def open(self, path: str) -> IO[bytes]:
-        """A file of it; a pipe is none, since it would be waited for."""
+        """Opens one of its files. A pipe is refused, since opening a pipe would wait."""
         file = self._folder / path
         if not file.is_file():
             raise PermanentSourceError(f"describe {file}", found="a folder, a pipe or a device", expected="a file")
@@ -66,7 +66,7 @@ class LocalPlace:
 
 
 def _refuse_unreadable(error: OSError) -> None:
-    """Refuses a folder that cannot be listed; one that every disk has for its repair is passed over."""
+    """Raises for a folder that cannot be listed, except for `lost+found`, which every disk has for its repair."""
     if Path(str(error.filename)).name != "lost+found":
         raise PermanentSourceError(
             f"describe {error.filename}",
@@ -76,7 +76,7 @@ def _refuse_unreadable(error: OSError) -> None:
 
 
 class StoredPlace:
-    """A prefix in an object store, or whatever else fsspec lists: `s3://`, `gs://`."""
+    """A prefix in an object store, or in any other store that fsspec can list: `s3://`, `gs://`."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -88,7 +88,7 @@ class StoredPlace:
         return found
 
     def facts(self) -> dict[str, RemoteFile]:
-        """What one listing says of each object, by its path below the place."""
+        """What one listing says about each object, by its path below the place."""
         return {path: described(f"{self.url}/{path}", info) for path, info in self._found().items()}
 
     def _found(self) -> dict[str, dict[str, Any]]:
@@ -96,7 +96,7 @@ class StoredPlace:
             return in_store(self.url, _infos)
 
     def open(self, path: str) -> IO[bytes]:
-        """One object, read by ranges."""
+        """Opens one object; each read is a request for a range."""
         with self._failures():
             file: IO[bytes] = in_store(self.url, lambda base: base.joinpath(*path.split("/")).open("rb"))
         return file
@@ -105,7 +105,7 @@ class StoredPlace:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # each store's package raises kinds of its own
+        except Exception as error:  # each store's package raises its own kinds of errors
             raise PermanentSourceError(
                 f"describe {redact(self.url)}",
                 found=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
@@ -114,7 +114,7 @@ class StoredPlace:
 
 
 def _infos(base: UPath) -> dict[str, dict[str, Any]]:
-    """What is said of each file below a prefix, by its path there."""
+    """What the store says about each file below a prefix, by its path below the prefix."""
     start = base.path.rstrip("/")
     found = base.fs.find(start, maxdepth=DEPTH, detail=True)
     return {str(path).removeprefix(start).strip("/"): info for path, info in found.items()}

@@ -1,4 +1,4 @@
-"""A web server's directory: its index pages, or names that are asked for where there are none; files by ranges."""
+"""A web server's directory: by its index pages, or by trying known names if it has none. Files are read by ranges."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ KNOWN_NAMES = (
     ("images/img_emb_{}.npy", "texts/text_emb_{}.npy", "metadata/metadata_{}.parquet"),
     ("img_emb_{}.npy", "text_emb_{}.npy", "metadata_{}.parquet"),
 )
-"""Names that are asked for where a server lists nothing: clip-retrieval's, one of LAION-400M's hosts', one folder."""
+"""Names to try on a server that lists nothing: clip-retrieval's, those of a LAION-400M host, all in one folder."""
 
 WHOLE_BYTES = 256 << 20
-"""A file of a server without ranges is read whole up to this size."""
+"""On a server without ranges, a file of up to this size is read whole."""
 
 
 class WebPlace:
-    """A directory of a web server. `listed` says whether it has an index page; else its files were found by asking."""
+    """A directory of a web server. `listed` says whether it has an index page; else its files were found by trying."""
 
     def __init__(self, url: str) -> None:
         self.url = url.partition("#")[0]
@@ -59,16 +59,16 @@ class WebPlace:
         return sorted(found)
 
     def open(self, path: str) -> IO[bytes]:
-        """One file, read by ranges. Raises `SourceError`."""
+        """Opens one file; each read is a request for a range. Raises `SourceError`."""
         url = file_url(self.url, "", path)
         return io.BufferedReader(RangedFile(url, self._client), buffer_size=1 << 16)
 
     def _links(self, page: str) -> list[str]:
-        """What a directory's index page links to directly below it; nothing where there is no such page."""
+        """The links of a directory's index page to files and folders directly below it; empty if there is no page."""
         return listed_names(self._client, file_url(self.url, "", page) if page else self.url, "describe", SECONDS)
 
     def _asked(self) -> list[str]:
-        """Files of the names that are known, found one by one: the first shard, then how far the numbers go."""
+        """Files with known names, found one by one: first the first shard, then the last number."""
         for names in KNOWN_NAMES:
             for digits in range(1, 7):
                 for first in (0, 1):
@@ -94,7 +94,7 @@ class WebPlace:
 
 
 class RangedFile(io.RawIOBase):
-    """A file over HTTP as Python reads one: each read is a request for a range. Raises `SourceError`."""
+    """A file over HTTP as a Python file object: each read is a request for a range. Raises `SourceError`."""
 
     def __init__(self, url: str, client: SourceClient) -> None:
         self._url = url
@@ -112,24 +112,24 @@ class RangedFile(io.RawIOBase):
                 raise SourceError(redact(url), found=f"HTTP status {response.status}", expected="the file")
 
     def readable(self) -> bool:
-        """It is."""
+        """True: the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """True: the file can be read from any position."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to a place, as files do."""
+        """Moves to a position, as `io.RawIOBase.seek` does."""
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
         return self._place
 
     def tell(self) -> int:
-        """The place."""
+        """The position."""
         return self._place
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io's stub names a private protocol
-        """Fills the buffer from the place on; the bytes that came."""
+        """Fills the buffer from the position on; returns the number of bytes read."""
         end = min(self._place + len(buffer), self.size)
         if end <= self._place:
             return 0
@@ -149,7 +149,7 @@ class RangedFile(io.RawIOBase):
 
 
 def _last(there: Callable[[int], bool], first: int) -> int:
-    """The last number of a run without holes that begins at `first`, by steps that double and then halve."""
+    """The last number of a sequence without holes that begins at `first`: steps are doubled, then halved."""
     step = 1
     while there(first + step):
         step *= 2

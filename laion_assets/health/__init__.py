@@ -1,1 +1,1 @@
-"""What Dagster recorded of a load, and whether all is well. It starts, schedules and shows nothing."""
+"""What Dagster recorded about a load, and whether all is well. It starts, schedules and shows nothing."""

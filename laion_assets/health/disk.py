@@ -1,4 +1,4 @@
-"""Whether the disks have room for the rest of a load, by what its loaded shards took."""
+"""Whether the disks have room for the rest of a load, estimated from its loaded shards."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.settings import Settings
 
 MERGED_BYTES_A_VALUE = 1.8
-"""Bytes of a merged file a vector element: 1,850 for two vectors of 512 (benchmarks/merge_encodings.py)."""
+"""Bytes of a merged file for each vector element: 1,850 for two vectors of 512 (benchmarks/merge_encodings.py)."""
 
 TABLE_BYTES_A_VALUE = 4.1
-"""Bytes of the table a vector element with CODEC(NONE): 4,190 for two vectors of 512, texts included."""
+"""Bytes of the table for each vector element with CODEC(NONE): 4,190 for two vectors of 512, texts included."""
 
 RAW_TEXT_BYTES = 155
-"""Of metadata a row, beside its vectors."""
+"""Bytes of metadata for each row, beside its vectors."""
 
 
 def disk_space_suffices(
     settings: Settings, histories: list[ShardHistory], free_bytes: int, table: TableLook | None = None
 ) -> Finding:
-    """The disk of the store, of which `free_bytes` are free, has room for what the rest of the load needs; and that of
-    the embedded engine, where it is another.
+    """Whether the store's disk, of which `free_bytes` are free, has room for the rest of the load; and the embedded
+    engine's disk, if it is another.
 
-    How many rows a shard has is known where the dataset's file says `default_rows`, else when one is loaded: until
-    then it could not be told.
+    The rows of a shard are known if the dataset's file has `default_rows`, or once a shard is loaded. Until then the
+    finding is unknown.
     """
     needed = bytes_still_needed(settings, histories, table)
     if needed is None:
@@ -48,8 +48,8 @@ def disk_space_suffices(
 
 @dataclass(frozen=True)
 class DiskNeeds:
-    """Bytes that shards which are not loaded will take: on the store's disk, all included, and of these or beside them
-    the table's. `engine` is the embedded engine's folder where it lies on another disk than the store."""
+    """Bytes that shards not loaded yet will take: `store` on the store's disk, `table` for the table. If both are on
+    one disk, `store` includes `table`; else `engine` is the embedded engine's folder, on the other disk."""
 
     store: int
     table: int
@@ -59,11 +59,11 @@ class DiskNeeds:
 def bytes_still_needed(
     settings: Settings, histories: list[ShardHistory], table: TableLook | None = None
 ) -> DiskNeeds | None:
-    """What the shards that are not loaded will take: merged files, table and indexes where the engine is embedded, and
-    the raw files of the two shards that are under way, or of all where they are kept.
+    """What the shards that are not loaded will take: merged files, and table and indexes if the engine is embedded, and
+    the raw files of the two shards in progress, or of all shards if raw files are kept.
 
-    Bytes a row are those of the loaded shards, by `table` and their histories, else the dataset's. Of a bucket's files
-    only those under way lie on the disk. None where nothing is known of the rows of a shard.
+    Bytes a row are those of the loaded shards, by `table` and their histories, else the dataset's. If the store is a
+    bucket, only files of shards in progress are on the disk. None if no shard's number of rows is known.
     """
     dataset = settings.dataset
     waiting = [history for history in histories if history.progress != "loaded"]
@@ -87,7 +87,7 @@ def bytes_still_needed(
 
 
 def _table_bytes_a_row(settings: Settings, table: TableLook | None) -> float:
-    """With both indexes, built or not; a codec's share is known when something is loaded."""
+    """With both indexes, built or not; the effect of a codec is known when something is loaded."""
     dataset = settings.dataset
     vectors = len(dataset.vector_columns)
     graphs = IndexParameters.of(settings).bytes_a_vector(dataset.dimension) * vectors
@@ -100,7 +100,7 @@ def _table_bytes_a_row(settings: Settings, table: TableLook | None) -> float:
 
 
 def _raw_bytes_a_row(dataset: Dataset, histories: list[ShardHistory]) -> float:
-    """As the shards that were fetched have them, whose vectors may be float16 or float32; else as LAION has them."""
+    """By the fetched shards, whose vectors may be float16 or float32; else by LAION's files."""
     known = [history for history in histories if history.raw_bytes and history.rows]
     if known:
         return sum(history.raw_bytes for history in known) / sum(history.rows for history in known)
@@ -108,7 +108,7 @@ def _raw_bytes_a_row(dataset: Dataset, histories: list[ShardHistory]) -> float:
 
 
 def free_bytes_of(folder: Path) -> int:
-    """Bytes free on the disk of a folder, which need not exist yet."""
+    """Free bytes on the disk of a folder. The folder need not exist yet."""
     return shutil.disk_usage(_existing(folder)).free
 
 

@@ -1,5 +1,5 @@
-"""The facts of health that are not about one shard: the last index, recall and audit, the shards asked for, and
-who holds the engine. It judges nothing."""
+"""The facts of health that are not about one shard: the last index, recall and audit, the shards that were asked for,
+and the process that holds the engine. This module judges nothing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from laion_assets.table.embedded import holding_process
 from laion_assets.words import shards_of
 
 AUDIT_CHECK = "partition_matches_parquet"
-"""The check of a partition that the audit does again."""
+"""The check of a partition that the audit repeats."""
 
 SWEPT = "part_of_run"
-"""Key of the metadata of what a check over all shards found of one: the run whose own result names all that failed."""
+"""Metadata key in a shard's result of a check of all shards: the run whose own result names all failed shards."""
 
 
 RECENT_BUILDS = 20
-"""Of which the last that wrote anything noted what it took."""
+"""Number of the newest builds in which the last build that recorded its cost is searched."""
 
 CORE_SECONDS = ("core_seconds_a_million", "image_core_seconds_a_million", "text_core_seconds_a_million")
 """Keys of the metadata of `vector_index` and `vector_cells`."""
@@ -42,8 +42,8 @@ CORE_SECONDS = ("core_seconds_a_million", "image_core_seconds_a_million", "text_
 
 @dataclass(frozen=True)
 class IndexRecord:
-    """The last build: when it ended (Unix time), the shards that it covered, of these the ones that were loaded again
-    since, and the code version that it was made with."""
+    """The last build: when it ended (Unix time), its shards, those of its shards that were loaded again since, and the
+    code version that made it."""
 
     made_at: float
     covered: frozenset[int]
@@ -53,8 +53,8 @@ class IndexRecord:
 
 @dataclass(frozen=True)
 class Audit:
-    """The last check of each partition: shards whose check failed, shards that have none, and the Unix time of the
-    oldest, None where there is none."""
+    """The last check of each partition: shards whose check failed, shards without a check, and the Unix time of the
+    oldest check, None if there is none."""
 
     failed: frozenset[str] = frozenset()
     never: frozenset[str] = frozenset()
@@ -64,7 +64,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds the embedded engine's folder: its id, its command, and since when (Unix time)."""
+    """The process that holds the embedded engine's folder: its id, its command, and its start (Unix time)."""
 
     process: int
     command: str
@@ -73,7 +73,8 @@ class Holder:
 
 @dataclass(frozen=True)
 class LoadFacts:
-    """All of it. `under_way` are the assets of runs of no shard; `asked_for` are shards that are to be loaded."""
+    """All facts. `under_way` are the assets of running runs that are not about a shard; `asked_for` are shards to
+    load."""
 
     index: IndexRecord | None = None
     cells: IndexRecord | None = None
@@ -86,7 +87,7 @@ class LoadFacts:
 
 
 def read_facts(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> LoadFacts:
-    """Asks Dagster, the store and the operating system; a few queries."""
+    """Asks Dagster, the store and the operating system, with a few queries."""
     report = _last(instance, asset_key(settings, "recall_report"))
     under_way = other_active_runs(instance, settings)
     return LoadFacts(
@@ -106,7 +107,7 @@ def _last(instance: DagsterInstance, key: dg.AssetKey) -> dg.EventLogRecord | No
 
 
 def build_core_seconds(instance: DagsterInstance, settings: Settings, asset: str) -> float | None:
-    """Core seconds a million vectors of the last build that noted them: of graphs, or of cells beside training."""
+    """Core seconds a million vectors of the last build that recorded them: of graphs, or of cells without training."""
     records = instance.fetch_materializations(asset_key(settings, asset), limit=RECENT_BUILDS).records
     for record in records:
         metadata = record.asset_materialization.metadata if record.asset_materialization is not None else {}
@@ -134,15 +135,15 @@ def _build(instance: DagsterInstance, settings: Settings, asset: str) -> IndexRe
 
 AUDIT_PAGE = 500
 AUDIT_PAGES = 20
-"""So many records of checks are read at most, the newest first: 24 audits of each of 410 partitions."""
+"""At most this many records of checks are read, the newest first: 24 audits of each of 410 partitions."""
 
 
 def last_audits(instance: DagsterInstance, settings: Settings) -> dict[str, tuple[float, bool]]:
     """When each partition was last checked, in seconds since 1970, and whether the check passed.
 
-    A check whose run ended before it could look says nothing of the partition: the run's failure is reported.
-    Times are read from the records of checks: numbers of events are not the same thing in every storage of Dagster's
-    (SQLite counts them run by run).
+    A check whose run ended before it could read the partition says nothing about it: that failure is reported with the
+    run. Times are read from the records of checks, since the numbers of events mean different things in Dagster's
+    storages (SQLite counts them run by run).
     """
     key = AssetCheckKey(asset_key(settings, "clickhouse_partition"), AUDIT_CHECK)
     infos = instance.event_log_storage.get_asset_check_partition_info([key])
@@ -164,7 +165,7 @@ def last_audits(instance: DagsterInstance, settings: Settings) -> dict[str, tupl
 
 
 def read_audit(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> Audit:
-    """When the partitions that are loaded were last checked, and how that came out."""
+    """When the loaded partitions were last checked, and the results."""
     loaded = {history.key for history in histories if history.progress == "loaded"}
     checked = {key: found for key, found in last_audits(instance, settings).items() if key in loaded}
     if not checked:
@@ -179,8 +180,8 @@ def read_audit(instance: DagsterInstance, settings: Settings, histories: list[Sh
 
 
 def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> set[str]:
-    """Shards that are to be loaded: those of the last plan, those whose run is under way or failed, and all where
-    the schedule that loads the next ones runs. A canceled run takes its shard back."""
+    """Shards that are to be loaded: those of the last plan, those whose run is active or failed, and all shards if the
+    schedule that loads the next ones runs. Canceling a run means that its shard is not asked for any more."""
     # An instance in memory has no schedules.
     there = instance.schedule_storage is not None
     known = instance.all_instigator_state() if there else []
@@ -198,7 +199,8 @@ def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[Sh
 
 
 def engine_holder(settings: Settings) -> Holder | None:
-    """Who holds the embedded engine, by the `status` file that it keeps in its folder; None where no process does."""
+    """The process that holds the embedded engine, by the `status` file in the engine's folder; None if there is
+    none."""
     parts = urlsplit(settings.clickhouse_url.get_secret_value())
     if parts.scheme != "chdb" or (process := holding_process(Path(unquote(parts.netloc + parts.path)))) is None:
         return None

@@ -1,4 +1,4 @@
-"""One judgement of health, as checks and commands show it."""
+"""One judgement of health, which checks and commands show."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from laion_assets.errors import EngineHeldError
 from laion_assets.table.schema import PartitionState
 
 TableLook = list[PartitionState] | EngineHeldError
-"""The table's partitions, or who holds the embedded engine, so that they could not be looked at."""
+"""The table's partitions; or the process that holds the embedded engine, if they could not be read."""
 
 NAMED = 5
-"""Shards that a finding names; the others are counted."""
+"""How many shards a finding names; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One judgement: its check's name, whether all is well (None: it could not be told), what was seen in one line, and
-    the figures behind it by name, which Dagster plots over time."""
+    """One judgement: its check's name, whether all is well (None: unknown), what was found in one line, and the figures
+    behind it by name, which Dagster plots over time."""
 
     check: str
     passed: bool | None
@@ -27,6 +27,6 @@ class Finding:
 
 
 def naming(said: list[str]) -> str:
-    """The first few of several statements, and how many more there are."""
+    """The first few of several statements, and the number of the others."""
     more = len(said) - NAMED
     return "; ".join(said[:NAMED]) + (f"; and {more} more" if more > 0 else "")

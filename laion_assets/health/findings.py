@@ -22,10 +22,10 @@ from laion_assets.words import counted, lasting
 
 
 def look_at_table(settings: Settings, *, wait_seconds: float | None = None) -> TableLook:
-    """The table's partitions; where another process holds the embedded engine for longer than `wait_seconds` (None: the
-    settings' own), that fact. It is no failure: a load or a build holds it for as long as it works.
+    """The table's partitions. If another process holds the embedded engine for longer than `wait_seconds` (None: the
+    settings' own), returns that process: this is no failure, since a load or a build holds the engine while it works.
 
-    Raises `TableError` when the table cannot be asked for another reason.
+    Raises `TableError` when the table cannot be read for another reason.
     """
     try:
         with connect(settings, wait_seconds=wait_seconds) as db:
@@ -37,7 +37,7 @@ def look_at_table(settings: Settings, *, wait_seconds: float | None = None) -> T
 def judge(
     settings: Settings, histories: list[ShardHistory], table: TableLook, free_bytes: int, facts: LoadFacts
 ) -> list[Finding]:
-    """Every finding, in the order in which a person would ask."""
+    """All findings, in the order in which a person would ask for them."""
     return [
         no_shards_left_failed(histories),
         table_agrees_with_dagster(histories, table),
@@ -53,7 +53,7 @@ def judge(
 
 
 def no_shards_left_failed(histories: list[ShardHistory]) -> Finding:
-    """No shard whose last run failed is left. A canceled run is no failure."""
+    """No shard's last run has failed. A canceled run is not a failure."""
     failed = [history for history in histories if history.state == "failed"]
     shown = naming([_failure(history) for history in failed])
     seen = f"{counted(len(failed), 'shard')} failed: {shown}" if failed else "no shard is left failed"
@@ -61,13 +61,13 @@ def no_shards_left_failed(histories: list[ShardHistory]) -> Finding:
 
 
 def _failure(history: ShardHistory) -> str:
-    """A failed shard with its error, which names the shard already where it is one of ours."""
+    """A failed shard with its error. Our own errors name the shard already."""
     name = f"shard {history.key}"
     return history.error if history.error.startswith((f"{name}:", f"{name},")) else f"{name}: {history.error}"
 
 
 def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -> Finding:
-    """Partitions and rows of the table are those that Dagster recorded, either way. Shards that run are left out."""
+    """Whether the table and Dagster's records have the same partitions and rows. Shards with a run are left out."""
     if isinstance(table, EngineHeldError):
         return Finding("table_agrees_with_dagster", None, f"not looked at: {table.subject}: {table.found}")
     in_table = {state.shard: state.rows for state in table}
@@ -86,10 +86,10 @@ def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -
 
 
 def ingest_is_moving(histories: list[ShardHistory], asked_for: set[str], stalled_hours: float) -> Finding:
-    """Where shards that were asked for are missing, one was loaded within `stalled_hours`.
+    """If shards that were asked for are missing, one was loaded within `stalled_hours`.
 
-    Shards that were not asked for have not stalled: a load of 0-9 of 410 is complete with ten. Nor has a load that was
-    never begun.
+    Shards that were not asked for do not count: a load of 0-9 of 410 is complete with ten. A load that was never begun
+    does not count either.
     """
     missing = [history for history in histories if history.progress != "loaded"]
     waiting = [history for history in missing if history.key in asked_for]

@@ -1,4 +1,4 @@
-"""What Dagster recorded of each shard: how far it is, how its last run went, rows, seconds. It starts nothing."""
+"""What Dagster recorded about each shard: its last stage, the result of its last run, rows, seconds. Starts nothing."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from laion_assets.health.versions import (
 from laion_assets.settings import Settings
 
 COVERED_SHARDS = "covered_shards"
-"""Key of `vector_index`'s metadata: the shards whose partitions it covers, as ranges such as 0-9, 12."""
+"""Key of `vector_index`'s metadata: the shards of the partitions that it covers, as ranges such as 0-9, 12."""
 
 LOADS_SEEN = "loads_seen"
-"""Key of `vector_index`'s metadata: the last event of a loaded partition before its build began, as Dagster counts."""
+"""Key of `vector_index`'s metadata: Dagster's number of the last load event before the index's build began."""
 
 Progress = Literal["loaded", "merged", "fetched", "missing"]
 """How far a shard is: the last stage of the chain that was materialized."""
 
 RunState = Literal["", "queued", "running", "succeeded", "failed", "canceled"]
-"""How its last run went, or is going; nothing where it never had one."""
+"""The state of the shard's last run; empty if it never had one."""
 
 ShardState = Literal["loaded", "running", "queued", "failed", "merged", "fetched", "missing"]
 
 
 @dataclass
 class ShardHistory:
-    """One shard: its partition key, and its number. `seconds` is by asset of the chain, `core_seconds` is of all of it,
-    `raw_bytes` of its source.
+    """One shard: its partition key, and its number. `seconds` is by asset of the chain, `core_seconds` is the sum over
+    the chain, `raw_bytes` are the bytes of its source files.
 
-    How far it is and how its last run went are two facts: a loaded shard stays loaded when its next run fails or is
-    canceled. `peak_bytes` is the most resident memory of a step; `loaded_at` is a Unix time; `failures` counts the runs
-    that failed since the last one that succeeded, and `error` says why the last one did. `stale` says, by asset and in
-    order, why what was made is not what would be made now.
+    The stage of a shard and the state of its last run are two facts: a loaded shard stays loaded when its next run
+    fails or is canceled. `peak_bytes` is the most resident memory of a step. `loaded_at` is a Unix time. `failures`
+    counts the failed runs since the last successful one, and `error` is the last one's reason. `stale` says, by asset
+    and in order, why an asset is not what would be made now.
     """
 
     key: str
@@ -69,24 +69,24 @@ class ShardHistory:
 
     @property
     def shard(self) -> int:
-        """Its number, which is its key where keys are numbers."""
+        """Its number, which is its key if keys are numbers."""
         return int(self.key) if self.number is None else self.number
 
     @property
     def state(self) -> ShardState:
-        """Both facts in one word: a run under way comes before a failed one, and that before how far the shard is."""
+        """Both facts in one word: an active run takes precedence over a failed run, and this over the shard's stage."""
         if self.last_run in ("queued", "running", "failed"):
             return self.last_run
         return self.progress
 
     @property
     def active(self) -> bool:
-        """Whether a run of it is queued or running."""
+        """Whether one of its runs is queued or running."""
         return self.last_run in ("queued", "running")
 
     @property
     def rows_per_second(self) -> float:
-        """Over all stages of the chain."""
+        """Rows a second over all stages of the chain."""
         total = sum(self.seconds.values())
         return self.rows / total if total else 0.0
 
@@ -96,8 +96,8 @@ def read_histories(
 ) -> list[ShardHistory]:
     """The history of every shard with one of these keys (None: of the dataset), in their order.
 
-    A few queries, whatever the number of shards and of finished runs: runs are asked for by their ids. Of other shards
-    nothing is read.
+    Takes a few queries, whatever the number of shards and of finished runs: runs are asked for by their ids. Nothing is
+    read about other shards.
     """
     dataset = settings.dataset
     wanted = dataset.shard_keys if keys is None else keys
@@ -122,7 +122,7 @@ def read_histories(
 
 
 def recorded_numbers(record: dg.EventLogRecord) -> defaultdict[str, float]:
-    """The numbers that a materialization recorded, by name; 0 for others."""
+    """The numbers that a materialization recorded, by name; 0 for other names."""
     materialization = record.asset_materialization
     metadata = {} if materialization is None else materialization.metadata
     numbers: defaultdict[str, float] = defaultdict(float)
@@ -148,13 +148,13 @@ def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLog
 def _take_run(history: ShardHistory, last: LastRun) -> None:
     history.failures = last.failures
     if history.last_run == "queued" and not last.active:
-        return  # a backfill is about to ask for it
+        return  # a backfill is about to create a run for it
     history.last_run, history.run_id, history.error = last.state, last.run_id, last.error
 
 
 def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], observed: Mapping[str, str]) -> None:
-    """Says why an asset of a shard is stale, as Dagster's own marks have it: other code, or an input that changed. What
-    follows a stale asset is stale, too. `observed` are the versions of the shards' remote files."""
+    """Says why an asset of a shard is stale, as Dagster's own marks do: other code, or a changed input. Assets after a
+    stale asset are stale, too. `observed` are the versions of the shards' remote files."""
     keys = {name: key.to_user_string() for name, key in chain_keys(settings).items()}
     codes = {name: code_version(settings, name) for name in CHAIN}
     for history in histories:
@@ -173,12 +173,12 @@ def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], observed:
 
 
 def _has_changed(fetched: str, observed: str | None) -> bool:
-    """Whether a source's files are others than those that were fetched; False where one of the two is not known."""
+    """Whether the source's files differ from the fetched ones; False if one of the two versions is unknown."""
     unknown = not fetched or not observed or fetched.startswith(UNOBSERVED)
     return not unknown and observed is not None and fetched != source_version(observed)
 
 
 def hours_since_last_load(histories: list[ShardHistory]) -> float | None:
-    """Hours since a shard was loaded; None when none ever was."""
+    """Hours since the last shard was loaded; None if none was."""
     times = [history.loaded_at for history in histories if history.loaded_at is not None]
     return (time.time() - max(times)) / 3600 if times else None

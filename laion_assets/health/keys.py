@@ -21,7 +21,7 @@ JOBS = (LOAD_JOB, BUILD_JOB, OBSERVE_JOB, REPORT_JOB, AUDIT_JOB, UPDATE_JOB)
 
 
 def asset_key(settings: Settings, name: str) -> AssetKey:
-    """The key of one of our assets."""
+    """The full key of one of our assets."""
     return AssetKey([*settings.key_prefix, name])
 
 
@@ -31,5 +31,5 @@ def chain_keys(settings: Settings) -> dict[str, AssetKey]:
 
 
 def job_name(settings: Settings, name: str) -> str:
-    """The name of one of our jobs. A run of a whole job records no assets, only this name."""
+    """The full name of one of our jobs. A run of a whole job records this name, but no assets."""
     return "_".join([*settings.key_prefix, name])

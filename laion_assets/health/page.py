@@ -1,4 +1,4 @@
-"""The load report's page in Markdown: findings, totals, a picture of all shards, the plan, and a row a shard."""
+"""The load report's page in Markdown: findings, totals, a picture of all shards, the plan, and a row for each shard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERDICTS = {True: "passed", False: "**failed**", None: "*not told*"}
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the shards that are loaded, whatever became of their last run: the page and the metadata have one."""
+    """Sums over the loaded shards, whatever the state of their last run. The page and the metadata both show them."""
 
     loaded: int
     rows: int
@@ -27,7 +27,7 @@ class Totals:
 
     @classmethod
     def of(cls, histories: list[ShardHistory]) -> Totals:
-        """Of these shards."""
+        """The sums over these shards."""
         loaded = [history for history in histories if history.progress == "loaded"]
         seconds = sum(sum(history.seconds.values()) for history in loaded)
         return cls(len(loaded), sum(history.rows for history in loaded), seconds)
@@ -36,8 +36,8 @@ class Totals:
 def report_markdown(
     histories: list[ShardHistory], findings: Sequence[Finding], compared: Sequence[Compared] = ()
 ) -> str:
-    """The page: findings, totals, a picture of all shards, the plan against what happened, then a row a shard that was
-    ever begun."""
+    """The page: findings, totals, a picture of all shards, the plan compared with what happened, and a row for each
+    shard that was ever begun."""
     lines = [f"- {VERDICTS[found.passed]} `{found.check}`: {_cell(found.seen)}" for found in findings]
     lines += ["", _totals(histories), ""]
     picture = shards_picture(histories)
@@ -86,5 +86,5 @@ def _plan_lines(compared: Sequence[Compared]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell, as it is: no line break, no sign that Markdown reads, at most 300 characters."""
+    """Text for one table cell: no line breaks, no characters that Markdown interprets, at most 300 characters."""
     return re.sub(r"([\\|<>`*\[\]])", r"\\\1", " ".join(text.split())[:300])

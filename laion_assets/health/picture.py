@@ -1,4 +1,4 @@
-"""All shards of a load in one picture: a cell a shard, coloured by its state, in the order of their numbers."""
+"""All shards of a load in one picture: a cell for each shard, coloured by its state, in the order of their numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from PIL import ImageDraw
 
 COLUMNS = 41
-"""410 cells are then ten rows."""
+"""Cells in a row: 410 cells are then ten rows."""
 
 CELL, GAP, MARGIN, LINE = 20, 3, 44, 26
-"""Pixels: a cell, the gap between two, the margin for row numbers, and a line of the legend."""
+"""Pixels: a cell, the gap between cells, the margin for row numbers, and a line of the legend."""
 
 MAX_CELLS = 4_100
-"""More shards than this are no picture that one takes in at a glance."""
+"""With more shards than this the picture would be too large to see at once."""
 
 COLOURS = {
     "loaded": "#2e9e5b",
@@ -31,11 +31,11 @@ COLOURS = {
     "fetched": "#b7d9c5",
     "missing": "#dedede",
 }
-"""By state, in the order of the legend."""
+"""Colours by state, in the order of the legend."""
 
 
 def cell_state(history: ShardHistory) -> str:
-    """What a shard's cell shows: its state, or that what was loaded is stale."""
+    """The state that a shard's cell shows; `stale` if the shard is loaded but stale."""
     return "stale" if history.stale and history.state not in ("failed", "running", "queued") else history.state
 
 
@@ -47,8 +47,8 @@ def states_in_words(histories: list[ShardHistory]) -> str:
 
 
 def shards_picture(histories: list[ShardHistory]) -> bytes | None:
-    """The picture as PNG; None for more shards than a picture is for."""
-    # Imported where a report is made: no shard's run needs it.
+    """The picture as PNG; None if there are too many shards for a picture."""
+    # Imported only when a report is made: no shard's run needs it.
     from PIL import Image, ImageDraw
 
     if not 0 < len(histories) <= MAX_CELLS:

@@ -18,15 +18,15 @@ from laion_assets.shard.store import ShardStore
 from laion_assets.table.schema import PartitionState
 
 SINCE_LIMIT = 1_000
-"""Runs of index and recall that are looked at: there is one a milestone."""
+"""Runs of index and recall that are read at most: there is one for each milestone."""
 
 
 def plan_against_actual(
     settings: Settings, instance: DagsterInstance, histories: list[ShardHistory], table: TableLook
 ) -> list[Compared]:
-    """The kept plan beside what happened since it was made; nothing without a plan, or before its first shard.
+    """The kept plan compared with what happened since it was made; empty without a plan, or before its first shard.
 
-    Where the table is held by another process, disk is left out.
+    If another process holds the table, disk use is left out.
     """
     plan = read_plan(plan_path(settings))
     if plan is None or plan.dataset != settings.dataset.name:
@@ -52,7 +52,7 @@ def _happened(
         stage: sum(one.seconds.get(asset, 0.0) for one in done)
         for stage, asset in zip(SHARD_STAGES, CHAIN, strict=False)
     }
-    # Checks, and Dagster itself: what of a run was no step's.
+    # The time of a run outside its steps: checks, and Dagster itself.
     seconds["checks"] = max(0.0, _run_seconds(instance, done) - sum(seconds.values()))
     columns = len(settings.dataset.vector_columns)
     built = _since(instance, asset_key(settings, "vector_index"), plan)
@@ -87,7 +87,7 @@ def _since(instance: DagsterInstance, key: AssetKey, plan: LoadPlan) -> list[dic
 
 
 def _disk_bytes(settings: Settings, shards: list[int], loaded: list[PartitionState]) -> int:
-    """Bytes of these shards' partitions, indexes included, and of what the store keeps of their files."""
+    """Bytes of these shards' partitions, including indexes, and of their files that the store keeps."""
     store = ShardStore.of(settings)
     total = sum(state.bytes_on_disk for state in loaded if state.shard in shards)
     if not settings.clickhouse_url.get_secret_value().startswith("chdb:"):
@@ -99,7 +99,7 @@ def _disk_bytes(settings: Settings, shards: list[int], loaded: list[PartitionSta
 
 
 def _size(location: Location) -> int:
-    """What it takes of the store: nothing where it is another file's second name."""
+    """The bytes that a file takes in the store; 0 if it is a second name (hard link) of another file."""
     try:
         facts = location.stat()
     except FileNotFoundError:

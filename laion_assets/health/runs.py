@@ -1,6 +1,6 @@
-"""How the runs of this code location went: the last one of each shard, those under way, and why one failed.
+"""The runs of this code location: the last run of each shard, the active ones, and why a run failed.
 
-An instance may hold other code locations' runs, with partitions of the same names: they are left out.
+An instance may hold other code locations' runs, with partitions of the same names. Such runs are left out.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ ENDED: dict[DagsterRunStatus, Literal["succeeded", "failed", "canceled"]] = {
 }
 
 RECENT_RUNS = 200
-"""Failed and canceled runs that are looked at besides those that the events name: a run that was planned before a
-shard's last materialization, and failed after it."""
+"""Failed and canceled runs that are read besides those that events name. They find a run that was planned before a
+shard's last materialization and failed after it."""
 
 COUNTED_RUNS = 20
-"""Runs of a failed shard among which its failures are counted; LAION_RETRY_LIMIT is far below."""
+"""Number of a failed shard's runs among which its failures are counted; LAION_RETRY_LIMIT is far lower."""
 
 IDS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
 class LastRun:
-    """How the last run of a shard went, or is going. `failures` counts the failed ones since the last success."""
+    """The state of a shard's last run. `failures` counts the failed runs since the last successful one."""
 
     run_id: str
     state: Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -56,7 +56,7 @@ class LastRun:
 
     @property
     def active(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the run has not ended."""
         return self.state in ("queued", "running")
 
 
@@ -70,8 +70,8 @@ def last_runs(
 ) -> dict[str, LastRun]:
     """The last run of each shard that had one, by partition key; of these shards, or of all.
 
-    `recorded_by` names, by shard, the runs of its last materializations with their times. To these come the runs that
-    were to materialize it later and did not, as Dagster's events name them: so that a shard costs the same after two
+    `recorded_by` names, by shard, the runs of its last materializations with their times. Dagster's events name further
+    runs, which were to materialize a shard later but did not. So a shard costs the same number of queries after two
     runs and after a hundred.
     """
     candidates: dict[str, dict[str, float]] = defaultdict(dict)
@@ -97,7 +97,7 @@ def last_runs(
 
 
 def _last(runs: Mapping[str, float], records: Mapping[str, dg.RunRecord]) -> LastRun | None:
-    """The run that is under way, else the one that ended last. Events recorded without a run have none."""
+    """The active run, else the run that ended last; None for events that were recorded without a run."""
     known = [records[run_id] for run_id in runs if run_id in records]
     active = [record.dagster_run for record in known if record.dagster_run.status in ACTIVE]
     if active:
@@ -108,17 +108,17 @@ def _last(runs: Mapping[str, float], records: Mapping[str, dg.RunRecord]) -> Las
         return None
     last = max(ended, key=lambda one: (_end(one), one.storage_id))
     if max(runs.values(), default=0.0) > _end(last):
-        return None  # it was recorded since, without a run
+        return None  # a materialization was recorded later, without a run
     return LastRun(last.dagster_run.run_id, ENDED[last.dagster_run.status])
 
 
 def _end(record: dg.RunRecord) -> float:
-    """When a run ended. Where that was not noted, when its record was last changed, which SQLite knows to a second."""
+    """When a run ended. If the time is missing, the time when its record last changed, which SQLite has in seconds."""
     return record.end_time or record.update_timestamp.timestamp() + 1
 
 
 def _recent_and_active(instance: DagsterInstance, settings: Settings) -> list[dg.RunRecord]:
-    """Runs of shards that are under way, and the last that failed or were canceled."""
+    """Active runs of shards, and the last runs that failed or were canceled."""
     ended = RunsFilter(statuses=[DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED])
     records = [
         *instance.get_run_records(RunsFilter(statuses=list(ACTIVE))),
@@ -135,7 +135,7 @@ def _by_id(instance: DagsterInstance, run_ids: list[str]) -> Iterable[dg.RunReco
 def _with_failures(
     instance: DagsterInstance, settings: Settings, last: dict[str, LastRun], with_errors: bool
 ) -> dict[str, LastRun]:
-    """Adds how often shards failed since their last success, and why they did the last time."""
+    """Adds the number of each shard's failures since its last success, and the reason of the last one."""
     failing = [shard for shard, run in last.items() if run.state != "succeeded"]
     counts: dict[str, int] = dict.fromkeys(failing, 0)
     settled: set[str] = set()
@@ -158,7 +158,7 @@ def _with_failures(
 
 
 def is_of_a_shard(run: dg.DagsterRun, settings: Settings) -> bool:
-    """Whether a run makes assets of the chain, of this code location, for one shard."""
+    """Whether a run makes assets of the chain, in this code location, for one shard."""
     if PARTITION_TAG not in run.tags:
         return False
     if run.asset_selection is None:
@@ -167,8 +167,8 @@ def is_of_a_shard(run: dg.DagsterRun, settings: Settings) -> bool:
 
 
 def waiting_in_backfills(instance: DagsterInstance, settings: Settings) -> set[str]:
-    """Shards of backfills under way that have no run yet: a backfill makes runs a few at a time."""
-    # Imported here: it was a fifth of what importing the code location takes over Dagster, in each shard's run.
+    """Shards of active backfills that have no run yet: a backfill creates its runs a few at a time."""
+    # Imported here: the import was a fifth of what importing the code location takes over Dagster, in each shard's run.
     from laion_assets.dagster_internals.backfills import BulkActionsFilter, BulkActionStatus
 
     requested = instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
@@ -176,7 +176,7 @@ def waiting_in_backfills(instance: DagsterInstance, settings: Settings) -> set[s
 
 
 def _without_a_run(backfill: PartitionBackfill, settings: Settings) -> set[str]:
-    """Partitions of the chain that a backfill, of assets or of the job `load_shards`, has not asked a run for yet."""
+    """The chain's partitions of a backfill (of assets, or of the job `load_shards`) that have no run yet."""
     if backfill.asset_backfill_data is None:
         ours = backfill.job_name == job_name(settings, LOAD_JOB)
         names = list(backfill.partition_names or []) if ours else []
@@ -191,7 +191,7 @@ def _without_a_run(backfill: PartitionBackfill, settings: Settings) -> set[str]:
 
 @dataclass(frozen=True)
 class RunUnderWay:
-    """A run of something else than shards: its id, state, and the assets that it makes, or its job."""
+    """An active run that is not about a shard: its id, its state, and the assets that it makes, or its job."""
 
     run_id: str
     state: Literal["queued", "running"]
@@ -207,11 +207,11 @@ OF_THE_TABLE = (
     "load_report",
     "remote_shard",
 )
-"""Assets of no single shard."""
+"""Assets that do not belong to a single shard."""
 
 
 def other_active_runs(instance: DagsterInstance, settings: Settings) -> list[RunUnderWay]:
-    """Runs of ours under way that are of no shard, such as the index's, which may hold the table for long."""
+    """Our active runs that are not about a shard, such as the index's. Such a run may hold the table for long."""
     ours = {asset_key(settings, name) for name in OF_THE_TABLE}
     jobs = {job_name(settings, name) for name in JOBS}
     found = []
@@ -223,8 +223,8 @@ def other_active_runs(instance: DagsterInstance, settings: Settings) -> list[Run
 
 
 def failure_reason(instance: DagsterInstance, run_id: str) -> str:
-    """Why a run failed, in one line without secrets: the failed step's own words and the failed checks', else what
-    ended the run (it was canceled, its process was gone)."""
+    """Why a run failed, in one line without secrets: the messages of the failed step and the failed checks, else what
+    ended the run (it was canceled, or its process ended)."""
     reasons: list[str] = []
     for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
         failure = entry.dagster_event.step_failure_data if entry.dagster_event is not None else None

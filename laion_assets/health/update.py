@@ -18,7 +18,7 @@ from laion_assets.words import counted
 
 @dataclass(frozen=True)
 class Update:
-    """The assets of the chain that each shard needs, by shard, and whether index, cells and recall are behind."""
+    """The assets of the chain that each shard needs, by shard, and whether index, cells and recall are out of date."""
 
     shards: dict[int, tuple[str, ...]]
     index: bool
@@ -40,8 +40,8 @@ class Update:
 def what_to_update(
     settings: Settings, histories: list[ShardHistory], facts: LoadFacts, shards: set[int] | None = None
 ) -> Update:
-    """What is stale or missing of `shards` (None: of those that were begun or asked for), and of what is made from
-    them. What is queued or running is being made. Raises `StoreError` where a bucket cannot say what it has."""
+    """What is stale or missing of `shards` (None: those that were begun or asked for), and of what is made from them.
+    Assets of queued or running runs are left out. Raises `StoreError` if a bucket cannot be listed."""
     needed: dict[int, tuple[str, ...]] = {}
     for history in histories:
         begun = history.progress != "missing" or bool(history.last_run) or history.key in facts.asked_for
@@ -57,7 +57,7 @@ def what_to_update(
             (settings.builds_cells, facts.cells, "vector_cells"),
         )
     )
-    # Figures below the target would come out the same: only void ones are measured again.
+    # Measuring figures below the target again would give the same figures, so only invalid ones are measured again.
     built = settings.builds_graphs or settings.builds_cells
     recall = index or cells or (built and bool(recall_is_void(facts)))
     if not loaded and not needed:
@@ -71,11 +71,11 @@ def what_to_update(
 
 
 def chain_steps(settings: Settings, history: ShardHistory) -> tuple[str, ...]:
-    """The assets that a shard needs, in order: from the first that is stale or missing, and before that from the one
-    whose files are gone. None where all is there."""
+    """The assets that a shard needs, in order: from the first stale or missing asset on. If the files that this asset
+    needs are gone, the asset that makes the files comes before it. Empty if all is there."""
     made = {"missing": 0, "fetched": 1, "merged": 2, "loaded": 3}[history.progress]
     if history.last_run in ("failed", "canceled") and history.progress == "loaded":
-        made = 2  # a run that ended after a load did not look at what it loaded
+        made = 2  # a run that ended after the load did not check what it loaded
     stale = [CHAIN.index(name) for name in history.stale]
     first = min([made, *stale])
     if first >= len(CHAIN):
@@ -89,7 +89,7 @@ def chain_steps(settings: Settings, history: ShardHistory) -> tuple[str, ...]:
 
 
 def _is_behind(settings: Settings, loaded: set[int], index: IndexRecord | None, asset: str) -> bool:
-    """Whether a loaded partition lacks the index, or the cells, that the settings ask for, also between milestones."""
+    """Whether a loaded partition lacks the index, or cells, that the settings ask for, also between milestones."""
     if index is None or (index.code and index.code != code_version(settings, asset)):
         return bool(loaded)
     return bool(loaded - (index.covered - index.loaded_again))

@@ -1,4 +1,4 @@
-"""Whether index, recall, sources and audits keep up with what is loaded, and the engine is free for the next step."""
+"""Whether index, recall, sources and audits are as new as what is loaded, and the engine is free for the next step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UPDATE = "`laion-assets bring-up-to-date` or the job bring_up_to_date makes it a
 
 
 def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
-    """The greatest milestone that `loaded` partitions have reached: 0, `first`, `first + step`, …, and `total`."""
+    """The largest milestone that `loaded` partitions have reached: 0, `first`, `first + step`, …, and `total`."""
     if loaded >= total:
         return total
     if loaded < first:
@@ -26,7 +26,7 @@ def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
 
 
 def nothing_is_stale(histories: list[ShardHistory]) -> Finding:
-    """What was made of each shard is what would be made now: its source has the same files, and the settings that
+    """Whether each shard's assets are what would be made now: its source has the same files, and the settings that
     decide a result are the same."""
     stale = [history for history in histories if history.stale and not history.active]
     figures = {"stale": len(stale)}
@@ -39,10 +39,10 @@ def nothing_is_stale(histories: list[ShardHistory]) -> Finding:
 def index_follows_loads(
     settings: Settings, histories: list[ShardHistory], table: TableLook, facts: LoadFacts
 ) -> Finding:
-    """The index covers what was loaded at the last milestone, with the settings' parameters, and no partition that it
-    covered was loaded again since.
+    """Whether the index covers what was loaded at the last milestone, with the settings' parameters, and no partition
+    of the index was loaded again since.
 
-    Dagster marks no asset as stale that is made from 100 partitions or more, so this finding says it.
+    Dagster does not mark an asset as stale that is made from 100 partitions or more, so this finding reports it.
     """
     name = "index_follows_loads"
     if not settings.builds_graphs:
@@ -50,7 +50,7 @@ def index_follows_loads(
     loaded = {history.shard for history in histories if history.progress == "loaded"}
     index = facts.index
     if index is not None and isinstance(table, list):
-        # A partition that had its graphs comes with them when it is loaded again.
+        # A partition that had graphs gets graphs when it is loaded again.
         with_graphs = {state.shard for state in table if state.index_bytes}
         index = replace(index, loaded_again=index.loaded_again - with_graphs)
     covered = loaded & index.covered - index.loaded_again if index is not None else set()
@@ -71,7 +71,7 @@ def index_follows_loads(
 
 
 def cells_follow_loads(settings: Settings, histories: list[ShardHistory], facts: LoadFacts) -> Finding:
-    """The same of the cells, where LAION_INDEX asks for them. A shard that is not in them is scanned by searches."""
+    """The same for the cells, if LAION_INDEX asks for them. Searches scan a shard that is not in the cells."""
     name = "cells_follow_loads"
     if not settings.builds_cells:
         return Finding(name, True, "LAION_INDEX asks for no cells")
@@ -89,7 +89,7 @@ def cells_follow_loads(settings: Settings, histories: list[ShardHistory], facts:
 
 
 def _reached(settings: Settings, partitions: int) -> int:
-    """The greatest milestone that so many partitions have reached."""
+    """The largest milestone that this number of partitions has reached."""
     total = len(settings.dataset.shards)
     return milestone(partitions, first=settings.index_first, step=settings.index_step, total=total)
 
@@ -97,7 +97,7 @@ def _reached(settings: Settings, partitions: int) -> int:
 def _build_faults(
     settings: Settings, loaded: set[int], covered: set[int], build: IndexRecord | None, asset: str
 ) -> list[str]:
-    """Why the last build of graphs or cells, which `covered` these partitions, is behind; none where it is not."""
+    """Why the last build of graphs or cells, with the partitions `covered`, is out of date; empty if it is not."""
     faults = [] if build is None else _outdated(settings, loaded, covered, build, asset)
     reached = _reached(settings, len(loaded))
     if not faults and reached > _reached(settings, len(covered)):
@@ -120,7 +120,7 @@ def _outdated(settings: Settings, loaded: set[int], covered: set[int], build: In
 
 
 def recall_is_void(facts: LoadFacts) -> str:
-    """Why the last figures of recall are not of what searches use; empty where they are, or nothing is built."""
+    """Why the last figures of recall are not about what searches use; empty if they are, or if nothing is built."""
     builds = {"index": facts.index, "cells": facts.cells}
     built = {name: record for name, record in builds.items() if record is not None}
     if not built:
@@ -138,7 +138,7 @@ def recall_is_void(facts: LoadFacts) -> str:
 
 
 def recall_is_current(facts: LoadFacts) -> Finding:
-    """Recall was measured on the index that is there, and each kind of query reaches its target."""
+    """Whether recall was measured on the present index, and each kind of query reaches its target."""
     name, found = "recall_is_current", facts.evaluation
     if facts.index is None and facts.cells is None:
         return Finding(name, True, "no index was built yet, so nothing is to be measured")
@@ -161,9 +161,9 @@ def recall_is_current(facts: LoadFacts) -> Finding:
 
 
 def partitions_were_audited(histories: list[ShardHistory], audit: Audit, days: float) -> Finding:
-    """Each loaded partition was compared with its merged file within `days`, and was equal to it. A load compares, too.
+    """Whether each loaded partition was compared with its merged file within `days`, and was equal to it.
 
-    Partitions that are loading now are left out.
+    A load makes this comparison, too. Partitions that are being loaded are left out.
     """
     name = "partitions_were_audited"
     settled = {history.key for history in histories if history.progress == "loaded" and not history.active}
@@ -187,7 +187,7 @@ def partitions_were_audited(histories: list[ShardHistory], audit: Audit, days: f
 
 
 def engine_is_given_back(holder: Holder | None, hours: float) -> Finding:
-    """No process holds the embedded engine for longer than `hours`: a step opens it and gives it back."""
+    """Whether no process holds the embedded engine for longer than `hours`: a step opens it and closes it again."""
     name = "engine_is_given_back"
     if holder is None:
         return Finding(name, True, "no process holds the embedded engine", {"hours_held": 0.0})

@@ -1,4 +1,4 @@
-"""Code versions of the assets, and the data versions that Dagster recorded. Staleness follows from the two."""
+"""Code versions of the assets, and the data versions that Dagster recorded. The two decide what is stale."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from laion_assets.settings import Settings
 from laion_assets.shard import merged
 
 RECORDS_AT_ONCE = 500
-"""SQLite takes at most 999 bound values in its older versions."""
+"""Values bound in one query: older versions of SQLite take at most 999."""
 
 
 @dataclass(frozen=True)
 class RecordedVersions:
-    """What one materialization recorded: its data version, the code version, and its inputs' data versions by key."""
+    """The versions that one materialization recorded: its data version, code version, and its inputs' data versions."""
 
     data: str = ""
     code: str = ""
@@ -33,7 +33,7 @@ class RecordedVersions:
 
     @classmethod
     def of(cls, record: dg.EventLogRecord) -> RecordedVersions:
-        """The versions in a materialization's tags; empty where an event was recorded without a run."""
+        """The versions in a materialization's tags; empty if the event was recorded without a run."""
         materialization = record.asset_materialization
         tags = {} if materialization is None else materialization.tags or {}
         start = INPUT_DATA_VERSION_PREFIX
@@ -42,7 +42,7 @@ class RecordedVersions:
 
 
 UNOBSERVED = "unobserved "
-"""Begins the data version of raw files whose source could not be asked: it is not known whether it changed."""
+"""Prefix of the data version of raw files whose source could not be asked: whether it changed is unknown."""
 
 
 def source_version(observed: str) -> str:
@@ -51,23 +51,23 @@ def source_version(observed: str) -> str:
 
 
 def was_taken(recorded: str, version: str) -> bool:
-    """Whether a recorded input version is this data version. Of a partition Dagster records the SHA-256 of it."""
+    """Whether a recorded input version is this data version. For a partition Dagster records its SHA-256."""
     return recorded in (version, hashlib.sha256(version.encode()).hexdigest())
 
 
 def digest(*parts: object) -> str:
-    """A short text that changes with any of the parts."""
+    """A short text that changes if any of the parts changes."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _cut(dataset: Dataset) -> str:
-    """How files are cut and numbered; "" where a shard is a file of its number. What is in them their versions say."""
+    """How files are cut and numbered; "" if each shard is one file. The files' versions tell their contents."""
     cut = (dataset.shards_per_file, dataset.first_file)
     return "" if cut == (1, 0) else f", {cut[0]} shards a file from {cut[1]}"
 
 
 def _arrays(dataset: Dataset) -> str:
-    """Where in their files the vectors are, and how rows of metadata are found; "" for npy files."""
+    """Where the vectors are in their files, and how metadata rows are matched to them; "" for npy files."""
     arrays = [array for part in dataset.parts if (array := dataset.array(part)) is not None]
     said = f"; arrays {', '.join(arrays)}" if arrays else ""
     if dataset.join is not None:
@@ -76,9 +76,9 @@ def _arrays(dataset: Dataset) -> str:
 
 
 def code_version(settings: Settings, asset: str) -> str:
-    """What decides an asset's result besides its inputs, as one text: another text marks what was made as stale.
+    """All that decides an asset's result besides its inputs, as one text. A changed text marks the asset as stale.
 
-    Limits, retries and paths are left out: they decide whether a step succeeds, not what it makes.
+    Limits, retries and paths are left out: they decide whether a step succeeds, but not what it makes.
     """
     dataset = settings.dataset
     carried = {**PAGE_TYPES, **settings.extra_column_types}
@@ -98,7 +98,7 @@ def code_version(settings: Settings, asset: str) -> str:
         "hnsw_tuning": f"{settings.tuning_rows} rows in {settings.tuning_partitions}, {settings.tuning_granularities}",
         "clip_encoders": f"{dataset.clip_model}",
     }
-    # The number is ours, to be raised when the code itself makes another result of the same settings.
+    # Our own number: raise it when the code itself makes a different result from the same settings.
     return "; ".join(part for part in ("1", versions.get(asset, "")) if part)
 
 
@@ -118,7 +118,7 @@ def latest_materializations(
 def observed_versions(
     instance: DagsterInstance, settings: Settings, partitions: set[str] | None = None
 ) -> dict[str, str]:
-    """The version that each shard's remote files were last observed with; of these shards, or of all."""
+    """The last observed version of each shard's remote files; of these shards, or of all."""
     key = asset_key(settings, "remote_shard")
     latest = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_OBSERVATION, partitions)
     ids = sorted(latest.values())
@@ -133,7 +133,7 @@ def observed_versions(
 
 
 def partition_versions(instance: DagsterInstance, settings: Settings) -> dict[int, str]:
-    """The data version of each loaded partition, by shard; of one recorded without any, the number of its event."""
+    """The data version of each loaded partition, by shard; if none was recorded, the number of the event."""
     versions = {}
     numbers = dict(zip(settings.dataset.shard_keys, settings.dataset.shards, strict=True))
     for record in latest_materializations(instance, asset_key(settings, "clickhouse_partition")):
@@ -153,7 +153,7 @@ def cells_version(settings: Settings, versions: Mapping[int, str]) -> str:
 
 
 def last_load(instance: DagsterInstance, settings: Settings) -> int:
-    """The number of the last event by which a partition was loaded; 0 where none was."""
+    """The number of the last event that loaded a partition; 0 if there is none."""
     loads = instance.get_latest_storage_id_by_partition(
         asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
     )

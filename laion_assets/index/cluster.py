@@ -1,4 +1,4 @@
-"""Indexes of a cluster: built on every cluster shard side by side, and seen on every replica. It searches nothing."""
+"""Indexes of a cluster: built on all cluster shards in parallel, and checked on every replica. It searches nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from laion_assets.table.database import Database
 from laion_assets.table.schema import part_names
 
 NAMED = 5
-"""Partitions that an error names."""
+"""How many partitions an error names."""
 
 
 @dataclass(frozen=True)
 class IndexFacts:
     """What a figure of recall is about: the index in words, each declared index's type by its name, and the names of
-    the parts, by partition. A part's name holds its block numbers, which another load changes, and the version of the
-    last mutation, which another build changes."""
+    the parts, by partition. A part's name holds its block numbers, which change with another load, and the version of
+    the last mutation, which changes with another build."""
 
     description: str
     declared: dict[str, str]
@@ -36,17 +36,18 @@ class IndexFacts:
 
 
 def index_facts(entry: Database) -> IndexFacts:
-    """What the table has now, by two statements; whether the indexes are built is not looked at. Raises `TableError`.
+    """What the table has now, by two statements. They do not check whether the indexes are built. Raises `TableError`.
 
-    In a cluster the declared indexes are those of the node that is asked, and the parts those of every cluster shard.
+    In a cluster the declared indexes are those of the node that is asked, and the parts are those of all cluster
+    shards.
     """
     declared = {name: kind for name, (_, kind) in sorted(declared_indexes(entry).items())}
     return IndexFacts(str(IndexParameters.of(entry.settings)), declared, part_names(entry))
 
 
 def require_whole_index(entry: Database) -> IndexFacts:
-    """What the table has now. Raises `TableError` unless the declared indexes are those of the settings, and every
-    part has each of them; in a cluster on every replica."""
+    """What the table has now. Raises `TableError` unless the declared indexes are those of the settings, and every part
+    has all of them; in a cluster, on every replica."""
     if entry.settings.cluster is None:
         _require_whole(entry, entry.subject)
         return index_facts(entry)
@@ -80,10 +81,11 @@ def _require_whole(db: Database, subject: str) -> None:
 
 
 def build_everywhere(settings: Settings, *, progress: Progress | None = None, log: Log | None = None) -> BuildReport:
-    """`build_indexes` where there is no cluster. In one, on every cluster shard at the same time.
+    """Runs `build_indexes`; in a cluster, on every cluster shard at the same time.
 
-    Graphs are built on one replica. The others fetch the parts with their graphs, which are waited for and looked at on
-    each of them, one after the other. Raises `TableError` as `build_indexes` does, and when a replica lacks an index.
+    Graphs are built on one replica. The other replicas fetch the parts with their graphs. This function waits for them
+    and checks each replica, one after the other. Raises `TableError` as `build_indexes` does, and if a replica lacks an
+    index.
     """
     known = every_node(settings)
     if not known:
@@ -109,7 +111,7 @@ def build_everywhere(settings: Settings, *, progress: Progress | None = None, lo
 
 
 def cover_everywhere(settings: Settings) -> list[tuple[str, PartitionCover]]:
-    """Every partition of every replica, with " on" and the node's name; that is empty where there is no cluster."""
+    """Every partition of every replica, with the text " on" and the node's name, which is empty without a cluster."""
     known = every_node(settings)
     if not known:
         with connect(settings) as db:
@@ -127,7 +129,7 @@ def cluster_shards(known: Sequence[Node]) -> list[int]:
 
 
 def _build_group(settings: Settings, replicas: Sequence[Node], log: Log) -> BuildReport:
-    """Builds on the first replica; the others fetch its parts, and build only what they lack then."""
+    """Builds on the first replica. The other replicas fetch its parts, and build only what they lack after that."""
     reports: list[BuildReport] = []
     for node in replicas:
 
@@ -145,7 +147,7 @@ def _build_group(settings: Settings, replicas: Sequence[Node], log: Log) -> Buil
 
 
 def _wait_for_parts(db: Database) -> None:
-    """Until a replica has fetched what the others have; a table that is not replicated has nothing to fetch."""
+    """Waits until a replica has fetched the parts of the others. A table without replicas has nothing to fetch."""
     (engine,) = db.one(
         "SELECT engine FROM system.tables WHERE database = {database:String} AND name = {table:String}",
         parameters={"database": db.database, "table": db.settings.table},

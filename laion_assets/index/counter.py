@@ -1,4 +1,4 @@
-"""Counts how many graphs ClickHouse has searched, by its own counter: EXPLAIN names an index that is not used, too."""
+"""Counts the graphs that ClickHouse searched, by its own counter. EXPLAIN is no proof: it names unused indexes, too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from laion_assets.table.database import Database
 
 
 def graphs_searched(db: Database, events: str = "system.events") -> int:
-    """How many graphs were searched since the servers started whose `events` these are."""
+    """Graphs searched since the start of the servers whose events table is `events`."""
     (count,) = db.one(f"SELECT sum(value) FROM {events} WHERE event = 'USearchSearchCount'")
     return int(count)

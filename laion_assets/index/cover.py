@@ -12,20 +12,22 @@ from laion_assets.table.schema import PartitionState, partitions
 
 
 def cache_bytes(content: int, graphs: int) -> int:
-    """What the index cache counts at most for so many graphs of so many bytes in all: twice these, and 16 MiB a graph.
+    """The most that the index cache counts for `graphs` graphs of `content` bytes in all: twice the bytes, and 16 MiB
+    for each graph.
 
-    usearch has two arenas a graph, each of blocks of 8, 16, 32 MiB and so on, which count before they are filled: 16
-    MiB for a graph of 1 MiB, 32 for 12, 64 for 33 (ClickHouse 26.9). 414 partitions of 200 rows are 14 GB to the cache,
-    and 0.2 GB to the machine.
+    usearch has two arenas for each graph. Each arena has blocks of 8, 16, 32 MiB and so on, which count before they are
+    filled: 16 MiB for a graph of 1 MiB, 32 for 12, 64 for 33 (ClickHouse 26.9). 414 partitions of 200 rows count as 14
+    GB in the cache, but take 0.2 GB of the machine's memory.
     """
     return 2 * content + (16 << 20) * graphs
 
 
 @dataclass(frozen=True)
 class PartitionCover:
-    """One loaded partition: its rows and parts, and bytes on disk of each index by name, 0 where it is lacking.
+    """One loaded partition: its rows and parts, and bytes on disk of each index by name, 0 if it lacks the index.
 
-    `uncompressed` is what the indexes take in memory. With more than one part a partition, an index counts as there
+    `uncompressed` is what the indexes take in memory. If a partition has several parts, it has an index only when every
+    part has it.
     only when every part has it.
     """
 
@@ -37,12 +39,12 @@ class PartitionCover:
 
     @property
     def missing(self) -> list[str]:
-        """Names of the indexes that it lacks."""
+        """Names of the missing indexes."""
         return [name for name, size in self.compressed.items() if not size]
 
     @property
     def covered(self) -> bool:
-        """Whether every index is there."""
+        """Whether the partition has every index."""
         return not self.missing
 
 
@@ -50,7 +52,8 @@ class PartitionCover:
 class IndexSizes:
     """What the indexes of all covered partitions take.
 
-    `vectors` counts those in an index, `graphs` one a part and index. Bytes in memory are the indexes' uncompressed
+    `vectors` counts vectors in an index, `graphs` one graph for each part and index. Bytes in memory are the indexes'
+    uncompressed
     content.
     """
 
@@ -61,16 +64,16 @@ class IndexSizes:
 
     @property
     def disk_bytes_a_vector(self) -> float:
-        """Bytes on disk a vector, 0 without any."""
+        """Bytes on disk a vector, 0 if there is none."""
         return self.bytes_on_disk / self.vectors if self.vectors else 0.0
 
     @property
     def memory_bytes_a_vector(self) -> float:
-        """Bytes in memory a vector, 0 without any."""
+        """Bytes in memory a vector, 0 if there is none."""
         return self.bytes_in_memory / self.vectors if self.vectors else 0.0
 
     def cache_warning(self, has_bytes: int) -> str | None:
-        """What to do when the indexes do not fit ClickHouse's cache of `has_bytes`; None when they do."""
+        """What to do if the indexes do not fit ClickHouse's cache of `has_bytes`; None if they do."""
         needed = cache_bytes(self.bytes_in_memory, self.graphs)
         if needed <= has_bytes:
             return None
@@ -83,7 +86,7 @@ class IndexSizes:
 
 
 def index_cache_bytes(db: Database) -> int:
-    """The size of the engine's index cache: a server has its own, whatever our settings say. Raises `TableError`."""
+    """The size of the engine's index cache. A server has its own size, whatever our settings. Raises `TableError`."""
     rows = db.rows("SELECT value FROM system.server_settings WHERE name = 'vector_similarity_index_cache_size'")
     return int(rows[0][0]) if rows else db.settings.index_cache_bytes
 
@@ -91,7 +94,8 @@ def index_cache_bytes(db: Database) -> int:
 def index_cover(db: Database, shards: Collection[int] | None = None) -> list[PartitionCover]:
     """Every loaded partition, or those of `shards`, in their order, with the bytes of each index that settings ask for.
 
-    A part that was not looked at before takes 10 ms, all others one statement (part_sizes.py). Raises `TableError`.
+    A part that was not measured before takes 10 ms; all other parts take one statement (part_sizes.py). Raises
+    `TableError`.
     """
     names = index_names(db)
     states = [state for state in partitions(db) if shards is None or state.shard in shards]
@@ -100,7 +104,7 @@ def index_cover(db: Database, shards: Collection[int] | None = None) -> list[Par
 
 
 def _cover(state: PartitionState, names: Iterable[str], parts: Sequence[Sizes]) -> PartitionCover:
-    """Of an index that a part lacks no bytes count."""
+    """An index that one part lacks counts 0 bytes."""
     whole = {name for name in names if parts and all(name in part for part in parts)}
     return PartitionCover(
         state.shard,

@@ -1,7 +1,7 @@
-"""Which vector indexes the table declares, and which the settings ask for: a column has one, or two while they change.
+"""Which vector indexes the table declares, and which the settings ask for. While it changes, a column has two indexes.
 
-Other parameters make another index, which is built beside the old one under another name. The old one is dropped when
-every partition has the new one, so that a search has a graph at every moment. Where a part has both, ClickHouse 26.9
+Changed parameters mean a new index, which is built beside the old one under another name. The old index is dropped when
+every partition has the new one, so that a search has a graph at every moment. If a part has both, ClickHouse 26.9
 searches one of them or both.
 """
 
@@ -14,7 +14,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.schema import local_table
 
 NAMES = {"image_embedding": "image_index", "text_embedding": "text_index"}
-"""The name of a vector column's index. One with other parameters is named with a number, `image_index_2`."""
+"""The name of a vector column's index. An index with other parameters gets a number, as in `image_index_2`."""
 
 OURS = re.compile(rf"({'|'.join(NAMES.values())})(_\d+)?")
 
@@ -33,7 +33,7 @@ def declared_indexes(db: Database) -> Indexes:
 
 
 def wanted_indexes(db: Database, declared: Indexes) -> Indexes:
-    """The index of each vector column with the settings' parameters: under its name, or the one that it would get."""
+    """The index of each vector column with the settings' parameters: by its name, or the name that it would get."""
     kind = IndexParameters.of(db.settings).type_sql(db.settings.dataset.dimension)
     return {_name(column, kind, declared): (column, kind) for column in db.settings.dataset.vector_columns}
 
@@ -44,7 +44,7 @@ def index_names(db: Database) -> list[str]:
 
 
 def _name(column: str, kind: str, declared: Indexes) -> str:
-    """The name of the declared index of this kind, else the first that is free."""
+    """The name of the declared index of this kind, else the first name that is free."""
     names = [NAMES[column], *(f"{NAMES[column]}_{number}" for number in range(2, len(declared) + 2))]
     there = (name for name in names if declared.get(name) == (column, kind))
     free = (name for name in names if name not in declared)

@@ -1,5 +1,5 @@
-"""The two HNSW indexes: declared as the settings say, built where they are lacking. Whether they are used and how well
-they find is in searching/proof_of_use.py and recall/."""
+"""The two HNSW indexes: declared as the settings say, and built where they are missing. searching/proof_of_use.py
+checks that they are used; recall/ measures how well they find."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LOG_SECONDS = 30.0
 class BuildReport:
     """What one call built: shards, vectors, wall seconds, and core-seconds where the engine is in our process.
 
-    `rebuilt` tells that the settings asked for other parameters, so that the old indexes were dropped at the end.
-    `cover` has what every partition has now. `cache_warning` says so where the indexes do not fit the engine's cache.
+    `rebuilt` says that the settings asked for other parameters, so that the old indexes were dropped at the end.
+    `cover` has what every partition has now. `cache_warning` is set if the indexes do not fit the engine's cache.
     """
 
     shards: list[int]
@@ -48,15 +48,16 @@ class BuildReport:
 def build_indexes(
     db: Database, *, progress: Progress | None = None, log: Log | None = None, stall_seconds: float = STALL_SECONDS
 ) -> BuildReport:
-    """Makes every loaded partition have every index with the settings' parameters; builds only what is lacking.
+    """Builds the missing indexes with the settings' parameters, so that every loaded partition has every index.
 
-    One build of a table runs at a time, partition after partition, each beside the table (staged.py): it goes on where
-    an earlier one was ended. Indexes with other parameters stay until every partition has the new ones and a search
-    went through them, and are then dropped. Mutations of other people are waited for and never ended.
+    Only one build of a table runs at a time. It builds one partition after the other, each beside the table
+    (staged.py), and continues where an earlier build was ended. Indexes with other parameters stay until every
+    partition has the new ones and a search has used them; then they are dropped. Mutations of other people are waited
+    for and never ended.
 
-    Raises `LeaseHeldError` while another builds, and `TableError` when there is no table, when another's mutation is
-    stuck, when a partition holds vectors that cannot be indexed (it names partition and row), or when a build fails or
-    is stuck. Partitions that were built until then stay so.
+    Raises `LeaseHeldError` while another process builds. Raises `TableError` when there is no table, when another's
+    mutation is stuck, when a partition holds vectors that cannot be indexed (the error names partition and row), or
+    when a build fails or is stuck. Partitions that were built before the error keep their indexes.
     """
     require_table(db)
     say = log or say_nothing
@@ -87,8 +88,8 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
 
 
 def _looked_at_again(db: Database, cover: list[PartitionCover], built: set[int]) -> list[PartitionCover]:
-    """The cover now, of which only the partitions of `built` are looked at, 8 ms each; of all, where others came or
-    went."""
+    """The present cover. Only the partitions of `built` are read again, 8 ms each; all are, if partitions were added or
+    removed."""
     if {state.shard for state in partitions(db)} != {state.shard for state in cover}:
         return index_cover(db)
     now = {state.shard: state for state in index_cover(db, built)} if built else {}
@@ -96,7 +97,7 @@ def _looked_at_again(db: Database, cover: list[PartitionCover], built: set[int])
 
 
 def bad_vectors(db: Database, shard: int, limit: int = 3) -> list[str]:
-    """Why a partition cannot be indexed: its first rows with a vector that may not reach the table, in words."""
+    """Why a partition cannot be indexed: its first rows with a vector that the table should not have, in words."""
     dataset = db.settings.dataset
     faults = []
     for column in dataset.vector_columns:
@@ -117,7 +118,7 @@ def bad_vectors(db: Database, shard: int, limit: int = 3) -> list[str]:
 
 
 class _Builder:
-    """Builds partition after partition and tells how far it is."""
+    """Builds one partition after the other and reports progress."""
 
     def __init__(
         self, db: Database, lacking: list[PartitionCover], progress: Progress | None, log: Log, stall_seconds: float
@@ -132,14 +133,14 @@ class _Builder:
             progress.begin("index", self._rows, "rows")
 
     def build(self, state: PartitionCover) -> None:
-        """Builds what one partition lacks, and swaps the partition in with it."""
+        """Builds what one partition lacks, and swaps the partition with its indexes in."""
         subject = f"{self._db.subject}, partition {state.shard}"
         self._refuse_bad_vectors(state.shard, subject)
         seen = 0
 
         def rows_read(rows: int) -> None:
             nonlocal seen
-            # Of a partition's several parts each counts from zero; what was shown is never taken back.
+            # If a partition has several parts, each counts from zero. Progress that was shown never goes back.
             step = max(0, min(rows, state.rows) - seen)
             seen += step
             self._advance(state.shard, step)
@@ -173,7 +174,7 @@ class _Builder:
         )
 
     def _refuse_bad_vectors(self, shard: int, subject: str) -> None:
-        """A scan of a second, where a build that fails at its last row has taken half an hour."""
+        """Scans for bad vectors, which takes a second; a build that fails at its last row has taken half an hour."""
         faults = bad_vectors(self._db, shard)
         if faults:
             raise TableError(
@@ -185,7 +186,7 @@ class _Builder:
 
 
 def _wait_for_mutations(db: Database, log: Log, stall_seconds: float) -> None:
-    """Waits for mutations of the table, which are other people's: a part that is swapped in would be without them.
+    """Waits for mutations of the table, which are other people's: a part that is swapped in would lack their changes.
 
     Raises `TableError` for one that fails or does not move.
     """
@@ -209,4 +210,4 @@ def _refuse_if_stuck(db: Database, mutation: Mutation, log: Log) -> None:
 
 
 def say_nothing(_line: str) -> None:
-    """For callers that follow nothing."""
+    """A log for callers that do not need one."""

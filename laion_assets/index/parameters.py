@@ -1,4 +1,4 @@
-"""The parameters of an HNSW index, and what an index with them takes: bytes of memory, core-seconds of its build."""
+"""The parameters of an HNSW index, and what such an index takes: bytes of memory, core-seconds to build it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from laion_assets.setting_fields import Quantization
 from laion_assets.settings import Settings
 
 BITS: dict[Quantization, int] = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i8": 8, "b1": 1}
-"""Bits an element in the graph."""
+"""Bits of each element in the graph."""
 
 
 @dataclass(frozen=True)
 class IndexParameters:
-    """What makes an HNSW index: the number format of its vectors, M (links a vector) and ef_construction."""
+    """The parameters of an HNSW index: the number format of its vectors, M (links a vector) and ef_construction."""
 
     quantization: Quantization = "bf16"
     m: int = 64
@@ -21,11 +21,11 @@ class IndexParameters:
 
     @classmethod
     def of(cls, settings: Settings) -> IndexParameters:
-        """Those that the settings ask for."""
+        """The parameters that the settings ask for."""
         return cls(settings.hnsw_quantization, settings.hnsw_m, settings.hnsw_ef_construction)
 
     def type_sql(self, dimension: int) -> str:
-        """As ClickHouse writes it, for example `vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)`."""
+        """The index type in SQL, for example `vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)`."""
         return (
             f"vector_similarity('hnsw', 'cosineDistance', {dimension}, '{self.quantization}', {self.m}, "
             f"{self.ef_construction})"
@@ -39,7 +39,7 @@ class IndexParameters:
         return dimension * BITS[self.quantization] / 8 + 8 * self.m + 21
 
     def core_seconds(self, rows: int, dimension: int) -> float:
-        """About how long one core takes to index `rows` vectors: a guess for log lines, good to a factor of two.
+        """About how many seconds one core needs to index `rows` vectors: an estimate for logs, good to a factor of two.
 
         From a million rows of 512 dimensions in one part: bf16, M 64, ef_construction 256: 1,556 s; bf16, 16, 64:
         315 s; i8: 310 s; b1: 118 s. The time grows with ef_construction and little with M.

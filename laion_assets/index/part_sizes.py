@@ -1,9 +1,9 @@
 """The bytes of each vector index in each part, kept in a table by the hash of the part's files.
 
-ClickHouse has no table with the size of one index in one part: `system.parts` gives the sum over a part's indexes, and
-`system.data_skipping_indices` the sum over a table's parts. So a part is weighed once, in a scratch table, which takes
-10 ms. Its files never change after that, and `hash_of_all_files` tells whether they are the same: a part that is built
-again, loaded again or mutated has another hash, and one that is swapped in keeps the hash that it had.
+ClickHouse has no table with the size of one index in one part: `system.parts` has the sum over a part's indexes, and
+`system.data_skipping_indices` the sum over a table's parts. So a part is measured once, in a scratch table, which takes
+10 ms. The part's files never change after that, and `hash_of_all_files` identifies them: a part that is built again,
+loaded again or mutated has another hash; a part that is swapped in keeps its hash.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from laion_assets.table.schema import local_table
 from laion_assets.table.scratch import scratch_table
 
 Sizes = dict[str, tuple[int, int]]
-"""Compressed and uncompressed bytes by the index's name; an index that is not there has no entry."""
+"""Compressed and uncompressed bytes by the index's name; a missing index has no entry."""
 
 KEPT_DAYS = 400
-"""A part that is older is weighed again: rows of parts that are gone must go, too."""
+"""Older measurements are made again, so that rows about removed parts are removed from the table, too."""
 
 
 def part_sizes(db: Database, shards: Iterable[int]) -> dict[int, list[Sizes]]:
-    """What each part of these partitions has, by partition. A partition that is not there has no entry.
+    """The index sizes of each part of these partitions, by partition. A partition that does not exist has no entry.
 
-    Parts that were never weighed are: their partitions are attached, one after the other, to an empty table of the same
-    shape, by hard links. Our table is not touched. Raises `TableError`.
+    Parts that were never measured are measured now: their partitions are attached, one after the other, to an empty
+    table of the same shape, by hard links. Our table is not changed. Raises `TableError`.
     """
     asked = set(shards)
     loaded = parts_by_partition(db, local_table(db.settings))
@@ -45,7 +45,7 @@ def part_sizes(db: Database, shards: Iterable[int]) -> dict[int, list[Sizes]]:
 
 
 def index_bytes(db: Database, table: str) -> Sizes:
-    """Compressed and uncompressed bytes of each index of a table, which is given unquoted, over all of its parts."""
+    """Compressed and uncompressed bytes of each index over all parts of a table, whose name is given unquoted."""
     rows = db.rows(
         "SELECT name, data_compressed_bytes, data_uncompressed_bytes FROM system.data_skipping_indices "
         "WHERE database = {database:String} AND table = {table:String} AND data_compressed_bytes > 0",
@@ -61,29 +61,29 @@ def _weighed(db: Database, shards: Iterable[int]) -> dict[int, list[tuple[str, S
 
 @contextmanager
 def _probe_table(db: Database) -> Iterator[str]:
-    """An empty table of the same columns and indexes, by its unquoted name; removed at the end.
+    """An empty table with the same columns and indexes, by its unquoted name; removed at the end.
 
-    One that a killed process left holds links to parts that may have been replaced since: it goes with the next load,
-    or the next scratch table.
+    A table that a killed process left has links to parts that may have been replaced since. The next load, or the next
+    scratch table, removes it.
     """
     with scratch_table(db, "probe") as name:
         quoted = db.name_of(name)
-        # A plain MergeTree, also where the table is replicated: it lives for a second, on this replica.
+        # A plain MergeTree, also if our table is replicated: this table exists for a second, on this replica only.
         db.command(f"CREATE TABLE {quoted} AS {db.table} ENGINE = MergeTree PARTITION BY shard ORDER BY id")
         db.command(f"SYSTEM STOP MERGES {quoted}")
         yield name
 
 
 def _weigh(db: Database, probe: str, shard: int) -> list[tuple[str, Sizes]]:
-    """The hash of each part of one partition, and what it has; two parts may have the same files.
+    """The hash of each part of one partition, and its index sizes; two parts may have the same files.
 
-    The probe table is empty before and after.
+    The probe table is empty before and after this call.
     """
     quoted = db.name_of(probe)
     db.command(f"ALTER TABLE {quoted} ATTACH PARTITION {shard} FROM {db.table}")
     left = index_bytes(db, probe)
     parts = []
-    # Parts are taken out again one by one: what the total loses then, that part had.
+    # Parts are removed one by one: the bytes by which the total falls are those of the removed part.
     for part in parts_by_partition(db, probe).get(str(shard), []):
         db.command(f"ALTER TABLE {quoted} DROP PART {{part:String}}", parameters={"part": part.name})
         now = index_bytes(db, probe)
@@ -102,7 +102,7 @@ def _lost(before: Sizes, after: Sizes) -> Sizes:
 
 
 def _kept(db: Database) -> dict[str, Sizes]:
-    """What was weighed before, by the part's hash."""
+    """Earlier measurements, by the part's hash."""
     if not db.rows(
         "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}",
         parameters={"database": db.database, "table": f"{local_table(db.settings)}_part_sizes"},

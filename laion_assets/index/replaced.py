@@ -1,4 +1,4 @@
-"""Gives the table the indexes that the settings ask for, and drops those with other parameters when these are used."""
+"""Declares the indexes that the settings ask for, and drops those with other parameters once the new ones are used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from laion_assets.words import duration
 
 
 def declare_indexes(db: Database, log: Log) -> None:
-    """Declares the indexes that the settings ask for, unbuilt. Those of the same columns with other parameters stay."""
+    """Declares the indexes that the settings ask for, unbuilt. Indexes of these columns with other parameters stay."""
     declared = declared_indexes(db)
     wanted = wanted_indexes(db, declared)
     lacking = {name: what for name, what in wanted.items() if declared.get(name) != what}
@@ -30,10 +30,10 @@ def declare_indexes(db: Database, log: Log) -> None:
 
 
 def drop_replaced(db: Database, cover: Sequence[PartitionCover], log: Log) -> bool:
-    """Drops the indexes with other parameters, where there are any, once every partition has the new ones.
+    """Drops the indexes with other parameters, if there are any, once every partition has the new ones.
 
-    Whether there were any. A search through each new index comes first. Raises `TableError` where that search did not
-    go through the graph of every part; the old indexes then stay.
+    Returns whether there were any. Before that, each new index is used for a search. Raises `TableError` if that search
+    did not use the graph of every part; the old indexes then stay.
     """
     declared = declared_indexes(db)
     wanted = wanted_indexes(db, declared)
@@ -57,7 +57,7 @@ def _named(indexes: Indexes) -> str:
 
 
 def _prove(db: Database, name: str, column: str, others: Sequence[str], parts: int) -> None:
-    """Searches by the index `name` alone. Raises `TableError` unless the graphs of all `parts` were searched."""
+    """Searches with the index `name` alone. Raises `TableError` unless the graphs of all `parts` were searched."""
     before = graphs_searched(db)
     db.rows(
         f"WITH (SELECT {column} FROM {db.table} LIMIT 1) AS target "
@@ -75,7 +75,7 @@ def _prove(db: Database, name: str, column: str, others: Sequence[str], parts: i
 
 
 def _drop(db: Database, names: Sequence[str]) -> None:
-    """ClickHouse makes a mutation of it, which gives each part a new version by hard links."""
+    """Drops the indexes. ClickHouse runs this as a mutation, which gives each part a new version by hard links."""
     commands = ", ".join(f"DROP INDEX {name}" for name in names)
     db.command(f"ALTER TABLE {db.table} {commands}", settings={"mutations_sync": 2, "alter_sync": 2})
 

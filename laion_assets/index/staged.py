@@ -1,9 +1,9 @@
-"""Builds the graphs of one partition beside the table, and has the partition swapped in with them.
+"""Builds the graphs of one partition in a staging table, and swaps the partition with its graphs in.
 
-The partition's parts are brought into a staging table by hard links; the mutation that builds the graphs is one of that
-table alone. The table itself sees one REPLACE PARTITION, under the partition's lease, and only if its parts are still
-those that the graphs were built from. So a build can end at any moment: the table is as it was, and the staging table
-goes with the next load or build. Vectors are neither copied nor written again.
+The partition's parts are linked into a staging table by hard links, and the mutation that builds the graphs belongs to
+that staging table alone. The table itself gets one REPLACE PARTITION, under the partition's lease, and only if its
+parts are still those from which the graphs were built. So a build can end at any moment: the table is unchanged, and
+the next load or build removes the staging table. Vectors are neither copied nor written again.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def index_partition(
 ) -> None:
     """Builds the indexes of these names, which the table declares, in one partition, and swaps it in.
 
-    A load of the same shard waits meanwhile, or is waited for. Raises `LeaseHeldError`, `LeaseLostError`,
-    `PartitionCheckError` where the partition was changed meanwhile, and `TableError` where the build
-    fails or does not move for `stall` seconds.
+    A load of the same shard waits for the build, or the build waits for the load. Raises `LeaseHeldError`,
+    `LeaseLostError`, `PartitionCheckError` if the partition was changed during the build, and `TableError` if the build
+    fails or does not progress for `stall` seconds.
     """
     with lease(db, f"partition {shard}", say=say) as held:
         drop_stale_staging(db)
@@ -50,9 +50,10 @@ def index_partition(
 
 
 def graphs_like_the_replaced(db: Database, say: Callable[[str], None]) -> Callable[[Staging], None]:
-    """What a load has to do with its staged and checked part before the swap: build the graphs that readers have now.
+    """A function that a load calls with its staged and checked part before the swap. It builds the graphs that the
+    replaced partition has, so that searches do not lose them.
 
-    Nothing where the partition that it replaces has none: it then gets them at the next milestone, with the others.
+    It builds nothing if the replaced partition has none: the next milestone then builds its graphs.
     """
 
     def build(staging: Staging) -> None:
@@ -99,7 +100,7 @@ def _build(staging: Staging, names: Sequence[str], rows_read: RowsRead, stall: f
 
 
 def _refuse_unfinished(db: Database, shard: int) -> None:
-    """A mutation of the table is never done in a part that is swapped in after it."""
+    """Refuses a table with an unfinished mutation, which would not be applied to a part that is swapped in later."""
     for mutation in unfinished_mutations(db):
         raise TableError(
             f"{db.subject}, partition {shard}",

@@ -1,4 +1,4 @@
-"""Scratch tables for tuning: a sample of the table's rows in another shape, always removed. It judges nothing."""
+"""Scratch tables for tuning: a sample of the table's rows in another layout, always removed. It judges nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPERIMENTAL_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1, "enable
 
 @dataclass(frozen=True)
 class StoredForm:
-    """A way to store vectors that is searched by scanning, without HNSW: column type, distance and settings."""
+    """A way to store vectors for scans without HNSW: column type, distance and settings."""
 
     name: str
     column: str
@@ -31,9 +31,9 @@ class StoredForm:
 
 @dataclass(frozen=True)
 class ScanTrial:
-    """What searching one stored form gave: ids for each query, seconds of each, bytes on disk a vector.
+    """The result of searches in one stored form: ids for each query, seconds of each, bytes on disk a vector.
 
-    `refused` is the engine's reason when it does not have that form; the rest is then empty.
+    `refused` is the engine's reason if it does not have that form; then the other fields are empty.
     """
 
     form: StoredForm
@@ -44,8 +44,8 @@ class ScanTrial:
 
 
 def stored_forms(dimension: int) -> list[StoredForm]:
-    """The forms that ClickHouse 26.9 has beside Array(Float32). Codes of a `Quantized` codec are stored beside the
-    vectors, which rescore ten candidates a neighbour."""
+    """The stored forms that ClickHouse 26.9 has besides Array(Float32). A `Quantized` codec stores codes beside the
+    vectors; the vectors rescore ten candidates a neighbour."""
     rescored = (("vector_search_use_quantized_codes", 1), ("vector_search_index_fetch_multiplier", 10.0))
     plain = "cosineDistance(v, target)"
     return [
@@ -74,11 +74,11 @@ def trial_table(
     kept_out: int = 0,
     shards: Sequence[int] | None = None,
 ) -> Iterator[Database]:
-    """A scratch table of `rows` drawn rows in equal partitions of one part each, as a database of its own.
+    """A scratch table of `rows` random rows in equal partitions of one part each, as a database of its own.
 
-    Everything that works on the table works on it, with these index parameters. The `kept_out` rows that
-    `draw_rows(db, kept_out, seed, shards)` gives are not in it: queries for it. With `shards`, rows of these partitions
-    alone. It is removed at the end. Raises `TableError`.
+    Everything that works on the table works on the scratch table, with these index parameters. It does not have the
+    `kept_out` rows that `draw_rows(db, kept_out, seed, shards)` returns; they can be its queries. With `shards`, only
+    rows of these partitions are used. The table is removed at the end. Raises `TableError`.
     """
     with scratch_table(db, "trial") as name:
         trial = with_parameters(db, parameters, table=name, index_granularity=index_granularity)
@@ -88,7 +88,7 @@ def trial_table(
 
 
 def with_parameters(db: Database, parameters: IndexParameters, **settings: object) -> Database:
-    """The same connection, for which these parameters are the settings' own."""
+    """The same connection, with these parameters in its settings."""
     changed = {
         "hnsw_quantization": parameters.quantization,
         "hnsw_m": parameters.m,
@@ -101,7 +101,7 @@ def with_parameters(db: Database, parameters: IndexParameters, **settings: objec
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Which rows of the table: `rows` in the order of a hash with `seed`, after the first `kept_out`."""
+    """Which rows of the table are used: `rows` in the order of a hash with `seed`, after the first `kept_out`."""
 
     rows: int
     kept_out: int
@@ -116,7 +116,7 @@ class _Drawn:
 
 
 def _fill(db: Database, trial: Database, partitions: int, drawn: _Drawn) -> None:
-    """New ids are given, one after the other within each partition, as a loaded shard has them."""
+    """Rows get new ids, consecutive within each partition, as a loaded shard has them."""
     others = [name for name in PAGE_COLUMNS if name not in ("id", *VECTOR_COLUMNS)]
     empty = ", ".join(f"{'0' if PAGE_COLUMNS[name] == 'Float32' else repr('')} AS {name}" for name in others)
     vectors = ", ".join(VECTOR_COLUMNS)
@@ -125,8 +125,8 @@ def _fill(db: Database, trial: Database, partitions: int, drawn: _Drawn) -> None
         f"SELECT (n % {partitions}) * {ID_STRIDE} + intDiv(n, {partitions}), {empty}, {vectors}, n % {partitions} "
         f"FROM (SELECT rowNumberInAllBlocks() AS n, {vectors} FROM {db.table} "
         f"WHERE id IN ({drawn.sql(db)}))",
-        # One thread: numbers and blocks then come in the table's own order, the same each time. Every block has rows of
-        # every partition, of which ClickHouse allows 100 in a block by default.
+        # With one thread numbers and blocks come in the table's own order, the same each time. Every block has rows of
+        # every partition; by default ClickHouse allows 100 partitions in a block.
         settings={
             "max_threads": 1,
             "max_insert_threads": 1,
@@ -138,7 +138,7 @@ def _fill(db: Database, trial: Database, partitions: int, drawn: _Drawn) -> None
 
 
 def scan_trial(trial: Database, form: StoredForm, queries: Vectors, own: Ids, k: int) -> ScanTrial:
-    """Copies the trial's image vectors into one stored form and asks each query, (q, d), its own row left out."""
+    """Copies the trial's image vectors into one stored form and searches each query, (q, d), without its own row."""
     quoted = trial.name_of(f"{trial.settings.table}_form")
     ids: list[list[int]] = []
     seconds: list[float] = []
@@ -162,7 +162,7 @@ def scan_trial(trial: Database, form: StoredForm, queries: Vectors, own: Ids, k:
 
 
 def _store_as(trial: Database, form: StoredForm, quoted: str) -> float:
-    """Makes and fills the table of one stored form; its bytes on disk a row."""
+    """Makes and fills the table of one stored form; returns its bytes on disk a row."""
     trial.command(
         f"CREATE TABLE {quoted} (id Int64, v {form.column}) ENGINE = MergeTree ORDER BY id "
         f"SETTINGS index_granularity = {trial.settings.index_granularity}",

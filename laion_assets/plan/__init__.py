@@ -1,1 +1,1 @@
-"""What a load will cost: from a calibration of the machine and the dataset's sizes. It loads nothing."""
+"""What a load will cost, from a calibration of the machine and the dataset's sizes. It loads nothing."""

@@ -1,4 +1,4 @@
-"""How fast the source gives its files: tried for a few seconds on one shard. What comes is thrown away."""
+"""How fast the source gives its files: measured for a few seconds with one shard, whose bytes are thrown away."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ TRIAL_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Bytes a second of all connections together, None where it is not known, 0 where nothing needs to be copied; and
-    how it is known."""
+    """Bytes a second of all connections together, and how the figure is known. None means unknown; 0 means that nothing
+    needs to be copied."""
 
     bytes_per_second: float | None
     how: str
 
     @property
     def copies(self) -> bool:
-        """Whether files take bytes of the store's disk."""
+        """Whether fetched files take space on the store's disk."""
         return self.bytes_per_second != 0
 
     def seconds(self, size: int) -> float:
-        """Seconds for so many bytes; 0 where nothing is copied, or nothing is known."""
+        """Seconds to fetch `size` bytes; 0 if nothing is copied, or the bandwidth is unknown."""
         return size / self.bytes_per_second if self.bytes_per_second else 0.0
 
 
 def given_bandwidth(megabytes_per_second: float) -> Bandwidth:
-    """What the caller says."""
+    """The bandwidth that the caller gives."""
     return Bandwidth(megabytes_per_second * 1e6, f"{megabytes_per_second:g} MB/s as given")
 
 
 def tried_bandwidth(settings: Settings, shard: int, seconds: float = TRIAL_SECONDS) -> Bandwidth:
-    """Fetches a shard for at most so many seconds into a scratch folder of the store, which is removed."""
+    """Fetches a shard for at most `seconds` into a scratch folder of the store, and removes the folder."""
     trial = _Trial(seconds)
     patience = replace(Patience.of(settings), tries=2, file_seconds=2 * seconds, connect_seconds=seconds)
     source = redact(settings.sources[0].url)
@@ -57,11 +57,11 @@ def tried_bandwidth(settings: Settings, shard: int, seconds: float = TRIAL_SECON
 
 
 class _EnoughError(Exception):
-    """The trial has seen enough."""
+    """The trial has run long enough."""
 
 
 class _Trial:
-    """Counts bytes, and ends the fetch after its time."""
+    """Counts bytes, and ends the fetch after a time limit."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -70,7 +70,7 @@ class _Trial:
         self.seconds = 0.0
 
     def moved(self, done: int, _total: int | None) -> None:
-        """As a `ProgressCallback`."""
+        """Called as a `ProgressCallback`."""
         self._bytes += done
         self.seconds = time.monotonic() - self._started
         if self.seconds >= self._limit:

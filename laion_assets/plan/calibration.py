@@ -1,4 +1,4 @@
-"""What shards, indexes and searches cost on one machine, as measured, and where that is kept. It measures nothing."""
+"""The measured costs of shards, indexes and searches on one machine, and the file that keeps them. Measures nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
 
 SHARD_STAGES = ("fetch", "merge", "load", "checks")
-"""Of one shard's run. `checks` is all of the run that is no step's: asset checks, and Dagster itself."""
+"""Stages of one shard's run. `checks` is all of the run outside its steps: asset checks, and Dagster itself."""
 
 
 @dataclass(frozen=True)
 class ShardCost:
-    """One shard's run: seconds and core seconds by stage, peaks of resident memory by stage, and what it left."""
+    """One shard's run: seconds, core seconds and peaks of resident memory by stage, and the bytes that it left."""
 
     rows: int
     seconds: dict[str, float]
@@ -43,8 +43,8 @@ class IndexCost:
 
 @dataclass(frozen=True)
 class SearchCost:
-    """Searches of a table of `parts` parts and `rows` rows in all, in seconds: one by the index (median), one of the
-    many that a recall report asks (mean), and the true neighbours of all its queries."""
+    """Searches of a table of `parts` parts and `rows` rows in all, in seconds: a search by the index (median), one of
+    the many searches of a recall report (mean), and the true neighbours of all queries of the report."""
 
     rows: int
     parts: int
@@ -55,7 +55,7 @@ class SearchCost:
 
 @dataclass(frozen=True)
 class ExactCost:
-    """An exact search over so many rows, in seconds (median)."""
+    """An exact search over `rows` rows, in seconds (median)."""
 
     rows: int
     seconds: float
@@ -63,10 +63,13 @@ class ExactCost:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One calibration: when (Unix time), on which machine, with which settings, how many seconds it took, and the
-    measurements of each kind, the smallest first: of shards two sizes and a third between them, of indexes two and a
-    larger third, which say how far off the model is; of the rest two. `note` says what to know of a shipped one, which
-    may lack the third ones."""
+    """One calibration: when (Unix time), on which machine, with which settings, and how many seconds it took; and its
+    measurements of each kind, the smallest first.
+
+    Shards have two sizes and a third between them; indexes have two and a larger third. The third measurements tell how
+    far off the model is. The other kinds have two sizes. `note` has what to know about a calibration that ships with
+    the package, which may lack the third measurements.
+    """
 
     made_at: float
     machine: Machine
@@ -81,7 +84,7 @@ class Calibration:
     note: str = ""
 
     def is_of(self, settings: Settings) -> bool:
-        """Whether it was made here, with these versions and the same settings; no shipped one was."""
+        """Whether it was made on this machine, with these versions and settings; false for one that ships."""
         same = self.index == IndexParameters.of(settings) and self.settings == relevant_settings(settings)
         return same and not self.shipped and self.machine == Machine.here()
 
@@ -91,7 +94,7 @@ class Calibration:
 
 
 def relevant_settings(settings: Settings) -> dict[str, str]:
-    """What of the settings changes the costs, besides the index's parameters."""
+    """The settings that change the costs, besides the index's parameters."""
     return {
         "vector_codec": settings.vector_codec,
         "index_build_threads": str(settings.index_build_threads or available_cores()),
@@ -101,7 +104,7 @@ def relevant_settings(settings: Settings) -> dict[str, str]:
 
 
 def calibration_path(settings: Settings) -> Path:
-    """Where the store keeps it."""
+    """The path of the calibration in the store."""
     return settings.data_dir / "plan" / "calibration.json"
 
 
@@ -112,7 +115,7 @@ def keep_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def read_calibration(path: Path) -> Calibration | None:
-    """The one that was kept; None without one, or with one of another make."""
+    """The calibration that was kept; None if there is none, or if its format is different."""
     try:
         return _parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
@@ -120,7 +123,7 @@ def read_calibration(path: Path) -> Calibration | None:
 
 
 def reference_calibration() -> Calibration:
-    """The one in the package, of a machine of two cores: for plans on a machine that was not calibrated yet."""
+    """The calibration in the package, of a machine of two cores, for plans on a machine without one of its own."""
     text = (resources.files("laion_assets.plan") / "reference.json").read_text(encoding="utf-8")
     return replace(_parsed(text), shipped=True)
 

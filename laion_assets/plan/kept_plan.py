@@ -1,4 +1,4 @@
-"""The plan that was kept when a load began, and its comparison with what the caller says happened."""
+"""The plan that was kept when a load began, and its comparison with the figures of the load."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CORES_OF = {"steps": "fetch, merge and load", "index": "index"}
 
 @dataclass(frozen=True)
 class Happened:
-    """What became of a plan's shards so far, of those that were loaded since it was made.
+    """The figures of a plan's shards so far, of those that were loaded since the plan was made.
 
-    `seconds` is by stage, with `index` and `recall` where they were run since; `core_seconds` are of fetch, merge and
-    load together (`steps`), and of `index`, 0 where they were not recorded; `disk_bytes` is 0
-    where the table was not looked at; `rows_indexed` are the rows that index runs built; `peak_bytes` is the most
-    resident memory of `load` and of `index`.
+    `seconds` is by stage, with `index` and `recall` if they have run since. `core_seconds` are of fetch, merge and load
+    together (`steps`), and of `index`; 0 if they were not recorded. `disk_bytes` is 0 if the table could not be read.
+    `rows_indexed` are the rows that index runs built. `peak_bytes` is the most resident memory of `load` and of
+    `index`.
     """
 
     shards: list[int]
@@ -44,7 +44,7 @@ class Happened:
 
 @dataclass(frozen=True)
 class Compared:
-    """One figure of the plan, for what was done of it, beside what it was."""
+    """One figure of the plan for what was done so far, with the actual figure."""
 
     name: str
     planned: float
@@ -53,23 +53,23 @@ class Compared:
 
     @property
     def error(self) -> float:
-        """The plan's error, as a share of what it was: 0.1 where it planned a tenth too much."""
+        """The plan's error, as a fraction of the actual figure: 0.1 if the plan was a tenth too high."""
         return self.planned / self.actual - 1 if self.actual else 0.0
 
 
 def plan_path(settings: Settings) -> Path:
-    """Where the store keeps the plan of the last load."""
+    """The path of the plan of the last load in the store."""
     return settings.data_dir / "plan" / "plan.json"
 
 
 def keep_plan(plan: LoadPlan, path: Path) -> None:
-    """Writes it. Raises `StoreError`."""
+    """Writes the plan. Raises `StoreError`."""
     with replacing(path, subject="plan") as temporary:
         temporary.write_text(json.dumps(asdict(plan)), encoding="utf-8")
 
 
 def read_plan(path: Path) -> LoadPlan | None:
-    """The one that was kept; None without one, or with one of another make."""
+    """The plan that was kept; None if there is none, or if its format is different."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         return LoadPlan(
@@ -88,7 +88,7 @@ def read_plan(path: Path) -> LoadPlan | None:
 
 
 def compare(plan: LoadPlan, happened: Happened, *, keep_raw: bool, keep_merged: bool) -> list[Compared]:
-    """The plan for the shards that were loaded since, figure by figure, beside what happened; none before the first."""
+    """Each figure of the plan for the shards loaded since, with the actual figure; empty before the first shard."""
     done = [shard for shard in plan.shards if shard.shard in happened.shards]
     if not done:
         return []

@@ -1,4 +1,4 @@
-"""A plan as figures: its shards, stages, disks and memory. `make_plan` computes them."""
+"""A plan in figures: its shards, stages, disks and memory. `make_plan` computes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STAGES = (*SHARD_STAGES, "index", "recall")
 class PlannedShard:
     """One shard: rows, bytes of its files in each place, seconds and core seconds of each of `SHARD_STAGES`.
 
-    `raw_bytes` are to be fetched; `raw_disk_bytes` are what they take in the store: none where they are linked.
+    `raw_bytes` are to be fetched. `raw_disk_bytes` are the bytes that they take in the store, 0 if they are linked.
     """
 
     shard: int
@@ -31,8 +31,8 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage over the whole load: wall seconds of the host with most to do, core seconds of all hosts, and the
-    shares by which the seconds may be less (`below`) or more (`above`)."""
+    """One stage over the whole load: wall seconds of the host with most to do, core seconds of all hosts, and by which
+    fraction the seconds may be less (`below`) or more (`above`)."""
 
     seconds: float
     core_seconds: float
@@ -47,10 +47,10 @@ class StageCost:
 
 @dataclass(frozen=True)
 class DiskUse:
-    """Bytes that the load adds on the disk of the host with most to do: at its peak, and when all is done, index too;
-    and in the bucket of LAION_STORE, where there is one.
+    """Bytes that the load adds on the disk of the host with most to do, at the peak and when all is done, including the
+    index; and in the bucket of LAION_STORE, if there is one.
 
-    `chosen` marks what the settings ask for.
+    `chosen` marks the way that the settings ask for.
     """
 
     keep_raw: bool
@@ -63,7 +63,7 @@ class DiskUse:
 
 @dataclass(frozen=True)
 class IndexChoice:
-    """What other index parameters would take, over all that will be loaded, on all hosts together."""
+    """The cost of other index parameters for all rows that will be loaded, on all hosts together."""
 
     parameters: str
     memory_bytes: int
@@ -72,8 +72,8 @@ class IndexChoice:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of resident memory on the host with most to do: while a shard is loaded, while its largest partition is
-    indexed, and what all graphs take when they are searched, by size and as the index cache counts them."""
+    """Bytes of resident memory on the host with most to do: while a shard is loaded, while the largest partition is
+    indexed, and for all graphs when they are searched, by size and as the index cache counts them."""
 
     load_bytes: int
     index_build_bytes: int
@@ -84,8 +84,8 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """A plan. `shards` are those to be loaded; `already` were in the table and are subtracted. `index_rows` are the
-    rows of all partitions that will be indexed, `index_measured_rows` those of the largest part that was measured."""
+    """A plan. `shards` are to be loaded. `already` are in the table, so they are left out. `index_rows` are the rows of
+    all partitions that will be indexed, `index_measured_rows` those of the largest part that was measured."""
 
     made_at: float
     dataset: str
@@ -109,7 +109,7 @@ class LoadPlan:
 
     @property
     def rows(self) -> int:
-        """Of the shards to be loaded."""
+        """Rows of the shards to be loaded."""
         return sum(shard.rows for shard in self.shards)
 
     @property
@@ -119,12 +119,12 @@ class LoadPlan:
 
     @property
     def range_seconds(self) -> tuple[float, float]:
-        """The least and the most of the same: all stages are off in one direction where the machine is."""
+        """The least and the most wall time. If the machine differs from the plan, all stages are off the same way."""
         least, most = zip(*(stage.range_seconds for stage in self.stages.values()), strict=True)
         return sum(least), sum(most)
 
     def as_json(self) -> dict[str, object]:
-        """For machines."""
+        """The plan as a JSON object."""
         return {
             **asdict(self),
             "rows": self.rows,

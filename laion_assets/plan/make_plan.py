@@ -1,6 +1,6 @@
-"""Makes a plan: what loading a set of shards will cost on so many hosts, and what is not enough. It measures nothing.
+"""Makes a plan: what loading a set of shards will cost on some hosts, and which resource is too small.
 
-All of it is for one shard after the other on each host, as `laion-assets load` works.
+This module measures nothing. Each host loads one shard after the other, as `laion-assets load` does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from laion_assets.table.schema import PartitionState
 from laion_assets.words import size as told
 
 OTHER_PARAMETERS = tuple(IndexParameters(name, 16, 64) for name in ("bf16", "i8", "b1"))
-"""The ways to a smaller index that a plan shows beside the one that is asked for."""
+"""The parameters of smaller indexes that a plan shows beside those that are asked for."""
 
 
 def make_plan(
@@ -35,15 +35,15 @@ def make_plan(
     hosts: int = 1,
     already: Sequence[int] = (),
 ) -> LoadPlan:
-    """The plan for shards of these sizes on top of what is `loaded`, dealt out to `hosts` equal machines.
+    """The plan for shards of these sizes in addition to the `loaded` ones, distributed over `hosts` equal machines.
 
-    Partitions that are loaded and have no index are planned for the index as well, on the first host.
+    Loaded partitions without an index are planned for the index as well, on the first host.
     """
     shards = [_planned(model, size, bandwidth) for size in sizes]
-    # The host with most to do gets every hosts-th shard, from the largest on.
+    # The host with most to do gets every hosts-th shard, beginning with the largest.
     share = sorted(shards, key=lambda shard: -shard.rows)[::hosts]
     error = model.stage_error(max((shard.rows for shard in share), default=0))
-    # Off by so much either way: a machine that was busy may be many times as fast, and no load takes no time.
+    # The error is a factor either way: a machine that was busy may be many times as fast, but no load takes 0 s.
     below = error / (1 + error)
     stages = {name: replace(_shard_stage(name, shards, share), below=below, above=error) for name in SHARD_STAGES}
     stages |= _table_stages(model, shards, share, loaded, hosts)
@@ -102,7 +102,7 @@ def _shard_stage(name: str, shards: list[PlannedShard], share: list[PlannedShard
 def _table_stages(
     model: Model, shards: list[PlannedShard], share: list[PlannedShard], loaded: Sequence[PartitionState], hosts: int
 ) -> dict[str, StageCost]:
-    """The index of every partition that lacks it, then one recall report a host."""
+    """The index of every partition that lacks it, then one recall report for each host."""
     lacking = [state.rows for state in loaded if not state.index_bytes]
     seconds = sum(model.index_seconds(rows) for rows in [*(shard.rows for shard in share), *lacking])
     cores = sum(model.index_core_seconds(rows) for rows in [*(shard.rows for shard in shards), *lacking])
@@ -116,8 +116,8 @@ def _table_stages(
 
 
 def _disks(settings: Settings, share: list[PlannedShard]) -> list[DiskUse]:
-    """Each way of keeping files. With a store in a bucket, files are on the disk while a step works on them, and are
-    kept in the bucket."""
+    """Disk use for each way of keeping files. With a store in a bucket, files are on the disk while a step works on
+    them, and are kept in the bucket."""
     found = []
     for raw in (False, True):
         for merged in (True, False):
@@ -129,8 +129,8 @@ def _disks(settings: Settings, share: list[PlannedShard]) -> list[DiskUse]:
 
 
 def _disk(share: list[PlannedShard], keep_raw: bool, keep_merged: bool) -> tuple[int, int]:
-    """Bytes at the peak and at rest. While a shard is loaded its staging table holds its rows twice for a moment, as
-    inserted and as the one part; the worst case is the largest shard as the last one."""
+    """Bytes at the peak and after the load. While a shard is loaded, its staging table holds its rows twice for a
+    moment: as inserted, and as one part. The worst case is that the largest shard comes last."""
     most = rest = index = 0
     for shard in share:
         kept = shard.raw_disk_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes
@@ -165,7 +165,7 @@ def _choice(model: Model, parameters: IndexParameters, rows: int, parts: int) ->
 
 
 def _warnings(model: Model, plan: LoadPlan) -> list[str]:
-    """What is not enough, with what to do about it."""
+    """Which resources are too small, and what to do about it."""
     found = []
     chosen = next(disk for disk in plan.disks if disk.chosen)
     if chosen.peak_bytes > plan.free_bytes:

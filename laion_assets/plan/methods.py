@@ -1,4 +1,4 @@
-"""What each way of searching a table of so many rows takes: memory, disk, core hours, latency. It measures nothing."""
+"""What each method of searching takes for a number of rows: memory, disk, core hours, latency. Measures nothing."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from laion_assets.searching.cells_settings import default_probes
 from laion_assets.words import size
 
 SCAN_CORE_SECONDS = 0.62
-"""Core seconds of an exact search a million rows, over BFloat16; Float32 is about as fast. 1,000,448 sample rows."""
+"""Core seconds of an exact search for each million rows, over BFloat16; Float32 is about as fast. 1,000,448 sample
+rows."""
 
 CODES_CORE_SECONDS = 0.16
-"""The same over codes of two bits a dimension, 0.145 to 0.175."""
+"""The same figure over codes of two bits a dimension; measured were 0.145 to 0.175."""
 
 CANDIDATES_CORE_SECONDS = 0.15
-"""Of candidates, the answer's rows and the statements' analysis, whatever the number of rows: a search
-of a fifth of 1,000,448 rows took 0.17 to 0.19 with 100 candidates a neighbour."""
+"""Core seconds for candidates, the answer's rows and the statements' analysis, whatever the number of rows: a search of
+a fifth of 1,000,448 rows took 0.17 to 0.19 with 100 candidates a neighbour."""
 
 WRITING_CORE_SECONDS = 28.0
-"""To read, sort, write and compare a million vectors: 200,000 sample rows of 512 dimensions, on a busy machine. With
-the assignment it was 36 to 41."""
+"""Core seconds to read, sort, write and compare a million vectors: 200,000 sample rows of 512 dimensions, on a busy
+machine. With the assignment to clusters it was 36 to 41."""
 
 ASSIGNING_CORE_SECONDS, A_CENTROID_CORE_SECONDS = 4.0, 0.0205
-"""To assign a million vectors, and for each centroid that one is compared with: 8.4 core seconds for 1,789 centroids,
-33 for 80,736 made-up ones."""
+"""Core seconds to assign a million vectors, and those for each centroid that a vector is compared with. Measured were
+8.4 core seconds for 1,789 centroids, and 33 for 80,736 made-up ones."""
 
 MERGING_CORE_SECONDS = 16.0
-"""To merge parts of a million vectors, whose codes are made again."""
+"""Core seconds to merge parts of a million vectors, which computes their codes again."""
 
 TRAINING_CORE_SECONDS = 49.0 / (12 * 114_496 * 1_789**0.5)
-"""Of an iteration, a row and √clusters: 48 to 51 core seconds for 114,496 rows and 1,789 clusters."""
+"""Core seconds for each iteration, row and √clusters: 48 to 51 core seconds for 114,496 rows and 1,789 clusters."""
 
 CELLS_ROW_BYTES = 70.0
-"""Bytes on disk a row beside vector and code, 67 to 72: texts, ids, numbers and 8 for the vector's length."""
+"""Bytes on disk for each row besides vector and code, 67 to 72: texts, ids, numbers, and 8 for the vector's length."""
 
 SCANNED_512 = 512.0
 
 
 @dataclass(frozen=True)
 class MethodCost:
-    """A way of searching: bytes that should be in memory, bytes on disk beside the table, core hours to build.
+    """A method of searching: bytes that should be in memory, bytes on disk beside the table, core hours to build.
 
-    Graphs must be in memory; codes are page cache, and what does not fit is read from disk. `seconds` is a search on
-    all cores; None where no formula is known to hold.
+    Graphs must be in memory. Codes are in the page cache, and those that do not fit are read from disk. `seconds` is
+    the time of a search on all cores; None if no formula is known.
     """
 
     name: Literal["exact", "graph", "codes", "cells"]
@@ -60,7 +61,7 @@ class MethodCost:
 
 @dataclass(frozen=True)
 class Methods:
-    """All ways, and the one for a machine with so much memory, with the reason."""
+    """All methods, and the one that fits a machine with this much memory, with the reason."""
 
     costs: list[MethodCost]
     named: str
@@ -70,9 +71,9 @@ class Methods:
 def method_costs(
     rows: int, columns: int, dimension: int, parameters: IndexParameters, *, partitions: int, cores: int, memory: int
 ) -> Methods:
-    """What each method takes for a table of so many rows and vector columns, on so many cores, and which one fits.
+    """What each method takes for a table of `rows` rows and some vector columns, on `cores` cores, and which one fits.
 
-    Figures of 512 dimensions are scaled by the dimension. From more than four million rows on they are projected.
+    Figures of 512 dimensions are scaled by the dimension. Above four million rows they are extrapolated.
     """
     vectors, millions = rows * columns, rows / 1e6
     scale = dimension / SCANNED_512
@@ -101,10 +102,11 @@ def method_costs(
 
 
 def cells_core_seconds(clusters: int, partitions: int) -> float:
-    """Core seconds a million vectors of 512 dimensions take beside training, in a table of so many full shards.
+    """Core seconds for each million vectors of 512 dimensions, without training, in a table of `partitions` full
+    shards.
 
-    A vector is compared with √k groups and the members of some. Parts of a shard are merged with those of others, 32 at
-    a time; those of one shard need no merging.
+    A vector is compared with √k groups and the members of some of them. Parts of a shard are merged with parts of other
+    shards, 32 at a time; the parts of a single shard need no merging.
     """
     compared = (1 + GROUPS_SEARCHED) * math.sqrt(clusters)
     merges = math.ceil(math.log(PARTS_A_SHARD * partitions, MERGED_PARTS)) if partitions > 1 else 0
@@ -117,13 +119,13 @@ def cells_core_seconds(clusters: int, partitions: int) -> float:
 
 
 PARTS_A_SHARD = 4
-"""Of 262,144 rows, in a shard of LAION-400M."""
+"""Parts of 262,144 rows in a shard of LAION-400M."""
 
 EXACT_ROWS = 100_000
-"""Below so many rows an exact search takes a few milliseconds."""
+"""With fewer rows than this an exact search takes a few milliseconds."""
 
 MEMORY_SHARE = 0.5
-"""Of the machine's memory, what graphs may take: the rest is the engine's and the page cache's."""
+"""The fraction of the machine's memory that graphs may take. The engine and the page cache need the rest."""
 
 
 def _named(costs: list[MethodCost], rows: int, graphs: float, memory: int) -> Methods:

@@ -1,14 +1,16 @@
-"""From a calibration to the cost of any shard, index and search. It knows no set of shards and no host.
+"""The cost of any shard, index and search, from a calibration. It knows no set of shards and no host.
 
-- A stage of a shard's run is a fixed cost and one a row: the line through two measured shards.
-- Building an HNSW graph of n vectors takes about n·log n steps, and more of them miss the processor's caches as it
-  grows: core seconds a vector are taken as a power of n through two measured parts. From parts of 2,000 and 8,000
-  vectors (M 64, ClickHouse 26.9) it is 18 % below what parts of 34,000 took and 20 % below one of 200,000; a line in
-  log n was 42 % and 67 % below.
-- Rescoring reads the granules of its candidates, of a small table nearly all: that costs as much as to scan those rows.
-- A search by the index is a fixed cost and one a part, whatever the rows; an exact one is a fixed cost and one a row.
-- Peak memory of merge and load grows with rows up to `FLAT_ROWS`, and then no more.
-- Costs a row were measured with two vectors of 512 elements; others are scaled by their elements.
+- A stage of a shard's run has a fixed cost and a cost for each row: the line through two measured shards.
+- Building an HNSW graph of n vectors takes about n·log n steps, and more of them miss the processor's caches as the
+  graph grows. So core seconds a vector are modelled as a power of n through two measured parts. From parts of 2,000 and
+  8,000 vectors (M 64, ClickHouse 26.9) this power is 18 % below what parts of 34,000 took and 20 % below one of
+  200,000. A line in log n was 42 % and 67 % below.
+- Rescoring reads the granules of its candidates. In a small table these are nearly all granules, so that rescoring
+  costs as much as scanning their rows.
+- A search by the index has a fixed cost and a cost for each part, whatever the rows; an exact search has a fixed cost
+  and a cost for each row.
+- Peak memory of merge and load grows with rows up to `FLAT_ROWS`, and is constant above.
+- Costs a row were measured with two vectors of 512 elements; other costs are scaled by the number of elements.
 """
 
 from __future__ import annotations
@@ -26,83 +28,84 @@ from laion_assets.settings import Settings
 from laion_assets.table.inserting import INSERT_THREADS, PART_ROWS
 
 FLAT_ROWS = 2 * INSERT_THREADS * PART_ROWS
-"""Of a load: each thread of the insert has one part that it writes and one that it gathers."""
+"""Rows above which a load's memory is constant: each thread of the insert writes one part and collects another."""
 
 CALIBRATED_VALUES = 2 * 512
 """Elements of a row's vectors in the calibration."""
 
 LEAST_ERROR = 0.2
-"""As a share: a load of 10 shards took 19 % more by its caller's clock than its plan said (docs/scaling.md)."""
+"""The least error of a stage, as a fraction: a load of 10 shards took 19 % more than planned (docs/scaling.md)."""
 
 UNCHECKED_ERROR = 0.25
-"""Added for a calibration of another machine, and the least of one without a third measurement: its figures say nothing
-of their error."""
+"""The error added for a calibration of another machine, and the least error of one without a third measurement, since
+its figures do not tell their error."""
 
 ERROR_A_DOUBLING = 0.03
-"""Added for each doubling of the rows beyond what was measured: an assumption, three times what showed between parts of
-34,000 and 200,000 rows (18 % and 20 % below what they took)."""
+"""The error added for each doubling of the rows beyond those measured. It is an assumption: three times the error
+between parts of 34,000 and 200,000 rows (18 % and 20 % below what they took)."""
 
 EASIER_A_DOUBLING = 0.11
-"""What an index may be below its plan for each such doubling. The sample's vectors are harder than CLIP's: for
-LAION-400M, 7 doublings on, a plan said 1,530 core hours where a part of a million CLIP-like vectors says 352
-(docs/scaling.md)."""
+"""How far an index may be below its plan for each such doubling. The sample's vectors are harder than CLIP's: for
+LAION-400M, 7 doublings on, a plan said 1,530 core hours, but the measured cost of a part of a million CLIP-like vectors
+gives 352 (docs/scaling.md)."""
 
 RECALL_ABOVE = 0.45
-"""A recall report took 1,083 s where its plan said 751 (docs/scaling.md)."""
+"""The error of a recall report: one took 1,083 s where its plan said 751 (docs/scaling.md)."""
 
 QUERY_KINDS = {1: 2, 2: 6}
-"""Kinds of query that a recall report asks, by vector columns."""
+"""Kinds of query in a recall report, by the number of vector columns."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A fixed cost and one a unit, neither below 0."""
+    """A fixed cost and a cost for each unit, neither below 0."""
 
     fixed: float
     slope: float
 
     @classmethod
     def through(cls, small: tuple[float, float], large: tuple[float, float]) -> Line:
-        """Through two points (x, y); where it would start below 0 it starts at 0 and meets the large one."""
+        """Through two points (x, y). If the line would start below 0, it starts at 0 and goes through the larger
+        point."""
         (x0, y0), (x1, y1) = small, large
         slope = max(0.0, (y1 - y0) / (x1 - x0))
         fixed = y1 - slope * x1
         return cls(fixed, slope) if fixed >= 0 else cls(0.0, y1 / x1)
 
     def at(self, x: float) -> float:
-        """Its value."""
+        """The line's value at `x`."""
         return self.fixed + self.slope * x
 
 
 @dataclass(frozen=True)
 class Model:
-    """The costs of one calibration under these settings. Seconds are of one shard after the other on one machine."""
+    """The costs by one calibration under these settings. Seconds are for one shard after the other on one machine."""
 
     calibration: Calibration
     settings: Settings
 
     @cached_property
     def scale(self) -> float:
-        """Elements of a row's vectors, as a multiple of the calibration's."""
+        """Elements of a row's vectors, as a multiple of those in the calibration."""
         dataset = self.settings.dataset
         return dataset.dimension * len(dataset.vector_columns) / CALIBRATED_VALUES
 
     @cached_property
     def parameters(self) -> IndexParameters:
-        """Those that the indexes will have."""
+        """The parameters that the indexes will have."""
         return IndexParameters.of(self.settings)
 
     def stage_seconds(self, stage: str, rows: int) -> float:
-        """Wall seconds of one of `SHARD_STAGES` for a shard, the transfer of its files left out."""
+        """Wall seconds of one of `SHARD_STAGES` for a shard, without the transfer of its files."""
         return self._of_shard(lambda cost: cost.seconds[stage], rows)
 
     def stage_core_seconds(self, stage: str, rows: int) -> float:
-        """Core seconds of the same."""
+        """Core seconds of the same stage."""
         return self._of_shard(lambda cost: cost.core_seconds[stage], rows)
 
     def stage_error(self, rows: int) -> float:
-        """How far the seconds of a shard's stages may be off, as a share: as far as the line missed the third shard, at
-        least `LEAST_ERROR`, and more for each doubling beyond the largest shard that was measured."""
+        """How far the seconds of a shard's stages may be off, as a fraction: by as much as the line missed the third
+        shard, at least `LEAST_ERROR`, and more for each doubling beyond the largest shard that was measured."""
         between, largest = self.calibration.shards[1:-1], self.calibration.shards[-1].rows
         missed = UNCHECKED_ERROR
         if between:
@@ -110,9 +113,9 @@ class Model:
         return max(missed, LEAST_ERROR) + ERROR_A_DOUBLING * _doublings(rows, largest) + self._elsewhere
 
     def index_error(self, rows: int) -> tuple[float, float]:
-        """How far the time of an index may be below and above its plan for parts of so many rows, as shares.
+        """How far the time of an index may be below and above its plan for parts of `rows` rows, as fractions.
 
-        What the power of n missed the third part by counts on its side.
+        If the third part took more than the power of n says, that error counts above; if less, it counts below.
         """
         last = self.calibration.indexes[-1]
         below = above = LEAST_ERROR if len(self.calibration.indexes) > 2 else UNCHECKED_ERROR
@@ -130,11 +133,11 @@ class Model:
         return self._line(lambda one: sum(one.seconds.values())).at(cost.rows)
 
     def merged_bytes(self, rows: int) -> int:
-        """Of a shard's merged file."""
+        """Bytes of a shard's merged file."""
         return round(self._of_shard(lambda cost: float(cost.merged_bytes), rows))
 
     def table_bytes(self, rows: int) -> int:
-        """Of a shard's partition without indexes."""
+        """Bytes of a shard's partition without indexes."""
         return round(self._of_shard(lambda cost: float(cost.table_bytes), rows))
 
     def shard_peak_bytes(self, rows: int) -> int:
@@ -144,40 +147,40 @@ class Model:
         return round(Line.through(small, large).at(min(rows, FLAT_ROWS) * self.scale))
 
     def index_bytes(self, rows: int) -> int:
-        """Of both graphs over so many rows, on disk and in memory: index/graphs.py's formula."""
+        """Bytes of both graphs over `rows` rows, on disk and in memory, by the formula of index/parameters.py."""
         dataset = self.settings.dataset
         return round(rows * len(dataset.vector_columns) * self.parameters.bytes_a_vector(dataset.dimension))
 
     def index_core_seconds(self, rows: int) -> float:
-        """Of building both graphs of one part."""
+        """Core seconds to build both graphs of one part."""
         if not rows:
             return 0.0
         return 2 * rows * self._core_seconds_a_vector(rows) * self.scale * self._other_parameters
 
     def index_seconds(self, rows: int) -> float:
-        """Wall time of the same: as many cores work as did in the calibration, after a fixed time a part."""
+        """Wall time of the same build: a fixed time a part, then as many cores work as in the calibration."""
         small, large = self.calibration.indexes[:2]
         cores_used = large.core_seconds / large.seconds
         fixed = max(0.0, (small.seconds - small.core_seconds / cores_used) / small.parts)
         return fixed + self.index_core_seconds(rows) / cores_used
 
     def index_peak_bytes(self, largest_part: int) -> int:
-        """Resident memory while the graphs of the largest part are built: both, and what the process has besides."""
+        """Resident memory while both graphs of the largest part are built, including the rest of the process."""
         base = min(cost.peak_bytes - _graph_bytes(cost) for cost in self.calibration.indexes)
         return round(max(0.0, base)) + self.index_bytes(largest_part)
 
     def search_seconds(self, parts: int) -> float:
-        """One search by the index."""
+        """Seconds of one search by the index."""
         one, many = self.calibration.searches
         return Line.through((one.parts, one.search), (many.parts, many.search)).at(parts)
 
     def exact_seconds(self, rows: int) -> float:
-        """One exact search."""
+        """Seconds of one exact search."""
         few, many = self.calibration.exact
         return Line.through((few.rows, few.seconds), (many.rows, many.seconds)).at(rows * self.scale)
 
     def recall_seconds(self, rows: int, parts: int) -> float:
-        """A recall report: true neighbours of all its queries, then half of the queries at every search setting."""
+        """Seconds of a recall report: true neighbours of all its queries, then half of them at every search setting."""
         if not rows:
             return 0.0
         one, many = self.calibration.searches
@@ -194,20 +197,20 @@ class Model:
         return seconds
 
     def _rescoring_seconds(self, rows: int, parts: int, candidates: int) -> float:
-        """Reading the granules that so many candidates of each part fall into, if they fall anywhere."""
+        """Seconds to read the granules of `candidates` candidates of each part, if these are at random places."""
         granules = max(1.0, rows / parts / self.settings.index_granularity)
         read = rows * (1 - (1 - 1 / granules) ** candidates)
         return self.exact_seconds(round(read)) - self.exact_seconds(0)
 
     def _core_seconds_a_vector(self, rows: int) -> float:
-        """The power of n that meets both parts, and never falls."""
+        """The power of n that goes through both measured parts, and never falls."""
         small, large = self.calibration.indexes[:2]
         power = math.log(_a_vector(large) / _a_vector(small)) / math.log(large.rows / small.rows)
         return float(_a_vector(small) * (rows / small.rows) ** max(0.0, power))
 
     @cached_property
     def _other_parameters(self) -> float:
-        """What the wanted parameters cost, as a multiple of the calibration's: 1 where they are the same."""
+        """The cost of the wanted parameters, as a multiple of the calibration's: 1 if they are the same."""
         return self.parameters.core_seconds(1, 512) / self.calibration.index.core_seconds(1, 512)
 
     def _of_shard(self, value: Callable[[ShardCost], float], rows: int) -> float:

@@ -1,4 +1,4 @@
-"""How large shards are: known, asked from their source, or estimated. It fetches none of them."""
+"""How large shards are: known, asked from their source, or estimated. It fetches no shard."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from laion_assets.source.fetch import observe_shard
 Origin = Literal["known", "asked", "estimated"]
 
 METADATA_BYTES_A_ROW = 155
-"""Of LAION-400M's Parquet files: about 155 MB for 1,000,448 rows (tensorflow/datasets' checksums of its files)."""
+"""Bytes a row of LAION-400M's Parquet files: about 155 MB for 1,000,448 rows (tensorflow/datasets' checksums)."""
 
 TYPICAL_ROWS = 1_000_448
-"""Rows of 404 of LAION-400M's 410 shards: the guess for a shard of which nothing is known."""
+"""Rows of 404 of LAION-400M's 410 shards: the guess for a shard about which nothing is known."""
 
 SIDE_BY_SIDE = 8
-"""Shards that are asked for at once."""
+"""Shards whose sizes are asked for at the same time."""
 
 
 @dataclass(frozen=True)
 class ShardSize:
-    """Rows of a shard, bytes of its raw files, and where the rows are known from."""
+    """Rows of a shard, bytes of its raw files, and how the rows are known."""
 
     shard: int
     rows: int
@@ -40,9 +40,9 @@ def shard_sizes(
 ) -> list[ShardSize]:
     """The size of each of `shards`, in their order.
 
-    `ask` has the source tell the sizes that the dataset does not know; None asks where the first source is a folder.
-    `typical_rows` is the estimate for the others, for example the mean of those that are loaded. Raises `SourceError`
-    when `ask` is true and no source answers.
+    `ask` asks the source for sizes that the dataset does not know; None asks only if the first source is a folder.
+    `typical_rows` is the estimate for other shards, for example the mean of the loaded ones. Raises `SourceError` when
+    `ask` is true and no source answers.
     """
     dataset = settings.dataset
     asking = is_folder(settings) if ask is None else ask
@@ -53,13 +53,13 @@ def shard_sizes(
 
 
 def is_folder(settings: Settings) -> bool:
-    """Whether shards come from a folder of this machine, so that asking and fetching cost next to nothing."""
+    """Whether shards come from a folder of this machine, where asking and fetching cost almost nothing."""
     url = settings.sources[0].url
     return "://" not in url or url.startswith("file://")
 
 
 def raw_bytes(dataset: Dataset, rows: int) -> int:
-    """Bytes of a shard's raw files by its rows: npy files exactly, metadata as LAION-400M's."""
+    """Bytes of a shard's raw files by its rows: exact for npy files, as in LAION-400M for metadata."""
     vector_bytes = rows * dataset.dimension * np.dtype(dataset.dtype).itemsize
     return len(dataset.vector_columns) * (NPY_HEADER_BYTES + vector_bytes) + rows * METADATA_BYTES_A_ROW
 
@@ -71,7 +71,7 @@ def _estimated(dataset: Dataset, shard: int, typical_rows: int) -> ShardSize:
 
 
 def _asked(settings: Settings, shard: int, insist: bool) -> ShardSize | None:
-    """What the source says; None where it does not say how long its files are, or does not answer and need not."""
+    """The size that the source gives; None if it does not give lengths, or does not answer and `insist` is false."""
     try:
         found = observe_shard(settings, shard)
     except SourceError:
@@ -80,7 +80,7 @@ def _asked(settings: Settings, shard: int, insist: bool) -> ShardSize | None:
         return None
     dataset = settings.dataset
     sizes = [remote.size for remote in found.values()]
-    # A file that is cut into shards along its row groups has about as many bytes for each.
+    # If a file is cut into shards by row groups, each shard has about the same number of bytes.
     vectors = found[dataset.file_of("image")].size
     if vectors is None:
         return None
@@ -91,7 +91,7 @@ def _asked(settings: Settings, shard: int, insist: bool) -> ShardSize | None:
 
 
 def bytes_a_row(dataset: Dataset) -> int:
-    """Bytes of one row in the file that has the image vectors: exact for npy files, for others as if not compressed."""
+    """Bytes of a row in the file that has the image vectors: exact for npy files, uncompressed size for others."""
     holder = dataset.file_of("image")
     vector = dataset.dimension * np.dtype(dataset.dtype).itemsize
     vectors = sum(dataset.file_of(part) == holder for part in dataset.parts if part != "metadata")

@@ -1,4 +1,4 @@
-"""Makes the cells of every vector column hold every loaded shard: what is lacking, and only that."""
+"""Makes the cells of every vector column hold every loaded shard. It writes only what is missing."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import By
 
 MERGED_SHARE = 0.5
-"""Layers of parts are merged when those beside the largest hold half as many rows as it: each row is then written about
-three times while a table grows, and a search meets few layers."""
+"""Layers of parts are merged when all layers but the largest have half as many rows as the largest. So each row is
+written about three times while a table grows, and a search reads few layers."""
 
 
 @dataclass(frozen=True)
 class CellsReport:
-    """What one call did for one vector column, and what the cells are now.
+    """What one call did for one vector column, and the present cells.
 
-    `exchanged` and `removed` are shards. Core seconds are None on a server, where the work is done elsewhere.
+    `exchanged` and `removed` are shards. Core seconds are None on a server, where another process does the work.
     """
 
     by: By
@@ -58,19 +58,19 @@ class CellsReport:
 
     @property
     def core_seconds_a_million(self) -> float | None:
-        """Core seconds a million vectors that were written, training not counted; None without any, or on a server."""
+        """Core seconds a million written vectors, without training; None if none were written, or on a server."""
         if not self.rows_written or self.assigning_core_seconds is None:
             return None
         return self.assigning_core_seconds / self.rows_written * 1e6
 
 
 def build_cells(db: Database, *, progress: Progress | None = None, log: Log | None = None) -> list[CellsReport]:
-    """Trains centroids where there are none that fit the table's size, and exchanges every shard that is not as the
-    table has it; one report for each vector column.
+    """Trains centroids if there are none that fit the table's size, and exchanges every shard whose rows in the cells
+    differ from the table. Returns one report for each vector column.
 
-    It can be repeated and interrupted at any moment: shards that are done stay so, and searches always see each row of
+    The build can be repeated, and interrupted at any moment: finished shards stay, and searches always see each row of
     a shard once. Raises `TableError` when there is no table, when the engine has no codes, or when a shard changes
-    meanwhile.
+    during the build.
     """
     require_table(db)
     say = log or say_nothing
@@ -87,7 +87,7 @@ class _Build:
         self._by, self._progress, self._log = by, progress, log
 
     def run(self) -> CellsReport:
-        """Sweep, train, exchange, switch, merge."""
+        """Deletes old rows, trains, exchanges shards, switches generations, merges."""
         started, cores = time.perf_counter(), time.process_time()
         self._sweep()
         found = sources(self._db)
@@ -99,7 +99,7 @@ class _Build:
             record(self._db, self._by, "current", generation.number)
             self._log(f"searches by {self._by} use generation {generation.number} now")
         self._merge(generation.number)
-        # Each search reads the record: of many small parts it takes 7 ms, of one 3.
+        # Each search reads the record: 7 ms if it has many small parts, 3 ms if it has one part.
         self._db.command(f"OPTIMIZE TABLE {self._db.name_of(events_table(self._db))} FINAL", settings={"alter_sync": 2})
         live = self._live(generation)
         embedded = self._db.embedded
@@ -118,7 +118,7 @@ class _Build:
         )
 
     def _generation(self, found: dict[int, Source]) -> tuple[Generation, bool]:
-        """The newest generation, which may be half filled; or a new one where the table has outgrown it."""
+        """The newest generation, which may be partly filled; or a new one if the table has become too large for it."""
         history = read_record(self._db, self._by)
         newest, rows = history.newest, sum(source.rows for source in found.values())
         if newest is not None and not wants_new_generation(newest, rows):
@@ -145,9 +145,9 @@ class _Build:
         return read_record(self._db, self._by).live(generation.number)
 
     def _sweep(self) -> None:
-        """Deletes rows that do not count: of loads that did not end, that were superseded, of earlier generations.
+        """Deletes rows that do not count: of loads that did not finish, of replaced loads, of earlier generations.
 
-        Those that a search which is under way may still read are left for the next build.
+        Rows that a running search may still read are left for the next build.
         """
         self._held.require()
         cells = self._db.name_of(cells_table(self._db, self._by))
@@ -158,7 +158,7 @@ class _Build:
             self._log(f"generation {number} of the {self._by} cells is dropped")
         for generation, loads in read_record(self._db, self._by).dead(before).items():
             numbers = ", ".join(map(str, loads))
-            # It only marks rows; merges leave them out. Rewriting parts for a shard's sake would rewrite all of them.
+            # A lightweight DELETE only marks rows, and merges leave them out. Rewriting parts would rewrite all shards.
             self._db.command(
                 f"DELETE FROM {cells} IN PARTITION {generation} WHERE load IN ({numbers})",
                 settings=CODEC_SETTINGS | {"lightweight_deletes_sync": 2},
@@ -168,15 +168,15 @@ class _Build:
             self._log(f"deleted {self._by} rows of {len(loads)} loads that did not count")
 
     def _searches_began(self) -> datetime:
-        """Before when every search that is still under way began: none may take longer than its limit."""
-        # The embedded engine sets no limit; its searches are of this process, and take far less.
+        """A time before which no running search began: no search may take longer than its limit."""
+        # The embedded engine sets no limit. Its searches run in this process and are far shorter.
         seconds = 10 if self._db.embedded else 2 * round(self._db.settings.clickhouse_search_seconds)
         (before,) = self._db.one(f"SELECT now64(3, 'UTC') - toIntervalSecond({seconds})")
         moment: datetime = before
         return moment
 
     def _merge(self, generation: int) -> None:
-        """Makes one layer of many small ones; merges in the background continue meanwhile."""
+        """Merges many small layers into one; the engine's merges in the background continue meanwhile."""
         table = cells_table(self._db, self._by)
         cells = self._db.name_of(table)
         held = self._db.rows(
@@ -192,10 +192,10 @@ class _Build:
 
 
 def layers(parts: list[tuple[int, int, int]]) -> list[int]:
-    """The rows of each layer of parts, most rows first, of (rows, first cluster, last cluster) of every part.
+    """The rows of each layer of parts, most rows first; `parts` has rows, first cluster and last cluster of each part.
 
-    Parts of a layer share no cluster, but for the one in which one ends and the next begins: a search reads a cluster
-    in one part of each layer, so that a layer is as good as one part.
+    Parts of a layer share no cluster, except where one part ends and the next begins. A search reads a cluster in one
+    part of each layer, so a layer is as fast as one part.
     """
     found: list[list[tuple[int, int, int]]] = []
     for part in sorted(parts, reverse=True):

@@ -1,4 +1,4 @@
-"""Spherical k-means, and the nearest centroid of each vector in two levels, in memory. It knows no table."""
+"""Spherical k-means, and the nearest centroid of each vector in two levels, in memory. It uses no table."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ SUMMED_ROWS = 8 * BLOCK_ROWS
 """Rows of a sample that are compared before their sums are added: 134 MB."""
 
 ITERATIONS = 12
-"""Of 12 iterations from random rows the clusters of 200,000 sample rows held .95 of the neighbours in 3.6 % of the rows
-(images) and 7.0 % (texts asked of images). Each node of a tree clustered apart needed 6.9 and 7.9 %."""
+"""After 12 iterations from random rows, .95 of the neighbours of 200,000 sample rows were in clusters with 3.6 % of the
+rows (images), and 7.0 % (texts asked of images). A tree whose nodes were clustered separately needed 6.9 and 7.9 %."""
 
 GROUP_ITERATIONS = 6
 
 GROUPS_SEARCHED = 4
-"""Of √k groups of centroids, those whose members a vector is compared with. 87 % of 200,000 sample texts got the
+"""Number of the √k groups of centroids whose members a vector is compared with. 87 % of 200,000 sample texts got the
 nearest of 1,789 centroids, and queries needed 1.05 times the rows, in 15 core seconds a million. With 8 groups it was
 97 %, in 26 core seconds."""
 
 ROWS_A_CENTROID_LEAST, ROWS_A_CENTROID = 39, 64
-"""Fewer training rows a centroid than 39 make faiss warn (ClusteringParameters.min_points_per_centroid)."""
+"""With fewer than 39 training rows a centroid faiss warns (ClusteringParameters.min_points_per_centroid)."""
 
 Trained = Callable[[int], None]
 """Called with the number of vectors that were compared since the last call."""
 
 
 def clusters_for(rows: int) -> int:
-    """How many clusters a table of so many rows has: 4·√rows, 1 where that leaves fewer than 39 rows a cluster.
+    """How many clusters a table of `rows` rows has: 4·√rows, but 1 if that gives fewer than 39 rows a cluster.
 
-    faiss's guidelines for choosing an index name 4·√n to 16·√n for an inverted file. The least of them keeps clusters
-    large: each costs at least one granule of every part. Below 24,336 rows all codes are read in 10 ms anyway.
+    faiss's guidelines for choosing an index name 4·√n to 16·√n for an inverted file. The lowest number keeps clusters
+    large: each cluster costs at least one granule of every part. Below 24,336 rows reading all codes takes only 10 ms.
     """
     wanted = round(4 * math.sqrt(rows))
     return wanted if rows >= ROWS_A_CENTROID_LEAST * wanted > 0 else 1
 
 
 def unit(vectors: npt.NDArray[np.floating]) -> Floats:
-    """The vectors, (n, d), at length 1, as float32; zeros stay zeros."""
+    """The vectors, (n, d), scaled to length 1, as float32; zero vectors stay zero."""
     floats = vectors.astype(np.float32)
     floats /= np.maximum(np.linalg.norm(floats, axis=1, keepdims=True), 1e-30)
     return floats
@@ -59,8 +59,8 @@ def unit(vectors: npt.NDArray[np.floating]) -> Floats:
 
 @contextmanager
 def one_thread_a_product() -> Iterator[None]:
-    """Keeps the matrix library from threads of its own, which spin between products: they took 154 core seconds where
-    one thread took 26 (a million vectors, two busy cores)."""
+    """Lets the matrix library use one thread. Threads of its own spin between products: they took 154 core seconds, one
+    thread took 26 (a million vectors, two busy cores)."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"):
@@ -69,7 +69,7 @@ def one_thread_a_product() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Centroids:
-    """k centroids of length 1, float32 (k, d), with groups of them that are looked at first.
+    """k centroids of length 1, float32 (k, d), with groups of them that are compared first.
 
     `members` are the centroids in the order of their groups, float32 (k, d); group g is rows `bounds[g]` to
     `bounds[g + 1]`, whose numbers are `numbers`; `groups` (g, d) are the groups' own centroids.
@@ -83,7 +83,7 @@ class Centroids:
 
     @classmethod
     def of(cls, vectors: Floats) -> Centroids:
-        """With √k groups, found by k-means among the centroids: the same from the same centroids."""
+        """Finds √k groups by k-means among the centroids; the same centroids give the same groups."""
         count = max(1, round(math.sqrt(len(vectors))))
         generator = np.random.default_rng(0)
         groups = vectors[generator.choice(len(vectors), count, replace=False)]
@@ -101,8 +101,8 @@ class Centroids:
     def nearest(self, vectors: npt.NDArray[np.floating]) -> tuple[Clusters, Floats]:
         """The number of each vector's nearest centroid, uint32 (n,), and their cosine similarity, float32 (n,).
 
-        Only the members of the nearest groups are compared, so that the cost grows with √k. Blocks are compared side by
-        side, each by one thread.
+        Only the members of the nearest groups are compared, so that the cost grows with √k. Blocks are compared in
+        parallel, each by one thread.
         """
         if not len(vectors):
             return np.empty(0, np.uint32), np.empty(0, np.float32)
@@ -136,10 +136,10 @@ class Centroids:
 
 
 def train(sample: npt.NDArray[np.floating], count: int, *, seed: int, trained: Trained | None = None) -> Centroids:
-    """`count` centroids of a sample, (n, d) of at least `count` rows: the same from the same sample and seed.
+    """`count` centroids of a sample, (n, d) of at least `count` rows; the same sample and seed give the same centroids.
 
-    Lloyd's iterations from random rows, with means brought back to length 1 (spherical k-means). A cluster that has
-    become empty begins again at a random row.
+    Lloyd's iterations from random rows, with means scaled to length 1 (spherical k-means). An empty cluster starts
+    again at a random row.
     """
     generator = np.random.default_rng(seed)
     centroids = Centroids.of(unit(sample[np.sort(generator.choice(len(sample), count, replace=False))]))

@@ -1,4 +1,4 @@
-"""Cells of a cluster: each node has those of its own partitions, built and looked at one node after the other."""
+"""Cells in a cluster: each node has cells of its own partitions. They are built and read one node after the other."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Found = TypeVar("Found")
 def build_cells_everywhere(
     settings: Settings, *, progress: Progress | None = None, log: Log | None = None
 ) -> list[CellsReport]:
-    """`build_cells` where there is no cluster; in one, on every replica: the tables of cells are not replicated, since
-    what is derived may be dropped on one node and built again. Raises `TableError` as `build_cells` does."""
+    """Runs `build_cells`; in a cluster, on every replica. The tables of cells are not replicated: derived tables may be
+    dropped on one node and built again. Raises `TableError` as `build_cells` does."""
     built = on_every_node(settings, lambda db: build_cells(db, progress=progress, log=log))
     return [report for _, reports in built for report in reports]
 
 
 def on_every_node(settings: Settings, work: Callable[[Database], Found]) -> list[tuple[str, Found]]:
-    """What `work` gives on each node, with " on" and the node's name; that is empty where there is no cluster."""
+    """The result of `work` on each node, with the text " on" and the node's name, which is empty without a cluster."""
     known = every_node(settings)
     if not known:
         with connect(settings) as db:

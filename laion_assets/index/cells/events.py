@@ -1,8 +1,9 @@
-"""The record of what was done to the cells, and what follows from it: which rows count. It changes no cell.
+"""The record of changes to the cells. It decides which rows of the cells count. This module changes no cell.
 
-Rows of a shard enter the cells under a load number of their own, and count from the moment that one row of this record
-says so. That row is one INSERT, which is atomic: so a search sees the old rows of a shard or the new ones, and a
-process may die at any moment before or after. What never came to count is known by its number, and swept later.
+Rows of a shard are written into the cells with a new load number, and count from the moment when one row of this record
+says that they do. That row is one INSERT, which is atomic. So a search sees the old rows of a shard or the new ones,
+and a process may die at any moment before or after. Rows that never count are found by their load number and deleted
+later.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from laion_assets.table.schema import local_table, parts_table
 from laion_assets.table.vectors import By
 
 Event = Literal["trained", "begun", "live", "gone", "current", "dropped"]
-"""trained: a generation's centroids are whole; begun: rows of a load may be in the cells; live: they are the shard's
-rows (a load of no rows: the shard has none); gone: its rows were deleted; current: searches use the generation;
-dropped: the generation has no rows any more."""
+"""trained: a generation's centroids are complete. begun: rows of a load may be in the cells. live: these rows are the
+shard's (a load without rows: the shard has none). gone: the load's rows were deleted. current: searches use the
+generation. dropped: the generation has no rows any more."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which loading of a shard's partition: its rows and the block numbers of its parts.
+    """Identifies one load of a shard's partition: its rows and the block numbers of its parts.
 
-    REPLACE PARTITION gives new block numbers. A build of graphs swaps the same rows in: same_rows.py records that.
+    REPLACE PARTITION gives new block numbers. A build of graphs swaps the same rows in again; same_rows.py records
+    that.
     """
 
     shard: int
@@ -62,12 +64,12 @@ class Generation:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything that was recorded about the cells of one vector column, oldest first."""
+    """All that was recorded about the cells of one vector column, oldest first."""
 
     entries: list[Entry]
 
     def generation(self, number: int) -> Generation:
-        """A generation that was trained."""
+        """A trained generation, by its number."""
         entry = next(one for one in self.entries if one.event == "trained" and one.generation == number)
         return Generation(number, entry.clusters, entry.distance, entry.source.rows)
 
@@ -79,19 +81,19 @@ class Record:
 
     @property
     def newest(self) -> Generation | None:
-        """The generation that was trained last: the current one, or one that is being filled."""
+        """The generation that was trained last: the current one, or the one that is being filled."""
         number = max((one.generation for one in self.entries if one.event == "trained"), default=None)
         return None if number is None else self.generation(number)
 
     def live(self, generation: int) -> dict[int, Entry]:
-        """By shard, the load whose rows count in a generation; a shard that was removed has one of no rows."""
+        """By shard, the load whose rows count in a generation; a removed shard has a load without rows."""
         entries = (one for one in self.entries if one.event == "live" and one.generation == generation)
         return {one.source.shard: one for one in entries}
 
     def dead(self, before: datetime) -> dict[int, list[int]]:
         """By generation, the loads whose rows do not count and may be deleted.
 
-        A load that was superseded after `before` may still be read by a search that began earlier.
+        A load that was replaced after `before` is left out: a search that began earlier may still read it.
         """
         gone = {one.load for one in self.entries if one.event == "gone"}
         dropped = {one.generation for one in self.entries if one.event == "dropped"}
@@ -112,7 +114,7 @@ class Record:
         return dead
 
     def outdated(self, before: datetime) -> list[int]:
-        """Generations with rows that no search uses any more, or ever did."""
+        """Generations with rows that no search uses any more, or that no search ever used."""
         current = self.current
         if current is None:
             return []
@@ -124,9 +126,9 @@ class Record:
 
 @dataclass(frozen=True)
 class LiveCells:
-    """What a search has to know: the generation, the loads whose rows count, and shards to be scanned in the table.
+    """What a search must know: the generation, the loads whose rows count, and the shards to scan in the table.
 
-    `scanned` are the loaded shards whose rows are not in the cells, or were loaded again since.
+    `scanned` are the loaded shards whose rows are not in the cells, or that were loaded again since.
     """
 
     generation: int
@@ -161,9 +163,9 @@ def read_record(db: Database, by: By) -> Record:
 
 
 def record(db: Database, by: By, event: Event, generation: int, **facts: object) -> int:
-    """Adds one row to the record, in one INSERT, and gives its number. Only the holder of the lease writes it.
+    """Adds one row to the record, in one INSERT, and returns its number. Only the holder of the lease may call this.
 
-    A load that has begun has this number as its own, unless `load` says another.
+    A load that begins gets this number as its load number, unless `load` gives another.
     """
     table = db.name_of(events_table(db))
     (last,) = db.one(f"SELECT max(number) FROM {table}")
@@ -200,7 +202,7 @@ def record(db: Database, by: By, event: Event, generation: int, **facts: object)
 
 
 def sources(db: Database) -> dict[int, Source]:
-    """What the table holds now, by shard. Raises `TableError`."""
+    """The present load of each shard in the table. Raises `TableError`."""
     rows = db.rows(
         f"SELECT toInt64(partition), sum(rows), min(min_block_number), max(max_block_number) FROM {parts_table(db)} "
         "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
@@ -212,7 +214,7 @@ def sources(db: Database) -> dict[int, Source]:
 
 def live_cells(db: Database, by: By) -> LiveCells | None:
     """What a search of the cells reads now; None before the first build. Raises `TableError` without the tables."""
-    # A plain statement: with argMax and a subquery for the generation its analysis took 20 ms.
+    # A plain statement: with argMax and a subquery for the generation, analysing the statement took 20 ms.
     rows = db.rows(
         "SELECT event, generation, clusters, load, shard, rows, first_block, last_block "
         f"FROM {db.name_of(events_table(db))} WHERE vectors = '{by}' AND event IN ('trained', 'live', 'current') "
@@ -237,12 +239,12 @@ def live_cells(db: Database, by: By) -> LiveCells | None:
 
 
 def shards_to_exchange(live: dict[int, Entry], found: dict[int, Source]) -> tuple[list[int], list[int]]:
-    """Shards whose rows in the cells are lacking or older than the table's, and shards that the table lost."""
+    """Shards whose rows in the cells are missing or older than the table's, and shards that the table lost."""
     wrong = [shard for shard, source in found.items() if shard not in live or live[shard].source != source]
     lost = [shard for shard, entry in live.items() if shard not in found and entry.source.rows]
     return sorted(wrong), sorted(lost)
 
 
 def rows_of(entries: Iterable[Entry]) -> int:
-    """The rows of these loads."""
+    """The number of rows of these loads."""
     return sum(entry.source.rows for entry in entries)

@@ -1,4 +1,5 @@
-"""Puts the rows of one shard into the cells: assigned to centroids, staged, compared with the table, attached whole."""
+"""Puts the rows of one shard into the cells: assigns clusters, stages, compares with the table, attaches all at
+once."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from laion_assets.table.scratch import scratch_table
 from laion_assets.table.vectors import BLOCK_ROWS, Block, By
 
 SORTED_IDS = 64 * BLOCK_ROWS
-"""Ids whose rows are sorted by cluster at a time: a shard of LAION-400M is whole. Their clusters are 8 MB of SQL."""
+"""Ids whose rows are sorted by cluster in one statement: all of a LAION-400M shard. Their clusters are 8 MB of SQL."""
 
 SORTED_ON_DISK = {
     "max_bytes_before_external_sort": 128 << 20,
@@ -33,24 +34,25 @@ SORTED_ON_DISK = {
     "max_threads": 1,
     "max_block_size": 8_192,
 }
-"""More rows than 128 MB are sorted by way of the disk. ClickHouse 26.9 looks at the bytes only where the ratio is 0:
-with its own ratio of 0.5 all rows were sorted in memory. Of 300,000 rows of 512 dimensions an INSERT took 0.87 GB and
-6.5 core seconds so, and 1.79 GB and 6.1 core seconds with the ratio, two threads and blocks of 65,409 rows."""
+"""Above 128 MB rows are sorted on disk. ClickHouse 26.9 uses the limit in bytes only if the ratio is 0: with its
+default ratio of 0.5 all rows were sorted in memory. With these settings an INSERT of 300,000 rows of 512 dimensions
+took 0.87 GB and 6.5 core seconds. With the default ratio, two threads and blocks of 65,409 rows it took 1.79 GB and 6.1
+core seconds."""
 
 ROWS_A_PART = 16 * BLOCK_ROWS
-"""262,144 rows, 0.3 GB of 512 dimensions: the engine holds them until they are written."""
+"""262,144 rows, 0.3 GB of 512 dimensions: the engine holds them in memory until they are written."""
 
 NO_CLUSTER = 0xFFFFFFFF
-"""Of an id that no row has."""
+"""The cluster number for an id that no row has."""
 
 PROJECTED = 4093
-"""A prime, of whose residues the elements of a fixed vector are made. The hash of a vector is that of its product with
-this one, which two different vectors share by chance only."""
+"""A prime. The elements of a fixed vector are computed from its residues. The hash of a vector is the hash of its
+product with that fixed vector. Two different vectors have the same product only by accident."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What tells whether two sets of rows are the same: how many, and sums of hashes of ids and of vectors."""
+    """Tells whether two sets of rows are the same: the number of rows, and sums of hashes of ids and of vectors."""
 
     rows: int
     ids: int
@@ -60,11 +62,11 @@ class Content:
 def exchange_shard(
     held: Lease, by: By, generation: int, centroids: Centroids, source: Source, progress: Progress | None = None
 ) -> None:
-    """Makes the rows of a shard that count those that the table has now.
+    """Replaces the rows of a shard in the cells by the present rows of the table.
 
-    Searches see the old rows until the last statement, and the new ones after it. Raises `TableError` when the cells
-    would differ from the table, or when the shard is loaded again meanwhile, `LeaseLostError` when another process has
-    taken over; what was attached then never counts.
+    Searches see the old rows until the last statement, and the new ones after it. Raises `TableError` if the cells
+    would differ from the table, or if the shard is loaded again during the exchange, and `LeaseLostError` if another
+    process has taken the lease; rows that were attached then never count.
     """
     db = held.db
     subject = f"{db.subject}, {by} cells of shard {source.shard}"
@@ -94,24 +96,24 @@ def exchange_shard(
 
 
 def cells_content(db: Database, table: str, condition: str = "1") -> Content:
-    """The content of rows of a table of cells, or of a staging table for one, by its unquoted name."""
+    """The content of rows of a table of cells, or of its staging table, by the unquoted name."""
     return _content(db, table, condition, "vector")
 
 
 def table_content(db: Database, by: By, condition: str) -> Content:
-    """The content of rows of the table, with their vectors as the cells store them."""
+    """The content of rows of the main table, with their vectors in the form that the cells store."""
     return _content(db, db.settings.table, condition, stored_vector(db, by))
 
 
 def stored_vector(db: Database, by: By) -> str:
-    """The SQL expression of a row's vector as the cells store it."""
+    """The SQL expression of a row's vector in the form that the cells store."""
     vector, dimension = f"{by}_embedding", code_dimension(db)
     padded = vector if dimension == db.settings.dataset.dimension else f"arrayResize({vector}, {dimension}, 0)"
     return f"CAST({padded}, 'Array(BFloat16)')"
 
 
 def _content(db: Database, table: str, condition: str, vector: str) -> Content:
-    """A hash of all elements took 7 core seconds a million vectors of 512, that of one product with them 1.4."""
+    """Hashing all elements took 7 core seconds a million vectors of 512; hashing one product with them took 1.4."""
     fixed = [(place * 1103515245 + 12345) % PROJECTED / PROJECTED - 0.5 for place in range(code_dimension(db))]
     projection = "reinterpret(unhex('{}'), 'Array(Float32)')".format(np.array(fixed, "<f4").tobytes().hex())
     row = db.one(
@@ -131,7 +133,8 @@ def _fill(
     source: Source,
     progress: Progress | None,
 ) -> float:
-    """Writes the shard's rows, each with its cluster; the mean cosine distance of their vectors to the centroids."""
+    """Writes the shard's rows with their clusters; returns the mean cosine distance of their vectors to the
+    centroids."""
     shard = f"shard = {source.shard}"
     low, high = db.one(f"SELECT min(id), max(id) FROM {db.table} WHERE {shard}")
     total, rows = 0.0, 0
@@ -152,14 +155,14 @@ def _fill(
 
 
 def _read_stored(db: Database, by: By, condition: str) -> Block:
-    """Vectors that meet a condition, as the cells store them, by id.
+    """Ids and vectors that meet a condition, in the form that the cells store.
 
-    As fixed strings of BFloat16: 3.4 core seconds a million vectors of 512, where an array of Float32, written element
-    by element, took 9.3.
+    Vectors are read as fixed strings of BFloat16. That takes 3.4 core seconds a million vectors of 512; an array of
+    Float32, which is written element by element, took 9.3.
     """
     dimension, stored = db.settings.dataset.dimension, code_dimension(db)
     record_type = np.dtype([("id", "<i8"), ("vector", "<u2", (stored,))])
-    # Zeros at a string's end are left out, which toFixedString puts back.
+    # ClickHouse leaves out zeros at a string's end; toFixedString adds them again.
     answer = db.raw(
         f"SELECT id, toFixedString(reinterpretAsString({stored_vector(db, by)}), {2 * stored}) FROM {db.table} "
         f"WHERE {condition} AND length({by}_embedding) = {dimension} ORDER BY shard, id",
@@ -174,11 +177,11 @@ def _read_stored(db: Database, by: By, condition: str) -> Block:
 def _insert(
     db: Database, by: By, staging: str, marks: tuple[int, int], shard: int, start: int, clusters: Clusters
 ) -> None:
-    """Rows of the ids from `start` on, whose clusters are given, in order of their clusters.
+    """Writes rows of the ids from `start` on, whose clusters are given, in the order of their clusters.
 
-    Rows go from table to table within the engine; only the numbers of their clusters travel. Each part has a range of
-    clusters of its own, so that nothing is to be merged: merging parts writes their codes once more, at 16 core seconds
-    a million vectors, where sorting took 4.
+    The rows are copied from table to table within the engine; only the cluster numbers are sent to it. Each part has
+    its own range of clusters, so that nothing needs merging: merging parts computes and writes their codes again, at 16
+    core seconds a million vectors; sorting took 4.
     """
     generation, load = marks
     copied = ", ".join(quote_identifier(name) for name in columns_sans_vectors(db))
@@ -189,7 +192,7 @@ def _insert(
         f"AS nearest, {load}, {copied}, {stored_vector(db, by)} FROM {db.table} "
         f"WHERE id >= {start} AND id < {start + len(clusters)} AND shard = {shard} "
         f"AND length({by}_embedding) = {db.settings.dataset.dimension} ORDER BY nearest, id",
-        # One block is one part.
+        # One block becomes one part.
         settings=CODEC_SETTINGS
         | {"max_query_size": 1 << 26, "max_insert_threads": 1, "min_insert_block_size_rows": ROWS_A_PART}
         | {"min_insert_block_size_bytes": 1 << 32, **SORTED_ON_DISK},

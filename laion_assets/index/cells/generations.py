@@ -16,23 +16,23 @@ from laion_assets.table.vectors import BLOCK_ROWS, By, read_vectors
 from laion_assets.varint import varint
 
 SEED = 0
-"""Of the sample and of the first centroids."""
+"""The seed of the sample and of the first centroids."""
 
 RUN_ROWS = 64
-"""Rows that are drawn together: a row of its own would have the granule of 512 rows around it read."""
+"""Rows that are drawn together: to read a single row the engine reads the whole granule of 512 rows."""
 
 KEPT_AT_A_TIME = 8_192
-"""Centroids an INSERT: 17 MB of 512 dimensions."""
+"""Centroids in one INSERT: 17 MB of 512 dimensions."""
 
 MOST_TRAINING_BYTES = 4 << 30
-"""Of the sample, which is held as float16: 4.2 million rows of 512, or 52 for each of 81,000 centroids."""
+"""Most bytes of the sample, as float16: 4.2 million rows of 512 dimensions, or 52 for each of 81,000 centroids."""
 
 GROWTH_OF_CLUSTERS = 2.0
-"""A generation is replaced when a table of its size would now have so many times its clusters: four times the rows."""
+"""A generation is replaced when its table would now need this many times its clusters, which is four times the rows."""
 
 
 def wants_new_generation(newest: Generation | None, rows: int) -> bool:
-    """Whether a table of so many rows has outgrown the centroids that there are."""
+    """Whether a table of `rows` rows needs more centroids than the newest generation has."""
     return newest is None or clusters_for(rows) >= GROWTH_OF_CLUSTERS * newest.clusters
 
 
@@ -41,8 +41,8 @@ def train_generation(
 ) -> Generation:
     """Trains centroids on rows of all loaded shards and keeps them as the next generation.
 
-    The same rows give the same centroids, so that a training that a killed process left is simply done again: its
-    generation counts only once the record says that it is whole. Raises `TableError`.
+    The same rows give the same centroids. So a training that a killed process left unfinished is simply done again: its
+    generation counts only when the record says that it is complete. Raises `TableError`.
     """
     rows = sum(source.rows for source in found.values())
     clusters = clusters_for(rows)
@@ -75,9 +75,9 @@ def train_generation(
 
 
 def draw_sample(db: Database, by: By, found: dict[int, Source], wanted: int) -> npt.NDArray[np.float16]:
-    """About `wanted` vectors, float16 (n, d), in runs of 64 rows that are drawn by seed from every loaded shard.
+    """About `wanted` vectors, float16 (n, d), in runs of 64 rows from every loaded shard, chosen at random by the seed.
 
-    Vectors of length 1 lose at most 0.0005 of an element's value; LAION's are float16 as they come.
+    Elements of vectors of length 1 lose at most 0.0005 of their value; LAION's vectors are float16 already.
     """
     total = sum(source.rows for source in found.values())
     dimension = db.settings.dataset.dimension
@@ -95,7 +95,7 @@ def draw_sample(db: Database, by: By, found: dict[int, Source], wanted: int) -> 
 
 
 def read_centroids(db: Database, by: By, generation: int) -> Centroids:
-    """The centroids of a generation, by number. Raises `TableError` when they are not those that were trained."""
+    """The centroids of a generation, by number. Raises `TableError` if they are not those that were trained."""
     record_type = _record_type(db, by)
     answer = db.raw(
         f"SELECT toString(vectors), generation, cluster, centroid FROM {db.name_of(centroids_table(db))} "
@@ -115,7 +115,7 @@ def read_centroids(db: Database, by: By, generation: int) -> Centroids:
 
 
 def _keep(db: Database, by: By, number: int, centroids: Centroids) -> None:
-    """As RowBinary: written as text, vectors would be the dearest part of a small training."""
+    """Writes RowBinary: as text, writing vectors would be the most expensive part of a small training."""
     records = np.zeros(len(centroids), _record_type(db, by))
     records["vectors"] = bytes([len(by)]) + by.encode()
     records["generation"] = number
@@ -130,7 +130,7 @@ def _keep(db: Database, by: By, number: int, centroids: Centroids) -> None:
 
 
 def _record_type(db: Database, by: By) -> np.dtype[np.void]:
-    """A row of the table of centroids in RowBinary; texts and arrays have their length before them, as a varint."""
+    """A row of the table of centroids in RowBinary; before a text or array is its length, as a varint."""
     length = len(varint(code_dimension(db)))
     return np.dtype(
         [

@@ -1,4 +1,4 @@
-"""Keeps the cells of a partition that was swapped in again with the rows that it had: a build of graphs does so."""
+"""Keeps the cells of a partition that was swapped in again with the same rows, as a build of graphs does."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from laion_assets.table.lease import lease
 
 
 def keep_cells(db: Database, before: Source, after: Source, say: Callable[[str], None]) -> int:
-    """Records that a shard's rows in the cells, which exist, are those of its new parts, too; for how many loads.
+    """Records that a shard's rows in the cells (which exist) are also those of its new parts; returns how many loads.
 
-    REPLACE PARTITION gives parts new block numbers, by which cells know the loading that they were taken from. Nothing
-    is recorded where the cells are of another loading, or are being built: the next build of cells then exchanges the
-    shard, and searches scan it until then. Raises `TableError`.
+    REPLACE PARTITION gives parts new block numbers, by which cells identify the load that they come from. Nothing is
+    recorded if the cells are of another load, or are being built: the next build of cells then exchanges the shard, and
+    searches scan the shard until then. Raises `TableError`.
     """
     kept = 0
     try:

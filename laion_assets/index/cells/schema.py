@@ -1,4 +1,4 @@
-"""DDL of the tables of cells and of their centroids, and whether the engine has what they need. It moves no rows."""
+"""DDL of the tables of cells and centroids, and a check that the engine has what they need. It moves no rows."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from laion_assets.table.schema import VECTOR_COLUMNS, table_columns
 from laion_assets.table.vectors import By
 
 METHOD = "turboquant"
-"""Two bits a dimension and four bytes: 132 bytes a vector of 512. With 10 candidates a neighbour it found .944 to .976
-where one bit (rabitq, 68 bytes) found .70 to .96, and reading candidates costs more than scanning codes."""
+"""Two bits a dimension and four bytes: 132 bytes a vector of 512. With 10 candidates a neighbour it found .944 to .976;
+one bit (rabitq, 68 bytes) found .70 to .96. Reading more candidates costs more than scanning larger codes."""
 
 DIMENSION_STEP = 8
-"""The codec takes multiples of eight: shorter vectors end in zeros, which change no cosine."""
+"""The codec takes dimensions that are multiples of eight. Shorter vectors get zeros at the end; cosines stay the
+same."""
 
 GRANULE_ROWS = 64
-"""Rows a granule: each candidate is read with the granule around it, 66 kB of 512 BFloat16."""
+"""Rows in a granule. Each candidate is read with its whole granule, 66 kB of 512 BFloat16."""
 
 MERGED_PARTS = 32
-"""merge_selector_base: the engine merges in the background only so many parts of like size at once. With its own 5,
-parts of 410 shards would be written five times, and each time their codes are made again."""
+"""merge_selector_base: only this many parts of similar size are merged in the background at once. With the engine's
+default of 5, parts of 410 shards would be written five times, and each time their codes are computed again."""
 
 CODEC_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1}
-"""CREATE TABLE and INSERT need it, and so does every merge that a statement starts."""
+"""Settings that CREATE TABLE, INSERT and every merge started by a statement need."""
 
 
 def cells_table(db: Database, by: By) -> str:
@@ -43,7 +44,7 @@ def events_table(db: Database) -> str:
 
 
 def cells_exist(db: Database) -> bool:
-    """Whether there are tables of cells."""
+    """Whether the tables of cells exist."""
     names = {"database": db.database, "table": events_table(db)}
     sql = "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}"
     return bool(db.rows(sql, parameters=names))
@@ -70,12 +71,12 @@ def code_bytes(dimension: int) -> float:
 
 
 def columns_sans_vectors(db: Database) -> list[str]:
-    """Columns that the cells copy, so that a condition is decided before the nearest rows are."""
+    """Columns that the cells copy, so that a condition is checked before the nearest rows are found."""
     return [name for name in table_columns(db) if name not in VECTOR_COLUMNS]
 
 
 def require_codec(db: Database) -> None:
-    """Raises `TableError` when the engine cannot store codes (before 26.7), which keeps HNSW as it is."""
+    """Raises `TableError` if the engine cannot store codes (before 26.7); HNSW still works there."""
     names = {"names": ["enable_quantized_codec", "vector_search_use_quantized_codes"]}
     found = db.rows("SELECT name FROM system.settings WHERE name IN {names:Array(String)}", parameters=names)
     if len(found) < len(names["names"]):
@@ -89,7 +90,7 @@ def require_codec(db: Database) -> None:
 
 
 def create_cells_tables(db: Database) -> None:
-    """Makes the tables of cells, centroids and events where they are absent. Raises `TableError`."""
+    """Makes the tables of cells, centroids and events if they do not exist. Raises `TableError`."""
     require_codec(db)
     db.command(
         f"CREATE TABLE IF NOT EXISTS {db.name_of(centroids_table(db))} ("
@@ -111,11 +112,11 @@ def create_cells_tables(db: Database) -> None:
 
 
 def create_cells(db: Database, table: str, more_settings: str = "") -> None:
-    """Makes one table of cells, or a staging table for one, by its unquoted name.
+    """Makes one table of cells, or a staging table for it, by its unquoted name.
 
-    ORDER BY cluster: the rows of a cluster are neighbours on disk. PARTITION BY generation: a generation is dropped at
-    once. No cut by shard: with 65,536 clusters a shard of a million rows has 15 rows of each, and each cut costs a
-    granule a cluster.
+    ORDER BY cluster puts the rows of a cluster beside each other on disk. PARTITION BY generation lets a generation be
+    dropped at once. The table is not partitioned by shard: with 65,536 clusters a shard of a million rows has 15 rows
+    of each, and each further partition costs a granule for each cluster.
     """
     columns = table_columns(db)
     copied = ", ".join(f"{quote_identifier(name)} {columns[name]}" for name in columns_sans_vectors(db))
@@ -130,6 +131,6 @@ def create_cells(db: Database, table: str, more_settings: str = "") -> None:
 
 
 def drop_cells_tables(db: Database) -> None:
-    """Removes everything that was derived: the next build begins from nothing."""
+    """Removes all derived tables: the next build begins with nothing."""
     for name in (events_table(db), centroids_table(db), cells_table(db, "image"), cells_table(db, "text")):
         db.command(f"DROP TABLE IF EXISTS {db.name_of(name)} SYNC")

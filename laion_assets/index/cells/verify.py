@@ -1,4 +1,4 @@
-"""Whether the cells hold what the table has, and whether their centroids still fit. It changes nothing."""
+"""Whether the cells hold what the table holds, and whether their centroids still fit. It changes nothing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, draw_rows
 
 COMPARED_ROWS = 256
-"""Rows, drawn over all shards, whose vectors are compared."""
+"""Number of random rows, from all shards, whose vectors are compared."""
 
 FARTHER = 1.1
-"""A shard whose rows are 1.1 times as far from their centroids as the training rows were does not fit them. Rows that
-were not trained on are 1.02 times as far with 64 training rows a centroid (200,000 sample rows)."""
+"""If a shard's rows are 1.1 times as far from their centroids as the training rows were, the centroids do not fit it.
+Rows without part in the training are 1.02 times as far, with 64 training rows a centroid (200,000 sample rows)."""
 
 
 @dataclass(frozen=True)
 class CellsCover:
-    """What the cells of one vector column hold against the table: shards that are whole, and what is wrong."""
+    """The cells of one vector column compared with the table: shards that are complete, and what is wrong."""
 
     by: By
     generation: int
@@ -58,14 +58,15 @@ def cells_cover(db: Database, by: By) -> CellsCover:
 
 
 def _drawn_rows_agree(db: Database, by: By, live: LiveCells) -> bool:
-    """Whether drawn rows have the same vectors in the cells and in the table."""
+    """Whether random rows have the same vectors in the cells and in the table."""
     ids = ", ".join(map(str, draw_rows(db, COMPARED_ROWS, seed=0).tolist()))
     own = f"generation = {live.generation} AND load IN ({', '.join(map(str, live.loads))}) AND id IN ({ids})"
     return cells_content(db, cells_table(db, by), own) == table_content(db, by, f"id IN ({ids})")
 
 
 def misfits(history: Record, loaded: set[int]) -> dict[int, float]:
-    """Shards whose rows are too far from the current centroids, with how many times as far as the training rows."""
+    """Shards whose rows are too far from the current centroids, each with its distance relative to the training
+    rows."""
     current = history.current
     if current is None or not current.distance:
         return {}
