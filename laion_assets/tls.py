@@ -15,8 +15,7 @@ def trusting_context(ca_file: Path | None, variable: str) -> ssl.SSLContext:
     """A TLS context for clients, which verifies servers. Making it reads all authorities and takes some 40 ms.
 
     certifi's authorities are included, since small container images have none of their own. Raises `SettingsError`,
-    which names
-    `variable`, when `ca_file` holds no certificates.
+    which names `variable`, when `ca_file` holds no certificates.
     """
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())

@@ -28,7 +28,6 @@ class PartitionCover:
 
     `uncompressed` is what the indexes take in memory. If a partition has several parts, it has an index only when every
     part has it.
-    only when every part has it.
     """
 
     shard: int
@@ -53,8 +52,7 @@ class IndexSizes:
     """What the indexes of all covered partitions take.
 
     `vectors` counts vectors in an index, `graphs` one graph for each part and index. Bytes in memory are the indexes'
-    uncompressed
-    content.
+    uncompressed content.
     """
 
     vectors: int

@@ -1,4 +1,4 @@
-"""Searches by cells and by codes as methods whose recall is measured. They build nothing."""
+"""The methods `cells` and `codes`, whose recall is measured. They build no table except in a copy."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)
-"""Of the clusters that are probed where nothing was measured."""
+"""The default number of clusters probed is multiplied by these."""
 
 
 class Codes:
-    """The codes of all rows."""
+    """Searches the codes of all rows."""
 
     name = "codes"
     in_graphs = False
 
     def require_whole(self, db: Database) -> IndexFacts:
-        """Every loaded shard is in the cells of each column, as the table has it now."""
+        """Raises `TableError` unless the cells of each column have every loaded shard, as the table has it now."""
         return _whole(db, self.name)
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002
-        """Candidates a neighbour."""
+        """Numbers of candidates a neighbour."""
         tried = (10, 20, CANDIDATES // 2, CANDIDATES, 2 * CANDIDATES)
         return [SearchSettings(multiplier=candidates) for candidates in tried]
 
@@ -44,32 +44,32 @@ class Codes:
         return _found(db, vector, question, settings)
 
     def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
-        """The plan has a shortlist of codes."""
+        """Raises `TableError` unless the plan has a shortlist of codes."""
         _require_codes(db, vector, question, settings)
 
     def make_cold(self, db: Database) -> bool:  # noqa: ARG002
-        """Codes are page cache, which is not ours."""
+        """False: codes are in the operating system's page cache, which we do not empty."""
         return False
 
     def build_in_copy(self, db: Database) -> None:
-        """Cells of the copy's rows, unless the other method of cells has built them."""
+        """Builds cells of the copy's rows, unless the other method of cells has built them."""
         build_cells(db)
 
     def bytes_resident(self, db: Database, rows: int) -> float:
-        """The codes of all vector columns, of which a search by cells reads those of some clusters."""
+        """The codes of all vector columns. A search by cells reads only those of some clusters."""
         return rows * len(vector_columns(db)) * code_bytes(code_dimension(db))
 
 
 @dataclass(frozen=True)
 class Cells(Codes):
-    """The nearest clusters' codes; `probes` are the numbers of clusters that are tried."""
+    """Searches the codes of the nearest clusters; `probes` are the numbers of clusters to try."""
 
     probes: tuple[int, ...]
     name = "cells"
 
     @classmethod
     def of(cls, db: Database) -> Cells:
-        """For the table's own cells. Raises `TableError` where there are none, or only one cluster."""
+        """The method for the table's own cells. Raises `TableError` if there are none, or only one cluster."""
         live = require_cells(db, "image")
         usual = default_probes(live.clusters, live.rows) or live.clusters
         tried = {math.ceil(usual * factor) for factor in FACTORS}
@@ -84,7 +84,7 @@ class Cells(Codes):
 
 
 def cells_description(name: str, generations: Mapping[By, int]) -> str:
-    """How an evaluation names what it measured, by the generation of each vector column's centroids."""
+    """The text with which an evaluation names what it measured, by the generation of each vector column's centroids."""
     return ", ".join([name, *(f"generation {number} of {by}" for by, number in generations.items())])
 
 

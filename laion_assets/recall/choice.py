@@ -1,4 +1,4 @@
-"""Which method a search takes where it names none: the cheapest that was measured to meet the recall target."""
+"""Which method a search uses if it names none: the cheapest that was measured to meet the recall target."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from laion_assets.searching.request import MethodName
 from laion_assets.settings import Settings
 
 CLEARLY_CHEAPER = 0.8
-"""An exact search is taken in place of a built method where it costs at most so much of it: what is built was asked
-for, and two measurements of the same search differ by a fifth on a busy machine."""
+"""An exact search replaces a built method if it costs at most this fraction of it. The fraction is below 1 because the
+user asked for the built method, and because two measurements of the same search differ by a fifth on a busy machine."""
 
 SHORT_EXACT_MS = 1_000.0
-"""An exact search that takes no longer is taken where no built method meets the target."""
+"""If no built method meets the target, an exact search that takes no longer than this is used."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A method and why it was taken."""
+    """A method, and the reason of the choice."""
 
     method: MethodName
     why: str
 
 
 def usual_choice(settings: Settings, *, cells: bool) -> Choice:
-    """Where nothing was measured: what LAION_INDEX builds; `cells` is whether there are any."""
+    """The choice without measurements: what LAION_INDEX builds; `cells` is whether there are cells."""
     why = f"LAION_INDEX={settings.index}, and no report of recall compares it"
     return Choice("cells" if settings.index == "cells" and cells else "graph", why)
 
 
 def measured_choice(kind: str, evaluations: Mapping[MethodName, Evaluation]) -> Choice | None:
-    """For a kind of query, by evaluations of methods that can be searched now; None where none measured the kind.
+    """The choice for a kind of query, by evaluations of the methods that work now; None if none measured this kind.
 
-    Cost is CPU time a search where it was measured for all of them, else the median latency.
+    The cost is CPU time a search if it was measured for all methods, else the median latency.
     """
     asked = {name: found for name, found in evaluations.items() if kind in found.named}
     if not asked:

@@ -1,4 +1,4 @@
-"""Measures every method that was built on the same unseen queries of one table. It chooses none for a search."""
+"""Measures every built method with the same unseen queries of one table. It chooses no method for searches."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from laion_assets.table.database import Database
 
 
 def built_methods(db: Database) -> list[Method]:
-    """Graphs where LAION_INDEX asks for them, codes and cells where there are cells and LAION_INDEX asks for them.
+    """Graphs if LAION_INDEX asks for them; codes and cells if there are cells and LAION_INDEX asks for them.
 
-    Graphs also where nothing else is there: they are then what is lacking. Cells of one cluster are codes.
+    Graphs also if there is no other method: the evaluation then reports that they are missing. With one cluster there
+    are codes, but no cells.
     """
     methods: list[Method] = [Hnsw()] if db.settings.builds_graphs else []
     if db.settings.builds_cells and db.settings.cluster is None and cells_exist(db):
         methods.append(Codes())
-        with suppress(TableError):  # of a table so small that it has one cluster
+        with suppress(TableError):  # raised for a table so small that it has one cluster
             methods.append(Cells.of(db))
     return methods or [Hnsw()]
 
 
 def compare(db: Database, plan: RecallPlan | None = None, *, log: Log | None = None) -> list[Evaluation]:
-    """An evaluation of each built method, all on the same queries; exact search is timed with each.
+    """An evaluation of each built method, all with the same queries; exact search is timed with each of them.
 
-    Raises `TableError` as `evaluate` does, and where a method is asked for and is not whole.
+    Raises `TableError` as `evaluate` does, and if a method that is asked for is not complete.
     """
     return evaluate_methods(db, built_methods(db), plan, log=log)
 
@@ -45,7 +46,7 @@ def by_method(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
 
 
 def kept_evaluations(settings: Settings) -> list[Evaluation]:
-    """The last evaluations of the methods that LAION_INDEX builds, graphs first; of all where it builds none."""
+    """The last evaluations of the methods that LAION_INDEX builds, graphs first; of all methods if it builds none."""
     kept = read_evaluations(recall_folder(settings))
     wanted = ["graph"] if settings.builds_graphs else []
     wanted += ["codes", "cells"] if settings.builds_cells else []
@@ -53,6 +54,6 @@ def kept_evaluations(settings: Settings) -> list[Evaluation]:
 
 
 def best_by_kind(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
-    """By kind of query, the evaluation whose lower bound of recall@10 is the highest."""
+    """The evaluation with the highest lower bound of recall@10, by kind of query."""
     kinds = [kind.kind for kind in evaluations[0].kinds] if evaluations else []
     return {kind: max(evaluations, key=lambda one: one.chosen(kind).at_10.low) for kind in kinds}

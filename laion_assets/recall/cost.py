@@ -1,4 +1,4 @@
-"""What searches cost besides time: CPU time of the process and bytes that the engine read. It searches nothing."""
+"""The cost of searches besides time: CPU time of the process and bytes that the engine read. It searches nothing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from laion_assets.table.database import Database
 @dataclass(frozen=True)
 class Cost:
     """Means of one search: CPU milliseconds over all threads, and bytes by the engine's counter SelectedBytes, which
-    counts columns and not graphs."""
+    counts bytes of columns but not of graphs."""
 
     cpu_ms: float
     bytes_read: float
 
 
 def measured_cost(db: Database, searches: Callable[[], list[float]]) -> tuple[list[float], Cost | None]:
-    """What `searches` gives, the seconds of each search, and the mean cost of one; None on a server, whose counters
-    rise with everybody's searches. Raises what `searches` raises."""
+    """Returns the result of `searches`, which is the seconds of each search, and the mean cost of one. The cost is None
+    on a server, whose counters include other clients' searches. Raises what `searches` raises."""
     if not db.embedded:
         return searches(), None
     read, used = _bytes_read(db), time.process_time()

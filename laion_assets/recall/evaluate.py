@@ -1,4 +1,4 @@
-"""Measures recall and latency of a method against exact search, over search settings. What it finds is in figures."""
+"""Measures recall and latency of a method against exact search, over search settings. The figures are in figures.py."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ def evaluate(
     folder: Path | None = None,
     log: Log | None = None,
 ) -> Evaluation:
-    """Recall and latency of a method, HNSW unless given, for every kind of query; without a plan, by that for its size.
+    """Recall and latency of a method (HNSW by default) for every kind of query; the default plan is by the table's
+    size.
 
-    With `unseen`, these queries alone are asked, of their table; else queries that the index has not seen, and rows of
-    the table as `--like` asks them. Raises `TableError`: without rows, when the index is not whole or not the one that
-    the settings name, and when a search does not use it.
+    With `unseen`, only these queries are asked, on their table. Otherwise the queries are some that the index has not
+    seen, and rows of the table as `--like` asks for them. Raises `TableError` if there are no rows, if the index is not
+    complete or not the one that the settings name, and if a search does not use it.
     """
     if unseen is not None:
         run_plan, say = _ready(db, plan), log or say_nothing
@@ -57,8 +58,8 @@ def evaluate_methods(
     folder: Path | None = None,
     log: Log | None = None,
 ) -> list[Evaluation]:
-    """An evaluation of each method, all by the same queries: those that graphs have not seen where one of the methods
-    is by graphs. Raises `TableError` as `evaluate` does."""
+    """An evaluation of each method, all with the same queries. If one of the methods uses graphs, these are queries
+    that the graphs have not seen. Raises `TableError` as `evaluate` does."""
     plan, say = _ready(db, plan), log or say_nothing
     folder = folder or recall_folder(db.settings)
     likes = like_sets(db, draw_rows(db, OVERSAMPLE * plan.queries, plan.seed), plan.queries, plan.seed)
@@ -68,7 +69,7 @@ def evaluate_methods(
     given = given_queries(db, plan.queries, say)
     with unseen_queries(db, plan.queries, plan.seed, in_graphs=in_graphs, log=say) as queries:
         asked: list[Asked] = [(queries, folder, likes)]
-        if queries.db is not db:  # a copy that is dropped after this evaluation
+        if queries.db is not db:  # a copy, which is dropped after this evaluation
             for method in methods:
                 method.build_in_copy(queries.db)
             asked = [(queries, None, ()), (UnseenQueries(db, [], OWN_ROW), folder, likes)]
@@ -76,11 +77,11 @@ def evaluate_methods(
 
 
 Asked = tuple[UnseenQueries, Path | None, Sequence[QuerySet]]
-"""Queries of one table, where their true neighbours are kept, and rows of the table as `--like` asks them."""
+"""Queries of one table, the folder of their true neighbours, and rows of the table as `--like` asks for them."""
 
 
 def _ready(db: Database, plan: RecallPlan | None) -> RecallPlan:
-    """The plan, or that for the table's size. Raises `TableError` where there is nothing to measure."""
+    """The plan, or the default for the table's size. Raises `TableError` if there is nothing to measure."""
     require_table(db)
     states = partitions(db)
     if not states:
@@ -96,7 +97,7 @@ def _evaluated(
     say: Log,
     given: Sequence[GivenQueries] = (),
 ) -> Evaluation:
-    """One method's evaluation, of an index that is the same at the end."""
+    """One method's evaluation. Its index must be the same at the beginning and the end."""
     started, states = time.perf_counter(), partitions(db)
     facts = method.require_whole(db)
     with saying_each_minute(say) as doing:
@@ -134,7 +135,7 @@ def _evaluated(
 
 
 class _Run:
-    """One evaluation under way: what was measured so far."""
+    """A running evaluation, with the measurements so far."""
 
     def __init__(self, plan: RecallPlan, method: Method, log: Log, doing: Log) -> None:
         self.plan, self._method, self._log = plan, method, log
@@ -146,7 +147,7 @@ class _Run:
         self._doing = doing
 
     def measure(self, asked: UnseenQueries, folder: Path | None, likes: Sequence[QuerySet] = ()) -> None:
-        """Asks the query sets of one table, and rows of it as `--like` does; true neighbours are kept in `folder`."""
+        """Asks the query sets of one table, and rows of it as `--like` does; keeps true neighbours in `folder`."""
         sets = [*asked.sets, *likes]
         if not all(map(len, sets)):
             raise TableError(
@@ -165,7 +166,7 @@ class _Run:
             self._log(f"{summary.kind}: recall@10 {summary.chosen.at_10} at {summary.chosen.search}")
 
     def measure_given(self, db: Database, given: GivenQueries) -> None:
-        """Asks queries of which others computed the true neighbours."""
+        """Asks queries whose true neighbours others computed."""
         kind = KindRun(db, self.plan, self._method, given.queries, given.truth, self._log)
         summary, measured = kind.run(given.origin, None)
         self.summaries.append(summary)
@@ -182,7 +183,7 @@ class _Run:
         return exact
 
     def _cold_ms(self, db: Database, kind: KindRun) -> float | None:
-        """Milliseconds of the first search of a column after what it uses was taken out of the engine's memory."""
+        """Milliseconds of the first search of a column after its index was removed from the engine's memory."""
         column = kind.queries.kind.target
         if column not in self._cold:
             cold = self._method.make_cold(db)

@@ -23,8 +23,8 @@ Distances = npt.NDArray[np.float64]
 class TrueNeighbours:
     """The k nearest rows of each query, nearest first: ids int64 (q, k) and cosine distances float64 (q, k).
 
-    Where the table has fewer rows than k, the rest has id -1 and distance infinity. The distances come from float32
-    matrix products: for vectors of length 1 they are within 1e-6 of those in float64.
+    If the table has fewer rows than k, the other places have id -1 and distance infinity. The distances come from
+    float32 matrix products: for vectors of length 1 they are within 1e-6 of those in float64.
     """
 
     ids: Ids
@@ -33,7 +33,8 @@ class TrueNeighbours:
 
 @dataclass(frozen=True)
 class ExactAnswers:
-    """True neighbours of each query set, in its order; the seconds they took, and whether they came from the store."""
+    """True neighbours of each query set, in order; the seconds to compute them, and whether they came from the
+    store."""
 
     neighbours: list[TrueNeighbours]
     seconds: float
@@ -43,9 +44,9 @@ class ExactAnswers:
 def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path | None) -> ExactAnswers:
     """The true neighbours of every set; each column is read once, whatever the number of sets. Raises `TableError`.
 
-    They are kept in `folder`, if there is one, under a name that holds the table, its loaded partitions and the
-    queries. A mutation that changes vectors in place is not seen, since an index's build looks the same; loading a
-    partition again is.
+    They are kept in `folder`, if it is given, under a name that depends on the table, its loaded partitions and the
+    queries. The name changes when a partition is loaded again. It does not change with a mutation that changes vectors
+    in place, since building an index looks the same.
     """
     started = time.perf_counter()
     path = None if folder is None else folder / f"exact_{_key(db, sets, k)}.npz"
@@ -82,8 +83,9 @@ def nearest_by_blocks(
 
     The rows `own`, (q,), and the rows of the partitions `own_shards`, (q,), are left out of their query's answers.
 
-    The fastest of three ways (benchmarks/exact_neighbours.py): a query of SQL each, and one statement for all, read or
-    rank every vector once a query; here a block is read once and multiplied with all queries at once.
+    This is the fastest of three ways (benchmarks/exact_neighbours.py). A SQL query for each query, and one statement
+    for all, read or rank every vector once for each query. Here a block is read once and multiplied with all queries at
+    once.
     """
     unit = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-30)
     best = _Best(len(queries), k)
@@ -93,7 +95,7 @@ def nearest_by_blocks(
 
 
 class _Best:
-    """The k most similar rows of each query so far; only what beats a query's k-th is looked at again."""
+    """The k most similar rows of each query so far. Only rows that are nearer than a query's k-th are sorted again."""
 
     def __init__(self, queries: int, k: int) -> None:
         self._k = k
@@ -104,12 +106,12 @@ class _Best:
         norms = np.sqrt(np.einsum("ij,ij->i", block.vectors, block.vectors))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             similar = (unit @ block.vectors.T) / norms
-        # Bad vectors have no distance: no query has them as neighbours.
+        # Bad vectors have no distance, so they are nobody's neighbours.
         np.nan_to_num(similar, copy=False, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
         at = np.clip(np.searchsorted(block.ids, own), 0, len(block.ids) - 1)
         here = np.flatnonzero(block.ids[at] == own)
         similar[here, at[here]] = -np.inf
-        if own_shards is not None:  # a block is of one partition
+        if own_shards is not None:  # all rows of a block are of one partition
             similar[own_shards == block.ids[0] // ID_STRIDE] = -np.inf
         better = similar > self._similar.min(axis=1, keepdims=True)
         for query in np.flatnonzero(better.any(axis=1)):
@@ -158,4 +160,4 @@ def _write(path: Path, neighbours: list[TrueNeighbours]) -> None:
         old.unlink(missing_ok=True)
     with replacing(path, subject="true neighbours") as temporary, temporary.open("wb") as file:
         sweep(path.parent)
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes its last keyword for all of them
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub wrongly types all keywords as its last one

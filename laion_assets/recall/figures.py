@@ -18,15 +18,15 @@ from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
 
 BEYOND = 5
-"""A percentile is given where at least so many of the figures lie beyond it: p95 of 100 searches, p99 of 500."""
+"""A percentile is given only if at least this many figures lie beyond it: p95 of 100 searches, p99 of 500."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What a search may be told: ef_search, and candidates a neighbour that are ranked by their stored vectors.
+    """Search settings: ef_search, and the number of candidates a neighbour that are ranked by their stored vectors.
 
-    `multiplier` 0 means no rescoring: the index's own distances count. `ef` is HNSW's. `probes`, the number of clusters
-    that are searched, is for methods that have clusters. A setting that a method does not have is 0.
+    `multiplier` 0 means no rescoring: the index's own distances are used. `ef` is for HNSW. `probes`, the number of
+    clusters to search, is for methods that have clusters. A setting that a method does not have is 0.
     """
 
     ef: int = 0
@@ -34,7 +34,7 @@ class SearchSettings:
     probes: int = 0
 
     def pairs(self, limit: int = 10) -> tuple[tuple[str, object], ...]:
-        """ClickHouse's settings for a search by HNSW of this limit, within its 1,000 candidates a search."""
+        """ClickHouse's settings for a search by HNSW with this limit; a search has at most 1,000 candidates."""
         plain = ("hnsw_candidate_list_size_for_search", self.ef)
         if not self.multiplier:
             return (plain, ("vector_search_with_rescoring", 0))
@@ -45,7 +45,7 @@ class SearchSettings:
         )
 
     def multiplier_for(self, limit: int) -> int:
-        """Candidates a neighbour for a search of this limit, within the same bound; 0 without rescoring."""
+        """Candidates a neighbour for a search with this limit, with the same maximum; 0 without rescoring."""
         return min(self.multiplier, max(1, SERVER_LIMIT // limit))
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class Recall:
 
     @classmethod
     def of(cls, by_distance: npt.NDArray[np.float64], by_id: npt.NDArray[np.float64]) -> Recall:
-        """From the recall of each query, (q,)."""
+        """The recall over all queries, from that of each query, (q,)."""
         low, high = mean_interval(by_distance)
         return cls(
             mean=float(by_distance.mean()),
@@ -90,7 +90,7 @@ class Recall:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of single searches, as their caller sees them. A percentile is None where too few were timed."""
+    """Milliseconds of single searches, as their caller sees them. A percentile is None if too few were timed."""
 
     p50: float
     p95: float | None
@@ -98,7 +98,7 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Latency:
-        """From the seconds of each search."""
+        """The latency, from the seconds of each search."""
 
         def percentile(share: float) -> float | None:
             enough = len(seconds) * (100 - share) >= 100 * BEYOND
@@ -109,10 +109,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One kind of query at one setting. `at_100` is None where it was not asked for.
+    """One kind of query at one setting. `at_100` is None if it was not asked for.
 
-    `multiplier_at_100` is how many candidates a neighbour were rescored for it: of ClickHouse's 1,000 candidates a
-    search, 100 rows leave 10 each, and 101 leave 9. `cost` is measured of chosen settings alone.
+    `multiplier_at_100` is the number of candidates a neighbour that were rescored for it. ClickHouse has 1,000
+    candidates a search: 10 each for 100 rows, 9 each for 101. `cost` is measured only for chosen settings.
     """
 
     kind: str
@@ -126,12 +126,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class KindSummary:
-    """One kind of query: what its settings were chosen from, and what they find with queries that chose nothing.
+    """One kind of query: the queries that chose its settings, and what these settings find for the other queries.
 
-    `chosen` is over the reporting half of the queries, `choosing` the number of queries in the other half. `origin`
-    says where the queries come from. `all_copies` counts queries with 10 copies of themselves in the table. `exact` is
-    the latency of exact search, `exact_cost` its CPU time and bytes. `cold_ms` is the first search after the graphs
-    were dropped from the engine's cache, in milliseconds; None where that cache is not ours to empty.
+    `chosen` is measured with the reporting half of the queries; `choosing` is the number of queries in the other half.
+    `origin` says where the queries come from. `all_copies` counts queries with 10 copies of themselves in the table.
+    `exact` is the latency of exact search, `exact_cost` its CPU time and bytes. `cold_ms` is the first search after the
+    graphs were dropped from the engine's cache, in milliseconds; None if we may not empty that cache.
     """
 
     kind: str
@@ -145,18 +145,18 @@ class KindSummary:
 
     @property
     def queries(self) -> int:
-        """Queries in both halves."""
+        """Number of queries in both halves."""
         return self.choosing + self.chosen.at_10.queries
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All of one evaluation: of which index, over which parts, by how many queries, and what was found.
+    """All of one evaluation: the index, its parts, the number of queries, and the figures.
 
-    `index` describes the index, `declared` is each index's type as ClickHouse writes it, by the index's name, and
-    `parts` are the names of the parts that were measured: they hold block numbers, which another load changes, and
-    the version of the last mutation. `exact_seconds` is what the true neighbours took, unless they came from the
-    store. `measurements` are those of the choosing half.
+    `index` describes the index. `declared` is each index's type as ClickHouse writes it, by the index's name. `parts`
+    are the names of the parts that were measured: they hold block numbers, which change with another load, and the
+    version of the last mutation. `exact_seconds` is the time for the true neighbours, unless they came from the store.
+    `measurements` are those of the choosing half.
     """
 
     rows: int
@@ -174,14 +174,14 @@ class Evaluation:
     kinds: list[KindSummary]
     measurements: list[Measurement]
     targets: dict[str, float] = field(default_factory=dict)
-    """Of kinds whose target is not `target`."""
+    """Targets of kinds whose target is not `target`."""
     bytes_resident: float = 0.0
-    """What a search needs in memory, or in the page cache, to be as fast as measured: graphs, or codes."""
+    """Bytes of graphs, or codes, that must be in memory (or the page cache) for searches as fast as measured."""
     core_seconds_a_million: float | None = None
-    """Of the last build, a million vectors; None where it was not recorded."""
+    """Core seconds a million vectors of the last build; None if they were not recorded."""
 
     def target_of(self, kind: str) -> float:
-        """The recall@10 that this kind is to reach."""
+        """The recall@10 that this kind should reach."""
         return self.targets.get(kind, self.target)
 
     def of_kind(self, kind: str) -> list[Measurement]:
@@ -193,7 +193,7 @@ class Evaluation:
         return {summary.kind: summary for summary in self.kinds}[kind]
 
     def chosen(self, kind: str) -> Measurement:
-        """What the chosen settings find, over the reporting half."""
+        """The figures of the chosen settings, over the reporting half."""
         return self.summary(kind).chosen
 
     @property
@@ -211,7 +211,7 @@ class Evaluation:
 
 
 def choose(measured: Sequence[Measurement], target: float) -> Measurement:
-    """The fastest whose lower bound of recall@10 meets the target; where none does, the one with the highest recall."""
+    """The fastest setting whose lower bound of recall@10 meets the target; if none does, the highest recall."""
     enough = [one for one in measured if one.at_10.low >= target]
     if enough:
         return min(enough, key=lambda one: one.latency.p50)
@@ -219,17 +219,17 @@ def choose(measured: Sequence[Measurement], target: float) -> Measurement:
 
 
 def recall_folder(settings: Settings) -> Path:
-    """Where an evaluation's files are in the store."""
+    """The folder of an evaluation's files in the store."""
     return settings.data_dir / "recall"
 
 
 def evaluation_file(folder: Path, method: str = "graph") -> Path:
-    """Where the last evaluation of a method is kept."""
+    """The path of the last evaluation of a method."""
     return folder / ("recall.json" if method == "graph" else f"recall_{method}.json")
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> Path:
-    """Writes `recall.json`, or `recall_<method>.json` for another method than HNSW; its path. Raises `StoreError`."""
+    """Writes `recall.json`, or for another method than HNSW `recall_<method>.json`; its path. Raises `StoreError`."""
     path = evaluation_file(folder, evaluation.method)
     with replacing(path, subject=path.name) as temporary:
         temporary.write_bytes(_KEPT.dump_json(evaluation, indent=1))
@@ -237,7 +237,7 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> Path:
 
 
 def read_evaluation(folder: Path, method: str = "graph") -> Evaluation | None:
-    """The last evaluation of a method that was saved in this folder; None without one, or with one of another make."""
+    """The last evaluation of a method in this folder; None if there is none, or if its format is different."""
     try:
         return _KEPT.validate_json(evaluation_file(folder, method).read_bytes())
     except (OSError, ValidationError):

@@ -21,7 +21,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import Ids, Vectors, ids_by, vectors_of
 
 LEAST_NEIGHBOURS = 10
-"""Given neighbours of a query that must be loaded: what is measured is recall@10."""
+"""Number of a query's given neighbours that must be loaded, since recall@10 is measured."""
 
 MOST_NEIGHBOURS = 100
 MOST_QUERIES = 100_000
@@ -29,7 +29,7 @@ MOST_QUERIES = 100_000
 
 @dataclass(frozen=True)
 class GivenQueries:
-    """Queries, their given neighbours among the loaded rows, and where they are from, in words."""
+    """Queries, those of their given neighbours that are loaded, and the origin of both in words."""
 
     queries: QuerySet
     truth: TrueNeighbours
@@ -37,11 +37,11 @@ class GivenQueries:
 
 
 def given_queries(db: Database, count: int, log: Callable[[str], None]) -> list[GivenQueries]:
-    """Up to `count` of the queries that the dataset names under `[given]`; none where it names none.
+    """Up to `count` of the queries that the dataset names under `[given]`; empty if it names none.
 
-    Of neighbours computed over a whole dataset those that are loaded are, in their order, the nearest of the loaded
-    rows. Queries of which fewer than ten are loaded are left out. What keeps them from being asked is logged: the
-    report is made without them. Raises `TableError`.
+    The given neighbours were computed over a whole dataset. Those that are loaded are, in their order, the nearest of
+    the loaded rows. Queries with fewer than ten loaded neighbours are left out. If the queries cannot be asked, the
+    reason is logged and the report is made without them. Raises `TableError`.
     """
     given = db.settings.dataset.given
     if given is None:
@@ -84,7 +84,7 @@ def read_queries(path: Path, given: Given, dimension: int) -> Vectors:
 
 
 def read_neighbours(path: Path, given: Given, queries: int) -> list[npt.NDArray[np.int64]]:
-    """Their ids of each query's neighbours, nearest first. Raises `ShardFileError`."""
+    """The ids of each query's neighbours in the given dataset, nearest first. Raises `ShardFileError`."""
     subject = f"given queries, {path.name}"
     try:
         column = pq.read_table(path, columns=[given.neighbours_array]).column(0)
@@ -99,7 +99,7 @@ def read_neighbours(path: Path, given: Given, queries: int) -> list[npt.NDArray[
 
 
 def _our_ids(db: Database, given: Given, neighbours: list[npt.NDArray[np.int64]]) -> Ids:
-    """Our ids of the first loaded neighbours of each query, (q, 100); -1 where there are no more."""
+    """Our ids of the first loaded neighbours of each query, (q, 100); -1 if there are no more."""
     known = ids_by(db, given.ids, np.unique(np.concatenate(neighbours)))
     ours = np.full((len(neighbours), MOST_NEIGHBOURS), -1, np.int64)
     for query, theirs in enumerate(neighbours):
@@ -109,7 +109,7 @@ def _our_ids(db: Database, given: Given, neighbours: list[npt.NDArray[np.int64]]
 
 
 def _truth(db: Database, vectors: Vectors, ours: Ids) -> TrueNeighbours:
-    """With distances from the stored vectors; infinite where there is no neighbour."""
+    """The given neighbours with distances from the stored vectors; infinite if there is no neighbour."""
     block = vectors_of(db, "image", ours[ours >= 0])
     distances = np.full(ours.shape, np.inf)
     for query, ids in enumerate(ours):
@@ -121,7 +121,7 @@ def _truth(db: Database, vectors: Vectors, ours: Ids) -> TrueNeighbours:
 
 
 def _agreement(db: Database, queries: QuerySet, truth: TrueNeighbours) -> float:
-    """Which fraction of the ten nearest that were given our exact search finds."""
+    """The fraction of the ten nearest given neighbours that our exact search finds."""
     (exact,) = true_neighbours(db, [queries], LEAST_NEIGHBOURS, None).neighbours
     same = [
         len({*theirs[:LEAST_NEIGHBOURS].tolist()} & {*ours.tolist()}) / LEAST_NEIGHBOURS

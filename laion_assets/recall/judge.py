@@ -1,4 +1,4 @@
-"""Counts what a search found against what is true, by distances that are computed again from the stored vectors."""
+"""Compares the rows that searches found with the true ones, by distances computed again from the stored vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Ids, Vectors, vectors_of
 
 TOLERANCE = 2e-6
-"""By how much the distance of a found row may exceed the k-th true one. The distances of both are computed again from
-the stored vectors, in float64 and in float32: those that a bf16 index gives are off by up to 0.01."""
+"""How much larger the distance of a found row may be than the k-th true one. Both distances are computed again from the
+stored vectors, in float64 and in float32: distances of a bf16 index have errors up to 0.01."""
 
 
 class Judge:
-    """Counts what was found of what is true, for one set of queries.
+    """Counts how many of the true neighbours were found, for one set of queries.
 
     `found` are the ids of all rows that will be judged: their vectors are read once.
     """
@@ -28,11 +28,11 @@ class Judge:
         self._stored = vectors_of(db, by, found)
 
     def recall(self, found: list[list[int]], k: int, start: int = 0) -> Recall:
-        """Recall at k of the queries' answers; the first of them is of the query at `start`.
+        """Recall at k of the queries' answers; the first answer is that of the query at `start`.
 
-        A found row counts when its distance is at most that of the k-th true neighbour plus the tolerance: which of
-        several rows with one distance comes is chance. Where the table has fewer than k rows, those are all; a query
-        without any true neighbour has missed none.
+        A found row counts if its distance is at most that of the k-th true neighbour plus the tolerance: which of
+        several rows with the same distance is found does not matter. If the table has fewer than k rows, recall is over
+        all of them. A query without any true neighbour has recall 1.
         """
         counts, by_id = [], []
         for query, ids in enumerate(found, start):

@@ -1,4 +1,4 @@
-"""The search settings and methods that the last recall report named, as long as the table has what it measured."""
+"""The search settings and methods of the last recall report, if the table is still the one that was measured."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import By
 
 NAMED = 5
-"""Partitions that a difference names."""
+"""How many partitions a message names."""
 
 
 @dataclass(frozen=True)
 class NamedSettings:
-    """Search settings of graphs by kind of query, such as `text_to_image`; `ignored` says why there are none, where a
-    report was made but measured something else than the table has now.
+    """Search settings of graphs by kind of query, such as `text_to_image`. If there is a report about something else
+    than the present table, there are no settings, and `ignored` gives the reason.
 
-    `cells` are the settings of codes and cells by method and kind, `choices` the method of each kind that was measured,
-    `usual` that of the others, graphs where it is None.
+    `cells` are the settings of codes and cells by method and kind. `choices` is the method of each kind that was
+    measured, `usual` the method of other kinds; None means graphs.
     """
 
     by_kind: dict[str, SearchSettings] = field(default_factory=dict)
@@ -39,9 +39,10 @@ class NamedSettings:
 
 
 def named_settings(settings: Settings, db: Database | None = None) -> NamedSettings:
-    """What the last report named of graphs, codes and cells; nothing, and of graphs why, where it does not fit.
+    """What the last report named for graphs, codes and cells. If it does not fit the table, there is a reason instead
+    of settings.
 
-    A few statements look at the table of `db`; without it only the settings are compared.
+    A few statements read the table of `db`; without `db` only the settings are compared.
     """
     kept = read_evaluations(recall_folder(settings))
     graph = kept.pop("graph", None)
@@ -61,21 +62,21 @@ def named_settings(settings: Settings, db: Database | None = None) -> NamedSetti
 
 
 def _live_cells(db: Database) -> dict[By, LiveCells]:
-    """What a search of the cells of each column would read; nothing where there are none, or in a cluster, whose nodes
-    have their own."""
+    """What a search of the cells of each column would read; empty if there are no cells, and in a cluster, where each
+    node has its own."""
     if db.settings.cluster is not None:
         return {}
     try:
         if not cells_exist(db):
             return {}
         found = {by: live_cells(db, by) for by in vector_columns(db)}
-    except TableError:  # a user who may only search the table
+    except TableError:  # a user who may only search the main table
         return {}
     return {by: live for by, live in found.items() if live is not None}
 
 
 def _fits_cells(evaluation: Evaluation, live: dict[By, LiveCells]) -> bool:
-    """Whether an evaluation of codes or cells is of the generations that are there, and every shard is in them."""
+    """Whether an evaluation of codes or cells is about the present generations, and every shard is in them."""
     generations = {by: one.generation for by, one in live.items()}
     return (
         bool(live)
@@ -86,7 +87,7 @@ def _fits_cells(evaluation: Evaluation, live: dict[By, LiveCells]) -> bool:
 
 
 def _misfit_of_graphs(evaluation: Evaluation, settings: Settings, db: Database | None) -> str | None:
-    """Why the last report of graphs is not used; None where it fits."""
+    """Why the last report of graphs is not used; None if it fits."""
     wanted = str(IndexParameters.of(settings))
     if evaluation.index != wanted:
         fault: str | None = f"it measured an index of {evaluation.index}, and the settings name {wanted}"
@@ -101,12 +102,12 @@ def _misfit_of_graphs(evaluation: Evaluation, settings: Settings, db: Database |
 def _difference_of_table(evaluation: Evaluation, db: Database) -> str | None:
     try:
         return difference(evaluation, index_facts(db))
-    except TableError as error:  # a user who may only search is not shown every system table
+    except TableError as error:  # a user who may only search cannot read every system table
         return f"the table could not be compared with it ({error.found})"
 
 
 def difference(evaluation: Evaluation, facts: IndexFacts) -> str | None:
-    """What the table has now and the evaluation did not measure, or the other way round; None where it is the same."""
+    """The difference between the present table and the table that was measured, in words; None if they are the same."""
     for name in sorted({*evaluation.declared, *facts.declared}):
         measured, found = evaluation.declared.get(name, "absent"), facts.declared.get(name, "absent")
         if measured != found:
@@ -125,7 +126,7 @@ def difference(evaluation: Evaluation, facts: IndexFacts) -> str | None:
 
 
 def _shard(part: str) -> int:
-    """Parts are named `<partition>_<first block>_<last block>_<level>[_<mutation>]`."""
+    """The shard of a part. Parts are named `<partition>_<first block>_<last block>_<level>[_<mutation>]`."""
     return int(part.partition("_")[0])
 
 

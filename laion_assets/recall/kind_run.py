@@ -26,7 +26,7 @@ from laion_assets.table.schema import partitions
 
 
 class KindRun:
-    """One kind of query, of one table."""
+    """The measurement of one kind of query on one table."""
 
     def __init__(
         self, db: Database, plan: RecallPlan, method: Method, queries: QuerySet, truth: TrueNeighbours, doing: Log
@@ -37,17 +37,17 @@ class KindRun:
         self._shards = [state.shard for state in states]
         largest = max(state.rows for state in states)
         self._grid = plan.grid if plan.grid is not None else method.settings_to_try(largest)
-        # One query chooses and reports: there is no other.
+        # A single query both chooses and reports, since there is no other.
         self._half = max(1, len(queries) // 2)
         self._reporting = self._half if len(queries) > 1 else 0
 
     def first_search(self) -> float:
-        """Seconds of one search of all partitions; what it reads then stays in the engine's cache."""
+        """Seconds of one search of all partitions. What this search reads then stays in the engine's cache."""
         question = Question(self.queries.kind.target, 10)
         return self._method.find(self._db, self.queries.vectors[0], question, self._grid[0]).seconds
 
     def run(self, origin: str, cold_ms: float | None) -> tuple[KindSummary, list[Measurement]]:
-        """Every setting with the choosing half, then the chosen one with the reporting half."""
+        """Measures every setting with the choosing half, then the chosen one with the reporting half."""
         name = self.queries.kind.name
         for settings in self._grid:
             question = self._question(0, 10)
@@ -63,7 +63,7 @@ class KindRun:
         return KindSummary(name, origin, self._half, copies, Latency.of(exact), cold_ms, chosen, exact_cost), measured
 
     def _measured(self, grid: Sequence[SearchSettings], start: int, end: int, timed: int) -> list[Measurement]:
-        """The queries from `start` to `end` at each setting; up to `timed` searches of all partitions are timed."""
+        """Asks the queries from `start` to `end` at each setting; times up to `timed` searches of all partitions."""
         at_100 = min(end, start + max(1, self._plan.queries_at_100 // 2)) if self._plan.queries_at_100 else start
         ten = [self._asked(settings, 10, start, end) for settings in grid]
         hundred = [self._asked(settings, 100, start, at_100) for settings in grid]
@@ -86,7 +86,7 @@ class KindRun:
         ]
 
     def _asked(self, settings: SearchSettings, k: int, start: int, end: int) -> _Answers:
-        """The k rows that each query finds, what is left out for it left out."""
+        """The k rows that each query finds, without the rows that are left out for it."""
         kind = self.queries.kind.name
         self._doing(f"{kind}: searching {end - start} times for {k} rows by {self._method.name} at {settings}")
         answers = _Answers([], [])
@@ -105,7 +105,7 @@ class KindRun:
         return [method.find(self._db, vector, question, settings).seconds for vector in vectors]
 
     def _question(self, place: int, k: int) -> Question:
-        """A query's search for k rows: one more where its own row is to be left out, without its own partition."""
+        """A query's search for k rows: k + 1 if its own row is to be left out, and without its own partition."""
         queries = self.queries
         shards = None
         if queries.left_out == "partition":
@@ -116,7 +116,7 @@ class KindRun:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Ids that one set's searches gave at one setting, query by query as they came, and the seconds of each."""
+    """The ids that one set's searches found at one setting, in the order of the queries, and the seconds of each."""
 
     ids: list[list[int]]
     seconds: list[float]

@@ -1,5 +1,5 @@
-"""The ways of searching whose recall is measured: what each promises an evaluation, and the two that need no other
-table: exact search and HNSW. Another method is a class of the same shape.
+"""The methods of searching whose recall is measured: the interface of a method, and the two that need no other table:
+exact search and HNSW. Another method is a class with the same interface.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from laion_assets.table.vectors import By, Vectors
 
 EF_SEARCH = (16, 32, 64, 128, 256, 512, 1024, 2048)
 GREAT_EF = 512
-"""From here on the graph finds what rescoring is to rank, and few candidates do. Of 100,000 rows in one part, i8, M 16,
-text→image: recall@10 .978 at 512 with 2 candidates a neighbour (8 ms), .994 at 1024 with 5 (13 ms), and as many at 256
-with 90 (52 ms), which is .972 with 5."""
+"""From this ef_search on the graph itself finds the rows that rescoring ranks, so few candidates are enough. With
+100,000 rows in one part, i8, M 16, text→image, recall@10 was .978 at 512 with 2 candidates a neighbour (8 ms), and .994
+at 1024 with 5 (13 ms). It was .994 also at 256 with 90 candidates (52 ms), and .972 at 256 with 5."""
 
 ANSWERS = 11
-"""Rows that are asked for: ten, and the query's own row."""
+"""Number of rows that are asked for: ten, and the query's own row."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One search: the vectors that are searched, how many rows are wanted, and in which partitions; None for all."""
+    """One search: the vectors to search, how many rows are wanted, and in which partitions; None means all."""
 
     by: By
     limit: int
@@ -50,29 +50,29 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """One word, by which figures are kept: `graph`, `exact`."""
+        """One word under which figures are kept: `graph`, `exact`."""
 
     @property
     def in_graphs(self) -> bool:
-        """Whether a row is found by way of its neighbours, so that a query that is a row of the index finds more."""
+        """Whether a row is found through its neighbours. Then a query that is itself a row of the index finds more."""
 
     def require_whole(self, db: Database) -> IndexFacts:
-        """What will be measured. Raises `TableError` unless all loaded rows are in it, as the settings say."""
+        """What will be measured. Raises `TableError` unless it has all loaded rows, with the settings' parameters."""
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:
-        """Search settings that make a difference where the largest part has so many rows."""
+        """Search settings that make a difference if the largest part has `largest_part` rows."""
 
     def find(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> Found:
         """One search for a vector, (d,)."""
 
     def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
-        """Raises `TableError` unless such a search goes by what is measured, as the engine's own counters tell."""
+        """Raises `TableError` unless such a search uses what is measured, by the engine's own counters."""
 
     def make_cold(self, db: Database) -> bool:
-        """Takes what is measured out of the engine's memory; False where that is not ours to do."""
+        """Removes what is measured from the engine's memory; False if we may not do that."""
 
     def build_in_copy(self, db: Database) -> None:
-        """Builds what is measured in a copy of the table that has graphs and nothing else."""
+        """Builds what is measured in a copy of the table that has only graphs."""
 
     def bytes_resident(self, db: Database, rows: int) -> float:
         """Bytes that should be in memory for a table of so many rows."""
@@ -85,11 +85,11 @@ class Exact:
     in_graphs = False
 
     def require_whole(self, db: Database) -> IndexFacts:
-        """The table is all there is."""
+        """The table itself, which is always complete."""
         return IndexFacts("none", {}, index_facts(db).parts)
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002  # there is one way
-        """There is nothing to set."""
+        """One empty setting: exact search has no settings."""
         return (SearchSettings(),)
 
     def find(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> Found:  # noqa: ARG002
@@ -98,35 +98,35 @@ class Exact:
         return _found(db, vector, request)
 
     def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
-        """A scan uses nothing."""
+        """Does nothing: a scan uses no index."""
 
     def make_cold(self, db: Database) -> bool:  # noqa: ARG002
-        """The page cache is not ours."""
+        """False: we do not empty the operating system's page cache."""
         return False
 
     def build_in_copy(self, db: Database) -> None:
-        """The table is all there is."""
+        """Does nothing: exact search needs only the table."""
 
     def bytes_resident(self, db: Database, rows: int) -> float:  # noqa: ARG002
-        """Nothing must be: what the page cache does not hold is read from disk."""
+        """0: what the page cache does not hold is read from disk."""
         return 0.0
 
 
 class Hnsw:
-    """The vector indexes of the table, one graph a part."""
+    """The vector indexes of the table, one graph for each part."""
 
     name = "graph"
     in_graphs = True
 
     def require_whole(self, db: Database) -> IndexFacts:
-        """The declared indexes are those of the settings, and every part has each."""
+        """Raises `TableError` unless the declared indexes are those of the settings, and every part has all of them."""
         return require_whole_index(db)
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:
-        """`hnsw_grid` without what would look at all of the largest part.
+        """`hnsw_grid` without settings that would compare all rows of the largest part.
 
-        Of ef_search, the values up to the first that is no less than its rows: such a search sees its graph whole. Of
-        rescoring, the multipliers whose candidates are fewer than its rows.
+        Values of ef_search end at the first that is no less than the rows: such a search reads the whole graph.
+        Multipliers for rescoring are kept if their candidates are fewer than the rows.
         """
         efs = [ef for place, ef in enumerate(EF_SEARCH) if place == 0 or EF_SEARCH[place - 1] < largest_part]
         return [one for one in hnsw_grid(efs) if one.multiplier * ANSWERS < largest_part]
@@ -136,7 +136,7 @@ class Hnsw:
         return _found(db, vector, _by_graphs(question, settings))
 
     def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
-        """A graph of every part was searched, and the plan takes rows from it."""
+        """Raises `TableError` unless a graph of every part was searched and the plan takes rows from it."""
         use = use_everywhere(db, vector, _by_graphs(question, settings))
         if use.fault:
             raise TableError(
@@ -147,13 +147,13 @@ class Hnsw:
             )
 
     def make_cold(self, db: Database) -> bool:
-        """Empties the embedded engine's cache of graphs. A server's cache is everybody's."""
+        """Empties the embedded engine's cache of graphs. False on a server, whose cache is for all clients."""
         if db.embedded:
             db.command("SYSTEM DROP VECTOR SIMILARITY INDEX CACHE")
         return db.embedded
 
     def build_in_copy(self, db: Database) -> None:
-        """The copy has its graphs."""
+        """Does nothing: the copy has graphs already."""
 
     def bytes_resident(self, db: Database, rows: int) -> float:
         """The graphs of all vector columns."""
@@ -163,10 +163,10 @@ class Hnsw:
 
 
 def hnsw_grid(efs: Sequence[int]) -> tuple[SearchSettings, ...]:
-    """Every ef_search plain and with 5 candidates a neighbour rescored, great ones with 2, the greatest with more.
+    """Every ef_search without rescoring and with 5 candidates a neighbour; large ones with 2, the largest with more.
 
-    20 and 90 are for graphs of few bits. 90 is the most that ClickHouse's 1,000 candidates a search allow for the
-    eleven rows that are asked for.
+    20 and 90 are for graphs with few bits. 90 is the most for the eleven rows that are asked for, since ClickHouse
+    allows 1,000 candidates a search.
     """
     return (
         *(SearchSettings(ef) for ef in efs),

@@ -1,4 +1,4 @@
-"""Methods beside each other, as rows of a table and as a plot: recall and what a search costs. It measures nothing."""
+"""Compares methods in a table and in a plot: recall and the cost of a search. It measures nothing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HEAD = (
     "MB in memory",
     "build core-s",
 )
-"""The last one is a million vectors'. Figures of exact search are those that were taken beside the first method."""
+"""Column names; the last figure is for a million vectors. Exact search was measured with the first method."""
 
 MARKERS = {"exact": "s", "graph": "o", "codes": "^", "cells": "D"}
 
 
 def methods_rows(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, ...]]:
-    """For each kind of query a row for exact search and one for each method, in the order of `HEAD`."""
+    """For each kind of query one row for exact search and one for each method, with the columns `HEAD`."""
     for kind in evaluations[0].kinds if evaluations else ():
         asked, exact, cost = kind.kind.replace("_", " "), kind.exact, kind.exact_cost
         yield (
@@ -52,8 +52,8 @@ def methods_markdown(evaluations: Sequence[Evaluation]) -> str:
 
 
 def methods_plot(evaluations: Sequence[Evaluation]) -> bytes:
-    """Recall@10 with its interval against CPU time a search, or the median latency where that is not known; a marker
-    for each method, a colour for each kind of query. PNG."""
+    """Recall@10 with its interval against CPU time a search, or against the median latency if CPU time is unknown; a
+    marker for each method, a colour for each kind of query. PNG."""
     figure, axes = blank_plot()
     by_cpu = all(kind.exact_cost and kind.chosen.cost for one in evaluations for kind in one.kinds)
     for place, evaluation in enumerate(evaluations):

@@ -23,12 +23,12 @@ COLOURS = {
     "like_by_text": "#999999",
     "given_by_image": "#CC79A7",
 }
-"""Of the palette of Okabe and Ito, which people who see colours differently tell apart; blue and vermilion, its two
-most distinct, are those of image→image and text→image."""
+"""Colours of the palette of Okabe and Ito, which people with other colour vision can tell apart. Blue and vermilion,
+its two most distinct colours, are for image→image and text→image."""
 
 
 def recall_plot(evaluation: Evaluation) -> bytes:
-    """Recall@10 against median latency, a line for each kind of query with its interval; circles are rescored.
+    """Recall@10 against median latency, a line for each kind of query with its interval; circles are rescored searches.
 
     The chosen settings are diamonds with the interval of the reporting half. PNG, about 50 kB.
     """
@@ -100,8 +100,8 @@ def inline_image(png: bytes, alternative: str) -> str:
 
 
 def blank_plot() -> tuple[Figure, Axes]:
-    """A figure of our size, without anything in it."""
-    # The object interface and Agg: pyplot would keep every figure, and look for a display.
+    """An empty figure of our size."""
+    # The object interface with Agg: pyplot would keep every figure in memory, and look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Query sets, drawn by seed from the loaded rows, each with what is left out of its answers. It searches nothing."""
+"""Query sets, chosen by seed from the loaded rows, each with the rows to leave out of its answers. Searches nothing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ COPY_DISTANCE = 1e-6
 """Below this cosine distance two vectors are copies of each other."""
 
 OVERSAMPLE = 3
-"""Rows drawn for each query wanted: LAION holds vectors up to 902 times, and each is asked once."""
+"""Rows drawn for each wanted query: LAION has some vectors up to 902 times, and each vector is asked only once."""
 
 LeftOut = Literal["nothing", "row", "partition"]
-"""What is left out of a query's true neighbours and of its search: nothing, its own row, its own partition."""
+"""What is left out of a query's true neighbours and of its search: nothing, its own row, or its own partition."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is asked with, and what is searched: `query` is a column's vectors, `target` the column of the index.
+    """What a query is, and what is searched: `query` is a column of vectors, `target` the column of the index.
 
-    `like` is a search for a row of the table by its id. The graph holds the row itself, linked to its nearest
-    neighbours, so it finds more for such a query than for one that it has never seen: the two are measured apart.
+    `like` is a search for a row of the table by its id. The graph holds that row, linked to its nearest neighbours, so
+    it finds more for this query than for a query that it has never seen. So the two are measured separately.
     """
 
     query: By
@@ -45,7 +45,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class QuerySet:
-    """Queries of one kind: vectors float32 (q, d), and the ids int64 (q,) of the rows they came from."""
+    """Queries of one kind: vectors float32 (q, d), and the ids int64 (q,) of the rows that they are."""
 
     kind: Kind
     ids: Ids
@@ -57,12 +57,12 @@ class QuerySet:
 
     @property
     def own_rows(self) -> Ids:
-        """The id that is left out of each query's answers, (q,); -1 for none."""
+        """The id to leave out of each query's answers, (q,); -1 for none."""
         return self.ids if self.left_out == "row" else np.full(len(self), -1, dtype=np.int64)
 
     @property
     def own_shards(self) -> Ids:
-        """The partition that is left out of each query's answers, (q,); -1 for none."""
+        """The partition to leave out of each query's answers, (q,); -1 for none."""
         return self.ids // ID_STRIDE if self.left_out == "partition" else np.full(len(self), -1, dtype=np.int64)
 
     def part(self, start: int, end: int | None = None) -> QuerySet:
@@ -71,9 +71,9 @@ class QuerySet:
 
 
 def unseen_sets(db: Database, drawn: Ids, count: int, seed: int, left_out: LeftOut) -> list[QuerySet]:
-    """Up to `count` queries of each kind, none a copy of another: image→image, image→text, text→image, text→text.
+    """Up to `count` queries of each kind, all different: image→image, image→text, text→image, text→text.
 
-    `drawn` are the ids of the rows that they are taken from. Fewer come where these have fewer different vectors.
+    `drawn` are the ids of the rows to choose from. There are fewer queries if these rows have fewer different vectors.
     Raises `TableError`.
     """
     columns = _columns(db)
@@ -86,7 +86,7 @@ def unseen_sets(db: Database, drawn: Ids, count: int, seed: int, left_out: LeftO
 
 
 def like_sets(db: Database, drawn: Ids, count: int, seed: int) -> list[QuerySet]:
-    """Up to `count` rows of the table for each column, as `--like` asks them; their own row is no answer."""
+    """Up to `count` rows of the table for each column, as `--like` asks for them; their own row is left out."""
     return [
         QuerySet(Kind(column, column, like=True), *_different_of(db, column, drawn, count, seed), left_out="row")
         for column in _columns(db)
@@ -98,7 +98,7 @@ def _columns(db: Database) -> list[By]:
 
 
 def _different_of(db: Database, by: By, drawn: Ids, count: int, seed: int) -> tuple[Ids, Vectors]:
-    """Ids and vectors of up to `count` of the drawn rows, in an order by seed, none a copy of another."""
+    """Ids and vectors of up to `count` of the drawn rows, in an order by seed, all different."""
     block = vectors_of(db, by, drawn)
     order = np.random.default_rng(seed).permutation(len(block.ids))
     chosen = order[_different(block.vectors[order], count)]
@@ -106,7 +106,7 @@ def _different_of(db: Database, by: By, drawn: Ids, count: int, seed: int) -> tu
 
 
 def _different(vectors: Vectors, count: int) -> npt.NDArray[np.int64]:
-    """Places of the first `count` vectors that are no copy of an earlier one."""
+    """Positions of the first `count` vectors that are not copies of an earlier one."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
     copies = np.tril(unit @ unit.T > 1 - COPY_DISTANCE, k=-1).any(axis=1)
     return np.flatnonzero(~copies)[:count]

@@ -1,4 +1,4 @@
-"""An evaluation as Markdown: what to search with, and every figure. It measures nothing and draws nothing."""
+"""An evaluation as Markdown: which settings to search with, and every figure. It measures and draws nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from laion_assets.recall.figures import Evaluation, Measurement, Recall
 
 
 def recall_markdown(evaluation: Evaluation, picture: str = "") -> str:
-    """The report: chosen settings by kind, `picture` (Markdown), then every measurement and how it was made."""
+    """The report: chosen settings by kind, `picture` (Markdown), every measurement and how it was made."""
     source = "kept from an earlier run" if evaluation.exact_from_store else f"found in {evaluation.exact_seconds:.1f} s"
     return "\n\n".join(
         [
@@ -84,7 +84,7 @@ def _interval(recall: Recall) -> str:
 
 
 def _hundred(one: Measurement) -> str:
-    """Recall@100, and the candidates a neighbour where these were fewer than named: 1,000 a search at most."""
+    """Recall@100; and the candidates a neighbour if these were fewer than named, since a search has at most 1,000."""
     if one.at_100 is None:
         return "–"
     rescored = one.multiplier_at_100
@@ -93,5 +93,5 @@ def _hundred(one: Measurement) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """For a table; a dash where it was not measured, or not often enough."""
+    """Milliseconds for a table; a dash if they were not measured, or not often enough."""
     return "–" if value is None else f"{value:.1f}"

@@ -26,7 +26,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions, require_table
 
 PAGE_PARAMETERS = IndexParameters("bf16", 64, 256)
-"""Those of ClickHouse's LAION page: the reference of every trial."""
+"""The parameters of ClickHouse's LAION page: the reference in every trial."""
 
 DEFAULT_PARAMETERS = (
     PAGE_PARAMETERS,
@@ -45,21 +45,21 @@ TRIAL_GRID = (
     *(SearchSettings(ef, multiplier) for multiplier in (2, 5) for ef in (512, 1024, 2048)),
     *(SearchSettings(2048, multiplier) for multiplier in (20, 90)),
 )
-"""Search settings of a trial: ef_search decides what the graph finds, and the number of candidates that are rescored
-how much comes back of what few bits lose."""
+"""Search settings of a trial. ef_search decides what the graph finds. The number of rescored candidates decides how
+much of the loss from few bits is recovered."""
 
 GROWTH = 0.16
-"""Core-seconds a row grow with the rows of a part to this power: 1.57 times from 60,000 to a million, as measured."""
+"""Core seconds a row grow as this power of the part's rows: measured was 1.57 times from 60,000 to a million rows."""
 
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """The size of the sample and its shape, and what is tried on it.
+    """The size and layout of the sample, and the parameters to try.
 
-    `rows` in `partitions` parts: recall falls with the rows of a part and rises with the number of parts, so name the
-    shape that the table will have. Beside them, rows are drawn that are kept out of the trial and asked as queries: one
-    half of `queries` a kind chooses search settings, the other is reported. `granularities` are rows a granule, of
-    which rescoring reads whole ones; none is the table's.
+    `rows` are in `partitions` parts. Recall falls with the rows of a part and rises with the number of parts, so choose
+    the layout that the table will have. More rows are drawn, left out of the trial and asked as queries: one half of
+    the `queries` of a kind chooses search settings, the other half is reported. `granularities` are rows a granule,
+    since rescoring reads whole granules; an empty tuple means the table's own.
     """
 
     rows: int = 50_000
@@ -74,7 +74,7 @@ class TuningPlan:
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of parameters: what building took, what it takes, and what it found."""
+    """One set of parameters: the cost of its build, its size, and what it found."""
 
     parameters: IndexParameters
     granularity: int
@@ -86,17 +86,17 @@ class Trial:
 
     @property
     def recall(self) -> float:
-        """Recall@10 of the worst kind of query at its chosen search settings: the cheapest that meet the target."""
+        """Recall@10 of the worst kind of query at its chosen search settings, the cheapest that meet the target."""
         return min(self.evaluation.chosen(kind.kind).at_10.mean for kind in self.evaluation.kinds)
 
     @property
     def recall_low(self) -> float:
-        """The least lower bound of these."""
+        """The lowest of the lower bounds at these settings."""
         return min(self.evaluation.chosen(kind.kind).at_10.low for kind in self.evaluation.kinds)
 
     @property
     def best_recall(self) -> float:
-        """Recall@10 of the worst kind of query at the search settings that give it most."""
+        """Recall@10 of the worst kind of query at the search settings with the highest recall."""
         kinds = (self.evaluation.of_kind(kind.kind) for kind in self.evaluation.kinds)
         return min(max(one.at_10.mean for one in measured) for measured in kinds)
 
@@ -112,7 +112,7 @@ class Trial:
 
     @property
     def build_cost(self) -> float:
-        """What trials are compared by: core-seconds a million vectors, or wall seconds on a server."""
+        """The cost by which trials are compared: core-seconds a million vectors, or wall seconds on a server."""
         return self.seconds if self.core_seconds_a_million is None else self.core_seconds_a_million
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ class FormTrial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """All trials, and what follows from them. `dataset_vectors` is what a full load has, both columns together."""
+    """All trials. `dataset_vectors` is the number of vectors of a full load, both columns together."""
 
     rows: int
     partitions: int
@@ -144,22 +144,22 @@ class Tuning:
 
     @property
     def front(self) -> list[Trial]:
-        """The Pareto front: trials that no other beats in build cost, bytes in memory and recall at once."""
+        """The Pareto front: trials for which no other is better in build cost, bytes in memory and recall at once."""
         return [one for one in self.trials if not any(_beats(other, one) for other in self.trials)]
 
     @property
     def cheapest(self) -> Trial | None:
-        """The least build cost among those that meet the target."""
+        """The trial with the least build cost of those that meet the target."""
         return min((one for one in self.trials if one.meets_target), key=lambda one: one.build_cost, default=None)
 
     @property
     def smallest(self) -> Trial | None:
-        """The least memory among those that meet the target."""
+        """The trial with the least memory of those that meet the target."""
         enough = (one for one in self.trials if one.meets_target)
         return min(enough, key=lambda one: (one.memory_bytes_a_vector, one.build_cost), default=None)
 
     def build_core_hours(self, trial: Trial) -> float | None:
-        """An estimate of core-hours for the whole dataset; None on a server, whose cores we do not see."""
+        """An estimate of core-hours for the whole dataset; None on a server, whose CPU time we cannot measure."""
         if trial.core_seconds_a_million is None:
             return None
         growth: float = (self.rows_a_shard / (self.rows / self.partitions)) ** GROWTH
@@ -171,7 +171,7 @@ class Tuning:
 
 
 def tune(db: Database, plan: TuningPlan, *, log: Log | None = None) -> Tuning:
-    """Tries all of the plan in a scratch table, which is always removed. Raises `TableError`."""
+    """Tries the whole plan in a scratch table, which is always removed. Raises `TableError`."""
     require_table(db)
     say = log or say_nothing
     states = partitions(db)
@@ -244,14 +244,14 @@ def _vectors(dataset: Dataset, rows_a_shard: float) -> float:
 
 
 def _beats(one: Trial, other: Trial) -> bool:
-    """Whether `one` is at least as good in everything, and better in something."""
+    """Whether `one` is at least as good as `other` in everything, and better in something."""
     first = (one.build_cost, one.memory_bytes_a_vector, -one.best_recall)
     second = (other.build_cost, other.memory_bytes_a_vector, -other.best_recall)
     return first != second and all(a <= b for a, b in zip(first, second, strict=True))
 
 
 def recommended_settings(trial: Trial) -> dict[str, str]:
-    """The variables that make these parameters the table's own."""
+    """The variables that give the table these parameters."""
     return {
         "LAION_HNSW_QUANTIZATION": trial.parameters.quantization,
         "LAION_HNSW_M": str(trial.parameters.m),
@@ -261,5 +261,5 @@ def recommended_settings(trial: Trial) -> dict[str, str]:
 
 
 def tuning_folder(settings: Settings) -> Path:
-    """Where the plot is kept in the store."""
+    """The folder of the plot in the store."""
     return settings.data_dir / "recall"

@@ -1,4 +1,4 @@
-"""A tuning as Markdown and as a plot: every trial, the Pareto front, and what to set. It tries nothing."""
+"""A tuning as Markdown and as a plot: every trial, the Pareto front, and recommended settings. It tries nothing."""
 
 from __future__ import annotations
 

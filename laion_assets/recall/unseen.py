@@ -1,11 +1,11 @@
-"""Where queries come from that the measured graphs have never seen. It searches nothing.
+"""Chooses queries that the measured graphs have never seen. It searches nothing.
 
 A graph that holds a query's own row links it to that row's nearest neighbours, and finds more than it would for a
-user's query: of 40,000 rows in one part (ef_search 16), image→image .945 where queries of other shards had .828. Rows
-can neither be taken out of a graph nor kept out of the table, which holds every row of its shards. So a query from
-partition A is searched in all partitions but A, whose graphs have never seen it, and its true neighbours are those
-of the same partitions. Where there is no second partition of some size, a copy of the largest one is made without the
-queries, with graphs of its own.
+user's query. With 40,000 rows in one part (ef_search 16), image→image recall was .945; for queries of other shards it
+was .828. Rows can neither be taken out of a graph nor kept out of the table, which holds every row of its shards. So a
+query from partition A is searched in all partitions but A, whose graphs have never seen it, and its true neighbours are
+those in the same partitions. If there is no second partition of sufficient size, the largest partition is copied
+without the queries, and the copy gets its own graphs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from laion_assets.table.schema import PartitionState, partitions
 from laion_assets.table.vectors import Ids, draw_rows
 
 FEWEST_ROWS = 100
-"""Of a partition that is copied without its queries: of a smaller one every search sees the whole graph."""
+"""Least rows of a partition to be copied without its queries: in a smaller one every search reads the whole graph."""
 
 OTHER_PARTITIONS = "rows of the table, each searched in all partitions but its own"
 COPY = "rows of the one large partition, searched in a copy of it without them"
@@ -35,7 +35,7 @@ KEPT_OUT = "rows of the table that were kept out of the trial"
 
 @dataclass(frozen=True)
 class UnseenQueries:
-    """Query sets, the database whose table they are asked of, and where they come from, in words."""
+    """Query sets, the database whose table they are asked on, and their origin in words."""
 
     db: Database
     sets: list[QuerySet]
@@ -46,7 +46,7 @@ class UnseenQueries:
 def unseen_queries(
     db: Database, count: int, seed: int, *, in_graphs: bool, log: Callable[[str], None]
 ) -> Iterator[UnseenQueries]:
-    """Up to `count` queries of each kind. Without `in_graphs`, a row is never reached by way of its own neighbours, so
+    """Up to `count` queries of each kind. If `in_graphs` is false, a row is never found through its own neighbours, so
     leaving out the row itself is enough.
 
     Raises `TableError`.
@@ -61,7 +61,7 @@ def unseen_queries(
         drawn = draw_rows(db, wanted, seed, [state.shard for state in others])
         yield UnseenQueries(db, unseen_sets(db, drawn, count, seed, "partition"), OTHER_PARTITIONS)
     elif largest.rows >= FEWEST_ROWS:
-        # Few enough for graphs of nearly all rows: recall rises as a part gets smaller.
+        # The graphs must keep nearly all rows, since recall rises as a part gets smaller.
         kept_out = min(wanted, max(count, largest.rows // 20), largest.rows // 4)
         with _copied_without(db, largest, kept_out, seed, log) as (source, copy, drawn):
             yield UnseenQueries(copy, unseen_sets(source, drawn, count, seed, "nothing"), COPY)
@@ -76,12 +76,12 @@ def kept_out_queries(db: Database, trial: Database, count: int, seed: int) -> Un
 
 
 def rows_kept_out(count: int) -> int:
-    """Rows that are kept out of a trial for `count` queries a kind."""
+    """Number of rows to keep out of a trial for `count` queries of each kind."""
     return OVERSAMPLE * count
 
 
 def _of_half_or_less(states: list[PartitionState]) -> list[PartitionState]:
-    """Partitions with at most half of all rows: without one of them, most of what a search finds is still there."""
+    """Partitions with at most half of all rows: without one of them, a search still reads most of its usual rows."""
     rows = sum(state.rows for state in states)
     return [state for state in states if 2 * state.rows <= rows]
 
@@ -90,7 +90,7 @@ def _of_half_or_less(states: list[PartitionState]) -> list[PartitionState]:
 def _copied_without(
     db: Database, state: PartitionState, kept_out: int, seed: int, log: Callable[[str], None]
 ) -> Iterator[tuple[Database, Database, Ids]]:
-    """The database that holds a partition, a copy of the partition without some rows and with graphs, those rows."""
+    """The database with a partition, a copy of the partition without some rows but with graphs, and those rows."""
     with (
         _holding(db, state.shard) as source,
         trial_table(
@@ -114,7 +114,7 @@ def _copied_without(
 
 @contextmanager
 def _holding(db: Database, shard: int) -> Iterator[Database]:
-    """The database whose own table holds a partition: in a cluster that of the first node that does."""
+    """The database whose own table has a partition; in a cluster, that of the first node that has it."""
     if db.settings.cluster is None:
         yield db
         return

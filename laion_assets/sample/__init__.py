@@ -1,1 +1,1 @@
-"""Sample shards in LAION's layout, and the world of words and vectors that they and the sample CLIP model come from."""
+"""Sample shards in LAION's layout, and the made-up world of words and vectors behind them and the sample CLIP model."""

@@ -1,7 +1,8 @@
-"""The sample maker: shards in LAION-400M's layout, with its awkward captions. What vectors mean is `world`'s business.
+"""Writes sample shards in LAION-400M's layout, with its awkward captions. `world` decides what vectors mean.
 
-Every block of rows draws from its own generator, named by seed, shard and block. So the same call gives the same bytes
-whatever the number of threads, and memory grows with a shard's rows for its metadata only (0.4 kB each, one row group).
+Every block of rows uses its own random generator, identified by seed, shard and block. So the same call gives the same
+bytes whatever the number of threads. Memory grows with a shard's rows only for its metadata (0.4 kB each, one row
+group).
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from numpy.typing import NDArray
 from laion_assets.sample.world import Floats, Integers, SampleWorld, join_texts, normalise, sample_world
 
 BLOCK_ROWS = 4_096
-"""Rows a block. A block in the making takes about 60 MB."""
+"""Rows a block. Making a block takes about 60 MB."""
 
 POPULAR_SHARE, NEAR_SHARE = 0.01, 0.015
-"""Shares of rows that repeat a popular image, and that nearly repeat an earlier one; LAION has one vector 902 times."""
+"""Fractions of rows that repeat a popular image, or nearly an earlier row; LAION has one vector 902 times."""
 
 TAR_PLACES, LOST_EVERY, TARS_A_SHARD = 10_000, 55, 102
-"""img2dataset's tars have 10,000 places; one image in 55 could not be fetched, so that a tar of LAION's holds 9,820."""
+"""img2dataset's tars have 10,000 places. One image in 55 could not be fetched, so a tar of LAION has 9,820 images."""
 
 
 def _pieces(text: str) -> list[str]:
-    """Short texts, written in a row with a sign between them that none of them has."""
+    """Splits a string of short texts at a separator that none of them contains."""
     return text.split("¦")
 
 
@@ -57,7 +58,7 @@ SUFFIXES = [""] * 150 + 3 * _pieces(
 )
 SUFFIXES += [f" {width} x {height} cm" for width in range(20, 80, 10) for height in range(20, 80, 5)]
 SUFFIXES += [f" ${price}.99" for price in range(4, 60, 3)] + [f", {year}" for year in range(1990, 2021)]
-"""The text before and after the words: quotes in 2 % of the captions and apostrophes in 7 %, as in LAION's."""
+"""Text before and after the words: quotes in 2 % of the captions and apostrophes in 7 %, as in LAION's captions."""
 FILLERS = [""] * 5 + _pieces(
     " for Men and Women¦, Best Quality at a Low Price¦ - Limited Offer, Sold Out Everywhere Else¦ as seen in July"
     "¦ - Pictures, Photos & Images¦, by Order Only (see all details below)¦ made in Italy"
@@ -70,10 +71,10 @@ AWKWARD = _pieces(
     "¦{}'); DROP TABLE laion; --¦' OR 1=1 /* {} */¦{} — Zürich, 東京, Москва, القاهرة¦{'a': [{}]}¦{}"
     f"{', free returns, order today' * 74}"
 )
-"""What LAION's captions hold that breaks CSV, SQL and templates, around the words; the last has 2,000 characters."""
+"""Texts around the words as in LAION's captions that break CSV, SQL and templates; the last has 2,000 characters."""
 
 AWKWARD_EVERY, LONG_URL_EVERY = 31, 997
-"""One row in so many, by its number: 700 rows have every awkward caption, 1,000 rows a URL of 3,000 characters."""
+"""One row in this many, by its number: 700 rows have every awkward caption, 1,000 rows a URL of 3,000 characters."""
 
 HOSTS = ["cdn.example.com/s/files", "i.example.net/236x", "example.org/thumbs", "shop.example/images/g"]
 TAILS = [".jpg"] * 60 + [".png"] * 12 + [".jpeg", ".webp", ".JPG", ".gif", ".jpg?v=1534&w=600"] * 4
@@ -85,7 +86,7 @@ FEATURES: dict[str, dict[str | None, float]] = {
     "LICENSE": {"?": 0.98, "https://creativecommons.org/licenses/by/4.0/": 0.02},
     "exif": {"{}": 0.85, '{"Image Orientation": "Horizontal (normal)", "EXIF UserComment": "[65, 83, 0]"}': 0.15},
 }
-"""Columns that have few values, with the share of each; "" and a number are the garbage of shifted columns."""
+"""Columns with few values, and the fraction of each value; "" and a number are the garbage of shifted columns."""
 
 Progress: TypeAlias = Callable[[int], None]
 Stored: TypeAlias = tuple[NDArray[np.float16], NDArray[np.float16], pa.RecordBatch]
@@ -101,10 +102,10 @@ class _Samples(NamedTuple):
 
 
 def sample_row_counts(shards: int, rows: int) -> list[int]:
-    """Rows of each of `shards` shards, unequal as LAION's: a short one in the middle, another at the end.
+    """Rows of each of `shards` shards, unequal as in LAION: a short shard in the middle, another at the end.
 
-    The middle one has 0.35 of `rows`, the last 0.65; from six shards on the last but one has 53 more than the rest, as
-    LAION's shard 408 has. Raises `ValueError` for less than one shard or row.
+    The middle one has 0.35 of `rows`, the last 0.65. From six shards on the second to last has 53 more rows than usual,
+    as LAION's shard 408 has. Raises `ValueError` for less than one shard or row.
     """
     if shards < 1 or rows < 1:
         raise ValueError(f"a sample has at least one shard and one row, found {shards} shards of {rows} rows")
@@ -124,7 +125,8 @@ def write_sample(
     """Write `shards` shards, numbered from `first_shard`, and return their files, three a shard.
 
     `progress` is called with the rows done since its last call. Raises `ValueError` for numbers below one (below zero
-    for `seed` and `first_shard`) and `OSError` when the disk refuses; a file has its final name only when it is whole.
+    for `seed` and `first_shard`) and `OSError` when the disk refuses. A file gets its final name only when it is
+    complete.
     """
     paths: list[Path] = []
     for shard, count in enumerate(sample_row_counts(shards, rows), first_shard):
@@ -162,7 +164,7 @@ def write_sample_shard(
 
 @contextmanager
 def _renamed_when_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which takes its place when all went well and is removed when not."""
+    """Yields a temporary name beside `path`. After success it is renamed to `path`; after an error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -173,7 +175,7 @@ def _renamed_when_whole(path: Path) -> Iterator[Path]:
 
 
 def _stored_blocks(world: SampleWorld, seed: int, shard: int, rows: int) -> Iterator[Stored]:
-    """Image vectors, text vectors and metadata of the shard's blocks in order, made by threads a few blocks ahead."""
+    """Image vectors, text vectors and metadata of the shard's blocks in order; threads make them a few blocks ahead."""
     popular = _draw(world, _generator(seed, shard, 0), np.arange(max(2, rows // 1_000)))
     threads = min(os.cpu_count() or 1, 8)
 
@@ -195,29 +197,29 @@ def _stored_blocks(world: SampleWorld, seed: int, shard: int, rows: int) -> Iter
 
 
 def _generator(seed: int, shard: int, block: int) -> Generator:
-    """The generator of a block; block 0 is the shard's popular images. SFC64 is a fifth faster than the default."""
+    """The generator of a block; block 0 makes the shard's popular images. SFC64 is a fifth faster than the default."""
     return Generator(SFC64(SeedSequence(seed, spawn_key=(shard, block))))
 
 
 def _draw(world: SampleWorld, rng: Generator, numbers: Integers) -> _Samples:
-    """Samples for rows of a shard by their numbers, none a copy of another."""
+    """Samples for rows of a shard by their numbers, without copies."""
     meanings = world.draw_meanings(rng, len(numbers))
     return _Samples(meanings, *world.draw_pairs(rng, meanings), _captions(world, rng, meanings, numbers))
 
 
 def _with_copies(rng: Generator, fresh: _Samples, popular: _Samples) -> _Samples:
-    """The fresh samples with some replaced by popular ones, and others by earlier ones with a little noise."""
+    """The new samples, some replaced by popular ones, and others by earlier ones with a little noise."""
     rows = len(fresh.meanings)
     source, kind = np.arange(rows), rng.random(rows)
     repeated, near = kind < POPULAR_SHARE, (kind >= POPULAR_SHARE) & (kind < POPULAR_SHARE + NEAR_SHARE)
     earlier = (rng.random(rows) * source).astype(np.int64)
     near &= ~(near | repeated)[earlier]
-    # The odds of a popular image fall as its rank to the power -0.7: of 20,000 rows the first has some 35.
+    # The odds of a popular image are its rank to the power -0.7: of 20,000 rows the first image has some 35.
     odds = np.arange(1.0, len(popular.meanings) + 1) ** -0.7
     source[repeated] = rows + rng.choice(len(odds), size=int(repeated.sum()), p=odds / odds.sum())
     source[near] = earlier[near]
     images, texts = (np.concatenate(both)[source] for both in ((fresh[1], popular[1]), (fresh[2], popular[2])))
-    # Noise of length 0.02 to 0.2 beside 1: cosines of .98 to .9998, as of one picture in other sizes or crops.
+    # Noise of length 0.02 to 0.2 on length 1: cosines of .98 to .9998, as for one picture in other sizes or crops.
     for vectors in (images, texts):
         noise = rng.standard_normal((int(near.sum()), vectors.shape[1]), np.float32)
         normalise(noise)
@@ -229,7 +231,7 @@ def _with_copies(rng: Generator, fresh: _Samples, popular: _Samples) -> _Samples
 
 
 def _captions(world: SampleWorld, rng: Generator, meanings: Integers, numbers: Integers) -> pa.StringArray:
-    """The words of each meaning among words that mean nothing here, and every `AWKWARD_EVERY`-th in an awkward way."""
+    """The words of each meaning among words without meaning; every `AWKWARD_EVERY`-th caption is an awkward one."""
     kind = np.where(numbers % AWKWARD_EVERY == 11, 1 + numbers // AWKWARD_EVERY % len(AWKWARD), 0)
     before, after = (pa.array([text.split("{}")[side] for text in ("{}", *AWKWARD)]).take(kind) for side in (0, 1))
     prefix, suffix, filler = (_pick(rng, len(numbers), texts) for texts in (PREFIXES, SUFFIXES, FILLERS))
@@ -245,7 +247,7 @@ def _metadata(rng: Generator, shard: int, numbers: Integers, samples: _Samples) 
     """All of `COLUMNS` for some rows of a shard."""
     rows = len(numbers)
     tar, place = np.divmod(numbers + numbers // (LOST_EVERY - 1), TAR_PLACES)
-    # LAION's similarity is of the original image, the vectors are of 256 pixels: near their dot product, not equal.
+    # LAION's similarity is of the original image, its vectors are of 256 pixels: near their dot product, but not equal.
     similarity = np.einsum("nd,nd->n", samples.images, samples.texts) + rng.normal(0, 0.01, rows)
     similarity[rng.random(rows) < 1 / 50_000] = 6016.0
     width = np.clip(rng.lognormal(6.3, 0.5, rows), 100, 6_000)
@@ -267,7 +269,7 @@ def _metadata(rng: Generator, shard: int, numbers: Integers, samples: _Samples) 
 
 
 def _urls(rng: Generator, shard: int, numbers: Integers, meanings: Integers) -> pa.StringArray:
-    """URLs, each another within a sample also where images are the same: the number is the row's, scrambled."""
+    """URLs, all different within a sample, also if images are the same: the number is the row's, scrambled."""
     number = (numbers + shard * 10_000_000).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     tail = pc.if_else(pa.array(numbers % LONG_URL_EVERY == 500), LONG_TAIL, _pick(rng, len(numbers), TAILS))
     start = _pick(rng, len(numbers), [f"https://{host}/" for host in HOSTS])
@@ -276,13 +278,13 @@ def _urls(rng: Generator, shard: int, numbers: Integers, meanings: Integers) -> 
 
 @cache
 def _slugs() -> pa.StringArray:
-    """The words of every meaning as they are in a URL."""
+    """The words of every meaning in the form for a URL."""
     world = sample_world()
     return pa.array(["".join(f"-{world.words[word]}" for word in words if word >= 0) for words in world.role_words])
 
 
 def _pandas_metadata(rows: int) -> str:
-    """What pandas writes into a Parquet file's schema for a frame with a plain index."""
+    """The text that pandas writes into a Parquet file's schema for a frame with a plain index."""
     kinds = {"string": ("unicode", "object"), "null": ("empty", "object"), "double": ("float64", "float64")}
 
     def described(name: str | None, kind: str, metadata: dict[str, str] | None = None) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """The made-up world of the sample: words, their directions and CLIP's geometry. It reads and writes no file.
 
-A `SampleWorld` says what a word means: each has a direction in one space that pictures and captions share. Awkward
-captions, URLs and files are the business of `sample`; the tiny CLIP encoders of the demo are built from the same world.
+A `SampleWorld` says what a word means: each word has a direction in one space that pictures and captions share.
+`sample` writes awkward captions, URLs and files. The tiny CLIP encoders of the demo are built from the same world.
 
-The geometry is that of genuine ViT-B/32 vectors (16 images and 9 texts that clip-retrieval wrote): dimension 92 is near
--0.65 in images, 133 and 312 near +0.39 in texts; two images or two texts have cosine 0.5 to 0.6, a pair 0.32, an
-image and a stranger's text 0.16 to 0.20. So texts lie outside the image cloud, and an index is as hard to search as on
-CLIP's own vectors. With plain clusters around the origin every index looked perfect (recall@10 .996 at any setting).
+The geometry is that of real ViT-B/32 vectors (16 images and 9 texts that clip-retrieval wrote): dimension 92 is near
+-0.65 in images, 133 and 312 are near +0.39 in texts. Two images or two texts have cosine 0.5 to 0.6, a pair 0.32, an
+image and the text of another row 0.16 to 0.20. So texts lie outside the image cloud, and an index is as hard to search
+as on CLIP's own vectors. Plain clusters around the origin made every index look perfect (recall@10 .996 at any setting).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "grey": (130, 130, 130),
     "white": (250, 250, 250),
 }
-"""English's eleven basic colour words with the red, green and blue (0 to 255) of each."""
+"""The eleven basic colour words of English, each with its red, green and blue (0 to 255)."""
 
 _VOCABULARY = {
     "colour": " ".join(COLOURS),
@@ -52,7 +52,7 @@ _VOCABULARY = {
     "style": "vintage modern cartoon watercolour poster sketch portrait logo sticker minimalist",
 }
 ROLES = {role: tuple(text.split()) for role, text in _VOCABULARY.items()}
-"""The vocabulary by what a word does in a caption."""
+"""The vocabulary by a word's role in a caption."""
 
 WORDS = tuple(word for members in ROLES.values() for word in members)
 
@@ -61,35 +61,35 @@ TEMPLATES = (
     {"subject": "{}", "colour": ", {}", "material": " {}", "setting": " - {}", "style": " ({})"},
     {"colour": "{} ", "subject": "{}", "style": " {}", "material": " in {}", "setting": " with {} background"},
 )
-"""Word orders of a caption; a word that a meaning lacks is left out together with its separators."""
+"""Word orders of a caption. A word that a meaning lacks is left out together with its separators."""
 
 CASES = {str.lower: 0.35, str.title: 0.5, str.upper: 0.15}
 """How often a caption is in lower, title and upper case."""
 
 ROLE_WEIGHT = {"colour": 0.85, "material": 0.75, "subject": 1.0, "setting": 0.75, "style": 0.65}
-"""How much a word counts among a caption's words. The subject leads; below 0.65 a word was not found among images."""
+"""Weight of a word among a caption's words. The subject weighs most; with less than 0.65 images did not find a word."""
 
 ROLE_SHARE = {"colour": 0.75, "material": 0.45, "subject": 1.0, "setting": 0.55, "style": 0.3}
-"""Share of the meanings that have a word of this role: every word is in 1 % of the rows or more."""
+"""Fraction of the meanings with a word of this role: every word is in 1 % of the rows or more."""
 
 MEANINGS = 3_000
 """Different combinations of words, the clusters of the vectors. Sizes fall as a power of the rank (Pareto)."""
 
 CENTRE_SHARE, CENTRE_PULL = 0.55, 0.19
-"""Share of a vector's squared length that is its cloud's centre: two images have cosine 0.55. How far the two centres
-are pulled together: an image and a stranger's text have cosine 0.18, without it 0."""
+"""Fraction of a vector's squared length that is its cloud's centre: two images have cosine 0.55. How far the two centres
+are moved towards each other: an image and the text of another row have cosine 0.18; without this, 0."""
 
 WORD_SHARE = 0.75
-"""Share of the squared length of what a pair has in common that its words explain."""
+"""Of what the two vectors of a pair have in common, the fraction of squared length that its words explain."""
 
 IMAGE_NOISE, TEXT_NOISE = 1.4, 2.0
-"""Length of each view's own noise, in units of what the pair has in common: pairs then have cosine 0.33."""
+"""Length of each view's own noise relative to what the pair has in common: pairs then have cosine 0.33."""
 
 NOISE_DECAY, WORD_DECAY = 0.5, 0.15
-"""Amplitude of the k-th principal direction falls as k to minus this. Words are flatter, else noise drowns them."""
+"""Amplitude of the k-th principal direction: k to minus this. It falls slowly for words, so noise cannot hide them."""
 
 COLOUR_SHARPNESS = 30.0
-"""How sharply a mean colour is distinguished from its neighbours, per squared distance in the unit cube of RGB."""
+"""How strongly a mean colour prefers the nearest colour word, per squared distance in the unit cube of RGB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +124,10 @@ class SampleWorld:
         return np.float32(2 * COLOUR_SHARPNESS) * colours.T, bias
 
     def embed_text(self, words: Iterable[str]) -> Floats:
-        """What the text encoder of this world gives for words: (D,) float32 of length 1.
+        """The vector that this world's text encoder gives for words: (D,) float32 of length 1.
 
-        `unit(√0.55 · text_centre + √0.45 · unit(Σ word_weights · word_directions))`; without words the centre. A
-        caption's other words are left out by the caller: raises `ValueError` for a word outside the vocabulary.
+        `unit(√0.55 · text_centre + √0.45 · unit(Σ word_weights · word_directions))`; without words the centre. The
+        caller leaves out the other words of a caption: raises `ValueError` for a word outside the vocabulary.
         """
         wanted = list(words)
         unknown = sorted(set(wanted) - set(self.words))
@@ -137,10 +137,10 @@ class SampleWorld:
         return _in_cloud(self.text_centre, self.word_weights[numbers] @ self.word_directions[numbers])
 
     def embed_colour(self, rgb: Iterable[float]) -> Floats:
-        """What the image encoder of this world gives for a picture of that mean colour: (D,) float32 of length 1.
+        """The vector that this world's image encoder gives for a picture of this mean colour: (D,) float32, length 1.
 
         `rgb` are three numbers from 0 to 255, else `ValueError`. The formula is that of `embed_text` with the image's
-        centre and the colour words weighed by `colour_scorer`.
+        centre and with the colour words weighted by `colour_scorer`.
         """
         colour = np.array(list(rgb), np.float32)
         if colour.shape != (3,):
@@ -150,14 +150,14 @@ class SampleWorld:
         return _in_cloud(self.image_centre, np.exp(scores - scores.max()) @ self.word_directions[: len(scores)])
 
     def draw_meanings(self, rng: np.random.Generator, rows: int) -> Integers:
-        """Meanings for `rows` samples, (rows,) int64, the frequent ones often."""
+        """Random meanings for `rows` samples, (rows,) int64; frequent meanings come often."""
         return rng.choice(len(self.meaning_odds), size=rows, p=self.meaning_odds)
 
     def draw_pairs(self, rng: np.random.Generator, meanings: Integers) -> tuple[Floats, Floats]:
         """An image and a text vector for each of the meanings: two (rows, D) float32, each row of length 1.
 
-        LAION kept only pairs whose cosine was at least 0.3. So of a text's noise and its opposite the one that agrees
-        with the image's noise is taken: 24 % of the pairs are left below 0.3.
+        LAION kept only pairs whose cosine was at least 0.3. To imitate that, the text's noise or its negative is used,
+        whichever agrees with the image's noise. 24 % of the pairs are still below 0.3.
         """
         common, image, text = rng.standard_normal((3, len(meanings), self.dimension), np.float32)
         disagree = np.einsum("nd,nd,d->n", image, text, np.square(self.noise_scale)) < 0
@@ -169,7 +169,7 @@ class SampleWorld:
         return image, text
 
     def _into_cloud(self, noise: Floats, length: float, common: Floats, directions: Floats, centre: Floats) -> None:
-        """Make a view's own noise its vectors, in place, as `draw_pairs` describes."""
+        """Turns a view's own noise into its vectors, in place, as `draw_pairs` describes."""
         noise *= np.float32(length)
         noise += common
         noise *= self.noise_scale
@@ -181,7 +181,7 @@ class SampleWorld:
         normalise(noise)
 
     def draw_phrases(self, rng: np.random.Generator, meanings: Integers) -> pa.StringArray:
-        """For each of the meanings its words in one of the orders and cases that captions have."""
+        """The words of each meaning, in one of the orders and cases that captions have."""
         order = rng.integers(len(TEMPLATES), size=len(meanings))
         case = rng.choice(len(CASES), size=len(meanings), p=list(CASES.values()))
         roles = np.array([[list(ROLES).index(role) for role in template] for template in TEMPLATES])
@@ -193,20 +193,20 @@ class SampleWorld:
 
 
 def join_texts(*columns: pa.StringArray) -> pa.StringArray:
-    """The texts of each row behind one another."""
+    """The texts of each row, concatenated."""
     return pc.binary_join_element_wise(*columns, "")
 
 
 def normalise(vectors: Floats) -> None:
-    """Bring each row of (n, D) vectors to length 1, in place."""
+    """Scales each row of (n, D) vectors to length 1, in place."""
     vectors /= np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]
 
 
 def _hartley(vectors: NDArray[np.floating[Any]]) -> None:
-    """Turn each row of (n, D) vectors by the discrete Hartley transform (Bracewell 1983), in place.
+    """Transforms each row of (n, D) vectors by the discrete Hartley transform (Bracewell 1983), in place.
 
-    It is orthogonal, and an FFT is half the price of a product with a (D, D) matrix: BLAS keeps a thread of its own
-    spinning between the calls, which took one of two cores from the threads that draw the rows.
+    The transform is orthogonal. Its FFT costs half of a product with a (D, D) matrix: between such products BLAS keeps
+    a thread of its own spinning, which took one of two cores from the threads that make the rows.
     """
     dimension = vectors.shape[1]
     half = dimension // 2 + 1
@@ -217,7 +217,7 @@ def _hartley(vectors: NDArray[np.floating[Any]]) -> None:
 
 @cache
 def sample_world(seed: int = 0, dimension: int = 512) -> SampleWorld:
-    """The world of a seed, always the same; the default is that of every sample, so encoders fit all of them.
+    """The world of a seed, always the same. All samples use the default seed, so the encoders fit all of them.
 
     Raises `DatasetError` for fewer than 313 dimensions: CLIP's dominant dimensions are 92, 133 and 312.
     """
@@ -231,7 +231,7 @@ def sample_world(seed: int = 0, dimension: int = 512) -> SampleWorld:
     directions = _unit(directions * signs)
     image_centre, text_centre = _centres(rng, dimension)
     role_words = _role_words(rng)
-    # What a caption lacks weighs nothing, so that -1 may point at any word.
+    # Words that a caption lacks have weight 0, so -1 may point at any word.
     named = np.where(role_words >= 0, weights[role_words], 0)
     odds = (np.arange(MEANINGS) + 20.0) ** -1.1
     world = SampleWorld(
@@ -257,14 +257,14 @@ def sample_world(seed: int = 0, dimension: int = 512) -> SampleWorld:
 
 @cache
 def _phrase_cells() -> pa.StringArray:
-    """The text in a caption for each order, case and place: first nothing, then every word with its separators."""
+    """The text in a caption for each order, case and place: first nothing, then words with separators."""
     changed = [(text, change) for template in TEMPLATES for change in CASES for text in template.values()]
     cells = [cell for text, change in changed for cell in ("", *(change(text.format(word)) for word in WORDS))]
     return pa.array(cells, pa.string())
 
 
 def _role_words(rng: np.random.Generator) -> Integers:
-    """The words of every meaning, (M, 5). Subjects take turns, so that the frequent meanings have all of them."""
+    """The words of every meaning, (M, 5). Subjects alternate, so that the frequent meanings have all subjects."""
     columns, first = [], 0
     for role, members in ROLES.items():
         turns = np.arange(MEANINGS) % len(members)
@@ -275,7 +275,7 @@ def _role_words(rng: np.random.Generator) -> Integers:
 
 
 def _centres(rng: np.random.Generator, dimension: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The centres of the image and the text cloud: dominant dimensions as measured, the rest small and unrelated."""
+    """The centres of the image cloud and the text cloud: dominant dimensions as measured, others small, random."""
     image, text = np.zeros(dimension), np.zeros(dimension)
     image[92], text[[133, 312]] = -0.88, 0.53
     rest = np.setdiff1d(np.arange(dimension), [92, 133, 312])
@@ -286,16 +286,16 @@ def _centres(rng: np.random.Generator, dimension: int) -> tuple[NDArray[np.float
 
 
 def _spectrum(dimension: int, decay: float) -> NDArray[np.float64]:
-    """Amplitudes of the principal directions, (D,), squares sum to 1."""
+    """Amplitudes of the principal directions, (D,); their squares sum to 1."""
     return _unit(np.arange(1.0, dimension + 1) ** -decay)
 
 
 def _unit(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The vectors of the last axis, each of length 1."""
+    """The vectors along the last axis, scaled to length 1."""
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float64)
 
 
 def _in_cloud(centre: Floats, direction: Floats) -> Floats:
-    """The vector of length 1 in the cloud of that centre which differs from the centre by the direction only."""
+    """The vector of length 1 in the cloud with this centre that differs from the centre by the direction only."""
     apart = np.sqrt(1 - CENTRE_SHARE) * direction / max(float(np.linalg.norm(direction)), 1e-12)
     return _unit(np.sqrt(CENTRE_SHARE) * centre + apart).astype(np.float32)

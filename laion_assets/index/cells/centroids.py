@@ -71,8 +71,8 @@ def one_thread_a_product() -> Iterator[None]:
 class Centroids:
     """k centroids of length 1, float32 (k, d), with groups of them that are compared first.
 
-    `members` are the centroids in the order of their groups, float32 (k, d); group g is rows `bounds[g]` to
-    `bounds[g + 1]`, whose numbers are `numbers`; `groups` (g, d) are the groups' own centroids.
+    `members` are the centroids in the order of their groups, float32 (k, d); group g is rows `bounds[g]` to `bounds[g +
+    1]`, whose numbers are `numbers`; `groups` (g, d) are the groups' own centroids.
     """
 
     vectors: Floats
