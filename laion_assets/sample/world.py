@@ -6,7 +6,7 @@ A `SampleWorld` says what a word means: each word has a direction in one space t
 The geometry is that of real ViT-B/32 vectors (16 images and 9 texts that clip-retrieval wrote): dimension 92 is near
 -0.65 in images, 133 and 312 are near +0.39 in texts. Two images or two texts have cosine 0.5 to 0.6, a pair 0.32, an
 image and the text of another row 0.16 to 0.20. So texts lie outside the image cloud, and an index is as hard to search
-as on CLIP's own vectors. Plain clusters around the origin made every index look perfect (recall@10 .996 at any setting).
+as on CLIP's own vectors. With plain clusters at the origin every index looked perfect (recall@10 .996 at any setting).
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ MEANINGS = 3_000
 """Different combinations of words, the clusters of the vectors. Sizes fall as a power of the rank (Pareto)."""
 
 CENTRE_SHARE, CENTRE_PULL = 0.55, 0.19
-"""Fraction of a vector's squared length that is its cloud's centre: two images have cosine 0.55. How far the two centres
-are moved towards each other: an image and the text of another row have cosine 0.18; without this, 0."""
+"""Fraction of a vector's squared length that is its cloud's centre: two images have cosine 0.55. How far the centres are
+moved towards each other: an image and the text of another row have cosine 0.18; without this, 0."""
 
 WORD_SHARE = 0.75
 """Of what the two vectors of a pair have in common, the fraction of squared length that its words explain."""

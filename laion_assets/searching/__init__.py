@@ -1,1 +1,1 @@
-"""Searching the table: statements, conditions, and the proof that an index was used. It builds nothing."""
+"""Searches the table: statements, conditions, and the proof that an index was used. It builds nothing."""

@@ -1,4 +1,4 @@
-"""Many searches: nearest ids first, by several connections, then the rows of all answers. It encodes nothing."""
+"""Many searches: first the nearest ids, by several connections, then the rows of all answers. It encodes nothing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from laion_assets.table.connections import Connections
 from laion_assets.table.database import Database
 
 ROWS_AT_ONCE = 20_000
-"""Rows whose texts are read by one statement: its ids are 250 kB."""
+"""Rows whose texts one statement reads: its ids take 250 kB."""
 
 Texts = dict[int, tuple[str, str, str]]
-"""Caption, url and flag of a row, by its id."""
+"""Caption, URL and NSFW flag of a row, by its id."""
 
 
 def search_all(
@@ -27,8 +27,8 @@ def search_all(
 ) -> list[SearchResult]:
     """The answers to many vectors, each with its own request, in order.
 
-    The rows of an answer are read by a second statement for all queries: many queries find the same granules. As many
-    searches run at a time as the connections allow. Raises as `search_by_method` does.
+    A second statement reads the rows of the answers for all queries, since many queries find the same granules. As many
+    searches run at the same time as the connections allow. Raises as `search_by_method` does.
     """
 
     def one(place: int) -> SearchResult:
@@ -63,7 +63,7 @@ def _slices(ids: list[int]) -> Iterator[list[int]]:
 
 
 def _with_texts(result: SearchResult, texts: Texts) -> SearchResult:
-    """A row that was replaced between the two statements keeps empty texts."""
+    """The result with its texts. A row that was replaced between the two statements keeps empty texts."""
     neighbours = []
     for found in result.neighbours:
         caption, url, flag = texts.get(found.id, ("", "", ""))

@@ -1,6 +1,6 @@
-"""Nearest neighbours by cells: nearest clusters, codes of their rows, candidates ranked by stored vectors, then rows.
+"""Nearest neighbours by cells: nearest clusters, codes of their rows, candidates ranked by stored vectors, rows.
 
-`codes` is the same without clusters: the codes of all rows are read. Neither builds anything.
+`codes` is the same without clusters: it reads the codes of all rows. Neither builds anything.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, vector_sql
 
 MARGIN = 3
-"""Rows beyond the limit whose distances are computed from the table's own vectors: BFloat16 puts neighbours whose
-distances differ by less than 0.0001 in another order."""
+"""Number of rows beyond the limit whose distances are computed from the table's own vectors: BFloat16 may put
+neighbours whose distances differ by less than 0.0001 in another order."""
 
 WIDENING = 4
-"""By how many times more clusters are probed where too few rows meet a condition."""
+"""If too few rows meet a condition, this many times as many clusters are probed."""
 
 
 def search_cells(
@@ -48,12 +48,12 @@ def search_cells(
     *,
     live: LiveCells | None = None,
 ) -> SearchResult:
-    """The rows nearest to `vector`, (dimension,), by cells; without settings, by the defaults for the table's size.
+    """The rows nearest to `vector`, (dimension,), by cells; the default settings are by the table's size.
 
     Shards that are not in the cells, or were loaded again since, are scanned in the table, so that no loaded row is
-    missed. A condition is decided in the cells, before the nearest rows are. `live`, where a caller has just read it,
-    saves 3 ms. Distances are computed from the table's vectors. Raises `SearchError` for a vector, limit or condition
-    that cannot be, `TableError` when there are no cells.
+    missed. A condition is checked in the cells, before the nearest rows are found. A caller that has just read the
+    record can pass it as `live`, which saves 3 ms. Distances are computed from the table's vectors. Raises
+    `SearchError` for an invalid vector, limit or condition, and `TableError` when there are no cells.
     """
     if db.settings.cluster is not None:
         return _search_nodes(db, vector, request, settings)
@@ -75,7 +75,7 @@ def search_cells(
 
 
 def ranked(found: Sequence[Neighbour], limit: int) -> list[Neighbour]:
-    """The nearest of these, with their places from 1."""
+    """The `limit` nearest of these rows, with their ranks from 1."""
     nearest = sorted(found, key=lambda one: one.distance)[:limit]
     return [replace(one, rank=rank) for rank, one in enumerate(nearest, start=1)]
 
@@ -83,7 +83,7 @@ def ranked(found: Sequence[Neighbour], limit: int) -> list[Neighbour]:
 def _search_nodes(
     entry: Database, vector: npt.ArrayLike, request: SearchRequest, settings: CellsSettings | None
 ) -> SearchResult:
-    """The nearest of what one replica of each cluster shard finds in its own cells, one after the other."""
+    """The nearest rows in a cluster: one replica of each cluster shard searches its own cells, one after the other."""
     replicas = {node.cluster_shard: node for node in reversed(nodes(entry))}
     results = []
     for node in replicas.values():
@@ -102,7 +102,7 @@ def _search_nodes(
 
 
 def require_cells(db: Database, by: By) -> LiveCells:
-    """What a search of the cells reads. Raises `TableError` where they were never built."""
+    """What a search of the cells reads. Raises `TableError` if the cells were never built."""
     names = {"database": db.database, "table": events_table(db)}
     there = db.rows(
         "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}", parameters=names
@@ -119,7 +119,7 @@ def require_cells(db: Database, by: By) -> LiveCells:
 
 
 def names_vectors(where: str) -> bool:
-    """Whether a condition may look at vectors, which the cells hold in another form: then the table is scanned."""
+    """Whether a condition may name vectors. The cells hold these in another form, so the table is scanned instead."""
     return "_embedding" in where
 
 
@@ -173,11 +173,11 @@ class _Search:
         self._wanted = request.limit + MARGIN
         self._comment = {name: value for name, value in request.settings if name == "log_comment"}
         self.probed: tuple[int, int] | None = None
-        """Clusters that were probed, and how many there are; None where every row was compared."""
+        """Number of clusters that were probed, and of all clusters; None if every row was compared."""
         self.shards_scanned = 0
 
     def neighbours(self) -> list[Neighbour]:
-        """The answers, in any order; more of them than asked for where shards are scanned."""
+        """The answers, in any order; more than were asked for if shards are scanned."""
         if self._request.where and names_vectors(self._request.where):
             return self._scanned(self._request.shards)
         found = self._answers(self._candidates()) if self._live.loads else []
@@ -187,7 +187,7 @@ class _Search:
         return [*found, *self._scanned(scanned)] if scanned else found
 
     def _candidates(self) -> list[tuple[int, int]]:
-        """Id and shard of the nearest rows in the cells."""
+        """Ids and shards of the nearest rows in the cells."""
         probes = self._settings.probes
         if self._request.where and probes:
             probes = self._probes_for_condition(probes)
@@ -197,7 +197,7 @@ class _Search:
             self.probed = (probes if 0 < probes < clusters else clusters, clusters)
             if len(rows) >= self._wanted or not 0 < probes < self._live.clusters:
                 return rows
-            # All rows of the clusters are fewer than those wanted.
+            # The clusters together have fewer rows than are wanted.
             probes *= WIDENING
 
     def _rows_of_cells(self, probes: int) -> list[tuple[int, int]]:
@@ -207,8 +207,8 @@ class _Search:
         return [(int(row_id), int(shard)) for row_id, shard, _ in rows]
 
     def _probes_for_condition(self, probes: int) -> int:
-        """More clusters where few rows meet the condition: what meets it is like a smaller table, which needs a larger
-        share of its rows, by the same law. Counting reads the condition's columns in the clusters probed."""
+        """More clusters if few rows meet the condition. These rows are like a smaller table, which needs a larger
+        fraction of its rows, by the same formula. Counting reads the condition's columns in the probed clusters."""
         conditions = _conditions(self._db, self._request, self._target, self._live, probes)
         without = SearchRequest(by=self._request.by, shards=self._request.shards)
         all_rows = _conditions(self._db, without, self._target, self._live, probes)
@@ -221,7 +221,7 @@ class _Search:
         return math.ceil(probes * math.pow(share, -SHARE_EXPONENT))
 
     def _answers(self, candidates: list[tuple[int, int]]) -> list[Neighbour]:
-        """The nearest of these rows of the table, by distances from its own vectors."""
+        """The nearest of these candidates, by distances computed from the table's own vectors."""
         if not candidates:
             return []
         ids = ", ".join(str(row_id) for row_id, _ in candidates)
@@ -236,7 +236,7 @@ class _Search:
         return [Neighbour(0, *typed_row(row)) for row in rows]
 
     def _scanned(self, shards: tuple[int, ...] | None) -> list[Neighbour]:
-        """The nearest rows of shards that are not in the cells, by all their vectors."""
+        """The nearest rows of shards that are not in the cells, by comparing all their vectors."""
         return search(
             self._db,
             self._target,

@@ -1,4 +1,4 @@
-"""How much a search by cells looks at, and how many clusters it probes where nothing was measured."""
+"""How much a search by cells reads, and how many clusters it probes if nothing was measured."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ from dataclasses import dataclass
 
 SHARE_OF_A_MILLION = 0.20
 SHARE_EXPONENT = 0.31
-"""Of a table of n rows the clusters probed hold 20 % · (n / 1,000,000)^-0.31. Counted exactly in 62,500, 250,000 and
-1,000,000 sample rows, four times the rows needed .65 times the share for the same recall in the worst kind of query
-(texts asked of texts), and 10 % of a million held .97 of the neighbours. With what codes lose beside that, 10 % of
-1,000,448 rows found .942 ± .019 of them with 100 candidates a neighbour, 20 % .964 ± .013 (100 unseen queries)."""
+"""In a table of n rows the probed clusters hold 20 % · (n / 1,000,000)^-0.31 of the rows. This was counted exactly in
+62,500, 250,000 and 1,000,000 sample rows: with four times the rows, .65 times the fraction gave the same recall in the
+worst kind of query (texts asked of texts), and 10 % of a million held .97 of the neighbours. With the loss from codes
+in addition, 10 % of 1,000,448 rows found .942 ± .019 of the neighbours with 100 candidates a neighbour, 20 % found .964
+± .013 (100 unseen queries)."""
 
 CANDIDATES = 100
-"""Rows a neighbour that are ranked by their stored vectors: of 1,000,448 sample rows, 10 % of the clusters, turboquant
-found .921 ± .023 of texts by texts with 50 and .942 ± .019 with 100."""
+"""Rows a neighbour that are ranked by their stored vectors. In 1,000,448 sample rows, with 10 % of the clusters,
+turboquant found .921 ± .023 of texts by texts with 50, and .942 ± .019 with 100."""
 
 LAZY_ROWS = 1_000_000
-"""query_plan_max_limit_for_lazy_materialization: up to so many candidates vectors are read for the candidates alone.
-Above it they are read for all rows of the clusters, and codes gain nothing."""
+"""query_plan_max_limit_for_lazy_materialization: up to this many candidates vectors are read only for the candidates.
+Above it they are read for all rows of the clusters, and codes save nothing."""
 
 
 @dataclass(frozen=True)
 class CellsSettings:
-    """How much a search by cells looks at: clusters, and candidates a neighbour.
+    """How much a search by cells reads: clusters, and candidates a neighbour.
 
-    `probes` 0 means all clusters, which is the method `codes`.
+    `probes` 0 means all clusters; that is the method `codes`.
     """
 
     probes: int = 0
     candidates: int = CANDIDATES
 
     def engine_settings(self, limit: int, rows: int) -> dict[str, object]:
-        """ClickHouse's settings for a statement that returns `rows` rows of which `limit` are wanted."""
+        """ClickHouse's settings for a statement that returns `rows` rows, of which `limit` are wanted."""
         multiplier = min(1000.0, max(1.0, self.candidates * limit / rows))
         return {
             "readonly": 2,
@@ -45,6 +46,6 @@ class CellsSettings:
 
 
 def default_probes(clusters: int, rows: int) -> int:
-    """Clusters to probe where no report of recall names them; 0, all of them, where that would be half or more."""
+    """Clusters to probe if no recall report names them; 0 (all clusters) if it would be half of them or more."""
     share = SHARE_OF_A_MILLION * (max(rows, 1) / 1e6) ** -SHARE_EXPONENT
     return 0 if share >= 0.5 or clusters == 1 else math.ceil(share * clusters)

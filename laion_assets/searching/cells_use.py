@@ -1,4 +1,4 @@
-"""Proves that a search went by codes of the clusters asked, by the plan and by the engine's own counters."""
+"""Proves that a search used the codes of the given clusters, by the plan and by the engine's own counters."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COUNTERS = ("SelectedRows", "SelectedBytes")
 class CellsUse:
     """What the statement for the candidates of one search did.
 
-    `by_codes`: the plan has a shortlist of codes. `rows_read` and `bytes_read` are the engine's counters, with the
-    centroids; `cells_rows` is how many rows the cells have, `vector_bytes` what their vectors take. `all_granules`: the
-    table is so small that the candidates may lie in all of its granules, and counters prove nothing.
+    `by_codes`: the plan has a shortlist of codes. `rows_read` and `bytes_read` are the engine's counters, including the
+    centroids. `cells_rows` is the number of rows in the cells, `vector_bytes` the bytes of their vectors.
+    `all_granules`: the table is so small that the candidates may be in all its granules, so counters prove nothing.
     """
 
     by_codes: bool
@@ -34,7 +34,7 @@ class CellsUse:
 
     @property
     def fault(self) -> str | None:
-        """Why this is no proof that codes were used; None when it is one."""
+        """Why this does not prove that codes were used; None if it does."""
         if not self.by_codes:
             return "the plan has no shortlist of codes: whole vectors were read"
         if self.all_granules:
@@ -47,10 +47,10 @@ class CellsUse:
 
 
 def cells_use(db: Database, vector: npt.ArrayLike, request: SearchRequest, settings: CellsSettings) -> CellsUse:
-    """Runs the statement for a search's candidates and looks at its plan and at the rise of the counters.
+    """Runs the statement for a search's candidates and reads its plan and the increase of the counters.
 
-    On a server that others use at the same time counters rise further; they can then only prove less than the plan.
-    Raises `TableError` when there are no cells.
+    On a server that others use at the same time the counters increase more. Then they may fail to prove a use, but
+    never prove one falsely. Raises `TableError` when there are no cells.
     """
     target = checked_vector(vector, db.settings.dataset.dimension)
     live = require_cells(db, request.by)

@@ -12,10 +12,10 @@ from laion_assets.table.database import Database
 
 
 def use_everywhere(entry: Database, vector: npt.ArrayLike, request: SearchRequest) -> IndexUse:
-    """`index_use` where there is no cluster. In one, of a search through the Distributed table, and of each node.
+    """Runs `index_use`; in a cluster, for a search through the Distributed table and for each node.
 
-    The plan of a search through it ends at the other nodes, so that the plan is each node's own. Graphs are counted
-    over all replicas: a search asks one replica of each cluster shard. Raises as `search` does.
+    The plan of such a search does not show what other nodes do, so each node is asked for its own plan. Graphs are
+    counted over all replicas: a search asks one replica of each cluster shard. Raises as `search` does.
     """
     if entry.settings.cluster is None:
         return index_use(entry, vector, request)

@@ -1,8 +1,9 @@
-"""Whether a condition of a search looks at its row's columns and nothing else. It runs no condition.
+"""Checks that a condition of a search reads its row's columns and nothing else. It runs no condition.
 
-`readonly` does not stop a subquery, or a table function such as file() and url(), on the embedded engine, whose process
-may read all that its user may. So ClickHouse's own parser takes the condition apart, and only what is known to be
-harmless may be in it: literals, columns, and functions of the categories below. What is not named here is refused.
+On the embedded engine `readonly` does not stop a subquery, or a table function such as file() and url(), and the
+engine's process may read all that its user may read. So ClickHouse's own parser parses the condition, and the condition
+may contain only what is known to be harmless: literals, columns, and functions of the categories below. All else is
+refused.
 """
 
 from __future__ import annotations
@@ -42,22 +43,22 @@ CATEGORIES = (
     "Type Conversion",
     "URL",
 )
-"""Of `system.functions` in ClickHouse 26.9: functions of their arguments alone. Files, dictionaries, settings, users,
-the server and programs of one's own are in other categories, or in none."""
+"""Categories in `system.functions` of ClickHouse 26.9 whose functions use only their arguments. Functions about files,
+dictionaries, settings, users, the server and own programs are in other categories, or in none."""
 
 REFUSED_FUNCTIONS = {"arrayjoin"}
-"""Functions of these categories that are none of one row: arrayJoin makes several rows of one."""
+"""Functions of these categories that do not work on one row: arrayJoin makes several rows of one."""
 
 MEMBERSHIP = re.compile(r"(global)?(not)?(null)?in(ignoreset)?", re.IGNORECASE)
-"""`IN` and its kin, whose right side may be a table's name."""
+"""`IN` and similar functions, whose right side may be a table's name."""
 
 DISTANCE = "distance"
-"""What a search calls the distance of a row, which a condition may name, too."""
+"""The name of a row's distance in a search; a condition may use this name, too."""
 
 EXAMPLE = "a SQL condition over columns, such as: similarity > 0.35 AND caption ILIKE '%cat%'"
 
 MOST_CHARACTERS = 1_000_000
-"""Of a condition: 100,000 ids in an IN have room. ClickHouse's own bound of a query's text is 262,144 bytes."""
+"""Characters of a condition: enough for 100,000 ids in an IN. ClickHouse limits a query's text to 262,144 bytes."""
 
 READING = {"max_query_size": 1 << 24}
 
@@ -67,8 +68,8 @@ KEYS = {
     "Function": {"type", "name", "arguments", "is_operator", "is_lambda_function", "kind"},
     "ExpressionList": {"type", "children"},
 }
-"""The kinds of nodes that a condition may have, and what may be said of each. Aliases, parameters of aggregate
-functions and windows are keys of their own, so that they are refused."""
+"""The kinds of nodes that a condition may have, and the allowed keys of each. Aliases, parameters of aggregate
+functions and windows have other keys, so they are refused."""
 
 KINDS = {None, "ORDINARY_FUNCTION", "LAMBDA_FUNCTION"}
 
@@ -84,10 +85,10 @@ class Condition:
 
 
 def check_condition(db: Database, where: str) -> Condition:
-    """The condition, checked. Raises `SearchError` unless it can only look at the columns of its row.
+    """The condition, checked. Raises `SearchError` if it may read anything but the columns of its row.
 
-    An alias would replace a column of the search's own statement (`(1 AS shard) = 1`), so that it is refused, too. Last
-    the engine is asked to plan the condition, which tells whether its types fit.
+    An alias would replace a column of the search's own statement (`(1 AS shard) = 1`), so it is refused, too. At last
+    the engine plans the condition, which tells whether its types are right.
     """
     if len(where) > MOST_CHARACTERS:
         raise SearchError("where", found=f"{len(where):,} characters", expected=f"at most {MOST_CHARACTERS:,}")
@@ -111,9 +112,10 @@ def _refusal(found: str, expected: str = EXAMPLE) -> SearchError:
 
 
 def _parse(db: Database, where: str) -> _Node:
-    """The condition's syntax tree. It must be whole alone (`1) OR (1` is not) and in brackets (`1 LIMIT 2` is not).
+    """The condition's syntax tree. The condition must be complete alone (`1) OR (1` is not) and in brackets (`1 LIMIT
+    2` is not).
 
-    All of the statement's tree but the condition must be as that of a statement whose condition is 1.
+    Apart from the condition, the statement's tree must be that of a statement with the condition 1.
     """
     texts = [f"SELECT 1 WHERE {each}" for each in ("1", f"{where}\n", f"({where}\n)")]
     try:
@@ -148,7 +150,7 @@ def _only_select(tree: _Node) -> dict[str, Any]:
 
 
 def _walk(root: _Node, outside: frozenset[str]) -> Iterator[tuple[_Node, frozenset[str]]]:
-    """Every node below `root`, each with the names that the lambdas around it give their arguments.
+    """Every node below `root`, each with the argument names of the lambdas around it.
 
     Raises `SearchError` for a node of a kind that a condition may not have.
     """
@@ -167,7 +169,7 @@ def _walk(root: _Node, outside: frozenset[str]) -> Iterator[tuple[_Node, frozens
 
 
 def _lambda_parameters(node: _Node) -> frozenset[str]:
-    """Names that a lambda gives its arguments: `x` in `x -> x > 1`, which is lambda(tuple(x), x > 1)."""
+    """The argument names of a lambda: `x` in `x -> x > 1`, which is lambda(tuple(x), x > 1)."""
     declared, *_ = [*_arguments(node), {}]
     names = [child.get("name") for child in _arguments(declared) if child.get("type") == "Identifier"]
     return frozenset(map(str, names))
@@ -191,7 +193,7 @@ def _check_keys(node: _Node) -> None:
 
 
 def _check_membership(node: _Node) -> None:
-    """What is right of IN is a set of values: a name could be that of a table."""
+    """The right side of IN must be a set of values: a name could be that of a table."""
     if node["type"] != "Function" or not MEMBERSHIP.fullmatch(node["name"]):
         return
     for side in _arguments(node)[1:]:
@@ -211,9 +213,9 @@ def _check_name(node: _Node, columns: set[str], parameters: frozenset[str]) -> N
 
 
 def _allowed(db: Database, functions: set[str]) -> set[str]:
-    """Which of these functions are of the categories above. An alias is judged by the function that it names.
+    """Which of these functions belong to the categories above. An alias is judged by the function that it names.
 
-    Names are compared without case: of two that differ by case alone, each must be allowed.
+    Names are compared without case. If two names differ only by case, both functions must be allowed.
     """
     rows = db.rows(
         "SELECT name, alias_to, is_aggregate, categories IN {categories:Array(String)} FROM system.functions "
@@ -234,7 +236,7 @@ def _allowed(db: Database, functions: set[str]) -> set[str]:
 
 
 def _plan(db: Database, where: str) -> None:
-    """Lets the engine plan a search with the condition: nothing is read. Raises `SearchError` for what it refuses."""
+    """Lets the engine plan a search with the condition; nothing is read. Raises `SearchError` if the engine refuses."""
     column = "image_embedding"
     try:
         db.rows(

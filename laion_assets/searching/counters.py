@@ -1,4 +1,4 @@
-"""What ClickHouse's own counters say of a search, asked by the search's statement itself. It searches nothing."""
+"""ClickHouse's own counters of a search, read by the search's statement itself. This module searches nothing."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import Any
 from laion_assets.searching.method import Statement
 
 READ_SECONDS = 10.0
-"""How long a count is taken to be true over a connection that is held. It costs 2 ms of CPU time, a search 8."""
+"""Seconds during which a count is used again over one connection. Counting costs 2 ms of CPU time, a search 8."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """How many graphs were searched, and how many parts were read; a part without a graph was scanned."""
+    """How many graphs were searched, and how many parts were read; parts without a graph were scanned."""
 
     graphs: int
     parts: int
 
     @property
     def scanned(self) -> bool:
-        """Whether every part was scanned, so that the answer is exact."""
+        """Whether every part was scanned, which means that the answer is exact."""
         return self.parts > 0 and self.graphs == 0
 
 
 def counting(statement: Statement) -> Statement:
-    """The statement with a row more, of the counters of its own query. Their values are taken when it is planned.
+    """The statement with one more row, which has the counters of the statement's own query.
 
-    Graphs are searched while the plan is made: so the row has their number, though it is read beside the answer.
+    The counters are read when the row is planned. Graphs are searched during planning, too, so the row has their number
+    although it is read together with the answer.
     """
     counters = (
         "SELECT -1.0, '', '', toUInt16(ProfileEvents['USearchSearchCount']), "
@@ -39,9 +40,9 @@ def counting(statement: Statement) -> Statement:
 
 
 def counted(rows: Sequence[Sequence[Any]]) -> tuple[list[Sequence[Any]], Use | None]:
-    """The answer's rows, nearest first, and what was counted, out of the rows of a statement of `counting`.
+    """Splits the rows of a statement of `counting` into the answer's rows, nearest first, and the counters.
 
-    A search may have nothing counted where the server does not show its own query.
+    The counters are None if the server does not show a query its own counters.
     """
     answer = sorted((row for row in rows if row[0] != -1.0), key=lambda row: float(row[0]))
     counters = [row for row in rows if row[0] == -1.0]

@@ -1,4 +1,4 @@
-"""Searches by the method that a request names. It chooses none, and makes no statement."""
+"""Searches by the method that a request names. It chooses no method, and makes no statement."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ EF_SEARCH = "hnsw_candidate_list_size_for_search"
 
 
 def search_by_method(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> SearchResult:
-    """The rows nearest to `vector`, (dimension,), by the request's method: by graphs where it names none.
+    """The rows nearest to `vector`, (dimension,), by the request's method; by graphs if the request names none.
 
-    Raises as `search` and `search_cells` do, and `SearchError` for an ef_search beside another method than graphs.
+    Raises as `search` and `search_cells` do, and `SearchError` for an ef_search with another method than graphs.
     """
     if request.method in ("codes", "cells"):
         if any(name == EF_SEARCH for name, _ in request.settings):

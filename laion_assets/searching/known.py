@@ -1,4 +1,4 @@
-"""What was found out about a table over one connection, and is kept for the next search. It asks nothing itself."""
+"""Keeps what was found out about a table over one connection for the next search. It asks nothing itself."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from laion_assets.searching.request import SearchRequest
 from laion_assets.table.database import Database
 
 MOST_CONDITIONS = 1_000
-"""Texts that are kept; they are forgotten all at once."""
+"""Number of condition texts that are kept; when it is reached, all are dropped at once."""
 
 
 @dataclass
 class Known:
-    """Conditions that were checked, by their text, and what counters said of each kind of search, for ten seconds.
+    """Checked conditions, by their text; and the counters of each kind of search, for ten seconds.
 
-    Safe for several threads. After a failure it is forgotten: the table may be another one now.
+    Safe for several threads. After a failure all is dropped, since the table may be another one now.
     """
 
     conditions: dict[str, Condition] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Known:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def condition(self, text: str, check: Callable[[str], Condition]) -> Condition:
-        """The checked condition; `check` is called where the text is a new one."""
+        """The checked condition; `check` is called if the text is new."""
         with self._lock:
             found = self.conditions.get(text)
         if found is None:
@@ -41,20 +41,20 @@ class Known:
         return found
 
     def use_of(self, kind: object) -> Use | None:
-        """What was counted of searches of this kind within the last ten seconds; None where that is not known."""
+        """The counters of searches of this kind within the last ten seconds; None if there are none."""
         with self._lock:
             at, use = self.uses.get(kind, (0.0, None))
         return use if use is not None and time.monotonic() - at < READ_SECONDS else None
 
     def note(self, kind: object, use: Use | None) -> None:
-        """Keeps what was counted."""
+        """Keeps the counters of a search."""
         with self._lock:
             if len(self.uses) >= MOST_CONDITIONS:
                 self.uses.clear()
             self.uses[kind] = (time.monotonic(), use)
 
     def forget(self) -> None:
-        """Forgets all of it."""
+        """Drops everything."""
         with self._lock:
             self.conditions.clear()
             self.uses.clear()
@@ -69,6 +69,6 @@ def known_of(db: Database) -> Known:
 
 
 def kind_of(request: SearchRequest) -> object:
-    """What decides which plan a search has, besides the vector."""
+    """All that decides the plan of a search, besides the vector."""
     settings = tuple(pair for pair in request.settings if pair[0] != "log_comment")
     return (request.by, request.limit, request.where, request.shards, settings, request.ids_alone)

@@ -1,4 +1,5 @@
-"""The ways to find neighbours: a method is a small object that makes the statement of a search. It runs none."""
+"""The methods to find neighbours: a method is a small object that makes the statement of a search. Runs no
+statement."""
 
 from __future__ import annotations
 
@@ -14,30 +15,31 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import vector_sql
 
 COLUMNS = ("caption", "url", "shard", "id", "NSFW")
-"""What an answer shows of its row, after the distance."""
+"""Columns of an answer's row, after the distance."""
 
 IDS_ALONE = ("'' AS no_caption", "'' AS no_url", "shard", "id", "'' AS no_flag")
-"""The same columns of an answer whose rows are read later: texts are most of a search's CPU time beside the graph."""
+"""The same columns if the texts are read later: without the graph, texts take most of a search's CPU time."""
 
 LARGE_STATEMENTS: dict[str, object] = {"max_query_size": 1 << 24}
 
 SERVER_LIMIT = 1000
-"""ClickHouse's own max_limit_for_vector_search_queries, beyond which it scans everything and does not say so."""
+"""ClickHouse's default max_limit_for_vector_search_queries. Above it ClickHouse scans everything without a message."""
 
 MULTIPLIER = "vector_search_index_fetch_multiplier"
 
 MOST_RESCORED = 10_000
-"""Candidates of a part that are ranked by their stored vectors at most: each may lie in a granule of its own."""
+"""Most candidates of a part that are ranked by their stored vectors: each may be in a different granule."""
 
 FEW_ROWS = 100
-"""Rows of all parts from which on captions and urls are read after the sort, for the answer alone
-(query_plan_optimize_lazy_materialization). Of few rows the second read is dear: 5.4 ms of CPU time a search of one
-part, 4.7 without; of ten rows from each of 40 parts it is cheaper (26 ms where all columns at once took 31)."""
+"""From this many rows of all parts on, captions and URLs are read after the sort, only for the answer
+(query_plan_optimize_lazy_materialization). For few rows the second read is expensive: a search of one part takes 5.4 ms
+of CPU time with it, 4.7 without. For ten rows from each of 40 parts it is cheaper (26 ms; all columns at once took
+31)."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much a statement looks at: candidates beside a condition, and the parts of the table, None if not known."""
+    """How much a statement reads: candidates for a condition, and the number of parts of the table, None if unknown."""
 
     candidates: int = 0
     parts: int | None = None
@@ -45,7 +47,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Statement:
-    """A SELECT whose columns are the distance and `COLUMNS`, and the settings that it runs with."""
+    """A SELECT whose columns are the distance and `COLUMNS`, with the settings for running it."""
 
     sql: str
     settings: dict[str, object]
@@ -57,9 +59,9 @@ ALL = Extent()
 class Method(Protocol):
     """Makes the statement of a search for a vector, (dimension,).
 
-    With a condition, a method that ranks candidates before it filters them looks at so many as the extent says; the
-    answer is in full where as many rows as asked for meet the condition, since all candidates are nearer than any other
-    row. A method that looks at every row needs no extent.
+    A method that ranks candidates before it filters them by a condition reads as many candidates as the extent says.
+    The answer is complete if as many rows as asked for meet the condition, since all candidates are nearer than any
+    other row. A method that compares every row needs no extent.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Method(Protocol):
 
 
 class Exact:
-    """Every row that meets the condition is compared with the vector."""
+    """Compares every row that meets the condition with the vector."""
 
     name = "exact"
     exact = True
@@ -90,7 +92,7 @@ class Exact:
         condition: Condition | None = None,
         extent: Extent = ALL,  # noqa: ARG002 - it looks at all rows
     ) -> Statement:
-        """One SELECT with the condition in its WHERE, without any index."""
+        """One SELECT with the condition in its WHERE, without an index."""
         sql = (
             f"SELECT {distance_sql(request, vector)}, {answer_columns(request)} FROM {db.table}"
             f"{where_sql(request, condition)} ORDER BY {DISTANCE} LIMIT {request.limit}"
@@ -99,7 +101,7 @@ class Exact:
 
 
 class Graph:
-    """The HNSW index gives candidates, nearest first."""
+    """Takes candidates from the HNSW index, nearest first."""
 
     name = "graph"
     exact = False
@@ -112,15 +114,15 @@ class Graph:
         condition: Condition | None = None,
         extent: Extent = ALL,
     ) -> Statement:
-        """One SELECT; with a condition, one over the candidates of another, which is not filtered.
+        """One SELECT; with a condition, a SELECT over the candidates of an inner one, which has no filter.
 
-        A condition beside ORDER BY would be applied in each part to that part's own candidates: a part that has no more
-        of them may have nearer rows than the answers of another part, and nothing says so. A condition on the distance
-        would have everything scanned.
+        A condition beside ORDER BY would be applied in each part to that part's own candidates. When a part runs out of
+        candidates, it may still have nearer rows than the answers from another part, and there is no message. A
+        condition on the distance would make ClickHouse scan everything.
         """
         limit = request.limit if condition is None else extent.candidates
         columns = answer_columns(request)
-        # Above a condition, columns have their own names: what the condition names is the table's.
+        # The inner SELECT keeps the table's column names, since the condition uses them.
         read = columns if condition is None else f"{', '.join(_read(request))}, ({condition.text}\n) AS met"
         sql = (
             f"SELECT {distance_sql(request, vector)}, {read} FROM {db.table}{where_sql(request)} "
@@ -135,7 +137,7 @@ EXACT, GRAPH = Exact(), Graph()
 
 
 def method_of(request: SearchRequest) -> Method:
-    """The method that a request asks for."""
+    """The method object that a request asks for."""
     return EXACT if request.exact else GRAPH
 
 
@@ -149,12 +151,12 @@ def _read(request: SearchRequest) -> tuple[str, ...]:
 
 
 def distance_sql(request: SearchRequest, vector: npt.NDArray[np.float32]) -> str:
-    """The distance of a row from the vector, under its name."""
+    """The SQL for a row's distance from the vector, under its name."""
     return f"cosineDistance({request.by}_embedding, {vector_sql(vector)}) AS {DISTANCE}"
 
 
 def where_sql(request: SearchRequest, condition: Condition | None = None) -> str:
-    """The WHERE of a request's shards and a condition that was checked; nothing without either."""
+    """The WHERE for a request's shards and a checked condition; empty if there are neither."""
     conditions: list[str] = []
     if request.shards is not None:
         conditions.append(f"shard IN ({', '.join(str(int(shard)) for shard in request.shards) or 'NULL'})")
@@ -169,11 +171,12 @@ def _graph_settings(
 ) -> dict[str, object]:
     own = dict(request.settings)
     if condition is not None and condition.names_distance:
-        # The graph's own distances are of few bits; which of them are below a bound is told by those of the vectors.
+        # The graph's own distances have few bits. Whether a distance is below a bound needs those of the stored
+        # vectors.
         own["vector_search_with_rescoring"] = 1
     asked = limit
     if own.get("vector_search_with_rescoring"):
-        # The multiplier was chosen for the rows of an answer, and candidates of a condition are many times more.
+        # The multiplier was chosen for the rows of an answer. With a condition there are many times more candidates.
         multiplier = min(float(str(own.get(MULTIPLIER, 1))), max(1.0, MOST_RESCORED / limit))
         own[MULTIPLIER] = multiplier
         asked = round(limit * multiplier)

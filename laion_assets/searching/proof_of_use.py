@@ -1,4 +1,4 @@
-"""Proves that a search went through the vector index. EXPLAIN prints an index's name even when it was not used."""
+"""Proves that a search used the vector index. EXPLAIN is not enough: it prints an index's name also if it is unused."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from laion_assets.table.schema import partitions
 
 @dataclass(frozen=True)
 class IndexUse:
-    """What one search did: whether the plan reads `_distance` out of the index, and in how many graphs it searched.
+    """What one search did: whether its plan reads `_distance` from the index, and how many graphs it searched.
 
-    `expected` is the number of parts that it had to search, each with a graph of its own.
+    `expected` is the number of parts to be searched; each has its own graph.
     """
 
     in_plan: bool
@@ -31,20 +31,20 @@ class IndexUse:
 
     @property
     def fault(self) -> str | None:
-        """Why this is no proof that the index was used; None when it is one."""
+        """Why this does not prove that the index was used; None if it does."""
         if self.searches < self.expected:
             return f"{self.searches} graphs searched where {self.expected} parts have one: the rest was scanned"
-        # Rescoring takes the rows from the graph and the distances from the vectors: the plan has no `_distance`.
+        # With rescoring the rows come from the graph but distances from the vectors: the plan has no `_distance`.
         if not self.in_plan and not self.rescored:
             return "the plan does not read _distance from the index: everything was scanned"
         return None
 
 
 def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> IndexUse:
-    """Runs a search and looks at its plan, and at the rise of ClickHouse's own count of graphs searched.
+    """Runs a search and reads its plan, and the increase of ClickHouse's own count of searched graphs.
 
-    On a server that others search at the same time the count may rise further; it can then only prove less than the
-    plan. Raises as `search` does.
+    On a server that others search at the same time the count may increase more. Then it may fail to prove a use, but
+    the plan still counts. Raises as `search` does.
     """
     target = checked_vector(vector, db.settings.dataset.dimension)
     before = graphs_searched(db)
@@ -62,5 +62,5 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
 
 
 def searched_parts(db: Database, request: SearchRequest) -> int:
-    """How many parts a request searches, each with a graph of its own."""
+    """How many parts a request searches; each has its own graph."""
     return sum(state.parts for state in partitions(db) if request.shards is None or state.shard in request.shards)

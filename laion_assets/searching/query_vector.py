@@ -1,4 +1,4 @@
-"""The vector that is searched for: checked, and made a unit vector. It asks no database."""
+"""Checks the vector that is searched for and scales it to length 1. It asks no database."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from laion_assets.errors import SearchError
 def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.float32]:
     """The vector's direction as float32 (dimension,), of length 1.
 
-    It may have any length but 0. ClickHouse computes cosine distances in float32, where the squares of 1e20 are
-    infinite and those of 1e-23 are 0: so the vector is divided here, in float64, first by its largest element.
+    The vector may have any length but 0. ClickHouse computes cosine distances in float32, in which the square of 1e20
+    is infinite and that of 1e-23 is 0. So the vector is scaled here, in float64, first by its largest element.
 
     Raises `SearchError` for another shape, zeros, NaN or infinity.
     """
@@ -34,7 +34,8 @@ def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.floa
 
 
 def real_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The same numbers as float64. Raises `ValueError` for what are no real numbers, or not finite as float64."""
+    """The same numbers as float64. Raises `ValueError` for values that are not real numbers, or not finite as
+    float64."""
     if array.dtype.kind not in "fiu":
         raise ValueError(f"values of type {_kinds(array)}, not real numbers of at most 64 bits")
     with np.errstate(over="ignore"):
@@ -45,7 +46,7 @@ def real_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def _kinds(array: npt.NDArray[Any]) -> str:
-    """The types of what is in an array: Python's, where numpy knows none."""
+    """The types of an array's values; Python's types if numpy has no own type for them."""
     if array.dtype.kind != "O":
         return str(array.dtype)
     return ", ".join(sorted({type(each).__name__ for each in array.flat})[:5])

@@ -1,4 +1,4 @@
-"""What is asked of a search, and what it answers. It makes no statement."""
+"""The request of a search and its result. It makes no statement."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import polars as pl
 
 MethodName = Literal["exact", "graph", "codes", "cells"]
-"""The ways to search: every row compared, HNSW graphs, codes of all rows, codes of the nearest clusters."""
+"""The methods: compare every row, HNSW graphs, codes of all rows, codes of the nearest clusters."""
 
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
 MAX_LIMIT = 10_000
-"""Answers of a search. ClickHouse's own bound of 1,000 (max_limit_for_vector_search_queries) is a setting: of 12,000
-rows in two parts a search for 3,000 found .998 of them by both graphs where that was raised."""
+"""Most answers of a search. ClickHouse's own limit of 1,000 (max_limit_for_vector_search_queries) is a setting: with a
+higher value, a search for 3,000 of 12,000 rows in two parts found .998 of them with both graphs."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """One answer: its place from 1, cosine distance, and the row."""
+    """One answer: its rank from 1, its cosine distance, and the row."""
 
     rank: int
     distance: float
@@ -41,17 +41,17 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The answers, which way they were found, and the seconds that the query took.
+    """The answers, how they were found, and the seconds that the query took.
 
-    `exact` is whether every row was compared, because that was asked for, or too few of the index's candidates met the
-    condition, or there is no graph. `candidates_that_met` is their number where too few met the condition.
+    `exact` is whether every row was compared: because that was asked for, because too few of the index's candidates met
+    the condition, or because there is no graph. `candidates_that_met` is their number if too few met the condition.
 
-    `graphs` and `parts` are how many graphs ClickHouse searched, and how many parts it read, by its own counters: parts
-    without a graph were scanned. They are None where nothing was counted: over a connection that is held each kind of
-    search is counted once in ten seconds, and in a cluster never, whose counters are those of other servers.
+    `graphs` and `parts` are how many graphs ClickHouse searched, and how many parts it read, by its own counters. Parts
+    without a graph were scanned. They are None if nothing was counted: over a connection that stays open each kind of
+    search is counted once in ten seconds, and in a cluster never, since the counters are those of other servers.
 
-    `clusters` are, of a search by cells or codes, how many clusters were probed and how many there are; `scanned` is
-    how many shards were not in the cells and had every row compared.
+    `clusters`, for a search by cells or codes, is the number of probed clusters and of all clusters. `scanned` is the
+    number of shards that were not in the cells and had every row compared.
     """
 
     neighbours: list[Neighbour]
@@ -66,7 +66,7 @@ class SearchResult:
 
     @property
     def way(self) -> str:
-        """How the answers were found, for people."""
+        """How the answers were found, in words."""
         if self.exact and self.candidates_that_met is not None:
             return f"every row compared: of the index's candidates {self.candidates_that_met:,} met the condition"
         if self.exact:
@@ -83,7 +83,8 @@ class SearchResult:
         return f"by the index: {counted(self.graphs, 'graph')} searched{more}"
 
     def frame(self) -> pl.DataFrame:
-        """The neighbours as a polars frame, one row each, with the columns of `laion_assets.search` also when empty."""
+        """The neighbours as a polars frame, one row each. An empty frame has the columns of `laion_assets.search`,
+        too."""
         import polars as pl
 
         columns: dict[str, type[pl.DataType]] = {
@@ -100,11 +101,11 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What is asked besides the vector: `where` is a SQL condition over columns, `shards` prunes partitions.
+    """What is asked, without the vector: `where` is a SQL condition over columns, `shards` limits the partitions.
 
-    `method` is the way that is asked for, None where the cheapest that meets the recall target is to be taken; `exact`
-    is the same as the method exact. `cells` says how much a search by cells or codes looks at, None for what suits the
-    table's size. With `ids_alone` captions, urls and flags of the answer are left empty.
+    `method` is the method that is asked for; None means the cheapest that meets the recall target. `exact` is the same
+    as the method exact. `cells` says how much a search by cells or codes reads; None means the default for the table's
+    size. With `ids_alone` captions, URLs and flags of the answer are empty.
     """
 
     by: By = "image"
@@ -119,7 +120,7 @@ class SearchRequest:
 
 
 def check_request(request: SearchRequest, dataset: Dataset) -> None:
-    """Raises `SearchError` for a limit, a condition or shards that cannot be, or vectors that the dataset has not."""
+    """Raises `SearchError` for an invalid limit, condition or shard, or for vectors that the dataset does not have."""
     if type(request.limit) is not int or not 1 <= request.limit <= MAX_LIMIT:
         found = f"{request.limit:,}" if type(request.limit) is int else f"{request.limit!r}"
         raise SearchError("limit", found=found, expected=f"1 to {MAX_LIMIT:,}")
@@ -134,7 +135,7 @@ def check_request(request: SearchRequest, dataset: Dataset) -> None:
 
 
 def checked_by(by: str) -> By:
-    """`by` as typed. Raises `SearchError` unless it is image or text."""
+    """`by` with its type. Raises `SearchError` unless it is image or text."""
     if by == "image":
         return "image"
     if by == "text":
@@ -143,7 +144,8 @@ def checked_by(by: str) -> By:
 
 
 def checked_method(method: str | None, *, exact: bool = False) -> MethodName | None:
-    """`method` as typed; `exact` asks for that method. Raises `SearchError` for one that is not known, or two."""
+    """`method` with its type; `exact` asks for that method. Raises `SearchError` if it is unknown, or contradicts
+    `exact`."""
     if method is None:
         return "exact" if exact else None
     for name in METHODS:

@@ -1,4 +1,4 @@
-"""Rows of the table by their ids, with every column but the vectors. It ranks nothing."""
+"""Reads rows of the table by their ids, with every column but the vectors. It ranks nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from laion_assets.table.database import Database
 from laion_assets.table.schema import VECTOR_COLUMNS, require_table, table_columns
 
 MOST_SHARD = 65_535
-"""The table's partition key is a UInt16."""
+"""The largest shard number, since the table's partition key is a UInt16."""
 
 
 def rows_of(db: Database, ids: Sequence[int], *, log_comment: str = "") -> dict[int, dict[str, Any]]:
-    """The rows of these ids by id, each a dict of its columns; ids that no row has are left out. NaN is None.
+    """The rows with these ids, by id, each a dict of its columns; ids without a row are left out. NaN becomes None.
 
     Only the partitions of these ids are read. Raises `TableError`.
     """
@@ -41,7 +41,7 @@ def rows_of(db: Database, ids: Sequence[int], *, log_comment: str = "") -> dict[
 
 
 def _plain(value: object) -> object:
-    """A value that JSON knows."""
+    """The value in a type that JSON can hold."""
     if isinstance(value, bytes):
         return answer_text(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Nearest neighbours by SQL, exact or by the index. How good the index is, is measured in recall/."""
+"""Nearest neighbours by SQL, exact or by the index. recall/ measures how good the index is."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ __all__ = [
 ]
 
 CANDIDATES_A_NEIGHBOUR = 4
-"""Candidates that are looked at first where there is a condition: of one that half of the rows meet, enough in all but
-a thousandth of searches for ten rows (binomial, at least 10 of 40)."""
+"""Number of candidates that are read first if there is a condition. If half of the rows meet the condition, this is
+enough in all but a thousandth of searches for ten rows (binomial, at least 10 of 40)."""
 
 MOST_CANDIDATES = 40_000
-"""From here on a scan is asked, whose cost does not grow with them."""
+"""From this many candidates on a scan is used instead, since its cost does not grow with their number."""
 
 ROWS_A_CANDIDATE = 20
-"""Rows that are scanned in the time that one candidate takes, which is found in a graph, read and ranked. Where the
-rows are fewer than the candidates of all parts times this, a scan is as fast."""
+"""Number of rows that are scanned in the time of one candidate, which is found in a graph, read and ranked. If there
+are fewer rows than the candidates of all parts times this number, a scan is as fast."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The answer's rows, nearest first, whether all rows were compared, and what was counted."""
+    """The answer's rows, nearest first, whether all rows were compared, and the counters."""
 
     rows: list[Sequence[Any]]
     exact: bool
@@ -68,10 +68,10 @@ class _Found:
 def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> SearchResult:
     """The rows nearest to `vector`, (dimension,), of any length but 0, by cosine distance.
 
-    With a condition the index gives more candidates until as many as asked for meet it; where a scan is no slower than
-    that, all rows are searched. What was found out about the table is kept with the connection.
+    With a condition the index gives more and more candidates until as many as asked for meet it. If a scan is no
+    slower, all rows are compared instead. What was found out about the table is kept with the connection.
 
-    Raises `SearchError` for a vector, limit or condition that cannot be, `TableError` when there is no table.
+    Raises `SearchError` for an invalid vector, limit or condition, and `TableError` when there is no table.
     """
     target = checked_vector(vector, db.settings.dataset.dimension)
     check_request(request, db.settings.dataset)
@@ -82,7 +82,7 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
         found = _find(db, known, request, target, condition)
     except TableError:
         known.forget()
-        # Asked only now: three more queries before each search took as long as the search itself.
+        # Checked only after a failure: three more queries before each search took as long as the search itself.
         require_table(db)
         raise
     seconds = time.perf_counter() - started
@@ -118,7 +118,7 @@ def _find(
 
 
 def _more_candidates(candidates: int, met: int, limit: int) -> int:
-    """Twice as many at least, four times where none met the condition, or half more than their share lets expect."""
+    """At least twice as many; four times if none met the condition; else half more than their fraction suggests."""
     return max(2 * candidates, 4 * candidates if not met else 3 * candidates * limit // (2 * met))
 
 
@@ -133,7 +133,7 @@ def _rows(
     *,
     count: bool = False,
 ) -> tuple[list[Sequence[Any]], Use | None]:
-    """The rows of one statement, and what was counted, where that was asked for and can be."""
+    """The rows of one statement, and its counters if they were asked for and are available."""
     statement = method.statement(db, request, target, condition, extent)
     if count and known.counts and db.settings.cluster is None:
         with_counters = counting(statement)
@@ -152,7 +152,7 @@ def _row_count(db: Database, request: SearchRequest) -> int:
 
 
 def vector_of(db: Database, row_id: int, by: By) -> npt.NDArray[np.float32]:
-    """The stored vector of a row, (dimension,), read from its shard's partition alone.
+    """The stored vector of a row, (dimension,), read only from its shard's partition.
 
     Raises `SearchError` when there is no such row, `TableError` when there is no table.
     """
@@ -171,7 +171,7 @@ def vector_of(db: Database, row_id: int, by: By) -> npt.NDArray[np.float32]:
 
 
 def search_statement(db: Database, request: SearchRequest, vector: npt.NDArray[np.float32]) -> Statement:
-    """The statement of a search without a condition, for a vector, (dimension,), of length 1."""
+    """The statement of a search without a condition for a vector, (dimension,), of length 1."""
     return method_of(request).statement(db, replace(request, where=None), vector)
 
 
@@ -182,5 +182,5 @@ def typed_row(row: Sequence[Any]) -> tuple[float, str, str, int, int, str]:
 
 
 def answer_text(value: str | bytes) -> str:
-    """Captions may hold bytes that are not UTF-8; they are shown with replacement marks."""
+    """A text of an answer. Captions may hold bytes that are not UTF-8; these become replacement characters."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

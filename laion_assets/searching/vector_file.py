@@ -1,4 +1,4 @@
-"""Reads one vector from a file that a person names: numpy's, or a JSON list. It searches nothing."""
+"""Reads one vector from a file that a user names: numpy's format, or a JSON list. It searches nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from laion_assets.shard.npy import parse_header
 from laion_assets.text_file import read_text
 
 MOST_BYTES = 64 << 20
-"""65,536 numbers, the most that a dataset's vectors have, take some 1.5 MB as JSON."""
+"""Most bytes of the file: 65,536 numbers, the most that a dataset's vectors have, take some 1.5 MB as JSON."""
 
 UNREADABLE = (OSError, ValueError, TypeError, EOFError, RecursionError, OverflowError, tokenize.TokenError)
 
@@ -38,7 +38,7 @@ def read_vector_file(path: Path) -> npt.NDArray[np.float64]:
 
 
 def _npy_array(path: Path, size: int) -> npt.NDArray[Any]:
-    """The array, if the file holds what its header promises: numpy would first allocate what is promised."""
+    """The array, if the file is as long as its header says: numpy would allocate memory by the header first."""
     with path.open("rb") as file:
         shape, _, dtype = parse_header(file, lambda found, _: SearchError(str(path), found=found))
         if dtype.hasobject or file.tell() + math.prod(shape) * dtype.itemsize > size:

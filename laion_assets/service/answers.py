@@ -1,4 +1,4 @@
-"""Answers a checked request from an index, as clip-retrieval's back end writes answers. It runs in a thread."""
+"""Answers a checked request from an index, in the format of clip-retrieval's back end. It runs in a thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from laion_assets.service.served import ServedIndex
 
 @dataclass(frozen=True)
 class Answered:
-    """The rows of an answer, nearest first, the method that found them, and what whoever asked should know."""
+    """The rows of an answer, nearest first, the method that found them, and notes for the client."""
 
     rows: list[dict[str, Any]]
     method: str
@@ -27,7 +27,7 @@ class Answered:
 def answer_knn(
     index: ServedIndex, asked: KnnRequest, picture: bytes | None, statement: str, metrics: Metrics
 ) -> Answered:
-    """The nearest rows: the first `num_images` with their metadata, the rest with id and similarity alone.
+    """The nearest rows: the first `num_images` with their metadata, the others with only id and similarity.
 
     Raises what `ServedIndex` raises.
     """
@@ -47,7 +47,7 @@ def answer_knn(
 
 
 def answer_metadata(index: ServedIndex, ids: Sequence[int], statement: str, metrics: Metrics) -> list[dict[str, Any]]:
-    """The metadata of rows by id, in the order asked; an id that no row has is left out."""
+    """The metadata of rows by id, in the order of the request; ids without a row are left out."""
     with metrics.timed("metadata"):
         found = index.metadata(ids, statement)
     return [{"id": row_id, "metadata": found[row_id]} for row_id in ids if row_id in found]
@@ -55,7 +55,7 @@ def answer_metadata(index: ServedIndex, ids: Sequence[int], statement: str, metr
 
 def _without_duplicates(index: ServedIndex, asked: KnnRequest, neighbours: Sequence[Neighbour]) -> list[Neighbour]:
     vectors = index.vectors([neighbour.id for neighbour in neighbours], asked.by)
-    # A row that a load took away a moment ago has no vector any more, and is left out.
+    # A row that a load has just removed has no vector any more, so it is left out.
     present = [neighbour for neighbour in neighbours if neighbour.id in vectors]
     if not present:
         return []
@@ -64,7 +64,8 @@ def _without_duplicates(index: ServedIndex, asked: KnnRequest, neighbours: Seque
 
 
 def _row(neighbour: Neighbour, *, whole: bool) -> dict[str, Any]:
-    """Cosine similarity is the inner product that clip-retrieval gives: its vectors have length 1."""
+    """A row as JSON. clip-retrieval's similarity is the inner product, which is the cosine: its vectors have length
+    1."""
     row: dict[str, Any] = {"id": neighbour.id, "similarity": round(1.0 - neighbour.distance, 6)}
     if whole:
         row |= {

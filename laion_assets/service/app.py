@@ -1,4 +1,4 @@
-"""The ASGI application: clip-retrieval's interface, the page, health, metrics. Searching itself is in served.py."""
+"""The ASGI application: clip-retrieval's interface, the page, health, metrics. served.py does the searches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class SearchService:
-    """One application over several indexes; `indexes` by name, the first is the default."""
+    """One application over several indexes, which are given by name; the first is the default."""
 
     def __init__(self, indexes: Mapping[str, ServedIndex], limits: Limits) -> None:
         self.indexes = indexes
@@ -51,7 +51,7 @@ class SearchService:
         self._health: tuple[float, dict[str, dict[str, Any]]] | None = None
 
     def app(self) -> Starlette:
-        """The application, which opens and closes its searchers with the server that runs it."""
+        """The application. It opens and closes its searchers together with the server that runs it."""
         routes = [
             Route("/", self.page),
             Route("/healthz", self.guarded(self.health)),
@@ -64,12 +64,12 @@ class SearchService:
             Mount("/page", StaticFiles(directory=PAGE)),
         ]
         made = Starlette(routes=routes, middleware=self.middleware(), lifespan=self.lifespan)
-        # A redirect would lead to whichever host the request names.
+        # A redirect would go to any host that the request names.
         made.router.redirect_slashes = False
         return made
 
     def middleware(self) -> list[Middleware]:
-        """What a request passes before its route: other sites' pages where they are allowed, and the protection."""
+        """What a request passes before its route: CORS for the allowed other sites, and the protection."""
         limits = self.limits
         own = Middleware(Protection, max_body=limits.body_bytes, token=limits.token, body_seconds=limits.body_seconds)
         if not limits.cors_origins:
@@ -85,7 +85,7 @@ class SearchService:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Warms the searchers at the start, gives engines back when idle, and closes all at the end."""
+        """Warms the searchers at the start, releases idle engines, and closes all searchers at the end."""
         limits = self.limits
         self.queue = SearchQueue(limits.searches, limits.queue, limits.seconds, self.metrics)
         for index in self.indexes.values():
@@ -98,7 +98,8 @@ class SearchService:
                 await anyio.to_thread.run_sync(index.close)
 
     def guarded(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """The same route, whose failures are answered in words and counted; an unforeseen one is logged, not shown."""
+        """The same route. Its failures are counted and answered in words; an unexpected one is logged, but not
+        shown."""
 
         async def endpoint(request: Request) -> Response:
             with self.metrics.timed("full"):
@@ -107,7 +108,7 @@ class SearchService:
                 except RefusedError as error:
                     response = refused(error)
                 except (ClientGoneError, ClientDisconnect):
-                    # Nobody reads it. 499 is how nginx counts a request whose client went away.
+                    # Nobody reads this answer. nginx counts a request whose client went away as 499.
                     response = PlainTextResponse("", status_code=499)
                 except Exception as error:
                     response = refused(self._told(error))
@@ -164,7 +165,7 @@ class SearchService:
         return PlainTextResponse(self.metrics.summary())
 
     async def config(self, request: Request) -> Response:
-        """`GET /config.json`: what clip-retrieval's front end reads, and what our page reads besides."""
+        """`GET /config.json`: the fields that clip-retrieval's front end reads, and those that our page needs."""
         return json_answer(
             {
                 "defaultBackend": str(request.base_url),
@@ -176,9 +177,9 @@ class SearchService:
         )
 
     async def health(self, _: Request) -> Response:
-        """`GET /healthz`: 200 where every index can be searched, or is held by a load for a while; else 503.
+        """`GET /healthz`: 200 if every index can be searched, or a load holds it for a short time; else 503.
 
-        Anyone may ask, and each look borrows a connection that a search could have: one look a second is for all.
+        Anyone may call it, and each check uses a connection that a search could use. So one check a second serves all.
         """
         async with self._looking:
             if self._health is None or time.monotonic() - self._health[0] > HEALTH_SECONDS:
@@ -196,7 +197,7 @@ class SearchService:
         return FileResponse(PAGE / "index.html")
 
     def index(self, name: str | None) -> ServedIndex:
-        """The index of a name, the first where none is given. Raises `RefusedError`."""
+        """The index with this name; the first one if no name is given. Raises `RefusedError`."""
         if name is None or name == "":
             return next(iter(self.indexes.values()))
         if name not in self.indexes:
@@ -220,10 +221,10 @@ class SearchService:
 def json_answer(
     document: Mapping[str, Any] | Sequence[Any], headers: Mapping[str, str] | None = None, *, status: int = 200
 ) -> Response:
-    """JSON in ASCII: lone surrogates, which a caption of broken UTF-8 holds, are escapes there and not an error."""
+    """JSON in ASCII: lone surrogates, which a caption of broken UTF-8 contains, become escapes instead of an error."""
     return Response(json.dumps(document).encode(), status, headers, "application/json")
 
 
 def ascii_header(text: str) -> str:
-    """A text for a header: one line of ASCII."""
+    """A text in a form for a header: one line of ASCII."""
     return " ".join(text.split()).encode("ascii", "replace").decode()

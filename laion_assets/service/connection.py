@@ -1,4 +1,4 @@
-"""One HTTP connection, which is closed where a request's headers are too large or too slow. uvicorn limits neither."""
+"""One HTTP connection, which is closed if a request's headers are too large or too slow. uvicorn limits neither."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_BYTES = 64 * 1024
-"""Of a request line and headers together. Browsers and proxies send 16 KiB at most."""
+"""Most bytes of a request line and headers together. Browsers and proxies send 16 KiB at most."""
 
 HEADER_SECONDS = 20.0
-"""How long a new connection, or a request that has begun, may take until its headers are whole."""
+"""Seconds that a new connection, or a new request, may take until its headers are complete."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with bounds for what comes before the application is asked."""
+    """uvicorn's connection with limits on what comes before the application is called."""
 
     header_seconds = HEADER_SECONDS
 
@@ -28,12 +28,12 @@ class Connection(HttpToolsProtocol):
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """Stops the timer."""
         self._expect_nothing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what comes before the headers are whole, and ends the connection where it is too much."""
+        """Counts the bytes that come before the headers are complete, and ends the connection if there are too many."""
         if self._reading_headers:
             self._header_bytes += len(data)
             if self._header_bytes > HEADER_BYTES:
@@ -43,7 +43,7 @@ class Connection(HttpToolsProtocol):
             super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """A request has begun: its headers are expected within `header_seconds`."""
+        """A request has begun: its headers must be complete within `header_seconds`."""
         self._reading_headers = True
         self._header_bytes = 0
         if self._header_deadline is None:
@@ -51,7 +51,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The request's headers are whole."""
+        """The request's headers are complete."""
         self._reading_headers = False
         self._expect_nothing()
         super().on_headers_complete()

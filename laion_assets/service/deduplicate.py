@@ -1,4 +1,4 @@
-"""Leaves out results that are near duplicates of one before, as clip-retrieval's `deduplicate` does."""
+"""Leaves out results that are near duplicates of an earlier one, as clip-retrieval's `deduplicate` does."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 SAME = 0.94
-"""Inner product of unit vectors above which clip-retrieval takes two pictures for one."""
+"""Above this inner product of unit vectors clip-retrieval treats two pictures as the same."""
 
 _BLOCK = 512
-"""Rows compared with all rows before them in one matrix product: 20 MB of float32 for 10,000 results."""
+"""Rows that are compared with all earlier rows in one matrix product: 20 MB of float32 for 10,000 results."""
 
 
 def first_of_each(vectors: npt.NDArray[np.float32], *, same: float = SAME) -> npt.NDArray[np.int64]:
     """The positions that stay, ascending, int64 (k,), of `vectors`, (n, dimension), in the order of the answer.
 
-    Two rows are connected where the cosine of their vectors is above `same`. Of each connected component the first row
-    stays. A zero vector is connected with nothing.
+    Two rows are connected if the cosine of their vectors is above `same`. The first row of each connected component
+    stays. A zero vector is connected with no other vector.
     """
     rows = len(vectors)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What the service allows: how many searches, how long, how large, who. Made from the settings, in one place."""
+"""What the service allows: how many searches, how long, how large, who. The settings are read only here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from laion_assets.settings import Settings
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one application. `pictures` is None where pictures by URL are turned off."""
+    """The limits of one application. `pictures` is None if pictures by URL are turned off."""
 
     searches: int = 4
     queue: int = 64
@@ -25,7 +25,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """Those of the LAION_SERVE_* settings."""
+        """The limits by the LAION_SERVE_* settings."""
         private = tuple(ipaddress.ip_network(network) for network in settings.serve_private_networks)
         return cls(
             searches=settings.serve_searches,

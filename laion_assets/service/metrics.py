@@ -1,4 +1,4 @@
-"""The service's figures for Prometheus: requests by outcome, and seconds by stage. One registry an application."""
+"""The service's metrics for Prometheus: requests by outcome, and seconds by stage. Each application has a registry."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 STAGES = ("queue", "picture", "encode", "search", "deduplicate", "metadata", "full")
-"""What a request spends its time on; `full` is the whole of it."""
+"""The stages of a request whose time is measured; `full` is the whole request."""
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """Counts and times of one application, all of its indexes together."""
+    """Counts and times of one application, for all its indexes together."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -32,7 +32,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Adds the seconds of the block to a stage, also when it fails."""
+        """Adds the seconds of the block to a stage, also if the block fails."""
         started = time.perf_counter()
         try:
             yield
@@ -40,15 +40,15 @@ class Metrics:
             self._seconds.labels(stage).observe(time.perf_counter() - started)
 
     def answered(self, path: str, status: int) -> None:
-        """Counts an answer. `path` is a route's, so that a stranger's paths make no series of their own."""
+        """Counts an answer. `path` is that of a route, so that unknown paths do not make new series."""
         self._answers.labels(path, str(status)).inc()
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def summary(self) -> str:
-        """A line for each stage that had requests: how many, and their mean."""
+        """A line for each stage that had requests: their number and their mean time."""
         totals: dict[str, dict[str, float]] = {stage: {} for stage in STAGES}
         for family in self.registry.collect():
             for sample in family.samples:

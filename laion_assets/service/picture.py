@@ -1,4 +1,4 @@
-"""Fetches a picture that a request names by URL: only over http(s), only from addresses that are allowed, in bounds."""
+"""Fetches a picture that a request names by URL: only by http(s), only from allowed addresses, with limits."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ REDIRECTS = 3
 
 @dataclass(frozen=True)
 class PictureLimits:
-    """What a fetch may cost, and where it may go.
+    """The limits of a fetch, and the addresses that it may use.
 
-    `private` are networks that are allowed although they are not public, such as a picture store of one's own.
+    `private` are networks that are allowed although they are not public, such as the user's own picture store.
     """
 
     seconds: float = 10.0
@@ -39,10 +39,10 @@ class PictureLimits:
 
 
 async def fetch_picture(url: str, limits: PictureLimits) -> bytes:
-    """The bytes at `url`. Raises `RefusedError` for whatever is not a picture within the limits.
+    """The bytes at `url`. Raises `RefusedError` for anything that is not a picture within the limits.
 
-    Every address that a host name has is checked, and the connection goes to the very address that was checked: a name
-    that resolves to something else a moment later changes nothing. The same holds for each redirect.
+    Every address of a host name is checked, and the connection goes to the address that was checked. So it does not
+    matter if the name resolves to another address a moment later. The same is done for each redirect.
     """
     try:
         with anyio.fail_after(limits.seconds):
@@ -57,7 +57,7 @@ async def fetch_picture(url: str, limits: PictureLimits) -> bytes:
 
 
 async def _get(url: str, limits: PictureLimits) -> bytes | str:
-    """The picture's bytes, or where a redirect leads."""
+    """The picture's bytes, or the target of a redirect."""
     parts, port = _checked_url(url)
     host = parts.hostname or ""
     address = await _checked_address(host, port, limits)
@@ -70,7 +70,7 @@ async def _get(url: str, limits: PictureLimits) -> bytes | str:
         "User-Agent": "laion-assets",
     }
     try:
-        # No proxy and no netrc of the environment: the connection must go to the address that was checked.
+        # No proxy and no netrc from the environment: the connection must go to the address that was checked.
         async with (
             httpx.AsyncClient(trust_env=False, follow_redirects=False) as client,
             client.stream("GET", target, headers=headers, extensions={"sni_hostname": host}) as response,
@@ -112,7 +112,7 @@ def _checked_url(url: str) -> tuple[SplitResult, int]:
 
 
 async def _checked_address(host: str, port: int, limits: PictureLimits) -> Address:
-    """The first address of a host of which every address is allowed."""
+    """The first address of a host; every address of the host must be allowed."""
     try:
         found = await anyio.to_thread.run_sync(
             lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), abandon_on_cancel=True
@@ -126,7 +126,7 @@ async def _checked_address(host: str, port: int, limits: PictureLimits) -> Addre
 
 
 def _carried_ipv4(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address carries (mapped, 6to4, NAT64), which is where a connection ends."""
+    """The IPv4 address within an IPv6 address (mapped, 6to4, NAT64), which is where the connection really goes."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped is not None:

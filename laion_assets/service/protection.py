@@ -1,4 +1,4 @@
-"""What every request passes before its route: body limits, a token, security headers, errors in words."""
+"""Checks that every request passes before its route: body limits, a token, security headers, errors in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from laion_assets.service.errors import RefusedError
 
 OPEN_PATHS = ("/", "/config.json", "/healthz")
-"""Answered without a token, as are the page's files: a browser and a load balancer ask for them. They hold no rows."""
+"""Paths without a token, as for the page's files: browsers and load balancers ask for them. They contain no rows."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -24,16 +24,16 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob: http: https:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 }
-"""The page's pictures lie on the web's own hosts, so that images may come from anywhere; nothing else may."""
+"""The page's pictures are on many hosts of the web, so images may come from anywhere; all else must be our own."""
 
 
 BODIES = 16
-"""So many of the largest bodies may be in memory at a time. Smaller ones are as many more."""
+"""This many bodies of the largest size may be in memory at a time, or more smaller ones with the same bytes."""
 
 
 class Protection:
-    """Refuses strangers, and bodies of more than `max_body` bytes or that take longer than `body_seconds`; adds the
-    security headers to every answer."""
+    """Refuses requests without the token, and bodies of more than `max_body` bytes or that take longer than
+    `body_seconds`. Adds the security headers to every answer."""
 
     def __init__(self, app: ASGIApp, *, max_body: int, token: str = "", body_seconds: float = 30.0) -> None:
         self.app = app
@@ -43,11 +43,11 @@ class Protection:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handles one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        # The front end's default back end ends in "/", so that its paths begin with "//".
+        # The front end's default back-end URL ends in "/", so its paths begin with "//".
         scope = {**scope, "path": "/" + str(scope["path"]).lstrip("/")}
         headers = Headers(scope=scope)
 
@@ -83,7 +83,7 @@ class Protection:
         return known and scheme.lower() == "bearer"
 
     def hold(self, more: int, size: int) -> None:
-        """Counts `more` bytes of a body that is `size` bytes large by now. Raises `RefusedError`."""
+        """Counts `more` bytes of a body whose size is now `size` bytes. Raises `RefusedError`."""
         self._held += more
         if size > self.max_body:
             raise too_large(self.max_body)
@@ -92,7 +92,7 @@ class Protection:
 
 
 class _Body:
-    """A request's body as it comes, ended by a refusal where it is too large, too slow, or one too many."""
+    """A request's body while it arrives. A body that is too large, too slow, or one too many is refused."""
 
     def __init__(self, protection: Protection, receive: Receive) -> None:
         self.size = 0
@@ -102,7 +102,7 @@ class _Body:
         self._whole = False
 
     async def receive(self) -> Message:
-        """The next part. Behind the last one it waits for the client to go away, however long that takes."""
+        """The next part. After the last part it waits until the client goes away, however long that takes."""
         if self._whole:
             return await self._receive()
         with anyio.move_on_after(self._deadline - time.monotonic()):
@@ -116,12 +116,12 @@ class _Body:
 
 
 def too_large(limit: int) -> RefusedError:
-    """The refusal of a body."""
+    """The refusal of a body that is too large."""
     return RefusedError(413, f"the body is larger than {limit:,} bytes")
 
 
 def refused(error: RefusedError) -> JSONResponse:
-    """The answer to a refused request: JSON with one line, and Retry-After where waiting helps."""
+    """The answer to a refused request: JSON with one line, and Retry-After if waiting helps."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 408:
         headers["Connection"] = "close"

@@ -1,4 +1,4 @@
-"""Runs searches side by side up to a limit, in threads; more wait in a bounded queue. It knows no ClickHouse."""
+"""Runs a limited number of searches in threads at a time; more wait in a bounded queue. It knows no ClickHouse."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from laion_assets.service.metrics import Metrics
 
 Result = TypeVar("Result")
 Gone = Callable[[], Awaitable[bool]]
-"""Whether the client of a request went away."""
+"""Tells whether the client of a request went away."""
 
 LOOK_SECONDS = 0.25
-"""How often a request that waits looks whether its client is still there."""
+"""Interval at which a waiting request checks whether its client is still there."""
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection; nobody reads an answer."""
+    """The client closed its connection, so nobody reads an answer."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class _Turn:
 
 
 class SearchQueue:
-    """At most `running` searches at a time, at most `waiting` behind them, each done `seconds` after it arrived."""
+    """At most `running` searches at a time, and at most `waiting` in the queue; each must end within `seconds`."""
 
     def __init__(self, running: int, waiting: int, seconds: float, metrics: Metrics) -> None:
         self._places = asyncio.Semaphore(running)
@@ -44,9 +44,9 @@ class SearchQueue:
     async def run(self, search: Callable[[], Result], cancel: Callable[[], None], gone: Gone) -> Result:
         """The result of `search`, which runs in a thread.
 
-        When the time is over or the client goes away, a search that still waits is dropped. For one that runs `cancel`
-        is called: it ends the statement in ClickHouse, so that the thread comes back. Raises `RefusedError` 503 when
-        the queue is full and 504 when the time is over, `ClientGoneError`, and whatever `search` raises.
+        When the time is over or the client goes away, a search that still waits is dropped. For a running search
+        `cancel` is called: it ends the statement in ClickHouse, so that the thread is free again. Raises `RefusedError`
+        503 when the queue is full and 504 when the time is over, `ClientGoneError`, and all errors of `search`.
         """
         if self._places.locked() and self._waiting >= self._most_waiting:
             raise RefusedError(503, "too many searches are waiting; try again in a moment", retry_after=1)
@@ -94,6 +94,6 @@ class SearchQueue:
 
 
 def _nobody_reads(task: asyncio.Task[Any]) -> None:
-    """Takes the exception of an abandoned search, which asyncio would log as never retrieved."""
+    """Reads the exception of an abandoned search; otherwise asyncio would log it as never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -19,13 +19,13 @@ from laion_assets.service.errors import bad_request
 from laion_assets.table.vectors import By
 
 MAX_RESULTS = 10_000
-"""clip-retrieval's front end asks for up to 10,000 ids."""
+"""Most ids in a request: clip-retrieval's front end asks for up to 10,000."""
 
 MAX_TEXT = 10_000
-"""Characters of a text. CLIP reads its first 77 tokens, so that more says nothing."""
+"""Most characters of a text. CLIP reads its first 77 tokens, so more characters change nothing."""
 
 MAX_WHERE = 10_000
-"""Characters of a condition."""
+"""Most characters of a condition."""
 
 NOT_HERE = {
     "use_safety_model": "no safety model is here; ask for rows by NSFW instead",
@@ -33,17 +33,17 @@ NOT_HERE = {
     "use_mclip": "no multilingual model is here; the text was encoded by the dataset's own model",
     "aesthetic_score": "no aesthetic scores are here",
 }
-"""Options of clip-retrieval that need model weights which this project does not have, and what is said of them."""
+"""Options of clip-retrieval that need model weights which this project does not have, and the note about each."""
 
 
 @dataclass(frozen=True, eq=False)
 class KnnRequest:
     """A request of /knn-service, checked.
 
-    Exactly one of `text`, `picture` (bytes of a file), `picture_url`, `vector` (float32, of any dimension yet) and
-    `like` is given; where a client sends more, the first of them in this order counts, as in clip-retrieval. `like`
-    and `where` are options of ours: the id of a row whose vector is searched, and a SQL condition. `ignored` says what
-    was asked for and is not here.
+    Exactly one of `text`, `picture` (bytes of a file), `picture_url`, `vector` (float32, its dimension is not checked
+    yet) and `like` is set. If a client sends several, the first of them in this order is used, as in clip-retrieval.
+    `like` and `where` are options of ours: the id of a row whose vector is searched, and a SQL condition. `ignored`
+    names options that were asked for but are not supported.
     """
 
     index: str | None
@@ -71,7 +71,7 @@ class MetadataRequest:
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body, whatever its Content-Type. Raises `RefusedError`."""
+    """The JSON object of a body, with any Content-Type. Raises `RefusedError`."""
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (UnicodeDecodeError, ValueError, RecursionError):
@@ -82,7 +82,7 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 def knn_request(body: bytes) -> KnnRequest:
-    """The request of a body. Raises `RefusedError` with the field that cannot be, what it is, and what was expected."""
+    """The request of a body. Raises `RefusedError` with the invalid field, its value, and what was expected."""
     given = read_json(body)
     modality: Any = given.get("modality")
     if modality not in ("image", "text"):
@@ -123,7 +123,7 @@ def row_id(value: object) -> int:
 
 
 def _query(given: dict[str, Any]) -> dict[str, Any]:
-    """The one field of the query that counts. An empty text or picture is an absent one."""
+    """The one field of the query that is used. An empty text or picture counts as missing."""
     if text := _string(given, "text", MAX_TEXT):
         return {"text": text}
     if image := _string(given, "image", None):
@@ -148,10 +148,10 @@ def _decoded(image: str) -> bytes:
 
 
 def _vector(value: object) -> npt.NDArray[np.float32]:
-    """The numbers of an embedding, float32. Its dimension is checked where the dataset is known."""
+    """The numbers of an embedding, float32. Their dimension is checked later, with the dataset."""
     if not isinstance(value, list) or not value or len(value) > 65_536:
         raise bad_request(f"embedding_input is {_shown(value)}; a list of numbers was expected")
-    # A list of one list of numbers is what some clients make of a row of a matrix.
+    # Some clients send a row of a matrix as a list that contains one list of numbers.
     numbers = value[0] if len(value) == 1 and isinstance(value[0], list) else value
     if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
         raise bad_request("embedding_input holds something other than numbers")
@@ -203,7 +203,7 @@ def _by(modality: Literal["image", "text"]) -> By:
 
 
 def _no_constant(name: str) -> float:
-    """NaN and Infinity are Python's, not JSON's; a query with one of them is refused where the number is used."""
+    """NaN and Infinity are valid in Python but not in JSON. The NaN that is returned is refused where it is used."""
     return math.nan if name == "NaN" else math.inf
 
 
@@ -213,6 +213,6 @@ def _kind(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value in a message: short, and as JSON writes it."""
+    """A value in a message: short, and in JSON."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}…"

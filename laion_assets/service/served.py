@@ -1,4 +1,4 @@
-"""One index of the service: a Searcher that gives the embedded engine back when idle, and its failures as refusals."""
+"""One index of the service: a Searcher that releases the embedded engine when idle, and its failures as refusals."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from laion_assets.table.schema import PAGE_COLUMNS, partitions
 from laion_assets.table.vectors import By, vectors_of
 
 HELD_SECONDS = 1.0
-"""How long a request waits for an embedded engine that another process holds, before it is told to come again."""
+"""Seconds that a request waits for an embedded engine that another process holds, before it is refused for now."""
 
 RETRY_SECONDS = 5
-"""What a client is told to wait while a load holds the engine, or a server does not answer."""
+"""Retry-After in seconds while a load holds the engine, or a server does not answer."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found, nearest first, by which method, and what whoever asked should know."""
+    """What a search found, nearest first, the method that found it, and notes for the client."""
 
     neighbours: list[Neighbour]
     method: str
@@ -60,18 +60,18 @@ class ServedIndex:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Reads the graphs and the text model into memory, in a thread; a table that is not there yet may come."""
+        """Reads the graphs and the text model into memory, in a thread. The table need not exist yet."""
         threading.Thread(target=self._warm, name=f"warm {self.name}", daemon=True).start()
         if self.embedded:
             threading.Thread(target=self._give_back_when_idle, name=f"idle {self.name}", daemon=True).start()
 
     def close(self) -> None:
-        """Closes the connection and lets the model go."""
+        """Closes the connection and drops the model."""
         self._closed.set()
         self.searcher.close()
 
     def query(self, asked: KnnRequest, picture: bytes | None) -> Query:
-        """What is searched for. Raises `RefusedError` for a picture that cannot be decoded."""
+        """The query of a request. Raises `RefusedError` for a picture that cannot be decoded."""
         if asked.text is not None:
             return Query(text=asked.text)
         if picture is not None:
@@ -82,7 +82,7 @@ class ServedIndex:
         return Query(vector=asked.vector) if asked.vector is not None else Query(like=asked.like)
 
     def search(self, query: Query, asked: KnnRequest, statement: str) -> Found:
-        """The nearest rows. The statement has `statement` as its `log_comment`, by which `cancel` finds it."""
+        """The nearest rows. `statement` becomes the statement's `log_comment`, by which `cancel` finds it."""
         request = SearchRequest(
             by=asked.by,
             limit=asked.num_result_ids,
@@ -98,7 +98,7 @@ class ServedIndex:
         return Found(answer.result.neighbours, answer.result.way, notes)
 
     def cancel(self, statement: str) -> None:
-        """Ends a search by its statement's `log_comment`. What fails here is logged: nobody waits for it."""
+        """Ends a search by its statement's `log_comment`. A failure is only logged, since nobody waits for it."""
         try:
             with self._using():
                 end_search(self.settings, statement)
@@ -106,7 +106,7 @@ class ServedIndex:
             log.warning("a search could not be ended: %s", error)
 
     def metadata(self, ids: Sequence[int], statement: str) -> dict[int, dict[str, Any]]:
-        """The rows of these ids by id, without vectors; `statement` as in `search`."""
+        """The rows with these ids, by id, without vectors; `statement` as in `search`."""
         with self._using(), self.searcher.connection() as db:
             return rows_of(db, ids, log_comment=statement)
 
@@ -117,7 +117,7 @@ class ServedIndex:
         return dict(zip(block.ids.tolist(), block.vectors, strict=True))
 
     def description(self) -> dict[str, Any]:
-        """What the page must know of the index."""
+        """What the page needs to know about the index."""
         dataset = self.settings.dataset
         columns = [*PAGE_COLUMNS, "shard", *self.settings.extra_column_types]
         return {"name": self.name, "dataset": dataset.name, "hasText": dataset.has_text, "columns": columns}
@@ -125,7 +125,7 @@ class ServedIndex:
     def health(self) -> dict[str, Any]:
         """Whether the table can be searched, its rows and partitions, and the index and age of its recall report.
 
-        An embedded engine that was given back is not opened for this: a load may be about to take it.
+        An embedded engine that was released is not opened for this, since a load may need it now.
         """
         state: dict[str, Any] = {"table": "given back", "recall": self._recall()}
         if self.embedded and not self._open:
@@ -172,9 +172,9 @@ class ServedIndex:
 
 
 def refusal_of(error: Exception) -> RefusedError | None:
-    """How a typed error is told to a stranger; None for a failure that was not foreseen.
+    """The refusal for a typed error; None for an unexpected failure.
 
-    What a request said wrong is told as it is. What is wrong with the service is told without paths and addresses.
+    An error in the request is shown unchanged. An error of the service is shown without paths and addresses.
     """
     if isinstance(error, SearchError):
         return RefusedError(400, str(error))
