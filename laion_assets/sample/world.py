@@ -76,8 +76,8 @@ MEANINGS = 3_000
 """Different combinations of words, the clusters of the vectors. Sizes fall as a power of the rank (Pareto)."""
 
 CENTRE_SHARE, CENTRE_PULL = 0.55, 0.19
-"""Fraction of a vector's squared length that is its cloud's centre: two images have cosine 0.55. How far the centres are
-moved towards each other: an image and the text of another row have cosine 0.18; without this, 0."""
+"""Fraction of a vector's squared length that is its cloud's centre: two images have cosine 0.55. How far the centres
+are moved towards each other: an image and the text of another row have cosine 0.18; without this, 0."""
 
 WORD_SHARE = 0.75
 """Of what the two vectors of a pair have in common, the fraction of squared length that its words explain."""
