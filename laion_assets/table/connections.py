@@ -44,7 +44,7 @@ class Connections:
             broken = True
             raise
         finally:
-            self._bring(connection, broken)
+            self._bring(connection, broken or connection.db.closed.is_set())
 
     def give_back(self) -> None:
         """Closes every connection, once the searches that are under way have ended."""

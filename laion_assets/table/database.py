@@ -6,6 +6,7 @@ Opening it is `connect`'s business. It states no DDL.
 from __future__ import annotations
 
 import contextlib
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ class Database:
 
     `embedded` is chDB: it can read our files, and is not for use by two threads at once. A server is, since there is no
     session; there a statement may take `seconds`. `kept` is what was found out over this connection, for later calls.
+    `closed` is set when the client was closed because its next answer could not be trusted: no statement runs any more.
     """
 
     client: Client
@@ -41,6 +43,7 @@ class Database:
     embedded: bool
     seconds: float = 0.0
     kept: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+    closed: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @property
     def table(self) -> str:
@@ -122,6 +125,7 @@ class Database:
             self.client.raw_query("SELECT 1", fmt="TabSeparated")
         except Exception:
             self.client.close()
+            self.closed.set()
 
     def _kill(self, query_id: str) -> None:
         """Ends a statement on a server, which would continue there: an interrupt came while it was awaited."""

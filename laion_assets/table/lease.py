@@ -27,16 +27,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from laion_assets.errors import LeaseHeldError, LeaseLostError, TableError
+from laion_assets.errors import LaionError, LeaseHeldError, LeaseLostError, TableError
 from laion_assets.machine import is_gone, process_mark
 from laion_assets.table.database import Database
+from laion_assets.table.server import close_server, open_server
 
 LEASE_SECONDS = 60.0
 """How long a holder that says nothing more keeps the lease. One of this host whose process is gone loses it at once."""
 
 RENEW_SECONDS = 15.0
+"""Between two renewals, and the time limit of a statement about claims: a lease outlasts one statement that fails."""
+
 LOOK_AGAIN_SECONDS = 0.25
 
 RELEASED = 2**32 - 1
@@ -121,7 +124,7 @@ def live_claims(db: Database, subject: str | None = None) -> list[Claim]:
     Not live are claims of processes of this host that are gone, and those of this process that it has given up, but
     could not release for want of a connection.
     """
-    rows = db.rows(
+    rows = _hurried(db).rows(
         f"SELECT number, token, mark, concat(any(holder), ' since ', toString(min(written)), ' UTC') "
         f"FROM {_leases(db)} WHERE subject = {{subject:String}} OR empty({{subject:String}}) "
         "GROUP BY subject, number, token, mark HAVING argMax(until, renewal) > now64(3) ORDER BY number, token",
@@ -170,7 +173,8 @@ def _lease_on_server(db: Database, subject: str, wait_seconds: float, say: Say |
             yield held
         finally:
             ended.set()
-            renewing.join()
+            # A renewal may wait for a server that does not answer. One that arrives after the release changes nothing.
+            renewing.join(CLAIMING_SECONDS)
 
 
 @contextlib.contextmanager
@@ -200,15 +204,16 @@ def _claim(db: Database, subject: str) -> Iterator[Lease]:
     names = {"subject": subject, "token": secrets.token_hex(4), "mark": process_mark()}
     names["holder"] = f"process {os.getpid()} on {socket.gethostname()}"
     _claimed_here.add(names["token"])
+    quick = _hurried(db)
     try:
-        db.command(
+        quick.command(
             f"INSERT INTO {_leases(db)} (subject, number, token, mark, holder, renewal, until) "
             "SELECT {subject:String}, max(number) + 1, {token:String}, {mark:String}, {holder:String}, 0, "
             f"now64(3) + toIntervalSecond({LEASE_SECONDS:.0f}) FROM {_leases(db)} WHERE subject = {{subject:String}}",
             parameters=names,
             settings=INSERT_SETTINGS | READ_SETTINGS,
         )
-        (number,) = db.one(
+        (number,) = quick.one(
             f"SELECT any(number) FROM {_leases(db)} WHERE token = {{token:String}}",
             parameters=names,
             settings=READ_SETTINGS,
@@ -218,14 +223,39 @@ def _claim(db: Database, subject: str) -> Iterator[Lease]:
         _claimed_here.discard(names["token"])
         # Where the server is gone the claim lapses by itself.
         with contextlib.suppress(TableError):
-            _write(db, names["token"], str(RELEASED), "now64(3)")
+            _write(quick, names["token"], str(RELEASED), "now64(3)")
 
 
 def _renew_until(held: Lease, ended: threading.Event) -> None:
-    """Renews a claim while it is live; one that has lapsed stays so, since another may have been made."""
-    while not ended.wait(RENEW_SECONDS):
-        with contextlib.suppress(TableError):
-            _write(held.db, held.token, "renewal + 1", f"now64(3) + toIntervalSecond({LEASE_SECONDS:.0f})")
+    """Renews a claim while it is live; one that has lapsed stays so, since another may have been made.
+
+    A client has one time limit, which each statement of the holder sets to that of a load: renewals have a client of
+    their own, which is opened for the first of them. After a failure the next follows at once.
+    """
+    wait, own = RENEW_SECONDS, None
+    with contextlib.ExitStack() as closing:
+        while not ended.wait(wait):
+            wait = LOOK_AGAIN_SECONDS
+            with contextlib.suppress(LaionError):
+                own = own or _own_connection(closing, held.db)
+                _write(own, held.token, "renewal + 1", f"now64(3) + toIntervalSecond({LEASE_SECONDS:.0f})")
+                wait = RENEW_SECONDS
+
+
+def _own_connection(closing: contextlib.ExitStack, db: Database) -> Database:
+    """Another connection to the same server, for short statements, until `closing` ends."""
+    hurried = _hurried(db)
+    client = open_server(hurried.settings)
+    closing.callback(close_server, client)
+    client.database = db.database
+    client.set_client_setting("log_comment", db.client.get_client_setting("log_comment") or "")
+    return replace(hurried, client=client, kept={})
+
+
+def _hurried(db: Database) -> Database:
+    """The same connection, for statements that a load must not wait for as long as for its own."""
+    settings = db.settings.model_copy(update={"clickhouse_search_seconds": RENEW_SECONDS})
+    return replace(db, settings=settings, seconds=RENEW_SECONDS)
 
 
 def _write(db: Database, token: str, renewal: str, until: str) -> None:

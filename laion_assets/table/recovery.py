@@ -7,6 +7,8 @@ interrupted load is then still there, with the part that was checked: this tells
 
 from __future__ import annotations
 
+import re
+
 from laion_assets.table.database import Database
 from laion_assets.table.lease import live_tokens
 from laion_assets.table.parts import parts_by_partition
@@ -23,8 +25,9 @@ def finish_interrupted_swaps(db: Database) -> list[str]:
     """
     staged = db.rows(
         "SELECT name, extract(name, {leased:String}) FROM system.tables "
-        "WHERE database = {database:String} AND startsWith(name, {table:String}) AND match(name, {leased:String})",
-        parameters={"database": db.database, "table": db.settings.table, "leased": LEASED},
+        "WHERE database = {database:String} AND match(name, {ours:String})",
+        # Anchored: the staging tables of another LAION_TABLE, laion_b beside laion, begin with our name, too.
+        parameters={"database": db.database, "ours": f"^{re.escape(db.settings.table)}{LEASED}", "leased": LEASED},
     )
     live = live_tokens(db) if staged else set()
     dropped = []

@@ -126,6 +126,21 @@ def test_the_embedded_engine_is_given_back_when_asked_and_opened_again(settings:
         pass
 
 
+def test_a_connection_that_had_to_be_closed_is_not_lent_again(settings: Settings) -> None:
+    """A statement fails, and so does the one that reads the rest of its answer: the client is closed then."""
+    with Searcher(settings) as searcher:
+        first = searcher.search(like=7)
+        with pytest.raises(TableError), searcher.connection() as db:
+            db.client.close()
+            db.one("SELECT 1")
+        assert searcher.search(like=7).equals(first)
+        with searcher.connection() as db:
+            db.client.close()
+            with pytest.raises(TableError):
+                db.one("SELECT 1")
+        assert searcher.search(like=7).equals(first)
+
+
 def test_the_engine_is_given_back_after_the_searches_under_way(settings: Settings) -> None:
     vectors = np.random.default_rng(2).standard_normal((40, 512))
     with Searcher(settings) as searcher, ThreadPoolExecutor(4) as pool:

@@ -16,6 +16,7 @@ import pytest
 from laion_assets.errors import LeaseHeldError, LeaseLostError
 from laion_assets.settings import Settings
 from laion_assets.table import lease as lease_module
+from laion_assets.table import server as server_module
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
 from laion_assets.table.lease import LEASE_SECONDS, lease, live_claims, live_tokens
@@ -168,6 +169,25 @@ def test_a_holder_that_lives_renews_its_lease(server: Database, monkeypatch: pyt
         time.sleep(3.5)
         held.require()
         assert [claim.token for claim in live_claims(server)] == [held.token]
+
+
+def test_leaving_a_lease_waits_for_no_server_that_does_not_answer(
+    server: Database, clickhouse_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time limit of the load is an hour: neither a renewal nor the release may take that long."""
+    monkeypatch.setattr(lease_module, "RENEW_SECONDS", 0.3)
+    monkeypatch.setattr(lease_module, "CLAIMING_SECONDS", 0.5)
+    monkeypatch.setattr(server_module, "ANSWER_SECONDS", 1.0)
+    with lease(server.for_long_statements(), "partition 3") as held:
+        clickhouse_server.fails("slow", r"renewal \+ 1", 30)
+        clickhouse_server.fails("slow", str(lease_module.RELEASED), 30)
+        time.sleep(0.8)
+        assert server.for_long_statements().one("SELECT 1 WHERE NOT sleep(3)") == (1,)
+        held.require()
+        left = time.monotonic()
+    assert time.monotonic() - left < 10
+    with lease(server, "partition 3", wait_seconds=0):
+        pass
 
 
 def test_a_renewal_that_comes_after_the_lease_was_taken_does_not_win(server: Database) -> None:

@@ -82,6 +82,13 @@ def test_a_swap_whose_load_goes_on_is_left_to_it(interrupted: tuple[Database, Me
     assert rows_and_parts(db)[1] == 2
 
 
+def test_staging_tables_of_a_table_with_a_longer_name_are_not_ours(interrupted: tuple[Database, MergedShard]) -> None:
+    db, _ = interrupted
+    db.command(f"RENAME TABLE {db.name_of(STAGING)} TO {db.name_of(STAGING.replace('laion', 'laion_b'))}")
+    assert finish_interrupted_swaps(db) == []
+    assert rows_and_parts(db)[1] == 2
+
+
 def test_a_staged_part_that_is_not_in_the_table_changes_nothing(
     settings: Settings, merged_from: Callable[[Shard, int], MergedShard], sample_shards: list[Shard]
 ) -> None:
