@@ -1,1 +1,1 @@
-"""One shard's files: npy and metadata readers, what is wrong with them, the merge, the store. No database here."""
+"""One shard's files: npy and metadata readers, checks, the merge, the store. No database here."""

@@ -12,27 +12,29 @@ import pyarrow as pa
 from laion_assets.shard.vector_rows import Float32Rows
 
 MIN_ROWS_TO_JUDGE = 200
-"""Below this many rows the margins of a sound shard and of chance overlap."""
+"""With fewer rows than this, the margin of a sound shard may be as small as that of shuffled rows."""
 
 MIN_STRANGERS_TO_JUDGE = 50
-"""Below this many comparisons with another row only similarity is judged: a shard may have one caption for all rows."""
+"""With fewer comparisons than this, only similarity is judged: a shard may have one caption for all rows."""
 
 MIN_MARGIN_ERRORS = 6.0
-"""Standard errors by which pairs must beat strangers. Where texts were shuffled the margin is 0 ± 1 of them."""
+"""Number of standard errors by which pairs must exceed strangers. With shuffled texts the margin is 0 ± 1 of them."""
 
 MIN_MARGIN_DEVIATIONS = 0.1
-"""And its standard deviations, since in a million rows any margin has small errors: CLIP's genuine pairs have 2 to 3,
-texts that slipped by one row in a crawl, where one neighbour in fifty has the same caption, 0.04."""
+"""Number of standard deviations by which pairs must exceed strangers, too: in a million rows any margin has small
+errors. CLIP's real pairs have 2 to 3. Texts that slipped by one row in a crawl, where one neighbour in fifty has the
+same caption, have 0.04."""
 
 COPY_MARGIN = 0.01
-"""Pairs that are all so near to cosine 1 are copies: genuine pairs have a mean of about 0.3."""
+"""Pairs that are all so near to cosine 1 are copies: real pairs have a mean of about 0.3."""
 
 MIN_CORRELATION = 0.2
-"""Between similarity and dot(image, text), where similarity is there: chance gives 0 ± 1/√rows, LAION about 0.9."""
+"""Least correlation of similarity and dot(image, text), if there is a similarity: chance gives 0 ± 1/√rows, LAION
+0.9."""
 
 SAMPLED_ROWS = 1_024
-"""Rows of each block that are compared with strangers: 4.7 ms of CPU time a block of 8,192 rows and 512 dimensions,
-0.6 s a million rows."""
+"""Rows of each block that are compared with strangers: 4.7 ms of CPU time a block of 8,192 rows and 512 dimensions, 0.6
+s a million rows."""
 
 ADVICE = (
     "use the three files of one release in one order; where captions are not meant to describe their images, write "
@@ -44,10 +46,10 @@ ADVICE = (
 class Strangers:
     """Pairs of rows whose texts were exchanged for a comparison.
 
-    For rows k and s with other captions the mean of dot(image_k, text_k) and dot(image_s, text_s) is compared with the
-    mean of dot(image_k, text_s) and dot(image_s, text_k): `margin` is the mean difference, `deviation` its standard
-    deviation, `mean` the mean of the exchanged ones. If the texts were shuffled, both would be the same by
-    symmetry, whatever images and texts there are.
+    Rows k and s have different captions. The mean of dot(image_k, text_k) and dot(image_s, text_s) is compared with the
+    mean of dot(image_k, text_s) and dot(image_s, text_k). `margin` is the mean difference, `deviation` its standard
+    deviation, `mean` the mean of the exchanged pairs. If the texts were shuffled, both means would be the same by
+    symmetry, whatever the images and texts are.
     """
 
     compared: int = 0
@@ -58,7 +60,7 @@ class Strangers:
 
 @dataclass
 class Alignment:
-    """Sums over a shard's rows; they are in a merged file's footer."""
+    """Sums over a shard's rows. They are kept in a merged file's footer."""
 
     rows: int = 0
     pairs_sum: float = 0.0
@@ -81,12 +83,12 @@ class Alignment:
 
     @property
     def strangers_mean(self) -> float:
-        """Mean dot product of an image and the text of a row with another caption; NaN where none was found."""
+        """Mean dot product of an image and the text of a row with another caption; NaN if no such row was found."""
         return self.strangers_sum / self.strangers if self.strangers else math.nan
 
     @property
     def correlation(self) -> float | None:
-        """Pearson's r of similarity and dot product; None where similarity is missing or always the same."""
+        """Pearson's r of similarity and dot product; None if similarity is missing or always the same."""
         n = self.scored
         scores = self.score_squares - self.score_sum**2 / n if n else 0.0
         dots = self.scored_pairs_squares - self.scored_pairs_sum**2 / n if n else 0.0
@@ -95,13 +97,13 @@ class Alignment:
         return (self.product_sum - self.score_sum * self.scored_pairs_sum / n) / math.sqrt(scores * dots)
 
     def fault(self) -> str | None:
-        """What speaks against the rows being aligned, in one line; None when nothing does or there are too few rows."""
+        """Why the rows do not seem aligned, in one line; None if they seem aligned, or there are too few rows."""
         return alignment_fault(
             self.rows, self.pairs_mean, self._deviation_of_pairs(), self._compared(), self.correlation
         )
 
     def not_judged(self) -> str | None:
-        """Why the cosines of strangers tell nothing of this shard, in one line; None where they do."""
+        """Why the cosines with strangers say nothing about this shard, in one line; None if they say something."""
         if self.rows < MIN_ROWS_TO_JUDGE:
             return f"{self.rows:,} rows with two vectors are too few to judge, {MIN_ROWS_TO_JUDGE} are needed"
         if self.strangers < MIN_STRANGERS_TO_JUDGE:
@@ -143,8 +145,8 @@ class _Rows:
 class AlignmentCounter:
     """Counts a shard's blocks, in order, into `alignment`. It keeps `SAMPLED_ROWS` rows, 4 MB of 512 dimensions.
 
-    Strangers are rows of another caption. A row that has met only its own caption waits for later blocks, so that a
-    shard sorted by class, whose neighbours all have one caption, is compared across its classes.
+    Strangers are rows with another caption. A row that has met only its own caption waits for later blocks. So a shard
+    sorted by class, in which neighbours have the same caption, is compared across its classes.
     """
 
     alignment: Alignment = field(default_factory=Alignment)
@@ -154,7 +156,7 @@ class AlignmentCounter:
     def add(
         self, images: Float32Rows, texts: Float32Rows, captions: pa.Array, similarity: npt.NDArray[np.float32]
     ) -> None:
-        """Counts a block of sound rows in: images and texts (n, d), captions (n texts), similarity (n,)."""
+        """Adds a block of sound rows: images and texts (n, d), captions (n texts), similarity (n,)."""
         if not len(images):
             return
         pairs = _dots(images, texts)
@@ -162,7 +164,7 @@ class AlignmentCounter:
         counted.rows += len(pairs)
         counted.pairs_sum += float(pairs.sum())
         counted.pairs_squares += float(pairs @ pairs)
-        # The crawl holds scores such as 6016 where its columns were shifted: only cosines are counted.
+        # The crawl has scores such as 6016 where its columns were shifted. Only cosines are counted.
         scored = np.abs(similarity) <= 1
         scores, dots = similarity[scored].astype(np.float64), pairs[scored]
         counted.scored += len(scores)
@@ -178,7 +180,7 @@ class AlignmentCounter:
         said = captions.take(pa.array(chosen)).cast(pa.binary()).to_pylist()
         sampled = _Rows(images[chosen], texts[chosen], np.array(said, dtype=object))
         rows = sampled if self._waiting is None else self._waiting.joined(sampled)
-        # What was chosen is in an order by chance already, and is copied as little as can be.
+        # The chosen rows are in random order already, so as little as possible is copied.
         count = len(rows.captions)
         order = np.arange(count) if self._waiting is None else self._random.permutation(count)
         half = count // 2
@@ -213,9 +215,10 @@ def _deviation(count: int, total: float, squares: float) -> float:
 def alignment_fault(
     rows: int, pairs_mean: float, pairs_deviation: float, strangers: Strangers, correlation: float | None
 ) -> str | None:
-    """What speaks against rows being aligned, and what to do, from figures alone: those of SQL are judged by this, too.
+    """Why rows do not seem aligned, and what to do, from figures alone. Figures that SQL computed are judged by it,
+    too.
 
-    `pairs_mean` and `pairs_deviation` are of dot(image_k, text_k).
+    `pairs_mean` and `pairs_deviation` are those of dot(image_k, text_k).
     """
     if rows < MIN_ROWS_TO_JUDGE:
         return None

@@ -1,4 +1,4 @@
-"""The metadata of a shard, wherever its rows come from: a file in the vectors' order, one joined by a key, or none."""
+"""The metadata of a shard, of any origin: a file in the vectors' order, one joined by a key, or none."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from laion_assets.shard.vector_rows import RowFaults
 
 
 class Metadata(Protocol):
-    """The metadata of a shard: `columns` maps each wanted column to its name in the file, None where there is none.
+    """The metadata of a shard: `columns` maps each wanted column to its name in the file, or to None if there is none.
 
-    `unmatched` counts the metadata's rows that no vector has.
+    `unmatched` counts rows of the metadata without a vector.
     """
 
     rows: int
@@ -32,11 +32,11 @@ class Metadata(Protocol):
         """Blocks of `block_rows` rows: see `MetadataReader`."""
 
     def faults(self, first: int, rows: int) -> RowFaults | None:
-        """Why each of so many rows from `first` on is refused, "" for those that are not; None where none is."""
+        """Why each of `rows` rows from `first` on is refused, "" for a row that is not; None if no row is."""
 
 
 def open_metadata(files: ShardFiles, extra_columns: dict[str, ColumnType], *, rows: int) -> Metadata:
-    """The metadata of a shard; for vectors alone the defaults, for so many rows. Raises `ShardFileError`."""
+    """The metadata of a shard; for vectors alone, `rows` rows of defaults. Raises `ShardFileError`."""
     if not files.dataset.has_metadata:
         return DefaultsAlone(files.dataset, extra_columns, rows, subject=files.subject("image"))
     if files.dataset.join is not None:
@@ -73,4 +73,4 @@ class DefaultsAlone:
             yield {column: pa.repeat(filler, rows) for column, filler in self._fillers.items()}
 
     def faults(self, first: int, rows: int) -> None:
-        """None: see `Metadata`."""
+        """None: no row is refused; see `Metadata`."""

@@ -1,4 +1,4 @@
-"""A metadata column of any Arrow type as one of the table's types, by rules that docs/datasets.md states. No file."""
+"""A metadata column of any Arrow type as one of the table's types, by the rules in docs/datasets.md. Reads no file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
 """The Arrow type of each kind of column in a merged file."""
 
 VIEWS = (pa.string_view(), pa.binary_view())
-"""Polars writes them."""
+"""Types of Polars' text and binary columns."""
 
 
 def as_type(column: pa.ChunkedArray, kind: ColumnType, *, subject: str, first_row: int, text_only: bool) -> pa.Array:
-    """One contiguous array of the Arrow type for `kind`, nulls left; bytes of text are not looked into.
+    """One contiguous array of the Arrow type for `kind`, with nulls; the bytes of text are not checked.
 
-    `first_row` is the file's row with which the column begins. With `text_only` numbers are no text. Raises
-    `ShardFileError`, which names the row where a value does not fit.
+    `first_row` is the file's row at which the column begins. With `text_only` numbers are not accepted as text. Raises
+    `ShardFileError`, which names the row with a value that does not fit.
     """
     array = _plain(column.combine_chunks())
     if kind == "String":
@@ -56,7 +56,7 @@ def as_type(column: pa.ChunkedArray, kind: ColumnType, *, subject: str, first_ro
 
 
 def _plain(array: pa.Array) -> pa.Array:
-    """Without extension types, dictionaries and views of lists, which say the same in another form."""
+    """Replaces extension types, dictionaries and views of lists by plain types with the same values."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if of.is_dictionary(array.type):
@@ -67,7 +67,7 @@ def _plain(array: pa.Array) -> pa.Array:
 
 
 def _as_text(array: pa.Array, *, subject: str, text_only: bool) -> pa.Array:
-    """Text as it is; of a list its first element; numbers, booleans, dates and times as Arrow writes them."""
+    """Text unchanged; the first element of a list; numbers, booleans, dates and times as Arrow writes them."""
     if of.is_list(array.type) or of.is_large_list(array.type):
         starts = pc.if_else(pc.greater(pc.list_value_length(array), 0), array.offsets.slice(0, len(array)), None)
         return _as_text(_plain(array.values.take(starts)), subject=subject, text_only=text_only)
@@ -81,7 +81,7 @@ def _as_text(array: pa.Array, *, subject: str, text_only: bool) -> pa.Array:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Every kind of text and bytes that Arrow has."""
+    """Whether a type is any of Arrow's kinds of text and bytes."""
     return (
         kind in VIEWS
         or of.is_string(kind)
@@ -93,8 +93,8 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _whole_numbers(array: pa.Array, kind: ColumnType, subject: str, first_row: int) -> pa.Array:
-    """Floats that pandas made of integers with gaps: NaN is null; what is no integer of the type is refused, since
-    a cast would make -2147483648 of it."""
+    """Integers with gaps, which pandas turned into floats: NaN becomes null. A value that is not an integer of the type
+    is refused; a cast would turn it into -2147483648."""
     array = _nan_as_null(array).cast(pa.float64())
     values = array.to_numpy(zero_copy_only=False)
     bits = INTEGER_BITS[kind]
@@ -117,13 +117,13 @@ def _nan_as_null(array: pa.Array) -> pa.Array:
 
 
 def _empty_as_null(array: pa.Array) -> pa.Array:
-    """Where numbers are written as text, an empty text is none."""
+    """If numbers are written as text, an empty text becomes null."""
     array = _cast(array, pa.string())
     return pc.if_else(pc.equal(pc.binary_length(array), 0), pa.scalar(None, pa.string()), array)
 
 
 def _first_misfit(array: pa.Array, kind: ColumnType, first_row: int) -> str:
-    """Where the first value is that cannot be cast, found by halves; nothing where no value is to blame."""
+    """The place of the first value that cannot be cast, found by bisection; empty if all values can be cast."""
     low, high = 0, len(array)
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""Whole objects of a bucket (S3 and its like): put there, brought to this machine, removed. It knows no shard."""
+"""Whole objects of a bucket (S3 and similar stores): uploads, downloads, removes them. It knows no shard."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 PART_BYTES = 16 << 20
 PARTS_AT_ONCE = 4
-"""An upload of four parts of 16 MiB at once took 128 MB, of 400 MB; S3 allows 10,000 parts: objects of 160 GB."""
+"""An upload of 400 MB with four parts of 16 MiB at once took 128 MB. S3 allows 10,000 parts: objects of 160 GB."""
 
 COPY_KEY = "laion-assets-copy"
-"""Metadata of an object: a name of its own for each upload, by which a file here is known to be the same bytes."""
+"""Metadata key of an object: a new name for each upload. It tells whether a file on this machine has the same bytes."""
 
 NOTE_KEY = "laion-assets-note"
 NOTE_BYTES = 1_500
-"""What else is to go with an object: S3 takes 2 kB of metadata, in ASCII. A longer note is left out."""
+"""Metadata key of the note that goes with an object. S3 takes 2 kB of ASCII metadata; a longer note is left out."""
 
 FOREIGN = ("botocore", "aiobotocore", "aiohttp", "s3fs")
-"""Packages whose errors are no `OSError`."""
+"""Packages whose errors are not `OSError`."""
 
 
 def bucket_path(url: str, *parts: str) -> UPath:
-    """An object below `s3://bucket/prefix`. Raises `StoreError` without the package for it."""
+    """An object below `s3://bucket/prefix`. Raises `StoreError` if the package for the scheme is missing."""
     with bucket_errors(url):
         from upath import UPath
 
-        # Without a cache of listings: what another host has put there is seen at once.
+        # Listings are not cached, so that objects from other hosts are seen at once.
         return UPath(url, use_listings_cache=False).joinpath(*parts)
 
 
 def put(file: Path, target: UPath, *, subject: str, note: str = "") -> str:
-    """Makes the object `target` of a file: in parts, and there as a whole or not at all. The name of this upload.
+    """Uploads a file as the object `target`, in parts; the object appears completely or not at all. Returns its name.
 
-    `note` goes with it, for `note_of`. A killed upload leaves invisible parts; a lifecycle rule of the bucket
-    removes them. Raises `StoreError`.
+    The name identifies this upload. `note` goes with the object, for `note_of`. A killed upload leaves invisible parts;
+    a lifecycle rule of the bucket removes them. Raises `StoreError`.
     """
     copy = uuid.uuid4().hex
     kept = base64.b64encode(note.encode()).decode()
@@ -63,7 +63,7 @@ def get(source: UPath, file: Path, *, subject: str) -> None:
 
 
 def remove(target: UPath, *, subject: str) -> int:
-    """Removes the object if it is there; its bytes. Raises `StoreError`."""
+    """Removes the object if it exists; returns its bytes. Raises `StoreError`."""
     with bucket_errors(subject):
         try:
             size = int(target.fs.info(target.path)["size"])
@@ -74,18 +74,18 @@ def remove(target: UPath, *, subject: str) -> int:
 
 
 def exists(target: UPath, *, subject: str) -> bool:
-    """Whether the object is there. Raises `StoreError` when the store cannot say."""
+    """Whether the object exists. Raises `StoreError` if the store does not answer."""
     with bucket_errors(subject):
         return bool(target.fs.exists(target.path))
 
 
 def upload_of(target: UPath, *, subject: str) -> str | None:
-    """The name of the upload that made the object: "" where another program put it there, None where none is."""
+    """The name of the upload that made the object: "" if another program uploaded it, None if there is no object."""
     return _metadata(target, COPY_KEY, subject)
 
 
 def note_of(target: UPath, *, subject: str) -> str:
-    """The note that was put with the object; "" where there is none."""
+    """The note that was uploaded with the object; "" if there is none."""
     return base64.b64decode(_metadata(target, NOTE_KEY, subject) or "").decode()
 
 
@@ -98,13 +98,13 @@ def _metadata(target: UPath, key: str, subject: str) -> str | None:
 
 
 def note_copy(file: Path, upload: str) -> None:
-    """Notes beside a file that it holds the bytes of this upload."""
+    """Records beside a file that it has the bytes of this upload."""
     facts = file.stat()
     _note_path(file).write_text(json.dumps([upload, facts.st_size, facts.st_mtime_ns]))
 
 
 def copy_of(file: Path) -> str | None:
-    """The upload whose bytes a file holds, by the note beside it; None when the file was changed since, or has none."""
+    """The upload whose bytes a file has, by the record beside it; None if the file was changed since, or has none."""
     try:
         upload, size, changed = json.loads(_note_path(file).read_text())
         facts = file.stat()
@@ -114,7 +114,7 @@ def copy_of(file: Path) -> str | None:
 
 
 def forget_copy(file: Path) -> None:
-    """Removes the note."""
+    """Removes the record."""
     _note_path(file).unlink(missing_ok=True)
 
 
@@ -124,20 +124,20 @@ def _note_path(file: Path) -> Path:
 
 @contextlib.contextmanager
 def opened(source: UPath, *, subject: str) -> Iterator[IO[bytes]]:
-    """The object, to be read in pieces: a Parquet footer takes two requests.
+    """The object, opened to read pieces of it: a Parquet footer takes two requests.
 
     Raises `FileNotFoundError`, and `StoreError` when the store refuses or cannot be reached.
     """
     with bucket_errors(subject, but=FileNotFoundError):
         file = source.open("rb", block_size=1 << 20)
-    # pyarrow says with an OSError that a file is damaged: in here that is not the store's fault.
+    # pyarrow raises an OSError for a damaged file, which is not an error of the store.
     with file, bucket_errors(subject, but=OSError):
         yield file
 
 
 @contextlib.contextmanager
 def bucket_errors(subject: str, but: type[Exception] = LaionError) -> Iterator[None]:
-    """Turns the errors of the store's packages into `StoreError`; those of the kind `but` pass as they are."""
+    """Turns errors of the store's packages into `StoreError`; errors of the kind `but` pass unchanged."""
     try:
         yield
     except (LaionError, but):

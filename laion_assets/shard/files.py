@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, one writer at a time, and folders to work in. They know no shard."""
+"""Files that exist completely or not at all, with one writer at a time, and scratch folders. It knows no shard."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sha256_of(path: Location) -> str:
 
 
 def remove_file(path: Location) -> int:
-    """Removes a file if it is there; the bytes that this frees: none where another name of the file stays."""
+    """Removes a file if it exists; returns the bytes that this frees: 0 if another name (hard link) of it remains."""
     if not isinstance(path, Path):
         return bucket.remove(path, subject=str(path))
     try:
@@ -46,11 +46,11 @@ def remove_file(path: Location) -> int:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, which takes its place, whole and synced, when the block ends well; or which
-    `publish` takes elsewhere then.
+    """Yields a temporary path beside `path`. When the block ends without error, the file is synced and renamed to
+    `path`, or given to `publish`.
 
-    One writer at a time: a second waits for the first (`file_lock`). A temporary that a killed process left is removed,
-    and so is ours when the block fails. Raises `StoreError` when the folder cannot be written, or is full.
+    One writer at a time: a second waits for the first (`file_lock`). A temporary file of a killed process is removed,
+    and so is our own if the block fails. Raises `StoreError` when the folder cannot be written, or is full.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     subject = f"{subject}, {path}"
@@ -68,9 +68,10 @@ def replacing(path: Path, *, subject: str, publish: Callable[[Path], None] | Non
 
 @contextlib.contextmanager
 def placing(path: Path, *, subject: str) -> Iterator[Path]:
-    """As `replacing`, for a folder that is not the store's: nothing but the file is left there, not even a lock's.
+    """As `replacing`, for a folder that is not the store's: it leaves only the file there, and no lock file.
 
-    Of two writers at once the last one's file stays. Raises `StoreError` when the folder cannot be written, or is full.
+    If there are two writers at once, the last one's file stays. Raises `StoreError` when the folder cannot be written,
+    or is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -91,9 +92,9 @@ def placing(path: Path, *, subject: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder(folder: Path, *, subject: str) -> Iterator[Path]:
-    """Gives a new, empty folder, which is removed with all that is in it when the block ends.
+    """Yields a new, empty folder, which is removed with its contents when the block ends.
 
-    One user at a time; what a killed one left there goes when the next one comes. Raises `StoreError`.
+    One user at a time. Files that a killed user left there are removed for the next one. Raises `StoreError`.
     """
     with file_lock(folder.with_name(f"{folder.name}.lock"), subject):
         with store_errors(f"{subject}, {folder}"):
@@ -107,10 +108,10 @@ def scratch_folder(folder: Path, *, subject: str) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Removes the temporaries that killed processes left here, also of files that are never written again.
+    """Removes temporary files that killed processes left here, also those of files that are never written again.
 
-    A living writer holds the lock of its file, and keeps its temporary. For the store's own folders only: others may
-    have files of such names. Raises `OSError`.
+    A living writer holds the lock of its file, so its temporary file stays. Only for the store's own folders: other
+    folders may have files with such names. Raises `OSError`.
     """
     for temporary in folder.glob(".*.tmp"):
         lock = temporary.with_name(f"{temporary.name.removesuffix('.tmp')}.lock")
@@ -126,7 +127,7 @@ def _publish(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk, so that a name survives a loss of power. Raises `OSError`."""
+    """Syncs a folder's entries to the disk, so that a new name survives a loss of power. Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

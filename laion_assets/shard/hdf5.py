@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import h5py
 
 UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
-"""What h5py raises for damaged files, unknown filters, and names that lead nowhere."""
+"""Errors that h5py raises for damaged files, unknown filters, and names that lead nowhere."""
 
 MOST_CHUNK_BYTES = 1 << 28
-"""Packed chunks are inflated whole, those of some rows together: larger ones are refused, so that memory is bounded."""
+"""Compressed chunks are decompressed whole, together for a range of rows. Larger ones are refused, to limit memory."""
 
 MOST_NAMES = 20
 
 
 def find_dataset(file: h5py.File, array: str | None, subject: str) -> h5py.Dataset:
-    """A dataset by its path in the file, or the only one. Raises `ShardFileError` with the paths that there are.
+    """A dataset by its path in the file, or the only one. Raises `ShardFileError` with the existing paths.
 
-    What a link brings from another file is not followed: only what was fetched is read.
+    Links to other files are not followed: only the file that was fetched is read.
     """
     import h5py
 
@@ -51,7 +51,7 @@ def find_dataset(file: h5py.File, array: str | None, subject: str) -> h5py.Datas
 def read_hdf5_header(path: Path, array: str | None, *, subject: str, dimension: int, advice: str) -> VectorHeader:
     """The shape of a dataset of shape (rows, `dimension`) of floats.
 
-    Raises `ShardFileError` unless the file is whole, the dataset is there, and its dtype and shape hold.
+    Raises `ShardFileError` unless the file is complete, the dataset exists, and its dtype and shape are right.
     """
     with ExitStack() as stack:
         return _header(open_dataset(path, array, subject, stack), subject, dimension, advice)
@@ -60,7 +60,7 @@ def read_hdf5_header(path: Path, array: str | None, *, subject: str, dimension: 
 def open_dataset(
     path: Path, array: str | None, subject: str, stack: ExitStack, *, cache_bytes: int = 0
 ) -> h5py.Dataset:
-    """A dataset of a file that `stack` closes; packed chunks stay in `cache_bytes`. Raises `ShardFileError`."""
+    """A dataset of a file that `stack` closes; `cache_bytes` of chunks stay in memory. Raises `ShardFileError`."""
     try:
         import h5py
     except ImportError as error:
@@ -68,7 +68,7 @@ def open_dataset(
             subject, found="no package h5py", expected="it for HDF5 files", advice="install laion_assets[hdf5]"
         ) from error
     try:
-        # A lock would refuse folders that may only be read, and links into them.
+        # With a lock, read-only folders, and links into them, could not be opened.
         file = stack.enter_context(h5py.File(path, "r", locking=False, rdcc_nbytes=cache_bytes))
         return find_dataset(file, array, subject)
     except UNREADABLE as error:
@@ -93,7 +93,7 @@ def _header(dataset: h5py.Dataset, subject: str, dimension: int, advice: str) ->
 
 
 def _band_bytes(chunks: tuple[int, ...] | None, dimension: int, width: int) -> int:
-    """Bytes of the chunks that hold a row, inflated; 0 where values lie one after the other."""
+    """Bytes of the decompressed chunks that hold a row; 0 if the values are stored without chunks."""
     return chunks[0] * -(-dimension // chunks[1]) * chunks[1] * width if chunks else 0
 
 
@@ -106,7 +106,7 @@ class Hdf5Reader:
         self._raw = np.empty((block_rows, header.dimension), dtype=header.dtype)
         with ExitStack() as looking:
             chunks = open_dataset(path, array, subject, looking).chunks
-        # A chunk stays inflated until its last row is read.
+        # A chunk stays decompressed until its last row is read.
         cache = _band_bytes(chunks, header.dimension, header.dtype.itemsize)
         with ExitStack() as files:
             self._dataset: Any = open_dataset(path, array, subject, files, cache_bytes=cache)
@@ -120,7 +120,7 @@ class Hdf5Reader:
         self._files.close()
 
     def read_into(self, out: Float32Rows) -> None:
-        """Fills `out`, float32 (n, dimension), with the next n rows. Values beyond float32 become infinite.
+        """Fills `out`, float32 (n, dimension), with the next n rows. Values too large for float32 become infinite.
 
         Raises `ShardFileError` when the file is damaged.
         """

@@ -1,4 +1,4 @@
-"""What is wrong with a shard: its files looked at together, by headers and footers alone. It reads no row."""
+"""Finds what is wrong with a shard by comparing the headers and footers of its files. It reads no row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TWO_DIMENSIONS = (
 
 @dataclass(frozen=True)
 class ShardInspection:
-    """What the headers say. `text` is None for datasets without text embeddings."""
+    """The facts of the headers. `text` is None for datasets without text embeddings."""
 
     rows: int
     image: VectorHeader
@@ -34,14 +34,14 @@ class ShardInspection:
 
 
 def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None = None) -> ShardInspection:
-    """Reads headers and footers. Raises `ShardFileError` when one is not valid or their row counts are not equal.
+    """Reads headers and footers. Raises `ShardFileError` if one is not valid or their row counts are not equal.
 
-    Row k of each is one sample, so unequal counts mean that some row would get another's caption: pandas pads
-    such files with NaN, which is how shards were silently damaged before.
+    Row k of each file is one sample. With unequal counts some row would get another row's caption: pandas fills such
+    files up with NaN, which silently damaged shards before.
     """
     image = vector_header(files, "image")
     text = vector_header(files, "text", advice=TWO_DIMENSIONS) if files.dataset.has_text else None
-    # A join reads keys: it is opened once, by the merge.
+    # Opening a join reads all keys, so only the merge opens it, once.
     joined = files.dataset.join is not None
     metadata = None if joined else open_metadata(files, extra_columns or {}, rows=image.rows)
     counts = {_named(files, "image"): image.rows}
@@ -64,6 +64,6 @@ def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None
 
 
 def _named(files: ShardFiles, part: Part) -> str:
-    """A file's name, with the array in it where there may be several."""
+    """A file's name, with the array in it if the file may hold several."""
     array = files.dataset.array(part)
     return f"{array} of {files.path(part).name}" if array else files.path(part).name

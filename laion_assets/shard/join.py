@@ -1,7 +1,8 @@
-"""Metadata in the order of the vectors, where rows are found by a key: memory is 64 bytes a row and one bucket.
+"""Metadata in the order of the vectors, matched by a key. Memory is 64 bytes a row and one bucket.
 
-Keys of the vectors are held as hashes. The metadata is read once: its rows go to files of buckets of neighbouring
-vectors, nameless ones that go with the process, and are put in order bucket by bucket.
+Keys of the vectors are kept in memory as hashes. The metadata is read once: its rows are written to temporary files,
+one for each bucket of neighbouring vectors, and are put in order bucket by bucket. The files have no name, so they
+disappear with the process.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from laion_assets.shard.store_errors import store_errors
 from laion_assets.shard.vector_rows import RowFaults
 
 BUCKET_ROWS = 65_536
-"""Rows that are put in order at once; ten million rows make 153 files."""
+"""Rows of a bucket, which are put in order at once; ten million rows need 153 files."""
 
 TARGET = "_vector_row"
 
@@ -37,10 +38,10 @@ SEVERAL = "with several rows of metadata of its key"
 
 
 class JoinedMetadata:
-    """The metadata of a shard whose rows are found by `[join]` of its dataset. Raises `ShardFileError` as it opens.
+    """The metadata of a shard whose rows are matched by `[join]` of its dataset. Opening raises `ShardFileError`.
 
-    A vector without metadata, with that of several rows, or with an earlier one's key is a fault of its row. Metadata
-    without a vector is counted in `unmatched`, and refused beyond the dataset's limit.
+    A vector's row is refused if it has no metadata, several rows of metadata, or the key of an earlier vector. Metadata
+    without a vector is counted in `unmatched`, and refused above the dataset's limit.
     """
 
     def __init__(self, files: ShardFiles, extra_columns: dict[str, ColumnType], rows: int) -> None:
@@ -80,12 +81,12 @@ class JoinedMetadata:
             )
 
     def faults(self, first: int, rows: int) -> RowFaults | None:
-        """Why rows from `first` on have no metadata; None where all have."""
+        """Why rows from `first` on have no metadata; None if all have some."""
         faults = self._faults[first : first + rows]
         return faults if (faults != "").any() else None
 
     def blocks(self, block_rows: int) -> Iterator[dict[str, pa.Array]]:
-        """Blocks of `block_rows` rows in the vectors' order: see `MetadataReader`. Raises `StoreError`, too."""
+        """Blocks of `block_rows` rows in the vectors' order: see `MetadataReader`. Also raises `StoreError`."""
         size = max(1, BUCKET_ROWS // block_rows) * block_rows
         with ExitStack() as stack:
             files = self._spill(size, stack)
@@ -97,7 +98,7 @@ class JoinedMetadata:
                     yield {name: block.column(name).combine_chunks() for name in self._fillers}
 
     def _spill(self, size: int, stack: ExitStack) -> dict[int, IO[bytes]]:
-        """The metadata's rows in a file for each bucket of `size` vectors, with the row of each."""
+        """Writes the metadata's rows into one file for each bucket of `size` vectors, with the vector's row of each."""
         files: dict[int, IO[bytes]] = {}
         writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
         done = 0
@@ -121,7 +122,7 @@ class JoinedMetadata:
         return tempfile.TemporaryFile(dir=self._folder)
 
     def _ordered(self, file: IO[bytes] | None, first: int, rows: int) -> pa.Table:
-        """A bucket's rows in order, with defaults where there is none."""
+        """A bucket's rows in order, with defaults for missing rows."""
         if file is None:
             return pa.table({name: pa.repeat(filler, rows) for name, filler in self._fillers.items()})
         file.seek(0)
@@ -137,7 +138,7 @@ class JoinedMetadata:
 
 
 class _Vectors:
-    """Rows of vectors by key, and which row of metadata each has."""
+    """Finds vectors by key, and remembers which row of metadata each vector has."""
 
     def __init__(self, hashes: Hashes, nulls: npt.NDArray[np.bool_]) -> None:
         rows = len(hashes)
@@ -152,10 +153,10 @@ class _Vectors:
         self.unmatched = 0
 
     def take(self, hashes: Hashes, nulls: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """The vector's row for each row of metadata, in batches; -1 for one that no vector has."""
+        """The vector's row for each row of metadata, in batches; -1 if no vector has its key."""
         rows = np.full(len(hashes), -1, np.int64)
         if len(self._order):
-            # Of equal first hashes the second decides; more than two such keys are a matter of 2^-64.
+            # If first hashes are equal, the second decides. More than two such keys have a probability of 2^-64.
             places = np.searchsorted(self._sorted[:, 0], hashes[:, 0])
             places = np.minimum(places, len(self._order) - 1)
             same = (self._sorted[places] == hashes).all(axis=1) & ~nulls
@@ -167,7 +168,7 @@ class _Vectors:
         return rows
 
     def faults_of_all(self) -> npt.NDArray[np.object_]:
-        """Why each vector has no metadata of its own, "" for those that have."""
+        """Why each vector has no metadata of its own, "" for vectors that have some."""
         self.faults[(self.faults == "") & (self._found == 0)] = NO_METADATA
         self.faults[(self.faults == "") & (self._found > 1)] = SEVERAL
         return self.faults

@@ -1,4 +1,4 @@
-"""Keys of rows, from whatever file has them, as pairs of 64-bit hashes. What is joined by them is not its business."""
+"""Reads keys of rows from any kind of file, as pairs of 64-bit hashes. It joins nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ BATCH_ROWS = 65_536
 LONGEST_KEY_BYTES = 1_024
 
 Hashes = npt.NDArray[np.uint64]
-"""(n, 2): two hashes a key, of different seeds. Two keys of ten million are taken for one by a chance of 1 in 10^24."""
+"""(n, 2): two hashes of a key, with different seeds. Among ten million keys two are confused with probability
+10^-24."""
 
 UNREADABLE = (*NPZ_UNREADABLE, *HDF5_UNREADABLE, pa.ArrowException, UnicodeDecodeError)
 
@@ -33,10 +34,10 @@ UNREADABLE = (*NPZ_UNREADABLE, *HDF5_UNREADABLE, pa.ArrowException, UnicodeDecod
 def read_keys(
     path: Path, name: str, container: Container, *, subject: str
 ) -> Iterator[tuple[Hashes, npt.NDArray[np.bool_]]]:
-    """Batches of the hashes of a file's keys, in order, and which of them are null.
+    """Batches of the hashes of a file's keys, in order, and which keys are null.
 
-    `name` is a column of a Parquet file, or a one-dimensional array of an npz or HDF5 file: of text or whole numbers,
-    and 7 is the same key as "7". Raises `ShardFileError` where there is none.
+    `name` is a column of a Parquet file, or a one-dimensional array of an npz or HDF5 file, of text or whole numbers. 7
+    is the same key as "7". Raises `ShardFileError` if there is no such column or array.
     """
     read = {"parquet": _of_parquet, "npz": _of_npz, "hdf5": _of_hdf5}[container]
     try:
@@ -56,7 +57,7 @@ def _hashed(values: pa.Array, subject: str) -> tuple[Hashes, npt.NDArray[np.bool
     texts = (of.is_string, of.is_large_string, of.is_binary, of.is_large_binary, of.is_fixed_size_binary, of.is_integer)
     if not any(is_kind(values.type) for is_kind in texts) and values.type not in (pa.string_view(), pa.binary_view()):
         raise ShardFileError(subject, found=f"values of type {values.type}", expected="text or whole numbers as keys")
-    import polars as pl  # a quarter of a second, which every import of the code location would pay
+    import polars as pl  # takes a quarter of a second, so it is not imported with the code location
 
     series = pl.Series(values.cast(pa.large_string()))
     hashes = np.stack([series.hash(seed).to_numpy() for seed in (1, 2)], axis=1)

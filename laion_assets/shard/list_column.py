@@ -1,4 +1,4 @@
-"""Reads a Parquet column of lists of numbers as vectors, in blocks of rows. It also says which rows are no vectors."""
+"""Reads a Parquet column of lists of numbers as vectors, in blocks of rows, and says which rows are not vectors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from laion_assets.read_ahead import read_ahead
 from laion_assets.shard.vector_rows import Float32Rows, RowFaults, VectorHeader
 
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
-"""What pyarrow raises for a damaged file; the last for names that are not UTF-8."""
+"""Errors that pyarrow raises for a damaged file; the last one is for names that are not UTF-8."""
 
 MOST_BYTES_A_NUMBER = 16
-"""Twice a float64: a column with more is of another dimension. It bounds the memory that one block can take."""
+"""Bytes a value, twice a float64: a column with more has another dimension. This limits the memory of one block."""
 
 
 def read_list_header(path: Path, column: str, *, subject: str, dimension: int, advice: str) -> VectorHeader:
-    """What the footer says of a column. Raises `ShardFileError` unless it is one of lists of floats.
+    """The footer's facts about a column. Raises `ShardFileError` unless it is a column of lists of floats.
 
-    Lists say their lengths row by row, so that only those of a fixed size can be of another dimension here.
+    Lists have their own length in each row, so only lists of a fixed size can be refused here for their dimension.
     """
     file = _open(path, subject)
     with file:
@@ -34,7 +34,7 @@ def read_list_header(path: Path, column: str, *, subject: str, dimension: int, a
 
 
 def list_kind(kind: pa.DataType) -> tuple[np.dtype[np.floating], int | None] | None:
-    """The dtype of the numbers of a list type, and their count where it is fixed; None for any other type."""
+    """The dtype of the numbers of a list type, and their count if it is fixed; None for any other type."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     lists = (of.is_list, of.is_large_list, of.is_fixed_size_list, of.is_list_view, of.is_large_list_view)
@@ -77,7 +77,7 @@ def _header(file: pq.ParquetFile, column: str, subject: str, dimension: int, adv
             subject, found=f"column {column} of {fixed} numbers", expected=f"{dimension}", advice=advice
         )
     limit = max(rows, 1_000) * dimension * MOST_BYTES_A_NUMBER
-    # Columns are asked one by one only where all together are too much: pyarrow 26 ends the process on a column whose
+    # Columns are checked one by one only if all together are too large: pyarrow 26 ends the process on a column whose
     # entry in the footer is damaged.
     if size > limit:
         chunks = (group.column(index) for group in groups for index in range(group.num_columns))
@@ -95,8 +95,8 @@ def _header(file: pq.ParquetFile, column: str, subject: str, dimension: int, adv
 class ListColumnReader:
     """Reads one column of lists in order, block by block, as float32.
 
-    Lists that are null, of another length than the dimension, or have nulls in them are faults of their rows. The next
-    block is decoded in a thread while the one before is in use.
+    A row is refused if its list is null, has nulls in it, or has not the dataset's dimension. The next block is decoded
+    in a thread while the current one is used.
     """
 
     def __init__(self, path: Path, column: str, header: VectorHeader, *, subject: str, block_rows: int) -> None:
@@ -148,7 +148,7 @@ class ListColumnReader:
 
 
 def _as_list(column: pa.Array) -> pa.Array:
-    """Views, extension types and lists of a fixed size as lists with offsets, without a copy of the numbers."""
+    """Turns views, extension types and lists of a fixed size into lists with offsets, without copying the numbers."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if of.is_list(column.type) or of.is_large_list(column.type):

@@ -1,7 +1,8 @@
-"""What a merged file must be to be loaded: one rule for the checks that people see and for the load that relies on it.
+"""The rule when a merged file may be loaded: used by the checks that people see, and by the load itself.
 
-A check gates only the run that it is part of. So the load asks the same, and what was refused once is refused again.
-Vectors and the alignment of rows are not here: the load looks at all of them in the engine (table/verify.py).
+A check stops only the run that the check is part of. So the load applies the same rule, and refuses what a check
+refused. Vectors and the alignment of rows are not part of this rule: the load checks all of them in the engine
+(table/verify.py).
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from laion_assets.shard.sample_rows import empty_fractions
 from laion_assets.shard.store import ShardStore
 
 MAX_EMPTY_FRACTION = 0.5
-"""More rows without caption or url than this, and the metadata is not what it should be."""
+"""If a larger fraction of rows has no caption or URL, the metadata is not as it should be."""
 
 
 def require_loadable(
     merged: MergedShard, dataset: Dataset, *, max_bad_fraction: float, extra_columns: Iterable[str]
 ) -> None:
-    """Raises `ShardFileError`, which names all that speaks against loading the file, and `StoreError`."""
+    """Raises `ShardFileError`, which names all reasons not to load the file, and `StoreError`."""
     faults = [
         *column_faults(merged, extra_columns),
         *quarantine_faults(merged, max_bad_fraction),
@@ -39,9 +40,9 @@ def require_loadable(
 def merged_meanwhile(
     store: ShardStore, shard: int, *, max_bad_fraction: float, extra_columns: Iterable[str]
 ) -> MergedShard | None:
-    """The shard's merged file, where its raw files are gone because another run has merged them.
+    """The shard's merged file, if the raw files are gone because another run has merged them.
 
-    None where a raw file is there, or the merged file is not, or would be refused. Raises `StoreError`.
+    None if a raw file exists, or if the merged file does not exist or would be refused. Raises `StoreError`.
     """
     store.bring_raw(shard)
     if not store.raw_files(shard).missing():
@@ -55,14 +56,14 @@ def merged_meanwhile(
 
 
 def column_faults(merged: MergedShard, extra_columns: Iterable[str]) -> list[str]:
-    """Whether it was merged with the extra columns that the table has."""
+    """A fault if the file was merged without the extra columns of the table."""
     found, expected = sorted(merged.extra_columns), sorted(extra_columns)
     named = [", ".join(names) or "none" for names in (found, expected)]
     return [] if found == expected else [f"the extra columns {named[0]} where LAION_EXTRA_COLUMNS says {named[1]}"]
 
 
 def quarantine_faults(merged: MergedShard, max_bad_fraction: float) -> list[str]:
-    """Whether too many rows were refused, or all."""
+    """A fault if too many rows were refused, or all."""
     total = merged.rows + merged.quarantined
     limit = max_bad_fraction * total
     if merged.quarantined > limit:
@@ -71,7 +72,7 @@ def quarantine_faults(merged: MergedShard, max_bad_fraction: float) -> list[str]
 
 
 def metadata_faults(empty: Mapping[str, float], dataset: Dataset) -> list[str]:
-    """Whether most rows lack a url or a caption, in a dataset that has no default for it; `empty` is by column."""
+    """A fault if most rows lack a url or a caption, and the dataset has no default for it; `empty` is by column."""
     return [
         f'{fraction:.0%} of the rows have no {column}; if that is right, say {column} = "" under [defaults] in the '
         "dataset's TOML file"

@@ -1,4 +1,4 @@
-"""One run at a time writes one thing of the store: a lock file for each. What is written is not its business."""
+"""Lets one run at a time write one thing of the store, by a lock file. It does not know what is written."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from laion_assets.shard.store_errors import store_errors
 LOOK_AGAIN_SECONDS = 0.05
 
 WAIT_SECONDS = 3600.0
-"""The locked work takes minutes at most: a longer wait is for a process that hangs."""
+"""Seconds to wait. The locked work takes minutes at most, so after this time the other process seems to hang."""
 
 
 @contextmanager
 def file_lock(
     path: Path, subject: str, *, wait_seconds: float = WAIT_SECONDS, say: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """Hold `path` while the code inside runs; the second to come says so once, and waits for the first.
+    """Holds `path` while the block runs. A second process reports once that it waits, and waits for the first.
 
-    The kernel releases the lock (flock) when its process dies, so that no stale lock can be left; filelock's other kind
-    of lock, a file that is there or not, would stay. The empty file stays: removing it would let a third run lock a new
-    file while the second locks the old one. Raises `StoreError` about `subject` when the folder refuses, or after
-    `wait_seconds`.
+    The kernel releases the lock (flock) when its process dies, so no stale lock can remain. filelock's other kind of
+    lock, a file that exists or not, could remain. The empty file is kept: after removing it a third run could lock a
+    new file while the second locks the old one. Raises `StoreError` about `subject` if the folder cannot be written, or
+    after `wait_seconds`.
     """
     lock = FileLock(path, poll_interval=LOOK_AGAIN_SECONDS, thread_local=False, fallback_to_soft=False)
     with store_errors(subject):

@@ -1,4 +1,4 @@
-"""Merges a shard's raw files into one Parquet file, block by block, and puts refused rows aside. It loads nothing."""
+"""Merges a shard's raw files into one Parquet file, block by block, with refused rows in another. It loads nothing."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from laion_assets.shard.vector_sum import MODULUS, vector_sum
 from laion_assets.shard.vectors import open_vectors
 
 BLOCK_ROWS = 8_192
-"""Rows a block and a row group. From 2,048 to 16,384 rows the file's size and the writer's time differ by less than
-5 %; at 8,192 two blocks of two float32 vectors take 67 MB (benchmarks/merge_encodings.py)."""
+"""Rows of a block and of a row group. From 2,048 to 16,384 rows the file's size and the writer's time differ by less
+than 5 %; at 8,192 two blocks of two float32 vectors take 67 MB (benchmarks/merge_encodings.py)."""
 
 RowProgress = Callable[[int], None]
-"""Called with the rows done since the last call."""
+"""Called with the number of rows done since the last call."""
 
 
 @dataclass
 class _Tally:
-    """What was counted on the way."""
+    """Counts over the blocks so far."""
 
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -54,18 +54,18 @@ class _Tally:
 
     @property
     def none_has_the_dimension(self) -> bool:
-        """Whether all rows so far were refused, and only for the dimension of their vectors."""
+        """Whether all rows so far were refused, and only because of their vectors' dimension."""
         return not self.rows and all(reason.endswith(" dimension") for reason in self.reasons)
 
     @property
     def none_is_normalised(self) -> bool:
-        """Whether all rows so far were refused, and only for the length of their vectors."""
+        """Whether all rows so far were refused, and only because of their vectors' length."""
         return not self.rows and all(reason.endswith(" length") for reason in self.reasons)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """One block of rows, as it goes to the two files."""
+    """One block of rows, in the form for the two files."""
 
     sound: pa.RecordBatch
     refused: pa.RecordBatch | None
@@ -80,12 +80,12 @@ def merge_shard(
     extra_columns: dict[str, ColumnType] | None = None,
     progress: RowProgress | None = None,
 ) -> MergedShard:
-    """Writes `merged_N.parquet` from the raw files of a shard, and `quarantine_N.parquet` where rows were refused.
+    """Writes `merged_N.parquet` from the raw files of a shard, and `quarantine_N.parquet` if rows were refused.
 
-    Both appear whole or not at all. Rows with a vector that is not finite, zero, or (in a normalised dataset) far from
-    length 1 are refused. Raises `StoreError` without raw files, `ShardFileError` when they do not fit together, and
-    `TooManyBadRowsError` when more than `max_bad_fraction` of the rows were refused, or all; the quarantine file then
-    holds those seen so far, and an earlier merged file stays as it was.
+    Both files appear completely or not at all. A row is refused if a vector is not finite, zero, or (in a normalised
+    dataset) far from length 1. Raises `StoreError` if raw files are missing, `ShardFileError` if they do not fit
+    together, and `TooManyBadRowsError` if more than `max_bad_fraction` of the rows were refused, or all. After
+    `TooManyBadRowsError` the quarantine file has the refused rows so far, and an earlier merged file is unchanged.
     """
     files = store.require_raw(shard)
     inspection = inspect_shard(files, extra_columns)
@@ -99,7 +99,7 @@ def merge_shard(
             raise _too_many(merger.tally, inspection.rows, limit, shard, quarantine_path)
         if not refused:
             remove_file(quarantine_path)
-        # Of the file on this machine: a bucket would have to send it back.
+        # Computed from the file on this machine: a bucket would have to send its copy back.
         digest = sha256_of(temporary)
     return replace(read_merged(merged_path, dataset=store.dataset, shard=shard), digest=digest)
 
@@ -121,7 +121,7 @@ def _too_many(tally: _Tally, rows: int, limit: int, shard: int, quarantine: Loca
 
 
 class _Merger:
-    """One merge: reads blocks ahead in a thread while the blocks before are encoded and written."""
+    """One merge: a thread reads the next blocks while earlier blocks are encoded and written."""
 
     def __init__(
         self, store: ShardStore, files: ShardFiles, inspection: ShardInspection, extra: dict[str, ColumnType]
@@ -138,7 +138,7 @@ class _Merger:
         self.tally = _Tally()
 
     def write(self, merged: Path, quarantine: Location, limit: int, progress: RowProgress | None) -> int:
-        """Writes both files; the number of rows refused, which stops at the first block that exceeds `limit`."""
+        """Writes both files; returns the number of refused rows. It stops at the first block that exceeds `limit`."""
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(open_writer(merged, self._schema, self._dataset))
             quarantine_writer: pq.ParquetWriter | None = None
@@ -178,8 +178,8 @@ class _Merger:
         )
 
     def _blocks(self) -> Iterator[_Block]:
-        """Blocks in order. A block's vectors stay valid until two more were asked for: two sets of buffers take turns,
-        since touching fresh memory cost as much as the conversion that fills it."""
+        """Blocks in order. A block's vectors are valid until two more blocks were asked for: two sets of buffers are
+        used alternately, since touching new memory cost as much as the conversion that fills it."""
         shape = (BLOCK_ROWS, self._dataset.dimension)
         columns = self._dataset.vector_columns
         buffers = [{name: np.empty(shape, np.float32) for name in columns} for _ in range(2)]
@@ -210,8 +210,8 @@ class _Merger:
         misfits: dict[str, RowFaults | None],
         lost: RowFaults | None,
     ) -> _Block:
-        """Parts sound rows from refused ones. `row` is the shard's row with which the block begins, `misfits` what the
-        readers found, `lost` why rows have no metadata."""
+        """Separates sound rows from refused ones. `row` is the shard's row at which the block begins, `misfits` are
+        faults that the readers found, `lost` says why rows have no metadata."""
         rows = len(texts["url"])
         batch = self._batch(row, texts, vectors)
         reasons = self._reasons(vectors, misfits, lost)
@@ -244,7 +244,7 @@ class _Merger:
     def _reasons(
         self, vectors: dict[str, Float32Rows], misfits: dict[str, RowFaults | None], lost: RowFaults | None
     ) -> RowFaults | None:
-        """Why rows are refused, "" for sound ones; None when all of the block are sound."""
+        """Why rows are refused, "" for sound ones; None if all rows of the block are sound."""
         reasons: RowFaults | None = None if lost is None else lost.copy()
         for name, block in vectors.items():
             misfit = misfits[name]

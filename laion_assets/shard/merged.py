@@ -1,4 +1,4 @@
-"""What a merged Parquet file is: its columns and the facts in its footer. It is written in merge.py."""
+"""The format of a merged Parquet file: its columns and the facts in its footer. merge.py writes it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from laion_assets.shard.places import readable
 
 FACTS_KEY = b"laion_assets"
 FORMAT = 2
-"""Of merged files; another number means that the shard must be merged again."""
+"""Format number of merged files. If a file has another number, the shard must be merged again."""
 
 
 @dataclass(frozen=True)
 class MergedShard:
-    """A merged shard and what is known of it.
+    """A merged shard and its facts.
 
-    `rows` reached the file, `quarantined` were refused (`reasons` counts them by reason), `nulls` counts what was
-    filled by column, `unmatched` rows of joined metadata that no vector has, `source_bytes` are the sizes of the raw
-    files it came from, by name. `digest` is the file's SHA-256, where it was just written.
+    `rows` are in the file, `quarantined` were refused (`reasons` counts them by reason), `nulls` counts the nulls that
+    were replaced, by column, `unmatched` counts rows of joined metadata without a vector, `source_bytes` are the sizes
+    of the raw files, by name. `digest` is the file's SHA-256 if it was just written.
     """
 
     path: Location
@@ -53,7 +53,7 @@ class MergedShard:
 
     @property
     def subject(self) -> str:
-        """How errors name it."""
+        """The file's name in errors."""
         return f"shard {self.shard}, {self.path.name}"
 
     def footer(self) -> dict[bytes, bytes]:
@@ -66,8 +66,8 @@ class MergedShard:
 def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
     """The facts of a merged file from its footer, in milliseconds.
 
-    Raises `ShardFileError`, also for another shard's or dataset's file, or one of the dataset as it was described
-    before (another dimension, with or without texts), and `StoreError`.
+    Raises `ShardFileError`, also for a file of another shard or dataset, or of the dataset with an earlier description
+    (another dimension, with or without texts), and `StoreError`.
     """
     subject = f"shard {shard}, {path.name}"
     again = f"materialize merged_shard for partition {shard}"
@@ -102,7 +102,7 @@ def _identity(format_number: int, dataset: str, shard: int, rows: int, has_text:
 
 @contextmanager
 def reading(merged: MergedShard) -> Iterator[Path | IO[bytes]]:
-    """What pyarrow reads a merged file's rows from. Raises `ShardFileError` when they cannot be read, `StoreError`."""
+    """What pyarrow can read a merged file's rows from. Raises `ShardFileError` if they cannot be read, `StoreError`."""
     try:
         with readable(merged.path, subject=merged.subject) as source:
             yield source
@@ -116,10 +116,10 @@ def reading(merged: MergedShard) -> Iterator[Path | IO[bytes]]:
 
 
 def merged_schema(dataset: Dataset, extra_columns: dict[str, ColumnType]) -> pa.Schema:
-    """The Arrow schema of a merged file: id, the page's columns, the vectors, the extra columns; nothing is nullable.
+    """The Arrow schema of a merged file: id, the page's columns, the vectors, the extra columns; no column is nullable.
 
-    Vectors are lists of float32: every reader knows them, where FLOAT16 was misread by ClickHouse (its pull request
-    73836) and comes out of polars as bytes; ClickHouse loads lists up to twice as fast as fixed-size lists.
+    Vectors are lists of float32, which every reader supports. ClickHouse misread FLOAT16 (its pull request 73836), and
+    polars reads FLOAT16 as bytes. ClickHouse loads lists up to twice as fast as fixed-size lists.
     """
     vectors = pa.list_(pa.field("element", pa.float32(), nullable=False))
     fields = [pa.field("id", pa.int64(), nullable=False)]
@@ -132,8 +132,8 @@ def merged_schema(dataset: Dataset, extra_columns: dict[str, ColumnType]) -> pa.
 def open_writer(path: Path, schema: pa.Schema, dataset: Dataset) -> pq.ParquetWriter:
     """A Parquet writer for merged files, with the encodings that benchmarks/merge_encodings.py chose.
 
-    BYTE_STREAM_SPLIT parts the four bytes of each float32; two of them are almost constant in widened float16, so that
-    ZSTD brings 4,096 bytes of two vectors to about 1,850.
+    BYTE_STREAM_SPLIT separates the four bytes of each float32. In widened float16 two of them are almost constant, so
+    ZSTD compresses the 4,096 bytes of two vectors to about 1,850.
     """
     return pq.ParquetWriter(
         path,

@@ -16,19 +16,20 @@ from laion_assets.errors import ShardFileError
 from laion_assets.shard.arrow_values import ARROW_TYPES, as_type
 
 MAX_BYTES_A_ROW = 65_536
-"""Average bytes of text a row beyond which a file is refused: LAION's longest URL has 3,487 bytes, its longest
-caption about 2,100. It bounds the memory that one block can take to about half a gigabyte."""
+"""A file with more bytes of text a row on average is refused: LAION's longest URL has 3,487 bytes, its longest caption
+about 2,100. This limits the memory of one block to about half a gigabyte."""
 
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
-"""What pyarrow raises for a damaged file; the last for names that are not UTF-8."""
+"""Errors that pyarrow raises for a damaged file; the last one is for names that are not UTF-8."""
 
 TEXT_ONLY = ("url", "caption")
-"""Columns in which a number is a mistake: another column was named for them."""
+"""Columns in which a number is a mistake: the wrong column was named for them."""
 
 
 @dataclass
 class NullCounts:
-    """Nulls seen so far, by column: each becomes the dataset's default for it, else empty text, NaN, 0 or false."""
+    """Nulls so far, by column. Each null becomes the dataset's default for the column, else empty text, NaN, 0 or
+    false."""
 
     by_column: dict[str, int] = field(default_factory=dict)
 
@@ -36,8 +37,8 @@ class NullCounts:
 class MetadataReader:
     """Reads one metadata file: opens it, finds its columns, yields blocks of arrays.
 
-    `columns` maps each wanted column to its name in the file, or to None where the dataset's default is used.
-    Raises `ShardFileError` from the constructor when the file is no Parquet file, or lacks columns.
+    `columns` maps each wanted column to its name in the file, or to None if the dataset's default is used. The
+    constructor raises `ShardFileError` if the file is not a Parquet file, or lacks columns.
     """
 
     unmatched = 0
@@ -61,8 +62,8 @@ class MetadataReader:
     def blocks(self, block_rows: int) -> Iterator[dict[str, pa.Array]]:
         """Blocks of `block_rows` rows (the last may be shorter): a dict of column name to an Arrow array without nulls.
 
-        Text is passed on byte for byte: quotes, newlines, NUL bytes and bytes that are not UTF-8 included.
-        Raises `ShardFileError` on a corrupt page, or when the rows read are not the rows that the footer promised.
+        Text is passed on unchanged, including quotes, newlines, NUL bytes and bytes that are not UTF-8. Raises
+        `ShardFileError` on a corrupt page, or if the number of rows is not that of the footer.
         """
         names = [name for name in self.columns.values() if name is not None]
         seen = 0
@@ -86,7 +87,7 @@ class MetadataReader:
             raise ShardFileError(self._subject, found=f"{seen:,} rows", expected=f"{self.rows:,}, as its footer says")
 
     def faults(self, first: int, rows: int) -> None:
-        """None: a value that does not fit is refused with its shard."""
+        """None: if a value does not fit, the whole shard is refused, not the row."""
 
     def _find_columns(self) -> dict[str, str | None]:
         names = self._schema.names
@@ -115,7 +116,7 @@ class MetadataReader:
     def _refuse_huge_text(self) -> None:
         limit = max(self.rows, 1_000) * MAX_BYTES_A_ROW
         groups = [self._file.metadata.row_group(group) for group in range(self._file.metadata.num_row_groups)]
-        # Columns are asked one by one only where all together are too much: pyarrow 26 ends the process on a column
+        # Columns are checked one by one only if all together are too large: pyarrow 26 ends the process on a column
         # whose entry in the footer is damaged.
         if sum(group.total_byte_size for group in groups) <= limit:
             return
@@ -158,5 +159,5 @@ class MetadataReader:
 
 
 def _top_level(path: str, names: set[str]) -> bool:
-    """Whether a leaf such as `caption.list.element` is in one of these columns."""
+    """Whether a leaf such as `caption.list.element` belongs to one of these columns."""
     return path in names or any(path.startswith(f"{name}.") for name in names)

@@ -1,4 +1,4 @@
-"""Reads npy files of embeddings in blocks of rows. What the vectors must be like is not decided here."""
+"""Reads npy files of embeddings in blocks of rows. Other modules decide which vectors are sound."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from laion_assets.shard.vector_rows import Float32Rows, VectorHeader
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
-"""numpy's own limit for headers of unknown origin; LAION's have 118 bytes."""
+"""Most bytes of a header: numpy's own limit for headers of unknown origin; LAION's have 118 bytes."""
 
 ONE_PARSER = threading.Lock()
-"""numpy has Python's parser read a header. While three threads did so for the files of a shard, one fetch of some 600
-ended in `SystemError: AST constructor recursion depth mismatch`, for sound headers (CPython 3.11.7)."""
+"""numpy lets Python's parser read a header. While three threads did so for the files of a shard, about one fetch in 600
+ended with `SystemError: AST constructor recursion depth mismatch` although the headers were sound (CPython 3.11.7)."""
 
 UNPARSABLE = (
     *(ValueError, TypeError, SyntaxError, tokenize.TokenError),
     *(RecursionError, MemoryError, EOFError, SystemError),
 )
-"""What numpy raises for headers that are none."""
+"""Errors that numpy raises for an invalid header."""
 
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
     (3, 0): np.lib.format.read_array_header_2_0,
 }
-"""By version. 3.0 differs from 2.0 in the encoding of field names alone, and arrays with fields are refused."""
+"""Readers by version. 3.0 differs from 2.0 only in the encoding of field names, and arrays with fields are refused."""
 
 
 @dataclass(frozen=True)
 class NpyHeader(VectorHeader):
-    """What the header of an npy file promises, checked against the file's size.
+    """The facts of an npy file's header, checked against the file's size.
 
-    The first value lies `offset` bytes into the file.
+    The first value is `offset` bytes after the file's beginning.
     """
 
     fortran_order: bool
@@ -53,11 +53,11 @@ class NpyHeader(VectorHeader):
 def read_header(
     path: Path, *, subject: str, dimension: int, advice: str = "set the dataset's dimension, or correct the source"
 ) -> NpyHeader:
-    """The header of an npy file of shape (rows, `dimension`) of floats; nothing in it is ever unpickled or run.
+    """The header of an npy file of shape (rows, `dimension`) of floats; nothing in it is unpickled or executed.
 
     `advice` is what to do about another dimension.
 
-    Raises `ShardFileError`, whose subject is `subject`, unless magic, version, dtype, shape and the exact size hold.
+    Raises `ShardFileError` about `subject` unless magic, version, dtype, shape and the exact size are right.
     """
 
     def refuse(found: str, expected: str, what: str = "fetch the file again or correct its source") -> ShardFileError:
@@ -84,9 +84,9 @@ def require_vectors(
     refuse: Callable[..., LaionError],
     advice: str,
 ) -> int:
-    """The rows of an array that is to have shape (rows, `dimension`), of floats.
+    """The number of rows of an array that should have the shape (rows, `dimension`), of floats.
 
-    Raises what `refuse` makes of what was found, what was expected, and `advice` for another dimension.
+    Raises the error that `refuse` makes of what was found, what was expected, and `advice` for another dimension.
     """
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         raise refuse(f"dtype {dtype.str if dtype.names is None else 'of several fields'}", "float16, 32 or 64")
@@ -100,9 +100,9 @@ def require_vectors(
 def parse_header(
     file: IO[bytes], refuse: Callable[[str, str], LaionError]
 ) -> tuple[tuple[int, ...], bool, np.dtype[np.floating]]:
-    """Shape, order and dtype of an npy file at its beginning, by numpy's own reader; nothing is ever unpickled or run.
+    """Shape, order and dtype of an npy file at its beginning, by numpy's own reader; nothing is unpickled or executed.
 
-    Raises what `refuse` makes of what was found and what was expected.
+    Raises the error that `refuse` makes of what was found and what was expected.
     """
     start = file.read(12)
     if start[:6] != MAGIC:
@@ -110,7 +110,7 @@ def parse_header(
     version = (start[6], start[7]) if len(start) >= 8 else (0, 0)
     if version not in HEADER_READERS:
         raise refuse(f"npy version {version[0]}.{version[1]}", "1.0, 2.0 or 3.0")
-    # Versions 2.0 and 3.0 may announce a header of 4 GB, which numpy would read before it looks at its length.
+    # Versions 2.0 and 3.0 may announce a header of 4 GB, which numpy would read before it checks the length.
     length = int.from_bytes(start[8 : 10 if version == (1, 0) else 12], "little")
     if length > MAX_HEADER_BYTES:
         raise refuse(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
@@ -130,7 +130,7 @@ def _parsed(
         try:
             return reader(file, max_header_size=MAX_HEADER_BYTES)
         except SystemError:
-            # Of the interpreter's own making, and not of the header's: the second time it passes.
+            # An error of the interpreter, not of the header: the second try succeeds.
             file.seek(start)
             return reader(file, max_header_size=MAX_HEADER_BYTES)
 
@@ -138,7 +138,7 @@ def _parsed(
 class NpyReader:
     """Reads one npy file in order, block by block, as float32; memory is one block, whatever the file's size.
 
-    Plain reads rather than a mapping: mapped pages stay counted as resident (2.4 GB a shard when measured).
+    It uses plain reads instead of a mapping: mapped pages count as resident memory (2.4 GB a shard when measured).
     """
 
     def __init__(self, path: Path, header: NpyHeader, *, subject: str, block_rows: int) -> None:
@@ -150,7 +150,7 @@ class NpyReader:
         self._raw = np.empty((block_rows, header.dimension), dtype=header.dtype)
         self._mapped: npt.NDArray[np.floating] | None = None
         if header.fortran_order:
-            # Columns lie one after the other, so rows can only be gathered across the whole file.
+            # In column order a row's values are spread over the whole file, so the file is mapped.
             shape = (header.rows, header.dimension)
             self._mapped = np.memmap(path, header.dtype, "r", header.offset, shape, "F") if header.rows else self._raw
 
@@ -161,9 +161,9 @@ class NpyReader:
         self._file.close()
 
     def read_into(self, out: Float32Rows) -> None:
-        """Fills `out`, float32 (n, dimension), with the next n rows. Values beyond float32 become infinite.
+        """Fills `out`, float32 (n, dimension), with the next n rows. Values too large for float32 become infinite.
 
-        Raises `ShardFileError` when the file ends early (it was cut after its header was read).
+        Raises `ShardFileError` if the file ends early (it was cut after its header was read).
         """
         rows = len(out)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -23,15 +23,15 @@ UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
     *(NotImplementedError, RuntimeError, ValueError),
 )
-"""What zipfile raises for a damaged, encrypted or unknown archive."""
+"""Errors that zipfile raises for a damaged, encrypted or unknown archive."""
 
 
 PIECE_BYTES = 1 << 20
-"""Inflated at once: larger pieces are put together from smaller ones by copies."""
+"""Bytes decompressed at once: with larger pieces zipfile copies smaller ones together."""
 
 
 def find_array(archive: zipfile.ZipFile, array: str | None, subject: str) -> zipfile.ZipInfo:
-    """The entry of an array by its name, or the only one. Raises `ShardFileError` with the names that there are."""
+    """The entry of an array by its name, or the only one. Raises `ShardFileError` with the existing names."""
     entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
     if array is None and len(entries) == 1:
         return next(iter(entries.values()))
@@ -47,9 +47,9 @@ def find_array(archive: zipfile.ZipFile, array: str | None, subject: str) -> zip
 
 
 def read_npz_header(path: Path, array: str | None, *, subject: str, dimension: int, advice: str) -> VectorHeader:
-    """The header of an array of shape (rows, `dimension`) of floats; nothing in it is ever unpickled.
+    """The header of an array of shape (rows, `dimension`) of floats; nothing in it is unpickled.
 
-    Raises `ShardFileError` unless the zip's directory, the array's name, dtype, shape and its exact size hold.
+    Raises `ShardFileError` unless the zip's directory, the array's name, dtype, shape and its exact size are right.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -61,7 +61,7 @@ def read_npz_header(path: Path, array: str | None, *, subject: str, dimension: i
 
 
 def _header(file: IO[bytes], entry: zipfile.ZipInfo, subject: str, dimension: int, advice: str) -> VectorHeader:
-    """The array's header, with the file after it where its first value begins."""
+    """The array's header; afterwards the file is at the array's first value."""
 
     def refuse(found: str, expected: str, what: str = "fetch the file again or correct its source") -> ShardFileError:
         return ShardFileError(f"{subject}, {entry.filename}", found=found, expected=expected, advice=what)
@@ -80,7 +80,7 @@ def _header(file: IO[bytes], entry: zipfile.ZipInfo, subject: str, dimension: in
 class NpzReader:
     """Reads one array of an npz file in order, block by block, as float32. At its end the CRC-32 is compared.
 
-    The next block is inflated in a thread while the one before is in use: two arrays take two cores.
+    The next block is decompressed in a thread while the current one is used: two arrays take two cores.
     """
 
     def __init__(self, path: Path, array: str | None, header: VectorHeader, *, subject: str, block_rows: int) -> None:
@@ -106,7 +106,7 @@ class NpzReader:
         self._files.close()
 
     def read_into(self, out: Float32Rows) -> None:
-        """Fills `out`, float32 (n, dimension), with the next n rows. Values beyond float32 become infinite.
+        """Fills `out`, float32 (n, dimension), with the next n rows. Values too large for float32 become infinite.
 
         Raises `ShardFileError` when the archive is damaged.
         """
@@ -121,7 +121,7 @@ class NpzReader:
             done += rows
 
     def _inflated(self, block_rows: int) -> Iterator[npt.NDArray[np.floating]]:
-        """Blocks in order. Two buffers take turns: a block is valid until the one after the next is asked for."""
+        """Blocks in order. Two buffers are used alternately: a block is valid until the second next is asked for."""
         shape = (block_rows, self._header.dimension)
         buffers = [np.empty(shape, dtype=self._header.dtype) for _ in range(2)]
         total = self._header.rows
@@ -130,7 +130,7 @@ class NpzReader:
             try:
                 self._fill(block.data.cast("B"), first)
                 if first + len(block) == total:
-                    self._file.read(1)  # at the end zipfile compares the CRC
+                    self._file.read(1)  # at the array's end zipfile compares the CRC
             except UNREADABLE as error:
                 raise _unreadable(self._subject, error) from error
             yield block

@@ -1,6 +1,6 @@
-"""A share of a Parquet file's row groups as a Parquet file of its own: which bytes it takes, and the footer for them.
+"""Some row groups of a Parquet file as a Parquet file of its own: which bytes it needs, and the footer for them.
 
-Pages are copied as they are: only the footer is written again, with other offsets. Field numbers are those of
+Pages are copied unchanged. Only the footer is written again, with other offsets. Field numbers are those of
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift.
 """
 
@@ -26,23 +26,23 @@ TAIL_BYTES = 8
 """The footer's length in four bytes, and the magic bytes."""
 
 MOST_FOOTER_BYTES = 64 << 20
-"""A longer footer is not held in memory; one of 1,000 row groups of 15 columns has some 2 MB."""
+"""Most bytes of a footer that is read into memory; one of 1,000 row groups of 15 columns has some 2 MB."""
 
 NUM_ROWS, ROW_GROUPS = 3, 4
 GROUP_COLUMNS, GROUP_ROWS, GROUP_OFFSET, GROUP_ORDINAL = 1, 3, 5, 7
 CHUNK_PATH, CHUNK_OFFSET, CHUNK_META, CHUNK_CRYPTO, CHUNK_ENCRYPTED = 1, 2, 3, 8, 9
 CHUNK_INDEXES = (4, 5, 6, 7)
-"""Offsets and lengths of the page indexes, which lie elsewhere in the file and are not needed to read it."""
+"""Offsets and lengths of the page indexes, which are elsewhere in the file and not needed to read it."""
 
 META_BYTES, META_DATA, META_DICTIONARY = 7, 9, 11
 META_ELSEWHERE = (10, 14, 15)
 """Index pages (never written) and bloom filters."""
 
 GAP_BYTES = 1 << 16
-"""Bytes between two column chunks that are fetched along: another request would cost as much."""
+"""Gaps of up to this many bytes between two column chunks are fetched, too: another request would cost as much."""
 
 MOST_GAPS = 0.02
-"""What gaps may add to the bytes of the row groups."""
+"""The most by which gaps may increase the bytes of the row groups."""
 
 
 class NoRowGroupsError(ValueError):
@@ -51,7 +51,7 @@ class NoRowGroupsError(ValueError):
 
 @dataclass(frozen=True)
 class ParquetSlice:
-    """A file of a share of the row groups: `PAR1`, the bytes of `ranges` (first, end) of the whole file, `footer`."""
+    """A file with a share of the row groups: `PAR1`, the bytes of `ranges` (first, end) of the whole file, `footer`."""
 
     ranges: tuple[tuple[int, int], ...]
     footer: bytes
@@ -67,7 +67,7 @@ class ParquetSlice:
 def footer_length(tail: bytes, size: int) -> int:
     """Bytes of the footer of a Parquet file of `size` bytes that ends in `tail` (`TAIL_BYTES`).
 
-    Raises `ValueError` for what is no Parquet file, or an encrypted one.
+    Raises `ValueError` for a file that is not a Parquet file, or is encrypted.
     """
     length = int.from_bytes(tail[:4], "little")
     if tail[4:] != MAGIC or length + TAIL_BYTES + len(MAGIC) > size:
@@ -78,14 +78,14 @@ def footer_length(tail: bytes, size: int) -> int:
 
 
 def slice_parquet(footer: bytes, first_byte: int, share: Slice) -> ParquetSlice:
-    """The share of a file whose footer is `footer`, and begins at `first_byte`.
+    """The share of a file whose footer is `footer`, which begins at `first_byte`.
 
-    Row groups go to the share in which the middle of their rows lies, so that shares differ by a row group at most
-    and each row group is in one. Raises `ValueError` where the footer is damaged, and `NoRowGroupsError` where no
-    row group is in the share.
+    A row group belongs to the share in which the middle of its rows is. So shares differ by one row group at most, and
+    each row group is in one share. Raises `ValueError` if the footer is damaged, and `NoRowGroupsError` if no row group
+    is in the share.
     """
     whole = read_struct(footer)
-    # Of a row group without rows pyarrow writes chunks that begin nowhere.
+    # For a row group without rows pyarrow writes chunks without a beginning.
     groups = [group for group in _structs(whole, ROW_GROUPS) if _integer(group, GROUP_ROWS)]
     rows = [_integer(group, GROUP_ROWS) for group in groups]
     if sum(rows) != _integer(whole, NUM_ROWS) or any(count < 0 for count in rows):
@@ -109,7 +109,7 @@ def slice_parquet(footer: bytes, first_byte: int, share: Slice) -> ParquetSlice:
 
 
 def _shares(rows: list[int], count: int) -> list[int]:
-    """To which share each row group goes."""
+    """The share that each row group belongs to."""
     total = sum(rows)
     return [(2 * end - size) * count // (2 * total) for size, end in zip(rows, accumulate(rows), strict=True)]
 
@@ -121,7 +121,7 @@ def _extent(chunk: ThriftStruct, limit: int) -> tuple[int, int]:
     meta = _meta(chunk)
     first = _integer(meta, META_DATA)
     dictionary = _integer(meta, META_DICTIONARY) if META_DICTIONARY in meta else 0
-    if 0 < dictionary < first:  # some writers note 0 for none
+    if 0 < dictionary < first:  # some writers write 0 if there is none
         first = dictionary
     end = first + _integer(meta, META_BYTES)
     if not len(MAGIC) <= first <= end <= limit:
@@ -130,7 +130,7 @@ def _extent(chunk: ThriftStruct, limit: int) -> tuple[int, int]:
 
 
 def _joined(extents: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Extents in order, those with hardly anything between them made one."""
+    """Extents in order; neighbours with small gaps are joined."""
     needed = sum(end - first for first, end in extents)
     left = int(needed * MOST_GAPS)
     joined: list[tuple[int, int]] = []
@@ -145,14 +145,14 @@ def _joined(extents: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def _starts(ranges: tuple[tuple[int, int], ...]) -> list[int]:
-    """Where in the new file each range begins."""
+    """The position of each range in the new file."""
     return [*accumulate((end - first for first, end in ranges[:-1]), initial=len(MAGIC))]
 
 
 def _move(
     group: ThriftStruct, ordinal: int, ranges: tuple[tuple[int, int], ...], starts: dict[int, int], limit: int
 ) -> None:
-    """Writes the new offsets into a row group, and leaves out those of what is not copied."""
+    """Writes the new offsets into a row group, and removes the offsets of parts that are not copied."""
     first_of_group = None
     for chunk in _structs(group, GROUP_COLUMNS):
         first, _ = _extent(chunk, limit)
@@ -166,7 +166,7 @@ def _move(
             meta.pop(number, None)
         for number in CHUNK_INDEXES:
             chunk.pop(number, None)
-        chunk[CHUNK_OFFSET] = ThriftField(I64, 0)  # out of use in the format: readers go by the offsets in the metadata
+        chunk[CHUNK_OFFSET] = ThriftField(I64, 0)  # deprecated in the format: readers use the offsets in the metadata
         first_of_group = first + moved if first_of_group is None else min(first_of_group, first + moved)
     if GROUP_OFFSET in group:
         group[GROUP_OFFSET] = ThriftField(I64, first_of_group or 0)

@@ -1,4 +1,4 @@
-"""The two places that hold a store's files, of one shape: a folder of this machine, or a bucket with copies here."""
+"""The two places that can hold a store's files, with one interface: a local folder, or a bucket with local copies."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ if TYPE_CHECKING:
 
 
 class Place(Protocol):
-    """What a store asks of the place that holds its files; every method may raise `StoreError`."""
+    """What a store needs of the place that holds its files; every method may raise `StoreError`."""
 
     def location(self, *parts: str) -> Location:
-        """Where a file of the store is."""
+        """The location of a file of the store."""
 
     def bring(self, file: Path, *, subject: str) -> None:
-        """Makes `file`, a raw file on this machine, that of the place, where the place has one."""
+        """Makes `file`, a raw file on this machine, equal to the place's file, if the place has one."""
 
     def publish(self, file: Path, *, subject: str) -> None:
         """Puts `file`, with the note of its origin, into the place."""
 
     def drop_copy(self, file: Path) -> None:
-        """Removes `file` where it is a copy only."""
+        """Removes `file` if it is only a copy."""
 
     def remove(self, file: Path) -> int:
-        """Removes `file` and what the place has of it; the bytes that this freed in the place."""
+        """Removes `file` and the place's copy of it; returns the bytes that this freed in the place."""
 
     def replacing(self, location: Location, *, subject: str) -> AbstractContextManager[Path]:
-        """Gives a path to write a file of the store to, which takes its place when the block ends well."""
+        """Yields a path to write a file of the store to. If the block succeeds, that file replaces the old one."""
 
 
 @dataclass(frozen=True)
 class FolderPlace:
-    """A folder of this machine: raw files are where their steps work on them."""
+    """A folder of this machine: steps work on the raw files themselves."""
 
     folder: Path
 
     def location(self, *parts: str) -> Location:
-        """Below the folder."""
+        """A path below the folder."""
         return self.folder.joinpath(*parts)
 
     def bring(self, file: Path, *, subject: str) -> None:
-        """Does nothing: the file is here or nowhere."""
+        """Does nothing: there is no other copy."""
 
     def publish(self, file: Path, *, subject: str) -> None:
-        """Does nothing: the file is where it belongs."""
+        """Does nothing: the file is already in its place."""
 
     def drop_copy(self, file: Path) -> None:
-        """Does nothing: the file is no copy."""
+        """Does nothing: the file is not a copy."""
 
     def remove(self, file: Path) -> int:
-        """Removes the file and the notes beside it; the bytes that this freed (a link frees none of its original's)."""
+        """Removes the file and the notes beside it; returns the bytes that this freed (0 for a link)."""
         return _remove_with_notes(file)
 
     def replacing(self, location: Location, *, subject: str) -> AbstractContextManager[Path]:
@@ -71,7 +71,7 @@ class FolderPlace:
 
 @dataclass(frozen=True)
 class BucketPlace:
-    """A bucket below `url`: files are put there as whole objects, and copied to `folder` for steps."""
+    """A bucket below `url`: files are uploaded as whole objects, and copied to `folder` for steps."""
 
     folder: Path
     url: str
@@ -86,7 +86,7 @@ class BucketPlace:
         upload = bucket.upload_of(source, subject=subject)
         if upload is None or upload == bucket.copy_of(file):
             return
-        # The origin of this machine's file is not the object's; the note comes with the object.
+        # The note beside the local file is not about the object; the object's own note comes with it.
         remove_file(origin_path(file))
         with replacing(file, subject=subject) as temporary:
             bucket.get(source, temporary, subject=subject)
@@ -100,7 +100,7 @@ class BucketPlace:
             bucket.note_copy(file, upload)
 
     def publish(self, file: Path, *, subject: str) -> None:
-        """Puts `file` into the bucket with the note of its origin, unless it is a copy of the object there."""
+        """Uploads `file` with the note of its origin, unless it is a copy of the object there."""
         target = self._raw(file)
         if bucket.copy_of(file) != (bucket.upload_of(target, subject=subject) or ""):
             origin = origin_path(file).read_text(encoding="utf-8") if origin_path(file).exists() else ""
@@ -111,14 +111,14 @@ class BucketPlace:
         _remove_with_notes(file)
 
     def remove(self, file: Path) -> int:
-        """Removes the object and the copy; the bytes of the object."""
+        """Removes the object and the copy; returns the bytes of the object."""
         freed = remove_file(self._raw(file))
         _remove_with_notes(file)
         return freed
 
     @contextlib.contextmanager
     def replacing(self, location: Location, *, subject: str) -> Iterator[Path]:
-        """The file is written below `folder`, and put into the bucket at the end."""
+        """The file is written below `folder`, and uploaded at the end."""
         assert not isinstance(location, Path)
 
         def publish(temporary: Path) -> None:
@@ -135,7 +135,7 @@ class BucketPlace:
 
 
 def _remove_with_notes(path: Path) -> int:
-    """Removes a raw file with the notes beside it, which mean nothing without it; the bytes that this freed."""
+    """Removes a raw file with the notes beside it, which are useless without it; returns the bytes that this freed."""
     freed = remove_file(path)
     bucket.forget_copy(path)
     remove_file(origin_path(path))
@@ -149,18 +149,18 @@ def origin_path(path: Path) -> Path:
 
 
 def new_origin_path(path: Path) -> Path:
-    """The name under which that note is written before it takes its place."""
+    """The name under which that note is written before it is renamed."""
     return path.with_name(f".{path.name}.origin.json.new")
 
 
 def file_exists(location: Location) -> bool:
-    """Whether a file of the store is there. Raises `StoreError` when a bucket cannot say."""
+    """Whether a file of the store exists. Raises `StoreError` if a bucket does not answer."""
     return location.exists() if isinstance(location, Path) else bucket.exists(location, subject=str(location))
 
 
 @contextlib.contextmanager
 def readable(location: Location, *, subject: str) -> Iterator[Path | IO[bytes]]:
-    """What pyarrow reads a file of the store from: its path, or an open object. Raises `StoreError`, `OSError`."""
+    """What pyarrow can read a file of the store from: its path, or an open object. Raises `StoreError`, `OSError`."""
     if isinstance(location, Path):
         yield location
     else:

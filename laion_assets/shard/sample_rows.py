@@ -1,4 +1,4 @@
-"""Reads some row groups of a merged file again, so that a check rests on the file and not on what its writer said."""
+"""Reads some row groups of a merged file again, so that a check uses the file and not the writer's own statement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW_GROUPS = 4
 
 @dataclass
 class SampledRows:
-    """What was read: `ids` (n,) and vectors float32 (n, d) by column, and what is wrong with them."""
+    """The rows that were read: `ids` (n,) and vectors float32 (n, d) by column, and what is wrong with them."""
 
     ids: npt.NDArray[np.int64]
     vectors: dict[str, npt.NDArray[np.float32]]
@@ -31,7 +31,7 @@ class SampledRows:
 
     @property
     def rows(self) -> int:
-        """How many were read."""
+        """How many rows were read."""
         return len(self.ids)
 
 
@@ -45,7 +45,7 @@ def sample_rows(merged: MergedShard, dataset: Dataset, row_groups: int = ROW_GRO
 
 
 def empty_fractions(merged: MergedShard, row_groups: int = ROW_GROUPS) -> dict[str, float]:
-    """The share of rows without url and without caption in so many row groups; none of a file without rows.
+    """The fraction of rows without url and without caption in `row_groups` row groups; empty for a file without rows.
 
     Raises `ShardFileError` when they cannot be read.
     """

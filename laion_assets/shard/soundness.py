@@ -1,4 +1,4 @@
-"""Which vectors may reach the table. Numbers only, no files."""
+"""Which vectors the table may have. This module works on numbers and reads no files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ SQUARED_LENGTH_TOLERANCE = 0.05
 """How far a normalised vector's squared length may be from 1: LAION's float16 vectors are within 0.0006."""
 
 SQUARED_LENGTH_RANGE = (1e-20, 1e20)
-"""Where float32 arithmetic on a vector that is not normalised still holds: at 1e30 the index gives a false 0."""
+"""Range in which float32 arithmetic is right for a vector that is not normalised: at 1e30 the index gives a false 0."""
 
 
 def vector_faults(vectors: Float32Rows, *, normalised: bool) -> RowFaults | None:
-    """Why each of the vectors, float32 (n, d), may not reach the table: n texts, "" for a sound one; None if all are.
+    """Why each of the vectors, float32 (n, d), is refused: n texts, "" for a sound vector; None if all are sound.
 
     Faults: "not finite", "zero", "length L" (with L to three digits).
     """

@@ -1,4 +1,4 @@
-"""Where a shard's files lie, who may write them, and how long they stay. It reads none of them."""
+"""Where a shard's files are, who may write them, and how long they are kept. It reads none of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from laion_assets.shard.places import BucketPlace, FolderPlace, Place, file_exis
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """The raw files of one shard, side by side in `folder`."""
+    """The raw files of one shard, all in `folder`."""
 
     dataset: Dataset
     shard: int
@@ -41,11 +41,11 @@ class ShardFiles:
 
     @property
     def metadata(self) -> Path:
-        """The Parquet file of metadata, where the dataset has any (`has_metadata`)."""
+        """The Parquet file of metadata, if the dataset has metadata (`has_metadata`)."""
         return self.path("metadata")
 
     def subject(self, part: Part) -> str:
-        """How errors name the file of a part, for example `shard 3, img_emb_3.npy`."""
+        """The name of a part's file in errors, for example `shard 3, img_emb_3.npy`."""
         return f"shard {self.shard}, {self.path(part).name}"
 
     def paths(self) -> dict[FileKind, Path]:
@@ -53,7 +53,7 @@ class ShardFiles:
         return {kind: self.path(kind) for kind in self.dataset.file_kinds}
 
     def missing(self) -> list[Path]:
-        """Those that are not there."""
+        """The files that do not exist."""
         return [path for path in self.paths().values() if not path.exists()]
 
 
@@ -61,8 +61,8 @@ class ShardFiles:
 class ShardStore:
     """The store of one dataset: `raw/` and `merged/` below `folder`, or below `url` in a bucket.
 
-    With a bucket, raw files are written and read in `folder` and merged ones are written there, so that any host can
-    do any step: a file is put into the bucket whole, and what a step needs and has no copy of is brought from it.
+    With a bucket, raw files are written and read in `folder`, and merged files are written there. So any host can do
+    any step: finished files are uploaded whole, and a step downloads what it needs and does not have.
     """
 
     folder: Path
@@ -76,11 +76,11 @@ class ShardStore:
 
     @property
     def raw_folder(self) -> Path:
-        """Where the raw files of every shard lie on this machine, under the names that their source gives."""
+        """The folder with the raw files of all shards on this machine, under the names that their source gives."""
         return self.folder / "raw"
 
     def raw_files(self, shard: int) -> ShardFiles:
-        """The raw files of one shard on this machine, there or not."""
+        """The raw files of one shard on this machine, whether they exist or not."""
         return ShardFiles(self.dataset, shard, self.raw_folder)
 
     def merged_path(self, shard: int) -> Location:
@@ -88,11 +88,11 @@ class ShardStore:
         return self._place.location("merged", f"merged_{shard}.parquet")
 
     def quarantine_path(self, shard: int) -> Location:
-        """`merged/quarantine_N.parquet`: only there when rows were refused."""
+        """`merged/quarantine_N.parquet`: it exists only if rows were refused."""
         return self._place.location("merged", f"quarantine_{shard}.parquet")
 
     def require_raw(self, shard: int) -> ShardFiles:
-        """The raw files, on this machine. Raises `MissingRawError`, which says how to get them back, `StoreError`."""
+        """The raw files, on this machine. Raises `MissingRawError`, which says how to get them again, `StoreError`."""
         self.bring_raw(shard)
         files = self.raw_files(shard)
         missing = files.missing()
@@ -107,41 +107,41 @@ class ShardStore:
         return files
 
     def bring_raw(self, shard: int) -> None:
-        """Brings those raw files that are in the bucket to this machine, unless their copies are here.
+        """Downloads the raw files that are in the bucket to this machine, unless it has copies of them.
 
-        Raises `StoreError`. Does nothing where the store is a folder.
+        Raises `StoreError`. Does nothing if the store is a folder.
         """
         for subject, file in self._named_raw_files(shard):
             self._place.bring(file, subject=subject)
 
     def publish_raw(self, shard: int) -> None:
-        """Puts those raw files into the bucket that are not copies of its own, with what they came from.
+        """Uploads raw files that are not copies of the bucket's own, with the note of their origin.
 
-        Raises `StoreError`. Does nothing where the store is a folder.
+        Raises `StoreError`. Does nothing if the store is a folder.
         """
         for subject, file in self._named_raw_files(shard):
             self._place.publish(file, subject=subject)
 
     def drop_copies(self, shard: int) -> None:
-        """Removes this machine's copies of raw files that are in the bucket, when no step needs them any more."""
+        """Removes this machine's copies of raw files that are in the bucket, once no step needs them any more."""
         for _, file in self._named_raw_files(shard):
             self._place.drop_copy(file)
 
     def remove_raw(self, shard: int) -> int:
-        """Removes the raw files of a shard; the bytes that this freed (a link frees none of its original's)."""
+        """Removes the raw files of a shard; returns the bytes that this freed (0 for a link)."""
         return sum(self._place.remove(file) for _, file in self._named_raw_files(shard))
 
     @contextlib.contextmanager
     def at_work_on(self, shard: int, step: str, *, say: Callable[[str], None] | None = None) -> Iterator[None]:
-        """One run at a time does `step` with a shard of the store on this machine; a second waits, and says so once.
+        """One run at a time does `step` with a shard of the store on this machine; a second reports once that it waits.
 
-        Raises `StoreError` when the folder refuses, or the other does not come to its end.
+        Raises `StoreError` if the folder cannot be written, or if the other run does not end.
         """
         with file_lock(self.raw_folder / f".{shard}.{step}.lock", f"shard {shard}, {step}", say=say):
             yield
 
     def replacing(self, location: Location, *, subject: str) -> AbstractContextManager[Path]:
-        """Gives a path to write a merged file to, which takes its place when the block ends well; see
+        """Yields a path to write a merged file to, which replaces the old file if the block succeeds; see
         `files.replacing`."""
         return self._place.replacing(location, subject=subject)
 
@@ -150,5 +150,5 @@ class ShardStore:
         return FolderPlace(self.folder) if self.url is None else BucketPlace(self.folder, self.url)
 
     def _named_raw_files(self, shard: int) -> list[tuple[str, Path]]:
-        """Each raw file on this machine, there or not, with how errors name it."""
+        """Each raw file on this machine, whether it exists or not, with its name in errors."""
         return [(f"shard {shard}, {path.name}", path) for path in self.raw_files(shard).paths().values()]

@@ -23,7 +23,7 @@ ADVICE = {
 
 @contextmanager
 def store_errors(subject: str) -> Iterator[None]:
-    """Turn an `OSError` of the code inside into a `StoreError` about `subject`; only the disk may raise one there."""
+    """Turns an `OSError` of the block into a `StoreError` about `subject`; only the disk may raise one in the block."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Thrift's compact protocol, read into values and written again, whatever the structs mean: Parquet footers are of it.
+"""Reads and writes Thrift's compact protocol, whatever the structs mean. Parquet footers are written in it.
 
-Rules: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md. pyarrow reads footers but can
-write none with other offsets.
+Rules: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md. pyarrow reads footers, but it
+cannot write one with other offsets.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range
 INTEGERS = (I16, I32, I64)
 
 MOST_NESTED = 32
-"""Structs within structs; a footer has 7 levels."""
+"""Most levels of structs within structs; a footer has 7 levels."""
 
 LONG_LIST = 15
-"""In place of a list's length, where that follows in bytes of its own."""
+"""This value instead of a list's length means that the length follows in bytes of its own."""
 
 
 @dataclass
 class ThriftList:
-    """A list or set: the type of its elements, and they."""
+    """A list or set: the type of its elements, and the elements."""
 
     kind: int
     items: list[ThriftValue]
@@ -41,11 +41,11 @@ ThriftStruct: TypeAlias = "dict[int, ThriftField]"
 """Fields by number, in their order."""
 
 ThriftValue: TypeAlias = "bool | int | bytes | ThriftList | ThriftStruct"
-"""Doubles are kept as their eight bytes."""
+"""A value. Doubles are kept as their eight bytes."""
 
 
 def read_struct(data: bytes) -> ThriftStruct:
-    """The struct that `data` begins with. Raises `ValueError` for what is none."""
+    """The struct at the beginning of `data`. Raises `ValueError` if there is none."""
     try:
         return _Reader(data).struct(0)
     except IndexError:
@@ -94,7 +94,7 @@ class _Reader:
         count = self._varint() if count == LONG_LIST else count
         if count > len(self._data) - self._at:
             raise ValueError(f"a list of {count} in {len(self._data) - self._at} bytes")
-        if kind in (TRUE, FALSE):  # in lists each is a byte of its own
+        if kind in (TRUE, FALSE):  # in lists each value is a byte of its own
             return ThriftList(kind, [self._byte() == TRUE for _ in range(count)])
         return ThriftList(kind, [self._value(kind, depth + 1) for _ in range(count)])
 

@@ -1,14 +1,14 @@
-"""One number for all vectors of a column, whatever their order: of numpy blocks, of a merged file, and as SQL.
+"""One number for all vectors of a column, in any order: computed from numpy blocks, from a merged file, or by SQL.
 
-It is Σ over rows of m(id) · Σ over elements of w(j) · bits, modulo 2^64, where `bits` is a float32 as an unsigned
-integer, m(id) = intHash64(id) | 1 and w(j) = intHash64(j) | 1 with ClickHouse's `intHash64`. The factors are odd: one
-element that is changed always changes the sum. Rows that are exchanged, lost or doubled, elements that slipped, and
-several changes at once leave it as it was by chance alone, one in 2^60 or so. (Carter and Wegman's multilinear hash,
-1979.)
+The number is Σ over rows of m(id) · Σ over elements of w(j) · bits, modulo 2^64, where `bits` is a float32 as an
+unsigned integer, m(id) = intHash64(id) | 1 and w(j) = intHash64(j) | 1 with ClickHouse's `intHash64`. The factors are
+odd, so changing one element always changes the sum. Rows that are exchanged, lost or doubled, elements that slipped,
+and several changes at once leave the sum the same with a probability of only about 1 in 2^60. (Carter and Wegman's
+multilinear hash, 1979.)
 
-The merge takes the sum of the blocks that it writes, and notes it in the file's footer; the load compares it with the
-engine's. What both cost is measured by `python -m benchmarks vector_proof`: to read the file's vectors once more by
-pyarrow would cost a fifth of the load.
+The merge computes the sum of the blocks that it writes, and writes it into the file's footer. The load compares it with
+the engine's sum. `python -m benchmarks vector_proof` measures the cost of both: reading the file's vectors once more
+with pyarrow would cost a fifth of the load.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def vector_sum_sql(column: str, dimension: int) -> str:
 
 
 def file_vector_sum(file: pq.ParquetFile, column: str, dimension: int) -> int:
-    """The sum over a column of a merged file, read batch by batch; for files whose footer has none.
+    """The sum over a column of a merged file, read batch by batch; for files without a sum in the footer.
 
-    Raises `ValueError` when a vector has another length, and what pyarrow raises.
+    Raises `ValueError` if a vector has another length, and pyarrow's errors.
     """
     total = 0
     for batch in file.iter_batches(BATCH_ROWS, columns=["id", column]):

@@ -1,4 +1,4 @@
-"""The vectors of a shard, whatever file holds them: the only place that knows which reader is for which container."""
+"""The vectors of a shard, in any kind of file: only this module knows which reader is for which container."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ OTHER_DIMENSION = "set the dataset's dimension, or correct the source"
 
 
 def vector_header(files: ShardFiles, part: Part, *, advice: str = OTHER_DIMENSION) -> VectorHeader:
-    """What the file of a part says of its vectors. `advice` is what to do about another dimension.
+    """The facts of a part's file about its vectors. `advice` is what to do about another dimension.
 
-    Raises `ShardFileError` unless they are floats of the dataset's dimension and the file is as long as it says.
+    Raises `ShardFileError` unless they are floats of the dataset's dimension and the file is as long as its header
+    says.
     """
     dataset, path = files.dataset, files.path(part)
     subject, dimension, array = files.subject(part), dataset.dimension, dataset.array(part)
@@ -31,9 +32,9 @@ def vector_header(files: ShardFiles, part: Part, *, advice: str = OTHER_DIMENSIO
 
 
 def open_vectors(files: ShardFiles, part: Part, header: VectorHeader, *, block_rows: int) -> VectorReader:
-    """A reader of the part's vectors in blocks of at most `block_rows`. `header` is what `vector_header` gave.
+    """A reader of the part's vectors in blocks of at most `block_rows`. `header` is the result of `vector_header`.
 
-    Raises `ShardFileError` when the file has become another since.
+    Raises `ShardFileError` if the file has changed since.
     """
     path, subject, array = files.path(part), files.subject(part), files.dataset.array(part)
     if isinstance(header, NpyHeader):
