@@ -1,9 +1,9 @@
-"""The HTTP client of a shard's fetch: TLS, proxies, time limits, redirects, failures in our words, an end on demand.
+"""The HTTP client of a shard's fetch: TLS, proxies, time limits, redirects, our own errors, an end on demand.
 
-What is asked for and what an answer means is `http`'s business.
+`http` decides what to ask for and what an answer means.
 
-It is urllib3, whose `read1` hands on what the socket has in pieces of up to 256 KiB: a gigabyte costs as much processor
-time as with curl. httpx reads 64 KiB at a time through three copies, which costs half as much again.
+The client is urllib3. Its `read1` passes on what the socket has, in pieces of up to 256 KiB, so a gigabyte costs as
+much processor time as with curl. httpx reads 64 KiB at a time with three copies, which costs half as much again.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ CA_VARIABLE = "LAION_HTTP_CA_FILE"
 
 MAX_REDIRECTS = 10
 KEPT_CONNECTIONS = 4
-"""To one host: a shard has three files."""
+"""Connections to one host that are kept: a shard has three files."""
 
 PIECE_BYTES = 1 << 18
 
 NOT_REACHED = (NewConnectionError, ConnectTimeoutError, ProxyError, SSLError)
-"""An unknown name is a NewConnectionError, too. An answer that was cut or late is none of them."""
+"""Errors before an answer. An unknown host is a NewConnectionError, too; an answer that was cut or late is not here."""
 
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "laion-assets"}
-"""The file as it is: of a packed one, sizes and ranges would be those of the packed bytes."""
+"""Asks for the file as it is: for a compressed answer, sizes and ranges would be those of the compressed bytes."""
 
 
 class SourceClient:
@@ -64,7 +64,7 @@ class SourceClient:
         stop: threading.Event | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        """Raises `SettingsError` when `ca_file` holds no certificates."""
+        """Raises `SettingsError` if `ca_file` holds no certificates."""
         self._patience = patience
         self._credentials = credentials or Credentials()
         self._stop = stop or threading.Event()
@@ -74,7 +74,7 @@ class SourceClient:
         self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         self._responses: weakref.WeakSet[BaseHTTPResponse] = weakref.WeakSet()
-        # urllib3 logs path and query of each request at level DEBUG; a filter that is there is not added again.
+        # At level DEBUG urllib3 logs the path and query of each request. Adding the same filter again does nothing.
         logging.getLogger("urllib3.connectionpool").addFilter(_hide_queries)
 
     def __enter__(self) -> SourceClient:
@@ -84,26 +84,27 @@ class SourceClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Closes the connections."""
         for manager in self._managers.values():
             manager.clear()
 
     def interrupt(self) -> None:
-        """End what other threads read; call it once `stop` is set. One that is connecting ends by its time limit."""
+        """Ends reads of other threads; call it after `stop` is set. A thread that is connecting ends by its time
+        limit."""
         with self._lock:
             responses = list(self._responses)
         for response in responses:
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # its connection has ended already
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # its connection has already ended
                 response.shutdown()
 
     @contextlib.contextmanager
     def open(
         self, method: str, url: str, headers: dict[str, str], subject: str, *, seconds_left: float
     ) -> Iterator[BaseHTTPResponse]:
-        """The answer to a request, after its redirects, its body still to be read; closed with the context.
+        """The answer to a request, after redirects, with its body not yet read; closed when the block ends.
 
-        Raises `PermanentSourceError` (TLS, redirects without end or from https to http, a URL that is none),
-        `SourceError` (all that may pass) and `StoppedError`, also for failures while the body is read.
+        Raises `PermanentSourceError` (TLS, endless redirects or one from https to http, an invalid URL), `SourceError`
+        (failures that may pass) and `StoppedError`, also for failures while the body is read.
         """
         place = f"{subject} from {redact(url)}"
         timeout = Timeout(
@@ -116,7 +117,7 @@ class SourceClient:
         try:
             with self._lock:
                 self._responses.add(response)
-            # Looked at after it is kept: an answer that comes while `interrupt` runs is seen by the one or the other.
+            # Checked after the answer is kept: an answer that comes during `interrupt` is seen by one of the two.
             if self._stop.is_set():
                 raise StoppedError
             with self._failures(place, connecting=False):
@@ -125,7 +126,7 @@ class SourceClient:
             response.close()
 
     def _follow(self, method: str, url: str, headers: dict[str, str], timeout: Timeout, place: str) -> BaseHTTPResponse:
-        """Redirects by hand: urllib3 would also follow one from https to http, and keeps no user for the same host."""
+        """Follows redirects. urllib3 would also follow one from https to http, and drops the user for the same host."""
         target = parse_url(url)
         user = self._credentials.header(target)
         for _ in range(MAX_REDIRECTS + 1):
@@ -156,7 +157,7 @@ class SourceClient:
         raise PermanentSourceError(place, found=f"more than {MAX_REDIRECTS} redirects", expected="an end of them")
 
     def _manager(self, target: Url) -> urllib3.PoolManager:
-        """The connections to a host: direct ones, or through the proxy that HTTP(S)_PROXY and NO_PROXY name for it."""
+        """The connections to a host: direct, or through the proxy that HTTP(S)_PROXY and NO_PROXY name for it."""
         proxy = getproxies().get(target.scheme or "", "")
         if proxy_bypass(target.netloc or ""):
             proxy = ""
@@ -184,7 +185,7 @@ class SourceClient:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """Made when first asked for."""
+        """The TLS context, made when it is first needed."""
         return trusting_context(self._ca_file, CA_VARIABLE)
 
     @contextlib.contextmanager
@@ -192,7 +193,7 @@ class SourceClient:
         try:
             yield
         except LocationValueError as error:
-            # urllib3's own words would show a part of the URL, perhaps of a password.
+            # urllib3's message would show a part of the URL, perhaps of a password.
             error.args = ("a URL that cannot be used",)
             redact_chain(error)
             raise PermanentSourceError(
@@ -206,7 +207,7 @@ class SourceClient:
 
 
 def body(response: BaseHTTPResponse, place: str, seconds: float) -> Iterator[bytes]:
-    """The bytes of an answer, as they come; says so where `place` is silent. A piece comes within `seconds`."""
+    """The bytes of an answer, as they come; reports when `place` is silent. A piece may take `seconds`."""
     return telling_silence(_pieces(response), place, seconds)
 
 
@@ -216,7 +217,7 @@ def _pieces(response: BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _failure(place: str, error: HTTPError, *, connecting: bool) -> SourceError:
-    """One failed connection or answer as our error: certificates that do not hold are permanent, the rest may pass."""
+    """A failed connection or answer as our error: invalid certificates are permanent, other failures may pass."""
     cause = error.args[0] if error.args else ""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return PermanentSourceError(

@@ -1,6 +1,6 @@
-"""Who we are to which host: users of URLs, bearer tokens of LAION_HTTP_TOKEN, netrc files. It sends nothing.
+"""Which credentials go to which host: users of URLs, bearer tokens of LAION_HTTP_TOKEN, netrc files. It sends nothing.
 
-Each is for one origin. What a redirect leads to is `client`'s business.
+Each credential is for one origin. `client` follows redirects.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NETRC = Path("~/.netrc")
 
 @dataclass(frozen=True)
 class WebOrigin:
-    """Scheme, host and port: what a credential is for (RFC 6454)."""
+    """Scheme, host and port: a credential belongs to one origin (RFC 6454)."""
 
     scheme: str
     host: str
@@ -39,23 +39,23 @@ class WebOrigin:
         return cls(scheme, (url.host or "").lower(), url.port or PORTS.get(scheme, 0))
 
     def may_hand_on(self, following: WebOrigin) -> bool:
-        """Whether what this origin may know a redirect may take to another: to the same, or from port 80 to the TLS
-        port of one host. Another port of a host is someone else's (CVE-2022-27774)."""
+        """Whether a redirect to another origin may get the same credentials: to the same origin, or from port 80 to the
+        TLS port of one host. Another port of a host belongs to someone else (CVE-2022-27774)."""
         upgraded = WebOrigin("https", self.host, 443)
         return following == self or (self == WebOrigin("http", self.host, 80) and following == upgraded)
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Tokens by origin or by host, and users of a netrc file by host. Nothing of it is shown."""
+    """Tokens by origin or by host, and users of a netrc file by host. Its `repr` shows nothing of them."""
 
     tokens: dict[WebOrigin | str, str] = field(default_factory=dict, repr=False)
     users: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, settings: Settings) -> Credentials:
-        """Those of the settings. A token without a host is for the first HTTP source, the hub's token for the hub. A
-        source's own variable goes before both. Raises `SettingsError`."""
+        """The credentials of the settings. A token without a host is for the first HTTP source, the hub's token is for
+        the hub. A source's own variable takes precedence over both. Raises `SettingsError`."""
         places = [place.url for place in settings.sources if place.url.startswith(("http://", "https://"))]
         tokens: dict[WebOrigin | str, str] = {}
         for host, token in token_pairs(settings.http_token.get_secret_value()) if settings.http_token else ():
@@ -75,7 +75,7 @@ class Credentials:
         return cls(tokens, _netrc_users(settings.http_netrc) if places else {})
 
     def header(self, url: Url) -> dict[str, str]:
-        """The Authorization header for a URL that a source has: of its own user, else a token, else a netrc entry."""
+        """The Authorization header for a source's URL: of the URL's own user, else a token, else a netrc entry."""
         origin = WebOrigin.of(url)
         user = url.auth and unquote(url.auth)
         token = (
@@ -88,9 +88,10 @@ class Credentials:
 
 
 def _netrc_users(named: Path | None) -> dict[str, str]:
-    """user:password by host. The entry called default is for every host, and left out.
+    """user:password by host. The entry called default is for every host, so it is left out.
 
-    Raises `SettingsError` for a file that LAION_HTTP_NETRC names; the one in the home folder need not be sound.
+    Raises `SettingsError` for an invalid file that LAION_HTTP_NETRC names. An invalid file in the home folder is
+    ignored.
     """
     try:
         path = named or NETRC.expanduser()
@@ -98,7 +99,7 @@ def _netrc_users(named: Path | None) -> dict[str, str]:
             return {}
         hosts = netrc.netrc(str(path)).hosts
     except (OSError, RuntimeError, ValueError, netrc.NetrcParseError) as error:
-        # The parser's words may quote a password.
+        # The parser's message may quote a password.
         line = f", line {error.lineno}" if isinstance(error, netrc.NetrcParseError) else ""
         found = error.strerror or "no file" if isinstance(error, OSError) else "what is no entry of a netrc file"
         if named is not None:

@@ -1,6 +1,6 @@
-"""The ways in which one try at one source fails, beyond `errors`: they steer what is tried next, and are not reported.
+"""How one try at one source can fail, beyond `errors`. These errors decide what is tried next, and are not reported.
 
-`fetch_shard` and `observe_shard` raise the errors of `laion_assets.errors` only.
+`fetch_shard` and `observe_shard` raise only errors of `laion_assets.errors`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from laion_assets.errors import SourceError
 
 
 class WrongFileError(SourceError):
-    """A source gave something else than the file that is wanted: size, magic bytes, header or SHA-256."""
+    """A source gave another file than the wanted one, by its size, magic bytes, header or SHA-256."""
 
 
 class SlowSourceError(SourceError):
@@ -17,13 +17,13 @@ class SlowSourceError(SourceError):
 
 
 class BusySourceError(SourceError):
-    """A source asks to be left alone for `wait_seconds` (429 or 503)."""
+    """A source asks not to be asked again for `wait_seconds` (429 or 503)."""
 
     wait_seconds: float | None = None
 
 
 class StoppedError(Exception):
-    """The whole fetch is being stopped (an interrupt, or another file of the shard failed): not a source's fault."""
+    """The whole fetch is being stopped (an interrupt, or another file of the shard failed): the source did not fail."""
 
 
 def reason(error: SourceError) -> str:

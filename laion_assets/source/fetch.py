@@ -1,6 +1,6 @@
-"""The files of one shard, from whichever source gives them, into one folder. How one comes: `http`, `folder`.
+"""Fetches the files of one shard into one folder, from any of its sources. `http` and `folder` fetch single files.
 
-Reading what is in the files is not its business, and no more is removing them once they are merged.
+It does not read what is in the files, and does not remove them once they are merged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from laion_assets.source.wanted import WantedFile, check_file, wanted_files
 
 OBSERVE_TRIES = 3
 OBSERVE_SECONDS = 120.0
-"""An observation will be made again anyway, so it does not insist as a fetch does."""
+"""Limits of an observation. It will be made again anyway, so it gives up earlier than a fetch."""
 
 RELOCK = (
     "`laion-assets describe FILE.toml --lock --check` lists what has changed, and without --check takes the new listing"
@@ -40,16 +40,16 @@ AGAIN = "it is fetched again"
 
 
 BRIEF = Patience(connect_seconds=5.0, read_seconds=5.0)
-"""What lies beside an absent file only adds to an error, and is not waited for."""
+"""Patience for the names beside a missing file. These names only add to an error, so it does not wait for them."""
 
 
 @dataclass(frozen=True)
 class FetchedFile:
     """A file that is complete and checked in the store.
 
-    `url` is where it came from, without anything secret, or its own path when it was there before. `bytes` is its
-    size, `bytes_fetched` what came over the network for it this time, `tries` the tries this time, 0 for none.
-    `linked` says that it shares its bytes with a file elsewhere on this machine.
+    `url` is where it came from, without secrets, or its own path if it was there before. `bytes` is its size,
+    `bytes_fetched` the bytes that came over the network this time, `tries` the tries this time, 0 for none. `linked`
+    says that it shares its bytes with a file elsewhere on this machine.
     """
 
     kind: FileKind
@@ -72,17 +72,17 @@ def fetch_shard(
     log: LogCallback | None = None,
     patience: Patience | None = None,
 ) -> list[FetchedFile]:
-    """Bring a shard's files into `folder` (made if need be), under the dataset's names, in its order of kinds.
+    """Fetches a shard's files into `folder` (made if necessary), under the dataset's names, in its order of kinds.
 
-    At most `settings.http_connections` files come side by side. A file that is there already, and passes the same
-    checks, is not fetched again, unless its source says that it has another now (size, ETag or date). Two runs of one
-    shard take turns, so that the second finds it complete. After an interrupt or an error what has come is kept, and
-    the next run continues from there.
+    At most `settings.http_connections` files are fetched at the same time. A file that exists already and passes the
+    same checks is not fetched again, unless its source says that it has changed (size, ETag or date). Of two runs for
+    one shard the second waits, and then finds the files complete. After an interrupt or an error the bytes that came
+    are kept, and the next run continues there.
 
-    Raises `SourceError` when no source gives a file within the tries and the time, `UnreachableSourceError` when none
-    could be reached, `PermanentSourceError` when all said no for good, `StoreError` when the disk refuses or has not
-    enough space, `DatasetError` for a shard that is none, and `SettingsError` for a manifest, a CA file or a source
-    that cannot be used.
+    Raises `SourceError` if no source gives a file within the tries and the time, `UnreachableSourceError` if none could
+    be reached, `PermanentSourceError` if all refused for good, `StoreError` if the disk cannot be written or has too
+    little space, `DatasetError` if there is no such shard, and `SettingsError` for an invalid manifest, CA file or
+    source.
     """
     settings.dataset.shard_number(str(shard))
     patience = patience or Patience.of(settings)
@@ -90,7 +90,7 @@ def fetch_shard(
     transfer = ShardTransfer(
         f"shard {shard}", {file.name: file.expected_bytes for file in files}, progress=progress, log=log
     )
-    # The run that holds the lock may fetch its files one after the other, each for its whole time.
+    # The run that holds the lock may fetch its files one after the other, each for its full time.
     wait_seconds = patience.file_seconds * len(files)
     with closing(ShardPlaces(settings, patience, transfer)) as places:
         sources = [places.of(file) for file in files]
@@ -105,13 +105,14 @@ def fetch_shard(
 
 
 def _with_near_misses(error: PermanentSourceError, settings: Settings, files: list[WantedFile]) -> PermanentSourceError:
-    """The error, with what lies beside the file that it is about. The places are new ones: those of the fetch ended."""
+    """The error, with similar names beside the missing file. It opens the places again: those of the fetch are
+    closed."""
     with closing(ShardPlaces(settings, BRIEF, ShardTransfer("", {}))) as places:
         return with_near_misses(error, settings.dataset, files, [places.of(file) for file in files])
 
 
 def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = None) -> dict[FileKind, RemoteFile]:
-    """What the first source that has each of a shard's files says of it; nothing is fetched.
+    """What the first source that has each of a shard's files says about it; nothing is fetched.
 
     Raises `SourceError`, `PermanentSourceError`, `DatasetError` and `SettingsError` as `fetch_shard` does.
     """
@@ -135,7 +136,7 @@ def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = N
 
 
 def _as_locked(wanted: WantedFile, remote: RemoteFile, transfer: ShardTransfer) -> RemoteFile:
-    """What is observed. Of a file that differs from the lock file, what is locked: the difference is logged."""
+    """The observed file. If it differs from the lock file's, the difference is logged and the locked file returned."""
     locked = wanted.locked
     if locked is None or not is_other(locked, remote):
         return remote
@@ -146,9 +147,9 @@ def _as_locked(wanted: WantedFile, remote: RemoteFile, transfer: ShardTransfer) 
 def fetch_file(
     wanted: WantedFile, sources: Sequence[Source], folder: Path, patience: Patience, transfer: ShardTransfer
 ) -> FetchedFile:
-    """Bring one file into `folder`, which exists and is locked, from the first of `sources` that gives it.
+    """Fetches one file into `folder`, which exists and is locked, from the first of `sources` that gives it.
 
-    Raises `SourceError`, `PermanentSourceError` and `StoreError` as `fetch_shard` does, and `StoppedError` when
+    Raises `SourceError`, `PermanentSourceError` and `StoreError` as `fetch_shard` does, and `StoppedError` if
     `transfer` is stopped.
     """
     started = time.monotonic()
@@ -175,7 +176,7 @@ def fetch_file(
 
 
 def _take(partial: PartialFile, pace: Pace, source: Source) -> Arrival:
-    """One try at one source."""
+    """Makes one try at one source."""
     pace.begin()
     wanted = partial.wanted
     if wanted.locked is not None:
@@ -193,7 +194,8 @@ def _take(partial: PartialFile, pace: Pace, source: Source) -> Arrival:
 
 
 def _require_locked(wanted: WantedFile, remote: RemoteFile) -> None:
-    """Raises `PermanentSourceError` for another file than the lock file has; another mirror may have that."""
+    """Raises `PermanentSourceError` for another file than the locked one, since another mirror may have the locked
+    one."""
     locked = wanted.locked
     if locked is not None and is_other(locked, remote):
         raise PermanentSourceError(
@@ -205,7 +207,7 @@ def _require_locked(wanted: WantedFile, remote: RemoteFile) -> None:
 
 
 def _fetched_before(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> Arrival | None:
-    """The file, if it is in its final place, is the wanted one, and its source has not changed it."""
+    """The file, if it has its final name, is the wanted one, and its source has not changed it."""
     final, wanted, transfer = partial.final, partial.wanted, partial.transfer
     with partial.storing():
         if not final.exists():
@@ -225,9 +227,9 @@ def _fetched_before(partial: PartialFile, sources: Sequence[Source], patience: P
 
 
 def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> bool:
-    """Whether the first source that answers has another file than the store. Each is asked once.
+    """Whether the first source that answers has another file than the store. Each source is asked once.
 
-    A SHA-256 in the manifest has said already that it is the right one. What no source can be asked about stays.
+    If the manifest has a SHA-256, the file is known to be right. If no source can be asked, the file stays.
     """
     wanted, transfer = partial.wanted, partial.transfer
     with partial.storing():
@@ -235,7 +237,7 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Pati
     if then is None or (wanted.sha256 is not None and wanted.locked is None):
         return False
     if wanted.locked is not None:
-        # The lock file says which file it is to be, whatever the source has now.
+        # The lock file decides which file it must be, whatever the source has now.
         if is_other(wanted.locked, then):
             transfer.say(
                 f"{wanted.subject}: here is {then.version}, the lock file has {wanted.locked.version}; {AGAIN}"
@@ -256,12 +258,12 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Pati
 
 
 def _complete(partial: PartialFile) -> Arrival | None:
-    """The file, if a run before this one ended between its last byte and its final name."""
+    """The file, if an earlier run ended between its last byte and its final name."""
     origin = partial.origin
     locked = partial.wanted.locked
     if origin is None or not partial.is_complete:
         return None
-    # Of a share of a file the origin has the share's size.
+    # For a share of a file the origin's size is that of the share.
     size = None if partial.wanted.slice else origin.total
     if locked is not None and is_other(locked, RemoteFile(origin.url, size, origin.etag, origin.modified)):
         return None
@@ -270,13 +272,13 @@ def _complete(partial: PartialFile) -> Arrival | None:
     except WrongFileError as error:
         partial.transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
         return None
-    # Of a share of a file the origin has the share's size, where the source says that of the whole.
+    # For a share of a file the origin has the share's size, but the source states the size of the whole file.
     whole = None if partial.wanted.slice else RemoteFile(origin.url, origin.total, origin.etag, origin.modified)
     return Arrival(origin.url, origin.etag, remote=whole)
 
 
 def _refuse_own_folder(sources: list[list[Source]], folder: Path) -> None:
-    """The store removes raw files after their merge; as a source of itself it would remove the user's only copy."""
+    """Refuses the store as its own source: after a merge the store removes raw files, which would be the only copy."""
     for source in (each for places in sources for each in places):
         if isinstance(source, LocalFile) and source.path.parent.resolve() == folder.resolve():
             raise SettingsError(

@@ -1,10 +1,10 @@
-"""One file from a folder on this machine, which is linked into the store. Whether to try again is `mirrors`'s business.
+"""One file from a folder on this machine, which is linked into the store. `mirrors` decides whether to try again.
 
-A file of a local folder gets a hard link in the store, so that it takes no space and no time. The store may delete its
-name after the merge, and the original stays: a file lives as long as one name of it. Of the two kinds of link the hard
-one is the safer: when the original is removed or replaced, the store still has the bytes that were checked. Where the
-folder lies on another disk, or the system forbids hard links (files of other users), it is a symbolic link; deleting
-that leaves the original alone, too, but the original must then stay until the merge is done.
+A file of a local folder gets a hard link in the store, which takes no space and no time. After the merge the store may
+delete its link, and the original stays: a file exists as long as it has one name. A hard link is safer than a symbolic
+one: if the original is removed or replaced, the store still has the bytes that were checked. If the folder is on
+another disk, or the system forbids hard links (to files of other users), the link is symbolic. Deleting it also leaves
+the original, but the original must stay until the merge is done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from laion_assets.source.transfer import Pace
 from laion_assets.source.wanted import WantedFile, check_file
 
 NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""Another disk, a file of another user (fs.protected_hardlinks), or a file system without hard links."""
+"""No hard link: another disk, a file of another user (fs.protected_hardlinks), or a file system without hard links."""
 
 
 class LocalFile:
@@ -36,7 +36,7 @@ class LocalFile:
         self._wanted = wanted
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:  # noqa: ARG002 - a link takes no time
-        """Check the file and link it into its final place. Raises `SourceError` and its kinds, `StoreError`."""
+        """Checks the file and links it to its final name. Raises `SourceError` and its kinds, `StoreError`."""
         with self._failures():
             original = self._original()
             try:
@@ -66,7 +66,7 @@ class LocalFile:
         require_same(self._wanted, pinned, self.observe())
 
     def _original(self) -> Path:
-        """The file that the path leads to. A pipe or a device is refused: it may be read for ever."""
+        """The file that the path leads to. A pipe or a device is refused: reading it might never end."""
         original = self.path.resolve(strict=True)
         if not original.is_file():
             raise PermanentSourceError(
@@ -84,9 +84,9 @@ class LocalFile:
 
 
 def link(original: Path, final: Path) -> None:
-    """Give `original` the further name `final`, in place of what had it: a hard link, else a symbolic one.
+    """Gives `original` the additional name `final`, replacing an old file: by a hard link, else a symbolic one.
 
-    `original` is absolute and no link itself. Raises `OSError`.
+    `original` is an absolute path and not a link. Raises `OSError`.
     """
     temporary = temporary_link(final)
     temporary.unlink(missing_ok=True)
@@ -97,6 +97,6 @@ def link(original: Path, final: Path) -> None:
             raise
         temporary.symlink_to(original)
     temporary.replace(final)
-    # When both names were links to one file already, replacing does nothing and leaves this one (POSIX rename).
+    # If both names already are links to the same file, replacing does nothing and leaves this link (POSIX rename).
     temporary.unlink(missing_ok=True)
     sync_folder(final.parent)

@@ -1,4 +1,4 @@
-"""Brings queries and the neighbours that others computed into the store, from a dataset's sources."""
+"""Fetches queries, and the neighbours that others computed, from a dataset's sources into the store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from laion_assets.source.wanted import WantedFile
 
 
 def fetch_given(settings: Settings, given: Given, log: LogCallback | None = None) -> tuple[Path, Path]:
-    """The files of queries and of neighbours, in `given/` of the store; those that are there are not fetched again.
+    """The files of queries and of neighbours, in `given/` of the store; existing files are not fetched again.
 
-    It does not insist as a fetch of a shard does: a report can be made without them. Raises `SourceError`,
+    It gives up earlier than a fetch of a shard, since a report can be made without them. Raises `SourceError`,
     `StoreError`, `SettingsError`.
     """
     folder = settings.data_dir / "given" / settings.dataset.name

@@ -1,21 +1,23 @@
-"""One file over HTTP(S): what is asked for, what each answer means, and when bytes that are there may be continued.
+"""One file over HTTP(S): what to ask for, what each answer means, and when a partial file may be continued.
 
-Whether and where to try again is `mirrors`'s business; connections are `client`'s.
+`mirrors` decides whether and where to try again; `client` makes connections.
 
-When a partial file is continued, first rule that fits:
+When a partial file is continued, the first rule that applies is used:
 
 1. At the same URL with a strong ETag: Range with If-Range of that ETag.
 2. At the same URL without one: Range with If-Range of Last-Modified, if that was a second or more older than its
    answer's Date. Only then is a date a strong validator (RFC 9110, 8.8.2.2).
-3. With a SHA-256 from the manifest and a known size, at any URL: plain Range. The hash decides over the whole file.
+3. With a SHA-256 from the manifest and a known size, at any URL: plain Range. The hash over the whole file decides.
 4. At another mirror: Range with If-Range of the strong ETag, if the size is known. Only a mirror whose file has the
    same ETag and size continues.
-5. Else it starts over.
+5. Otherwise the fetch starts again.
 
-Each 206 must begin where ours ends, be part of a file of the same size, and carry the ETag that was asked for; else
-what is there is thrown away. A 200 to a Range starts over. A 416 is compared: it is complete if its size is ours.
+Each 206 must begin where our bytes end, be part of a file of the same size, and have the ETag that was asked for;
+otherwise our bytes are thrown away. After a 200 to a Range the fetch starts again. After a 416 the sizes are compared:
+the file is complete if the answer's size is ours.
 
-Packed answers (Content-Encoding) are refused, since we ask for none, and sizes and ranges would be of packed bytes.
+Compressed answers (Content-Encoding) are refused: we do not ask for them, and sizes and ranges would be those of the
+compressed bytes.
 """
 
 from __future__ import annotations
@@ -43,13 +45,13 @@ from laion_assets.source.transfer import Pace, Patience
 from laion_assets.source.wanted import WantedFile
 
 PASSING_STATUS = {408, 421, 425, 429}
-"""Statuses from 300 to 499 that may pass; the others are permanent (redirects are followed before)."""
+"""Statuses from 300 to 499 that may pass; other ones are permanent (redirects are followed before this check)."""
 
 PERMANENT_STATUS = {501, 505}
-"""Statuses from 500 on that do not pass: the server cannot do it at all."""
+"""Statuses from 500 on that do not pass: the server cannot do this at all."""
 
 LOOK_SECONDS = 10.0
-"""So long may each look at what lies beside an absent file take."""
+"""Time limit of each request for the names beside a missing file."""
 
 ADVICE = {
     401: "put a token into LAION_HTTP_TOKEN, or user and password into ~/.netrc or the URL in LAION_SOURCE",
@@ -70,7 +72,7 @@ class HttpFile:
         self._subject = f"{wanted.subject} from {self.url}"
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
-        """Complete `partial` with one request. Raises `SourceError`, `StoreError` and their kinds."""
+        """Completes `partial` with one request. Raises `SourceError`, `StoreError` and their kinds."""
         asked = self._ask_from(partial)
         with self._open("GET", asked, pace.seconds_left) as response:
             if response.status == 416 and asked:
@@ -87,13 +89,13 @@ class HttpFile:
         return Arrival(self.url, origin.etag, remote=remote)
 
     def observe(self) -> RemoteFile:
-        """Size, ETag and date by HEAD, or by a GET of one byte where HEAD is refused. Raises `SourceError`."""
+        """Size, ETag and date by HEAD, or by a GET of one byte if HEAD is refused. Raises `SourceError`."""
         for method, asked in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
             with self._open(method, asked, self._patience.file_seconds) as response:
                 if response.status in (200, 206):
                     self._refuse_packed(response)
                     return self._remote(response, self._origin(response).total)
-                # Signed URLs allow GET alone, and answer HEAD with 403; 404 and 410 are the same for both.
+                # Signed URLs allow only GET, and answer HEAD with 403. 404 and 410 are the same for both methods.
                 if method == "GET" or response.status in (404, 410, 429, 503):
                     raise self._refusal(response)
         raise AssertionError("the loop returns or raises")
@@ -101,7 +103,7 @@ class HttpFile:
     def read_range(self, first: int, end: int, pinned: RemoteFile, seconds_left: float) -> Iterator[bytes]:
         """The bytes from `first` to `end` of the file that `observe` described. Raises `SourceError`, also for another.
 
-        A strong ETag goes as If-Match, else the date as If-Unmodified-Since (RFC 9110, 13.1).
+        A strong ETag is sent as If-Match, otherwise the date as If-Unmodified-Since (RFC 9110, 13.1).
         """
         asked = {"Range": f"bytes={first}-{end - 1}"}
         if pinned.etag and pinned.etag.startswith('"'):
@@ -124,7 +126,7 @@ class HttpFile:
             yield from self._body(response, seconds_left)
 
     def names_beside(self, likely: Sequence[str]) -> list[str]:
-        """Names that the server lists in the file's folder; where it lists nothing, the first of `likely` there.
+        """Names that the server lists in the file's folder; if it lists nothing, the first of `likely` that exists.
 
         Raises `SourceError`.
         """
@@ -146,7 +148,7 @@ class HttpFile:
         return self._client.open(method, self._url, headers, self._wanted.subject, seconds_left=seconds_left)
 
     def _ask_from(self, partial: PartialFile) -> dict[str, str]:
-        """The headers that ask for what is missing; none to ask for everything; see the rules above."""
+        """The headers that ask for the missing bytes; empty to ask for all bytes. See the rules above."""
         origin = partial.origin
         if origin is None or partial.size == 0:
             return {}
@@ -163,7 +165,7 @@ class HttpFile:
     def _continued(
         self, response: BaseHTTPResponse, partial: PartialFile, new: Origin, asked: dict[str, str]
     ) -> Origin:
-        """The origin of a 206 that continues what is there; if it does not, that is thrown away for the next try."""
+        """The origin of a 206 that continues our bytes; if it does not, they are thrown away for the next try."""
         old = partial.origin or new
         found = response.headers.get("Content-Range", "none")
         first, _, total = _content_range(found)
@@ -182,7 +184,8 @@ class HttpFile:
         )
 
     def _compare(self, response: BaseHTTPResponse, partial: PartialFile) -> Arrival:
-        """416: there is nothing after what is there. It is complete if its size is the file's, else it starts over."""
+        """Handles 416, nothing after our bytes: the file is complete if its size is ours, else the fetch starts
+        again."""
         total = _content_range(response.headers.get("Content-Range", ""))[2]
         known = partial.origin.total if partial.origin else None
         if partial.size in (total, known) and (total is None or known is None or total == known):
@@ -196,7 +199,7 @@ class HttpFile:
         )
 
     def _origin(self, response: BaseHTTPResponse) -> Origin:
-        """What an answer's bytes are a part of; weak ETags and dates are left out."""
+        """The file that an answer's bytes belong to; weak ETags and dates are left out."""
         headers = response.headers
         if response.status == 206:
             total = _content_range(headers.get("Content-Range", ""))[2]
@@ -218,7 +221,7 @@ class HttpFile:
     def _refusal(self, response: BaseHTTPResponse) -> SourceError:
         status = response.status
         found = f"{status} {response.reason or ''}".strip()
-        # The hub says more in headers of its own.
+        # The hub gives more details in its own headers.
         said = redact_text(response.headers.get("X-Error-Message", ""))[:200]
         found = f"{found}, {said}" if said else found
         advice = HUB_ADVICE.get(response.headers.get("X-Error-Code", ""), ADVICE.get(status, ""))
@@ -231,7 +234,7 @@ class HttpFile:
 
 
 def _content_range(value: str) -> tuple[int | None, int | None, int | None]:
-    """First byte, last byte and whole size of a Content-Range; None for what it does not say."""
+    """First byte, last byte and whole size of a Content-Range; None for a missing value."""
     match = re.fullmatch(r"\s*bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*", value, re.ASCII | re.IGNORECASE)
     if match is None:
         return None, None, None
@@ -245,14 +248,14 @@ def _modified(response: BaseHTTPResponse) -> str | None:
 
 
 def _strong_date(headers: Mapping[str, str]) -> str | None:
-    """Last-Modified, where it is old enough beside Date to be sure that the file did not change in the same second."""
+    """Last-Modified, if it is older than Date by enough to exclude a change within the same second."""
     value = headers.get("Last-Modified", "")
     modified, now = _seconds(value), _seconds(headers.get("Date", ""))
     return value if modified is not None and now is not None and now - modified >= 1 else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that Retry-After asks to wait, which gives them or a date; None without it."""
+    """Seconds that Retry-After asks to wait, given as seconds or as a date; None without it."""
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}", value, re.ASCII):
         return float(value)

@@ -1,7 +1,7 @@
 """Repositories of the Hugging Face hub as sources: hf://datasets/OWNER/NAME@REVISION/FOLDER.
 
-Their files are fetched over HTTPS as others are (`http`), with resume, ranges and ETags. The package huggingface_hub
-says where the hub is (HF_ENDPOINT) and which token it has (HF_TOKEN, or `hf auth login`).
+Their files are fetched over HTTPS like other files (`http`), with resume, ranges and ETags. The package huggingface_hub
+gives the hub's address (HF_ENDPOINT) and the token (HF_TOKEN, or `hf auth login`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ADVICE = {
     "RevisionNotFound": "check the revision after @: a branch, a tag or a commit",
     "EntryNotFound": "check whether the revision has this file, and the folders of the source",
 }
-"""By the hub's X-Error-Code."""
+"""Errors by the hub's X-Error-Code."""
 
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository of a dataset, one of its revisions, and a folder in it ("" is all of it)."""
+    """A repository of a dataset, one of its revisions, and a folder in it ("" is the whole repository)."""
 
     name: str
     revision: str
@@ -35,7 +35,7 @@ class HubRepository:
 
     @classmethod
     def of(cls, url: str) -> HubRepository:
-        """From a URL. Raises `SettingsError`."""
+        """Parses a URL. Raises `SettingsError`."""
         found = ADDRESS.fullmatch(url.partition("?")[0].partition("#")[0])
         if found is None:
             raise SettingsError(
@@ -46,11 +46,11 @@ class HubRepository:
 
     @property
     def url(self) -> str:
-        """As a source names it."""
+        """The URL as a source names it."""
         return f"hf://datasets/{self.name}@{quote(self.revision, safe='')}" + (f"/{self.folder}" if self.folder else "")
 
     def at(self, commit: str) -> HubRepository:
-        """The same at a commit, which does not move."""
+        """The same folder at a commit, which never changes."""
         return replace(self, revision=commit)
 
     def file_url(self, folder: str, path: str) -> str:
@@ -66,21 +66,21 @@ def is_hub(url: str) -> bool:
 
 
 def endpoint() -> str:
-    """Where the hub is: HF_ENDPOINT, else https://huggingface.co."""
+    """The hub's address: HF_ENDPOINT, else https://huggingface.co."""
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT).rstrip("/")
 
 
 def hub_token() -> str:
-    """The token that huggingface_hub finds; "" where there is none."""
+    """The token that huggingface_hub finds; "" if there is none."""
     from huggingface_hub import get_token
 
     return get_token() or ""
 
 
 def pinned(url: str, listed: str) -> str:
-    """A source at the commit that a listing was made of, where both are of one repository."""
+    """The source at the commit for which a listing was made, if both are of the same repository."""
     if not (is_hub(url) and is_hub(listed)):
         return url
     wanted, locked = HubRepository.of(url), HubRepository.of(listed)

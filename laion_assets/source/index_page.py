@@ -1,4 +1,4 @@
-"""What a web server's directory lists, and which names it has where it lists nothing; what they mean is not said."""
+"""The names that a web server's directory lists, or that exist if it lists nothing. It does not interpret names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE_BYTES = 64 << 20
 
 
 def listed_names(client: SourceClient, url: str, subject: str, seconds: float) -> list[str]:
-    """What a directory's index page links to directly below it, folders with / at their end; nothing without a page.
+    """The links of a directory's index page directly below it, folders with / at their end; empty without a page.
 
     Raises `SourceError`.
     """
@@ -33,7 +33,7 @@ def listed_names(client: SourceClient, url: str, subject: str, seconds: float) -
 
 
 def has_file(client: SourceClient, url: str, subject: str, seconds: float) -> bool:
-    """Whether a file is there, by HEAD, or by a GET of one byte where HEAD is refused. Raises `SourceError`."""
+    """Whether a file exists, by HEAD, or by a GET of one byte if HEAD is refused. Raises `SourceError`."""
     for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
         with client.open(method, url, headers, subject, seconds_left=seconds) as response:
             if response.status in (200, 206):
@@ -44,7 +44,7 @@ def has_file(client: SourceClient, url: str, subject: str, seconds: float) -> bo
 
 
 def whole_body(response: BaseHTTPResponse, url: str, subject: str, limit: int, seconds: float) -> bytes:
-    """All bytes of an answer. Raises `PermanentSourceError` where they are more than `limit`."""
+    """All bytes of an answer. Raises `PermanentSourceError` if there are more than `limit`."""
     content = bytearray()
     for piece in body(response, redact(url), seconds):
         content += piece

@@ -3,12 +3,12 @@
 LAION_MANIFEST names a UTF-8 file in either of two forms, which may be mixed line by line:
 
 - what `sha256sum` prints: 64 hexadecimal digits, a blank, a blank or `*`, the name;
-- fields separated by tabs or commas: SHA-256, size in bytes and name, where SHA-256 or size may be absent or empty. A
-  field is known by its shape: any order does, a line of titles is passed over, and the checksum files of
-  tensorflow/datasets (URL, size, SHA-256, name) can be used as they are.
+- fields separated by tabs or commas: SHA-256, size in bytes and name, where SHA-256 or size may be missing or empty. A
+  field is recognized by its form, so any order works, and a line of titles is skipped. The checksum files of
+  tensorflow/datasets (URL, size, SHA-256, name) can be used unchanged.
 
-Of a name or URL only the last part counts (`img_emb/img_emb_0.npy` is `img_emb_0.npy`). Empty lines and lines that
-start with `#` are passed over.
+Only the last part of a name or URL is used (`img_emb/img_emb_0.npy` is `img_emb_0.npy`). Empty lines and lines that
+start with `#` are skipped.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from laion_assets.text_file import read_text
 
 
 class ManifestEntry(NamedTuple):
-    """What a manifest says of one file: size in bytes and SHA-256 in lower-case hexadecimal, None where it does not."""
+    """A manifest's facts about one file: size in bytes and SHA-256 in lower-case hexadecimal; None if not given."""
 
     size: int | None
     sha256: str | None
 
 
 def load_manifest(path: Path) -> Mapping[str, ManifestEntry]:
-    """The manifest's entries by file name. Raises `SettingsError`, with the line, where it cannot be understood."""
+    """The manifest's entries by file name. Raises `SettingsError`, with the line, for a line that is not understood."""
     entries: dict[str, ManifestEntry] = {}
     try:
         text = read_text(path)
@@ -72,7 +72,7 @@ def _entries(fields: list[str], *, subject: str) -> list[tuple[str, ManifestEntr
 
 
 def _merged(known: ManifestEntry | None, new: ManifestEntry, *, subject: str) -> ManifestEntry:
-    """Two lines about one file, which may complete but not contradict each other."""
+    """Joins two lines about one file, which may complete each other but not contradict."""
     if known is None:
         return new
     for old, other in zip(known, new, strict=True):
@@ -88,7 +88,7 @@ def _is_sha256(field: str) -> bool:
 
 
 def _is_hash(field: str) -> bool:
-    """A checksum of some kind: MD5 has 32 digits, SHA-512 128; a name has none so long without a dot."""
+    """A checksum of some kind: MD5 has 32 digits, SHA-512 128. A file name without a dot is never that long."""
     return re.fullmatch(r"[0-9a-fA-F]{32,}", field) is not None
 
 

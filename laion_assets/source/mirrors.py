@@ -1,17 +1,17 @@
-"""Which source is tried next, when, and when to give up. How a source is read is in `http`, `folder`, `object_store`.
+"""Which source is tried next, when, and when to give up. `http`, `folder` and `object_store` read the sources.
 
 The rules:
 
-- Sources are taken in their order. One that says no for good (`PermanentSourceError`: 404, 403, a bad certificate) is
-  not tried again, and the next one is tried at once.
-- After any other failure the source that is due first is next: those not tried yet at once, in their order, the others
-  once their wait is over. So sources that all fail take turns.
-- The source whose beginning of the file is held keeps its turn after a try that brought bytes beyond those held before,
-  and for a few tries that did not (`Patience.idle_tries`): a fresh start elsewhere costs what is there. It loses its
-  turn when it is slow or asks for a wait.
-- A host that cannot be reached (`UnreachableSourceError`) is one host whatever its layouts: none of its sources is
-  tried while it is waited for, and all are given up after `Patience.unreachable_seconds`, unless it answered once.
-- A source is given up after `Patience.tries` tries, or `Patience.wrong_files` wrong files. Bytes gained reset neither
+- Sources are tried in their order. A source that refuses for good (`PermanentSourceError`: 404, 403, a bad certificate)
+  is not tried again, and the next one is tried at once.
+- After any other failure the source whose wait ends first is next. Sources that were not tried yet have no wait, and
+  keep their order. So sources that all fail are tried in rotation.
+- If a part of the file came from a source, that source is tried again after a try that brought new bytes, and after a
+  few tries that did not (`Patience.idle_tries`): starting at another source would lose the part. The source is left
+  when it is slow or asks for a wait.
+- A host that cannot be reached (`UnreachableSourceError`) is the same host for all layouts: during its wait none of its
+  sources is tried. All of them are given up after `Patience.unreachable_seconds`, unless the host answered once.
+- A source is given up after `Patience.tries` tries, or `Patience.wrong_files` wrong files. New bytes reset neither
   these counts nor the growth of the waits.
 """
 
@@ -41,9 +41,9 @@ LOST = (PermanentSourceError, UnreachableSourceError)
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its source describes it: URL (nothing secret in it), bytes, ETag, date or version; None is unknown.
+    """A file as its source describes it: URL (without secrets), bytes, ETag, date or version; None means unknown.
 
-    `sha256` is there where the source says it, as the hub does of large files.
+    `sha256` is set if the source states it, as the hub does for large files.
     """
 
     url: str
@@ -54,15 +54,15 @@ class RemoteFile:
 
     @property
     def version(self) -> str:
-        """A text that changes with the file: its ETag, else its date, with its size."""
+        """A text that changes with the file: its ETag, else its date, and its size."""
         return f"{self.etag or self.modified or 'unknown'}, {'?' if self.size is None else self.size} bytes"
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """How a file came: its URL as shown, its ETag if the source gave one, and whether it was linked into its place.
+    """How a file came: its URL as shown, its ETag if the source gave one, and whether it was linked to its final name.
 
-    `remote` is what its source said of it, as when it is observed; None where none was asked.
+    `remote` is what its source said about it, as in an observation; None if no source was asked.
     """
 
     url: str
@@ -76,13 +76,13 @@ class Source(Protocol):
 
     @property
     def url(self) -> str:
-        """The URL as it may be shown."""
+        """The URL in a form that may be shown."""
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
-        """Complete `partial`, or link the file into its final place. One try; raises `SourceError`, `StoreError`."""
+        """Completes `partial`, or links the file to its final name. One try; raises `SourceError`, `StoreError`."""
 
     def observe(self) -> RemoteFile:
-        """What the source says of the file. One try; raises `SourceError`."""
+        """What the source says about the file. One try; raises `SourceError`."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class _Candidate:
 
 @dataclass
 class _Host:
-    """A host's sources have these in common: whether it answered once, since when it cannot be reached, how often."""
+    """The state that a host's sources share: whether it answered once, since when it is unreachable, how many tries."""
 
     answered: bool = False
     lost_at: float | None = None
@@ -107,7 +107,7 @@ class _Host:
 
 
 class Mirrors:
-    """The sources of one file and how each has done so far."""
+    """The sources of one file, and the result of each so far."""
 
     def __init__(
         self,
@@ -131,10 +131,10 @@ class Mirrors:
         return sum(candidate.tries for candidate in self._candidates)
 
     def run(self, action: Callable[[Source], Result]) -> Result:
-        """What `action` returns for the first source that it succeeds with.
+        """What `action` returns for the first source for which it succeeds.
 
-        Raises `SourceError` when none does within the tries and the time, or `PermanentSourceError` when every one
-        said no for good; both name every URL with its reason.
+        Raises `SourceError` if it succeeds for none within the tries and the time, or `PermanentSourceError` if all
+        refused for good; both name every URL with its reason.
         """
         retrying = Retrying(
             retry=retry_if_exception_type(SourceError),
@@ -181,7 +181,7 @@ class Mirrors:
         candidate.due = time.monotonic() + wait
 
     def _note_host(self, candidate: _Candidate, error: SourceError, begun: float) -> None:
-        """Has all sources of a host wait, or gives them up, where one found that it cannot be reached."""
+        """Makes all sources of an unreachable host wait, or gives them up."""
         name = _host(candidate.source.url)
         host = self._hosts[name]
         if not isinstance(error, UnreachableSourceError):
@@ -208,7 +208,7 @@ class Mirrors:
         return [candidate for candidate in self._candidates if not candidate.given_up]
 
     def _wait(self, _: RetryCallState) -> float:
-        """Choose who is next; the seconds until then."""
+        """Chooses the next source; returns the seconds until its try."""
         living = self._living()
         if not living:
             return 0.0
@@ -246,7 +246,7 @@ class Mirrors:
 
 
 def _host(url: str) -> str:
-    """Host and port of a URL; of what is none, all of it."""
+    """Host and port of a URL; the whole text if it is not a URL."""
     return re.split(r"[/?#]", url.partition("://")[2] or url, maxsplit=1)[0]
 
 

@@ -1,4 +1,4 @@
-"""The names beside an absent file of a shard that resemble its name, so that the description can be corrected."""
+"""Finds similar names beside a missing file of a shard, so that the user can correct the dataset's description."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from laion_assets.source.object_store import ObjectFile
 from laion_assets.source.wanted import WantedFile
 
 MOST_NAMES = 100_000
-"""A folder with more names is not looked through."""
+"""A folder with more names than this is not searched."""
 
 
 def with_near_misses(
     error: PermanentSourceError, dataset: Dataset, files: Iterable[WantedFile], places: Iterable[list[Source]]
 ) -> PermanentSourceError:
-    """The error of a fetch, with what lies in the folders that were looked in; as it is where nothing is near.
+    """The error of a fetch, with similar names in the folders that were searched; unchanged if there are none.
 
-    The file of the error is looked for first. Its shard's others come after it: they are fetched side by side, and a
-    wrong number of digits makes all of them absent, of which one is reported first.
+    Names similar to the error's file are searched first, then those similar to the shard's other files: files are
+    fetched at the same time, and with a wrong number of digits all of them are missing, but only one is reported.
     """
     looked = sorted(zip(files, places, strict=True), key=lambda pair: pair[0].subject != error.subject)
     for wanted, sources in looked:
@@ -36,7 +36,7 @@ def with_near_misses(
 
 
 def _names_beside(source: Source, dataset: Dataset, wanted: WantedFile) -> list[str]:
-    """Names of the files in the folder where a source looks; none where they cannot be listed."""
+    """Names of the files in the folder that a source uses; empty if they cannot be listed."""
     try:
         if isinstance(source, LocalFile):
             names = [path.name for path in source.path.parent.iterdir() if path.is_file()]
@@ -46,6 +46,6 @@ def _names_beside(source: Source, dataset: Dataset, wanted: WantedFile) -> list[
             names = source.names_beside(likely_names(dataset, wanted.kind, wanted.shard))
         else:
             names = []
-    except Exception:  # each store's package raises kinds of its own, and this only adds to an error
+    except Exception:  # each store's package raises its own errors, and this only adds to an error
         return []
     return names if len(names) <= MOST_NAMES else []

@@ -1,4 +1,4 @@
-"""Numbered files' names: which belong together, how their numbers are padded, what lies near a missing one."""
+"""Names of numbered files: which belong together, how numbers are padded, which are similar to a missing name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIGITS = re.compile(r"\d{1,9}", re.ASCII)
 
 @dataclass(frozen=True)
 class Series:
-    """Files whose names differ in one number: `pattern` has {shard} in its place, `numbers` says how it is written.
+    """Files whose names differ in one number: `pattern` has {shard} in its place, `numbers` has how it is written.
 
     `img_emb_07.npy` and `img_emb_08.npy` are the series `img_emb_{shard}.npy` with 7: "07" and 8: "08".
     """
@@ -27,7 +27,7 @@ class Series:
 
     @property
     def digits(self) -> int:
-        """To how many digits the numbers are padded; 1 where they are not."""
+        """The number of digits to which the numbers are padded; 1 if they are not padded."""
         padded = [written for written in self.numbers.values() if written.startswith("0") and len(written) > 1]
         return max(map(len, padded), default=1)
 
@@ -38,17 +38,18 @@ class Series:
 
 
 def find_series(names: Iterable[str]) -> list[Series]:
-    """The series that names belong to, longest first. Of several numbers in a name, that one counts which varies most.
+    """The series that names belong to, longest first. If names have several numbers, the number that varies most is
+    used.
 
-    `part_3_of_10.parquet` belongs to `part_{shard}_of_10.parquet`. Names without a number, or with one that no shard
-    can have, belong to none.
+    `part_3_of_10.parquet` belongs to `part_{shard}_of_10.parquet`. Names without a number, or with a number that no
+    shard can have, belong to no series.
     """
     ways = {name: [(_pattern(name, found), found.group()) for found in DIGITS.finditer(name)] for name in names}
     common = Counter(pattern for patterns in ways.values() for pattern, _ in patterns)
     found: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for patterns in ways.values():
         if patterns:
-            # Of equals the last: img_emb_v2_0.npy is shard 0.
+            # If two are equal, the last number is used: img_emb_v2_0.npy is shard 0.
             pattern, written = max(reversed(patterns), key=lambda each: common[each[0]])
             if int(written) < MAX_SHARDS and "{" not in pattern.replace("{shard}", ""):
                 found[pattern][int(written)] = written
@@ -56,7 +57,7 @@ def find_series(names: Iterable[str]) -> list[Series]:
 
 
 def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]) -> str:
-    """What the dataset's description may mean instead, where one of a shard's files is not among `names`; "" else."""
+    """What the dataset's description may mean instead, if one of a shard's files is not among `names`; else ""."""
     wanted = dataset.remote_name(kind, shard)
     pattern = {"image": dataset.image_file, "text": dataset.text_file, "metadata": dataset.metadata_file}[kind]
     there = list(names)
@@ -77,7 +78,8 @@ def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]
 
 
 def likely_names(dataset: Dataset, kind: FileKind, shard: int) -> list[str]:
-    """Names that the file may have instead: its number padded otherwise, then the next number, as of a set from 1."""
+    """Names that the file may have instead: with other padding, then with the next number, as in a set that begins at
+    1."""
     pattern = {"image": dataset.image_file, "text": dataset.text_file, "metadata": dataset.metadata_file}[kind]
     if "{shard}" not in pattern:
         return []

@@ -1,7 +1,8 @@
 """One file from an object store, or from any other place that fsspec reads (`s3://`, `gs://`, `memory://`, …).
 
-It is read through universal-pathlib, in blocks. A partial file is continued if URL, size and ETag (or date) are the
-same; from another URL if the manifest has a SHA-256. HTTP is `http`'s business, and whether to try again `mirrors`'s.
+The file is read through universal-pathlib, in blocks. A partial file is continued if URL, size and ETag (or date) are
+the same, or from another URL if the manifest has a SHA-256. `http` handles HTTP; `mirrors` decides whether to try
+again.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ Result = TypeVar("Result")
 
 ETAG_KEYS = ("ETag", "etag", "md5Hash", "md5", "generation")
 DATE_KEYS = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
-"""Under these names fsspec's file systems say which version of a file there is (S3, Azure, Google, SFTP, memory)."""
+"""Keys by which fsspec's file systems give the version of a file (S3, Azure, Google, SFTP, memory)."""
 
 WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
-"""boto's and Google's names for it; those packages may not be installed."""
+"""Names of boto's and Google's errors for it; their packages may not be installed."""
 
 NOT_REACHED = ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectError")
-"""What botocore, aiohttp and httpx raise where a host cannot be connected to: an unknown name or a closed port."""
+"""Errors of botocore, aiohttp and httpx if a host cannot be connected to: an unknown name or a closed port."""
 
 
 class ObjectFile:
     """One file of an object store, or of any other place that fsspec reads."""
 
     def __init__(self, url: str, folder: str, wanted: WantedFile) -> None:
-        """Raises `PermanentSourceError` when no package for such URLs is there."""
+        """Raises `PermanentSourceError` if the package for such URLs is missing."""
         self.url = redact("/".join(part for part in (url.rstrip("/"), folder, wanted.remote_path) if part))
         self._wanted = wanted
         self._subject = f"{wanted.subject} from {self.url}"
@@ -48,7 +49,7 @@ class ObjectFile:
         self._parts = [part for part in (*folder.split("/"), *wanted.remote_path.split("/")) if part]
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
-        """Complete `partial`, from its end if it is a part of this very file. Raises `SourceError`, `StoreError`."""
+        """Completes `partial`, from its end if it is a part of this same file. Raises `SourceError`, `StoreError`."""
         with self._failures(), waiting(f"an answer: {self._subject}", pace.seconds_left):
             path, facts = self._look()
         origin = self._origin(facts)
@@ -58,14 +59,14 @@ class ObjectFile:
         return Arrival(self.url, origin.etag, remote=_remote(origin))
 
     def observe(self) -> RemoteFile:
-        """Size, ETag and date, as far as the store says them. Raises `PermanentSourceError`, `SourceError`."""
+        """Size, ETag and date, as far as the store gives them. Raises `PermanentSourceError`, `SourceError`."""
         with self._failures():
             return _remote(self._origin(self._look()[1]))
 
     def read_range(self, first: int, end: int, pinned: RemoteFile, seconds_left: float) -> Iterator[bytes]:
         """The bytes from `first` to `end` of the file that `observe` described. Raises `SourceError`, also for another.
 
-        s3fs asks with If-Match; for others the file is looked at once more.
+        s3fs sends If-Match; with other stores the file is described once more and compared.
         """
         with self._failures():
             path, _ = self._look()
@@ -75,7 +76,7 @@ class ObjectFile:
         require_same(self._wanted, pinned, self.observe())
 
     def names_beside(self) -> list[str]:
-        """Names of what lies in the same folder. Raises what the store's package raises."""
+        """Names in the same folder. Raises the errors of the store's package."""
         beside = self._parts[:-1]
         return in_store(self._base, lambda base: [path.name for path in base.joinpath(*beside).iterdir()])
 
@@ -106,7 +107,7 @@ class ObjectFile:
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turn what the store's package raises, each its own kinds, into ours; our own pass."""
+        """Turns errors of the store's package, which have many kinds, into our own; our own errors pass unchanged."""
         try:
             yield
         except SourceError:
@@ -134,9 +135,9 @@ def _kind_of(error: Exception) -> type[SourceError]:
 
 
 def in_store(url: str, use: Callable[[UPath], Result]) -> Result:
-    """What `use` returns for the prefix of an object store. Raises what the store's package raises.
+    """What `use` returns for the prefix of an object store. Raises the errors of the store's package.
 
-    Without credentials for S3 a public bucket can still be read.
+    A public S3 bucket can be read without credentials.
     """
     from upath import UPath
 
@@ -149,7 +150,7 @@ def in_store(url: str, use: Callable[[UPath], Result]) -> Result:
 
 
 def described(url: str, facts: Mapping[str, Any]) -> RemoteFile:
-    """What fsspec says of a file, whichever file system's words it uses."""
+    """What fsspec says about a file, with the keys of any file system."""
     size = facts.get("size")
     etag, modified = (
         next((str(facts[key]) for key in keys if facts.get(key)), None) for keys in (ETAG_KEYS, DATE_KEYS)

@@ -1,6 +1,6 @@
-"""The note beside a raw file that says which remote file it came from, so that a changed remote file is recognized.
+"""The note beside a raw file that says which remote file it came from, so that a change of that file is noticed.
 
-It fetches and removes nothing. The note goes with the file (`shard.store` removes both).
+It fetches and removes nothing. The note is removed with the file (`shard.store` removes both).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ REMOTE_FILES = TypeAdapter(RemoteFile)
 
 
 def write_origin(final: Path, remote: RemoteFile) -> None:
-    """Notes which remote file `final` was made from. Raises `OSError`.
+    """Writes down from which remote file `final` was made. Raises `OSError`.
 
-    It is written after the file: one that a crash left without its note, or with that of the file before, is at worst
-    fetched once more, or not compared.
+    The note is written after the file. If a crash leaves a file without a note, or with the note of the file before,
+    the file is fetched once more, or not compared.
     """
     temporary = new_origin_path(final)
     temporary.write_bytes(REMOTE_FILES.dump_json(remote))
@@ -27,7 +27,7 @@ def write_origin(final: Path, remote: RemoteFile) -> None:
 
 
 def read_origin(final: Path) -> RemoteFile | None:
-    """What was noted; None where nothing was, or it cannot be read."""
+    """The note; None if there is none, or if it cannot be read."""
     try:
         return REMOTE_FILES.validate_json(origin_path(final).read_bytes())
     except (FileNotFoundError, ValidationError):

@@ -1,7 +1,7 @@
-"""A file that is being fetched: `NAME.part` beside its final place, and `NAME.part.json`, which says of what it is one.
+"""A file that is being fetched: `NAME.part` beside its final name, and `NAME.part.json`, which describes its origin.
 
-Both outlive the process, so that the next run continues where this one ended. `http` and `object_store` decide which
-bytes may be continued; `lock` decides who may write.
+Both remain when the process ends, so that the next run can continue. `http` and `object_store` decide which bytes may
+be continued; `lock` decides who may write.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from laion_assets.source.wanted import START_BYTES, WantedFile, check_file, chec
 
 @dataclass(frozen=True)
 class Origin:
-    """What bytes are a part of: the URL as it may be shown, a strong ETag, a date or version, and the whole size."""
+    """The file that bytes belong to: the URL as it may be shown, a strong ETag, a date or version, and the whole
+    size."""
 
     url: str
     etag: str | None = None
@@ -38,18 +39,18 @@ ORIGINS = TypeAdapter(Origin)
 
 
 def temporary_link(final: Path) -> Path:
-    """The name under which a link to a local file is made before it takes its final one."""
+    """The name under which a link to a local file is made before it is renamed."""
     return final.with_name(f".{final.name}.link")
 
 
 class PartialFile:
-    """The part of one wanted file that is there, and its way to the final name. One thread at a time uses it.
+    """The existing part of one wanted file, until it gets its final name. One thread at a time uses it.
 
-    `size` is what is there, `farthest` the most that ever was, `received` what came in this process: all in bytes.
+    `size` is the present size, `farthest` the largest size so far, `received` what this process received: all in bytes.
     """
 
     def __init__(self, folder: Path, wanted: WantedFile, transfer: ShardTransfer) -> None:
-        """Find what an earlier run left. Raises `StoreError` when the folder cannot be read or written."""
+        """Finds what an earlier run left. Raises `StoreError` if the folder cannot be read or written."""
         self.wanted = wanted
         self.final = folder / wanted.name
         self.path = self.final.with_name(f"{wanted.name}.part")
@@ -68,7 +69,7 @@ class PartialFile:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every byte is there, as far as the size was announced."""
+        """Whether every byte is there, if the size is known."""
         return self.size > 0 and self.origin is not None and self.size == self.origin.total
 
     def storing(self) -> AbstractContextManager[None]:
@@ -76,22 +77,22 @@ class PartialFile:
         return store_errors(self._place)
 
     def receive(self, origin: Origin, chunks: Iterator[bytes], pace: Pace, *, restart: bool) -> None:
-        """Append `chunks`, which come from `origin`: after what is there, or in place of it where it is a `restart`.
+        """Appends `chunks`, which come from `origin`, to the existing bytes; with `restart` it replaces them.
 
-        What is there is thrown away only once the new bytes start as such a file does. Raises `SourceError` when fewer
-        bytes come than were announced, `WrongFileError` when they are of another file, `StoreError` when the disk
-        refuses, and what `pace` and `chunks` raise. The bytes that came stay.
+        Existing bytes are thrown away only when the new bytes start like such a file. Raises `SourceError` if fewer
+        bytes come than were announced, `WrongFileError` if they are of another file, `StoreError` if the disk cannot be
+        written, and the errors of `pace` and `chunks`. The bytes that came stay.
         """
         if origin.total is None:
             origin = replace(origin, total=self.wanted.size)
         else:
             check_size(self.wanted, origin.total, origin.url)
         start = self._start_of(origin, chunks, pace) if restart else b""
-        # Before anything is touched: a thread that a stop left behind may come here when another run has the lock.
+        # Checked before any change: a thread that a stop left behind may come here when another run has the lock.
         self.transfer.check_stop()
         with self._opened() as file:
             if restart:
-                # The bytes go first: a sidecar must not describe another origin's bytes, also when we die in between.
+                # The bytes are removed first: the note must never describe another origin's bytes, also after a crash.
                 with self.storing():
                     file.truncate(0)
                 self._grow(-self.size)
@@ -104,10 +105,10 @@ class PartialFile:
         self._check_length(origin)
 
     def finish(self) -> None:
-        """Check the whole file and give it its final name, once its bytes are on the disk.
+        """Checks the whole file and gives it its final name, once its bytes are on the disk.
 
-        Raises `WrongFileError` when it is not what is wanted (it is thrown away then) and `StoreError` when the disk
-        refuses. What had the final name before keeps it until the new file is whole.
+        Raises `WrongFileError` if it is not the wanted file (it is then thrown away) and `StoreError` if the disk
+        cannot be written. An old file with the final name stays until the new file is complete.
         """
         assert self.origin is not None, "finish only after receive"
         with self.storing():
@@ -124,7 +125,7 @@ class PartialFile:
             self._forget()
 
     def discard(self) -> None:
-        """Throw away what is there. Raises `StoreError` when the disk refuses."""
+        """Throws away the existing bytes. Raises `StoreError` if the disk cannot be written."""
         self.transfer.check_stop()
         with self.storing():
             self.path.unlink(missing_ok=True)
@@ -133,7 +134,7 @@ class PartialFile:
         self._grow(-self.size)
 
     def _forget(self) -> None:
-        """Removes all that is beside the bytes, also what a killed process left half done."""
+        """Removes all notes beside the bytes, also unfinished ones of a killed process."""
         for path in (self.sidecar, self._new_sidecar, temporary_link(self.final), new_origin_path(self.final)):
             path.unlink(missing_ok=True)
 
@@ -142,7 +143,7 @@ class PartialFile:
         return self.sidecar.with_name(f"{self.sidecar.name}.new")
 
     def _start_of(self, origin: Origin, chunks: Iterator[bytes], pace: Pace) -> bytes:
-        """The first chunks, enough to see that they start a file of this kind."""
+        """The first chunks, enough to check that they are the start of a file of this kind."""
         start = b""
         for chunk in chunks:
             start += chunk
@@ -155,7 +156,7 @@ class PartialFile:
 
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
-        """The partial file, to append to. Unbuffered: what has come is in the file when the process dies."""
+        """The partial file, opened to append. Unbuffered: received bytes are in the file if the process dies."""
         with self.storing():
             file = self.path.open("ab", buffering=0)
         try:
@@ -184,7 +185,7 @@ class PartialFile:
         raise WrongFileError(subject, found=f"{size} bytes", expected=f"{origin.total} bytes, as was announced")
 
     def _describe(self, origin: Origin) -> None:
-        """Note whose bytes these are, and see that the rest has room."""
+        """Writes down whose bytes these are, and checks that the disk has room for the rest."""
         self.origin = origin
         self.transfer.expect(self.wanted.name, origin.total or self.wanted.size, copied_to=self.final.parent)
         with self.storing():

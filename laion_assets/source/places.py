@@ -1,4 +1,4 @@
-"""Where each file of a shard may be: URLs and paths from the settings' sources. What is there is not its business."""
+"""Where each file of a shard may be: URLs and paths from the settings' sources. It does not ask whether it is there."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class ShardPlaces:
         self._client: SourceClient | None = None
 
     def of(self, wanted: WantedFile) -> list[Source]:
-        """The places of one file, in the order in which they are tried. Raises `SettingsError`."""
+        """The places of one file, in the order in which to try them. Raises `SettingsError`."""
         return [self._source(place, wanted) for place in self._settings.sources]
 
     def stop(self) -> None:
-        """End all that is under way in other threads."""
+        """Ends all transfers in other threads."""
         self._transfer.stop.set()
         if self._client is not None:
             self._client.interrupt()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Closes the connections."""
         if self._client is not None:
             self._client.close()
 
@@ -51,7 +51,7 @@ class ShardPlaces:
         return whole if wanted.slice is None else SlicedFile(whole, wanted)
 
     def whole(self, place: SourceLayout, wanted: WantedFile) -> HttpFile | LocalFile | ObjectFile:
-        """The file at one place of which the wanted one is all or a share."""
+        """The file at one place that is the wanted file, or contains the wanted share."""
         folder = place.folders.of(wanted.kind).strip("/")
         scheme = urlsplit(place.url).scheme if "://" in place.url else ""
         if scheme in ("http", "https", "hf"):
@@ -72,13 +72,13 @@ class ShardPlaces:
 
 
 def file_url(base: str, folder: str, name: str) -> str:
-    """The URL of a file below `base`, whose query (an access token, perhaps) stays at the end."""
+    """The URL of a file below `base`; the query of `base` (perhaps an access token) stays at the end."""
     rest, mark, query = base.partition("#")[0].partition("?")
     return "/".join([rest.rstrip("/"), *(quote(part) for part in (folder, name) if part)]) + mark + query
 
 
 def local_folder(source: str) -> Path:
-    """The folder of a path (relative to where we run, `~` is the user's home) or a file URL. Raises `SettingsError`."""
+    """The folder of a path (relative to the working folder, `~` is the home) or a file URL. Raises `SettingsError`."""
     if "://" not in source:
         return user_path(source).absolute()
     parts = urlsplit(source)

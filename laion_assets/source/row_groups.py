@@ -1,7 +1,7 @@
-"""A share of a large Parquet file's row groups, read by ranges from wherever the file is, as a file of its own rows.
+"""A share of a large Parquet file's row groups, read by ranges from any source, as a file of its own.
 
-The footer comes first. Then each range is asked for of the very file that had this footer: HTTP and S3 are told its
-ETag (If-Match), a folder's file must have its size and date. What has come is continued if that is still so.
+The footer is read first. Then each range is requested from the same version of the file: HTTP and S3 get its ETag
+(If-Match), a folder's file must have the same size and date. Received bytes are continued only if that is still so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from laion_assets.source.transfer import Pace
 from laion_assets.source.wanted import WantedFile
 
 FIRST_TAIL_BYTES = 1 << 16
-"""So much of a file's end is asked for at first: the footer of 60 row groups of 15 columns is shorter."""
+"""Bytes of a file's end that are read first: the footer of 60 row groups of 15 columns is shorter."""
 
 
 class RangedFile(Protocol):
@@ -33,17 +33,17 @@ class RangedFile(Protocol):
 
     @property
     def url(self) -> str:
-        """The URL as it may be shown."""
+        """The URL in a form that may be shown."""
 
     def observe(self) -> RemoteFile:
-        """What the source says of the file. Raises `SourceError`."""
+        """What the source says about the file. Raises `SourceError`."""
 
     def read_range(self, first: int, end: int, pinned: RemoteFile, seconds_left: float, /) -> Iterator[bytes]:
         """The bytes from `first` to `end` of the file that `pinned` describes. Raises `SourceError`."""
 
 
 class SlicedFile:
-    """The share of a file that a shard is."""
+    """The share of a file that is one shard."""
 
     def __init__(self, whole: RangedFile, wanted: WantedFile) -> None:
         self.url = whole.url
@@ -52,11 +52,11 @@ class SlicedFile:
         self._subject = f"{wanted.subject} from {self.url}"
 
     def observe(self) -> RemoteFile:
-        """What the source says of the whole file. Raises `SourceError`."""
+        """What the source says about the whole file. Raises `SourceError`."""
         return self._whole.observe()
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
-        """Complete `partial`, from its end if it is a part of this share of this very file. Raises `SourceError`."""
+        """Completes `partial`, from its end if it is a part of this same share and file. Raises `SourceError`."""
         remote = self.observe()
         found = self._slice(remote, partial, pace)
         etag = remote.etag if remote.etag and not remote.etag.startswith("W/") else None
@@ -67,7 +67,7 @@ class SlicedFile:
         return Arrival(self.url, remote.etag, remote=remote)
 
     def _slice(self, remote: RemoteFile, partial: PartialFile, pace: Pace) -> ParquetSlice:
-        """What is to be read of the file, by its footer."""
+        """What to read of the file, by its footer."""
         share, size = self._wanted.slice, remote.size
         assert share is not None, "only files that are cut come here"
         if size is None:
@@ -94,7 +94,7 @@ class SlicedFile:
             ) from error
 
     def _content(self, found: ParquetSlice, first: int, remote: RemoteFile, pace: Pace) -> Iterator[bytes]:
-        """The bytes of the file of its own from `first` on: magic bytes, ranges, footer."""
+        """The bytes of the new file from `first` on: magic bytes, ranges, footer."""
         if first < len(MAGIC):
             yield MAGIC[first:]
         begin = len(MAGIC)
@@ -109,7 +109,7 @@ class SlicedFile:
         return b"".join(self._exactly(first, end, remote, pace))
 
     def _exactly(self, first: int, end: int, remote: RemoteFile, pace: Pace) -> Iterator[bytes]:
-        """A range, all of it: what follows it in the new file must not come in place of its end."""
+        """All bytes of a range: if bytes are missing, the next range must not come in their place."""
         left = end - first
         for piece in self._whole.read_range(first, end, remote, pace.seconds_left):
             if len(piece) > left:

@@ -1,7 +1,7 @@
-"""Jobs side by side on a few threads that can be left: the first failure, or an interrupt, ends them all.
+"""Runs jobs in parallel on a few threads that can be abandoned: the first failure, or an interrupt, ends all of them.
 
-`concurrent.futures` runs the same jobs, but waits for its threads when the process ends, which a connection that is
-being made may hold up for its whole time limit.
+`concurrent.futures` runs the same jobs, but waits for its threads when the process ends. A thread that is connecting
+could delay this for its whole time limit.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from laion_assets.source.failures import StoppedError
 Result = TypeVar("Result")
 
 LEAVE_AFTER_SECONDS = 1.0
-"""So long a stop waits for the threads. One that is left may finish a connection, but writes no byte any more."""
+"""Seconds that a stop waits for the threads. An abandoned thread may finish its connection, but writes no more
+bytes."""
 
 
 def side_by_side(jobs: Sequence[Callable[[], Result]], *, threads: int, stop: Callable[[], None]) -> list[Result]:
-    """What each job returns, in their order, from at most `threads` threads at once.
+    """The results of all jobs, in order, from at most `threads` threads at once.
 
-    Raises the first exception of a job, or of the calling thread while it waits (`KeyboardInterrupt`), after `stop` was
-    called to end the other jobs.
+    Raises the first exception of a job, or of the calling thread while it waits (`KeyboardInterrupt`). Before that,
+    `stop` is called to end the other jobs.
     """
     futures: list[Future[Result]] = [Future() for _ in jobs]
     queue: SimpleQueue[tuple[Callable[[], Result], Future[Result]]] = SimpleQueue()
@@ -46,7 +47,7 @@ def side_by_side(jobs: Sequence[Callable[[], Result]], *, threads: int, stop: Ca
 
 
 def _wait_for(futures: Sequence[Future[Result]]) -> None:
-    """Wait until all are done or one failed, and raise its exception."""
+    """Waits until all are done or one failed, and raises its exception."""
     done, _ = wait(futures, return_when=FIRST_EXCEPTION)
     failures = [failure for failure in (future.exception() for future in done) if failure is not None]
     if failures:

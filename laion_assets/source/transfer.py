@@ -1,4 +1,4 @@
-"""What the files of one shard share while they are on their way: patience, a stop, a log, progress and free space.
+"""What the transfers of one shard's files share: patience, a stop, a log, progress and free space.
 
 It moves no byte and opens no connection.
 """
@@ -18,10 +18,10 @@ from laion_assets.settings import Settings
 from laion_assets.source.failures import SlowSourceError, StoppedError
 
 ProgressCallback: TypeAlias = Callable[[int, "int | None"], None]
-"""Called with the bytes done since the last call, and the total bytes of the shard's files where it is known.
+"""Called with the bytes done since the last call, and the total bytes of the shard's files if known.
 
-The bytes of one fetch add up to its files' sizes: what was there before counts as well, and what had to be thrown
-away is subtracted, as a negative number. Calls come from several threads, but one at a time.
+The bytes of one fetch add up to its files' sizes: bytes that were there before count as well, and bytes that had to be
+thrown away are subtracted, as a negative number. Calls come from several threads, but one at a time.
 """
 
 LogCallback: TypeAlias = Callable[[str], None]
@@ -33,11 +33,11 @@ PROGRESS_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Patience:
-    """Limits and waits of a fetch, in seconds where not said otherwise.
+    """Limits and waits of a fetch, in seconds if not stated otherwise.
 
-    Waits between two tries at one URL grow from `backoff_seconds` by doubling to `backoff_most_seconds`, each less up
-    to half of it by chance, so that many runs do not come back in step. A source's own Retry-After replaces that, up
-    to `retry_after_most_seconds`. `min_bytes_per_second` is averaged over `floor_window_seconds`.
+    Waits between two tries at one URL double from `backoff_seconds` to `backoff_most_seconds`. Each is shortened at
+    random by up to half, so that many runs do not try again at the same time. A source's own Retry-After replaces the
+    wait, up to `retry_after_most_seconds`. `min_bytes_per_second` is averaged over `floor_window_seconds`.
     """
 
     tries: int = 100
@@ -45,20 +45,20 @@ class Patience:
     read_seconds: float = 60.0
     file_seconds: float = 6 * 3600.0
     unreachable_seconds: float = 20.0
-    """A host that never answered, and cannot be reached for so long, is given up."""
+    """A host that never answered is given up after being unreachable for this time."""
     min_bytes_per_second: int = 10_000
     floor_window_seconds: float = 30.0
     backoff_seconds: float = 1.0
     backoff_most_seconds: float = 60.0
     retry_after_most_seconds: float = 300.0
     wrong_files: int = 2
-    """A URL that gave a wrong file so often is given up. The first may be a page that passes, or a stale beginning."""
+    """A URL is given up after this many wrong files. The first may be a temporary page, or an outdated partial file."""
     idle_tries: int = 3
-    """A URL that holds a partial file is left for another after so many tries in a row without a further byte."""
+    """Number of tries in a row without a new byte, after which a URL with a partial file is left for another URL."""
 
     @classmethod
     def of(cls, settings: Settings) -> Patience:
-        """The patience that the LAION_HTTP_* settings ask for."""
+        """The patience by the LAION_HTTP_* settings."""
         return cls(
             tries=settings.http_tries,
             connect_seconds=settings.http_connect_seconds,
@@ -70,7 +70,7 @@ class Patience:
 
 
 class ShardTransfer:
-    """The state that the threads of one shard's fetch share. `sizes`: its files' names, and bytes where known."""
+    """The state that the threads of one shard's fetch share. `sizes` has the files' names, and bytes if known."""
 
     def __init__(
         self,
@@ -93,20 +93,20 @@ class ShardTransfer:
         self._reported_at = 0.0
 
     def say(self, message: str) -> None:
-        """Log one line."""
+        """Logs one line."""
         with self._log_lock:
             if self._log is not None:
                 self._log(message)
 
     def check_stop(self) -> None:
-        """Raise `StoppedError` when the fetch is to end."""
+        """Raises `StoppedError` if the fetch should end."""
         if self.stop.is_set():
             raise StoppedError
 
     def expect(self, name: str, total: int | None, *, copied_to: Path | None = None) -> None:
-        """Note a file's total bytes; where it is copied into a folder, check that all still to come has room.
+        """Sets a file's total bytes; if it is copied into a folder, checks that there is room for all missing bytes.
 
-        Raises `StoreError` when the missing bytes of the shard's copied files are more than the disk has free.
+        Raises `StoreError` if the missing bytes of the shard's copied files are more than the disk has free.
         """
         with self._lock:
             self._totals[name] = total
@@ -124,7 +124,7 @@ class ShardTransfer:
             )
 
     def moved(self, name: str, count: int, *, report: bool = False) -> None:
-        """Note that `count` more bytes of a file are done (negative: thrown away); `report` tells it at once."""
+        """Adds `count` bytes of a file (negative: thrown away); with `report` they are reported at once."""
         with self._lock:
             self._done[name] += count
             self._unreported += count
@@ -139,7 +139,7 @@ class ShardTransfer:
 
 
 class Pace:
-    """Holds the tries at one file to the time for all of them together and to the floor on throughput."""
+    """Ends tries at one file when their total time is over, or when the throughput is below the minimum."""
 
     def __init__(self, subject: str, patience: Patience) -> None:
         self._subject = subject
@@ -149,16 +149,16 @@ class Pace:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the time for this file is over, 0 when it is."""
+        """Seconds until the time for this file is over, 0 when it is over."""
         return max(0.0, self._ends_at - time.monotonic())
 
     def begin(self) -> None:
-        """A try begins: the window of the lowest rate starts again."""
+        """A try begins: the throughput is measured from now on."""
         self._window_start = time.monotonic()
         self._window_bytes = 0
 
     def add(self, count: int, url: str) -> None:
-        """Note bytes that came. Raises `SourceError` when the time is over, `SlowSourceError` below the floor."""
+        """Adds received bytes. Raises `SourceError` when the time is over, `SlowSourceError` below the minimum rate."""
         self._window_bytes += count
         now = time.monotonic()
         if now >= self._ends_at:

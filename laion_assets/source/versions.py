@@ -1,4 +1,5 @@
-"""The data version of a shard's remote files, as JSON: a file that two mirrors have has one version. It asks none."""
+"""The data version of a shard's remote files, as JSON, which is the same for the same file on two mirrors. Asks
+none."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from laion_assets.source.mirrors import RemoteFile
 def shard_version(files: Mapping[FileKind, RemoteFile], before: str | None) -> str:
     """A text that changes with any of the files: a JSON object with `version`, `bytes` and `from` of each kind of file.
 
-    `before` is the version that was recorded last, or None. Mirrors give one file ETags and dates of their own. Where
-    another mirror answers than before, a file of the same size is the same (as in `listing.is_other`), and its part of
-    the version does not change.
+    `before` is the version that was recorded last, or None. Mirrors give the same file different ETags and dates. If
+    another mirror answers than before, a file of the same size counts as the same (as in `listing.is_other`), and its
+    part of the version does not change.
     """
     then = _recorded(before)
     return json.dumps({kind: _file_version(file, then.get(kind)) for kind, file in sorted(files.items())})
@@ -33,7 +34,7 @@ def _file_version(file: RemoteFile, before: object) -> object:
 
 
 def _recorded(version: str | None) -> dict[str, object]:
-    """The parts of a version by kind of file; none where it is not of this form."""
+    """The parts of a version by kind of file; empty if it does not have this form."""
     try:
         parts = json.loads(version or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a fetched file must be: size, magic bytes, the size its header promises, SHA-256. Rows and values: `shard`'s."""
+"""What a fetched file must be: size, magic bytes, the size in its header, SHA-256. `shard` checks rows and values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from laion_assets.source.failures import WrongFileError
 from laion_assets.source.manifest import ManifestEntry, load_manifest
 
 MAGIC: dict[Container, bytes] = {"npy": b"\x93NUMPY", "npz": b"PK", "parquet": b"PAR1", "hdf5": b"\x89HDF"}
-"""The bytes that such a file starts with. A zip without entries starts PK, too, and is refused by its directory."""
+"""The first bytes of such a file. A zip without entries starts with PK, too; the check of its directory refuses it."""
 
 KINDS: dict[Container, str] = {
     "npy": "an npy file",
@@ -28,16 +28,16 @@ KINDS: dict[Container, str] = {
     "parquet": "a Parquet file",
     "hdf5": "an HDF5 file",
 }
-"""How errors name them."""
+"""The names of the formats in errors."""
 
 PARQUET_LEAST_BYTES = 12
-"""Magic bytes at both ends and the four bytes of the footer's length."""
+"""Magic bytes at both ends, and the four bytes of the footer's length."""
 
 START_BYTES = 512
-"""With so many bytes `check_start` can tell: numpy's header of such a file has 128."""
+"""Bytes that `check_start` needs: numpy's header of such a file has 128."""
 
 HALF_FLOAT_BYTES = 2
-"""The smallest float that is read."""
+"""Bytes of the smallest float that is read."""
 
 HASH_BLOCK_BYTES = 1 << 20
 SHOWN_BYTES = 60
@@ -45,14 +45,15 @@ SHOWN_BYTES = 60
 
 @dataclass(frozen=True)
 class WantedFile:
-    """One of a shard's files and what is known of it beforehand; None where nothing is.
+    """One of a shard's files and what is known about it before the fetch; None if nothing is known.
 
-    `size` (bytes) and `sha256` are the manifest's. `rows` are the dataset's, and compared with an npy file's header:
-    its bytes do not tell them, since writers make headers of 80, 96, 128 or 4,096 bytes and vectors of 2, 4 or 8 bytes
-    a number. `expected_bytes` is an estimate, for progress alone.
+    `size` (bytes) and `sha256` are the manifest's. `rows` are the dataset's, and are compared with an npy file's
+    header. The file's bytes do not tell the rows, since writers make headers of 80, 96, 128 or 4,096 bytes and vectors
+    of 2, 4 or 8 bytes a number. `expected_bytes` is an estimate, used only for progress.
 
-    `name` is the file's in the store, `path` its own below its source's folder, "" where that is the same. `slice` says
-    which share of the row groups there the file is to have. `locked` is what the lock file says: no other is taken.
+    `name` is the file's name in the store, `path` its own name below its source's folder, "" if that is the same.
+    `slice` says which share of the row groups the file should have. `locked` is the lock file's entry: no other file is
+    accepted.
     """
 
     shard: int
@@ -68,7 +69,7 @@ class WantedFile:
 
     @property
     def subject(self) -> str:
-        """How errors name it."""
+        """The file's name in errors."""
         return f"shard {self.shard}, {self.name}"
 
     @property
@@ -78,19 +79,19 @@ class WantedFile:
 
     @property
     def container(self) -> Container:
-        """What kind of file it is, by its name."""
+        """The kind of file, by its name."""
         return container_of(self.name, self.kind)
 
     @property
     def magic(self) -> bytes:
-        """The bytes that such a file starts with."""
+        """The first bytes of such a file."""
         return MAGIC[self.container]
 
 
 def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
-    """The files of a shard, with what the dataset and the manifest know of them.
+    """The files of a shard, with what the dataset and the manifest know about them.
 
-    Raises `SettingsError` when the manifest cannot be read, or says fewer bytes than the dataset's rows need.
+    Raises `SettingsError` if the manifest cannot be read, or has fewer bytes than the dataset's rows need.
     """
     dataset = settings.dataset
     manifest: Mapping[str, ManifestEntry] = load_manifest(settings.manifest) if settings.manifest else {}
@@ -98,7 +99,7 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
     for kind in dataset.file_kinds:
         name = dataset.file_name(kind, shard)
         share = dataset.slice_of(shard)
-        # A manifest says what whole files are, and nothing of a share of one.
+        # A manifest is about whole files, so it says nothing about a share of a file.
         if settings.manifest and share is None and name not in manifest and not settings.manifest_gaps:
             raise SettingsError(
                 f"manifest {settings.manifest}",
@@ -132,15 +133,15 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
 
 
 def check_size(wanted: WantedFile, size: int, place: str) -> None:
-    """Raise `WrongFileError` when the size that `place` has, or announces, is known to be another file's."""
+    """Raises `WrongFileError` if the size that `place` has, or announces, cannot be that of the wanted file."""
     if wanted.size is not None and size != wanted.size:
         raise _wrong(wanted, place, f"{size} bytes", f"{wanted.size} bytes")
 
 
 def check_start(wanted: WantedFile, start: bytes, place: str, total: int | None = None) -> None:
-    """Raise `WrongFileError` when a file's first bytes (`START_BYTES`, if it has so many) are not of its kind.
+    """Raises `WrongFileError` if a file's first bytes (`START_BYTES`, if it has so many) are not of its kind.
 
-    Where its `total` bytes are known too, an npy header must promise as many, if it is all in `start`.
+    If its `total` bytes are known, too, an npy header must fit them, provided that `start` contains the whole header.
     """
     if start.startswith(wanted.magic):
         if wanted.container == "npy" and total is not None and _holds_npy_header(start):
@@ -153,9 +154,9 @@ def check_start(wanted: WantedFile, start: bytes, place: str, total: int | None 
 
 
 def check_file(wanted: WantedFile, path: Path, place: str, *, pause: Callable[[], None] | None = None) -> None:
-    """Check a whole file that came from `place`; `pause` is called now and then while it is hashed.
+    """Checks a whole file that came from `place`; `pause` is called now and then while it is hashed.
 
-    Raises `WrongFileError`, and `OSError` when it cannot be read.
+    Raises `WrongFileError`, and `OSError` if it cannot be read.
     """
     with path.open("rb") as file:
         size = path.stat().st_size
@@ -179,7 +180,7 @@ def _check_parquet_end(wanted: WantedFile, file: IO[bytes], size: int, place: st
 
 
 def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
-    """numpy's own header reader; data are not read, and objects (pickles) are refused."""
+    """Uses numpy's own header reader; data are not read, and objects (pickles) are refused."""
     file.seek(0)
     shape, _, dtype = parse_header(file, lambda found, expected: _wrong(wanted, place, found, expected))
     if dtype.hasobject:
@@ -192,7 +193,7 @@ def _check_npy_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) 
 
 
 def _check_zip_directory(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
-    """A zip's directory is at its end, so that a truncated file has none."""
+    """A zip's directory is at its end, so a truncated file has none."""
     try:
         with zipfile.ZipFile(file) as archive:
             archive.infolist()
@@ -201,7 +202,7 @@ def _check_zip_directory(wanted: WantedFile, file: IO[bytes], size: int, place: 
 
 
 def _check_hdf5_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
-    """The superblock says where the file ends: behind the base address, in versions 0 and 1 after the free space's."""
+    """The superblock has the file's end: after the base address; in versions 0 and 1 after the free space's address."""
     file.seek(0)
     start = file.read(64)
     version, width = start[8:9], start[9:10] if start[8:9] > b"\x01" else start[13:14]
@@ -219,11 +220,11 @@ CHECKS: dict[Container, Callable[[WantedFile, IO[bytes], int, str], None]] = {
     "parquet": _check_parquet_end,
     "hdf5": _check_hdf5_size,
 }
-"""How a whole file of each kind is looked at; each raises `WrongFileError`."""
+"""The check of a whole file of each kind; each raises `WrongFileError`."""
 
 
 def _holds_npy_header(start: bytes) -> bool:
-    """Whether numpy's header is all there: its length comes after magic and version, in two bytes, later in four."""
+    """Whether `start` has numpy's whole header: its length is after magic and version, in two bytes, later in four."""
     width = 2 if start[6:7] == b"\x01" else 4
     return len(start) >= 12 and len(start) >= 8 + width + int.from_bytes(start[8 : 8 + width], "little")
 
