@@ -23,8 +23,7 @@ VARIABLE = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*["'](\w+)["']\s*\))\s*\}\
 
 
 def _kept(field: str) -> dg.Resolver:
-    """For a value that may be a secret: `{{ env.NAME }}` is kept as text, so that the UI shows the name and no
-    value."""
+    """For a value that may be a secret: `{{ env.NAME }}` is kept as text, so that the UI shows only the name."""
 
     def resolve(context: dg.ResolutionContext, model: Any) -> str:
         written = getattr(model, field)

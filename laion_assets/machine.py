@@ -148,8 +148,7 @@ PROCESS_DIGITS = 8
 
 
 def process_mark() -> str:
-    """Host (or container) and process in letters, digits and an underscore, so that it can be part of a table's
-    name."""
+    """Host (or container) and process in letters, digits and an underscore, for a part of a table's name."""
     here = ProcessIdentity.here()
     return f"{_host_mark(here)}_{here.process:0{PROCESS_DIGITS}x}{here.started:x}"
 

@@ -67,8 +67,7 @@ class Searcher:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        """Makes a searcher for the table of `settings`, by default those of the LAION_* variables. Opens nothing
-        yet."""
+        """Makes a searcher for the table of `settings`, by default of the LAION_* variables. Opens nothing yet."""
         self.settings = settings or load_settings()
         self._connections = Connections(self.settings)
         self._encoding = threading.Lock()

@@ -19,8 +19,7 @@ from laion_assets.source_layout import Folders, SourceLayout
 from laion_assets.variable_names import PREFIX, near_miss
 
 PLAIN_LAYOUTS = (Folders(), Folders(image="", text="", metadata=""))
-"""Layouts that copies of a dataset have: clip-retrieval's three folders, or all files in one folder, as after
-`wget`."""
+"""Layouts that copies of a dataset have: clip-retrieval's three folders, or all files in one folder (`wget`)."""
 
 
 class Settings(SettingFields):

@@ -60,8 +60,7 @@ class ShardKeys(FileLayout):
         return place < len(self.shards) and self.shards[place] == shard
 
     def shard_number(self, key: str) -> int:
-        """The shard of a partition key, of a name in the listing, or of a number. Raises `DatasetError` if none
-        fits."""
+        """The shard of a partition key, of a name in the listing, or of a number. Raises `DatasetError`."""
         named = self._named.get(key)
         if named is not None:
             return named

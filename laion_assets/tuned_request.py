@@ -24,8 +24,7 @@ def request_of(
     method: str | None = None,
     settings: tuple[tuple[str, object], ...] = (),
 ) -> SearchRequest:
-    """The request with these arguments. Raises `SearchError` for an unknown method, and for `by` that is neither images
-    nor texts."""
+    """The request of these arguments. Raises `SearchError` if `by` or the method is unknown."""
     if shards is not None and not isinstance(shards, Iterable):
         raise SearchError("shards", found=f"{shards!r}"[:40], expected="a list of whole numbers")
     numbers = None if shards is None else tuple(shards)

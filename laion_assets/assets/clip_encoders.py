@@ -1,5 +1,4 @@
-"""`clip_encoders`: the dataset's CLIP model in the store, the ClickHouse functions that call it, and a check of
-both."""
+"""`clip_encoders`: the dataset's CLIP model in the store, ClickHouse functions that call it, and their check."""
 
 from collections.abc import Sequence
 from pathlib import Path

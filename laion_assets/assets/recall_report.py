@@ -125,8 +125,7 @@ def recall_report_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefin
 
 
 def _measured_assets(location: CodeLocation) -> list[str]:
-    """The assets to measure, by LAION_INDEX. Without an index in the settings graphs are measured: users may build
-    them."""
+    """The assets to measure, by LAION_INDEX. If the settings build nothing, graphs are: a user may have built them."""
     cells = ["vector_cells"] if location.settings.builds_cells else []
     return [*(["vector_index"] if location.settings.builds_graphs or not cells else []), *cells]
 

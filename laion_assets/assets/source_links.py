@@ -1,5 +1,4 @@
-"""Links from an asset in Dagster's UI to the source code of its function: in Git by LAION_GIT_URL, else a local
-file."""
+"""Links from an asset in Dagster's UI to the source of its function: in Git by LAION_GIT_URL, else a local file."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -65,8 +65,7 @@ def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
 
 
 def _graphs_before(location: CodeLocation) -> list[str]:
-    """Graphs come first if both are built: a partition that a build of graphs swaps in must be exchanged in the
-    cells."""
+    """Graphs come first if both are built: a partition that a build of graphs swaps in is exchanged in the cells."""
     settings = location.settings
     return ["vector_index"] if settings.builds_graphs and settings.builds_cells else []
 

@@ -88,8 +88,7 @@ def _sensor(
 
 
 def _post_all(webhook: SecretStr | None, news: News) -> tuple[int, str]:
-    """The event up to which all alerts are posted, and a summary. Raises `dagster.Failure` if nothing could be
-    posted."""
+    """The event up to which all alerts are posted, and a summary. Raises `dagster.Failure` if none could be posted."""
     assert webhook is not None
     begun = time.monotonic()
     done = None

@@ -76,8 +76,7 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
 
     @property
     def name(self) -> str:
-        """The label in the UI's automation view. It has the parameters, since other parameters are another
-        condition."""
+        """The label in the UI's automation view. It has the parameters, since others make another condition."""
         return f"{self.first} partitions loaded, then every {self.step} more, and the last; or loaded again"
 
     def evaluate(self, context: dg.AutomationContext[AssetKey]) -> dg.AutomationResult[AssetKey]:

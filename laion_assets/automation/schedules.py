@@ -43,8 +43,7 @@ def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[Sha
 
 
 def longest_unaudited(histories: list[ShardHistory], audits: dict[str, tuple[float, bool]], count: int) -> list[str]:
-    """The loaded shards that were audited longest ago; never audited ones come first, queued or running ones are left
-    out."""
+    """The loaded shards that were audited longest ago; never audited ones first, without queued or running ones."""
     loaded = [history for history in histories if history.progress == "loaded" and not history.active]
     loaded.sort(key=lambda history: (audits.get(history.key, (0, True))[0], history.shard))
     return [history.key for history in loaded[:count]]

@@ -102,8 +102,7 @@ class ClipEncoder:
             raise _unloadable("vision", folder, error) from error
 
     def _run(self, half: str, vectors: Iterable[npt.NDArray[np.generic]]) -> Float32Rows:
-        """Runs a half. A model with other inputs, such as both halves in one graph, loads but fails at its first
-        use."""
+        """Runs a half. A model with other inputs, such as both halves in one graph, loads, but fails when used."""
         try:
             rows: Float32Rows = np.array(list(vectors), dtype=np.float32)
         except Exception as error:  # onnxruntime and numpy have no common base for what they raise

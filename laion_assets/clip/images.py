@@ -18,8 +18,7 @@ ImageSource: TypeAlias = "str | Path | bytes | Image.Image"
 """A path, the bytes of a file, or an open picture."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "ICO")
-"""The formats that are decoded; those that Pillow loads anyway come first. Other formats include EPS, which starts
-Ghostscript."""
+"""The formats that are decoded, those that Pillow loads anyway first. Others include EPS, which starts Ghostscript."""
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (1 GB at three bytes of four channels): a larger picture is treated as a decompression bomb."""

@@ -1,5 +1,4 @@
-"""Writes encode_text and encode_image for ClickHouse: a script and an XML file each. `worker` computes their
-answers."""
+"""Writes encode_text and encode_image for ClickHouse: a script and an XML file each. `worker` answers for them."""
 
 from __future__ import annotations
 

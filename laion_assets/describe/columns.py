@@ -28,8 +28,7 @@ MOST_NULLS = 0.5
 
 @dataclass(frozen=True)
 class Columns:
-    """Names in files and defaults by column of the table, each with a comment; and the other columns with their
-    types."""
+    """Names in files and defaults by column of the table, each with a comment; other columns with their types."""
 
     names: dict[str, tuple[str, str]]
     defaults: dict[str, tuple[str, str]]

@@ -73,8 +73,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class LoadFacts:
-    """All facts. `under_way` are the assets of running runs that are not about a shard; `asked_for` are shards to
-    load."""
+    """All facts. `under_way` are assets of active runs that are not about a shard; `asked_for` are shards to load."""
 
     index: IndexRecord | None = None
     cells: IndexRecord | None = None
@@ -199,8 +198,7 @@ def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[Sh
 
 
 def engine_holder(settings: Settings) -> Holder | None:
-    """The process that holds the embedded engine, by the `status` file in the engine's folder; None if there is
-    none."""
+    """The process that holds the embedded engine, by the `status` file in its folder; None if there is none."""
     parts = urlsplit(settings.clickhouse_url.get_secret_value())
     if parts.scheme != "chdb" or (process := holding_process(Path(unquote(parts.netloc + parts.path)))) is None:
         return None

@@ -88,8 +88,7 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
 
 
 def _looked_at_again(db: Database, cover: list[PartitionCover], built: set[int]) -> list[PartitionCover]:
-    """The present cover. Only the partitions of `built` are read again, 8 ms each; all are, if partitions were added or
-    removed."""
+    """The present cover. Only the partitions `built` are read again, 8 ms each; or all, if others came or went."""
     if {state.shard for state in partitions(db)} != {state.shard for state in cover}:
         return index_cover(db)
     now = {state.shard: state for state in index_cover(db, built)} if built else {}

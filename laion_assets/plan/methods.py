@@ -13,8 +13,7 @@ from laion_assets.searching.cells_settings import default_probes
 from laion_assets.words import size
 
 SCAN_CORE_SECONDS = 0.62
-"""Core seconds of an exact search for each million rows, over BFloat16; Float32 is about as fast. 1,000,448 sample
-rows."""
+"""Core seconds a million rows of an exact search over BFloat16; Float32 is about as fast. 1,000,448 sample rows."""
 
 CODES_CORE_SECONDS = 0.16
 """The same figure over codes of two bits a dimension; measured were 0.145 to 0.175."""

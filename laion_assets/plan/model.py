@@ -65,8 +65,7 @@ class Line:
 
     @classmethod
     def through(cls, small: tuple[float, float], large: tuple[float, float]) -> Line:
-        """Through two points (x, y). If the line would start below 0, it starts at 0 and goes through the larger
-        point."""
+        """Through two points (x, y). If the line would start below 0, it goes through 0 and the larger point."""
         (x0, y0), (x1, y1) = small, large
         slope = max(0.0, (y1 - y0) / (x1 - x0))
         fixed = y1 - slope * x1

@@ -33,8 +33,7 @@ class TrueNeighbours:
 
 @dataclass(frozen=True)
 class ExactAnswers:
-    """True neighbours of each query set, in order; the seconds to compute them, and whether they came from the
-    store."""
+    """True neighbours of each query set, in order; the seconds that they took, and whether they are from the store."""
 
     neighbours: list[TrueNeighbours]
     seconds: float

@@ -1,5 +1,4 @@
-"""The methods to find neighbours: a method is a small object that makes the statement of a search. Runs no
-statement."""
+"""The methods to find neighbours: a method is a small object that makes the statement of a search. Runs none."""
 
 from __future__ import annotations
 

@@ -34,8 +34,7 @@ def checked_vector(vector: npt.ArrayLike, dimension: int) -> npt.NDArray[np.floa
 
 
 def real_numbers(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The same numbers as float64. Raises `ValueError` for values that are not real numbers, or not finite as
-    float64."""
+    """The same numbers as float64. Raises `ValueError` for values that are not real, or not finite as float64."""
     if array.dtype.kind not in "fiu":
         raise ValueError(f"values of type {_kinds(array)}, not real numbers of at most 64 bits")
     with np.errstate(over="ignore"):

@@ -144,8 +144,7 @@ def checked_by(by: str) -> By:
 
 
 def checked_method(method: str | None, *, exact: bool = False) -> MethodName | None:
-    """`method` with its type; `exact` asks for that method. Raises `SearchError` if it is unknown, or contradicts
-    `exact`."""
+    """`method` with its type; `exact` asks for that method. Raises `SearchError` if it is unknown or another."""
     if method is None:
         return "exact" if exact else None
     for name in METHODS:

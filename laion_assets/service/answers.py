@@ -64,8 +64,7 @@ def _without_duplicates(index: ServedIndex, asked: KnnRequest, neighbours: Seque
 
 
 def _row(neighbour: Neighbour, *, whole: bool) -> dict[str, Any]:
-    """A row as JSON. clip-retrieval's similarity is the inner product, which is the cosine: its vectors have length
-    1."""
+    """A row as JSON. clip-retrieval's similarity is the inner product. Vectors have length 1, so it is the cosine."""
     row: dict[str, Any] = {"id": neighbour.id, "similarity": round(1.0 - neighbour.distance, 6)}
     if whole:
         row |= {

@@ -98,8 +98,7 @@ class SearchService:
                 await anyio.to_thread.run_sync(index.close)
 
     def guarded(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """The same route. Its failures are counted and answered in words; an unexpected one is logged, but not
-        shown."""
+        """The same route. Its failures are counted and answered in words; an unexpected one is only logged."""
 
         async def endpoint(request: Request) -> Response:
             with self.metrics.timed("full"):

@@ -29,8 +29,7 @@ COPY_MARGIN = 0.01
 """Pairs that are all so near to cosine 1 are copies: real pairs have a mean of about 0.3."""
 
 MIN_CORRELATION = 0.2
-"""Least correlation of similarity and dot(image, text), if there is a similarity: chance gives 0 ± 1/√rows, LAION
-0.9."""
+"""Least correlation of similarity, if there is one, and dot(image, text): by chance 0 ± 1/√rows, in LAION about 0.9."""
 
 SAMPLED_ROWS = 1_024
 """Rows of each block that are compared with strangers: 4.7 ms of CPU time a block of 8,192 rows and 512 dimensions, 0.6

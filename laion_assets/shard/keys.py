@@ -25,8 +25,7 @@ BATCH_ROWS = 65_536
 LONGEST_KEY_BYTES = 1_024
 
 Hashes = npt.NDArray[np.uint64]
-"""(n, 2): two hashes of a key, with different seeds. Among ten million keys two are confused with probability
-10^-24."""
+"""(n, 2): two hashes of a key, of different seeds. Two of ten million keys are confused with probability 10^-24."""
 
 UNREADABLE = (*NPZ_UNREADABLE, *HDF5_UNREADABLE, pa.ArrowException, UnicodeDecodeError)
 

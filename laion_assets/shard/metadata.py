@@ -28,8 +28,7 @@ TEXT_ONLY = ("url", "caption")
 
 @dataclass
 class NullCounts:
-    """Nulls so far, by column. Each null becomes the dataset's default for the column, else empty text, NaN, 0 or
-    false."""
+    """Nulls so far, by column. A null becomes the dataset's default for the column, else empty text, NaN, 0, false."""
 
     by_column: dict[str, int] = field(default_factory=dict)
 

@@ -89,8 +89,7 @@ class SourceClient:
             manager.clear()
 
     def interrupt(self) -> None:
-        """Ends reads of other threads; call it after `stop` is set. A thread that is connecting ends by its time
-        limit."""
+        """Ends reads of other threads; call it after `stop` is set. A connecting thread ends by its time limit."""
         with self._lock:
             responses = list(self._responses)
         for response in responses:

@@ -105,8 +105,7 @@ def fetch_shard(
 
 
 def _with_near_misses(error: PermanentSourceError, settings: Settings, files: list[WantedFile]) -> PermanentSourceError:
-    """The error, with similar names beside the missing file. It opens the places again: those of the fetch are
-    closed."""
+    """The error, with similar names beside the missing file. The places are opened again: the fetch closed them."""
     with closing(ShardPlaces(settings, BRIEF, ShardTransfer("", {}))) as places:
         return with_near_misses(error, settings.dataset, files, [places.of(file) for file in files])
 
@@ -194,8 +193,7 @@ def _take(partial: PartialFile, pace: Pace, source: Source) -> Arrival:
 
 
 def _require_locked(wanted: WantedFile, remote: RemoteFile) -> None:
-    """Raises `PermanentSourceError` for another file than the locked one, since another mirror may have the locked
-    one."""
+    """Raises `PermanentSourceError` for another file than the locked one, since another mirror may have it."""
     locked = wanted.locked
     if locked is not None and is_other(locked, remote):
         raise PermanentSourceError(

@@ -184,8 +184,7 @@ class HttpFile:
         )
 
     def _compare(self, response: BaseHTTPResponse, partial: PartialFile) -> Arrival:
-        """Handles 416, nothing after our bytes: the file is complete if its size is ours, else the fetch starts
-        again."""
+        """Handles 416, nothing after our bytes: the file is complete if its size is ours, else the fetch restarts."""
         total = _content_range(response.headers.get("Content-Range", ""))[2]
         known = partial.origin.total if partial.origin else None
         if partial.size in (total, known) and (total is None or known is None or total == known):

@@ -78,8 +78,7 @@ def near_miss(dataset: Dataset, kind: FileKind, shard: int, names: Iterable[str]
 
 
 def likely_names(dataset: Dataset, kind: FileKind, shard: int) -> list[str]:
-    """Names that the file may have instead: with other padding, then with the next number, as in a set that begins at
-    1."""
+    """Names that the file may have instead: with other padding, then with the next number, as if counted from 1."""
     pattern = {"image": dataset.image_file, "text": dataset.text_file, "metadata": dataset.metadata_file}[kind]
     if "{shard}" not in pattern:
         return []

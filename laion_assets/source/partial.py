@@ -26,8 +26,7 @@ from laion_assets.source.wanted import START_BYTES, WantedFile, check_file, chec
 
 @dataclass(frozen=True)
 class Origin:
-    """The file that bytes belong to: the URL as it may be shown, a strong ETag, a date or version, and the whole
-    size."""
+    """The file that bytes belong to: the URL as it may be shown, a strong ETag, a date or version, the whole size."""
 
     url: str
     etag: str | None = None

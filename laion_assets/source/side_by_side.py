@@ -18,8 +18,7 @@ from laion_assets.source.failures import StoppedError
 Result = TypeVar("Result")
 
 LEAVE_AFTER_SECONDS = 1.0
-"""Seconds that a stop waits for the threads. An abandoned thread may finish its connection, but writes no more
-bytes."""
+"""Seconds that a stop waits for the threads. An abandoned thread may finish its connection, but writes nothing."""
 
 
 def side_by_side(jobs: Sequence[Callable[[], Result]], *, threads: int, stop: Callable[[], None]) -> list[Result]:

@@ -1,5 +1,4 @@
-"""The data version of a shard's remote files, as JSON, which is the same for the same file on two mirrors. Asks
-none."""
+"""The data version of a shard's remote files, as JSON. A file on two mirrors has one version. It asks no mirror."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads captions of the table with the vectors stored for them, to compare encoders with. It encodes nothing."""
+"""Reads captions of the table with their stored vectors, to compare encoders with them. It encodes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StoredCaptions:
 
 
 def stored_captions(db: Database, count: int) -> StoredCaptions:
-    """`count` rows with a caption from all over the table, the same ones while its rows are the same.
+    """`count` rows with a caption from the whole table. The rows are the same as long as the table's rows are.
 
     Captions that are not UTF-8 are left out. Raises `TableError` when there is no table.
     """

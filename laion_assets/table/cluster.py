@@ -1,8 +1,9 @@
-"""A ClickHouse cluster: its nodes, which of them holds a partition, and a connection to that one's own table.
+"""A ClickHouse cluster: its nodes, which node holds a partition, and a connection to that node's own table.
 
-ClickHouse calls its groups of replicas shards, as the dataset calls its files: here the former are cluster shards. A
-partition lives whole on one of them, in the table `<table>_local`; `<table>` is a Distributed table over all. On a node
-everything is done as on a server alone: a node's `Database` is about its local table, and names no cluster.
+ClickHouse calls its groups of replicas shards, and the dataset calls its files shards, too. Here the former are called
+cluster shards. A whole partition is on one cluster shard, in the table `<table>_local`; `<table>` is a Distributed
+table over all. On a node all work is done as on a single server: a node's `Database` is about its local table, and
+names no cluster.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from laion_assets.table.schema import dataset_comment, local_table, table_defini
 
 @dataclass(frozen=True)
 class Node:
-    """One server: which replica of which cluster shard it is, as system.clusters numbers them, and its name there.
+    """One server: its cluster shard and replica, as system.clusters numbers them, and its name there.
 
-    `here` is the one that was asked; `port` is that of the servers' own protocol.
+    `here` marks the node that was asked; `port` is that of the servers' own protocol.
     """
 
     cluster_shard: int
@@ -38,12 +39,12 @@ class Node:
 
     @property
     def name(self) -> str:
-        """How errors and logs name it."""
+        """The node's name in errors and logs."""
         return f"{self.host} (cluster shard {self.cluster_shard}, replica {self.replica})"
 
 
 def table_name(settings: Settings) -> str:
-    """The table that searches ask, with its database and unquoted."""
+    """The table that searches use, with its database and unquoted."""
     parts = urlsplit(settings.clickhouse_url.get_secret_value())
     database = "" if parts.scheme == "chdb" else unquote(parts.path.strip("/"))
     return f"{database or 'default'}.{settings.table}"
@@ -51,11 +52,11 @@ def table_name(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
-    """The database whose table holds, or will hold, partition `shard`: without a cluster the only one there is.
+    """The database whose table holds, or will hold, partition `shard`; without a cluster the only database.
 
-    In a cluster its tables are made where they are lacking. A partition that is there already stays where it is, so
-    that it is never on two cluster shards. A new one goes where `placed_on` says. Of the replicas the first that
-    answers is taken, in their order, so that two loads meet at one of them and its leases. Raises `TableError`.
+    In a cluster its tables are made if they are missing. An existing partition stays where it is, so that it is never
+    on two cluster shards. A new one goes where `placed_on` says. The first replica that answers is used, in their
+    order, so that two loads meet at the same replica and its leases. Raises `TableError`.
     """
     if settings.cluster is None:
         with connect(settings) as db:
@@ -71,7 +72,7 @@ def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
 
 @contextlib.contextmanager
 def connect_to_node(entry: Database, node: Node) -> Iterator[Database]:
-    """The database of a node's own table; over the connection that there is, where the node is the one asked."""
+    """The database of a node's own table; over the existing connection, if the node is the one that was asked."""
     settings = node_settings(entry.settings, node)
     if node.here:
         yield replace(entry, settings=settings)
@@ -89,7 +90,7 @@ def connect_to_own_rows(settings: Settings) -> Iterator[Database]:
 
 
 def every_node(settings: Settings) -> list[Node]:
-    """Every node of the cluster; none without one. Raises `TableError`."""
+    """Every node of the cluster; empty without a cluster. Raises `TableError`."""
     if settings.cluster is None:
         return []
     with connect(settings) as entry:
@@ -97,7 +98,7 @@ def every_node(settings: Settings) -> list[Node]:
 
 
 def nodes(entry: Database) -> list[Node]:
-    """The cluster's nodes, by cluster shard and replica. Raises `TableError` when there is no such cluster."""
+    """The cluster's nodes, by cluster shard and replica. Raises `TableError` if there is no such cluster."""
     rows = entry.rows(
         "SELECT shard_num, replica_num, host_name, is_local, port FROM system.clusters "
         "WHERE cluster = {cluster:String} ORDER BY shard_num, replica_num",
@@ -115,22 +116,23 @@ def nodes(entry: Database) -> list[Node]:
 
 
 def placed_on(shard: int, cluster_shards: Sequence[int]) -> int:
-    """The cluster shard that a new partition goes to: rendezvous hashing, that with the greatest hash of both numbers.
+    """The cluster shard for a new partition, by rendezvous hashing: the one with the greatest hash of both numbers.
 
-    Every process finds the same without asking anyone. A cluster shard that is added takes an equal share from each
-    other, and nothing else moves. Of 410 partitions the fullest of up to 15 has at most 1.25 times its share.
+    Every process finds the same cluster shard without asking. An added cluster shard takes an equal number of
+    partitions from each other one, and no other partition moves. Of 410 partitions the fullest of up to 15 cluster
+    shards has at most 1.25 times its share.
     """
     return max(cluster_shards, key=lambda number: (_weight(shard, number), number))
 
 
 ANSWERING: dict[str, object] = {"skip_unavailable_shards": 1}
-"""A node that does not answer is left out, after a second or so: a dead one must not stop the loads of the others."""
+"""A node that does not answer is left out after about a second: a dead node must not stop the loads of the others."""
 
 
 def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
-    """The cluster shard that partition `shard` is on, or will be put on. Raises `TableError` when it is on two.
+    """The cluster shard that partition `shard` is on, or will be put on. Raises `TableError` if it is on two.
 
-    Every replica that answers is asked: one alone may be behind, and the partition would be placed a second time.
+    Every replica that answers is asked: a single replica may lag behind, and the partition would be placed twice.
     """
     found = entry.rows(
         f"SELECT DISTINCT _shard_num FROM {system_table(entry, 'parts', every_replica=True)} "
@@ -151,7 +153,7 @@ def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
 
 
 def _numbered(known: Sequence[Node]) -> list[Node]:
-    """The nodes as `_shard_num` of clusterAllReplicas() counts them, from 1: by shard and replica, no address twice."""
+    """The nodes as `_shard_num` of clusterAllReplicas() counts them, from 1: by shard, replica; an address once."""
     first: dict[tuple[str, int], Node] = {}
     for node in known:
         first.setdefault((node.host, node.port), node)
@@ -159,11 +161,11 @@ def _numbered(known: Sequence[Node]) -> list[Node]:
 
 
 def create_cluster_tables(entry: Database, known: Sequence[Node]) -> None:
-    """Makes database, local table and Distributed table on every node that lacks them and answers.
+    """Makes database, local table and Distributed table on every node that answers and lacks them.
 
-    One question to all of them says whether one does; only then are they connected to. Nothing is sent ON CLUSTER: one
-    dead node would hold that for three minutes (distributed_ddl_task_timeout), and it makes its tables at the first
-    load after it is back.
+    One query to all nodes tells whether a node lacks them; only then each node is connected to. Nothing is run ON
+    CLUSTER: one dead node would delay that for three minutes (distributed_ddl_task_timeout). Its tables are made at the
+    first load after it is back.
     """
     (answering,) = entry.one(
         f"SELECT count() FROM {system_table(entry, 'one', every_replica=True)}", settings=ANSWERING
@@ -189,8 +191,8 @@ def create_cluster_tables(entry: Database, known: Sequence[Node]) -> None:
 def cluster_statements(entry: Database) -> list[str]:
     """The DDL of a cluster's node.
 
-    The Distributed table has no sharding key: ClickHouse then refuses an INSERT through it, which would put rows of a
-    partition on several nodes.
+    The Distributed table has no sharding key, so ClickHouse refuses an INSERT through it. Such an INSERT would put rows
+    of a partition on several nodes.
     """
     name = format_str(str(entry.settings.cluster))
     database, local = format_str(entry.database), format_str(local_table(entry.settings))
@@ -204,15 +206,15 @@ def cluster_statements(entry: Database) -> list[str]:
 
 
 def system_table(entry: Database, name: str, *, every_replica: bool = False) -> str:
-    """A system table of all cluster shards, one replica of each, or of every replica."""
+    """A system table of all cluster shards: of one replica of each, or of every replica."""
     function = "clusterAllReplicas" if every_replica else "cluster"
     return f"{function}({format_str(str(entry.settings.cluster))}, system.{name})"
 
 
 def node_settings(settings: Settings, node: Node) -> Settings:
-    """Settings for which the only table is a node's local one: the same URL with the node's host.
+    """Settings for which a node's local table is the only table: the same URL with the node's host.
 
-    All nodes are asked on the port, and with the user and password, of LAION_CLICKHOUSE.
+    All nodes use the port, user and password of LAION_CLICKHOUSE.
     """
     url = settings.clickhouse_url.get_secret_value()
     if not node.here:
@@ -223,7 +225,7 @@ def node_settings(settings: Settings, node: Node) -> Settings:
         url = parts._replace(netloc=f"{user}{mark}{host}{port}").geturl()
     changed = {"clickhouse": SecretStr(url), "cluster": None, "table": local_table(settings)}
     copy = settings.model_copy(update=changed)
-    for cached in ("clickhouse_url", "compression"):  # of the URL before
+    for cached in ("clickhouse_url", "compression"):  # cached values of the old URL
         copy.__dict__.pop(cached, None)
     return copy
 
@@ -241,6 +243,6 @@ def _weight(shard: int, cluster_shard: int) -> int:
 
 
 def _replicated(entry: Database) -> str:
-    """{shard} and {replica} are macros of each server's configuration, as ClickHouse's own guide has them."""
+    """The engine of a replicated table. {shard} and {replica} are macros of each server's configuration, as usual."""
     path = f"/clickhouse/tables/{{shard}}/{entry.database}/{local_table(entry.settings)}"
     return f"ReplicatedMergeTree({format_str(path)}, '{{replica}}')"

@@ -1,4 +1,4 @@
-"""Opens ClickHouse, embedded (chDB) or a server, from one URL, and closes it. It states no DDL."""
+"""Opens ClickHouse, embedded (chDB) or a server, from one URL, and closes it. It runs no DDL for the table."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from laion_assets.table.recovery import finish_interrupted_swaps
 from laion_assets.table.server import Address, close_server, open_server
 
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
-"""It logs what it raises, which would be a second line for each of our errors."""
+"""The client's logger. It logs what it raises, which would print each of our errors twice."""
 
 
 @contextlib.contextmanager
 def connect(settings: Settings, *, wait_seconds: float | None = None) -> Iterator[Database]:
     """Opens the database that the settings name and closes it at the end of the block.
 
-    The embedded engine's folder belongs to one process at a time, so it is opened for a step and given back; where it
-    is held this waits `wait_seconds` (None: the settings' `clickhouse_wait_seconds`), then raises `EngineHeldError`.
-    Raises `ServerUnreachableError` and `ServerRefusedError` as `open_server` does.
+    Only one process at a time can open the embedded engine's folder, so a step opens it and closes it again. If another
+    process holds it, this waits `wait_seconds` (None: the settings' `clickhouse_wait_seconds`), then raises
+    `EngineHeldError`. Raises `ServerUnreachableError` and `ServerRefusedError` as `open_server` does.
     """
     with contextlib.ExitStack() as closing:
         url = settings.clickhouse_url.get_secret_value()
@@ -54,7 +54,7 @@ def connect(settings: Settings, *, wait_seconds: float | None = None) -> Iterato
 
 
 def _set_label(db: Database) -> None:
-    """For all statements of the connection: by itself the embedded client sets and resets what a statement is given."""
+    """Sets `log_comment` for all statements of the connection: the embedded client resets it after each statement."""
     if db.embedded:
         db.command(f"SET log_comment = {format_str(label())}")
     else:
@@ -62,7 +62,7 @@ def _set_label(db: Database) -> None:
 
 
 def _use_database(db: Database) -> None:
-    """Makes the database where it is not there: a user who may not make any then needs none to be made."""
+    """Makes the database if it does not exist. If it exists, the user needs no right to make databases."""
     names = {"name": db.database}
     if not db.rows("SELECT 1 FROM system.databases WHERE name = {name:String}", parameters=names):
         db.command(f"CREATE DATABASE IF NOT EXISTS {quote_identifier(db.database)}")

@@ -1,4 +1,4 @@
-"""Connections that several threads share, and that give the embedded engine back when asked. It makes no statement."""
+"""Connections that several threads share, and that can release the embedded engine. It makes no statement."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from laion_assets.table.database import Database
 class Connections:
     """The connections of one process to one table; safe for several threads.
 
-    A server has one connection for all threads, whose client keeps as many sockets as it needs. The embedded engine has
-    one for each thread that is in a search, as many as there are cores: who comes then waits. They stay open until
-    `give_back` or `close`; the next call after `give_back` opens the engine again.
+    A server has one connection for all threads; its client opens as many sockets as it needs. The embedded engine has
+    one connection for each thread that searches, at most as many as there are cores; further threads wait. Connections
+    stay open until `give_back` or `close`. The next call after `give_back` opens the engine again.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,7 +47,7 @@ class Connections:
             self._bring(connection, broken or connection.db.closed.is_set())
 
     def give_back(self) -> None:
-        """Closes every connection, once the searches that are under way have ended."""
+        """Waits for the running searches, then closes every connection."""
         with self._changed:
             self._changed.wait_for(lambda: not self._giving_back)
             self._giving_back = True
@@ -68,7 +68,7 @@ class Connections:
             if self._idle:
                 return self._idle[-1] if self._shared else self._idle.pop()
             try:
-                # One thread at a time opens: two at once would be two engines of one folder, or two clients.
+                # Only one thread at a time opens: two at once would open two engines of one folder, or two clients.
                 connection = _Open(self._settings, self._kept)
             except BaseException:
                 self._lent -= 1
@@ -92,7 +92,7 @@ class Connections:
 
 
 class _Open:
-    """One connection until it is closed; what is found out over one is kept for all of them."""
+    """One open connection. What is found out over one connection is kept for all of them."""
 
     def __init__(self, settings: Settings, kept: dict[str, object]) -> None:
         self._stack = contextlib.ExitStack()

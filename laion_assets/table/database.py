@@ -1,6 +1,6 @@
-"""One open connection to ClickHouse and the names of the table: how statements are run, limited, and ended.
+"""One open connection to ClickHouse, with the table's names: how statements are run, limited, and ended.
 
-Opening it is `connect`'s business. It states no DDL.
+`connect` opens it. This module runs no DDL.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from laion_assets.table.server import Address, hurry_answers, limit_answers
 Row = Sequence[Any]
 
 KILL_SECONDS = 2.0
-"""So long a server that does not answer may hold up the end of an interrupted step."""
+"""Seconds for which a server that does not answer may delay the end of an interrupted step."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """One open connection, with the names of the table that everything is about.
+    """One open connection, with the names of the table.
 
-    `embedded` is chDB: it can read our files, and is not for use by two threads at once. A server is, since there is no
-    session; there a statement may take `seconds`. `kept` is what was found out over this connection, for later calls.
-    `closed` is set when the client was closed because its next answer could not be trusted: no statement runs any more.
+    `embedded` means chDB, which can read our files, and must not be used by two threads at once. A server may be, since
+    there is no session; on a server a statement may take `seconds`. `kept` is what was found out over this connection,
+    for later calls. `closed` is set when the client was closed because its next answer could be wrong: no statement
+    runs any more.
     """
 
     client: Client
@@ -55,7 +56,7 @@ class Database:
         return f"{quote_identifier(self.database)}.{quote_identifier(table)}"
 
     def for_long_statements(self) -> Database:
-        """The same connection, whose statements may take as long as one of a load (LAION_CLICKHOUSE_LOAD_SECONDS)."""
+        """The same connection, on which a statement may take as long as in a load (LAION_CLICKHOUSE_LOAD_SECONDS)."""
         return replace(self, seconds=self.settings.clickhouse_load_seconds)
 
     def command(
@@ -75,7 +76,7 @@ class Database:
     ) -> list[Row]:
         """The rows of a query. Raises `TableError`.
 
-        Text comes as `str`, and in hexadecimal where it is not UTF-8 (the client's way), or all of it as `bytes`.
+        Text is `str`, in hexadecimal if it is not UTF-8 (as the client does); with `text_as_bytes` it is `bytes`.
         """
         with self.limited(settings) as given:
             result = self.client.query(
@@ -87,13 +88,13 @@ class Database:
             return list(result.result_rows)
 
     def raw(self, sql: str, fmt: str, *, settings: Mapping[str, object] | None = None) -> bytes:
-        """The answer of a query in one of ClickHouse's formats, as it comes. Raises `TableError`."""
+        """The result of a query in one of ClickHouse's formats, unchanged. Raises `TableError`."""
         with self.limited(settings) as given:
             return self.client.raw_query(sql, fmt=fmt, settings=given)
 
     @contextlib.contextmanager
     def limited(self, settings: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
-        """For a call of the client: the statement's settings with its time limit, and failures as our errors."""
+        """For a call of the client: gives the statement's settings with its time limit, and raises our errors."""
         given: dict[str, Any] = dict(settings or {})
         if self.embedded:
             try:
@@ -116,10 +117,10 @@ class Database:
             raise
 
     def _discard_partial_answer(self) -> None:
-        """Reads what a statement wrote before it failed. chDB 26.9 puts it before the next answer of the connection.
+        """Reads what a statement wrote before it failed. chDB 26.9 would put it before the connection's next answer.
 
-        Without this, a query that failed after 200,000 rows and one of five rows gave 200,005 rows and no error. The
-        client is closed where that cannot be read either: a later statement then fails, and is not answered wrongly.
+        Without this, a query that failed after 200,000 rows and a query of five rows gave 200,005 rows and no error. If
+        the rest cannot be read, the client is closed: later statements then fail instead of giving wrong answers.
         """
         try:
             self.client.raw_query("SELECT 1", fmt="TabSeparated")
@@ -128,7 +129,7 @@ class Database:
             self.closed.set()
 
     def _kill(self, query_id: str) -> None:
-        """Ends a statement on a server, which would continue there: an interrupt came while it was awaited."""
+        """Ends a statement on a server after an interrupt. Otherwise it would continue there."""
         hurry_answers(self.client, KILL_SECONDS)
         with contextlib.suppress(ClickHouseError, HTTPError):
             self.client.query("KILL QUERY WHERE query_id = {id:String} ASYNC", parameters={"id": query_id})
@@ -144,5 +145,5 @@ class Database:
 
     @property
     def subject(self) -> str:
-        """How errors name the table; no password is in it."""
+        """The table's name in errors, without a password."""
         return f"table {self.database}.{self.settings.table}"

@@ -1,4 +1,4 @@
-"""The embedded engine (chDB): its options, who holds its folder, and which engines this process has open."""
+"""The embedded engine (chDB): its options, which process holds its folder, and which engines this process has open."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from laion_assets.waiting import say_wait
 
 _engines: list[tuple[Path, Settings]] = []
 _engines_lock = threading.RLock()
-"""The embedded engines that this process has open, once for each connection."""
+"""The embedded engines that this process has open; an engine comes once for each connection."""
 
 
 def open_embedded(folder: Path, settings: Settings, wait_seconds: float | None) -> Client:
-    """Opens the engine in a folder of this machine, which is made where it is not there.
+    """Opens the engine in a folder of this machine; the folder is made if it does not exist.
 
-    Waits `wait_seconds` (None: the settings' `clickhouse_wait_seconds`) for another process that holds it. Raises
+    Waits `wait_seconds` (None: the settings' `clickhouse_wait_seconds`) if another process holds it. Raises
     `EngineHeldError`, `TableError`.
     """
     subject = f"embedded ClickHouse in {folder}"
     if "?" in str(folder):
-        # chDB would take the rest of the path for options, and open another folder.
+        # chDB would read the rest of the path as options, and open another folder.
         raise TableError(subject, found="a ? in the path", expected="a path without it", advice="move LAION_DATA_DIR")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def open_embedded(folder: Path, settings: Settings, wait_seconds: float | None) 
     failures = 0
     told = False
     while True:
-        # Asked first: the engine would write a line of its own to standard error at each try.
+        # Checked first: the engine writes a line to standard error for each try that fails.
         holder = holder_of(folder)
         if holder is None:
             _require_writable(folder, subject)
@@ -56,7 +56,7 @@ def open_embedded(folder: Path, settings: Settings, wait_seconds: float | None) 
             except ClickHouseError as error:
                 failures += 1
                 holder = holder_of(folder)
-                # Once is no proof: another process may have opened it, or asked as we do, at the same moment.
+                # One failure proves nothing: another process may have opened or checked it at the same moment.
                 if holder is None and failures > 1:
                     raise TableError(
                         subject,
@@ -78,7 +78,7 @@ def open_embedded(folder: Path, settings: Settings, wait_seconds: float | None) 
 
 
 def embedded_client(folder: Path, settings: Settings) -> Client:
-    """A client of an embedded engine; a process may have several, each for one thread. Close it.
+    """A client of an embedded engine. A process may have several, each for one thread. The caller must close it.
 
     Raises `TableError`.
     """
@@ -91,7 +91,7 @@ def embedded_client(folder: Path, settings: Settings) -> Client:
 
 @contextlib.contextmanager
 def in_use(folder: Path, settings: Settings) -> Iterator[None]:
-    """Within the block `engines_in_use` names this engine."""
+    """While the block runs, `engines_in_use` has this engine."""
     engine = (folder, settings)
     with _engines_lock:
         _engines.append(engine)
@@ -104,20 +104,21 @@ def in_use(folder: Path, settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def engines_in_use() -> Iterator[dict[Path, Settings]]:
-    """The folders of the embedded engines that this process has open; none is closed within the block."""
+    """The folders of the embedded engines that this process has open; none of them is closed while the block runs."""
     with _engines_lock:
         yield dict(_engines)
 
 
 def embedded_options(settings: Settings) -> dict[str, str]:
-    """Server settings for the embedded engine: index cache, build threads, memory limit (0 leaves its own), functions.
+    """Server settings for the embedded engine: index cache, build threads, memory limit (0 means the engine's own),
+    functions.
 
-    The engine's own 16 build threads spin on each other's node locks where they are more than the cores: on 2 cores
-    they took 1.4 to 1.6 times the core-seconds of 2 threads (20,000 vectors, M 16).
+    The engine's own 16 build threads spin on each other's locks if there are fewer cores: on 2 cores they took 1.4 to
+    1.6 times the core-seconds of 2 threads (20,000 vectors, M 16).
 
-    A mutation gives every part a new version, most of them by links alone. The engine takes on as many at a time as the
-    ratio says, a multiple of its 2 threads: with its own ratio of 2 four, and then it pauses for most of a second. To
-    index one of 200 partitions took 28 s, with a ratio of 100 0.2 s.
+    A mutation gives every part a new version, for most parts only by links. The number of parts at a time is a ratio
+    times the engine's 2 threads: with its own ratio of 2 it is four, and after them the engine pauses for most of a
+    second. Indexing one of 200 partitions took 28 s so, and 0.2 s with a ratio of 100.
     """
     options = {
         "vector_similarity_index_cache_size": str(settings.index_cache_bytes),
@@ -131,7 +132,7 @@ def embedded_options(settings: Settings) -> dict[str, str]:
 
 
 def _require_writable(folder: Path, subject: str) -> None:
-    """Raises `TableError` where the engine may not write: it would tell so on standard error in its own words, too."""
+    """Raises `TableError` if the engine cannot write. The engine itself would also print an error of its own."""
     for path in (folder, folder / "status"):
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise TableError(
@@ -143,7 +144,7 @@ def _require_writable(folder: Path, subject: str) -> None:
 
 
 def _why_not_written(folder: Path) -> str | None:
-    """Why nothing can be written into a folder (the engine does not say); None where it can."""
+    """Why nothing can be written into a folder (the engine does not tell); None if it can be written."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))
@@ -154,9 +155,9 @@ def _why_not_written(folder: Path) -> str | None:
 
 
 def holder_of(folder: Path) -> str | None:
-    """Which other process holds an embedded engine's folder, in words; None when none does.
+    """Which other process holds an embedded engine's folder, in words; None if none does.
 
-    A process may open its own engine several times: a cluster's node is asked beside the connection that names it.
+    A process may open its own engine several times: for a cluster's node in addition to the first connection.
     """
     process = holding_process(folder)
     if process is None or process == os.getpid():
@@ -165,10 +166,10 @@ def holder_of(folder: Path) -> str | None:
 
 
 def holding_process(folder: Path) -> int | None:
-    """Which process holds an embedded engine's folder, by its `status` file: 0 for one that is not named there, None
-    when none does.
+    """Which process holds an embedded engine's folder, by the engine's `status` file; 0 if the file does not name it,
+    None if no process does.
 
-    The engine reports a held folder in two ways, one of which has no reason in it, so its lock is asked directly.
+    The engine reports a held folder in two ways, one of them without a reason, so its lock is checked directly.
     """
     status = folder / "status"
     try:

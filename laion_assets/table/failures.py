@@ -1,4 +1,4 @@
-"""What can go wrong on the way to ClickHouse, as our typed errors: one line, never a password. It opens nothing."""
+"""Turns failures of ClickHouse and of its connection into our typed errors: one line, without passwords."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ REFUSALS = {
     497: "`laion-assets grants` prints what the user needs",
     **dict.fromkeys((704, 719), _CACHE),
 }
-"""What to do, by ClickHouse's code, about its refusals: unknown user, wrong or no password; not enough privileges; and
-a query cache that the user's profile turns on, which takes no query with `version()` or of a system table."""
+"""What to do, by ClickHouse's error code: unknown user, wrong or missing password; missing privileges; and a query
+cache that the user's profile turns on, which refuses queries with `version()` or of a system table."""
 
 TIMEOUT_EXCEEDED = 159
 BUSY_STATUS = re.compile(r"HTTP status (429|502|503|504)\b")
@@ -32,9 +32,9 @@ BUSY_STATUS = re.compile(r"HTTP status (429|502|503|504)\b")
 
 @contextlib.contextmanager
 def typed_errors(subject: str, secret: str = "") -> Iterator[None]:
-    """Raises `TableError`, or one of its kinds, for what the client raises; `secret` is not shown.
+    """Raises `TableError`, or one of its kinds, for the client's errors; `secret` is not shown.
 
-    `ServerUnreachableError` where a later try may do, `ServerRefusedError` where it is no use.
+    `ServerUnreachableError` if a later try may succeed, `ServerRefusedError` if trying again does not help.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def typed_errors(subject: str, secret: str = "") -> Iterator[None]:
 
 
 def unloadable(error: ImportError) -> TableError:
-    """What keeps the embedded engine from being loaded: it is absent, or the process has a time zone it has not."""
+    """Why the embedded engine cannot be loaded: it is missing, or it does not know the process's time zone."""
     zone = os.environ.get("TZ")
     return TableError(
         "embedded engine",
@@ -76,7 +76,7 @@ def _typed(subject: str, error: Exception, secret: str) -> TableError:
 
 
 def _unreachable(subject: str, error: Exception) -> TableError:
-    """What the network's own exception says, which the client's words hide."""
+    """The message of the network's own exception, which the client's message hides."""
     for cause in _chain(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ServerRefusedError(
@@ -88,7 +88,7 @@ def _unreachable(subject: str, error: Exception) -> TableError:
         if isinstance(cause, ssl.SSLError):
             return ServerUnreachableError(subject, found=f"no TLS ({cause.reason or cause})", expected="a TLS server")
         if isinstance(cause, TimeoutError) and "handshake" in str(cause):
-            # A server without TLS may take the client's hello for the beginning of a request, and wait for its end.
+            # A server without TLS may read the client's hello as the beginning of a request, and wait for its end.
             found = "no TLS (no answer to the handshake within the time limit)"
             return ServerUnreachableError(subject, found=found, expected="a TLS server")
         for kind, found in (
@@ -106,7 +106,7 @@ def _unreachable(subject: str, error: Exception) -> TableError:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The exception and what it came from, the innermost first."""
+    """The exception and its causes, the innermost first."""
     found: list[BaseException] = []
     pending: list[object] = [error]
     while pending:
@@ -118,7 +118,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def first_sentence(error: Exception) -> str:
-    """ClickHouse's message without the client's words, stack trace and version, at most 400 characters."""
+    """ClickHouse's message without the client's text, stack trace and version, at most 400 characters."""
     text = " ".join(str(error).split())
     text = re.sub(r"^Received ClickHouse exception, code: \d+, server response: ", "", text)
     return re.sub(r"\s*\(version [^)]*\).*$|\s*Stack trace:.*$|\s*\(for url [^)]*\)$", "", text)[:400]

@@ -1,9 +1,9 @@
-"""Numbers for the rows of a partition, in SQL and from a merged file: one for all columns but the vectors, and one for
-each vector column. They judge nothing.
+"""Numbers that identify the rows of a partition, computed by SQL and from a merged file: one for all columns but the
+vectors, and one for each vector column. They judge nothing.
 
-The first is the sum, modulo 2^64, of a hash of each row: equal whatever the order, unequal when a row is missing,
-doubled or changed. The hash is the first eight bytes of the MD5 of the row's columns, so that a file on our side and a
-table on a server that cannot see the file come to the same number by two readers that share no code. The second is in
+The first number is the sum, modulo 2^64, of a hash of each row: it is equal in any order, and unequal if a row is
+missing, doubled or changed. The hash is the first eight bytes of the MD5 of the row's columns. So our file and a table
+on a server that cannot see the file give the same number by two readers that share no code. The second is in
 shard/vector_sum.py.
 """
 
@@ -25,25 +25,25 @@ from laion_assets.shard.vector_sum import file_vector_sum
 BATCH_ROWS = 8_192
 
 FLOAT_BITS = {"Float32": np.uint32, "Float64": np.uint64}
-"""Floats are hashed by their bits: two programs write their digits in two ways."""
+"""Floats are hashed by their bits, since two programs may write their digits in different ways."""
 
 ROW_COLUMNS = {"id": "Int64", "url": "String", "caption": "String", "NSFW": "String", "similarity": "Float32"}
 
 
 def hashed_columns(settings: Settings) -> dict[str, str]:
-    """Name and ClickHouse type of the columns that are hashed, in their order."""
+    """Name and ClickHouse type of the hashed columns, in order."""
     return {**ROW_COLUMNS, **settings.extra_column_types}
 
 
 def fingerprint_sql(settings: Settings) -> str:
-    """The aggregate expression. Texts are written with their length before them, so that no two rows look alike."""
+    """The aggregate expression. Before each text comes its length, so that different rows never look the same."""
     parts = []
     for name, kind in hashed_columns(settings).items():
         column = quote_identifier(name)
         if kind == "String":
             parts += [f"toString(length({column}))", "':'", column]
         elif kind == "Float32":
-            # NaN is one value, since its bits may differ.
+            # NaN has one text, since its bits may differ.
             parts += [f"if(isNaN({column}), 'nan', toString(reinterpretAsUInt32({column})))", "','"]
         elif kind == "Float64":
             parts += [f"if(isNaN({column}), 'nan', toString(reinterpretAsUInt64({column})))", "','"]
@@ -53,7 +53,7 @@ def fingerprint_sql(settings: Settings) -> str:
 
 
 def file_fingerprint(settings: Settings, merged: MergedShard) -> tuple[int, int]:
-    """Rows and fingerprint of a merged file, read here, block by block. Raises `ShardFileError`."""
+    """Rows and fingerprint of a merged file, read in this process, block by block. Raises `ShardFileError`."""
     columns = hashed_columns(settings)
     rows, total = 0, 0
     with reading(merged) as source, pq.ParquetFile(source) as file:
@@ -64,7 +64,7 @@ def file_fingerprint(settings: Settings, merged: MergedShard) -> tuple[int, int]
 
 
 def vector_sums(settings: Settings, merged: MergedShard) -> dict[str, int]:
-    """The sum over every element of each vector column, from the footer; of files without one, from their rows.
+    """The sum over every element of each vector column, from the footer; if the footer has none, from the rows.
 
     Raises `ShardFileError`.
     """

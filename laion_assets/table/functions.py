@@ -1,4 +1,4 @@
-"""Where the embedded engine finds functions that are programs. What they do, and who writes them, is not known here."""
+"""Where the embedded engine finds functions that are programs. It does not know what they do, nor who writes them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from laion_assets.settings import Settings
 
 @dataclass(frozen=True)
 class FunctionFolders:
-    """The folder of the programs, and that of the XML files which declare them as functions."""
+    """The folder of the programs, and the folder of the XML files that declare them as functions."""
 
     scripts: Path
     configs: Path
 
     @property
     def pattern(self) -> str:
-        """Which files declare functions, as ClickHouse's setting has it."""
+        """The pattern of files that declare functions, for ClickHouse's setting."""
         return str(self.configs / "*_function.xml")
 
 
@@ -28,7 +28,7 @@ def function_folders(settings: Settings) -> FunctionFolders:
 
 
 def embedded_function_options(settings: Settings) -> dict[str, str]:
-    """Server settings for the embedded engine: its functions, where there are any."""
+    """Server settings for the embedded engine: its functions, if there are any."""
     folders = function_folders(settings)
     if not folders.configs.is_dir():
         return {}

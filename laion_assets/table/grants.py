@@ -1,4 +1,4 @@
-"""What a ClickHouse user may do who loads, indexes and searches the table, and no more. It grants nothing itself."""
+"""The privileges that a ClickHouse user needs to load, index and search the table, and no more. It grants nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SYSTEM_TABLES = (
     *("databases", "tables", "columns", "parts", "disks", "data_skipping_indices"),
     *("merges", "mutations", "processes", "events", "settings", "server_settings", "functions"),
 )
-"""What our statements read of the database `system`."""
+"""The tables of the database `system` that our statements read."""
 
 SOURCES = {"s3": "S3", "gs": "S3", "http": "URL", "https": "URL"}
-"""The privilege for the table function that reads from a place of that scheme."""
+"""The privilege for the table function that reads from a place, by its URL scheme."""
 
 
 class Grant(NamedTuple):
-    """Privileges, on what, and what they are for."""
+    """Privileges, the object that they are on, and what they are for."""
 
     privileges: str
     on: str
@@ -36,11 +36,11 @@ CLUSTER_GRANTS = (
     Grant("REMOTE", "*.*", "asks every node: cluster() and clusterAllReplicas()"),
     Grant("SELECT", "system.clusters", "looks at the nodes"),
 )
-"""What a cluster needs besides."""
+"""What a cluster needs in addition."""
 
 
 def search_grants(settings: Settings) -> list[Grant]:
-    """For a user who only searches."""
+    """The grants for a user who only searches."""
     database, table = _database_and_table(settings)
     local = quote_identifier(local_table(settings))
     system = ["tables", "columns", "parts", "data_skipping_indices", "events", "databases", "settings"]
@@ -54,13 +54,13 @@ def search_grants(settings: Settings) -> list[Grant]:
 
 
 def _derived(settings: Settings) -> list[str]:
-    """The tables of cells, quoted, where LAION_INDEX asks for them."""
+    """The tables of cells, quoted, if LAION_INDEX asks for cells."""
     names = ("image_cells", "text_cells", "centroids", "cells_events") if settings.builds_cells else ()
     return [quote_identifier(f"{local_table(settings)}_{name}") for name in names]
 
 
 def load_grants(settings: Settings) -> list[Grant]:
-    """For the user of LAION_CLICKHOUSE: all commands and assets. Staging tables are in the table's database."""
+    """The grants for the user of LAION_CLICKHOUSE: all commands and assets. Staging tables are in the same database."""
     database, _ = _database_and_table(settings)
     everything = f"{database}.*"
     place = settings.clickhouse_merged or settings.store or ""

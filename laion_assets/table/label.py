@@ -1,4 +1,4 @@
-"""What our statements say of themselves in `log_comment`, which system.processes and system.query_log show."""
+"""What our statements say about themselves in `log_comment`, which system.processes and system.query_log show."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _label: ContextVar[str] = ContextVar("log_comment", default="")
 
 @contextmanager
 def labelled(**facts: str) -> Iterator[None]:
-    """Connections that are opened within the block have these facts as the `log_comment` of their statements, in JSON.
+    """Connections that are opened within the block have these facts, as JSON, as the `log_comment` of their statements.
 
-    A thread that opens one takes them over by `contextvars.copy_context().run`.
+    A thread that opens a connection gets them by `contextvars.copy_context().run`.
     """
     token = _label.set(json.dumps({"from": "laion_assets", **facts}))
     try:
@@ -24,5 +24,5 @@ def labelled(**facts: str) -> Iterator[None]:
 
 
 def label() -> str:
-    """The `log_comment` of a connection that is opened now; empty for none."""
+    """The `log_comment` for a connection that is opened now; empty if there is none."""
     return _label.get()

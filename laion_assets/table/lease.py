@@ -1,19 +1,18 @@
-"""Leases: one process at a time does one thing to a table, and a dead holder cannot keep it from the others.
+"""Leases: only one process at a time does one kind of work on a table, and a dead holder does not block the others.
 
-A load, an index build and whatever else swaps or rebuilds parts of the table takes the lease of its subject first:
+A load, an index build and all else that swaps or rebuilds parts of the table takes the lease of its subject first:
 
     with lease(db, "partition 3") as held:
         …                  # stage and check, in tables that have `held.token` in their names
-        held.require()     # raises LeaseLostError where another process has taken over
-        …                  # swap
+        held.require()     # raises LeaseLostError where another process has taken over …                  # swap
 
 In the embedded engine the folder's lock keeps other processes out, and a lock of this process its other threads. On a
-server claims are rows of the table `<table>_leases`, with times by the server's clock. A claim is inserted first, and
-then all that are live are read: of two claims at once each sees the other, or one of them does, so that never both
-hold the lease. A live claim is renewed from a thread, and ends by itself `LEASE_SECONDS` after the last renewal.
+server claims are rows of the table `<table>_leases`, with times by the server's clock. A claim is inserted first, then
+all live claims are read. Of two claims at the same time at least one sees the other, so the two never both hold the
+lease. A thread renews a live claim. Without renewal it ends `LEASE_SECONDS` after the last one.
 
 A holder that is paused for longer (a sleeping laptop, a machine that is moved) does not know that it has lost the
-lease. So a process that takes a lapsed lease drops the staging tables with the old token
+lease. So a process that takes an expired lease drops the staging tables with the old token
 (`scratch.drop_stale_staging`): a swap that was only delayed then finds nothing to swap in.
 """
 
@@ -35,7 +34,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.server import close_server, open_server
 
 LEASE_SECONDS = 60.0
-"""How long a holder that says nothing more keeps the lease. One of this host whose process is gone loses it at once."""
+"""How long a holder without renewal keeps the lease. If its process on this host is gone, the lease ends at once."""
 
 RENEW_SECONDS = 15.0
 """Between two renewals, and the time limit of a statement about claims: a lease outlasts one statement that fails."""
@@ -43,21 +42,21 @@ RENEW_SECONDS = 15.0
 LOOK_AGAIN_SECONDS = 0.25
 
 RELEASED = 2**32 - 1
-"""The renewal that ends a claim."""
+"""The renewal number that ends a claim."""
 
 CLAIMING_SECONDS = 5.0
-"""How long a claim that was made at the same time as ours may take to see ours and to be withdrawn."""
+"""How long a claim that was made at the same time as ours may take to see our claim and to withdraw."""
 
 INSERT_SETTINGS = {"async_insert": 0}
 READ_SETTINGS = {"select_sequential_consistency": 1}
-"""A row that was inserted is seen by the next statement, also where the engine is a replicated one."""
+"""With these settings the next statement sees an inserted row, also with a replicated engine."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A live claim: its number (the greatest of a subject is the newest), its token, and who made it when."""
+    """A live claim: its number (a subject's newest claim has the greatest), its token, who made it, and when."""
 
     number: int
     token: str
@@ -75,7 +74,7 @@ class Lease:
     number: int = 0
 
     def require(self) -> None:
-        """Raises `LeaseLostError` unless the lease is still ours; call it right before the step that it protects."""
+        """Raises `LeaseLostError` unless the lease is still ours. Call it right before the step that it protects."""
         if self.db.embedded:
             return
         deadline = time.monotonic() + CLAIMING_SECONDS
@@ -102,8 +101,8 @@ class Lease:
 def lease(db: Database, subject: str, *, wait_seconds: float | None = None, say: Say | None = None) -> Iterator[Lease]:
     """Holds the lease of `subject` on the table of `db` while the block runs.
 
-    Where another holds it this waits `wait_seconds` (None: the settings' `clickhouse_wait_seconds`), and says once for
-    whom. Raises `LeaseHeldError`, which names the holder, and `TableError`.
+    If another process holds it, this waits `wait_seconds` (None: the settings' `clickhouse_wait_seconds`), and reports
+    the holder once. Raises `LeaseHeldError`, which names the holder, and `TableError`.
     """
     wait = db.settings.clickhouse_wait_seconds if wait_seconds is None else wait_seconds
     with _lease_of_this_process(db, subject, wait) if db.embedded else _lease_on_server(db, subject, wait, say) as held:
@@ -111,7 +110,7 @@ def lease(db: Database, subject: str, *, wait_seconds: float | None = None, say:
 
 
 def live_tokens(db: Database) -> set[str]:
-    """The tokens of all leases on the table that are held now: a staging table of another token is abandoned."""
+    """The tokens of all present leases on the table. A staging table with another token is abandoned."""
     if db.embedded:
         with _registry:
             return set(_held_here.values())
@@ -119,10 +118,10 @@ def live_tokens(db: Database) -> set[str]:
 
 
 def live_claims(db: Database, subject: str | None = None) -> list[Claim]:
-    """The claims on a server that are neither released nor lapsed, oldest first; of all subjects where none is named.
+    """The claims on a server that are neither released nor expired, oldest first; of all subjects if none is named.
 
-    Not live are claims of processes of this host that are gone, and those of this process that it has given up, but
-    could not release for want of a connection.
+    Left out are claims of processes of this host that are gone, and claims that this process has given up, but could
+    not release because it had no connection.
     """
     rows = _hurried(db).rows(
         f"SELECT number, token, mark, concat(any(holder), ' since ', toString(min(written)), ' UTC') "
@@ -139,7 +138,7 @@ def live_claims(db: Database, subject: str | None = None) -> list[Claim]:
 
 
 _claimed_here: set[str] = set()
-"""Tokens of the claims that this process makes or holds on servers."""
+"""Tokens of the claims that this process is making or holds on servers."""
 
 _registry = threading.Condition()
 _held_here: dict[tuple[str, str, str], str] = {}
@@ -187,7 +186,7 @@ def _acquired(db: Database, subject: str, wait_seconds: float, say: Say | None) 
                 if all(claim.token == held.token for claim in live_claims(db, subject)):
                     yield held
                     return
-            # Not both after the same time, or they would meet again.
+            # Different waits, so that the two do not meet again.
             time.sleep(random.uniform(0, 2 * LOOK_AGAIN_SECONDS))
             continue
         if time.monotonic() >= deadline:
@@ -200,7 +199,7 @@ def _acquired(db: Database, subject: str, wait_seconds: float, say: Say | None) 
 
 @contextlib.contextmanager
 def _claim(db: Database, subject: str) -> Iterator[Lease]:
-    """Inserts a claim, whose number is greater than that of any before it, and releases it at the end of the block."""
+    """Inserts a claim with a number greater than that of all earlier ones, and releases it at the end of the block."""
     names = {"subject": subject, "token": secrets.token_hex(4), "mark": process_mark()}
     names["holder"] = f"process {os.getpid()} on {socket.gethostname()}"
     _claimed_here.add(names["token"])
@@ -221,16 +220,16 @@ def _claim(db: Database, subject: str) -> Iterator[Lease]:
         yield Lease(db, subject, names["token"], int(number))
     finally:
         _claimed_here.discard(names["token"])
-        # Where the server is gone the claim lapses by itself.
+        # If the server is gone, the claim expires without this.
         with contextlib.suppress(TableError):
             _write(quick, names["token"], str(RELEASED), "now64(3)")
 
 
 def _renew_until(held: Lease, ended: threading.Event) -> None:
-    """Renews a claim while it is live; one that has lapsed stays so, since another may have been made.
+    """Renews a claim while it is live. An expired claim is not renewed, since another may have been made.
 
-    A client has one time limit, which each statement of the holder sets to that of a load: renewals have a client of
-    their own, which is opened for the first of them. After a failure the next follows at once.
+    A client has one time limit, and the holder's statements set it to that of a load. So renewals have their own
+    client, which is opened for the first renewal. After a failure the next renewal follows at once.
     """
     wait, own = RENEW_SECONDS, None
     with contextlib.ExitStack() as closing:
@@ -253,13 +252,13 @@ def _own_connection(closing: contextlib.ExitStack, db: Database) -> Database:
 
 
 def _hurried(db: Database) -> Database:
-    """The same connection, for statements that a load must not wait for as long as for its own."""
+    """The same connection with a short time limit, for statements that a load must not wait long for."""
     settings = db.settings.model_copy(update={"clickhouse_search_seconds": RENEW_SECONDS})
     return replace(db, settings=settings, seconds=RENEW_SECONDS)
 
 
 def _write(db: Database, token: str, renewal: str, until: str) -> None:
-    """One more row of a claim that is live."""
+    """Writes one more row for a live claim."""
     db.command(
         f"INSERT INTO {_leases(db)} (subject, number, token, mark, holder, renewal, until) "
         f"SELECT subject, number, token, mark, holder, {renewal}, {until} FROM "
@@ -293,7 +292,7 @@ def _has_leases(db: Database) -> bool:
 
 
 def _leases_definition(db: Database) -> str:
-    """Not replicated, also in a cluster: a row that a replica does not have yet would not be seen."""
+    """The DDL. The table is not replicated, also in a cluster: a replica that lags behind would not see a row."""
     return (
         f"CREATE TABLE IF NOT EXISTS {_leases(db)} (subject String, number UInt64, token String, mark String, "
         "holder String, renewal UInt32, until DateTime64(3, 'UTC'), written DateTime('UTC') DEFAULT now('UTC')) "

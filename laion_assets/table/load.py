@@ -1,4 +1,4 @@
-"""Loads a merged Parquet file as one partition: staged, made one part, checked, swapped in. It builds no index."""
+"""Loads a merged Parquet file as one partition: staged, merged to one part, checked, swapped in. It builds no index."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from laion_assets.table.transfer import Transfer, choose_transfer, insert_file, 
 from laion_assets.table.verify import check_equal_to_file
 
 Stage = Callable[[str], None]
-"""Called with the name of each stage as it begins."""
+"""Called with the name of each stage when it begins."""
 
 
 Index = Callable[[Staging], None]
-"""Builds indexes in a staged part that was checked, so that they come with it; its rows stay as they are."""
+"""Builds indexes in a staged part that was checked, so that the part has them after the swap. Rows do not change."""
 
 
 @dataclass
 class LoadedPartition:
-    """A partition of the table, and what its loading took.
+    """A partition of the table, and the cost of loading it.
 
-    `fingerprint` is the sum of a hash of every row but its vectors, `vector_sums` are sums over the bits of these, by
-    column; `seconds` is by stage; `transfer` says how the file
-    reached the engine, and why so.
+    `fingerprint` is the sum of a hash of every row without its vectors, `vector_sums` are sums over the bits of the
+    vectors, by column; `seconds` is by stage; `transfer` says how the file reached the engine, and why that way was
+    chosen.
     """
 
     shard: int
@@ -67,13 +67,13 @@ def load_partition(
 ) -> LoadedPartition:
     """Makes partition `merged.shard` of the table equal to the merged file, in one step for its readers.
 
-    One load of a shard runs at a time: a second waits for the lease, or says who holds it. Done again after a failure,
-    it begins with an empty staging table. Raises `ShardFileError` for a file that the checks of merged_shard refuse (a
-    check that failed in an earlier run is not passed by), `PartitionCheckError` when what was staged is not what the
-    file holds, or not sound, `LeaseHeldError`, `LeaseLostError`, and `TableError` when the engine fails; the table is
-    then as it was before, or, where only the answer to the swap was lost, has the new rows.
+    Only one load of a shard runs at a time: a second waits for the lease, or reports its holder. After a failure a new
+    load begins with an empty staging table. Raises `ShardFileError` for a file that the checks of merged_shard refuse
+    (so that a check that failed in an earlier run is not skipped), `PartitionCheckError` if the staged rows differ from
+    the file or are not sound, `LeaseHeldError`, `LeaseLostError`, and `TableError` if the engine fails. After an error
+    the table is as it was before; only if the answer to the swap was lost may it have the new rows.
 
-    `index` is called with the staged part once it was checked, and before it is swapped in.
+    `index` is called with the staged part after the check and before the swap.
     """
     timer = _StageTimer(stage)
     db = db.for_long_statements()
@@ -88,7 +88,7 @@ def load_partition(
     with lease(db, f"partition {merged.shard}", say=log) as held:
         drop_stale_staging(db)
         if merged.rows == 0:
-            # REPLACE PARTITION refuses an empty source (36): a shard without rows is a partition that is not there.
+            # REPLACE PARTITION refuses an empty source (36). A shard without rows has no partition.
             held.require()
             db.command(f"ALTER TABLE {db.table} DROP PARTITION {merged.shard}")
             return LoadedPartition(merged.shard, 0, 0, 0, timer.seconds)
@@ -98,7 +98,7 @@ def load_partition(
         try:
             loaded = _stage_and_swap(held, merged, transfer, timer, inserted, index)
         except TableError:
-            # A load that took over has dropped our staging table, which the engine reports in words of its own.
+            # A load that took the lease has dropped our staging table; the engine's own error would not say so.
             held.require()
             raise
     release_memory(db)
@@ -118,7 +118,7 @@ def _stage_and_swap(
         with timer("insert"):
             insert_file(db, staging.quoted, merged, transfer, inserted)
             release_memory(db)
-        # The engine merges on one core.
+        # The engine merges on one core, so the file is read on another at the same time.
         in_file = beside.submit(file_fingerprint, db.settings, merged)
         with timer("merge parts"):
             _make_one_part(staging)
@@ -144,10 +144,10 @@ def _stage_and_swap(
 
 
 def _make_one_part(staging: Staging) -> None:
-    """One part a partition: the index is one graph a part, and a merge later would throw it away.
+    """Makes one part of the partition: an index has one graph for each part, and a later merge would throw it away.
 
-    What was inserted as one part stays as it is: FINAL would write it again. A connection that is cut meanwhile leaves
-    the merge running: it is waited for.
+    If there is only one part already, it stays: FINAL would write it again. If the connection is cut, the merge
+    continues on the server, and this waits for it.
     """
     db, merge = staging.db, f"OPTIMIZE TABLE {staging.quoted} PARTITION {staging.shard} FINAL"
     if len(staging.parts()) == 1:
@@ -161,7 +161,7 @@ def _make_one_part(staging: Staging) -> None:
 
 
 def _one_part(staging: Staging) -> Part:
-    """The staging table's only part. Raises `TableError` when there are more or none."""
+    """The staging table's only part. Raises `TableError` if there are several, or none."""
     found = staging.parts()
     if len(found) != 1:
         raise TableError(staging.subject, found=f"{len(found)} parts staged", expected="one part")
@@ -169,7 +169,7 @@ def _one_part(staging: Staging) -> Part:
 
 
 def _wait_for_merges(db: Database, table: str) -> None:
-    """Until the table has no merge under way, as long as a statement of a load may take. Raises `TableError`."""
+    """Waits until no merge of the table runs, at most as long as a load's statement may take. Raises `TableError`."""
     deadline = time.monotonic() + db.seconds
     while db.rows(
         "SELECT 1 FROM system.merges WHERE database = {database:String} AND table = {table:String}",
@@ -181,7 +181,7 @@ def _wait_for_merges(db: Database, table: str) -> None:
 
 
 class _StageTimer:
-    """Times the stages and reports them."""
+    """Measures the time of each stage and reports stages."""
 
     def __init__(self, stage: Stage | None) -> None:
         self._stage = stage

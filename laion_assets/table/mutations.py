@@ -1,4 +1,4 @@
-"""Mutations of the table: started, followed to their end, killed when they fail. Callers say what they do."""
+"""Mutations of the table: started, followed to their end, killed when they fail. Callers decide what they do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from laion_assets.stopping import check_stopped
 from laion_assets.table.database import Database
 
 POLL_SECONDS = 0.25
-"""A failed mutation is seen after this; asking costs the engine below a millisecond."""
+"""A failed mutation is noticed after this time. Asking costs the engine less than a millisecond."""
 
 STALL_SECONDS = 900.0
-"""A mutation that shows no progress for so long is given up. The graph of a million rows is written to disk in seconds
-after its last row was read, so that only an engine that does not work at all is this silent."""
+"""A mutation without progress for this time is given up. The graph of a million rows is written to disk within seconds
+after its last row was read, so only an engine that does not work at all shows no progress for so long."""
 
 RECONNECT_SECONDS = 2.0
 
@@ -24,12 +24,12 @@ SHOWN_SECONDS = 60.0
 """How long a replica may take to show a mutation that Keeper has. A table without replicas shows it at once."""
 
 RowsRead = Callable[[int], None]
-"""Called with the rows that the mutation has read so far in the partition that it works on."""
+"""Called with the number of rows that the mutation has read so far in its present partition."""
 
 
 @dataclass(frozen=True)
 class MutationState:
-    """How far a mutation is: parts it has yet to do, rows read of the part in work, and what went wrong if it did."""
+    """A mutation's progress: parts left to do, rows read of the present part, and the failure, if there is one."""
 
     parts_to_do: int
     rows_read: int
@@ -40,14 +40,14 @@ class MutationState:
 
 @dataclass(frozen=True)
 class Mutation:
-    """One unfinished or finished mutation of our table, by ClickHouse's own id; `commands` is what it does."""
+    """One mutation of our table, finished or not, by ClickHouse's own id; `commands` is what it does."""
 
     id: str
     commands: str = ""
 
     def state(self, db: Database) -> MutationState | None:
-        """How far it is; None when it is done, or was killed."""
-        # The commands of one ALTER are rows of their own, with the same id and the same parts.
+        """Its progress; None if it is done, or was killed."""
+        # Each command of one ALTER has its own row, with the same id and the same parts.
         rows = db.rows(
             "SELECT max(parts_to_do), max(latest_failed_part), max(latest_fail_reason), "
             "any(toString(parts_postpone_reasons)) FROM system.mutations WHERE database = {database:String} "
@@ -68,13 +68,13 @@ class Mutation:
     def follow(
         self, db: Database, subject: str, *, rows_read: RowsRead | None = None, stall_seconds: float = STALL_SECONDS
     ) -> None:
-        """Waits for its end; `subject` names in errors what it is for.
+        """Waits for its end; `subject` says in errors what the mutation is for.
 
-        Raises `TableError` when it failed (it is then killed, since it would be tried for ever and block the next one)
-        or when it shows no progress for `stall_seconds` (it is then left: a server may only be busy). A server that
-        does not answer for a while is asked again, as long as that.
+        Raises `TableError` if it failed or shows no progress for `stall_seconds`. A failed mutation is killed, since
+        ClickHouse would try it again for ever and it would block the next one. A stalled one is left, since a server
+        may only be busy. A server that does not answer is asked again for the same time.
 
-        An interrupt ends the mutation, too: parts that it has done stay as it made them.
+        An interrupt ends the mutation, too. Parts that it has finished keep its changes.
         """
         try:
             self._follow(db, subject, rows_read, stall_seconds)
@@ -84,7 +84,7 @@ class Mutation:
             raise
 
     def wait(self, db: Database, subject: str, *, stall_seconds: float = STALL_SECONDS) -> None:
-        """Waits for its end, or for its failure, and never ends it. Raises `TableError` as `follow` does."""
+        """Waits for its end, or for its failure, but never ends it. Raises `TableError` as `follow` does."""
         self._follow(db, subject, None, stall_seconds, ours=False)
 
     def _follow(
@@ -127,8 +127,8 @@ class Mutation:
     def _stop(self, db: Database) -> None:
         """Ends it in the middle of a part.
 
-        A killed mutation works on to the end of its part: a graph of 60,000 rows for 15 s and more. Where merges are
-        stopped, it ended within 3 s; on a server that would stop those of others, too.
+        A killed mutation continues to the end of its part: 15 s and more for a graph of 60,000 rows. If merges are
+        stopped, it ends within 3 s. On a server that would stop other users' merges, too.
         """
         with suppress(TableError):
             if db.embedded:
@@ -136,7 +136,7 @@ class Mutation:
             self.kill(db)
 
     def kill(self, db: Database) -> None:
-        """Ends it for good. Parts that it has done stay as it made them."""
+        """Ends it for ever. Parts that it has finished keep its changes."""
         db.rows(
             "KILL MUTATION WHERE database = {database:String} AND table = {table:String} AND mutation_id = {id:String}",
             parameters=self._table_parameters(db),
@@ -147,11 +147,11 @@ class Mutation:
 
 
 def start_mutation(db: Database, commands: list[str]) -> Mutation:
-    """Starts one ALTER of the table with these commands and does not wait for it; it may be done already.
+    """Starts one ALTER of the table with these commands and does not wait for it. It may be done when this returns.
 
-    Its id is that of the newest mutation with such a command, which was not there before. A replicated table shows a
-    mutation only once its replica has heard of it from Keeper: it is waited for. Raises `TableError` where it never
-    shows.
+    Its id is that of the newest mutation with such a command that did not exist before. A replicated table shows a
+    mutation only once its replica has got it from Keeper, so this waits for it. Raises `TableError` if it never
+    appears.
     """
     earlier = {mutation.id for mutation in _mutations(db, commands, only_unfinished=False)}
     db.command(f"ALTER TABLE {db.table} {', '.join(commands)}", settings={"mutations_sync": 0, "alter_sync": 0})
@@ -171,9 +171,9 @@ def start_mutation(db: Database, commands: list[str]) -> Mutation:
 
 
 def unfinished_mutations(db: Database) -> list[Mutation]:
-    """Every mutation of the table that is not done, oldest first: those that a killed process left, and other people's.
+    """Every unfinished mutation of the table, oldest first: those that a killed process left, and other people's.
 
-    Only a mutation of our own may be followed or killed; whose one is, its commands tell.
+    Only our own mutations may be followed or killed. Their commands tell whose they are.
     """
     return _mutations(db, [])
 

@@ -1,4 +1,4 @@
-"""How the engine itself reads a merged Parquet file: from a folder, or out of the store's bucket. It loads nothing."""
+"""How the engine itself reads a merged Parquet file: from a folder, or from the store's bucket. It loads nothing."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def parquet_columns(db: Database) -> dict[str, str]:
 
 
 def parquet_source(db: Database, location: Location) -> str:
-    """The table function over a merged file, with our types (inferred ones are Nullable): `file()`, or `s3()`.
+    """The table function for a merged file, with our types (inferred types are Nullable): `file()`, or `s3()`.
 
-    No credential is in it. The embedded engine takes those of its process (AWS_*), a server its own; where
-    LAION_STORE_COLLECTION names one of the engine's named collections, address and credentials are those in it.
-    Raises `TableError` for a path that ClickHouse would take for a pattern, `StoreError` without a bucket's address.
+    It contains no credentials. The embedded engine uses those of its process (AWS_*), a server its own. If
+    LAION_STORE_COLLECTION names one of the engine's named collections, address and credentials come from it. Raises
+    `TableError` for a path that ClickHouse would read as a pattern, `StoreError` if a bucket has no address.
     """
     if isinstance(location, Path):
         return table_function(db, "file", str(location))
@@ -42,9 +42,9 @@ def parquet_source(db: Database, location: Location) -> str:
 
 
 def table_function(db: Database, function: str, place: str) -> str:
-    """`file`, `s3`, `gcs` or `url` over a merged file at a place that the engine knows by that name, with our types.
+    """`file`, `s3`, `gcs` or `url` for a merged file at a place known to the engine, with our types.
 
-    Raises `TableError` for a place that ClickHouse would take for a pattern.
+    Raises `TableError` for a place that ClickHouse would read as a pattern.
     """
     if any(sign in place for sign in "*?{}"):
         raise TableError(
@@ -59,6 +59,6 @@ def _structure(db: Database) -> str:
 
 
 def _http_url(location: UPath) -> str:
-    """The object's address as this process's client knows it: ClickHouse has no address for `s3://` by itself."""
+    """The object's address as this process's client knows it: ClickHouse itself does not resolve `s3://`."""
     with bucket_errors(str(location)):
         return f"{location.fs.s3.meta.endpoint_url.rstrip('/')}/{location.path}"

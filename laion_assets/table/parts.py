@@ -1,4 +1,4 @@
-"""The active parts of a table, which is what a load, a build and a swap compare. It changes none."""
+"""The active parts of a table, which a load, a build and a swap compare. It changes no part."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Part(NamedTuple):
 
 
 def active_parts(db: Database, table: str, shard: int) -> tuple[Part, ...]:
-    """A partition's active parts with rows, by name; `table` is unquoted. None where there is no such table."""
+    """A partition's active parts with rows, by name; `table` is unquoted. Empty if there is no such table."""
     parts = parts_by_partition(db, table, str(shard)).get(str(shard), [])
     return tuple(sorted(parts))
 
 
 def parts_by_partition(db: Database, table: str, partition: str = "") -> dict[str, list[Part]]:
-    """The active parts with rows of each partition, or of the one that is named: oldest first, by block numbers.
+    """The active parts with rows of each partition, or of the named one: oldest first, by block numbers.
 
     `table` is unquoted. Raises `TableError`.
     """

@@ -17,7 +17,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.inserting import Rows, insert_settings, killing
 
 PUSH_BATCH_ROWS = 2_048
-"""Rows a batch where the file is pushed, 8.5 MB of two 512-dimensional vectors: Arrow held 78 MB at most, and 140 MB
+"""Rows of a batch when the file is pushed, 8.5 MB of two 512-dimensional vectors. Arrow used 78 MB at most, and 140 MB
 with batches of a whole row group."""
 
 
@@ -27,10 +27,10 @@ SMALL_BYTES = 64 << 10
 def push_file(
     db: Database, staging: str, merged: MergedShard, columns: list[str], query_id: str, inserted: Rows | None
 ) -> None:
-    """Sends the rows of the file to a staging table (quoted) as Arrow streams of one part each, two side by side.
+    """Sends the rows of the file to a staging table (quoted) as Arrow streams of one part each, two at the same time.
 
-    A server writes a stream by one thread, and would buffer a Parquet body whole. Raises `TableError`, and what a file
-    raises that cannot be read.
+    A server writes a stream in one thread, and would buffer a whole Parquet body. Raises `TableError`, and the errors
+    of a file that cannot be read.
     """
 
     def push(groups: list[int]) -> int:
@@ -50,7 +50,7 @@ def push_file(
 
 
 def _row_groups_of_parts(footer: pq.FileMetaData) -> list[list[int]]:
-    """The file's row groups, as many together as make a part of `PART_ROWS` or little more."""
+    """The file's row groups, grouped so that each group makes a part of `PART_ROWS` rows or slightly more."""
     parts: list[list[int]] = []
     rows = inserting.PART_ROWS
     for group in range(footer.num_row_groups):
@@ -71,14 +71,14 @@ def _push_groups(
     footer: pq.FileMetaData,
     query_id: str,
 ) -> int:
-    """Sends these row groups as one stream; their rows."""
+    """Sends these row groups as one stream; returns the number of their rows."""
     with reading(merged) as source, pq.ParquetFile(source, metadata=footer) as file:
-        # The next batch is decoded while the one before is compressed and sent.
+        # The next batch is decoded while the current one is compressed and sent.
         batches = read_ahead(file.iter_batches(PUSH_BATCH_ROWS, row_groups=groups, columns=columns))
         stream = _ArrowStream(batches, columns, merged.shard, db.settings.compression)
         try:
             with db.limited(insert_settings(inserting.PART_ROWS, query_id)) as settings:
-                # Its type says bytes; the connection takes all that has a buffer.
+                # The parameter's type is bytes, but the connection takes any object with a buffer.
                 pieces = cast("Generator[bytes, None, None]", stream.pieces())
                 db.client.raw_insert(staging, [*columns, "shard"], pieces, settings=settings, fmt="ArrowStream")
         except TableError:
@@ -91,7 +91,7 @@ def _push_groups(
 class _ArrowStream:
     """The bytes of one Arrow stream, batch by batch.
 
-    `rows` counts them; `failure` is what went wrong with the file, which the HTTP client would take for its own.
+    `rows` counts its rows. `failure` is an error of the file, which the HTTP client would report as its own.
     """
 
     def __init__(self, batches: Iterator[pa.RecordBatch], columns: list[str], shard: int, compression: str) -> None:
@@ -102,10 +102,10 @@ class _ArrowStream:
         self.failure: Exception | None = None
 
     def pieces(self) -> Generator[bytes | memoryview, None, None]:
-        """Compressed by Arrow, buffer by buffer, on as many threads as there are cores."""
+        """The stream, compressed by Arrow, buffer by buffer, on as many threads as there are cores."""
         sink, writer = _Sink(), None
         while (batch := self._next()) is not None:
-            # The columns come in the file's order; the statement names ours.
+            # The columns are in the file's order; the statement names them.
             arrays = [*(batch.column(name) for name in self._columns), pa.repeat(self._shard, batch.num_rows)]
             sent = pa.RecordBatch.from_arrays(arrays, names=[*self._columns, "shard"])
             writer = writer or pa.ipc.new_stream(sink, sent.schema, options=self._options)
@@ -125,7 +125,7 @@ class _ArrowStream:
 
 
 class _Sink:
-    """What Arrow writes into: keeps what was written until it is taken."""
+    """The file object that Arrow writes to: keeps the bytes until they are taken."""
 
     closed = False
 
@@ -133,12 +133,12 @@ class _Sink:
         self._written: list[bytes | memoryview] = []
 
     def write(self, data: bytes | pa.Buffer) -> int:
-        """Vectors come as buffers that stay as they are while they are looked at: they are not copied."""
+        """Vectors come as buffers that do not change while they are referenced, so they are not copied."""
         self._written.append(memoryview(data))
         return len(data)
 
     def taken(self) -> Iterator[bytes | memoryview]:
-        """What was written since the last call; of twenty pieces a batch the small ones are joined."""
+        """The bytes written since the last call. A batch has twenty pieces; the small ones are joined."""
         small: list[bytes | memoryview] = []
         for piece in self._written:
             if len(piece) < SMALL_BYTES:
@@ -151,7 +151,7 @@ class _Sink:
         self._written.clear()
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Does nothing: no bytes are held back."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing: there is nothing to close."""

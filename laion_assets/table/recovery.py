@@ -1,8 +1,8 @@
-"""Finishes swaps of partitions that a death interrupted, so that no row is there twice.
+"""Finishes swaps of partitions that a killed process interrupted, so that no row is there twice.
 
-REPLACE PARTITION (26.9) first makes the new part active, then removes the replaced one. Where the process is killed in
+REPLACE PARTITION (26.9) first makes the new part active, then removes the replaced one. If the process is killed in
 between, both parts are active when the engine is opened again, and each row is there twice. The staging table of the
-interrupted load is then still there, with the part that was checked: this tells which of the parts is the new one.
+interrupted load still exists then, with the checked part, and tells which of the two parts is the new one.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from laion_assets.table.lease import live_tokens
 from laion_assets.table.parts import parts_by_partition
 
 LEASED = r"_staging_\d+_([0-9a-f]{8})$"
-"""At the end of a staging table's name (`staging.staging_name`): the token of its lease."""
+"""Finds the token of the lease at the end of a staging table's name (`staging.staging_name`)."""
 
 
 def finish_interrupted_swaps(db: Database) -> list[str]:
-    """Drops the replaced parts of partitions that an interrupted swap left with two; their names.
+    """Drops the replaced parts of partitions that an interrupted swap left with two parts; returns their names.
 
-    Parts that are newer than the swapped one come from other writers, and stay. Staging tables under a live lease are
-    left alone: their load finishes its swap itself. Raises `TableError`.
+    Parts that are newer than the swapped one are from other writers, and stay. Staging tables with a live lease are
+    skipped: their load finishes its swap itself. Raises `TableError`.
     """
     staged = db.rows(
         "SELECT name, extract(name, {leased:String}) FROM system.tables "
         "WHERE database = {database:String} AND match(name, {ours:String})",
-        # Anchored: the staging tables of another LAION_TABLE, laion_b beside laion, begin with our name, too.
+        # The pattern is anchored: staging tables of another LAION_TABLE (laion_b beside laion) begin with our name,
+        # too.
         parameters={"database": db.database, "ours": f"^{re.escape(db.settings.table)}{LEASED}", "leased": LEASED},
     )
     live = live_tokens(db) if staged else set()

@@ -1,5 +1,5 @@
-"""Statements that this process has under way in embedded engines, and their end. A server's are ended by `database.py`,
-where its answer is waited for: there a signal is heard."""
+"""Ends the statements that this process runs in embedded engines. `database.py` ends those on a server when it is
+interrupted while it waits for an answer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from laion_assets.table.embedded import embedded_client, engines_in_use
 
 
 class RunningStatements:
-    """What runs when it is first told to end; what the interrupted step then does to tidy up is not ended."""
+    """The statements that run when `end` is first called. Later statements, which clean up the step, are not ended."""
 
     def __init__(self) -> None:
         self._ids: dict[Path, list[str]] = {}
 
     def end(self) -> None:
-        """Ends them; may be called again. From any thread, while another waits for them.
+        """Ends them; may be called again. It may be called from any thread while another waits for them.
 
-        KILL QUERY alone ended a scan in 0.1 s and an insert in 1.2 to 1.7 s, and let OPTIMIZE run to its end: merges
-        are stopped by themselves. They stay so until the engine is closed, which the interrupted step does.
+        KILL QUERY alone ended a scan in 0.1 s and an insert in 1.2 to 1.7 s, but OPTIMIZE ran to its end. So merges are
+        stopped, too. They stay stopped until the interrupted step closes the engine.
         """
         with engines_in_use() as engines:
             for folder, settings in engines.items():

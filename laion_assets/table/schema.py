@@ -1,4 +1,4 @@
-"""The DDL of the table and of tables of its shape, and whether a table that exists is ours. It moves no rows."""
+"""The DDL of the table and of tables of its shape, and whether an existing table is ours. It moves no rows."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PAGE_COLUMNS = {
     "image_embedding": "Array(Float32)",
     "text_embedding": "Array(Float32)",
 }
-"""Names, types and order of the table that ClickHouse's LAION-400M page makes: its queries run on ours unchanged."""
+"""Names, types and order of the columns on ClickHouse's LAION-400M page: its queries run on our table unchanged."""
 
 VECTOR_COLUMNS = ("image_embedding", "text_embedding")
 
 TEXT_BLOCK_BYTES = 4096
-"""Of text before it is compressed: a row of an answer has a whole block decompressed (benchmarks/granules.py)."""
+"""Bytes of text before compression: to read one row, a whole block is decompressed (benchmarks/granules.py)."""
 
 
 @dataclass(frozen=True)
@@ -44,37 +44,37 @@ def table_columns(db: Database) -> dict[str, str]:
 
 
 def create_table(db: Database) -> None:
-    """Creates the table where it is absent. Raises `TableShapeError` when one of that name has another shape."""
+    """Creates the table if it does not exist. Raises `TableShapeError` if one of that name has another shape."""
     if not table_exists(db):
         db.command(table_definition(db, db.settings.table) + dataset_comment(db))
     require_shape(db)
 
 
 OF_DATASET = "laion_assets: shards of the dataset "
-"""How the comments of tables begin; the dataset's name follows, and since tables note it also what shape it has."""
+"""How the comments of tables begin. The dataset's name follows, and in tables since then also the shape."""
 
 
 def dataset_comment(db: Database) -> str:
-    """Which dataset's shards a table holds: partition 3 of two datasets is the same partition to ClickHouse."""
+    """A comment that names the dataset: to ClickHouse partition 3 of two datasets is the same partition."""
     return f" COMMENT {format_str(OF_DATASET + _identity(db.settings) + _extra(db.settings))}"
 
 
 def _identity(settings: Settings) -> str:
-    """What must be equal for shards to be in one table: the dataset's name, its dimension, whether it has texts."""
+    """What must be equal for shards in the same table: the dataset's name, its dimension, whether it has texts."""
     texts = "with text vectors" if settings.dataset.has_text else "without text vectors"
     return f"{settings.dataset.name}; dimension {settings.dataset.dimension}, {texts}"
 
 
 def _extra(settings: Settings) -> str:
-    """What follows it in the comment: the extra columns."""
+    """The end of the comment: the extra columns."""
     names = ", ".join(settings.extra_column_types)
     return f"; extra columns {names}" if names else ""
 
 
 def table_exists(db: Database) -> bool:
-    """Whether there is a table of that name, of whatever shape.
+    """Whether there is a table of that name, of any shape.
 
-    Raises `TableShapeError` for one of another dataset's shards, or of the same dataset with another dimension, with or
+    Raises `TableShapeError` if it is for another dataset, or for the same dataset with another dimension, with or
     without text vectors, or with other extra columns.
     """
     comments = db.rows(
@@ -87,7 +87,7 @@ def table_exists(db: Database) -> bool:
         if not str(comment).startswith(OF_DATASET):
             continue
         if found == db.settings.dataset.name:
-            # A table that was made before comments said more than the name: its rows do.
+            # The comment of an older table has only the name, so the rest is found from its rows.
             found = _identity_of_rows(db)
         if found != expected:
             raise TableShapeError(
@@ -103,7 +103,7 @@ def table_exists(db: Database) -> bool:
 
 
 def _identity_of_rows(db: Database) -> str:
-    """As `_identity`, from the first row that the table has; that of the settings where it has none."""
+    """The text of `_identity`, from the table's first row; from the settings if it has no rows."""
     rows = db.rows(f"SELECT length(image_embedding), length(text_embedding) FROM {db.table} LIMIT 1")
     if not rows:
         return _identity(db.settings)
@@ -112,7 +112,7 @@ def _identity_of_rows(db: Database) -> str:
 
 
 def require_table(db: Database) -> None:
-    """Raises `TableError` when the table is absent, `TableShapeError` when it is not ours."""
+    """Raises `TableError` if the table does not exist, `TableShapeError` if it is not ours."""
     if not table_exists(db):
         raise TableError(
             db.subject,
@@ -160,10 +160,10 @@ def require_shape(db: Database) -> None:
 
 
 def partitions(db: Database) -> list[PartitionState]:
-    """Every loaded partition, by shard; none when there is no table.
+    """Every loaded partition, by shard; empty if there is no table.
 
-    REPLACE and DROP PARTITION leave an empty part in the place of the old one, which is active, when the folder was
-    closed and opened between, until the engine sweeps it: parts without rows are not counted.
+    Parts without rows are not counted: REPLACE and DROP PARTITION leave an empty part in the place of the old one. It
+    is active if the folder was closed and opened in between, until the engine removes it.
     """
     if not table_exists(db):
         return []
@@ -178,7 +178,7 @@ def partitions(db: Database) -> list[PartitionState]:
 
 def part_names(db: Database) -> list[str]:
     """The names of all active parts with rows, by partition, such as `3_5_5_1_7`: its partition, its first and last
-    block number, its level, and the version of the last mutation. Replicas of a part have one name."""
+    block number, its level, and the version of the last mutation. Replicas of a part have the same name."""
     rows = db.rows(
         f"SELECT name FROM {parts_table(db)} WHERE database = {{database:String}} AND table = {{table:String}} "
         "AND active AND rows > 0 ORDER BY toInt64(partition), name",
@@ -188,31 +188,31 @@ def part_names(db: Database) -> list[str]:
 
 
 def local_table(settings: Settings) -> str:
-    """The table that holds rows: in a cluster it is on each node, under the Distributed one."""
+    """The table that holds rows; in a cluster, that is the table on each node under the Distributed one."""
     return settings.table if settings.cluster is None else f"{settings.table}_local"
 
 
 def parts_table(db: Database) -> str:
-    """`system.parts`; in a cluster that of one replica of each cluster shard."""
+    """`system.parts`; in a cluster, that of one replica of each cluster shard."""
     return (
         "system.parts" if db.settings.cluster is None else f"cluster({format_str(db.settings.cluster)}, system.parts)"
     )
 
 
 def table_definition(db: Database, table: str, *, engine: str = "MergeTree") -> str:
-    """One template for the table and its staging tables, since REPLACE PARTITION wants equal structures.
+    """One template for the table and its staging tables, since REPLACE PARTITION requires equal structures.
 
     - index_granularity: rows a granule. ClickHouse's 8192 rows of 4 kB make granules of 10 MB (its limit of bytes a
       granule). A search reads a granule for each row of its answer or each candidate that it rescores, and a merge
       holds one of every part. With 64 rows, a search took 6.0 ms of CPU time and one that rescores 50 candidates 12.4
-      ms; with 512 rows 7.6 and 27.9 ms, and scans and loads cost the same (benchmarks/granules.py). A partition keeps
-      the granules that it was loaded with.
-    - {min,max}_compress_block_size of texts: 7.6 ms a search where ClickHouse's own blocks take 10.6.
-    - materialize_skip_indexes_on_merge = 0: a graph is built when it is asked for, never by a merge in the background.
+      ms; with 512 rows 7.6 and 27.9 ms. Scans and loads cost the same (benchmarks/granules.py). A partition keeps the
+      granules with which it was loaded.
+    - {min,max}_compress_block_size of texts: 7.6 ms a search; with ClickHouse's own block size 10.6.
+    - materialize_skip_indexes_on_merge = 0: a graph is built only when it is asked for, never by a background merge.
     - vertical_merge_algorithm_…: the merge to one part goes column by column, also with fewer than 11 columns: the ids
-      give the order, then one column after the other is copied. It took 2.0 CPU seconds where all columns at once took
-      2.9 (200,000 rows in parts of 65,536).
-    - fsync_part_directory: a part's folder is brought to the disk when it takes its name; see staging.py for its files.
+      give the order, then one column after the other is copied. It took 2.0 CPU seconds; all columns at once took 2.9
+      (200,000 rows in parts of 65,536).
+    - fsync_part_directory: a part's folder is synced when it gets its name; see staging.py for its files.
     """
     columns = ",\n  ".join(_column_definition(db, name, kind) for name, kind in table_columns(db).items())
     return (

@@ -1,4 +1,4 @@
-"""Opens a ClickHouse server over HTTP: TLS, time limits, and whether it can do the work. It states no DDL."""
+"""Opens a ClickHouse server over HTTP: TLS, time limits, and checks that it can do the work. It runs no DDL."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from laion_assets.tls import trusting_context
 from laion_assets.waiting import waiting
 
 MINIMUM_VERSION = (25, 8)
-"""Vector search became generally available in 25.8 (ClickHouse's pull request 85888), and the youngest settings that we
-set came with it: vector_search_with_rescoring, vector_search_index_fetch_multiplier and
-input_format_parquet_memory_high_watermark (`system.settings_changes` of 26.9). What was run is 26.9."""
+"""Vector search became generally available in 25.8 (ClickHouse's pull request 85888). The newest settings that we use
+came with it: vector_search_with_rescoring, vector_search_index_fetch_multiplier and
+input_format_parquet_memory_high_watermark (`system.settings_changes` of 26.9). The version that was run is 26.9."""
 
 NEEDED_SETTINGS = (
     *("alter_sync", "mutations_sync", "readonly", "use_skip_indexes", "max_execution_time", "max_query_size"),
@@ -37,10 +37,10 @@ NEEDED_SETTINGS = (
     *("vector_search_with_rescoring", "vector_search_index_fetch_multiplier"),
     *("query_plan_optimize_lazy_materialization", "use_query_cache"),
 )
-"""Settings that our statements set, but for those of the stored forms that hnsw_tuning tries and reports as refused."""
+"""Settings that our statements use, except for those of hnsw_tuning's stored forms, which it reports if refused."""
 
 ANSWER_SECONDS = 15.0
-"""How much longer we wait for an answer than the server may work on a statement: it then says itself what was slow."""
+"""How much longer we wait for an answer than the server may work on a statement, so that its error comes first."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Takes apart LAION_CLICKHOUSE, which the settings have checked."""
+        """Parses LAION_CLICKHOUSE, which the settings have checked."""
         parts = urlsplit(url)
         return cls(
             parts.scheme,
@@ -69,24 +69,24 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """As errors name it."""
+        """The address in errors."""
         return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def subject(self) -> str:
-        """What errors are about."""
+        """The subject of errors."""
         return f"ClickHouse at {self.shown}"
 
 
 WAKE_SECONDS = 90.0
-"""A service that was paused answers its first request when it has started again (clickhouse-go's issue 890)."""
+"""A paused service answers its first request only when it has started again (clickhouse-go's issue 890)."""
 
 
 def open_server(settings: Settings) -> Client:
     """A client of the server that LAION_CLICKHOUSE names; close it with `close_server`.
 
-    Raises `ServerUnreachableError` when it does not answer, `ServerRefusedError` when it does not know us, is older
-    than `MINIMUM_VERSION` or lacks a setting, `SettingsError` when LAION_CLICKHOUSE_CA_FILE holds no certificates.
+    Raises `ServerUnreachableError` if it does not answer, `ServerRefusedError` if it refuses the user, is older than
+    `MINIMUM_VERSION` or lacks a setting, `SettingsError` if LAION_CLICKHOUSE_CA_FILE holds no certificates.
     """
     address = Address.of(settings.clickhouse_url.get_secret_value())
     pool = _pool(address, settings)
@@ -103,9 +103,9 @@ def open_server(settings: Settings) -> Client:
                 compress=False if settings.compression == "none" else settings.compression,
                 connect_timeout=max(1, round(settings.clickhouse_connect_seconds)),
                 send_receive_timeout=round(settings.clickhouse_search_seconds + ANSWER_SECONDS),
-                # A session would refuse the query that a monitor sends while a mutation is waited for.
+                # With a session, the monitor's query during a mutation would be refused.
                 autogenerate_session_id=False,
-                # A profile may turn the cache on: what is checked must be what is there now.
+                # A profile may turn the cache on, but checks must see the present rows.
                 settings={"use_query_cache": 0},
             )
         _require_settings(client, address)
@@ -117,7 +117,7 @@ def open_server(settings: Settings) -> Client:
 
 
 def _pool(address: Address, settings: Settings) -> PoolManager:
-    """Connections that keep alive and verify certificates, through the proxy that the environment names, if any."""
+    """Connections that are kept alive and verify certificates, through the environment's proxy, if any."""
     proxy = check_env_proxy(address.scheme, address.host, address.port)
     named = getproxies().get(address.scheme, "")
     if proxy and not re.match(r"(https?://|(?![a-z0-9+.-]*://))", named):
@@ -136,26 +136,26 @@ def _pool(address: Address, settings: Settings) -> PoolManager:
 
 
 def close_server(client: Client) -> None:
-    """Closes the connections: the pool is ours, and the client leaves it open."""
+    """Closes the connections: the pool is ours, and the client does not close it."""
     client.close()
     if isinstance(client, HttpClient):
         client.close_connections()
 
 
 def limit_answers(client: Client, settings: Settings, seconds: float) -> None:
-    """From now on answers are waited for so long, and `ANSWER_SECONDS` more."""
+    """From now on an answer may take `seconds`, and `ANSWER_SECONDS` more."""
     if isinstance(client, HttpClient):
         client.timeout = Timeout(connect=settings.clickhouse_connect_seconds, read=seconds + ANSWER_SECONDS)
 
 
 def hurry_answers(client: Client, seconds: float) -> None:
-    """From now on nothing is waited for longer than this."""
+    """From now on no answer may take longer than `seconds`."""
     if isinstance(client, HttpClient):
         client.timeout = Timeout(connect=seconds, read=seconds)
 
 
 def _require_version(pool: PoolManager, address: Address, settings: Settings) -> None:
-    """Asks for the version by itself: the client's own first queries fail on an old server in words about a column."""
+    """Asks for the version alone: on an old server the client's own first queries fail with an error about a column."""
     seconds = settings.clickhouse_connect_seconds
     longest = max(seconds, ANSWER_SECONDS, min(WAKE_SECONDS, settings.clickhouse_search_seconds))
     credentials = base64.b64encode(f"{address.user}:{address.password}".encode()).decode()
@@ -188,7 +188,7 @@ def _require_version(pool: PoolManager, address: Address, settings: Settings) ->
 
 
 def _code(text: str) -> str:
-    """The error's number in the text: old servers have no header for it."""
+    """The error's number in the text: old servers have no header with it."""
     found = re.match(r"Code: (\d+)", text)
     return found[1] if found else ""
 
@@ -204,7 +204,7 @@ def _require_settings(client: Client, address: Address) -> None:
 
 
 def _require_changeable_settings(client: Client, address: Address) -> None:
-    """Refuses a user whose profile allows no setting at all: each statement of ours carries its time limit at least."""
+    """Refuses a user whose profile allows no setting: each of our statements sets at least its time limit."""
     readonly = client.server_settings.get("readonly")
     if readonly is not None and str(readonly.value) == "1":
         raise ServerRefusedError(

@@ -1,4 +1,4 @@
-"""The table in which a shard is loaded and checked before it takes its place, and what tells that it is unchanged."""
+"""The table in which a shard is loaded and checked before the swap, and a check that it has not changed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from laion_assets.table.parts import Part, active_parts
 from laion_assets.table.schema import table_definition
 
 NO_BACKGROUND_MERGES = ", max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1"
-"""Settings that only merges in the background obey. SYSTEM STOP MERGES would hold OPTIMIZE, too, and once it is started
+"""Settings that only background merges follow. SYSTEM STOP MERGES would stop OPTIMIZE, too, and after it is started
 again a merge may begin before OPTIMIZE does."""
 
 
 SYNCED = ", min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1"
-"""The files of the part that a merge makes are brought to the disk before it counts, which ClickHouse leaves to the
-kernel by itself. Loads of 100,000 rows took 27.5 s so and 28.7 s without, in turns on a busy machine, which is noise;
-with `fsync_after_insert`, which syncs each part that is merged away, too, 35.2 s."""
+"""The files of a merged part are synced to the disk before the part counts. By default ClickHouse leaves that to the
+kernel. Loads of 100,000 rows took 27.5 s with it and 28.7 s without, alternately on a busy machine, which is noise.
+With `fsync_after_insert`, which also syncs each part before the merge, they took 35.2 s."""
 
 SYNCED_ON_INSERT = ", fsync_after_insert = 1"
-"""For a shard of one inserted part, which is not merged."""
+"""For a shard that is inserted as one part, which is not merged."""
 
 
 @dataclass(frozen=True)
 class Staging:
-    """A staging table of one load: no other load has its name, since the lease's token is in it."""
+    """A staging table of one load. Its name has the lease's token, so no other load has the same name."""
 
     db: Database
     shard: int
@@ -37,16 +37,16 @@ class Staging:
 
     @property
     def quoted(self) -> str:
-        """As statements name it."""
+        """The name in statements."""
         return self.db.name_of(self.name)
 
     @property
     def subject(self) -> str:
-        """How errors name it."""
+        """The name in errors."""
         return f"{self.db.subject}, partition {self.shard}"
 
     def parts(self) -> tuple[Part, ...]:
-        """Its active parts. Raises `LeaseLostError` when it is not there any more."""
+        """Its active parts. Raises `LeaseLostError` if the table does not exist any more."""
         found = active_parts(self.db, self.name, self.shard)
         if not found and not self._exists():
             raise LeaseLostError(
@@ -63,16 +63,17 @@ class Staging:
         return bool(self.db.rows(sql, parameters=names))
 
     def drop(self) -> None:
-        """Removes it."""
+        """Removes the table."""
         self.db.command(f"DROP TABLE IF EXISTS {self.quoted} SYNC")
 
 
 @contextmanager
 def staging_table(held: Lease, shard: int, rows: int) -> Iterator[Staging]:
-    """An empty staging table for so many rows, of the table's shape, without its indexes; it goes at the end.
+    """An empty staging table for `rows` rows, of the table's shape, without its indexes; removed at the end.
 
-    REPLACE PARTITION takes a part without an index into a table with one, but not the other way round. No merge in the
-    background ever has room enough, or rows were written once more before the one merge that is wanted.
+    REPLACE PARTITION accepts a part without an index for a table with one, but not the other way round. Background
+    merges are made impossible by their size limit. Otherwise rows would be written once more before the one merge that
+    is wanted.
     """
     staging = Staging(held.db, shard, staging_name(held, shard))
     create_staging(staging, rows)
@@ -82,9 +83,9 @@ def staging_table(held: Lease, shard: int, rows: int) -> Iterator[Staging]:
 
 @contextmanager
 def dropping(staging: Staging) -> Iterator[None]:
-    """Removes a staging table at the end of the block, however it ends.
+    """Removes a staging table at the end of the block, also after an error.
 
-    A server that is gone keeps the table until a later load, which drops those whose lease is over.
+    If the server is gone, the table stays until a later load, which drops tables whose lease is over.
     """
     try:
         yield
@@ -99,11 +100,11 @@ def dropping(staging: Staging) -> Iterator[None]:
 
 
 def create_staging(staging: Staging, rows: int) -> None:
-    """Makes it for a shard of so many rows. Raises `TableError`."""
+    """Makes the table for a shard of `rows` rows. Raises `TableError`."""
     synced = SYNCED + (SYNCED_ON_INSERT if rows <= inserting.PART_ROWS else "")
     staging.db.command(table_definition(staging.db, staging.name) + NO_BACKGROUND_MERGES + synced)
 
 
 def staging_name(held: Lease, shard: int) -> str:
-    """The name, unquoted, of the staging table of a shard under a lease; `scratch.SHARD_STAGING` finds it."""
+    """The unquoted name of the staging table of a shard under a lease; `scratch.SHARD_STAGING` matches it."""
     return f"{held.db.settings.table}_staging_{shard}_{held.token}"

@@ -1,4 +1,4 @@
-"""Swaps a partition in from its staging table, under its lease, and only if both are what was checked."""
+"""Swaps a partition in from its staging table, under its lease, and only if both are as they were checked."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from laion_assets.table.parts import Part, active_parts
 from laion_assets.table.staging import Staging
 
 COVER_BYTES = 16 << 20
-"""REPLACE PARTITION (26.9) makes the new part active, then reserves 1 MiB for an empty part that covers the replaced
-one. Where that fails, both are active once the engine is opened again, each row twice. Others may write to the disk
-meanwhile."""
+"""Free bytes that a swap needs. REPLACE PARTITION (26.9) makes the new part active, then reserves 1 MiB for an empty
+part that replaces the old one. If that fails, both parts are active once the engine is opened again, and each row is
+there twice. Others may write to the disk at the same time."""
 
 
 def swap_in(
     held: Lease, staging: Staging, checked: tuple[Part, ...], *, replaces: tuple[Part, ...] | None = None
 ) -> None:
-    """Replaces the partition by the staged parts, and looks whether the table has them then.
+    """Replaces the partition by the staged parts, and then checks that the table has them.
 
-    `checked` are the staged parts that were checked, `replaces` those of the table that they were made from, where they
-    were. Raises `LeaseLostError` where another process has taken over, `PartitionCheckError` where another writer has
-    changed the one or the other, and `TableError` where the disk has no room.
+    `checked` are the staged parts that were checked. `replaces` are the table's parts from which they were made, if
+    they were. Raises `LeaseLostError` if another process has taken the lease, `PartitionCheckError` if another writer
+    has changed either of them, and `TableError` if the disk has no room.
     """
     db, shard = held.db, staging.shard
     _require_room(staging)
@@ -53,7 +53,7 @@ def _part_names(parts: tuple[Part, ...]) -> str:
 
 
 def _require_room(staging: Staging) -> None:
-    """Refuses the swap where the disk may have no room for the part that covers the replaced one."""
+    """Refuses the swap if the disk may have no room for the empty part that replaces the old one."""
     free = staging.db.rows(
         "SELECT unreserved_space FROM system.disks WHERE name IN "
         "(SELECT disk_name FROM system.parts WHERE database = {database:String} AND table = {table:String} AND active)",

@@ -1,4 +1,4 @@
-"""How a merged file reaches the engine: it reads the file where it can, else push.py sends it. It checks no rows."""
+"""How a merged file gets to the engine: the engine reads it if it can, else push.py sends it. It checks no rows."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from laion_assets.table.push import push_file
 from laion_assets.table.schema import table_columns
 
 PROBE_SETTINGS: dict[str, object] = {"max_threads": 1, "http_max_tries": 2, "max_execution_time": 60}
-"""For the question whether a server finds the file. By itself it would try a host that is not there for a minute."""
+"""For asking a server whether it finds the file. With its own settings it would try a missing host for a minute."""
 
 Way = Literal["file", "user_files", "s3", "gcs", "url", "push"]
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """One way: `source` is the table function by which the engine reads the file, empty where we push it."""
+    """One way: `source` is the table function by which the engine reads the file, empty if we push it."""
 
     way: Way
     source: str
@@ -41,8 +41,8 @@ class Transfer:
 def choose_transfer(db: Database, merged: MergedShard) -> Transfer:
     """The first way that is possible: the engine reads the file, or we push it.
 
-    A server is asked whether it finds a file of the right size and rows at the place where we take it to be. Raises
-    `TableError` for a path that ClickHouse would take for a pattern.
+    A server is asked whether it finds a file of the right size and rows at the place where we expect it. Raises
+    `TableError` for a path that ClickHouse would read as a pattern.
     """
     if db.embedded:
         way: Way = "file" if isinstance(merged.path, Path) else "s3"
@@ -52,7 +52,7 @@ def choose_transfer(db: Database, merged: MergedShard) -> Transfer:
         return Transfer("push", "", "the server cannot see the store, and LAION_CLICKHOUSE_MERGED is not set")
     way, place, source = found
     try:
-        # The last bytes of a Parquet file are enough for its rows.
+        # The end of a Parquet file is enough to count its rows.
         seen = db.rows(f"SELECT any(_size), count() FROM {source}", settings=PROBE_SETTINGS)[0]
     except TableError as error:
         return Transfer("push", "", f"the server does not read {place} ({error.found[:160]})")
@@ -77,7 +77,7 @@ def _place_on_server(db: Database, merged: MergedShard) -> tuple[Way, str, str] 
 
 
 def _below_user_files(db: Database, path: Path) -> str | None:
-    """The path within the server's user_files, where it is below them."""
+    """The path within the server's user_files, if it is below that folder."""
     with suppress(TableError):
         rows = db.rows("SELECT value FROM system.server_settings WHERE name = 'user_files_path'")
         folder = Path(str(rows[0][0])) if rows else Path()
@@ -89,7 +89,7 @@ def _below_user_files(db: Database, path: Path) -> str | None:
 def insert_file(db: Database, staging: str, merged: MergedShard, transfer: Transfer, inserted: Rows | None) -> None:
     """Inserts the rows of the file into a staging table (quoted), part by part. Raises `TableError`.
 
-    On a server every statement has an id of ours, and those that we can no longer follow are killed.
+    On a server every statement has an id that we chose. Statements that we cannot follow any more are killed.
     """
     columns = [name for name in table_columns(db) if name in parquet_columns(db)]
     query_id = f"laion_assets-{db.settings.table}-{merged.shard}-{uuid.uuid4()}"
@@ -114,8 +114,8 @@ def _pull(
     rows = merged.rows + merged.quarantined
     for row in range(0, rows, inserting.STATEMENT_ROWS):
         taken = min(inserting.STATEMENT_ROWS, rows - row)
-        # Row groups outside these ids are skipped by their statistics. The first and the last statement are open, so
-        # that a row with an id of another shard is staged, and then found.
+        # Row groups outside these ids are skipped by their statistics. The first and the last statement have no outer
+        # bound, so that a row with an id of another shard is staged, and then found by the check.
         low = f"id >= {first + row}" if row else "1"
         high = f"id < {first + row + taken}" if row + taken < rows else "1"
         db.command(
@@ -128,6 +128,6 @@ def _pull(
 
 
 def release_memory(db: Database) -> None:
-    """Gives free pages back between stages, so that a step's peak is its largest stage and not their sum."""
+    """Returns free memory to the system between stages, so that a step's peak is its largest stage, not their sum."""
     if db.embedded:
         db.command("SYSTEM JEMALLOC PURGE")

@@ -1,4 +1,4 @@
-"""Vectors out of the table as numpy arrays: streamed, drawn by seed, fetched by id. It ranks nothing."""
+"""Vectors of the table as numpy arrays: streamed, drawn at random by seed, read by id. It ranks nothing."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ By = Literal["image", "text"]
 BLOCK_ROWS = 16_384
 
 NUMBERS_AT_ONCE = 200_000
-"""In one statement: 4 MB of digits."""
-"""Rows a block: 33 MB of 512 float32. RowBinary gave 0.2 million vectors a second where Arrow gave 0.1."""
+"""Ids in one statement: 4 MB of digits."""
+"""Rows of a block: 33 MB of 512 float32. RowBinary gave 0.2 million vectors a second, Arrow 0.1."""
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ class Block(NamedTuple):
 
 
 class PartitionKey(NamedTuple):
-    """What tells one loading of a partition from the next: building an index leaves it as it is."""
+    """Tells one load of a partition from the next. Building an index does not change it."""
 
     shard: int
     rows: int
@@ -55,7 +55,7 @@ def partition_keys(db: Database) -> list[PartitionKey]:
 def stream_vectors(db: Database, by: By) -> Iterator[Block]:
     """All vectors of one column, block by block, by shard and id; memory is that of a block. Raises `TableError`.
 
-    Vectors of another length are left out: they have no place in an array, and no distance.
+    Vectors of another length are left out: an array cannot hold them, and they have no distance.
     """
     for state in partitions(db):
         first = state.shard * ID_STRIDE
@@ -67,9 +67,9 @@ def stream_vectors(db: Database, by: By) -> Iterator[Block]:
 
 
 def draw_rows(db: Database, count: int, seed: int, shards: Sequence[int] | None = None) -> Ids:
-    """Ids of `count` loaded rows, or of all when there are fewer, drawn by seed: the same from the same rows.
+    """Ids of `count` loaded rows, or of all if there are fewer, chosen by seed: the same for the same rows.
 
-    With `shards`, of these partitions alone.
+    With `shards`, only rows of these partitions.
     """
     rows = db.rows(
         f"SELECT id FROM {db.table} WHERE {of_shards(shards)} "
@@ -80,12 +80,12 @@ def draw_rows(db: Database, count: int, seed: int, shards: Sequence[int] | None 
 
 
 def of_shards(shards: Sequence[int] | None) -> str:
-    """The condition that a row is of these partitions; of any without them."""
+    """The condition that a row is in these partitions; true for every row if `shards` is None."""
     return "1" if shards is None else f"shard IN ({', '.join(str(int(shard)) for shard in shards) or 'NULL'})"
 
 
 def vectors_of(db: Database, by: By, ids: Sequence[int] | Ids) -> Block:
-    """The vectors of these rows, by id; rows that are not there are left out. Raises `TableError`."""
+    """The vectors of these rows, by id; rows that do not exist are left out. Raises `TableError`."""
     wanted = np.unique(np.asarray(ids, dtype=np.int64))
     found = [
         _block(db, by, f"id IN ({', '.join(map(str, wanted[start : start + BLOCK_ROWS].tolist()))})")
@@ -115,9 +115,9 @@ def _block(db: Database, by: By, condition: str) -> Block:
 
 
 def read_vectors(db: Database, column: str, condition: str) -> Block:
-    """Vectors of a column whose rows meet a condition, by shard and id, in one answer. Raises `TableError`."""
+    """Vectors of a column for rows that meet a condition, by shard and id, in one answer. Raises `TableError`."""
     dimension = db.settings.dataset.dimension
-    # RowBinary: the id, the array's length as a varint, its elements. All records are of one size.
+    # RowBinary: the id, the array's length as a varint, its elements. All records have the same size.
     record = np.dtype([("id", "<i8"), ("length", f"S{_varint_bytes(dimension)}"), ("vector", "<f4", (dimension,))])
     sql = f"SELECT id, {column} FROM {db.table} WHERE {condition} AND length({column}) = {dimension}"
     answer = db.raw(f"{sql} ORDER BY shard, id", "RowBinary", settings={"max_query_size": 1 << 24})
@@ -132,8 +132,8 @@ def _varint_bytes(number: int) -> int:
 def vector_sql(vector: npt.NDArray[np.float32]) -> str:
     """A vector in a statement, by its bytes, little endian.
 
-    As a parameter `{target:Array(Float32)}` its numbers are read as text, one by one: 2.3 ms of CPU time for a query of
-    nothing else, of 512 elements, where the bytes as a parameter take 1.7 (`SELECT 1` takes 1.1), and 0.25 of these go
-    into looking through 4,096 digits for what must be escaped.
+    As a parameter `{target:Array(Float32)}` its numbers are parsed as text, one by one: a query of nothing else with
+    512 elements takes 2.3 ms of CPU time. With the bytes as a parameter it takes 1.7 (`SELECT 1` takes 1.1), and 0.25
+    of these are for searching 4,096 digits for characters to escape.
     """
     return f"reinterpret(unhex('{vector.astype('<f4', copy=False).tobytes().hex()}'), 'Array(Float32)')"

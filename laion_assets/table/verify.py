@@ -17,14 +17,14 @@ from laion_assets.table.fingerprint import fingerprint_sql, vector_sums
 from laion_assets.table.vectors import read_vectors
 
 STRANGERS_RUNS, STRANGERS_RUN_ROWS = 16, 256
-"""Runs of rows, spread over a partition, that are compared with strangers: 2,048 comparisons, 34 MB of 512 dimensions.
-A shard may be sorted by class, so that one run has one caption."""
+"""Runs of rows, at places all over a partition, that are compared with strangers: 2,048 comparisons, 34 MB of 512
+dimensions. A shard may be sorted by class, so one run may have only one caption."""
 
 
 @dataclass(frozen=True)
 class PartitionFigures:
-    """What was counted over a partition: rows, their fingerprint, rows with vectors that are not sound, rows whose id
-    another row has, too, and the sum over the vectors' bits by column (none where a vector has another length)."""
+    """Figures of a partition: rows, their fingerprint, rows with unsound vectors, rows whose id another row has, too,
+    and the sum over the vectors' bits by column (None if a vector has another length)."""
 
     rows: int
     fingerprint: int
@@ -41,7 +41,7 @@ def partition_figures(db: Database, source: str, condition: str = "1") -> Partit
     dataset = db.settings.dataset
     vectors = dataset.vector_columns
     wrong = " OR ".join(f"length({name}) != {dataset.dimension}" for name in vectors)
-    # Reads no element. A product of vectors of two lengths is an error of the engine's, which would hide what is wrong.
+    # This reads no element. A product of vectors of two lengths is an engine error, which would hide what is wrong.
     (mismatched,) = db.one(f"SELECT countIf({wrong}) FROM {source} WHERE {condition}")
     summed = () if mismatched else vectors
     sums = "".join(f", {vector_sum_sql(name, dataset.dimension)}" for name in summed)
@@ -98,7 +98,7 @@ def check_equal_to_file(
 
 
 def _misalignment(db: Database, source: str, figures: PartitionFigures) -> str | None:
-    """What speaks against image, text and metadata of a row being one sample, by shard/alignment.py's rule."""
+    """Why image, text and metadata of a row do not seem to be one sample, by the rule of shard/alignment.py."""
     dataset = db.settings.dataset
     if not dataset.has_text or dataset.alignment == "off":
         return None
@@ -114,7 +114,7 @@ def _misalignment(db: Database, source: str, figures: PartitionFigures) -> str |
 
 
 def _strangers(db: Database, source: str, figures: PartitionFigures) -> Strangers:
-    """Rows in an order by hash, each second one compared with the one before it, where their captions differ."""
+    """Rows in an order by hash; each second row is compared with the one before it, if their captions differ."""
     blocks = (figures.last_id - figures.first_id) // STRANGERS_RUN_ROWS + 1
     sampled = f"intDiv(id - {figures.first_id}, {STRANGERS_RUN_ROWS}) % {-(-blocks // STRANGERS_RUNS)} = 0"
     compared, mean, margin, deviation = db.one(
@@ -145,12 +145,12 @@ def vectors_agree(
     slices: int = 4,
     slice_rows: int = 8_192,
 ) -> int | None:
-    """Compares all vectors of a partition with the file's: the rows compared, or None when vectors differ.
+    """Compares all vectors of a partition with the file's; returns the rows compared, or None if vectors differ.
 
-    Every element of every row is in the sums, of which the file's is in its footer. Besides, the rows of `slices` runs
-    of ids, spread over the partition, are read from the file again and compared bit for bit, since a footer says only
-    what was written. Row groups outside the runs are skipped by their statistics; one run of one column is in memory at
-    a time, 33 MB of 512 dimensions, on each side. `figures` are those of the partition where they are known.
+    The sums cover every element of every row; the file's sum is in its footer. A footer says only what was written. So
+    the rows of `slices` runs of ids, at places all over the partition, are read from the file again and compared bit
+    for bit. Row groups outside the runs are skipped by their statistics. One run of one column is in memory at a time,
+    33 MB of 512 dimensions, on each side. `figures` are those of the partition if they are known.
     """
     figures = figures or partition_figures(db, db.table, f"shard = {merged.shard}")
     if figures.rows != merged.rows or figures.vector_sums != vector_sums(db.settings, merged):
