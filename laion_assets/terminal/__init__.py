@@ -1,1 +1,1 @@
-"""What the command line does and shows. The commands themselves, with their options, are in cli.py."""
+"""What the commands do and show. The commands themselves, with their options, are in cli.py."""

@@ -1,4 +1,4 @@
-"""Progress of a load: bars on a terminal, lines elsewhere. It takes what steps report and runs nothing."""
+"""Progress of a load: bars on a terminal, otherwise lines. It shows what steps report and runs nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from laion_assets.progress import LoggedProgress
 
 LINE_SECONDS = 10.0
-"""Without a terminal a stage says so often how far it is."""
+"""Without a terminal a stage reports its progress at this interval."""
 
 
 class ShardBars:
-    """How far each shard is, and all of them: a bar each while it runs, on a terminal, else lines with the time.
+    """Shows the progress of each shard and of all shards: bars on a terminal, otherwise lines with the time.
 
-    A shard that is done leaves its bar for a line above, so that those that run stay in view. Use it as a context
-    manager around the work; call `expect` where more than one shard is to come.
+    A finished shard's bar is replaced by a line above, so that the running shards stay in view. Use this object as a
+    context manager around the work; call `expect` if there is more than one shard.
     """
 
     def __init__(self, console: Console) -> None:
@@ -46,7 +46,7 @@ class ShardBars:
         self.progress.stop()
 
     def expect(self, shards: int) -> None:
-        """So many are to come: a bar of all of them, with the time to go."""
+        """Announces the number of shards: adds a bar for all of them, with the remaining time."""
         self._pace = Pace(shards)
         if shards > 1:
             self._overall = self.progress.add_task("", total=shards, title="all shards", amount=str(self._pace))
@@ -58,16 +58,16 @@ class ShardBars:
         return self._bars[key]
 
     def for_step(self, context: dg.AssetExecutionContext) -> ShardBar:
-        """The bar that a step of the chain reports to."""
+        """The bar to which a step of the chain reports."""
         return self.bar(context.partition_key if context.has_partition_key else context.asset_key.to_user_string())
 
     def say(self, line: str) -> None:
-        """A line above the bars; where there are none, with the time before it."""
+        """Prints a line above the bars; if there are none, with the time before it."""
         clock = time.strftime("%H:%M:%S ") if self.lines else ""
         self._console.print(f"{clock}{line}", markup=False, highlight=False, soft_wrap=True)
 
     def done(self, title: str, word: str, amount: str) -> None:
-        """A shard is done with: its line, and the time that the others will take."""
+        """A shard is finished: prints its line, and the time that the others will take."""
         self.say(f"{title} {word}: {amount}")
         if self._pace is None:
             return
@@ -79,7 +79,7 @@ class ShardBars:
 
 
 class ShardBar:
-    """One bar; it is the `Progress` of that shard's steps."""
+    """One bar. It is the `Progress` of its shard's steps."""
 
     def __init__(self, bars: ShardBars, title: str) -> None:
         self._bars = bars
@@ -90,7 +90,7 @@ class ShardBar:
         self._unit = ""
 
     def begin(self, stage: str, total: int | None = None, unit: str = "") -> None:
-        """A stage begins: the bar starts again, or pulses where its total is unknown."""
+        """A stage begins: the bar starts again, or pulses if its total is unknown."""
         self._unit = unit
         if self._logged is not None:
             self._logged.begin(stage, total, unit)
@@ -101,7 +101,7 @@ class ShardBar:
             self._progress.update(self._task, amount="")
 
     def advance(self, done: int, total: int | None = None) -> None:
-        """`done` more of the stage's units."""
+        """`done` units of the stage are finished."""
         if self._logged is not None:
             self._logged.advance(done, total)
         elif self._task is not None:
@@ -110,7 +110,7 @@ class ShardBar:
             self._progress.update(self._task, amount=f"{_short(task.completed)} of {_short(task.total)} {self._unit}")
 
     def end(self, word: str, amount: str) -> None:
-        """The shard is done with: "loaded" and its rows, or "failed"."""
+        """The shard is finished: "loaded" and its rows, or "failed"."""
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
@@ -118,7 +118,7 @@ class ShardBar:
 
 
 class Pace:
-    """How many of so many things are done, and how long the rest will take at the pace until now."""
+    """Counts finished things of `total`, and estimates the time for the rest from the pace so far."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
@@ -127,12 +127,12 @@ class Pace:
         self._done = 0
 
     def step(self) -> None:
-        """One more is done."""
+        """One more is finished."""
         self._done += 1
 
     @property
     def seconds_to_go(self) -> float | None:
-        """None before the first is done."""
+        """The estimate; None before the first is finished."""
         if not self._done:
             return None
         return (self._clock() - self._started) / self._done * (self._total - self._done)

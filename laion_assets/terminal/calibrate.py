@@ -1,7 +1,7 @@
-"""Measures what shards, indexes and searches cost on this machine, in processes and folders of its own.
+"""Measures what shards, indexes and searches cost on this machine, in separate processes and folders.
 
-It runs the real job on sample shards in a Dagster instance of its own, so that checks and Dagster are in the figures.
-plan/ computes what follows from them.
+It runs the real job on sample shards in a separate Dagster instance, so the figures include checks and Dagster. plan/
+computes costs from these figures.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from laion_assets.terminal.shard_run import run_shard, shard_job
 
 Costs = TypeVar("Costs")
 IndexCosts = tuple[IndexCost, SearchCost, ExactCost]
-"""Of one shape of table: building its indexes, searching by them, and searching without."""
+"""The costs of one layout of the table: to build its indexes, to search with them, and to search without."""
 
 
 REPORT = RecallPlan(queries=8, queries_at_100=2, grid=DEFAULT_GRID)
@@ -69,7 +69,7 @@ REPORT = RecallPlan(queries=8, queries_at_100=2, grid=DEFAULT_GRID)
 class Sizes:
     """Rows of the sample shards, and rows that are indexed: as one part, and as `INDEX_PARTS`; and the timed report.
 
-    The large shard is nearly as many rows as a load's memory grows with (131,072, `FLAT_ROWS`).
+    The large shard has nearly as many rows as those up to which a load's memory grows (131,072, `FLAT_ROWS`).
     """
 
     small: int = 10_000
@@ -80,15 +80,15 @@ class Sizes:
 
     @property
     def shards(self) -> tuple[int, ...]:
-        """The first one pays for what a process does once, and is not counted. The large ones come last: what a process
-        took for them it keeps."""
+        """The first shard pays for what a process does once, and is not counted. The large shards come last, since a
+        process keeps the memory that it took for them."""
         return (self.small, self.small, self.small, self.middle, self.large, self.large)
 
 
 FULL = Sizes()
 INDEX_PARTS = 4
 LARGER = 2
-"""A third part of so many times the rows says how far off the power through the first two is."""
+"""A third part has this many times the rows. It tells the error of the power of n through the first two parts."""
 
 SEARCHES = 30
 
@@ -98,7 +98,7 @@ TOML = 'name = "calibration"\nshards = {shards}\ndimension = 512\n[[sources]]\nu
 
 
 def calibrate(settings: Settings, sizes: Sizes = FULL) -> Calibration:
-    """Measures, keeps and returns it. Raises what a load raises; nothing of it stays but the calibration."""
+    """Measures, keeps and returns the calibration. Raises what a load raises. Nothing but the calibration stays."""
     started = time.perf_counter()
     with scratch_folder(settings.data_dir / ".calibration", subject="calibration") as folder:
         own = _own_settings(settings, sizes, folder)
@@ -120,7 +120,7 @@ def calibrate(settings: Settings, sizes: Sizes = FULL) -> Calibration:
 
 
 def _alone(measure: Callable[[Settings, Sizes, Path], Costs], settings: Settings, sizes: Sizes, folder: Path) -> Costs:
-    """Measures in a process of its own, which has the memory of nothing else: a load's would count for the index."""
+    """Measures in a process of its own: otherwise the memory of a load would count for the index."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(measure, settings, sizes, folder).result()
@@ -148,7 +148,7 @@ def _own_settings(settings: Settings, sizes: Sizes, folder: Path) -> Settings:
 
 
 def _shard_costs(settings: Settings, sizes: Sizes, folder: Path) -> list[ShardCost]:
-    """Medians of the shards of each size."""
+    """Medians over the shards of each size."""
     logging.disable(logging.CRITICAL)
     _write_shards(folder / "sample", sizes)
     make_instance(folder / "dagster")
@@ -184,7 +184,7 @@ def _numbers(instance: dg.DagsterInstance, key: dg.AssetKey, shard: int) -> Mapp
 
 
 def _write_shards(folder: Path, sizes: Sizes) -> None:
-    """Shards of one size are one shard's files under several numbers."""
+    """Writes the sample. Shards of one size are the files of one shard under several numbers."""
     first: dict[int, int] = {}
     for shard, rows in enumerate(sizes.shards):
         if rows not in first:
@@ -210,7 +210,7 @@ def _median(costs: list[ShardCost]) -> ShardCost:
 
 
 def _table_costs(settings: Settings, sizes: Sizes, folder: Path) -> tuple[IndexCosts, IndexCosts, IndexCost, ExactCost]:
-    """Of several parts, of one, of building a larger one, and of a search that scans all that was loaded."""
+    """The costs of several parts, of one part, of building a larger part, and of a search that scans all rows."""
     logging.disable(logging.CRITICAL)
     with connect(settings) as db:
         many, one = (_index_costs(db, sizes, folder, parts) for parts in (INDEX_PARTS, 1))
@@ -224,7 +224,7 @@ def _table_costs(settings: Settings, sizes: Sizes, folder: Path) -> tuple[IndexC
 
 
 def _build_cost(db: Database, rows: int) -> IndexCost:
-    """Of building the indexes of one part, with nothing searched."""
+    """The cost of building the indexes of one part, without searches."""
     settings = db.settings
     parameters = IndexParameters.of(settings)
     with trial_table(
@@ -258,7 +258,7 @@ def _index_costs(db: Database, sizes: Sizes, folder: Path, parts: int) -> IndexC
         drawn = draw_rows(trial, OVERSAMPLE * queries, 0)
         unseen = unseen_sets(trial, drawn, queries, 0, "partition")
         neighbours = true_neighbours(trial, [*unseen, *like_sets(trial, drawn, queries, 0)], 100, None).seconds
-        # What a query has seen makes no search longer.
+        # These queries are rows of the table, which does not change the time of a search.
         few = UnseenQueries(trial, unseen_sets(trial, drawn, plan.queries, 0, "row"), OWN_ROW)
         report = evaluate(trial, plan, unseen=few, folder=folder / f"report_{parts}")
     tried = len(plan.grid or DEFAULT_GRID)

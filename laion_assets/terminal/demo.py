@@ -24,11 +24,11 @@ ROWS = 20_000
 """Rows of the demo's full shards: 20,000, 20,000, 7,000 and 13,000, about 250 MB in the table."""
 
 QUERY = "white clock"
-"""What the demo searches for: two words that the sample's captions have."""
+"""The demo's query: two words that are in the sample's captions."""
 
 
 def run_demo(folder: Path, console: Console) -> bool:
-    """Writes the sample where it is not yet, loads it, shows the status and a search; whether all went well."""
+    """Writes the sample if it is missing, loads it, shows the status and a search; returns whether all succeeded."""
     started = time.perf_counter()
     settings = demo_settings(folder)
     with store_errors(f"demo in {folder}"):

@@ -1,4 +1,4 @@
-"""`laion-assets describe`: the TOML text on standard output, or as a file, and what to do with it; the lock file."""
+"""`laion-assets describe`: prints the TOML text or writes it as a file, with the next steps; and the lock file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from laion_assets.shard.store_errors import store_errors
 from laion_assets.words import counted
 
 SHOWN = 50
-"""Changes of a listing that are shown; the others are counted."""
+"""How many changes of a listing are shown; the others are counted."""
 
 
 def show_description(place: str, output: Path | None, name: str | None, say: Console, *, lock: bool = False) -> None:
-    """Describes what lies at `place`, or copies a preset. Raises `DatasetError`, `SourceError`, `StoreError`."""
+    """Describes the files at `place`, or copies a preset. Raises `DatasetError`, `SourceError`, `StoreError`."""
     path = None if output is None else user_path(output)
     if path is not None and path.suffix != ".toml":
         raise DatasetError(str(path), found="another ending", expected="a file that ends in .toml")
@@ -56,7 +56,7 @@ def show_description(place: str, output: Path | None, name: str | None, say: Con
 def show_listing(
     toml: Path, say: Console, *, source: str | None = None, check: bool = False, digests: bool = False
 ) -> bool:
-    """Says what has changed since the listing was locked, and takes it over unless `check`; whether nothing has.
+    """Shows the changes since the listing was locked, and locks them unless `check`; returns whether there are none.
 
     Raises `DatasetError`, `SourceError`, `StoreError`.
     """
@@ -83,7 +83,7 @@ def show_listing(
 
 
 def _with_known_digests(before: Listing, now: Listing) -> Listing:
-    """A digest that was taken of a file holds for as long as the file is no other."""
+    """Keeps a file's digest as long as the file has not changed."""
     shards = {}
     for shard, each in now.shards.items():
         then = before.shards.get(shard)

@@ -1,7 +1,7 @@
-"""Runs the command so that whatever the terminal, the environment, files or Dagster's instance do ends in one line.
+"""Runs the command so that each failure of the terminal, the environment, files or Dagster's instance is one line.
 
-What a user can act on is a `LaionError`, exit code 2. Errors of other packages are told in the same form; what nobody
-foresaw is one line as well, with its traceback in a file, exit code 1.
+What a user can act on is a `LaionError`, exit code 2. Errors of other packages are shown in the same form. An
+unexpected error is one line as well, with its traceback in a file, exit code 1.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ FORESEEN = {
     "yaml": "Dagster instance",
     "grpc": "Dagster",
 }
-"""What an error of these packages is about."""
+"""The subject of errors of these packages."""
 
 UNSET_VARIABLE = re.compile(r'environment variable "([^"]+)" which is not set')
-"""How Dagster says that a variable named in its configuration (`{env: NAME}`) has no value."""
+"""Dagster's message for a variable in its configuration (`{env: NAME}`) that has no value."""
 
 RETRYING = "Retrying failed database"
-"""How dagster-postgres and Dagster's own storage begin what they say of a try that failed."""
+"""The beginnings of messages of dagster-postgres and Dagster's storage about a failed try."""
 
 OTHER_USER = "run it as the user who may, or choose another folder (DAGSTER_HOME, LAION_DATA_DIR)"
 
@@ -52,7 +52,7 @@ SQLITE = {
     "disk is full": "free some space",
     "disk I/O error": "check that the disk works and has space",
 }
-"""What to do about an error of SQLite, by its words; whatever else it says, the file is damaged."""
+"""What to do about an error of SQLite, by its message; for any other message the file is damaged."""
 
 ADVICE = {
     sqlite3.DatabaseError: "its storage is damaged, or no SQLite file: move the .db files of the instance away, or "
@@ -62,14 +62,14 @@ ADVICE = {
 
 
 def guarded(command: Callable[[], object], errors: Console) -> int:
-    """Runs the command; the exit code. Raises only `SystemExit`, which the command line's parser raises."""
+    """Runs the command; returns the exit code. Raises only `SystemExit`, which the command line's parser raises."""
     _open_standard_streams()
     _show_waits(errors)
     try:
         code = command()
         sys.stdout.flush()
     except SystemExit:
-        # The parser has told what there is to tell; standard output may be gone all the same.
+        # The parser has printed its message. Standard output may be closed.
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             raise
@@ -80,13 +80,13 @@ def guarded(command: Callable[[], object], errors: Console) -> int:
 
 
 def _ended(error: BaseException, errors: Console) -> int:
-    """Tells why the command ended; the exit code."""
+    """Prints why the command ended; returns the exit code."""
     if isinstance(error, BrokenPipeError):
         return _silent()
     if isinstance(error, KeyboardInterrupt):
         return 130
     if type(error).__name__ == "NoArgsIsHelpError":
-        error.show()  # type: ignore[attr-defined]  # the help, as the parser shows it; its class is not public
+        error.show()  # type: ignore[attr-defined]  # prints the help, as the parser does; its class is not public
         return 2
     if isinstance(error, LaionError):
         message, code = str(error), 2
@@ -103,8 +103,8 @@ def _ended(error: BaseException, errors: Console) -> int:
 
 
 def sound_console(*, stderr: bool = False) -> Console:
-    """A console as wide as COLUMNS says, where that is a width that a table can have: 0 would show nothing of it, and
-    other libraries fail at what is no number."""
+    """A console with the width COLUMNS, if a table can have that width: with 0 nothing would be shown, and other
+    libraries fail if it is not a number."""
     for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
         given = os.environ.get(name)
         if given is not None and not (given.isdecimal() and LEAST_COLUMNS <= int(given[:9]) <= MOST_COLUMNS):
@@ -120,10 +120,10 @@ def one_line(error: BaseException) -> str:
 
 
 def _open_standard_streams() -> None:
-    """Gives each standard stream somewhere to go, and marks for what its encoding cannot say.
+    """Opens each closed standard stream, and shows replacement characters for what its encoding cannot write.
 
-    Without standard output (`>&-`) the next file that is opened would take its number, and the engine would write into
-    that.
+    Without standard output (`>&-`) the next opened file would get its number, and the engine would write into that
+    file.
     """
     for number in range(3):
         try:
@@ -158,22 +158,22 @@ def _show_waits(errors: Console) -> None:
 
 
 def _hide_retries(record: logging.LogRecord) -> bool:
-    """Whether a line of the root logger is shown: dagster-postgres writes four lines there at each try to connect.
+    """Whether a line of the root logger is shown: dagster-postgres writes four lines there for each try to connect.
 
-    What they say is in the error that ends the tries, and the wait is reported where the instance is opened.
+    The error that ends the tries says the same, and the wait is reported where the instance is opened.
     """
     return not str(record.msg).startswith(RETRYING)
 
 
 def _silent() -> int:
-    """The reader of our output has ended, as in `laion-assets status | head -1`: there is no one to print to."""
+    """The reader of our output has ended, as in `laion-assets status | head -1`, so nothing can be printed."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 1
 
 
 def _of_the_parser(error: BaseException) -> str:
-    """What the command line's parser found, in one line with the command whose help says what is expected."""
+    """The error of the command line's parser, in one line with the command whose help explains what is expected."""
     context = getattr(error, "ctx", None)
     path, root = ("", "") if context is None else (context.command_path, context.find_root().info_name or "")
     command = f"laion-assets{path.removeprefix(root)}" if path else ""
@@ -208,7 +208,7 @@ def _foreign(error: BaseException) -> tuple[str, int]:
 def _of_the_configuration(error: BaseException) -> str:
     """What Dagster found wrong in a configuration, without the schema that it prints; "" for any other error.
 
-    Dagster's own text begins with the schema's Python objects, so that its first words name neither entry nor variable.
+    Dagster's own text begins with Python objects of the schema, so its first words name neither entry nor variable.
     """
     found = [str(getattr(one, "message", one)) for one in getattr(error, "errors", None) or ()]
     unset = [name for text in found for name in UNSET_VARIABLE.findall(text)]
@@ -218,7 +218,7 @@ def _of_the_configuration(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what it came from, the innermost last."""
+    """The error and its causes, the innermost last."""
     found: list[BaseException] = []
     each: BaseException | None = error
     while each is not None and each not in found:
@@ -234,7 +234,7 @@ def _package(error: BaseException) -> str:
 
 
 def _kept(error: BaseException) -> str:
-    """A file with the traceback, without secrets."""
+    """Writes the traceback, without secrets, into a file; returns the file's name."""
     redact_chain(error)
     text = "".join(traceback.format_exception(error)).encode("ascii", "backslashreplace")
     try:

@@ -1,4 +1,4 @@
-"""Runs the job `build_index` in this process, and shows the recall that it measured, or that was measured before."""
+"""Runs the job `build_index` in this process, and shows the recall that it measured, or the last report."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from laion_assets.terminal.runs import STOPPED, execute_here
 
 
 def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console: Console) -> bool:
-    """Builds what is missing of the indexes, measures their recall, prints it; whether that went well.
+    """Builds missing indexes, measures their recall, prints it; returns whether all succeeded.
 
-    Where nothing has changed since the last report, it says so and shows that. Raises `KeyboardInterrupt` where Ctrl-C,
-    SIGTERM or *Terminate* in the UI ended the run: partitions that were indexed stay so.
+    If nothing has changed since the last report, it says so and shows that report. Raises `KeyboardInterrupt` if
+    Ctrl-C, SIGTERM or *Terminate* in the UI ended the run. Partitions that were indexed before keep their indexes.
     """
     current = current_report(settings, instance)
     if current is not None:
@@ -58,15 +58,15 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
 
 
 def _print_measured(evaluation: Evaluation, compared: Sequence[Evaluation], console: Console) -> None:
-    """The report, and the methods beside each other where several were measured."""
+    """Prints the report, and a comparison of the methods if several were measured."""
     console.print(recall_table(evaluation))
     if len(compared) > 1:
         console.print(methods_table(compared))
 
 
 def current_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[Evaluation, float] | None:
-    """The last evaluation and its Unix time, if what it measured is still there, else None: the same partitions, none
-    loaded since, all indexed with the settings' parameters, and the same targets. Raises `TableError`."""
+    """The last evaluation and its Unix time, if it still holds: the same partitions, none loaded since, all indexed
+    with the settings' parameters, and the same targets. Otherwise None. Raises `TableError`."""
     evaluation = read_evaluation(recall_folder(settings))
     loaded = instance.get_latest_storage_id_by_partition(
         asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
@@ -100,7 +100,7 @@ def _cells_are_whole(db: Database) -> bool:
 
 
 def recall_table(evaluation: Evaluation) -> Table:
-    """What the index finds, a row a kind of query, at the chosen search settings; red where the target is not met."""
+    """The recall at the chosen search settings, a row for each kind of query; red if the target is not met."""
     table = Table(
         "query",
         "search",
@@ -127,7 +127,7 @@ def recall_table(evaluation: Evaluation) -> Table:
 
 
 def methods_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Exact search and every built method on the same queries, a row a method and kind."""
+    """Exact search and every built method on the same queries, a row for each method and kind."""
     table = Table(*HEAD, title=f"methods on the same queries, {evaluations[0].rows:,} rows")
     for row in methods_rows(evaluations):
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""`laion-assets init`: a folder to work in where the repository is not: a Dagster instance, a workspace, a `.env`."""
+"""`laion-assets init`: makes a working folder without the repository: a Dagster instance, a workspace, a `.env`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ LAION_DATASET={dataset}
 
 
 def init_folder(folder: Path, dataset: str, source: str | None) -> list[Path]:
-    """Writes the files of a folder that is not one yet; what was written.
+    """Writes the files of a new working folder; returns them.
 
-    Raises `SettingsError` where one of them is there, and `StoreError` where the folder cannot be written.
+    Raises `SettingsError` if one of them exists, and `StoreError` if the folder cannot be written.
     """
     named = f"LAION_SOURCE={quoted(source)}" if source else "# LAION_SOURCE=https://mirror.example/laion400m"
     contents = {

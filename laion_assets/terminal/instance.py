@@ -1,4 +1,4 @@
-"""Finds the Dagster instance that the UI shows, for commands that run or read it. It runs nothing."""
+"""Finds the Dagster instance that the UI shows, for commands that start or read runs. It starts no run."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ concurrency:
 
 CONNECT_SECONDS = "10"
 OPEN_SECONDS = 75.0
-"""Six tries to connect, and the pauses between them."""
+"""Seconds for six tries to connect, with the pauses between them."""
 
 SETTLE_SECONDS = 3.0
-"""How often a command looks for others that were killed, while it runs."""
+"""While a command runs, it looks for other killed commands at this interval."""
 
 
 def process_tag() -> dict[str, str]:
@@ -46,8 +46,8 @@ def process_tag() -> dict[str, str]:
 
 
 def dagster_instance() -> dg.DagsterInstance:
-    """The instance of DAGSTER_HOME, else that of this folder when it holds dagster.yaml. Raises `SettingsError`."""
-    # Absolute, as Dagster wants it; an empty variable is none, as to Dagster's own commands.
+    """The instance of DAGSTER_HOME, else that of this folder if it has dagster.yaml. Raises `SettingsError`."""
+    # Absolute, as Dagster requires. An empty variable counts as unset, as for Dagster's own commands.
     named = os.environ.get("DAGSTER_HOME")
     home = Path(named).expanduser().absolute() if named else Path.cwd()
     if not (home / "dagster.yaml").is_file():
@@ -66,7 +66,8 @@ def dagster_instance() -> dg.DagsterInstance:
 
 @contextlib.contextmanager
 def _alone_in(home: Path) -> Iterator[None]:
-    """One process at a time: Dagster makes the tables of a new instance without looking whether another does so."""
+    """One process at a time: Dagster makes the tables of a new instance without checking whether another process
+    does."""
     descriptor = os.open(home, os.O_RDONLY)
     try:
         with waiting(f"another command that opens the Dagster instance {home}", OPEN_SECONDS):
@@ -77,19 +78,20 @@ def _alone_in(home: Path) -> Iterator[None]:
 
 
 def _waiting_for_database(home: Path) -> contextlib.AbstractContextManager[None]:
-    """Says that a database is waited for, where the instance has one: dagster-postgres tries six times to connect."""
+    """Reports the wait for a database, if the instance has one: dagster-postgres tries six times to connect."""
     if b"postgres" not in (home / "dagster.yaml").read_bytes():
         return contextlib.nullcontext()
-    # Without it libpq waits for a host that does not answer as long as the operating system does: minutes a try.
+    # Without this libpq waits for a silent host as long as the operating system allows: minutes for each try.
     os.environ.setdefault("PGCONNECT_TIMEOUT", CONNECT_SECONDS)
     return waiting(f"the database of the Dagster instance {home}", OPEN_SECONDS)
 
 
 @contextlib.contextmanager
 def settling_dead_runs(instance: dg.DagsterInstance) -> Iterator[None]:
-    """While the block runs, ends the runs of other commands that are killed meanwhile.
+    """While the block runs, ends the runs of other commands that are killed during this time.
 
-    A step of ours may wait for the place in the pool `clickhouse` that one of them had: it would wait for ever.
+    A killed run may hold the place in the pool `clickhouse` for which a step of ours waits. The step would wait for
+    ever.
     """
     ended = threading.Event()
 
@@ -107,17 +109,18 @@ def settling_dead_runs(instance: dg.DagsterInstance) -> Iterator[None]:
 
 
 def settle_dead_runs(instance: dg.DagsterInstance, *, ours_too: bool = True) -> list[str]:
-    """Ends the runs of commands that were killed on this host, and frees their places in pools; the runs' ids.
+    """Ends the runs of commands that were killed on this host, and frees their places in pools; returns the runs' ids.
 
-    Those of this process's number are of one that had it before, unless this one has begun runs (`ours_too` is false).
+    A run with this process's number belongs to an earlier process with the same number, unless this process has started
+    runs (`ours_too` is false).
 
-    Dagster's daemon watches only what its launcher started: such a run would stay "started" for ever, or "not started"
-    where it was killed before, and its place in the pool `clickhouse` with it.
+    Dagster's daemon watches only runs that its launcher started. Without this such a run would stay "started" for ever
+    (or "not started", if it was killed before), and would keep its place in the pool `clickhouse`.
     """
     settled = []
     for run in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
         executor = ProcessIdentity.parse(process_of_command(run))
-        # This process opens its instance before it runs anything: a run of its own is then one that it has left behind.
+        # A process opens its instance before it runs anything, so a run with its number is from an earlier process.
         if executor is None or not (executor.is_gone() or (ours_too and executor == ProcessIdentity.here())):
             continue
         instance.report_run_failed(run, message="The command that executed this run was killed.")
@@ -127,7 +130,7 @@ def settle_dead_runs(instance: dg.DagsterInstance, *, ours_too: bool = True) -> 
 
 
 def make_instance(home: Path) -> None:
-    """Makes `home` a Dagster instance of its own and has this process use it."""
+    """Makes `home` a Dagster instance of its own, and makes this process use it."""
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
     if not config.exists():

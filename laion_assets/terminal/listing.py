@@ -1,4 +1,4 @@
-"""What `laion-assets status` says of a dataset's lock file: whether the source still has the files that are locked."""
+"""The finding of `laion-assets status` about a lock file: whether the source still has the locked files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from laion_assets.settings import Settings
 from laion_assets.words import counted
 
 LOOK_SECONDS = 10.0
-"""So long the source may take to answer: a status is looked at by people who wait."""
+"""Seconds that the source may take to answer, since people wait for a status."""
 
 NAME = "listing_is_as_locked"
 
 
 def listing_is_as_locked(settings: Settings) -> list[Finding]:
-    """The finding; none for a dataset without a lock file. New files alone are well: what is locked has not moved."""
+    """The finding; empty for a dataset without a lock file. New files are no fault: the locked ones have not
+    changed."""
     locked = settings.dataset.listing
     if locked is None:
         return []

@@ -1,5 +1,5 @@
-"""`laion-assets load`: the job `load_shards` for a set of shards, one run a shard: by Dagster's daemon where one runs,
-else in this process."""
+"""`laion-assets load`: the job `load_shards` for a set of shards, one run for each shard: by Dagster's daemon if one
+runs, else in this process."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, subm
 
 
 def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
-    """Loads what is missing of `shards`, continues after a failed one, prints a table; whether all are loaded.
+    """Loads the missing `shards`, continues after a failed one, prints a table; returns whether all are loaded.
 
-    Raises what `load_outcomes` raises.
+    Raises the errors of `load_outcomes`.
     """
     outcomes = load_outcomes(settings, shards, instance, console, again=again)
     console.print(outcome_table(outcomes))
@@ -47,13 +47,14 @@ def load_outcomes(
     again: bool,
     parallel: int = 1,
 ) -> list[Outcome]:
-    """Loads what is missing of `shards`, and continues after a failed one; what became of each, in their order.
+    """Loads the missing `shards`, and continues after a failed one; returns the outcome of each, in their order.
 
-    Dagster's daemon decides how many run at a time; without one, `parallel` processes work side by side on a server.
+    Dagster's daemon decides how many run at a time. Without a daemon, `parallel` processes work at the same time on a
+    server.
 
-    The plan of what is missing is kept first, so that `laion-assets status` can compare it with what happened.
+    The plan for the missing shards is kept first, so that `laion-assets status` can compare it with what happened.
 
-    Raises `KeyboardInterrupt` where Ctrl-C or SIGTERM came, once the runs have ended; the same call then continues.
+    Raises `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the runs have ended. The same call then continues.
     """
     histories = read_histories(
         instance, settings, [settings.dataset.key_of(shard) for shard in shards], with_errors=False
@@ -83,9 +84,9 @@ def load_outcomes(
 def _rows_in_table(
     settings: Settings, shards: list[int], histories: list[ShardHistory], *, by_daemon: bool
 ) -> dict[int, int]:
-    """Rows of each partition; as Dagster recorded them where a step of the daemon's holds the embedded engine.
+    """Rows of each partition; by Dagster's records if a step of the daemon's holds the embedded engine.
 
-    Keeps the plan of what is missing. Raises `EngineHeldError` where this process is to load the shards itself.
+    Keeps the plan for the missing shards. Raises `EngineHeldError` if this process must load the shards itself.
     """
     found = look_at_table(settings)
     if isinstance(found, EngineHeldError):
@@ -101,7 +102,7 @@ def _rows_in_table(
 def _load_by_daemon(
     settings: Settings, todo: dict[int, list[str]], instance: dg.DagsterInstance, console: Console
 ) -> dict[int, Outcome]:
-    """Submits a run a shard and follows them; what became of those that the daemon took."""
+    """Submits a run for each shard and follows the runs; returns the outcomes of those that the daemon took."""
     console.print("Dagster's daemon loads the shards: its UI shows the runs; Ctrl-C ends them")
     job = shard_job(settings, None)
     outcomes: dict[int, Outcome] = {}
@@ -125,7 +126,7 @@ def _load_by_daemon(
 def _load_here(
     settings: Settings, todo: dict[int, list[str]], instance: dg.DagsterInstance, console: Console, *, again: bool
 ) -> dict[int, Outcome]:
-    """Executes a run a shard in this process, one after the other."""
+    """Executes a run for each shard in this process, one after the other."""
     outcomes: dict[int, Outcome] = {}
     with ShardBars(console) as bars, _interrupts() as interrupted:
         bars.expect(len(todo))
@@ -149,7 +150,7 @@ def _load_alone(
     *,
     again: bool,
 ) -> Outcome:
-    """Runs what a shard lacks while no other load on this store works on it; what another has loaded is there."""
+    """Runs the missing steps of a shard while no other load on this store works on it. Skips steps done by others."""
     waited: list[str] = []
     with ShardStore.of(settings).at_work_on(shard, "load", say=waited.append):
         if waited and not again:
@@ -162,8 +163,8 @@ def _load_alone(
 
 
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
-    """The steps of the chain that a shard still needs, in order: none when Dagster and the table agree that they have
-    it, and its last run ended well (one that was killed after its load has not looked at what it loaded)."""
+    """The steps of the chain that a shard still needs, in order. None if Dagster and the table agree that the shard is
+    loaded and its last run succeeded: a run that was killed after its load has not checked what it loaded."""
     if (
         history.loaded_at is not None
         and history.rows == rows_in_table
@@ -173,7 +174,7 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int)
     if "merged_shard" in history.seconds:
         shard = history.shard
         store = ShardStore.of(settings)
-        # A file that the load would refuse is made again: its source may have been corrected since.
+        # A file that the load would refuse is made again, since its source may have been corrected.
         with contextlib.suppress(LaionError):
             merged = read_merged(store.merged_path(shard), dataset=store.dataset, shard=shard)
             require_loadable(
@@ -188,10 +189,10 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int)
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C or SIGTERM came. Use in the main thread.
+    """Yields a function that tells whether Ctrl-C or SIGTERM came. Use it in the main thread.
 
-    Dagster has handlers of its own during a run: a Ctrl-C fails the step that is running, and one between two steps is
-    forgotten at the run's end. Python notes a signal in the wakeup file whatever its handler does.
+    During a run Dagster has its own handlers: a Ctrl-C fails the running step, and a Ctrl-C between two steps is lost
+    at the run's end. Python writes each signal to the wakeup file descriptor, whatever its handler does.
     """
     reader, writer = os.pipe()
     os.set_blocking(reader, False)

@@ -1,4 +1,4 @@
-"""What became of one shard of a load: its row in the table of results, and the end of its bar."""
+"""The outcome of one shard of a load: its row in the table of results, and the end of its bar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from laion_assets.terminal.bars import ShardBars
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one shard: rows in the table, seconds, and why it failed."""
+    """The outcome of one shard: rows in the table, seconds, and why it failed."""
 
     shard: int
     rows: int
@@ -23,7 +23,7 @@ class Outcome:
 
 
 def outcome_table(outcomes: list[Outcome]) -> Table:
-    """A row a shard: what succeeded and failed, and why."""
+    """A row for each shard: whether it succeeded, or why it failed."""
     table = Table("shard", "result", "rows", "seconds", "rows/s", "why", title="load_shards")
     for name in ("shard", "rows", "seconds", "rows/s"):
         next(column for column in table.columns if column.header == name).justify = "right"
@@ -37,7 +37,7 @@ def outcome_table(outcomes: list[Outcome]) -> Table:
 
 
 def show_end(settings: Settings, bars: ShardBars, outcome: Outcome) -> None:
-    """What became of a shard, at its bar."""
+    """Shows the outcome of a shard at its bar."""
     bars.bar(settings.dataset.key_of(outcome.shard)).end(
         "failed" if outcome.error else "loaded", f"{outcome.rows:,} rows"
     )

@@ -1,4 +1,4 @@
-"""`laion-assets plan`: what a load will cost, as tables in plain words; and plan against actual. It loads nothing."""
+"""`laion-assets plan`: what a load will cost, as tables in plain words; and a comparison afterwards. Loads nothing."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def plan_load(
     ask: bool | None = None,
     recalibrate: bool = False,
 ) -> LoadPlan:
-    """The plan for what is missing of `shards`, by a calibration of this machine, which is made where there is none.
+    """The plan for the missing `shards`, by a calibration of this machine, which is made if there is none.
 
-    Raises `SourceError` when `ask` is true and no source answers, `TableError` when the table cannot be asked.
+    Raises `SourceError` if `ask` is true and no source answers, `TableError` if the table cannot be read.
     """
     with connect(settings) as db:
         loaded = partitions(db)
@@ -63,7 +63,8 @@ def plan_load(
 
 
 def keep_plan_for(settings: Settings, shards: list[int], loaded: Sequence[PartitionState]) -> LoadPlan:
-    """Makes and keeps the plan of a load that begins, by the calibration that is there: it must not wait for one."""
+    """Makes and keeps the plan of a load that begins, by an existing calibration: a load must not wait for a new
+    one."""
     kept = read_calibration(calibration_path(settings))
     calibration = kept if kept is not None and kept.is_of(settings) else reference_calibration()
     bandwidth = None if is_folder(settings) else Bandwidth(None, "not tried when a load begins")
@@ -107,7 +108,7 @@ def _calibrate(settings: Settings, console: Console) -> Calibration:
 
 
 def print_plan(plan: LoadPlan, console: Console) -> None:
-    """The plan as tables, then its warnings."""
+    """Prints the plan as tables, then its warnings."""
     hosts = f" on {plan.hosts} hosts" if plan.hosts > 1 else ""
     console.print(f"[bold]{len(plan.shards)} shards of {plan.dataset}, {plan.rows:,} rows{hosts}", highlight=False)
     if plan.already:
@@ -132,7 +133,7 @@ def print_plan(plan: LoadPlan, console: Console) -> None:
 
 
 def print_methods(methods: Methods, rows: int, console: Console) -> None:
-    """What each way of searching takes, and which is for this machine."""
+    """Prints what each method of searching takes, and which one fits this machine."""
     title = f"ways to search {rows:,} rows: what each takes beside the table"
     table = Table("--method", "memory", "disk", "core hours", "a search", "how sure", title=title)
     for column in table.columns[1:5]:
@@ -146,7 +147,7 @@ def print_methods(methods: Methods, rows: int, console: Console) -> None:
 
 
 def methods_of(settings: Settings, plan: LoadPlan) -> Methods:
-    """What each way of searching all shards of the plan takes on this machine."""
+    """What each method of searching all shards of the plan takes on this machine."""
     dataset, machine = settings.dataset, Machine.here()
     return method_costs(
         plan.rows,
@@ -200,7 +201,7 @@ def _memory_table(plan: LoadPlan) -> Table:
 
 
 def comparison_table(compared: Sequence[Compared]) -> Table:
-    """Plan against actual."""
+    """The planned and the actual figures."""
     table = Table("", "planned", "actual", "plan's error", title="the plan of the last load against what happened")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -210,6 +211,6 @@ def comparison_table(compared: Sequence[Compared]) -> Table:
 
 
 def shown(compared: Compared) -> tuple[str, str]:
-    """Planned and actual, in words."""
+    """The planned and the actual figure, in words."""
     say = duration if compared.unit == "s" else size
     return say(compared.planned), say(compared.actual)

@@ -1,4 +1,4 @@
-"""`laion-assets recall`: shows what the index finds of the true neighbours, or measures it again. It builds nothing."""
+"""`laion-assets recall`: shows the last report of recall, or measures recall again. It builds nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from laion_assets.terminal.runs import execute_here
 
 
 def kept_evaluation(settings: Settings) -> Evaluation:
-    """The last report. Raises `TableError` where none was made."""
+    """The last report. Raises `TableError` if there is none."""
     found = kept_evaluations(settings)
     evaluation = found[0] if found else None
     if evaluation is None:
@@ -34,7 +34,7 @@ def kept_evaluation(settings: Settings) -> Evaluation:
 
 
 def measure(settings: Settings, instance: dg.DagsterInstance, console: Console) -> bool:
-    """Measures the indexes that there are, as the asset `recall_report` does; whether that went well."""
+    """Measures the existing indexes, as the asset `recall_report` does; returns whether it succeeded."""
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
         run = execute_here(job, instance, assets=["recall_report"])
@@ -44,14 +44,14 @@ def measure(settings: Settings, instance: dg.DagsterInstance, console: Console) 
 
 
 def evaluation_json(settings: Settings, evaluation: Evaluation) -> dict[str, object]:
-    """The report for machines; `methods` has those of the other methods by name."""
+    """The report as a JSON object; `methods` has the reports of the other methods by name."""
     more = {one.method: asdict(one) for one in kept_evaluations(settings) if one.method != evaluation.method}
     return {**asdict(evaluation), "methods": more}
 
 
 def print_recall(settings: Settings, evaluation: Evaluation, console: Console) -> bool:
-    """The report as a table, then the methods beside each other where several were measured; whether every kind of
-    query meets its target by one of them."""
+    """Prints the report as a table, and a comparison of the methods if several were measured. Returns whether every
+    kind of query meets its target with one of them."""
     console.print(recall_table(evaluation))
     compared = kept_evaluations(settings) or [evaluation]
     if len(compared) > 1:

@@ -1,6 +1,6 @@
-"""Runs of our jobs that a command asks for: made as Dagster's UI makes them, and executed in this process.
+"""Runs of our jobs that a command asks for: created as Dagster's UI creates them, and executed in this process.
 
-With the code location named in them, the UI shows them like its own: they can be terminated and executed again there.
+The code location is named in them, so the UI shows them like its own runs: users can terminate and repeat them there.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ LOCATION = "laion_assets"
 
 MODULE = "laion_assets.definitions"
 REPOSITORY = "__repository__"
-"""As Dagster calls the repository of a module's `Definitions`."""
+"""Dagster's name for the repository of a module's `Definitions`."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-"""Dagster's console log would tear progress bars apart; the events are in the instance, and the UI shows them."""
+"""Dagster's console log would break the progress bars. The events are in the instance, and the UI shows them."""
 
 STOPPED = "stopped: the same command continues from there"
 
@@ -47,8 +47,7 @@ def make_run(
     key: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> dg.DagsterRun:
-    """A run of the job, not started: of these assets of it (by name), or of all, for a partition where it is by
-    shard."""
+    """A run of the job, not started: of these assets (by name) or of all, for one partition if the job has any."""
     partition = {} if key is None else {PARTITION_TAG: key}
     selected = {each for each in job.asset_layer.selected_asset_keys if each.path[-1] in assets}
     return instance.create_run_for_job(
@@ -64,7 +63,7 @@ def make_run(
 def execute_here(
     job: dg.JobDefinition, instance: dg.DagsterInstance, *, assets: Sequence[str] = (), key: str | None = None
 ) -> dg.DagsterRun:
-    """Makes such a run and executes it in this process; the run as it ended."""
+    """Creates such a run and executes it in this process; returns the run as it ended."""
     run = make_run(job, instance, assets=assets, key=key, tags=process_tag())
     subset = job.get_subset(asset_selection=run.asset_selection) if run.asset_selection else job
     with capture_interrupts(), settling_dead_runs(instance):

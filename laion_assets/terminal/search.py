@@ -1,4 +1,4 @@
-"""`laion-assets search`: what was asked on the command line, its answers as tables, JSON or a page."""
+"""`laion-assets search`: the queries of the command line, and their answers as tables, JSON or a page."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from laion_assets.tuned_request import request_of
 from laion_assets.words import counted
 
 MANY = 10
-"""From this number on, queries are searched side by side, and their rate is printed."""
+"""From this number on, queries are searched at the same time, and their rate is printed."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked for: texts, pictures, a row's id, a vector's file, a file of texts."""
+    """The queries that were asked: texts, pictures, a row's id, a vector's file, a file of texts."""
 
     texts: list[str]
     images: list[Path]
@@ -38,7 +38,7 @@ class Asked:
     texts_from: Path | None
 
     def queries(self) -> list[Query]:
-        """The queries, texts first. Raises `SearchError` when nothing was asked, or a file cannot be read."""
+        """The queries, texts first. Raises `SearchError` if there is none, or if a file cannot be read."""
         queries = [Query(text=text) for text in self._texts()]
         queries += [Query(image=image) for image in self.images]
         if self.like is not None:
@@ -89,7 +89,7 @@ def show_search(
     if html is not None:
         notice = f"{settings.dataset.name}: {_notice(answers[0])}"
         write_search_page(html, [(found.query.label, found.result) for found in answers], notice=notice)
-        # Beside --json, standard output is the JSON's alone.
+        # With --json, standard output has only the JSON.
         say = Console(stderr=True) if as_json else console
         say.print(f"wrote {html}", soft_wrap=True, markup=False, highlight=False)
     for found in answers:
@@ -102,7 +102,7 @@ def show_search(
 
 
 def _answers(settings: Settings, queries: Sequence[Query], request: SearchRequest) -> list[Answer]:
-    """The answers; of many queries the rate goes to standard error."""
+    """The answers; for many queries the rate goes to standard error."""
     with Searcher(settings) as searcher:
         if len(queries) < MANY:
             return searcher.answer(queries, request)
@@ -117,7 +117,7 @@ def _answers(settings: Settings, queries: Sequence[Query], request: SearchReques
 
 
 def _notice(found: Answer) -> str:
-    """Which model and way answered, and how long encoding and search took."""
+    """The model and method that answered, and the time for encoding and searching."""
     result = found.result
     encoded = f"encoded by {found.model} in {found.encode_seconds * 1000:.0f} ms; " if found.model else ""
     kind = "exact search" if result.exact else "search"
@@ -129,7 +129,7 @@ def _notice(found: Answer) -> str:
 
 
 def show_warmth(settings: Settings, console: Console, *, as_json: bool = False) -> None:
-    """Reads the graphs into ClickHouse's cache, and shows what the first search took. Raises `TableError`."""
+    """Reads the graphs into ClickHouse's cache, and shows the time of the first search. Raises `TableError`."""
     with Searcher(settings) as searcher:
         found = searcher.warm()
     for one in found:

@@ -1,4 +1,4 @@
-"""The settings of a table and a store of their own, for the demo and the calibration. It measures nothing."""
+"""The settings of a separate table and store, for the demo and the calibration. It measures nothing."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ APART: dict[str, object] = {
     "keep_merged": True,
     "clip_dir": None,
 }
-"""What LAION_* variables say of the user's own table, store and source: sample rows must not get there."""
+"""LAION_* variables about the user's own table, store and source, which sample rows must not reach."""
 
 
 def separate_settings(dataset: str, folder: Path, **overrides: object) -> Settings:
-    """Settings for this dataset in the embedded engine and the files of `folder`, wherever the user's are.
+    """Settings for this dataset in the embedded engine and the files of `folder`, independent of the user's own.
 
-    Raises what `load_settings` raises.
+    Raises the errors of `load_settings`.
     """
     return load_settings(dataset_name=dataset, data_dir=folder, **APART, **overrides)
 
 
 QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 10}
-"""A graph that is built in a fifth of the time that the defaults (M 64, ef_construction 256) take."""
+"""A graph that is built in a fifth of the time of the defaults (M 64, ef_construction 256)."""
 
 
 def demo_settings(folder: Path) -> Settings:
-    """Those of the demo's table in `folder`."""
+    """The settings of the demo's table in `folder`."""
     return separate_settings("sample", folder, **QUICK)

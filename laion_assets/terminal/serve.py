@@ -21,9 +21,9 @@ OPEN_FILES = 65_536
 def serve_indexes(settings: Settings, more: Sequence[str], host: str, port: int, console: Console) -> None:
     """Serves the settings' dataset, and further ones of the same ClickHouse, each `DATASET` or `DATASET=TABLE`.
 
-    Raises `SettingsError` for an index that cannot be, and for an address that cannot be listened on.
+    Raises `SettingsError` for an invalid index, and for an address on which it cannot listen.
     """
-    # Imported late: uvicorn and starlette take 0.2 s, which no other command needs.
+    # Imported late: uvicorn and starlette take 0.2 s, and no other command needs them.
     import uvicorn
 
     from laion_assets.service.app import SearchService
@@ -50,7 +50,7 @@ def serve_indexes(settings: Settings, more: Sequence[str], host: str, port: int,
 
 
 def server_config(app: ASGIApp) -> uvicorn.Config:
-    """How uvicorn serves the application."""
+    """uvicorn's configuration for the application."""
     import uvicorn
 
     from laion_assets.service.connection import Connection
@@ -73,7 +73,7 @@ def settings_beside(settings: Settings, dataset: str, table: str) -> Settings:
 
 
 def _allow_many_connections() -> None:
-    """As many open files as this user may have: many systems give 1,024 at first, which idle connections use up."""
+    """Raises the limit of open files to this user's maximum: many systems begin with 1,024, too few for connections."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

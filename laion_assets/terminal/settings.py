@@ -1,4 +1,4 @@
-"""`laion-assets settings`: every setting as it holds, and where it comes from. It changes none."""
+"""`laion-assets settings`: the value of every setting, and where it comes from. It changes none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Origin = Literal["default", "environment", ".env", "option", "dataset"]
 
 @dataclass(frozen=True)
 class ShownSetting:
-    """One setting: its group, its variable, its value as it may be shown, and where that comes from."""
+    """One setting: its group, its variable, its value as it may be shown, and where the value comes from."""
 
     group: str
     variable: str
@@ -36,13 +36,13 @@ class ShownSetting:
 
 
 ORIGINS: dict[str, Origin] = {}
-"""Where variables come from that this command put into the environment: an option, or the file `.env`."""
+"""The origin of variables that this command put into the environment: an option, or the file `.env`."""
 
 
 def read_env_file() -> None:
-    """Takes the variables of the file `.env` in this folder that are not set, as Dagster's own commands do.
+    """Reads the variables of the file `.env` in this folder that are not set, as Dagster's own commands do.
 
-    Raises `SettingsError` where it cannot be read.
+    Raises `SettingsError` if the file cannot be read.
     """
     path = Path(".env")
     if not path.is_file():
@@ -58,12 +58,12 @@ def read_env_file() -> None:
 
 
 def quoted(value: str) -> str:
-    """A value as a line of `.env` has it."""
+    """A value in the form for a line of `.env`."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if re.search(r"[^\w./:+-]", value) else value
 
 
 def take_options(dataset: str | None, source: str | None) -> None:
-    """Puts what --dataset and --source say into the environment, which processes that this one starts have as well."""
+    """Puts --dataset and --source into the environment, so that processes started by this one have them, too."""
     for name, value in (("LAION_DATASET", dataset), ("LAION_SOURCE", source)):
         if value is not None:
             os.environ[name] = value
@@ -71,13 +71,13 @@ def take_options(dataset: str | None, source: str | None) -> None:
 
 
 def settings_of(dataset: str | None, source: str | None) -> Settings:
-    """The settings, with what --dataset and --source say. Raises what `load_settings` raises."""
+    """The settings, with --dataset and --source. Raises the errors of `load_settings`."""
     take_options(dataset, source)
     return load_settings()
 
 
 def shown_settings(settings: Settings) -> list[ShownSetting]:
-    """All of them, in the order of docs/settings.md; secrets are masked."""
+    """All settings, in the order of docs/settings.md; secrets are masked."""
     found, group = [], ""
     for field in Settings.model_fields:
         group = GROUPS.get(field, group)
@@ -98,7 +98,7 @@ def _value(settings: Settings, field: str) -> str:
         return ", ".join(dict.fromkeys(redact(place.url) for place in settings.sources))
     value = getattr(settings, field)
     if isinstance(value, SecretStr):
-        # Of a webhook the path is the secret; of a token, all.
+        # A webhook's path is secret; a token is secret as a whole.
         return origin_of(value.get_secret_value())
     if isinstance(value, Mapping):
         value = tuple(f"{key}={each}" for key, each in value.items())
@@ -111,7 +111,7 @@ def _value(settings: Settings, field: str) -> str:
 
 
 def print_settings(shown: list[ShownSetting], console: Console) -> None:
-    """A table for each group, then variables under our prefix that are no settings."""
+    """Prints a table for each group, then variables with our prefix that are not settings."""
     for group in dict.fromkeys(each.group for each in shown):
         table = Table("variable", "value", "from", title=group, title_justify="left", expand=True)
         table.columns[0].no_wrap = True

@@ -29,12 +29,12 @@ CHECKS = {
     "clickhouse_partition": ("partition_matches_parquet",),
 }
 RUNS = 10
-"""Runs that are shown, the newest first."""
+"""How many runs are shown, the newest first."""
 
 
 @dataclass(frozen=True)
 class ShardRun:
-    """One run of the shard: its id, state, when it was made (ISO 8601), seconds it took, and why it failed."""
+    """One run of the shard: its id, state, when it was created (ISO 8601), its seconds, and why it failed."""
 
     run_id: str
     state: str
@@ -45,7 +45,7 @@ class ShardRun:
 
 @dataclass(frozen=True)
 class ShardStatus:
-    """All that is known of one shard. `checks` is by name: SUCCEEDED, FAILED, …, or nothing where it never ran.
+    """All that is known about one shard. `checks` is by name: SUCCEEDED, FAILED, …, or empty if it never ran.
 
     `partition` says what the table has, `files` what the store has, `advice` what to do next.
     """
@@ -58,12 +58,12 @@ class ShardStatus:
     advice: str
 
     def as_json(self) -> dict[str, object]:
-        """For machines."""
+        """The status as a JSON object."""
         return asdict(self)
 
 
 def read_shard(settings: Settings, instance: dg.DagsterInstance, shard: int) -> ShardStatus:
-    """Asks Dagster, the store and the table, and waits for none of them. Raises `TableError`, `StoreError`."""
+    """Asks Dagster, the store and the table, without waiting for any of them. Raises `TableError`, `StoreError`."""
     (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)])
     table = look_at_table(settings, wait_seconds=0)
     if isinstance(table, EngineHeldError):
@@ -131,7 +131,7 @@ def _advice(history: ShardHistory) -> str:
 
 
 def print_shard(status: ShardStatus, console: Console) -> None:
-    """The same as lines and tables."""
+    """Prints the status as lines and tables."""
     history = status.history
     word = history.progress + (f", last run {history.last_run}" if history.last_run else "")
     console.print(f"shard {history.key}: {word}", style="bold", highlight=False)

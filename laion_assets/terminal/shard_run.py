@@ -1,4 +1,4 @@
-"""One run of `load_shards` for one shard: its job, its execution in this process, and what became of it."""
+"""One run of `load_shards` for one shard: its job, its execution in this process, and its outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from laion_assets.terminal.runs import execute_here
 
 
 def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefinition:
-    """The job `load_shards` under these settings."""
+    """The job `load_shards` with these settings."""
     return build_definitions(settings, progress).resolve_job_def(job_name(settings, LOAD_JOB))
 
 
@@ -33,7 +33,7 @@ def run_shard(
 def outcome_of(
     settings: Settings, instance: dg.DagsterInstance, shard: int, run: dg.DagsterRun, seconds: float
 ) -> Outcome:
-    """What became of a shard, by its run, which has ended."""
+    """The outcome of a shard whose run has ended."""
     if not run.is_success:
         return Outcome(shard, 0, seconds, failure_reason(instance, run.run_id) or f"the run is {run.status.value}")
     table = next(key for key in run.asset_selection or () if key.path[-1] == CHAIN[-1])

@@ -1,6 +1,6 @@
 """Loads shards in several processes on a ClickHouse server: each is a `laion-assets load` of its share.
 
-Ctrl-C in a terminal reaches them all; each ends its run, and the same command continues the load.
+Ctrl-C in a terminal reaches all of them. Each ends its run, and the same command continues the load later.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from laion_assets.terminal.outcome import Outcome
 
 @dataclass
 class _Worker:
-    """A process and its share; `outcomes` come when it ends."""
+    """A process and its share of the shards; `outcomes` are available when it ends."""
 
     shards: list[int]
     process: subprocess.Popen[str]
     said: str = ""
 
     def outcomes(self) -> dict[int, Outcome]:
-        """What became of its shards; where it was killed, that."""
+        """The outcomes of its shards; if it was killed, all have failed."""
         try:
             found = [Outcome(**each) for each in json.loads(self.said)["shards"]]
         except (ValueError, KeyError, TypeError):
@@ -41,7 +41,7 @@ class _Worker:
 def load_side_by_side(
     settings: Settings, shards: list[int], console: Console, *, processes: int, again: bool
 ) -> dict[int, Outcome]:
-    """What became of each shard. Raises `SettingsError` on the embedded engine, whose folder is one process's."""
+    """The outcome of each shard. Raises `SettingsError` on the embedded engine, which only one process can open."""
     if settings.clickhouse_url.get_secret_value().startswith("chdb:"):
         raise SettingsError(
             "--parallel",
@@ -75,7 +75,7 @@ def _start(shards: list[int], *, again: bool) -> _Worker:
 
 
 def _follow(worker: _Worker, bars: ShardBars) -> None:
-    """Hands on what a process tells of its progress."""
+    """Passes on what a process reports about its progress."""
     for line in worker.process.stderr or ():
         bars.say(line.rstrip())
 

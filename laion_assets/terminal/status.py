@@ -1,7 +1,7 @@
 """`laion-assets status`: shards at each stage, what the table holds, and whether all is well. It changes nothing.
 
-Where another process holds the embedded engine, it shows at once what Dagster recorded, and says that the table was not
-looked at.
+If another process holds the embedded engine, it shows at once what Dagster recorded, and says that the table was not
+read.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from laion_assets.words import counted
 
 MARKS = {True: "[green]✔[/]", False: "[red]✘[/]", None: "[yellow]?[/]"}
 SHOWN = 10
-"""Runs under way that are named."""
+"""How many active runs are named."""
 
 STATES = ("loaded", "merged", "fetched", "missing", "running", "queued", "failed", "canceled", "stale")
-"""How far shards are, then how their last runs went: a loaded shard whose next run failed is counted in both."""
+"""The stages of shards, then the states of their last runs: a loaded shard whose next run failed counts in both."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TableFacts:
 
     @classmethod
     def of(cls, states: list[PartitionState]) -> TableFacts:
-        """The sums over its partitions."""
+        """The sums over the table's partitions."""
         return cls(
             partitions=len(states),
             rows=sum(state.rows for state in states),
@@ -61,8 +61,8 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class RecallFacts:
-    """The last recall report: rows and partitions that it measured, recall@10 by kind, the lower bounds of their
-    intervals, and kinds whose bound is below its target."""
+    """The last recall report: its rows and partitions, recall@10 by kind, the lower bounds of the intervals, and the
+    kinds whose bound is below the target."""
 
     rows: int
     partitions: int
@@ -73,7 +73,7 @@ class RecallFacts:
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> RecallFacts:
-        """At the search settings that the report named."""
+        """The figures at the search settings that the report named."""
         kinds = [summary.kind for summary in evaluation.kinds]
         return cls(
             rows=evaluation.rows,
@@ -87,11 +87,11 @@ class RecallFacts:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a load: shards by state, of how many in all, what the table holds, the last recall report, findings,
-    the runs that are of no shard, the shards that are under way or failed, and the plan of the last load against what
-    happened.
+    """The state of a load: shards by state and their total, what the table holds, the last recall report, findings,
+    active runs that are not about a shard, the shards with an active or failed run, and the plan of the last load
+    compared with what happened.
 
-    `table` is None where it could not be looked at, and `table_held` says by whom it is held.
+    `table` is None if the table could not be read; `table_held` says which process holds it.
     """
 
     dataset: str
@@ -108,18 +108,18 @@ class Status:
 
     @property
     def healthy(self) -> bool:
-        """Whether no finding is bad; one that could not be told is not."""
+        """Whether no finding is bad. An unknown finding is not bad."""
         return all(finding.passed is not False for finding in self.findings)
 
     def as_json(self) -> dict[str, object]:
-        """For machines: plain numbers, texts and lists. The table's figures are null while another process holds it."""
+        """The status as a JSON object. The table's figures are null while another process holds the table."""
         facts = asdict(self)
         table = facts.pop("table") or dict.fromkeys(TableFacts.__dataclass_fields__)
         return {**facts, **table, "healthy": self.healthy}
 
 
 def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
-    """Asks Dagster and the table, and waits for neither. Raises `TableError` when the table cannot be asked, though
+    """Asks Dagster and the table, without waiting for either. Raises `TableError` if the table cannot be read although
     no other process holds it."""
     histories = read_histories(instance, settings)
     counts: Counter[str] = Counter(history.progress for history in histories)
@@ -147,7 +147,7 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
 
 
 def watch_status(settings: Settings, instance: dg.DagsterInstance, console: Console, seconds: float) -> None:
-    """Shows the status in place of the one before, every so many seconds, until Ctrl-C."""
+    """Shows the status every `seconds` in place of the one before, until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt), console.screen():
         while True:
             status = read_status(settings, instance)
@@ -159,7 +159,7 @@ def watch_status(settings: Settings, instance: dg.DagsterInstance, console: Cons
 
 
 def print_status(status: Status, console: Console) -> None:
-    """The status as tables."""
+    """Prints the status as tables."""
     table = Table(*STATES, title=f"{status.dataset}: {counted(status.of, 'shard')}")
     table.add_row(*(str(status.shards[state]) for state in STATES))
     console.print(table)
@@ -174,7 +174,7 @@ def print_status(status: Status, console: Console) -> None:
         console.print(f"shard {history.key} {history.state}: run {history.run_id}", markup=False, highlight=False)
     if len(status.running) > SHOWN:
         console.print(f"and {len(status.running) - SHOWN} more")
-    for history in status.failed[NAMED:]:  # the finding below names the first
+    for history in status.failed[NAMED:]:  # the finding below names the first ones
         console.print(f"shard {history.key} failed: {history.error}", style="red", markup=False)
     for finding in status.findings:
         console.print(f"{MARKS[finding.passed]} {finding.check}: ", end="")

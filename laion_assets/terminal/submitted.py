@@ -1,4 +1,4 @@
-"""Runs that a command gives to Dagster's daemon: submitted to its queue, followed to their end, ended on Ctrl-C."""
+"""Runs that a command gives to Dagster's daemon: submitted to its queue, followed to their end, canceled on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.runs import make_run
 
 LIVE_SECONDS = 75.0
-"""A daemon writes a heartbeat every 30 s; one that is older than two of them is taken for gone."""
+"""A daemon writes a heartbeat every 30 s. After twice that time without a heartbeat it counts as gone."""
 
 POLL_SECONDS = 0.5
 CANCEL_SECONDS = 6.0
-"""So long the end of canceled runs is waited for: each ends its process and its statement within 5 s."""
+"""Seconds to wait for the end of canceled runs: each ends its process and its statement within 5 s."""
 
 
 def daemon_is_live(instance: dg.DagsterInstance) -> bool:
@@ -43,7 +43,7 @@ def submit(
     shard: int,
     bulk: bool,
 ) -> str:
-    """Queues a run for the daemon; its id. It fails where the code location has other settings than this process."""
+    """Queues a run for the daemon; its id. The run fails if the code location's settings differ from this process's."""
     tags = {SETTINGS_TAG: settings_digest(settings), PRIORITY_TAG: str(BULK if bulk else PERSON)}
     run = make_run(job, instance, assets=assets, key=settings.dataset.key_of(shard), tags=tags)
     instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none
@@ -53,10 +53,10 @@ def submit(
 def follow(
     settings: Settings, instance: dg.DagsterInstance, runs: Mapping[int, str], bars: ShardBars
 ) -> Iterator[tuple[int, dg.DagsterRun, float]]:
-    """Each shard with its run and its seconds, as it ends.
+    """Yields each shard with its run and its seconds, when the run ends.
 
-    Where the daemon is gone and no run is under way, the others are taken out of the queue, and this ends early.
-    Raises `KeyboardInterrupt` on SIGTERM, too.
+    If the daemon is gone and no run is active, the other runs are removed from the queue, and this ends early. Raises
+    `KeyboardInterrupt` also on SIGTERM.
     """
     left = dict(runs)
     shown: dict[int, str] = {}
@@ -82,7 +82,7 @@ def follow(
 
 
 def cancel(instance: dg.DagsterInstance, runs: Sequence[str]) -> None:
-    """Ends runs, queued ones first, and waits until those that were under way have ended, up to `CANCEL_SECONDS`."""
+    """Cancels runs, queued ones first, and waits until the active ones have ended, up to `CANCEL_SECONDS`."""
     records = instance.get_run_records(dg.RunsFilter(run_ids=list(runs))) if runs else []
     for record in sorted(records, key=lambda record: not _is_queued(record.dagster_run)):
         if not record.dagster_run.is_finished:

@@ -1,4 +1,4 @@
-"""`laion-assets bring-up-to-date`: everything stale or missing, in order, and nothing else."""
+"""`laion-assets bring-up-to-date`: makes everything that is stale or missing, in order, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from laion_assets.terminal.submitted import daemon_is_live
 def bring_up_to_date(
     settings: Settings, instance: dg.DagsterInstance, console: Console, shards: str = "", *, dry_run: bool = False
 ) -> bool:
-    """Asks the daemon for a backfill where one runs, else makes everything in this process; whether that went well."""
+    """Asks the daemon for a backfill if one runs, else makes everything in this process; returns whether it
+    succeeded."""
     update = read_update(settings, instance, shards)
     console.print(f"to be made: {update}", markup=False, highlight=False)
     if update.nothing or dry_run:
