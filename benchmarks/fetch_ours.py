@@ -13,7 +13,7 @@ from benchmarks.stage import StageReport
 from laion_assets.settings import load_settings
 from laion_assets.source.client import SourceClient
 from laion_assets.source.fetch import fetch_shard
-from laion_assets.source.transfer import Patience
+from laion_assets.source.transfer import FetchLimits
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     settings = load_settings(dataset_name=dataset, source=(url,), data_dir=Path(folder))
     report = StageReport()
     # What the first connection of any program imports and loads is none of the transfer's memory.
-    with SourceClient(Patience.of(settings), None):
+    with SourceClient(FetchLimits.of(settings), None):
         report.say(base_bytes=anonymous_bytes(os.getpid()))
     with report.phase("fetch"):
         fetched = fetch_shard(settings, 0, settings.data_dir / "raw")

@@ -50,7 +50,7 @@ class LoggedProgress:
 
 
 @contextmanager
-def saying_each_minute(say: Log) -> Iterator[Log]:
+def reporting_each_minute(say: Log) -> Iterator[Log]:
     """Yields a function that is called with what is being done now. Each minute `say` gets that text, with the minutes
     since the beginning.
 

@@ -29,7 +29,7 @@ from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connections import Connections
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import By
-from laion_assets.tuned_request import request_of, told_of_all, tuned
+from laion_assets.tuned_request import answer_facts, request_of, tuned
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from laion_assets.clip.encoder import ClipEncoder
 
-LOOK_SECONDS = 10.0
+KEPT_SECONDS = 10.0
 """Seconds after which the recall report's search settings, and the table they are for, are read again."""
 
 BATCH = 1_000
@@ -152,7 +152,7 @@ class Searcher:
                 search_by_method(db, _vector(db, query, vector, request.by), one)
                 for query, vector, one in zip(queries, vectors, asked, strict=True)
             ]
-        return _answers(queries, vectors, results, model, seconds, told_of_all(request, queries, asked, named))
+        return _answers(queries, vectors, results, model, seconds, answer_facts(request, queries, asked, named))
 
     def answer_many(self, queries: Sequence[Query], request: SearchRequest) -> Batch:
         """The answers to many queries, searched over all connections at the same time. Raises as `answer` does."""
@@ -169,7 +169,7 @@ class Searcher:
             results = search_all(self._connections, targets, asked)
             searching += time.perf_counter() - started
             encoding += seconds
-            answers += _answers(some, vectors, results, model, seconds, told_of_all(request, some, asked, named))
+            answers += _answers(some, vectors, results, model, seconds, answer_facts(request, some, asked, named))
         return Batch(answers, encoding, searching)
 
     def warm(self) -> list[Warmth]:
@@ -221,7 +221,7 @@ class Searcher:
         if request.exact or request.method == "exact":
             return NamedSettings()
         now, kept = time.monotonic(), self._named
-        if kept is None or now - kept[0] > LOOK_SECONDS:
+        if kept is None or now - kept[0] > KEPT_SECONDS:
             kept = self._named = (now, named_settings(self.settings, db))
         return kept[1]
 

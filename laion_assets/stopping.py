@@ -11,12 +11,12 @@ class ProcessStoppedError(BaseException):
     """The process was told to end. As with `KeyboardInterrupt`, no code may catch this error and try again."""
 
 
-def tell_to_stop() -> None:
+def request_stop() -> None:
     """From now on `check_stopped` raises."""
     _told.set()
 
 
-def forget_stop() -> None:
+def reset_stop() -> None:
     """Called when a new run begins in this process: `check_stopped` does not raise any more."""
     _told.clear()
 

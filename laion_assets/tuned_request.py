@@ -61,7 +61,7 @@ def _choice(request: SearchRequest, kind: str, named: NamedSettings) -> Choice:
     return named.choices.get(kind) or named.usual or Choice("graph", "nothing was measured")
 
 
-def _told(request: SearchRequest, query: Query, asked: SearchRequest, named: NamedSettings) -> dict[str, Any]:
+def _answer_facts(request: SearchRequest, query: Query, asked: SearchRequest, named: NamedSettings) -> dict[str, Any]:
     """What an answer says about the method that was used, and about settings that were not used."""
     method = asked.method or "graph"
     own = request.method is not None or request.exact
@@ -69,7 +69,7 @@ def _told(request: SearchRequest, query: Query, asked: SearchRequest, named: Nam
     return {"untuned": named.ignored if method == "graph" else None, "method": method, "why": why}
 
 
-def told_of_all(
+def answer_facts(
     request: SearchRequest, queries: Sequence[Query], asked: Sequence[SearchRequest], named: NamedSettings
 ) -> list[dict[str, Any]]:
-    return [_told(request, query, one, named) for query, one in zip(queries, asked, strict=True)]
+    return [_answer_facts(request, query, one, named) for query, one in zip(queries, asked, strict=True)]

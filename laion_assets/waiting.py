@@ -17,7 +17,7 @@ LOG = logging.getLogger("laion_assets.waiting")
 SILENT_SECONDS = 2.0
 """A wait that is known to take no longer than this is not reported."""
 
-TOLD_AFTER_SECONDS = 1.5
+REPORTED_AFTER_SECONDS = 1.5
 """A wait of unknown length is reported after this time, so that it is reported within `SILENT_SECONDS`."""
 
 STOP = "Ctrl-C, or ending the run, stops it; what is done stays done"
@@ -31,8 +31,8 @@ def say_wait(what: str, seconds: float, stop: str = STOP) -> None:
 
 @contextmanager
 def waiting(what: str, seconds: float, stop: str = STOP) -> Iterator[None]:
-    """Reports the same about the block that it surrounds, once the block has taken `TOLD_AFTER_SECONDS`."""
-    timer = threading.Timer(TOLD_AFTER_SECONDS, say_wait, (what, seconds, stop))
+    """Reports the same about the block that it surrounds, once the block has taken `REPORTED_AFTER_SECONDS`."""
+    timer = threading.Timer(REPORTED_AFTER_SECONDS, say_wait, (what, seconds, stop))
     timer.daemon = True
     timer.start()
     try:
@@ -41,8 +41,8 @@ def waiting(what: str, seconds: float, stop: str = STOP) -> Iterator[None]:
         timer.cancel()
 
 
-def telling_silence(pieces: Iterator[bytes], what: str, seconds: float, stop: str = STOP) -> Iterator[bytes]:
-    """Passes on `pieces`, and reports each wait for the next piece that is longer than `TOLD_AFTER_SECONDS`.
+def reporting_silence(pieces: Iterator[bytes], what: str, seconds: float, stop: str = STOP) -> Iterator[bytes]:
+    """Passes on `pieces`, and reports each wait for the next piece that is longer than `REPORTED_AFTER_SECONDS`.
 
     One thread watches all pieces, since thousands come a second. `seconds` is how long one piece may take.
     """
@@ -51,15 +51,15 @@ def telling_silence(pieces: Iterator[bytes], what: str, seconds: float, stop: st
 
     def watch() -> None:
         told_of: float | None = None
-        sleep = TOLD_AFTER_SECONDS
+        sleep = REPORTED_AFTER_SECONDS
         while not ended.wait(sleep):
-            sleep = TOLD_AFTER_SECONDS
+            sleep = REPORTED_AFTER_SECONDS
             since = asked_at
             if since is None or since == told_of:
                 continue
             silent = time.monotonic() - since
-            if silent < TOLD_AFTER_SECONDS:
-                sleep = TOLD_AFTER_SECONDS - silent
+            if silent < REPORTED_AFTER_SECONDS:
+                sleep = REPORTED_AFTER_SECONDS - silent
                 continue
             _say(f"more of {what}", max(0.0, seconds - silent), stop)
             told_of = since

@@ -9,7 +9,7 @@ import pytest
 
 from laion_assets import progress
 from laion_assets.index.graphs import build_indexes
-from laion_assets.progress import saying_each_minute
+from laion_assets.progress import reporting_each_minute
 from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.recall_plan import RecallPlan
@@ -27,7 +27,7 @@ def test_what_is_done_is_said_each_minute_until_its_end(monkeypatch: pytest.Monk
         if lines.count(line) > 1:
             twice.set()
 
-    with saying_each_minute(say) as doing:
+    with reporting_each_minute(say) as doing:
         doing("comparing 1,200 queries with every row")
         assert twice.wait(30)
         doing("searching")

@@ -7,12 +7,12 @@ import dagster as dg
 
 from laion_assets.assets.location import CodeLocation, Metadata, asset_check
 from laion_assets.dagster_internals.records import AssetCheckEvaluationTargetMaterializationData
-from laion_assets.health.facts import SWEPT
+from laion_assets.health.facts import SWEEP_RUN
 from laion_assets.health.finding import naming
 from laion_assets.shard_numbers import as_ranges
 from laion_assets.words import counted, lasting
 
-SAY_SECONDS = 30.0
+LOG_SECONDS = 30.0
 """A check of all shards logs its progress at this interval."""
 
 CheckShard = Callable[[dg.AssetCheckExecutionContext, int], dg.AssetCheckResult]
@@ -78,7 +78,7 @@ class _Sweep:
                 break
             self._check(shard)
             checked += 1
-            if time.monotonic() - said > SAY_SECONDS or checked == len(shards):
+            if time.monotonic() - said > LOG_SECONDS or checked == len(shards):
                 said = time.monotonic()
                 self.context.log.info(
                     f"{checked} of {counted(len(shards), 'shard')} checked, {len(self.failed)} failed"
@@ -94,7 +94,7 @@ class _Sweep:
                 asset_key=self.key.asset_key,
                 check_name=self.key.name,
                 passed=found.passed,
-                metadata={**found.metadata, SWEPT: self.context.run.run_id},
+                metadata={**found.metadata, SWEEP_RUN: self.context.run.run_id},
                 target_materialization_data=self._materialization(shard),
                 severity=found.severity,
                 description=found.description,

@@ -15,7 +15,7 @@ from laion_assets.automation.overdue import overdue_sensors
 from laion_assets.automation.webhook import Alert, WebhookError, alert, post
 from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.dagster_internals.records import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES, PartitionKeyFilter
-from laion_assets.health.facts import SWEPT
+from laion_assets.health.facts import SWEEP_RUN
 from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
 from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
@@ -154,12 +154,12 @@ def changed_checks(settings: Settings, instance: DagsterInstance, after: int, lo
         check = event.asset_check_evaluation_data if event is not None else None
         if (
             check is None
-            or SWEPT in check.metadata
+            or SWEEP_RUN in check.metadata
             or _severity(check) == _severity_before(instance, check, record.timestamp)
         ):
             continue
         run = instance.get_run_by_id(record.run_id)
-        if run is not None and (_is_elsewhere(run, location) or _is_told_by_its_run(check, run)):
+        if run is not None and (_is_elsewhere(run, location) or _is_reported_by_its_run(check, run)):
             continue
         body = alert(
             "check",
@@ -187,7 +187,7 @@ def run_name(run: dg.DagsterRun) -> str:
     return ", ".join(sorted(assets or checks)) or "run"
 
 
-def _is_told_by_its_run(check: dg.AssetCheckEvaluation, run: dg.DagsterRun) -> bool:
+def _is_reported_by_its_run(check: dg.AssetCheckEvaluation, run: dg.DagsterRun) -> bool:
     return bool(check.blocking) and _severity(check) == "ERROR" and run.status != dg.DagsterRunStatus.SUCCESS
 
 

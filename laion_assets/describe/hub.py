@@ -15,7 +15,7 @@ from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
 from laion_assets.source.hub import ADVICE, HubRepository, endpoint, hub_token
 from laion_assets.source.mirrors import RemoteFile
-from laion_assets.source.transfer import Patience
+from laion_assets.source.transfer import FetchLimits
 
 MOST_FILES = 200_000
 
@@ -38,7 +38,7 @@ class HubPlace:
 
         asked = HubRepository.of(url)
         settings = load_settings(dataset_name="sample", source=(asked.url,), extra_columns=())
-        self._client = SourceClient(Patience.of(settings), settings.http_ca_file, None, Credentials.of(settings))
+        self._client = SourceClient(FetchLimits.of(settings), settings.http_ca_file, None, Credentials.of(settings))
         self._api = HfApi(endpoint=endpoint(), token=hub_token() or False)
         self._subject = f"describe {asked.url}"
         with self._failures():

@@ -23,7 +23,7 @@ from laion_assets.source.hub import is_hub
 from laion_assets.source.mirrors import Mirrors, RemoteFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
-from laion_assets.source.transfer import Patience, ShardTransfer
+from laion_assets.source.transfer import FetchLimits, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 from laion_assets.source_layout import SourceLayout
 from laion_assets.text_file import read_text
@@ -146,8 +146,8 @@ def _observed(settings: Settings, dataset: Dataset, place: SourceLayout, *, may_
     where = open_place(place.url)
     facts: Mapping[str, RemoteFile] = where.facts() if isinstance(where, (StoredPlace, HubPlace)) else {}
     transfer = ShardTransfer(f"listing of {dataset.name}", {})
-    patience = Patience.of(settings)
-    with closing(ShardPlaces(settings, patience, transfer)) as places:
+    limits = FetchLimits.of(settings)
+    with closing(ShardPlaces(settings, limits, transfer)) as places:
         told: dict[str, RemoteFile] = {}
         for (_, kind), file in wanted.items():
             path = "/".join(part for part in (place.folders.of(kind).strip("/"), file.remote_path) if part)
@@ -155,9 +155,7 @@ def _observed(settings: Settings, dataset: Dataset, place: SourceLayout, *, may_
                 told[file.remote_path] = facts[path]
         # Several shards in one file need only one request.
         asked = {file.remote_path: file for file in wanted.values() if file.remote_path not in told}
-        jobs = [
-            partial(_ask, Mirrors(file, [places.whole(place, file)], patience, transfer)) for file in asked.values()
-        ]
+        jobs = [partial(_ask, Mirrors(file, [places.whole(place, file)], limits, transfer)) for file in asked.values()]
         answers = side_by_side(jobs, threads=REQUESTS_AT_ONCE, stop=places.stop)
     gone = [answer for answer in answers if isinstance(answer, PermanentSourceError)]
     if gone and (not may_be_gone or len(gone) == len(asked)):

@@ -13,7 +13,7 @@ from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
 from laion_assets.source.index_page import has_file, listed_names, whole_body
 from laion_assets.source.places import file_url
-from laion_assets.source.transfer import Patience
+from laion_assets.source.transfer import FetchLimits
 
 DEPTH = 3
 MOST_PAGES = 100
@@ -37,7 +37,9 @@ class WebPlace:
         self.url = url.partition("#")[0]
         self.listed = True
         settings = load_settings(dataset_name="sample", source=(url,), extra_columns=())
-        self._client = SourceClient(Patience.of(settings), settings.http_ca_file, credentials=Credentials.of(settings))
+        self._client = SourceClient(
+            FetchLimits.of(settings), settings.http_ca_file, credentials=Credentials.of(settings)
+        )
 
     def files(self) -> list[str]:
         """Paths of the files below it. Raises `SourceError`."""

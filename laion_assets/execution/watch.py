@@ -20,7 +20,7 @@ from types import TracebackType
 import dagster as dg
 
 from laion_assets.execution.pool import give_free_places
-from laion_assets.stopping import forget_stop, tell_to_stop
+from laion_assets.stopping import request_stop, reset_stop
 from laion_assets.table.running import RunningStatements
 
 POLL_SECONDS = 1.0
@@ -76,7 +76,7 @@ class RunWatch:
     def __enter__(self) -> RunWatch:
         if threading.current_thread() is not threading.main_thread():
             return self
-        forget_stop()
+        reset_stop()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._outer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -142,7 +142,7 @@ class RunWatch:
         return run is None or run.status not in ALIVE
 
     def _end(self) -> None:
-        tell_to_stop()
+        request_stop()
         started = time.monotonic()
         if self._by_command and not self._instance.is_ephemeral and not self._is_over():
             # A person's Ctrl-C cancels the run. A failed run would be retried.

@@ -29,7 +29,7 @@ from laion_assets.words import shards_of
 AUDIT_CHECK = "partition_matches_parquet"
 """The check of a partition that the audit repeats."""
 
-SWEPT = "part_of_run"
+SWEEP_RUN = "part_of_run"
 """Metadata key in a shard's result of a check of all shards: the run whose own result names all failed shards."""
 
 

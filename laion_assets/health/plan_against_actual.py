@@ -10,7 +10,7 @@ from laion_assets.health.finding import TableLook
 from laion_assets.health.history import ShardHistory, recorded_numbers
 from laion_assets.health.keys import CHAIN, asset_key
 from laion_assets.plan.calibration import SHARD_STAGES
-from laion_assets.plan.kept_plan import Compared, Happened, compare, plan_path, read_plan
+from laion_assets.plan.kept_plan import ActualFigures, Compared, compare, plan_path, read_plan
 from laion_assets.plan.load_plan import LoadPlan
 from laion_assets.settings import Settings
 from laion_assets.shard.files import Location
@@ -36,17 +36,17 @@ def plan_against_actual(
     if not done:
         return []
     loaded = None if isinstance(table, EngineHeldError) else table
-    happened = _happened(settings, instance, plan, done, loaded)
+    happened = _actual_figures(settings, instance, plan, done, loaded)
     return compare(plan, happened, keep_raw=settings.keep_raw, keep_merged=settings.keep_merged)
 
 
-def _happened(
+def _actual_figures(
     settings: Settings,
     instance: DagsterInstance,
     plan: LoadPlan,
     done: list[ShardHistory],
     loaded: list[PartitionState] | None,
-) -> Happened:
+) -> ActualFigures:
     shards = [one.shard for one in done]
     seconds = {
         stage: sum(one.seconds.get(asset, 0.0) for one in done)
@@ -71,7 +71,7 @@ def _happened(
     }
     rows_indexed = round(sum(numbers["vectors_built"] for numbers in built) / columns)
     disk = 0 if loaded is None else _disk_bytes(settings, shards, loaded)
-    return Happened(shards, seconds, cores, sum(one.raw_bytes for one in done), disk, rows_indexed, peaks)
+    return ActualFigures(shards, seconds, cores, sum(one.raw_bytes for one in done), disk, rows_indexed, peaks)
 
 
 def _run_seconds(instance: DagsterInstance, done: list[ShardHistory]) -> float:

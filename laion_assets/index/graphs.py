@@ -74,7 +74,7 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
     builder = _Builder(db, lacking, progress, say, stall_seconds)
     for state in lacking:
         builder.build(state)
-    cover = _looked_at_again(db, cover, {state.shard for state in lacking})
+    cover = _updated_cover(db, cover, {state.shard for state in lacking})
     replaced = drop_replaced(db, cover, say)
     return BuildReport(
         shards=[state.shard for state in lacking],
@@ -87,7 +87,7 @@ def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, st
     )
 
 
-def _looked_at_again(db: Database, cover: list[PartitionCover], built: set[int]) -> list[PartitionCover]:
+def _updated_cover(db: Database, cover: list[PartitionCover], built: set[int]) -> list[PartitionCover]:
     """The present cover. Only the partitions `built` are read again, 8 ms each; or all, if others came or went."""
     if {state.shard for state in partitions(db)} != {state.shard for state in cover}:
         return index_cover(db)

@@ -38,7 +38,7 @@ def part_sizes(db: Database, shards: Iterable[int]) -> dict[int, list[Sizes]]:
     lacking = {shard for shard, parts in hashes.items() if any(part not in known for part in parts)}
     sizes = {shard: [known[part] for part in parts] for shard, parts in hashes.items() if shard not in lacking}
     if lacking:
-        weighed = _weighed(db, lacking)
+        weighed = _measured(db, lacking)
         _keep(db, dict(part for parts in weighed.values() for part in parts))
         sizes |= {shard: [of_part for _, of_part in parts] for shard, parts in weighed.items()}
     return sizes
@@ -54,9 +54,9 @@ def index_bytes(db: Database, table: str) -> Sizes:
     return {str(name): (int(compressed), int(uncompressed)) for name, compressed, uncompressed in rows}
 
 
-def _weighed(db: Database, shards: Iterable[int]) -> dict[int, list[tuple[str, Sizes]]]:
+def _measured(db: Database, shards: Iterable[int]) -> dict[int, list[tuple[str, Sizes]]]:
     with _probe_table(db) as probe:
-        return {shard: _weigh(db, probe, shard) for shard in shards}
+        return {shard: _measure(db, probe, shard) for shard in shards}
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _probe_table(db: Database) -> Iterator[str]:
         yield name
 
 
-def _weigh(db: Database, probe: str, shard: int) -> list[tuple[str, Sizes]]:
+def _measure(db: Database, probe: str, shard: int) -> list[tuple[str, Sizes]]:
     """The hash of each part of one partition, and its index sizes; two parts may have the same files.
 
     The probe table is empty before and after this call.

@@ -10,7 +10,7 @@ from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.shard.files import scratch_folder
 from laion_assets.source.fetch import fetch_shard
-from laion_assets.source.transfer import Patience
+from laion_assets.source.transfer import FetchLimits
 
 TRIAL_SECONDS = 8.0
 
@@ -41,11 +41,11 @@ def given_bandwidth(megabytes_per_second: float) -> Bandwidth:
 def tried_bandwidth(settings: Settings, shard: int, seconds: float = TRIAL_SECONDS) -> Bandwidth:
     """Fetches a shard for at most `seconds` into a scratch folder of the store, and removes the folder."""
     trial = _Trial(seconds)
-    patience = replace(Patience.of(settings), tries=2, file_seconds=2 * seconds, connect_seconds=seconds)
+    limits = replace(FetchLimits.of(settings), tries=2, file_seconds=2 * seconds, connect_seconds=seconds)
     source = redact(settings.sources[0].url)
     with scratch_folder(settings.data_dir / ".bandwidth", subject="trial of the bandwidth") as folder:
         try:
-            files = fetch_shard(settings, shard, folder, progress=trial.moved, patience=patience)
+            files = fetch_shard(settings, shard, folder, progress=trial.moved, limits=limits)
         except _EnoughError:
             pass
         except LaionError as error:

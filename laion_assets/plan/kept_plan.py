@@ -24,7 +24,7 @@ CORES_OF = {"steps": "fetch, merge and load", "index": "index"}
 
 
 @dataclass(frozen=True)
-class Happened:
+class ActualFigures:
     """The figures of a plan's shards so far, of those that were loaded since the plan was made.
 
     `seconds` is by stage, with `index` and `recall` if they have run since. `core_seconds` are of fetch, merge and load
@@ -87,33 +87,33 @@ def read_plan(path: Path) -> LoadPlan | None:
         return None
 
 
-def compare(plan: LoadPlan, happened: Happened, *, keep_raw: bool, keep_merged: bool) -> list[Compared]:
+def compare(plan: LoadPlan, actual: ActualFigures, *, keep_raw: bool, keep_merged: bool) -> list[Compared]:
     """Each figure of the plan for the shards loaded since, with the actual figure; empty before the first shard."""
-    done = [shard for shard in plan.shards if shard.shard in happened.shards]
+    done = [shard for shard in plan.shards if shard.shard in actual.shards]
     if not done:
         return []
     planned = {name: sum(shard.seconds[name] for shard in done) for name in SHARD_STAGES}
-    indexed = happened.rows_indexed / plan.index_rows if plan.index_rows else 0.0
+    indexed = actual.rows_indexed / plan.index_rows if plan.index_rows else 0.0
     planned["index"] = plan.stages["index"].seconds * plan.hosts * indexed
     planned["recall"] = plan.stages["recall"].seconds
-    names = [name for name in STAGES if name in happened.seconds]
-    found = [Compared(name, planned[name], happened.seconds[name], "s") for name in names]
-    together = sum(planned[name] for name in names), sum(happened.seconds[name] for name in names)
+    names = [name for name in STAGES if name in actual.seconds]
+    found = [Compared(name, planned[name], actual.seconds[name], "s") for name in names]
+    together = sum(planned[name] for name in names), sum(actual.seconds[name] for name in names)
     found.append(Compared("time", *together, "s"))
     cores = {
         "steps": sum(sum(shard.core_seconds.values()) - shard.core_seconds["checks"] for shard in done),
         "index": plan.stages["index"].core_seconds * indexed,
     }
-    for name, spent in happened.core_seconds.items():
+    for name, spent in actual.core_seconds.items():
         if spent:
             found.append(Compared(f"core seconds of {CORES_OF[name]}", cores[name], spent, "s"))
-    found.append(Compared("bytes of the source", sum(shard.raw_bytes for shard in done), happened.raw_bytes, "bytes"))
+    found.append(Compared("bytes of the source", sum(shard.raw_bytes for shard in done), actual.raw_bytes, "bytes"))
     rest = sum(shard.raw_disk_bytes * keep_raw + shard.merged_bytes * keep_merged + shard.table_bytes for shard in done)
     rest += round(sum(shard.index_bytes for shard in plan.shards) * min(indexed, 1.0))
-    if happened.disk_bytes:
-        found.append(Compared("disk", rest, happened.disk_bytes, "bytes"))
+    if actual.disk_bytes:
+        found.append(Compared("disk", rest, actual.disk_bytes, "bytes"))
     peaks = {"load": plan.memory.load_bytes, "index": plan.memory.index_build_bytes}
-    for name, peak in happened.peak_bytes.items():
+    for name, peak in actual.peak_bytes.items():
         if peak:
             found.append(Compared(f"memory to {name}", peaks[name], peak, "bytes"))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import say_nothing
-from laion_assets.progress import Log, saying_each_minute
+from laion_assets.progress import Log, reporting_each_minute
 from laion_assets.recall.exact import ExactAnswers, true_neighbours
 from laion_assets.recall.figures import (
     Evaluation,
@@ -100,7 +100,7 @@ def _evaluated(
     """One method's evaluation. Its index must be the same at the beginning and the end."""
     started, states = time.perf_counter(), partitions(db)
     facts = method.require_whole(db)
-    with saying_each_minute(say) as doing:
+    with reporting_each_minute(say) as doing:
         run = _Run(plan, method, say, doing)
         for queries, folder, likes in asked:
             run.measure(queries, folder, likes)

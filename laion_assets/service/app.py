@@ -110,14 +110,14 @@ class SearchService:
                     # Nobody reads this answer. nginx counts a request whose client went away as 499.
                     response = PlainTextResponse("", status_code=499)
                 except Exception as error:
-                    response = refused(self._told(error))
+                    response = refused(self._refusal(error))
             self.metrics.answered(request.url.path, response.status_code)
             return response
 
         return endpoint
 
     @staticmethod
-    def _told(error: Exception) -> RefusedError:
+    def _refusal(error: Exception) -> RefusedError:
         refusal = refusal_of(error)
         if refusal is None:
             log.exception("a request failed", exc_info=error)

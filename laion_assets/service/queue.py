@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 Gone = Callable[[], Awaitable[bool]]
 """Tells whether the client of a request went away."""
 
-LOOK_SECONDS = 0.25
+CLIENT_CHECK_SECONDS = 0.25
 """Interval at which a waiting request checks whether its client is still there."""
 
 
@@ -55,7 +55,7 @@ class SearchQueue:
         turn = _Turn()
         task = loop.create_task(self._in_turn(search, turn))
         try:
-            while not (await asyncio.wait({task}, timeout=LOOK_SECONDS))[0]:
+            while not (await asyncio.wait({task}, timeout=CLIENT_CHECK_SECONDS))[0]:
                 await self._still_wanted(deadline, gone)
         except BaseException:
             task.add_done_callback(_nobody_reads)

@@ -35,9 +35,9 @@ from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSo
 from laion_assets.redact import HIDDEN, redact, redact_chain, redact_text
 from laion_assets.source.credentials import Credentials, WebOrigin
 from laion_assets.source.failures import StoppedError
-from laion_assets.source.transfer import Patience
+from laion_assets.source.transfer import FetchLimits
 from laion_assets.tls import add_authorities, trusting_context
-from laion_assets.waiting import telling_silence, waiting
+from laion_assets.waiting import reporting_silence, waiting
 
 CA_VARIABLE = "LAION_HTTP_CA_FILE"
 
@@ -59,13 +59,13 @@ class SourceClient:
 
     def __init__(
         self,
-        patience: Patience,
+        limits: FetchLimits,
         ca_file: Path | None = None,
         stop: threading.Event | None = None,
         credentials: Credentials | None = None,
     ) -> None:
         """Raises `SettingsError` if `ca_file` holds no certificates."""
-        self._patience = patience
+        self._limits = limits
         self._credentials = credentials or Credentials()
         self._stop = stop or threading.Event()
         self._ca_file = ca_file
@@ -107,10 +107,10 @@ class SourceClient:
         """
         place = f"{subject} from {redact(url)}"
         timeout = Timeout(
-            connect=min(self._patience.connect_seconds, max(seconds_left, 0.001)),
-            read=min(self._patience.read_seconds, max(seconds_left, 0.001)),
+            connect=min(self._limits.connect_seconds, max(seconds_left, 0.001)),
+            read=min(self._limits.read_seconds, max(seconds_left, 0.001)),
         )
-        longest = (self._patience.connect_seconds or 0) + (self._patience.read_seconds or 0)
+        longest = (self._limits.connect_seconds or 0) + (self._limits.read_seconds or 0)
         with waiting(f"an answer: {place}", min(longest, seconds_left)), self._failures(place, connecting=True):
             response = self._follow(method, url, headers, timeout, place)
         try:
@@ -207,7 +207,7 @@ class SourceClient:
 
 def body(response: BaseHTTPResponse, place: str, seconds: float) -> Iterator[bytes]:
     """The bytes of an answer, as they come; reports when `place` is silent. A piece may take `seconds`."""
-    return telling_silence(_pieces(response), place, seconds)
+    return reporting_silence(_pieces(response), place, seconds)
 
 
 def _pieces(response: BaseHTTPResponse) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ from laion_assets.source.origin_note import read_origin, write_origin
 from laion_assets.source.partial import PartialFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
-from laion_assets.source.transfer import LogCallback, Pace, Patience, ProgressCallback, ShardTransfer
+from laion_assets.source.transfer import FetchLimits, LogCallback, Pace, ProgressCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile, check_file, wanted_files
 
 OBSERVE_TRIES = 3
@@ -39,8 +39,8 @@ RELOCK = (
 AGAIN = "it is fetched again"
 
 
-BRIEF = Patience(connect_seconds=5.0, read_seconds=5.0)
-"""Patience for the names beside a missing file. These names only add to an error, so it does not wait for them."""
+BRIEF = FetchLimits(connect_seconds=5.0, read_seconds=5.0)
+"""FetchLimits for the names beside a missing file. These names only add to an error, so it does not wait for them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def fetch_shard(
     *,
     progress: ProgressCallback | None = None,
     log: LogCallback | None = None,
-    patience: Patience | None = None,
+    limits: FetchLimits | None = None,
 ) -> list[FetchedFile]:
     """Fetches a shard's files into `folder` (made if necessary), under the dataset's names, in its order of kinds.
 
@@ -85,19 +85,19 @@ def fetch_shard(
     source.
     """
     settings.dataset.shard_number(str(shard))
-    patience = patience or Patience.of(settings)
+    limits = limits or FetchLimits.of(settings)
     files = wanted_files(settings, shard)
     transfer = ShardTransfer(
         f"shard {shard}", {file.name: file.expected_bytes for file in files}, progress=progress, log=log
     )
     # The run that holds the lock may fetch its files one after the other, each for its full time.
-    wait_seconds = patience.file_seconds * len(files)
-    with closing(ShardPlaces(settings, patience, transfer)) as places:
+    wait_seconds = limits.file_seconds * len(files)
+    with closing(ShardPlaces(settings, limits, transfer)) as places:
         sources = [places.of(file) for file in files]
         _refuse_own_folder(sources, folder)
         lock, subject = folder / f".{shard}.lock", f"shard {shard} in {folder}"
         with file_lock(lock, subject, wait_seconds=wait_seconds, say=transfer.say):
-            jobs = [bind(fetch_file, *each, folder, patience, transfer) for each in zip(files, sources, strict=True)]
+            jobs = [bind(fetch_file, *each, folder, limits, transfer) for each in zip(files, sources, strict=True)]
             try:
                 return side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
             except PermanentSourceError as error:
@@ -116,18 +116,18 @@ def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = N
     Raises `SourceError`, `PermanentSourceError`, `DatasetError` and `SettingsError` as `fetch_shard` does.
     """
     settings.dataset.shard_number(str(shard))
-    patience = Patience.of(settings)
-    patience = replace(
-        patience,
-        tries=min(patience.tries, OBSERVE_TRIES),
-        file_seconds=min(patience.file_seconds, OBSERVE_SECONDS),
+    limits = FetchLimits.of(settings)
+    limits = replace(
+        limits,
+        tries=min(limits.tries, OBSERVE_TRIES),
+        file_seconds=min(limits.file_seconds, OBSERVE_SECONDS),
         unreachable_seconds=0.0,
     )
     files = wanted_files(settings, shard)
     transfer = ShardTransfer(f"shard {shard}", {file.name: file.expected_bytes for file in files}, log=log)
-    with closing(ShardPlaces(settings, patience, transfer)) as places:
+    with closing(ShardPlaces(settings, limits, transfer)) as places:
         jobs = [
-            bind(Mirrors(file, places.of(file), patience, transfer).run, lambda source: source.observe())
+            bind(Mirrors(file, places.of(file), limits, transfer).run, lambda source: source.observe())
             for file in files
         ]
         found = side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
@@ -144,7 +144,7 @@ def _as_locked(wanted: WantedFile, remote: RemoteFile, transfer: ShardTransfer) 
 
 
 def fetch_file(
-    wanted: WantedFile, sources: Sequence[Source], folder: Path, patience: Patience, transfer: ShardTransfer
+    wanted: WantedFile, sources: Sequence[Source], folder: Path, limits: FetchLimits, transfer: ShardTransfer
 ) -> FetchedFile:
     """Fetches one file into `folder`, which exists and is locked, from the first of `sources` that gives it.
 
@@ -153,12 +153,12 @@ def fetch_file(
     """
     started = time.monotonic()
     partial = PartialFile(folder, wanted, transfer)
-    mirrors = Mirrors(wanted, sources, patience, transfer, partial)
-    arrival = _fetched_before(partial, sources, patience) or _complete(partial)
+    mirrors = Mirrors(wanted, sources, limits, transfer, partial)
+    arrival = _fetched_before(partial, sources, limits) or _complete(partial)
     if arrival is None:
-        arrival = mirrors.run(bind(_take, partial, Pace(wanted.subject, patience)))
+        arrival = mirrors.run(bind(_take, partial, Pace(wanted.subject, limits)))
     if arrival.remote is not None:
-        with partial.storing():
+        with partial.disk_errors():
             write_origin(partial.final, arrival.remote)
     transfer.moved(wanted.name, 0, report=True)
     return FetchedFile(
@@ -204,10 +204,10 @@ def _require_locked(wanted: WantedFile, remote: RemoteFile) -> None:
         )
 
 
-def _fetched_before(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> Arrival | None:
+def _fetched_before(partial: PartialFile, sources: Sequence[Source], limits: FetchLimits) -> Arrival | None:
     """The file, if it has its final name, is the wanted one, and its source has not changed it."""
     final, wanted, transfer = partial.final, partial.wanted, partial.transfer
-    with partial.storing():
+    with partial.disk_errors():
         if not final.exists():
             return None
         try:
@@ -216,7 +216,7 @@ def _fetched_before(partial: PartialFile, sources: Sequence[Source], patience: P
             transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
             return None
         facts = final.stat()
-    if _has_another(partial, sources, patience):
+    if _has_another(partial, sources, limits):
         return None
     partial.discard()
     transfer.expect(wanted.name, facts.st_size)
@@ -224,13 +224,13 @@ def _fetched_before(partial: PartialFile, sources: Sequence[Source], patience: P
     return Arrival(str(final), linked=final.is_symlink() or facts.st_nlink > 1)
 
 
-def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Patience) -> bool:
+def _has_another(partial: PartialFile, sources: Sequence[Source], limits: FetchLimits) -> bool:
     """Whether the first source that answers has another file than the store. Each source is asked once.
 
     If the manifest has a SHA-256, the file is known to be right. If no source can be asked, the file stays.
     """
     wanted, transfer = partial.wanted, partial.transfer
-    with partial.storing():
+    with partial.disk_errors():
         then = read_origin(partial.final)
     if then is None or (wanted.sha256 is not None and wanted.locked is None):
         return False
@@ -241,9 +241,7 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], patience: Pati
                 f"{wanted.subject}: here is {then.version}, the lock file has {wanted.locked.version}; {AGAIN}"
             )
         return is_other(wanted.locked, then)
-    hasty = replace(
-        patience, tries=1, file_seconds=min(patience.file_seconds, OBSERVE_SECONDS), unreachable_seconds=0.0
-    )
+    hasty = replace(limits, tries=1, file_seconds=min(limits.file_seconds, OBSERVE_SECONDS), unreachable_seconds=0.0)
     try:
         now = Mirrors(wanted, sources, hasty, transfer).run(lambda source: source.observe())
     except SourceError as error:

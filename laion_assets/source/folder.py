@@ -46,7 +46,7 @@ class LocalFile:
             remote = self.observe()
             size = original.stat().st_size
         partial.discard()
-        with partial.storing():
+        with partial.disk_errors():
             link(original, partial.final)
         partial.transfer.expect(self._wanted.name, size)
         partial.transfer.moved(self._wanted.name, size)

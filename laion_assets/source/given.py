@@ -11,7 +11,7 @@ from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
 from laion_assets.source.fetch import OBSERVE_SECONDS, OBSERVE_TRIES, fetch_file
 from laion_assets.source.places import ShardPlaces
-from laion_assets.source.transfer import LogCallback, Patience, ShardTransfer
+from laion_assets.source.transfer import FetchLimits, LogCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 
 
@@ -23,19 +23,19 @@ def fetch_given(settings: Settings, given: Given, log: LogCallback | None = None
     """
     folder = settings.data_dir / "given" / settings.dataset.name
     folder.mkdir(parents=True, exist_ok=True)
-    patience = replace(
-        Patience.of(settings), tries=OBSERVE_TRIES, file_seconds=OBSERVE_SECONDS, unreachable_seconds=0.0
+    limits = replace(
+        FetchLimits.of(settings), tries=OBSERVE_TRIES, file_seconds=OBSERVE_SECONDS, unreachable_seconds=0.0
     )
     wanted = [WantedFile(0, "metadata", name) for name in (given.queries, given.neighbours)]
     transfer = ShardTransfer("given queries", {file.name: None for file in wanted}, log=log)
     with (
-        closing(ShardPlaces(settings, patience, transfer)) as places,
+        closing(ShardPlaces(settings, limits, transfer)) as places,
         file_lock(folder / ".given.lock", f"given queries in {folder}", wait_seconds=2 * OBSERVE_SECONDS),
     ):
         queries, neighbours = (
             folder / file.name
             if (folder / file.name).exists()
-            else fetch_file(file, places.of(file), folder, patience, transfer).path
+            else fetch_file(file, places.of(file), folder, limits, transfer).path
             for file in wanted
         )
     return queries, neighbours

@@ -41,7 +41,7 @@ from laion_assets.source.hub import ADVICE as HUB_ADVICE
 from laion_assets.source.index_page import has_file, listed_names
 from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile
-from laion_assets.source.transfer import Pace, Patience
+from laion_assets.source.transfer import FetchLimits, Pace
 from laion_assets.source.wanted import WantedFile
 
 PASSING_STATUS = {408, 421, 425, 429}
@@ -50,7 +50,7 @@ PASSING_STATUS = {408, 421, 425, 429}
 PERMANENT_STATUS = {501, 505}
 """Statuses from 500 on that do not pass: the server cannot do this at all."""
 
-LOOK_SECONDS = 10.0
+NAMES_SECONDS = 10.0
 """Time limit of each request for the names beside a missing file."""
 
 ADVICE = {
@@ -63,12 +63,12 @@ ADVICE = {
 class HttpFile:
     """One file at one http or https URL."""
 
-    def __init__(self, url: str, wanted: WantedFile, client: SourceClient, patience: Patience) -> None:
+    def __init__(self, url: str, wanted: WantedFile, client: SourceClient, limits: FetchLimits) -> None:
         self.url = redact(url)
         self._url = url
         self._wanted = wanted
         self._client = client
-        self._patience = patience
+        self._limits = limits
         self._subject = f"{wanted.subject} from {self.url}"
 
     def fetch(self, partial: PartialFile, pace: Pace) -> Arrival:
@@ -91,7 +91,7 @@ class HttpFile:
     def observe(self) -> RemoteFile:
         """Size, ETag and date by HEAD, or by a GET of one byte if HEAD is refused. Raises `SourceError`."""
         for method, asked in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
-            with self._open(method, asked, self._patience.file_seconds) as response:
+            with self._open(method, asked, self._limits.file_seconds) as response:
                 if response.status in (200, 206):
                     self._refuse_packed(response)
                     return self._remote(response, self._origin(response).total)
@@ -132,15 +132,15 @@ class HttpFile:
         """
         rest, mark, query = self._url.partition("?")
         folder = f"{rest.rpartition('/')[0]}/"
-        found = listed_names(self._client, f"{folder}{mark}{query}", self._subject, LOOK_SECONDS)
+        found = listed_names(self._client, f"{folder}{mark}{query}", self._subject, NAMES_SECONDS)
         if found:
             return found
         urls = {name: f"{folder}{quote(name)}{mark}{query}" for name in likely}
-        there = (name for name, url in urls.items() if has_file(self._client, url, self._subject, LOOK_SECONDS))
+        there = (name for name, url in urls.items() if has_file(self._client, url, self._subject, NAMES_SECONDS))
         return list(islice(there, 1))
 
     def _body(self, response: BaseHTTPResponse, seconds_left: float) -> Iterator[bytes]:
-        return body(response, self._subject, min(self._patience.read_seconds, seconds_left))
+        return body(response, self._subject, min(self._limits.read_seconds, seconds_left))
 
     def _open(
         self, method: str, headers: dict[str, str], seconds_left: float

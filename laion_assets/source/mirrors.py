@@ -7,12 +7,12 @@ The rules:
 - After any other failure the source whose wait ends first is next. Sources that were not tried yet have no wait, and
   keep their order. So sources that all fail are tried in rotation.
 - If a part of the file came from a source, that source is tried again after a try that brought new bytes, and after a
-  few tries that did not (`Patience.idle_tries`): starting at another source would lose the part. The source is left
+  few tries that did not (`FetchLimits.idle_tries`): starting at another source would lose the part. The source is left
   when it is slow or asks for a wait.
 - A host that cannot be reached (`UnreachableSourceError`) is the same host for all layouts: during its wait none of its
-  sources is tried. All of them are given up after `Patience.unreachable_seconds`, unless the host answered once.
-- A source is given up after `Patience.tries` tries, or `Patience.wrong_files` wrong files. New bytes reset neither
-  these counts nor the growth of the waits.
+  sources is tried. All of them are given up after `FetchLimits.unreachable_seconds`, unless the host answered once.
+- A source is given up after `FetchLimits.tries` tries, or `FetchLimits.wrong_files` wrong files. New bytes do not reset
+  these counts, nor the growth of the waits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_us
 from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
 from laion_assets.source.failures import BusySourceError, SlowSourceError, WrongFileError, reason
 from laion_assets.source.partial import PartialFile
-from laion_assets.source.transfer import Pace, Patience, ShardTransfer
+from laion_assets.source.transfer import FetchLimits, Pace, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 from laion_assets.waiting import say_wait
 
@@ -113,12 +113,12 @@ class Mirrors:
         self,
         wanted: WantedFile,
         sources: Sequence[Source],
-        patience: Patience,
+        limits: FetchLimits,
         transfer: ShardTransfer,
         partial: PartialFile | None = None,
     ) -> None:
         self._wanted = wanted
-        self._patience = patience
+        self._limits = limits
         self._transfer = transfer
         self._partial = partial
         self._candidates = [_Candidate(source) for source in sources]
@@ -167,17 +167,17 @@ class Mirrors:
         candidate.wrong_files += isinstance(error, WrongFileError)
         candidate.given_up = (
             isinstance(error, PermanentSourceError)
-            or candidate.tries >= self._patience.tries
-            or candidate.wrong_files >= self._patience.wrong_files
+            or candidate.tries >= self._limits.tries
+            or candidate.wrong_files >= self._limits.wrong_files
         )
         candidate.idle_tries = 0 if gained else candidate.idle_tries + 1
         candidate.keeps_turn = (
             self._holds_part_of(candidate)
-            and candidate.idle_tries < self._patience.idle_tries
+            and candidate.idle_tries < self._limits.idle_tries
             and not isinstance(error, (BusySourceError, SlowSourceError, WrongFileError))
         )
         asked = error.wait_seconds if isinstance(error, BusySourceError) else None
-        wait = self._backoff(candidate.tries) if asked is None else min(asked, self._patience.retry_after_most_seconds)
+        wait = self._backoff(candidate.tries) if asked is None else min(asked, self._limits.retry_after_most_seconds)
         candidate.due = time.monotonic() + wait
 
     def _note_host(self, candidate: _Candidate, error: SourceError, begun: float) -> None:
@@ -189,7 +189,7 @@ class Mirrors:
             return
         host.failures += 1
         host.lost_at = begun if host.lost_at is None else host.lost_at
-        left = host.lost_at + self._patience.unreachable_seconds - time.monotonic()
+        left = host.lost_at + self._limits.unreachable_seconds - time.monotonic()
         wait = self._backoff(host.failures)
         for each in self._candidates:
             if _host(each.source.url) == name and not each.given_up:
@@ -201,7 +201,7 @@ class Mirrors:
         return origin is not None and origin.url == candidate.source.url
 
     def _backoff(self, tries: int) -> float:
-        longest = min(self._patience.backoff_most_seconds, self._patience.backoff_seconds * 2.0 ** min(tries - 1, 60))
+        longest = min(self._limits.backoff_most_seconds, self._limits.backoff_seconds * 2.0 ** min(tries - 1, 60))
         return longest * random.uniform(0.5, 1.0)
 
     def _living(self) -> list[_Candidate]:
@@ -218,17 +218,19 @@ class Mirrors:
 
     def _log_failure(self, state: RetryCallState) -> None:
         wait = state.next_action.sleep if state.next_action else 0.0
-        told = f"{self._wanted.subject}: try {state.attempt_number} failed, {_told(self._failed)}"
+        told = f"{self._wanted.subject}: try {state.attempt_number} failed, {_reason_of(self._failed)}"
         self._transfer.say(f"{told}; next in {wait:.1f} s: {self._current.source.url}")
         say_wait(f"try {state.attempt_number + 1} at {self._current.source.url} ({told})", wait)
 
     def _is_over(self, state: RetryCallState) -> bool:
-        return not self._living() or stop_before_delay(self._patience.file_seconds)(state)
+        return not self._living() or stop_before_delay(self._limits.file_seconds)(state)
 
     def _give_up(self, _: RetryCallState) -> NoReturn:
         permanent = all(isinstance(candidate.error, PermanentSourceError) for candidate in self._candidates)
-        tried = [f"{_told(candidate)} (tries: {candidate.tries})" for candidate in self._candidates if candidate.error]
-        over = f" within {self._patience.file_seconds:g} s (LAION_HTTP_FILE_SECONDS)" if self._living() else ""
+        tried = [
+            f"{_reason_of(candidate)} (tries: {candidate.tries})" for candidate in self._candidates if candidate.error
+        ]
+        over = f" within {self._limits.file_seconds:g} s (LAION_HTTP_FILE_SECONDS)" if self._living() else ""
         advice = [
             candidate.error.advice for candidate in self._candidates if candidate.error and candidate.error.advice
         ]
@@ -250,5 +252,5 @@ def _host(url: str) -> str:
     return re.split(r"[/?#]", url.partition("://")[2] or url, maxsplit=1)[0]
 
 
-def _told(candidate: _Candidate) -> str:
+def _reason_of(candidate: _Candidate) -> str:
     return f"{candidate.source.url}: {reason(candidate.error) if candidate.error else 'not tried'}"

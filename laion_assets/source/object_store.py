@@ -19,7 +19,7 @@ from laion_assets.source.partial import Origin, PartialFile
 from laion_assets.source.reading import BLOCK_BYTES, LASTING, pieces, require_same
 from laion_assets.source.transfer import Pace
 from laion_assets.source.wanted import WantedFile
-from laion_assets.waiting import telling_silence, waiting
+from laion_assets.waiting import reporting_silence, waiting
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -54,7 +54,7 @@ class ObjectFile:
             path, facts = self._look()
         origin = self._origin(facts)
         first = partial.size if self._continues(partial.origin, origin) else 0
-        blocks = telling_silence(self._blocks(path, first), self._subject, pace.seconds_left)
+        blocks = reporting_silence(self._blocks(path, first), self._subject, pace.seconds_left)
         partial.receive(origin, blocks, pace, restart=first == 0)
         return Arrival(self.url, origin.etag, remote=_remote(origin))
 
@@ -72,7 +72,7 @@ class ObjectFile:
             path, _ = self._look()
             with path.open("rb", block_size=BLOCK_BYTES, cache_type="none") as file:
                 file.seek(first)
-                yield from telling_silence(pieces(file, end - first), self._subject, seconds_left)
+                yield from reporting_silence(pieces(file, end - first), self._subject, seconds_left)
         require_same(self._wanted, pinned, self.observe())
 
     def names_beside(self) -> list[str]:

@@ -57,7 +57,7 @@ class PartialFile:
         self.transfer = transfer
         self._place = f"{wanted.subject} in {folder}"
         self.size = self.farthest = self.received = 0
-        with self.storing():
+        with self.disk_errors():
             self.origin = self._read_sidecar()
             self._grow(self.path.stat().st_size if self.path.exists() else 0)
         total = self.origin.total if self.origin else None
@@ -71,7 +71,7 @@ class PartialFile:
         """Whether every byte is there, if the size is known."""
         return self.size > 0 and self.origin is not None and self.size == self.origin.total
 
-    def storing(self) -> AbstractContextManager[None]:
+    def disk_errors(self) -> AbstractContextManager[None]:
         """The context in which an `OSError` is the store's."""
         return store_errors(self._place)
 
@@ -92,7 +92,7 @@ class PartialFile:
         with self._opened() as file:
             if restart:
                 # The bytes are removed first: the note must never describe another origin's bytes, also after a crash.
-                with self.storing():
+                with self.disk_errors():
                     file.truncate(0)
                 self._grow(-self.size)
             self._describe(origin)
@@ -110,7 +110,7 @@ class PartialFile:
         cannot be written. An old file with the final name stays until the new file is complete.
         """
         assert self.origin is not None, "finish only after receive"
-        with self.storing():
+        with self.disk_errors():
             try:
                 check_file(self.wanted, self.path, self.origin.url, pause=self.transfer.check_stop)
             except WrongFileError:
@@ -126,7 +126,7 @@ class PartialFile:
     def discard(self) -> None:
         """Throws away the existing bytes. Raises `StoreError` if the disk cannot be written."""
         self.transfer.check_stop()
-        with self.storing():
+        with self.disk_errors():
             self.path.unlink(missing_ok=True)
             self._forget()
         self.origin = None
@@ -156,18 +156,18 @@ class PartialFile:
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         """The partial file, opened to append. Unbuffered: received bytes are in the file if the process dies."""
-        with self.storing():
+        with self.disk_errors():
             file = self.path.open("ab", buffering=0)
         try:
             yield file
         finally:
-            with self.storing():
+            with self.disk_errors():
                 file.close()
 
     def _append(self, file: BinaryIO, chunk: bytes) -> None:
         self.transfer.check_stop()
         rest = memoryview(chunk)
-        with self.storing():
+        with self.disk_errors():
             while rest:
                 written = file.write(rest)
                 self._grow(written)
@@ -187,7 +187,7 @@ class PartialFile:
         """Writes down whose bytes these are, and checks that the disk has room for the rest."""
         self.origin = origin
         self.transfer.expect(self.wanted.name, origin.total or self.wanted.size, copied_to=self.final.parent)
-        with self.storing():
+        with self.disk_errors():
             self._new_sidecar.write_bytes(ORIGINS.dump_json(origin))
             self._new_sidecar.replace(self.sidecar)
 

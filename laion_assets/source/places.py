@@ -17,7 +17,7 @@ from laion_assets.source.hub import HubRepository, is_hub, pinned
 from laion_assets.source.mirrors import Source
 from laion_assets.source.object_store import ObjectFile
 from laion_assets.source.row_groups import SlicedFile
-from laion_assets.source.transfer import Patience, ShardTransfer
+from laion_assets.source.transfer import FetchLimits, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 from laion_assets.source_layout import SourceLayout
 
@@ -25,9 +25,9 @@ from laion_assets.source_layout import SourceLayout
 class ShardPlaces:
     """The sources of a shard's files, and the HTTP client that they share. Close it after use."""
 
-    def __init__(self, settings: Settings, patience: Patience, transfer: ShardTransfer) -> None:
+    def __init__(self, settings: Settings, limits: FetchLimits, transfer: ShardTransfer) -> None:
         self._settings = settings
-        self._patience = patience
+        self._limits = limits
         self._transfer = transfer
         self._client: SourceClient | None = None
 
@@ -57,7 +57,7 @@ class ShardPlaces:
         if scheme in ("http", "https", "hf"):
             if self._client is None:
                 self._client = SourceClient(
-                    self._patience, self._settings.http_ca_file, self._transfer.stop, Credentials.of(self._settings)
+                    self._limits, self._settings.http_ca_file, self._transfer.stop, Credentials.of(self._settings)
                 )
             if is_hub(place.url):
                 listing = self._settings.dataset.listing
@@ -65,7 +65,7 @@ class ShardPlaces:
                 url = HubRepository.of(source).file_url(folder, wanted.remote_path)
             else:
                 url = file_url(place.url, folder, wanted.remote_path)
-            return HttpFile(url, wanted, self._client, self._patience)
+            return HttpFile(url, wanted, self._client, self._limits)
         if scheme in ("", "file"):
             return LocalFile(local_folder(place.url) / folder / wanted.remote_path, wanted)
         return ObjectFile(place.url, folder, wanted)

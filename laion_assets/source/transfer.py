@@ -1,4 +1,4 @@
-"""What the transfers of one shard's files share: patience, a stop, a log, progress and free space.
+"""What the transfers of one shard's files share: limits, a stop, a log, progress and free space.
 
 It moves no byte and opens no connection.
 """
@@ -32,7 +32,7 @@ PROGRESS_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Patience:
+class FetchLimits:
     """Limits and waits of a fetch, in seconds if not stated otherwise.
 
     Waits between two tries at one URL double from `backoff_seconds` to `backoff_most_seconds`. Each is shortened at
@@ -57,8 +57,8 @@ class Patience:
     """Number of tries in a row without a new byte, after which a URL with a partial file is left for another URL."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Patience:
-        """The patience by the LAION_HTTP_* settings."""
+    def of(cls, settings: Settings) -> FetchLimits:
+        """The limits by the LAION_HTTP_* settings."""
         return cls(
             tries=settings.http_tries,
             connect_seconds=settings.http_connect_seconds,
@@ -141,10 +141,10 @@ class ShardTransfer:
 class Pace:
     """Ends tries at one file when their total time is over, or when the throughput is below the minimum."""
 
-    def __init__(self, subject: str, patience: Patience) -> None:
+    def __init__(self, subject: str, limits: FetchLimits) -> None:
         self._subject = subject
-        self._patience = patience
-        self._ends_at = time.monotonic() + patience.file_seconds
+        self._limits = limits
+        self._ends_at = time.monotonic() + limits.file_seconds
         self.begin()
 
     @property
@@ -164,16 +164,16 @@ class Pace:
         if now >= self._ends_at:
             raise SourceError(
                 f"{self._subject} from {url}",
-                found=f"an incomplete file after {self._patience.file_seconds:g} s",
+                found=f"an incomplete file after {self._limits.file_seconds:g} s",
                 advice="LAION_HTTP_FILE_SECONDS sets the limit; what has come is kept and used",
             )
         seconds = now - self._window_start
-        if seconds < self._patience.floor_window_seconds:
+        if seconds < self._limits.floor_window_seconds:
             return
-        if self._window_bytes < self._patience.min_bytes_per_second * seconds:
+        if self._window_bytes < self._limits.min_bytes_per_second * seconds:
             raise SlowSourceError(
                 f"{self._subject} from {url}",
                 found=f"{self._window_bytes / seconds:,.0f} bytes a second over {seconds:.1f} s",
-                expected=f"at least {self._patience.min_bytes_per_second:,} (LAION_HTTP_MIN_BYTES_PER_SECOND)",
+                expected=f"at least {self._limits.min_bytes_per_second:,} (LAION_HTTP_MIN_BYTES_PER_SECOND)",
             )
         self.begin()

@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError
 from laion_assets.errors import TableError
 from laion_assets.settings import Settings
 from laion_assets.table.failures import typed_errors
-from laion_assets.table.server import Address, hurry_answers, limit_answers
+from laion_assets.table.server import Address, limit_answers, limit_every_wait
 
 Row = Sequence[Any]
 
@@ -130,7 +130,7 @@ class Database:
 
     def _kill(self, query_id: str) -> None:
         """Ends a statement on a server after an interrupt. Otherwise it would continue there."""
-        hurry_answers(self.client, KILL_SECONDS)
+        limit_every_wait(self.client, KILL_SECONDS)
         with contextlib.suppress(ClickHouseError, HTTPError):
             self.client.query("KILL QUERY WHERE query_id = {id:String} ASYNC", parameters={"id": query_id})
 

@@ -148,7 +148,7 @@ def limit_answers(client: Client, settings: Settings, seconds: float) -> None:
         client.timeout = Timeout(connect=settings.clickhouse_connect_seconds, read=seconds + ANSWER_SECONDS)
 
 
-def hurry_answers(client: Client, seconds: float) -> None:
+def limit_every_wait(client: Client, seconds: float) -> None:
     """From now on no answer may take longer than `seconds`."""
     if isinstance(client, HttpClient):
         client.timeout = Timeout(connect=seconds, read=seconds)

@@ -35,7 +35,7 @@ class ShardBars:
             disable=self.lines,
         )
         self._bars: dict[str, ShardBar] = {}
-        self._pace: Pace | None = None
+        self._remaining: RemainingTime | None = None
         self._overall: TaskID | None = None
 
     def __enter__(self) -> ShardBars:
@@ -47,9 +47,9 @@ class ShardBars:
 
     def expect(self, shards: int) -> None:
         """Announces the number of shards: adds a bar for all of them, with the remaining time."""
-        self._pace = Pace(shards)
+        self._remaining = RemainingTime(shards)
         if shards > 1:
-            self._overall = self.progress.add_task("", total=shards, title="all shards", amount=str(self._pace))
+            self._overall = self.progress.add_task("", total=shards, title="all shards", amount=str(self._remaining))
 
     def bar(self, key: str) -> ShardBar:
         """The bar of the shard with this partition key."""
@@ -69,13 +69,13 @@ class ShardBars:
     def done(self, title: str, word: str, amount: str) -> None:
         """A shard is finished: prints its line, and the time that the others will take."""
         self.say(f"{title} {word}: {amount}")
-        if self._pace is None:
+        if self._remaining is None:
             return
-        self._pace.step()
+        self._remaining.step()
         if self._overall is not None:
-            self.progress.update(self._overall, advance=1, amount=str(self._pace))
+            self.progress.update(self._overall, advance=1, amount=str(self._remaining))
             if self.lines:
-                self.say(f"{self._pace}")
+                self.say(f"{self._remaining}")
 
 
 class ShardBar:
@@ -117,7 +117,7 @@ class ShardBar:
         self._bars.done(self._title, word, amount)
 
 
-class Pace:
+class RemainingTime:
     """Counts finished things of `total`, and estimates the time for the rest from the pace so far."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:

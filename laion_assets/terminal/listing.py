@@ -13,7 +13,7 @@ from laion_assets.listing import Listing, differences
 from laion_assets.settings import Settings
 from laion_assets.words import counted
 
-LOOK_SECONDS = 10.0
+SOURCE_SECONDS = 10.0
 """Seconds that the source may take to answer, since people wait for a status."""
 
 NAME = "listing_is_as_locked"
@@ -36,9 +36,9 @@ def listing_is_as_locked(settings: Settings) -> list[Finding]:
 
     thread = threading.Thread(target=look, daemon=True, name="listing")
     thread.start()
-    thread.join(LOOK_SECONDS)
+    thread.join(SOURCE_SECONDS)
     if not found:
-        return [Finding(NAME, None, f"the source did not answer within {LOOK_SECONDS:g} s")]
+        return [Finding(NAME, None, f"the source did not answer within {SOURCE_SECONDS:g} s")]
     now = found[0]
     if isinstance(now, LaionError):
         return [Finding(NAME, None, f"not compared: {now}")]

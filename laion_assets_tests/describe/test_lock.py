@@ -186,7 +186,7 @@ def test_another_file_under_the_same_name_is_refused_and_marks_nothing_stale(
     assert any("a/91ff.npz" in line and "lock file has" in line for line in log)
     server.requests.clear()
     with pytest.raises(PermanentSourceError) as caught:
-        fetch_shard(settings, 1, toml.parent / "raw", patience=QUICK)
+        fetch_shard(settings, 1, toml.parent / "raw", limits=QUICK)
     assert_one_line(caught.value, "a%2F91ff.npz", "as the lock file says", "--lock --check")
     assert not [each for each in server.requests if each.method == "GET" and each.path.endswith(".npz")]
     assert not [*(toml.parent / "raw").glob("*.npz")]
@@ -202,14 +202,14 @@ def test_another_file_under_the_same_name_is_refused_and_marks_nothing_stale(
 def test_a_file_that_is_here_stays_while_it_is_the_locked_one(toml: Path, server: MisbehavingServer) -> None:
     toml = served(toml, server)
     raw = toml.parent / "raw"
-    fetch_shard(settings_for(data_dir=toml.parent / "data", dataset=toml), 1, raw, patience=QUICK)
+    fetch_shard(settings_for(data_dir=toml.parent / "data", dataset=toml), 1, raw, limits=QUICK)
     change(server, "a/91ff.npz")
     settings = settings_for(data_dir=toml.parent / "data", dataset=toml)
-    assert {file.tries for file in fetch_shard(settings, 1, raw, patience=QUICK)} == {0}
+    assert {file.tries for file in fetch_shard(settings, 1, raw, limits=QUICK)} == {0}
     lock(toml)
     settings = settings_for(data_dir=toml.parent / "data", dataset=toml)
     log: list[str] = []
-    fetched = fetch_shard(settings, 1, raw, patience=QUICK, log=log.append)
+    fetched = fetch_shard(settings, 1, raw, limits=QUICK, log=log.append)
     assert {file.kind: file.tries for file in fetched} == {"image": 1, "metadata": 0}
     assert (raw / "a%2F91ff.npz").read_bytes() == server.files["a/91ff.npz"]
 
@@ -220,7 +220,7 @@ def test_a_mirror_that_has_the_locked_file_gives_it(toml: Path, server: Misbehav
     mirror = toml.parent / "files"
     change(server, "a/91ff.npz")
     settings = settings_for(server.base(), mirror, data_dir=toml.parent / "data", dataset=toml)
-    fetch_shard(settings, 1, toml.parent / "raw", patience=QUICK)
+    fetch_shard(settings, 1, toml.parent / "raw", limits=QUICK)
     assert (toml.parent / "raw" / "a%2F91ff.npz").read_bytes() == was
 
 
@@ -233,7 +233,7 @@ def test_digests_are_verified_at_mirrors_and_kept(toml: Path, server: Misbehavin
     change(server, "a/91ff.npz")
     settings = settings_for(server.base(), data_dir=toml.parent / "data", dataset=toml)
     with pytest.raises(LaionError, match="SHA-256"):
-        fetch_shard(settings, 1, toml.parent / "raw", patience=QUICK)
+        fetch_shard(settings, 1, toml.parent / "raw", limits=QUICK)
 
 
 def test_a_file_that_is_gone_is_named(toml: Path, server: MisbehavingServer) -> None:
@@ -242,7 +242,7 @@ def test_a_file_that_is_gone_is_named(toml: Path, server: MisbehavingServer) -> 
     assert lock(toml, check=True)[1].splitlines()[0] == "gone: shard 2 (b/0a1b)"
     lock(toml)
     with pytest.raises(DatasetError, match="no image file of shard 2 in its lock file"):
-        fetch_shard(settings_for(data_dir=toml.parent / "data", dataset=toml), 2, toml.parent / "raw", patience=QUICK)
+        fetch_shard(settings_for(data_dir=toml.parent / "data", dataset=toml), 2, toml.parent / "raw", limits=QUICK)
     server.files.clear()
     with pytest.raises(PermanentSourceError, match="404"):
         lock(toml, check=True)
@@ -260,11 +260,11 @@ def test_a_bucket_is_listed_at_once(toml: Path) -> None:
         assert locked is not None
         assert re.fullmatch(r'"[0-9a-f]{32}"', locked.etag or "")
         settings = settings_for(data_dir=toml.parent / "data", dataset=toml)
-        assert len(fetch_shard(settings, 0, toml.parent / "raw", patience=QUICK)) == 2
+        assert len(fetch_shard(settings, 0, toml.parent / "raw", limits=QUICK)) == 2
         write_pair(toml.parent / "files", NAMES[0], 77)
         upload(toml.parent / "files", "s3://laion/pairs")
         with pytest.raises(PermanentSourceError, match="as the lock file says"):
-            fetch_shard(settings, 0, toml.parent / "other", patience=QUICK)
+            fetch_shard(settings, 0, toml.parent / "other", limits=QUICK)
 
 
 BAD = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from laion_assets.plan.bandwidth import Bandwidth, given_bandwidth
-from laion_assets.plan.kept_plan import Happened, compare, keep_plan, read_plan
+from laion_assets.plan.kept_plan import ActualFigures, compare, keep_plan, read_plan
 from laion_assets.plan.load_plan import LoadPlan
 from laion_assets.plan.make_plan import make_plan
 from laion_assets.plan.model import Model
@@ -175,7 +175,9 @@ def test_a_plan_is_held_against_what_was_done_of_it(settings: Settings) -> None:
     plan = planned(settings, sizes(ROWS, ROWS, ROWS), bandwidth=LINKED)
     seconds = {"fetch": 22.0, "merge": 11.0, "load": 44.0, "checks": 22.0, "index": plan.stages["index"].seconds}
     cores = {"steps": 2 * 3 * 22.0, "index": 0.0}
-    happened = Happened([0, 2], seconds, cores, 2 * 2_100 * ROWS, 2 * ROWS * 6_000, ROWS, {"load": 4 * GB, "index": 0})
+    happened = ActualFigures(
+        [0, 2], seconds, cores, 2 * 2_100 * ROWS, 2 * ROWS * 6_000, ROWS, {"load": 4 * GB, "index": 0}
+    )
     found = {one.name: one for one in compare(plan, happened, keep_raw=False, keep_merged=True)}
     assert found["merge"].error == pytest.approx(1.0), "twice as long was planned"
     assert found["load"].error == pytest.approx(-0.5)
@@ -193,4 +195,4 @@ def test_a_plan_is_held_against_what_was_done_of_it(settings: Settings) -> None:
 
 def test_before_the_first_shard_there_is_nothing_to_compare(settings: Settings) -> None:
     plan = planned(settings, sizes(ROWS))
-    assert compare(plan, Happened([], {}, {}, 0, 0, 0, {}), keep_raw=False, keep_merged=True) == []
+    assert compare(plan, ActualFigures([], {}, {}, 0, 0, 0, {}), keep_raw=False, keep_merged=True) == []

@@ -14,11 +14,11 @@ from typing import Any
 
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.fetch import FetchedFile, fetch_shard
-from laion_assets.source.transfer import Patience
+from laion_assets.source.transfer import FetchLimits
 
 SPAWN = multiprocessing.get_context("spawn")
 
-QUICK = Patience(
+QUICK = FetchLimits(
     tries=8,
     connect_seconds=2.0,
     read_seconds=2.0,
@@ -39,8 +39,8 @@ def settings_for(*sources: str | Path, data_dir: Path, dataset: str | Path = "sa
 def run(source: str, raw: Path, log: list[str] | None = None) -> list[FetchedFile]:
     """Fetch shard 0 in this process. No limit of time is so short that it could pass for an interrupt."""
     say = None if log is None else log.append
-    patience = replace(QUICK, connect_seconds=60.0, read_seconds=60.0)
-    return fetch_shard(settings_for(source, data_dir=raw.parent), 0, raw, patience=patience, log=say)
+    limits = replace(QUICK, connect_seconds=60.0, read_seconds=60.0)
+    return fetch_shard(settings_for(source, data_dir=raw.parent), 0, raw, limits=limits, log=say)
 
 
 def run_and_tell(source: str, raw: Path, told: SimpleQueue[object]) -> None:

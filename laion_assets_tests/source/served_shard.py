@@ -22,7 +22,7 @@ from laion_assets.source.http import HttpFile
 from laion_assets.source.mirrors import Source
 from laion_assets.source.partial import Origin
 from laion_assets.source.places import file_url
-from laion_assets.source.transfer import Patience, ProgressCallback, ShardTransfer
+from laion_assets.source.transfer import FetchLimits, ProgressCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 from laion_assets_tests.source.fetching import QUICK
 
@@ -77,18 +77,18 @@ def wanted_image(**known: object) -> WantedFile:
 class OneFile:
     """Fetches one file from HTTP sources into a folder and keeps the log."""
 
-    def __init__(self, folder: Path, *, patience: Patience = QUICK, ca_file: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, limits: FetchLimits = QUICK, ca_file: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.patience = patience
+        self.limits = limits
         self.ca_file = ca_file
         self.log: list[str] = []
 
     @contextmanager
     def sources(self, bases: Iterable[str], wanted: WantedFile) -> Iterator[list[Source]]:
         """The file at each of the base URLs."""
-        with SourceClient(self.patience, self.ca_file) as client:
-            yield [HttpFile(file_url(base, "img_emb", wanted.name), wanted, client, self.patience) for base in bases]
+        with SourceClient(self.limits, self.ca_file) as client:
+            yield [HttpFile(file_url(base, "img_emb", wanted.name), wanted, client, self.limits) for base in bases]
 
     def fetch(
         self, *bases: str, wanted: WantedFile | None = None, progress: ProgressCallback | None = None
@@ -97,7 +97,7 @@ class OneFile:
         wanted = wanted or wanted_image()
         transfer = ShardTransfer("shard 0", {wanted.name: wanted.size}, progress=progress, log=self.log.append)
         with self.sources(bases, wanted) as sources:
-            return fetch_file(wanted, sources, self.folder, self.patience, transfer)
+            return fetch_file(wanted, sources, self.folder, self.limits, transfer)
 
     def failure(self, *bases: str, wanted: WantedFile | None = None) -> LaionError:
         """The error with which a fetch fails; it leaves nothing under the final name."""

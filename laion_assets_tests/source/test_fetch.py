@@ -60,7 +60,7 @@ def names(folder: Path) -> list[str]:
 
 def fetch(source: str, raw: Path, **fields: Any) -> list[FetchedFile]:
     """Shard 0 from one source."""
-    return fetch_shard(settings_for(source, data_dir=raw.parent, **fields), 0, raw, patience=QUICK)
+    return fetch_shard(settings_for(source, data_dir=raw.parent, **fields), 0, raw, limits=QUICK)
 
 
 def test_the_files_of_a_shard_arrive_in_the_order_of_their_kinds(server: MisbehavingServer, raw: Path) -> None:
@@ -141,7 +141,7 @@ def test_while_no_source_answers_what_stands_is_used(server: MisbehavingServer, 
     fetch(server.base(), raw)
     log: list[str] = []
     settings = settings_for("http://127.0.0.1:9", data_dir=raw.parent)
-    again = fetch_shard(settings, 0, raw, patience=QUICK, log=log.append)
+    again = fetch_shard(settings, 0, raw, limits=QUICK, log=log.append)
     assert [file.tries for file in again] == [0, 0, 0]
     assert sum("the file of the store is used, since it cannot be compared" in line for line in log) == 3
 
@@ -180,7 +180,7 @@ def test_a_404_moves_on_to_the_next_layout_and_mirror(server: MisbehavingServer,
     flat = MisbehavingServer.base
     with misbehaving_server(FILES) as other:
         settings = settings_for(server.base("status=404"), other.base("times=1"), data_dir=raw.parent)
-        fetched = fetch_shard(settings, 0, raw, patience=QUICK)
+        fetched = fetch_shard(settings, 0, raw, limits=QUICK)
         assert kinds(fetched)["image"].url == f"{flat(other, 'times=1')}/img_emb/{IMAGE}"
     asked = [request.path for request in server.asked(IMAGE)]
     assert asked == [f"/status=404/img_emb/{IMAGE}", f"/status=404/{IMAGE}"]
@@ -206,7 +206,7 @@ def test_the_datasets_own_folders_and_names_are_used(server: MisbehavingServer, 
     files = shard_files(rows=100)
     renamed = {name.replace("_0.", "_07."): content for name, content in files.items()}
     server.files.update(renamed)
-    fetched = fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 7, raw, patience=QUICK)
+    fetched = fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 7, raw, limits=QUICK)
     assert [request.path for request in server.asked("img_emb_07.npy")] == ["/well-behaved/images/img_emb_07.npy"]
     assert fetched[0].path.name == "img_emb_07.npy"
     again = fetch_shard(settings_for(server.base("times=1"), data_dir=raw.parent, dataset=dataset), 7, raw)
@@ -218,7 +218,7 @@ def test_rows_that_the_dataset_knows_are_enforced_by_the_first_bytes(
 ) -> None:
     server.files.update({name.replace("_0.", "_03."): content for name, content in shard_files(rows=299).items()})
     with pytest.raises(SourceError, match=r"shape \(299, 512\) in its header, expected 300 rows") as caught:
-        fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 3, raw, patience=QUICK)
+        fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 3, raw, limits=QUICK)
     assert "shard 3, " in str(caught.value)
     assert not list(raw.glob("*.npy*"))
 
@@ -232,7 +232,7 @@ def test_rows_are_read_in_the_header_whatever_its_length_and_the_files_dtype(
     text = repr({"descr": dtype, "fortran_order": False, "shape": (300, 512)}).encode().ljust(header - 11) + b"\n"
     content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + np.ones((300, 512), dtype).tobytes()
     server.files |= {"img_emb_03.npy": content, "text_emb_03.npy": content}
-    fetched = fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 3, raw, patience=QUICK)
+    fetched = fetch_shard(settings_for(data_dir=raw.parent, dataset=dataset), 3, raw, limits=QUICK)
     assert [file.bytes for file in fetched][:2] == [len(content)] * 2
 
 
@@ -281,7 +281,7 @@ def test_progress_adds_up_to_the_shard(server: MisbehavingServer, raw: Path, beh
     settings = settings_for(server.base(behaviour), data_dir=raw.parent)
     for _ in ("fetched", "standing"):
         calls.clear()
-        fetch_shard(settings, 0, raw, progress=lambda done, total: calls.append((done, total)), patience=QUICK)
+        fetch_shard(settings, 0, raw, progress=lambda done, total: calls.append((done, total)), limits=QUICK)
         assert sum(done for done, _ in calls) == TOTAL
         assert calls[-1][1] == TOTAL
 
@@ -294,7 +294,7 @@ def test_a_part_counts_as_done(server: MisbehavingServer, raw: Path) -> None:
         0,
         raw,
         progress=lambda count, _: done.append(count),
-        patience=replace(QUICK, tries=1),
+        limits=replace(QUICK, tries=1),
     )
     assert sum(done) == TOTAL
 

@@ -43,7 +43,7 @@ def write_shard(folder: Path) -> Path:
 def fetch(source: str | Path, tmp_path: Path, **fields: Any) -> list[FetchedFile]:
     """Shard 0 from one source into the store's folder."""
     settings = settings_for(source, data_dir=tmp_path / "data", **fields)
-    return fetch_shard(settings, 0, tmp_path / "data" / "raw", patience=QUICK)
+    return fetch_shard(settings, 0, tmp_path / "data" / "raw", limits=QUICK)
 
 
 def failure(source: str | Path, tmp_path: Path) -> LaionError:

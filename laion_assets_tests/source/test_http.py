@@ -81,7 +81,7 @@ def test_tries_are_limited_and_each_is_logged(server: MisbehavingServer, one: On
 
 
 def test_waits_grow(server: MisbehavingServer, tmp_path: Path) -> None:
-    OneFile(tmp_path, patience=replace(QUICK, tries=5, backoff_seconds=0.05, backoff_most_seconds=0.2)).failure(
+    OneFile(tmp_path, limits=replace(QUICK, tries=5, backoff_seconds=0.05, backoff_most_seconds=0.2)).failure(
         server.base("status=500")
     )
     times = [request.at for request in server.requests]
@@ -98,7 +98,7 @@ def test_retry_after_is_honoured(server: MisbehavingServer, one: OneFile, status
 
 @pytest.mark.parametrize("asked", ["86400", "0", "soon", "-1"])
 def test_retry_after_is_bounded(server: MisbehavingServer, tmp_path: Path, asked: str) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, retry_after_most_seconds=0.3))
+    one = OneFile(tmp_path, limits=replace(QUICK, retry_after_most_seconds=0.3))
     one.fetch(server.base(f"status=503&retry_after={asked}&times=1"))
     assert server.requests[1].at - server.requests[0].at < 5
 
@@ -117,19 +117,19 @@ def test_an_url_that_is_none_is_permanent(one: OneFile, url: str) -> None:
 
 
 def test_a_trickle_is_left(server: MisbehavingServer, tmp_path: Path) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, tries=2, min_bytes_per_second=100_000))
+    one = OneFile(tmp_path, limits=replace(QUICK, tries=2, min_bytes_per_second=100_000))
     error = one.failure(server.base("dribble=20000"))
     assert "bytes a second" in str(error) and "100,000" in str(error)
     assert server.requests[1].range, "what came is kept"
 
 
 def test_a_slow_server_above_the_floor_is_borne(server: MisbehavingServer, tmp_path: Path) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, min_bytes_per_second=20_000))
+    one = OneFile(tmp_path, limits=replace(QUICK, min_bytes_per_second=20_000))
     assert one.fetch(server.base("dribble=400000")).tries == 1
 
 
 def test_a_silent_server_is_left_after_the_read_limit(server: MisbehavingServer, tmp_path: Path) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, read_seconds=0.3))
+    one = OneFile(tmp_path, limits=replace(QUICK, read_seconds=0.3))
     fetched = one.fetch(server.base("stall=100000&times=1"))
     assert "ReadTimeout" in one.log[0]
     assert fetched.bytes_fetched == SIZE
@@ -137,7 +137,7 @@ def test_a_silent_server_is_left_after_the_read_limit(server: MisbehavingServer,
 
 @pytest.mark.parametrize("behaviour", ["dribble=20000", "stall=1000", "status=503&retry_after=60", "status=500"])
 def test_the_time_for_a_file_is_limited(server: MisbehavingServer, tmp_path: Path, behaviour: str) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, file_seconds=0.5, tries=1000))
+    one = OneFile(tmp_path, limits=replace(QUICK, file_seconds=0.5, tries=1000))
     started = time.monotonic()
     error = one.failure(server.base(behaviour))
     assert time.monotonic() - started < 5

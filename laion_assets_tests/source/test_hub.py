@@ -89,7 +89,7 @@ def test_a_repository_is_described_locked_and_fetched_at_its_commit(hub: Loopbac
     assert (locked.size, len(locked.sha256 or "")) == (len(files()["metadata/01/0a.npz"]), 64)
     hub.commit(NAME, files(seed=9))
     settings = settings_for(data_dir=tmp_path / "data", dataset=toml)
-    fetched = {file.kind: file.path for file in fetch_shard(settings, 2, tmp_path / "raw", patience=QUICK)}
+    fetched = {file.kind: file.path for file in fetch_shard(settings, 2, tmp_path / "raw", limits=QUICK)}
     assert fetched["image"].read_bytes() == files()["metadata/01/0a.npz"]
 
 
@@ -102,11 +102,11 @@ def test_a_branch_that_moves_moves_nothing_until_the_listing_is_taken_over(hub: 
     assert not show_listing(toml, Console(file=said, width=300), check=True)
     assert "changed: shard 0 (00/7c), 7c.npz" in said.getvalue()
     settings = settings_for(data_dir=tmp_path / "data", dataset=toml)
-    first = fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)[0]
+    first = fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK)[0]
     assert first.path.read_bytes() == files()["metadata/00/7c.npz"], "the commit of the lock file"
     show_listing(toml, Console(file=io.StringIO()))
     settings = settings_for(data_dir=tmp_path / "data", dataset=toml)
-    first = fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)[0]
+    first = fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK)[0]
     assert first.path.read_bytes() == pair(77)[0]
 
 
@@ -116,7 +116,7 @@ def test_a_source_may_be_a_repository_without_a_description_of_it(hub: LoopbackH
     names = 'names = ["00/7c", "00/91", "01/0a"]\nname ='
     toml.write_text(toml.read_text().replace("name =", names, 1))
     settings = settings_for(f"hf://datasets/{NAME}@main/metadata", data_dir=tmp_path / "data", dataset=toml)
-    fetched = fetch_shard(settings, 1, tmp_path / "raw", patience=QUICK)
+    fetched = fetch_shard(settings, 1, tmp_path / "raw", limits=QUICK)
     assert {file.path.read_bytes() for file in fetched} == {
         files()[f"metadata/00/91.{end}"] for end in ("npz", "parquet")
     }
@@ -131,14 +131,14 @@ def test_a_repository_that_needs_a_token_says_so_and_is_read_with_one(
     settings = settings_for(data_dir=tmp_path / "data", dataset=toml)
     for ask in (
         lambda: describe(f"hf://datasets/{NAME}/metadata"),
-        lambda: fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK),
+        lambda: fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK),
     ):
         with pytest.raises(PermanentSourceError) as caught:
             ask()
         assert_one_line(caught.value, NAME, "HF_TOKEN", kind)
     monkeypatch.setenv("HF_TOKEN", hub.token)
     assert "l14_img" in describe(f"hf://datasets/{NAME}/metadata")
-    assert len(fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)) == 2
+    assert len(fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK)) == 2
     assert not [each for each in hub.asked if each[1].startswith("/store")], "large files lie at another origin"
 
 
@@ -151,11 +151,11 @@ def test_the_token_is_not_sent_to_where_files_lie(
     toml.write_text(toml.read_text().replace("[[sources]]", '[[sources]]\ntoken_variable = "MY_TOKEN"'))
     settings = settings_for(data_dir=tmp_path / "data", dataset=toml)
     hub.asked.clear()
-    fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)
+    fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK)
     assert {authorization for _, _, authorization in hub.asked} == {f"Bearer {hub.token}"}
     monkeypatch.delenv("MY_TOKEN")
     with pytest.raises(SettingsError, match="no variable MY_TOKEN"):
-        fetch_shard(settings, 1, tmp_path / "raw", patience=QUICK)
+        fetch_shard(settings, 1, tmp_path / "raw", limits=QUICK)
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,10 @@ def test_a_file_of_the_manifest_is_held_to_it(server: MisbehavingServer, tmp_pat
     manifest.write_text(f"{SHA256}  {IMAGE}\n{OTHER}  {TEXT}\n")
     settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest, manifest_gaps=True)
     with pytest.raises(SourceError, match=f"shard 0, {TEXT}.*expected {OTHER} as the manifest or lock file says"):
-        fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)
+        fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK)
     assert not (tmp_path / "raw" / TEXT).exists()
     manifest.write_text(f"{SHA256}  {IMAGE}\n")
-    assert kinds(fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK))["text"].bytes == SIZE
+    assert kinds(fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK))["text"].bytes == SIZE
 
 
 def test_a_file_that_the_manifest_does_not_name_is_not_fetched(server: MisbehavingServer, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_file_that_the_manifest_does_not_name_is_not_fetched(server: Misbehavi
     manifest.write_text(f"{SHA256}  {IMAGE}\n")
     settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest)
     with pytest.raises(SettingsError, match=f"no line for {TEXT}.*LAION_MANIFEST_GAPS"):
-        fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)
+        fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK)
     assert not server.requests
 
 
@@ -91,7 +91,7 @@ def test_a_standing_file_is_held_to_the_manifest_too(server: MisbehavingServer, 
     manifest.write_text(f"{SHA256}  {IMAGE}\n")
     log: list[str] = []
     settings = settings_for(server.base(), data_dir=tmp_path, manifest=manifest, manifest_gaps=True)
-    fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK, log=log.append)
+    fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK, log=log.append)
     assert (tmp_path / "raw" / IMAGE).read_bytes() == CONTENT
     assert "it is fetched again" in log[0]
 
@@ -101,4 +101,4 @@ def test_a_manifest_may_not_contradict_the_dataset(tmp_path: Path) -> None:
     manifest.write_text("\t1000\timg_emb_0.npy\n")
     settings = settings_for("http://127.0.0.1:9", data_dir=tmp_path, dataset="laion400m", manifest=manifest)
     with pytest.raises(SettingsError, match=r"1000 bytes, expected at least 1024458752"):
-        fetch_shard(settings, 0, tmp_path / "raw", patience=QUICK)
+        fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK)

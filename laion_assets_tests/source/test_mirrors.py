@@ -34,7 +34,7 @@ DEAD = "http://127.0.0.1:9"
     ["status=404", "status=500", "status=503&retry_after=60", "page=1", "encoding=gzip", "redirects=99"],
 )
 def test_when_one_fails_the_next_serves_at_once(server: MisbehavingServer, tmp_path: Path, bad: str) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, backoff_seconds=30.0, backoff_most_seconds=30.0, read_seconds=0.3))
+    one = OneFile(tmp_path, limits=replace(QUICK, backoff_seconds=30.0, backoff_most_seconds=30.0, read_seconds=0.3))
     started = time.monotonic()
     fetched = one.fetch(server.base(bad), server.base("times=1"))
     assert fetched.path.read_bytes() == CONTENT
@@ -50,9 +50,9 @@ def test_a_dead_mirror_costs_one_try(server: MisbehavingServer, one: OneFile) ->
 def test_a_host_that_cannot_be_reached_is_given_up_after_seconds_and_its_wait_is_said(
     tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    patience = replace(QUICK, tries=100, backoff_seconds=5.0, backoff_most_seconds=60.0, unreachable_seconds=4.0)
+    limits = replace(QUICK, tries=100, backoff_seconds=5.0, backoff_most_seconds=60.0, unreachable_seconds=4.0)
     started = time.monotonic()
-    error = OneFile(tmp_path, patience=patience).failure(place, f"{place}/other/layout")
+    error = OneFile(tmp_path, limits=limits).failure(place, f"{place}/other/layout")
     assert isinstance(error, UnreachableSourceError)
     assert 4.0 <= time.monotonic() - started < 10
     (said, *_) = [record.getMessage() for record in caplog.records if record.name == "laion_assets.waiting"]
@@ -64,7 +64,7 @@ def test_a_body_that_stalls_in_the_middle_is_told_within_two_seconds(
     server: MisbehavingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server sends a part and then nothing; the next try, of another mirror, has the rest."""
-    one = OneFile(tmp_path, patience=replace(QUICK, read_seconds=3.0))
+    one = OneFile(tmp_path, limits=replace(QUICK, read_seconds=3.0))
     started = time.time()
     assert one.fetch(server.base("stall=100000"), server.base("times=1")).path.read_bytes() == CONTENT
     (said, *_) = [record for record in caplog.records if record.name == "laion_assets.waiting"]
@@ -106,12 +106,12 @@ def test_a_mirror_that_gets_no_further_is_left(server: MisbehavingServer, one: O
 
 
 def test_a_mirror_that_falls_silent_is_left(server: MisbehavingServer, tmp_path: Path) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, read_seconds=0.1))
+    one = OneFile(tmp_path, limits=replace(QUICK, read_seconds=0.1))
     assert one.fetch(server.base("stall=100000&validator=none"), server.base()).tries <= 1 + QUICK.idle_tries + 1
 
 
 def test_a_slow_mirror_is_left(server: MisbehavingServer, tmp_path: Path) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, min_bytes_per_second=200_000))
+    one = OneFile(tmp_path, limits=replace(QUICK, min_bytes_per_second=200_000))
     assert one.fetch(server.base("dribble=50000"), server.base()).tries == 2
 
 
@@ -160,7 +160,7 @@ def test_a_page_at_the_next_mirror_does_not_cost_the_part(server: MisbehavingSer
 
 
 def test_a_host_that_answered_once_and_is_gone_gets_all_tries(tmp_path: Path) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, tries=6, unreachable_seconds=0.0))
+    one = OneFile(tmp_path, limits=replace(QUICK, tries=6, unreachable_seconds=0.0))
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     answering = threading.Thread(target=answer_once, args=(listening,))

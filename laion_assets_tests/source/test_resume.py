@@ -42,7 +42,7 @@ def test_a_connection_that_is_cut_again_and_again_costs_no_byte_twice(
 
 @pytest.mark.parametrize("cut", [2_000, 40_001])
 def test_cuts_cost_at_most_five_hundredths_more(server: MisbehavingServer, tmp_path: Path, cut: int) -> None:
-    one = OneFile(tmp_path, patience=replace(QUICK, tries=200, backoff_seconds=0.0001, backoff_most_seconds=0.001))
+    one = OneFile(tmp_path, limits=replace(QUICK, tries=200, backoff_seconds=0.0001, backoff_most_seconds=0.001))
     fetched = one.fetch(server.base(f"cut={cut}"))
     assert fetched.path.read_bytes() == CONTENT
     assert fetched.bytes_fetched <= 1.05 * SIZE

@@ -87,7 +87,7 @@ def fetch(source: str, shard: int, toml: Path, log: list[str] | None = None) -> 
     """The one file of a shard."""
     settings = settings_for(source, data_dir=toml.parent / "data", dataset=toml)
     say = None if log is None else log.append
-    (file,) = fetch_shard(settings, shard, toml.parent / "raw", patience=QUICK, log=say)
+    (file,) = fetch_shard(settings, shard, toml.parent / "raw", limits=QUICK, log=say)
     return file
 
 

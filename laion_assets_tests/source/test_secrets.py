@@ -48,7 +48,7 @@ def test_a_token_in_the_query_is_sent_and_shown_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="urllib3")  # another package sets it to WARNING where it was imported
-    one.patience = replace(QUICK, read_seconds=0.2)
+    one.limits = replace(QUICK, read_seconds=0.2)
     fetched = one.fetch(server.base("stall=100000&times=1") + "?sig=secretsig")
     assert fetched.bytes_fetched == SIZE
     assert len(server.requests) == 2

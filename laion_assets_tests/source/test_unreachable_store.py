@@ -37,11 +37,11 @@ def endpoint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_bucket_that_cannot_be_reached_is_given_up_after_seconds_and_its_wait_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    patience = replace(QUICK, tries=100, backoff_seconds=5.0, backoff_most_seconds=60.0, unreachable_seconds=3.0)
+    limits = replace(QUICK, tries=100, backoff_seconds=5.0, backoff_most_seconds=60.0, unreachable_seconds=3.0)
     settings = settings_for("s3://bucket/shards", data_dir=tmp_path)
     started = time.monotonic()
     with pytest.raises(UnreachableSourceError, match="Could not connect to the endpoint"):
-        fetch_shard(settings, 0, tmp_path / "raw", patience=patience)
+        fetch_shard(settings, 0, tmp_path / "raw", limits=limits)
     assert 3.0 <= time.monotonic() - started < 30
     said = [record.getMessage() for record in caplog.records if record.name == "laion_assets.waiting"]
     assert any("s3://bucket/shards" in line and "Ctrl-C" in line for line in said)

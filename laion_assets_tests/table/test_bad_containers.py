@@ -215,7 +215,7 @@ def put(folder: Path, container: str, bad: bytes | None) -> None:
 def load(settings: Settings, db: Database, shard: int = 0) -> int:
     """From the source to the table; the rows that were loaded."""
     store = ShardStore.of(settings)
-    fetch_shard(settings, shard, store.raw_folder, patience=QUICK)
+    fetch_shard(settings, shard, store.raw_folder, limits=QUICK)
     merged = merge_shard(store, shard, max_bad_fraction=settings.max_bad_fraction)
     require_loadable(merged, settings.dataset, max_bad_fraction=settings.max_bad_fraction, extra_columns={})
     return load_partition(db, merged).rows

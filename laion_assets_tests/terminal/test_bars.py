@@ -7,7 +7,7 @@ import re
 
 from rich.console import Console
 
-from laion_assets.terminal.bars import Pace, ShardBars
+from laion_assets.terminal.bars import RemainingTime, ShardBars
 
 
 def load_three(console: Console) -> None:
@@ -47,7 +47,7 @@ def test_on_a_terminal_a_shard_that_is_done_leaves_its_bar_and_all_have_one() ->
 
 def test_the_time_to_go_is_by_the_pace_until_now() -> None:
     now = 100.0
-    pace = Pace(10, clock=lambda: now)
+    pace = RemainingTime(10, clock=lambda: now)
     assert pace.seconds_to_go is None
     now += 60
     pace.step()

@@ -16,7 +16,7 @@ from laion_assets.index.cells.schema import (
     CODEC_SETTINGS,
     cells_table,
     code_dimension,
-    columns_sans_vectors,
+    columns_without_vectors,
     create_cells,
 )
 from laion_assets.progress import Progress
@@ -45,7 +45,7 @@ ROWS_A_PART = 16 * BLOCK_ROWS
 NO_CLUSTER = 0xFFFFFFFF
 """The cluster number for an id that no row has."""
 
-PROJECTED = 4093
+PRIME = 4093
 """A prime. The elements of a fixed vector are computed from its residues. The hash of a vector is the hash of its
 product with that fixed vector. Two different vectors have the same product only by accident."""
 
@@ -114,7 +114,7 @@ def stored_vector(db: Database, by: By) -> str:
 
 def _content(db: Database, table: str, condition: str, vector: str) -> Content:
     """Hashing all elements took 7 core seconds a million vectors of 512; hashing one product with them took 1.4."""
-    fixed = [(place * 1103515245 + 12345) % PROJECTED / PROJECTED - 0.5 for place in range(code_dimension(db))]
+    fixed = [(place * 1103515245 + 12345) % PRIME / PRIME - 0.5 for place in range(code_dimension(db))]
     projection = "reinterpret(unhex('{}'), 'Array(Float32)')".format(np.array(fixed, "<f4").tobytes().hex())
     row = db.one(
         f"SELECT count(), sum(cityHash64(id)), sum(cityHash64(id, reinterpretAsUInt32(toFloat32("
@@ -184,7 +184,7 @@ def _insert(
     core seconds a million vectors; sorting took 4.
     """
     generation, load = marks
-    copied = ", ".join(quote_identifier(name) for name in columns_sans_vectors(db))
+    copied = ", ".join(quote_identifier(name) for name in columns_without_vectors(db))
     values = clusters.astype("<u4", copy=False).tobytes().hex()
     db.command(
         f"INSERT INTO {db.name_of(staging)} (generation, cluster, load, {copied}, vector) "

@@ -70,7 +70,7 @@ def code_bytes(dimension: int) -> float:
     return dimension / 4 + 4
 
 
-def columns_sans_vectors(db: Database) -> list[str]:
+def columns_without_vectors(db: Database) -> list[str]:
     """Columns that the cells copy, so that a condition is checked before the nearest rows are found."""
     return [name for name in table_columns(db) if name not in VECTOR_COLUMNS]
 
@@ -119,7 +119,7 @@ def create_cells(db: Database, table: str, more_settings: str = "") -> None:
     of each, and each further partition costs a granule for each cluster.
     """
     columns = table_columns(db)
-    copied = ", ".join(f"{quote_identifier(name)} {columns[name]}" for name in columns_sans_vectors(db))
+    copied = ", ".join(f"{quote_identifier(name)} {columns[name]}" for name in columns_without_vectors(db))
     db.command(
         f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (generation UInt32, cluster UInt32, load UInt64, {copied}, "
         f"vector Array(BFloat16) CODEC(Quantized('{METHOD}', {code_dimension(db)}))) "
