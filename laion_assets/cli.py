@@ -68,7 +68,7 @@ def load(
 ) -> None:
     """Load shards into the table, in the Dagster instance that the UI shows; continues where an earlier call ended.
 
-    Exit code 1 where a shard failed. With --json standard output is one object, and progress goes to standard error.
+    Exit code 1 if a shard failed. With --json standard output is one object, and progress goes to standard error.
     """
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.load import load_outcomes
@@ -111,7 +111,7 @@ def recall(
     source: SourceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Show the last report of recall; exit code 1 where a kind of query is below its target."""
+    """Show the last report of recall; exit code 1 if a kind of query is below its target."""
     from laion_assets.terminal.recall import evaluation_json, kept_evaluation, measure, print_recall
     from laion_assets.terminal.settings import settings_of
 
@@ -191,9 +191,9 @@ def bring_up_to_date(
     source: SourceOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
 ) -> None:
-    """Make again what is stale or missing, then index and recall where they are behind, and nothing else.
+    """Make again what is stale or missing, then index and recall if they are out of date, and nothing else.
 
-    Where a Dagster daemon runs, it is asked for a backfill; else everything is made in this process.
+    If a Dagster daemon runs, it is asked for a backfill; else everything is made in this process.
     """
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.settings import settings_of
@@ -216,8 +216,8 @@ def status(
 ) -> None:
     """Show shards at each stage, what the table holds, the last recall, and whether all is well.
 
-    Exit code 1 where a finding is bad. While a load or another command holds the embedded engine, it answers at once
-    with what Dagster recorded, says who holds the table, and goes by the findings that could be made.
+    Exit code 1 if a finding is bad. While a load or another command holds the embedded engine, it shows at once what
+    Dagster recorded, says which process holds the table, and judges only by what could be read.
     """
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.settings import settings_of
@@ -278,7 +278,7 @@ app.add_typer(udf_app, name="udf")
 
 
 def main() -> None:
-    """Runs the command; a failure that its user can act on is one line on standard error and exit code 2."""
+    """Runs the command. A failure that its user can act on is one line on standard error and exit code 2."""
     sys.exit(guarded(lambda: app(standalone_mode=False), errors))
 
 

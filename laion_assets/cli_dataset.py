@@ -50,8 +50,8 @@ def describe(
 ) -> None:
     """Look at the files of a dataset and write the TOML file that describes it, with a comment at each guess.
 
-    With --lock the listing is written down beside it. For a TOML file that is there, --lock takes over the listing of
-    today and says what has changed; with --check it only says so, with exit code 1 where something has.
+    With --lock the listing is written beside it. For an existing TOML file, --lock replaces the locked listing by the
+    present one and says what has changed; with --check it only says so, with exit code 1 if anything has.
     """
     from laion_assets.dataset import user_path
     from laion_assets.terminal.describe import show_description, show_listing

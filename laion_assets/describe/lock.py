@@ -37,7 +37,7 @@ Files = dict[tuple[int, FileKind], RemoteFile]
 
 
 def look_at_listing(toml: Path, before: Listing | None, *, source: str | None = None, digests: bool = False) -> Listing:
-    """The listing of a dataset's source as it is now. Names that `before` has keep their numbers.
+    """The present listing of a dataset's source. Names that `before` has keep their numbers.
 
     It asks the first of the dataset's sources, or `source`. With `digests` it reads every file for its SHA-256. Raises
     `DatasetError` if the source has no shard, `SourceError`.

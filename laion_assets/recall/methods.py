@@ -75,7 +75,7 @@ class Method(Protocol):
         """Builds what is measured in a copy of the table that has only graphs."""
 
     def bytes_resident(self, db: Database, rows: int) -> float:
-        """Bytes that should be in memory for a table of so many rows."""
+        """Bytes that should be in memory for a table of `rows` rows."""
 
 
 class Exact:

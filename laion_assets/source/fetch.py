@@ -40,7 +40,7 @@ AGAIN = "it is fetched again"
 
 
 BRIEF = FetchLimits(connect_seconds=5.0, read_seconds=5.0)
-"""FetchLimits for the names beside a missing file. These names only add to an error, so it does not wait for them."""
+"""Limits for the names beside a missing file. These names only add to an error, so it does not wait for them."""
 
 
 @dataclass(frozen=True)
