@@ -1,1 +1,1 @@
-"""The benchmarks, each against its peers: `python -m benchmarks`. Nothing of the product imports them."""
+"""The benchmarks, each compared with its peers: `python -m benchmarks`. The product imports none of them."""

@@ -1,6 +1,6 @@
-"""`python -m benchmarks [NAME …]`: runs benchmarks by name and writes their report. What they do is in their files.
+"""`python -m benchmarks [NAME …]`: runs benchmarks by name and writes their report. Their files describe them.
 
-Those of whole processes take the options below. Search, index, Dagster and CLIP benchmarks have options of their own:
+Benchmarks of whole processes take the options below. Search, index, Dagster and CLIP benchmarks have their own options:
 `python -m benchmarks NAME --help`.
 """
 
@@ -53,11 +53,11 @@ WITH_OPTIONS: dict[str, str] = {
     "clip_full_size": "--runs 1 --calls 1",
     "clip_functions": "--texts 500 --runs 1 --calls 3",
 }
-"""Benchmarks with options of their own, and those that make them quick. Their `main` gives back a section."""
+"""Benchmarks with their own options, and the options that make them quick. Their `main` returns a section."""
 
 
 def main() -> None:
-    """Runs what was named, or all; the report is written after each, so that an interruption loses only one."""
+    """Runs the named benchmarks, or all; the report is written after each, so that an interruption loses only one."""
     name, *rest = sys.argv[1:] or [""]
     if name in WITH_OPTIONS and not set(rest) & {*BENCHMARKS, *WITH_OPTIONS}:
         quick = "--quick" in rest
@@ -72,7 +72,7 @@ def main() -> None:
 
 @contextmanager
 def _alone_in(scratch: Path) -> Iterator[None]:
-    """Two runs at once would measure each other."""
+    """Allows only one run at a time: two would measure each other."""
     scratch.mkdir(parents=True, exist_ok=True)
     with (scratch / "lock").open("w") as lock:
         try:
@@ -83,7 +83,7 @@ def _alone_in(scratch: Path) -> Iterator[None]:
 
 
 def _run_one(name: str, options: list[str]) -> Section:
-    """One with options of its own, which writes a report of its own while it goes. Its packages may be heavy."""
+    """Runs a benchmark with its own options, which writes its own report. Its packages may take long to import."""
     section: Section = importlib.import_module(f"benchmarks.{name}").main(options)
     return section
 

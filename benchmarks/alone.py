@@ -41,12 +41,12 @@ class GrowingReport:
     started: float = field(default_factory=time.monotonic)
 
     def say(self, line: str) -> None:
-        """Tells whoever waits, with the minutes since the start."""
+        """Prints a line with the minutes since the start."""
         sys.stderr.write(f"  {(time.monotonic() - self.started) / 60:5.1f} min  {line}\n")
         sys.stderr.flush()
 
     def progress(self) -> LoggedProgress:
-        """Follows a build by such lines."""
+        """Prints the progress of a build by such lines."""
         return LoggedProgress(self.say, every_seconds=20)
 
     def figure(
@@ -59,7 +59,7 @@ class GrowingReport:
         self.save()
 
     def table(self, title: str, rows: list[list[str]]) -> None:
-        """Sets a table: the first row is its head."""
+        """Sets a table; its first row is the head."""
         self.section.tables[title] = rows
         self.save()
 
@@ -78,12 +78,12 @@ class GrowingReport:
         self.save()
 
     def save(self) -> Path:
-        """Writes Markdown and JSON; the path of the former."""
+        """Writes Markdown and JSON; returns the path of the Markdown."""
         return write_report([self.section], self.section.name, self.command, self.facts, self.began, self.folder)
 
 
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
-    """A parser with what all of them have: where to report and where to work."""
+    """A parser with the options that all of them have: where to report and where to work."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",
         description=description,
@@ -96,9 +96,10 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def reported(name: str, about: str, given: argparse.Namespace) -> Iterator[GrowingReport]:
-    """A report and a scratch folder for the block; SIGTERM and Ctrl-C leave what was measured and no scratch."""
+    """A report and a scratch folder for the block. After SIGTERM or Ctrl-C the report stays, and the folder is
+    removed."""
     signal.signal(signal.SIGTERM, _terminated)
-    # Compiled modules are kept, as Python does unless it is told otherwise: to compile Dagster takes longer than a run.
+    # Compiled modules are kept, as by default in Python: compiling Dagster takes longer than a run.
     for variable in [name for name in os.environ if name.startswith("LAION_") or name == "PYTHONDONTWRITEBYTECODE"]:
         del os.environ[variable]
     given.scratch.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def reported(name: str, about: str, given: argparse.Namespace) -> Iterator[Growi
 
 
 def index_parameters(text: str) -> IndexParameters:
-    """Of `bf16,64,256`: quantization, M, ef_construction. Raises `ArgumentTypeError`."""
+    """Parses `bf16,64,256`: quantization, M, ef_construction. Raises `ArgumentTypeError`."""
     try:
         name, m, ef_construction = text.split(",")
         quantization = next(known for known in BITS if known == name)
@@ -123,7 +124,7 @@ def index_parameters(text: str) -> IndexParameters:
 
 
 def shape(text: str) -> tuple[int, int]:
-    """Of `200000x10`: rows and partitions. Raises `ArgumentTypeError`."""
+    """Parses `200000x10`: rows and partitions. Raises `ArgumentTypeError`."""
     try:
         rows, parts = (int(number) for number in text.split("x"))
     except ValueError:

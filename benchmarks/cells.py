@@ -58,7 +58,7 @@ BUILD_HEAD = [
 
 
 class _Of(NamedTuple):
-    """The table that is measured: its rows, its partitions, and whose vectors they are where not the sample's."""
+    """The table that is measured: its rows, its partitions, and the origin of its vectors, if not the sample."""
 
     rows: int
     partitions: int
@@ -69,12 +69,12 @@ class _Of(NamedTuple):
 
 
 _Asked = list[tuple[str, By, Vectors, npt.NDArray[np.float64]]]
-"""Of each kind: what is asked, of which column, the vectors (q, d), and the distance of each tenth neighbour (q,)."""
+"""For each kind: the query, the column, the vectors (q, d), and the distance of each tenth neighbour (q,)."""
 
 
 @dataclass
 class _Tables:
-    """The report's tables while they grow, and the defaults' figures by shape and method."""
+    """The report's tables while they grow, and the figures of the default settings by shape and method."""
 
     report: GrowingReport
     searches: list[list[str]] = field(default_factory=lambda: [HEAD])
@@ -82,7 +82,7 @@ class _Tables:
     growth: dict[tuple[_Of, str], list[Figures]] = field(default_factory=dict)
 
     def search(self, of: _Of, kind: str, way: Way, found: Figures, *, named: bool) -> None:
-        """One row; `named` says that it is the method's own in the table of growth."""
+        """Adds one row; `named` marks the row that represents the method in the table of growth."""
         share = 100 * found.rows_read / of.rows
         self.searches.append([str(of), kind, way.name, _recall(found), *_costs(found, share)])
         if named:
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _measure_real(tables: _Tables, name: str, given: argparse.Namespace) -> None:
-    """A table of real vectors, asked with some that are not in it; or a word on why there is none."""
+    """Measures a table of real vectors, with some as queries that are not in it; or reports why there is none."""
     report = tables.report
     try:
         real = real_vectors(name, given.captions, given.queries)
@@ -175,7 +175,7 @@ def _measure(tables: _Tables, db: Database, of: _Of, given: argparse.Namespace, 
 
 
 def _questions(db: Database, unseen: Path) -> Iterator[tuple[str, By, Vectors, npt.NDArray[np.float64]]]:
-    """The questions of each kind to the sample's columns, from a shard that is not loaded."""
+    """The queries of each kind to the sample's columns, from a shard that is not loaded."""
     for query, by in KINDS:
         short = "img" if query == "image" else query
         vectors = np.load(unseen / f"{short}_emb" / f"{short}_emb_{UNSEEN_SHARD}.npy").astype(np.float32)
@@ -190,7 +190,7 @@ def _measure_graphs(
     name: str,
     asked: _Asked,
 ) -> None:
-    """Builds graphs of these parameters in the table itself, in place of those that were there."""
+    """Builds graphs with these parameters in the table itself, replacing earlier graphs."""
     report = tables.report
     built = build_indexes(db, progress=report.progress(), log=report.say)
     cores = (built.core_seconds or 0.0) / max(built.vectors, 1) * 1e6
@@ -223,7 +223,7 @@ def _tell_build(tables: _Tables, db: Database, of: _Of, built: CellsReport) -> N
 
 
 def _tell_speed(tables: _Tables, of: _Of) -> None:
-    """How many times less CPU time and wall time the worst kind takes than exact search."""
+    """Reports how much less CPU time and wall time the worst kind takes than exact search."""
     exact, cells = tables.growth[of, "exact"], tables.growth.get((of, "cells"))
     goal = max((times for rows, times in TIMES_FASTER.items() if of.rows >= rows), default=None)
     if cells:

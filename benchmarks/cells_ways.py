@@ -1,4 +1,4 @@
-"""The ways of searching that the benchmark of cells compares, and what a search by one costs. It reports nothing."""
+"""The methods that the benchmark of cells compares, and the measured cost of a search. It reports nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
 TOLERANCE = 5e-6
-"""Distances of the engine and of the matrix product are float32, each within 1e-6 of the truth."""
+"""The distances of the engine and of the matrix product are float32, each within 1e-6 of the exact value."""
 
 GRAPH_SETTINGS = (
     *(SearchSettings(ef) for ef in (64, 256, 512, 1024)),
     *(SearchSettings(1024, multiplier=5), SearchSettings(2048, multiplier=5)),
 )
-"""Tried in this order until one reaches the target."""
+"""Settings that are tried in this order until one reaches the target."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a way gave for one kind of query: means over its queries."""
+    """The figures of a method for one kind of query: means over its queries."""
 
     recall: float
     half_interval: float
@@ -68,7 +68,7 @@ EXACT = Way("exact", "exact")
 
 
 def cells_ways(probes: int, clusters: int, candidates: Sequence[int]) -> Iterator[Way]:
-    """The clusters probed by default, half and twice as many, and codes alone."""
+    """The default number of probed clusters, half and twice as many, and codes alone."""
     for count in candidates:
         for factor in (1, 0.5, 2) if probes else ():
             settings = CellsSettings(math.ceil(probes * factor), count)
@@ -83,7 +83,7 @@ def graph_ways(name: str) -> list[Way]:
 
 
 def ask(db: Database, by: By, vectors: Vectors, farthest: npt.NDArray[np.float64], way: Way) -> Figures:
-    """Asks every vector, (q, d); a row counts as found where it is no farther than the tenth true neighbour."""
+    """Asks every vector, (q, d). A row counts as found if it is no farther than the tenth true neighbour."""
     recalls, seconds = [], []
     way.find(db, vectors[0], by)
     rows, size, cores = *_counters(db), time.process_time()

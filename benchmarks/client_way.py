@@ -1,7 +1,7 @@
-"""Measured program: all of a shard in memory, then one insert by the ClickHouse client. It is a peer, none of ours.
+"""Measured program: all of a shard in memory, then one insert by the ClickHouse client. It is a peer, not our code.
 
-`arrow` hands the client an Arrow table that polars made of the three files, `pandas` a pandas frame whose vectors are
-arrays: what the client's documentation shows first. Nothing is checked, and the table keeps as many parts as come.
+`arrow` gives the client an Arrow table that polars made of the three files. `pandas` gives it a pandas frame whose
+vectors are arrays, which is what the client's documentation shows first. Nothing is checked, and parts are not merged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def polars_frame(folder: Path, number: str) -> Any:
 
 
 def pandas_frame(folder: Path, number: str) -> Any:
-    """The same by pandas, vectors as one array a row."""
+    """The same by pandas, with vectors as one array for each row."""
     import numpy as np
     import pandas as pd
 

@@ -79,7 +79,7 @@ def _images(report: GrowingReport, encoder: ClipEncoder, runs: int) -> None:
 
 
 def _session(half: Any) -> Any:
-    """The encoder's own session: a second one would have weights and threads of its own, and other times."""
+    """The encoder's own session: a second session would have its own weights and threads, and so other times."""
     return half.model.model
 
 
@@ -93,7 +93,7 @@ def _works(
 
 
 def _measure(report: GrowingReport, name: str, works: dict[str, Work], items: int, repeats: int, runs: int) -> None:
-    """All rounds of both peers, one uncounted run each before."""
+    """Measures all rounds of both peers, after one uncounted run of each."""
     report.say(name)
     seconds: dict[str, list[float]] = {peer: [] for peer in works}
     for work in works.values():

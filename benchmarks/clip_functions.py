@@ -1,4 +1,4 @@
-"""Benchmark: what a cold first search costs beyond its libraries, and encode_text in SQL beyond the model alone."""
+"""Benchmark: the cost of a cold first search beyond its libraries, and of encode_text in SQL beyond the model alone."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _load_sample(settings: Settings, rows: int) -> str:
 
 
 def _cold(report: GrowingReport, settings: Settings, table: str, runs: int) -> None:
-    """Whole processes; the embedded engine must not be open in this one."""
+    """Measures whole processes. The embedded engine must not be open in this process."""
     store, model = str(settings.data_dir), str(ready_model(settings) / "text")
     arguments = [QUERY, store, TEXT_CLASS, model, table]
     commands: dict[str, Command] = {
@@ -151,7 +151,7 @@ def _warm(report: GrowingReport, db: Database, model: TextEmbedding, given: argp
 
 
 def _calls(report: GrowingReport, db: Database, model: TextEmbedding, given: argparse.Namespace) -> None:
-    """One short text at a time; what any query costs is named beside it."""
+    """Measures one short text at a time, and the cost of any query beside it."""
     function, alone, nothing = "encode_text", "model", "SELECT 1"
     works: dict[str, Callable[[], object]] = {
         function: _sql(db, f"SELECT length(encode_text('{QUERY}'))"),
@@ -169,7 +169,7 @@ def _calls(report: GrowingReport, db: Database, model: TextEmbedding, given: arg
 
 
 def _text(value: object) -> str:
-    """A caption, which comes as bytes where it is not UTF-8."""
+    """A caption, which is bytes if it is not UTF-8."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -180,7 +180,7 @@ def _sql(db: Database, query: str) -> Callable[[], object]:
 def _turns(
     works: dict[str, Callable[[], object]], runs: int, timed: Callable[[Callable[[], object]], float]
 ) -> dict[str, list[float]]:
-    """Seconds of every work by round; every other round goes the other way about."""
+    """Seconds of every work by round; every other round runs them in reverse order."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(runs):
         for name in list(works)[:: 1 if number % 2 == 0 else -1]:

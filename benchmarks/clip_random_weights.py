@@ -1,4 +1,4 @@
-"""Builds CLIP encoders of ViT-B/32's full size with random weights, as ONNX graphs: what they cost, not what they say.
+"""Builds CLIP encoders of ViT-B/32's full size with random weights, as ONNX graphs, to measure their cost only.
 
 The tokenizer is the sample's: its words have small numbers in a table of the real size.
 """
@@ -23,7 +23,7 @@ VOCABULARY, TEXT_WIDTH, TEXT_HEADS = 49_408, 512, 8
 PIXELS, PATCH, VISION_WIDTH, VISION_HEADS = 224, 32, 768, 12
 PATCHES = (PIXELS // PATCH) ** 2
 MASKED = -1e4
-"""Added to the scores of later tokens, so that they count for nothing."""
+"""Added to the scores of later tokens, so that they have no effect."""
 
 
 class GraphBuilder:
@@ -62,7 +62,7 @@ class GraphBuilder:
         return self.apply("LayerNormalization", rows, scale, shift, axis=-1, epsilon=1e-5)
 
     def attention(self, rows: str, width: int, heads: int, mask: str | None) -> str:
-        """Self-attention, with `mask` added to the scores where there is one."""
+        """Self-attention, with `mask` added to the scores if it is given."""
         apart, together = self.constant([0, 0, heads, width // heads]), self.constant([0, 0, width])
         query, key, value = (
             self.apply("Transpose", self.apply("Reshape", self.linear(rows, width, width), apart), perm=[0, 2, 1, 3])

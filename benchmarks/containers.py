@@ -1,4 +1,4 @@
-"""Benchmark: one shard from raw files to table, by what its vectors lie in: npy, a Parquet column, npz, HDF5."""
+"""Benchmark: one shard from raw files to table, by the container of its vectors: npy, a Parquet column, npz, HDF5."""
 
 from __future__ import annotations
 

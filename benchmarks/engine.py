@@ -1,4 +1,4 @@
-"""The embedded engine as peers use it, their tables, and what is in them after a run. It imports none of ours."""
+"""The embedded engine as peers use it, their tables, and the content after a run. It imports none of our code."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CREATE TABLE {TABLE} (
   image_embedding Array(Float32) CODEC(NONE), text_embedding Array(Float32) CODEC(NONE), shard UInt16
 ) ENGINE = MergeTree PARTITION BY shard ORDER BY id SETTINGS index_granularity = 512
 """
-"""A table of our shape, for peers that are to bring about what we bring about."""
+"""A table of our shape, for peers that should produce the same table as we do."""
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Client]:
-    """The engine on its folder in a peer's folder."""
+    """The engine on its folder within a peer's folder."""
     client = clickhouse_connect.get_client(interface="chdb", path=str(folder / FOLDER))
     try:
         yield client

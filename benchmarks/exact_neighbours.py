@@ -88,7 +88,7 @@ def _tell(report: GrowingReport, seconds: dict[str, list[float]], queries: int) 
 
 
 def _tell_agreement(report: GrowingReport, answers: dict[str, Ids]) -> None:
-    """How many neighbours the other ways found too: copies of one vector may stand in for each other."""
+    """Reports how many neighbours the other ways found, too. Copies of one vector may replace each other."""
     for name in ("single queries", "one statement"):
         pairs = zip(answers[name].tolist(), answers["blocks"].tolist(), strict=False)  # the others ask fewer
         same = [len(set(a) & set(b)) / K for a, b in pairs]
@@ -106,7 +106,7 @@ def _by_singles(db: Database, queries: QuerySet, count: int) -> Ids:
 
 
 def _by_statement(db: Database, queries: QuerySet, count: int) -> Ids:
-    """Each query is an aggregate of its own, so that the vectors are read once."""
+    """Each query is its own aggregate, so that the vectors are read once."""
     count = min(count, len(queries))
     ranked = ", ".join(
         f"arrayMap(pair -> pair.2, groupArraySorted({K + 1})((cosineDistance(image_embedding, "

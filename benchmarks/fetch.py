@@ -1,4 +1,4 @@
-"""Benchmark: three large files from a loopback server, ours against curl; and what cut connections cost."""
+"""Benchmark: three large files from a loopback server, ours compared with curl; and the cost of cut connections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ byte. In the last run the server closes each connection after {cut:.0f} MB; it c
 
 
 def make_files(folder: Path, rows: int) -> list[Path]:
-    """The three files of a shard of so many rows: right at their ends, a hole between (made once)."""
+    """The three files of a shard of `rows` rows, made once: right at both ends, with a hole between."""
     names = ("img_emb_0.npy", "text_emb_0.npy", "metadata_0.parquet")
     paths = [folder / name for name in names]
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def curl_peer(name: str, url: str, paths: list[Path], *, synced: bool) -> Peer:
 
 
 def memory_over_base(one: Round) -> float:
-    """MB of anonymous memory at most while files came, over what there was before."""
+    """The most MB of anonymous memory while files came, minus the memory before."""
     measured = one.stages["fetch"]
     return (measured.phase_peaks["fetch"] - float(measured.result["base_bytes"])) / 1e6
 

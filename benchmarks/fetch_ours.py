@@ -26,7 +26,7 @@ def main() -> None:
     dataset, url, folder = given
     settings = load_settings(dataset_name=dataset, source=(url,), data_dir=Path(folder))
     report = StageReport()
-    # What the first connection of any program imports and loads is none of the transfer's memory.
+    # What any program imports and loads for its first connection does not count as memory of the transfer.
     with SourceClient(FetchLimits.of(settings), None):
         report.say(base_bytes=anonymous_bytes(os.getpid()))
     with report.phase("fetch"):

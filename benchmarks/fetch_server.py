@@ -1,7 +1,7 @@
-"""Serves the files of a folder over HTTP with ranges, by sendfile, and counts the bytes. It is no peer.
+"""Serves the files of a folder over HTTP with ranges, by sendfile, and counts the bytes. It is not a peer.
 
-`/NAME` is a file, `/cut/NAME` the same over connections that are closed after each `CUT_BYTES`, `/bytes` the count of
-bytes of body sent since the last such question.
+`/NAME` is a file. `/cut/NAME` is the same file over connections that are closed after each `CUT_BYTES`. `/bytes` is the
+number of body bytes sent since the last request for it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
     def do_HEAD(self) -> None:
-        """What a GET would be answered with."""
+        """Answers with the headers of a GET."""
         self.do_GET()
 
     def do_GET(self) -> None:

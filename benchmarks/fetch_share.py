@@ -40,7 +40,7 @@ dimension = {DIMENSION}
 
 
 def make_file(folder: Path, rows: int) -> Path:
-    """The file, made once: numbers by chance, which do not pack."""
+    """The file, made once: random numbers, which cannot be compressed."""
     path = folder / NAME
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "share.toml").write_text(TOML, encoding="utf-8")
@@ -57,7 +57,7 @@ def make_file(folder: Path, rows: int) -> Path:
 
 
 def share_of(path: Path) -> ParquetSlice:
-    """What shard 0 is of the file."""
+    """The share of the file that is shard 0."""
     with path.open("rb") as file:
         size = path.stat().st_size
         file.seek(size - TAIL_BYTES)

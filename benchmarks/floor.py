@@ -1,4 +1,4 @@
-"""Measured program: what the machine needs at least for a shard, in two parts: plain copies, an unchecked insert."""
+"""Measured program: the least that the machine needs for a shard, in two parts: plain copies, an unchecked insert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmark: rows a granule and bytes a block of text, by what they cost a search, a scan, a load and a merge."""
+"""Benchmark: rows a granule and bytes a text block, by the cost of a search, a scan, a load and a merge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ process of its own. Searches are CPU milliseconds of the process, the best of 3 
 anonymous memory of the process meanwhile."""
 
 TRIALS = ((512, 0), (512, 4096), (256, 4096), (128, 4096), (64, 4096), (64, 0))
-"""Rows a granule, bytes a block; 0 for ClickHouse's own."""
+"""Rows a granule, bytes a block; 0 means ClickHouse's own."""
 
 HEAD = [
     "rows a granule", "block of text", "search", "100 nearest", "× 5", "× 20", "half meet a condition", "exact",

@@ -1,4 +1,4 @@
-"""Measured program: loads tiny shards, indexes them, searches them, looks at their state. It compares nothing."""
+"""Measured program: loads tiny shards, indexes and searches them, reads their state. It compares nothing."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from laion_assets.terminal.status import read_status
 from laion_assets_tests.automation.recorded import Recorder
 
 ROWS = 200
-"""Of a tiny shard."""
+"""Rows of a tiny shard."""
 
 COPIES = 50
 """Partitions that are filled by one statement."""
 
 SEARCHES = 50
 FIELDS = {"hnsw_m": 8, "hnsw_ef_construction": 32, "index_first": 1_000_000, "index_cache_bytes": 32 << 30}
-"""A graph of 200 rows: what is measured is all that is not the graph. The cache counts 16 MiB for each."""
+"""A graph of 200 rows, so that all but the graph is measured. The cache counts 16 MiB for each graph."""
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _fill(settings: Settings, folder: Path, shards: range) -> None:
-    """Indexed partitions of one part each, and in Dagster's history a run and the materializations of each."""
+    """Writes indexed partitions of one part each, and for each a run and materializations into Dagster's history."""
     unsynced_history()
     make_instance(folder / "dagster")
     with dagster_instance() as instance, connect(settings) as db:
@@ -91,12 +91,12 @@ def _fill(settings: Settings, folder: Path, shards: range) -> None:
 
 
 def unsynced_history() -> None:
-    """Lets commits to SQLite not wait for the disk: twenty events a run took ten minutes for 410 partitions."""
+    """Makes commits to SQLite not wait for the disk: with twenty events a run, 410 partitions took ten minutes."""
     event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
 
 
 def _copy_first(db: Database, start: int, stop: int) -> None:
-    """The rows of partition 0 as partitions `start` to `stop` - 1, in one block."""
+    """Copies the rows of partition 0 to partitions `start` to `stop` - 1, in one block."""
     new = {"id": f"id + number * {ID_STRIDE}", "shard": "toUInt16(number)"}
     columns = list(table_columns(db))
     chosen = ", ".join(f"{new[name]} AS {name}_new" if name in new else name for name in columns)
@@ -115,7 +115,7 @@ def _copy_first(db: Database, start: int, stop: int) -> None:
 
 
 def _index_all(db: Database) -> None:
-    """By one mutation: the product's own, one a partition, each give all the others' parts a new version."""
+    """Indexes by one mutation. The product's mutations, one a partition, each give all other parts a new version."""
     declare_indexes(db, print)
     both = ", ".join(f"MATERIALIZE INDEX {name}" for name in index_names(db))
     db.command(f"ALTER TABLE {db.table} {both}", settings={"mutations_sync": 2})
@@ -126,14 +126,14 @@ def _index_all(db: Database) -> None:
 
 
 def _wait_for_removal(db: Database) -> None:
-    """Until the parts that mutations replaced are gone: the engine keeps them for 8 minutes, and reads them when it is
-    opened. Of full shards there are few, since one takes half an hour to index."""
+    """Waits until parts that mutations replaced are gone: the engine keeps them for 8 minutes, and reads them when it
+    is opened. With full shards there are few such parts, since indexing one takes half an hour."""
     deadline = time.monotonic() + 300
     while db.one("SELECT count() FROM system.parts WHERE table = 'laion' AND NOT active")[0]:
         if time.monotonic() > deadline:
             raise RuntimeError("replaced parts are still there")
         time.sleep(1.1)
-        # To drop a partition, also one that is not there, removes them at once.
+        # Dropping a partition, even one that does not exist, removes them at once.
         db.command(f"ALTER TABLE {db.table} DROP PARTITION 65535")
 
 

@@ -1,7 +1,8 @@
-"""Benchmark: what grows with the number of partitions: loading the next shard, indexing it, a search, Dagster's pages.
+"""Benchmark: the costs that grow with the number of partitions: loading and indexing a shard, a search, Dagster's
+pages.
 
-`python -m benchmarks growth [--quick]`. The shards are tiny, so that what is left is what each step does besides its
-rows: what it lists, what it reads again, and what the engine and Dagster keep.
+`python -m benchmarks growth [--quick]`. The shards are tiny, so that the cost of rows is small. What remains is what
+each step lists and reads again, and what the engine and Dagster keep.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _partitions(report: alone.GrowingReport, numbers: tuple[int, ...]) -> list[S
 
 
 def _link_shard(folder: Path, shard: int) -> None:
-    """All shards are one shard's files under their numbers: ids come from the number."""
+    """Links one shard's files under the numbers of all shards: ids come from the number."""
     if shard == 0:
         write_sample_shard(folder, 0, ROWS)
         return

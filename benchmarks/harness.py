@@ -1,4 +1,4 @@
-"""Runs peers in turns, each as whole processes on a fresh folder, and compares them. It writes no report."""
+"""Runs peers alternately, each as whole processes on a fresh folder, and compares them. It writes no report."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Command = list[str]
 
 @dataclass(frozen=True)
 class Bench:
-    """How a benchmark is to be run: rounds, small sizes for a trial, where big files lie, rows that were asked for, and
-    peers that are left out."""
+    """How to run a benchmark: rounds, small sizes for a trial, the folder of big files, the wanted number of rows, and
+    peers to leave out."""
 
     runs: int
     quick: bool
@@ -36,8 +36,9 @@ class Bench:
 class Peer:
     """One way to do the work.
 
-    `prepare` puts its inputs into a fresh folder (links; not timed) and gives the commands to time, by name, in order.
-    `inspect` is run after them, not timed: its JSON says what came out. `inputs` are read once before each round.
+    `prepare` puts the inputs into a fresh folder (links; not timed) and returns the commands to time, by name, in
+    order. `inspect` runs after them, not timed: its JSON describes the result. `inputs` are read once before each
+    round.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Peer:
 
 @dataclass
 class Round:
-    """One round of one peer: its commands in order, and what came out."""
+    """One round of one peer: its commands in order, and the result."""
 
     stages: dict[str, Measured]
     outcome: dict[str, object] = field(default_factory=dict)
@@ -70,11 +71,11 @@ class Round:
 
     @property
     def peak_bytes(self) -> int:
-        """Of the largest of its processes."""
+        """Peak bytes of the largest of its processes."""
         return max(stage.peak_bytes for stage in self.stages.values())
 
     def figure(self, name: str) -> float:
-        """A figure that one of the commands, or the inspection, gave. Raises `KeyError`."""
+        """A figure that a command or the inspection returned. Raises `KeyError`."""
         for figures in (self.outcome, *(stage.result for stage in self.stages.values())):
             if name in figures:
                 return float(str(figures[name]))
@@ -91,7 +92,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """The spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, form: str = ".2f") -> str:
@@ -114,7 +115,7 @@ def inside(one: Round) -> float:
 
 
 def cpu(one: Round) -> float:
-    """CPU seconds: what is left to compare when the machine is not quiet."""
+    """CPU seconds, which can be compared even if the machine is not quiet."""
     return one.cpu
 
 
@@ -141,16 +142,17 @@ def ratio(rounds: Rounds, over: str, under: str, value: Value, under_value: Valu
 
 SETTLE_SECONDS = 10.0
 LARGE_BYTES = 10**9
-"""A virtual machine may give free memory back to its host after some seconds, and 4 GB of fresh pages take 8 s then,
-where they take 1 s at once after another program. So no peer inherits what the one before has given back."""
+"""Seconds between peers. A virtual machine may return free memory to its host after some seconds. Then 4 GB of new
+pages take 8 s; right after another program they take 1 s. With this pause no peer profits from memory that the peer
+before it has freed."""
 
 
 def compare(bench: Bench, peers: Sequence[Peer]) -> Rounds:
-    """Runs every peer once a round; each round begins with another peer, so that none always follows the same one.
+    """Runs every peer once a round. Each round begins with another peer, so that no peer always follows the same one.
 
-    Before each peer the disk is synced, so that none pays for another's writes, and its input files are read once, so
-    that all find them in the page cache. What a peer wrote is removed before the next one begins, and with large inputs
-    `SETTLE_SECONDS` pass. Ctrl-C ends it with the rounds that are whole.
+    Before each peer the disk is synced, so that no peer pays for another's writes, and its input files are read once,
+    so that all peers find them in the page cache. The files that a peer wrote are removed before the next one begins,
+    and with large inputs there is a pause of `SETTLE_SECONDS`. After Ctrl-C the finished rounds are reported.
     """
     rounds: Rounds = {peer.name: [] for peer in peers}
     large = any(sum(path.stat().st_size for path in peer.inputs) > LARGE_BYTES for peer in peers)

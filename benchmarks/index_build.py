@@ -1,4 +1,4 @@
-"""Benchmark: core-seconds of an index's build through ClickHouse against usearch's own library, on the same rows."""
+"""Benchmark: core-seconds to build an index with ClickHouse, compared with usearch's own library, on the same rows."""
 
 from __future__ import annotations
 

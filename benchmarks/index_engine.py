@@ -1,4 +1,4 @@
-"""Measured program: an index over one column, built by ClickHouse as the project has it built. It compares nothing."""
+"""Measured program: an index of one column, built by ClickHouse as the project builds it. It compares nothing."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from benchmarks.stage import StageReport
 def main() -> None:
     """`python -m benchmarks.index_library VECTORS.npy bf16,64,256`.
 
-    ClickHouse gives usearch M as `connectivity` (the lowest layer has twice as many links, in both), ef_construction as
-    `expansion_add`, and no table of keys; the bytes a vector of both indexes show it.
+    ClickHouse passes M to usearch as `connectivity` (the lowest layer has twice as many links, in both),
+    ef_construction as `expansion_add`, and has no table of keys. The bytes a vector of both indexes confirm this.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("vectors", type=Path)

@@ -1,4 +1,4 @@
-"""Benchmark: one shard from raw files to table, ours against the field. How peers are run is the harness's."""
+"""Benchmark: one shard from raw files to table, ours compared with other ways. harness.py runs the peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from benchmarks.shards import SHARD, SampleShard, merged_file, sample_shard
 
 ROWS, QUICK_ROWS = 100_000, 5_000
 PAGE_ROWS = 100_000
-"""The page's way takes 45 kB of memory a row: with more rows its figures are scaled in proportion, and that is said."""
+"""The page's way takes 45 kB of memory a row. With more rows its figures are scaled proportionally, and the report says
+so."""
 
 OURS, PAGE, PASTE, FLOOR = "ours", "the page's way", "PASTE JOIN", "floor"
 POLARS, PANDAS = "polars, insert_arrow", "pandas, insert_df"
@@ -34,7 +35,7 @@ After each run the tables were compared: the same rows, urls and vectors."""
 
 
 def inspection(folder: Path) -> Command:
-    """What the table holds."""
+    """Describes the table's content."""
     return python("benchmarks.engine", folder)
 
 
@@ -62,7 +63,7 @@ def floor_peer(shard: SampleShard, ready: Path) -> Peer:
 def _raw_peer(
     name: str, shard: SampleShard, commands: Callable[[Path], dict[str, Command]], inspect: Callable[[Path], Command]
 ) -> Peer:
-    """One that finds the three raw files side by side in its folder."""
+    """A peer that finds the three raw files in its folder."""
 
     def prepare(folder: Path) -> dict[str, Command]:
         shard.link_into(folder)
@@ -76,7 +77,7 @@ def _page_commands(folder: Path) -> dict[str, Command]:
 
 
 def _peers(shard: SampleShard, page_shard: SampleShard, ready: Path) -> list[Peer]:
-    """All whose packages are installed."""
+    """All peers whose packages are installed."""
 
     def one(module: str, *way: str) -> Callable[[Path], dict[str, Command]]:
         return lambda folder: {"load": python(f"benchmarks.{module}", *way, folder, SHARD)}
@@ -121,7 +122,7 @@ def run(bench: Bench) -> Section:
 
 
 def _require_equal(rounds: Rounds, rows: int) -> None:
-    """Every database the same sums; those of ClickHouse the same hash, too."""
+    """Requires the same sums of every database, and the same hash of those in ClickHouse."""
     for fact in ("checksum", "content"):
         found = {
             (one.outcome["rows"], one.outcome[fact])
@@ -137,7 +138,7 @@ def _require_equal(rounds: Rounds, rows: int) -> None:
 
 
 def _figures(rounds: Rounds, scale: float) -> list[Figure]:
-    """What is wanted, then ours against each peer."""
+    """The figures with goals, then ours compared with each peer."""
     figures = [
         Figure("ours, in floors", ratio(rounds, OURS, FLOOR, wall), goal=2.5),
         Figure("ours, in floors, by CPU seconds", ratio(rounds, OURS, FLOOR, cpu)),
@@ -162,7 +163,7 @@ def _scaled(value: Spread, factor: float) -> Spread:
 
 
 def _summary(rounds: Rounds, rows: int, scale: float) -> list[list[str]]:
-    """A row a peer; ratios are of ours, round by round."""
+    """A row for each peer; ratios are relative to ours, round by round."""
     head = [
         "",
         "wall s",
@@ -185,7 +186,7 @@ def _summary(rounds: Rounds, rows: int, scale: float) -> list[list[str]]:
 
 
 def _sizes(rounds: Rounds, shard: SampleShard, scale: float) -> list[list[str]]:
-    """What the ways leave beside their tables."""
+    """The files that each way leaves beside its table."""
     rows = [["", "bytes a row"], ["raw files", f"{shard.raw_bytes / shard.rows:,.0f}"]]
     for name, peer, size, factor in (
         ("the page's CSV", PAGE, "csv_bytes", scale),

@@ -56,7 +56,7 @@ def run(bench: Bench) -> Section:
 
 
 def _load_stages(runs: list[Round]) -> list[list[str]]:
-    """Where the seconds of the load go."""
+    """The seconds of each stage of the load."""
     seconds: list[dict[str, float]] = [one.stages["load"].result["load_seconds"] for one in runs]
     names = list(seconds[0])
     return [names, [Spread.of([one[name] for one in seconds]).text() for name in names]]

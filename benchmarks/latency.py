@@ -95,7 +95,7 @@ def _main_tables(report: GrowingReport, db: Database, given: argparse.Namespace)
 
 
 def _sweep(report: GrowingReport, db: Database, given: argparse.Namespace) -> None:
-    """Equal rows in ever more partitions, and what follows for the cost of one more."""
+    """Measures equal rows in more and more partitions, and the cost of one more partition."""
     shapes: list[_Shape] = []
     for partitions in given.sweep:
         shapes.append(_measured(report, db, (given.sweep_rows, partitions), given.sweep_parameters, given.queries))
@@ -149,12 +149,12 @@ def _sweep_row(shape: _Shape, kind: str) -> list[str]:
 
 
 def _plain(shape: _Shape, kind: str) -> Measurement:
-    """At ef 64 without rescoring."""
+    """The measurement at ef 64 without rescoring."""
     return next(one for one in shape.evaluation.of_kind(kind) if one.search == PLAIN)
 
 
 def _explained(shapes: list[_Shape]) -> str:
-    """A straight line through the medians: what a search costs at all, and what each further partition adds."""
+    """A straight line through the medians: the fixed cost of a search, and the cost of each further partition."""
     kind = "image_to_image"
     partitions = [shape.partitions for shape in shapes]
     slope, start = np.polyfit(partitions, [_plain(shape, kind).latency.p50 for shape in shapes], 1)

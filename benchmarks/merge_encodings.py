@@ -1,4 +1,4 @@
-"""Benchmark: how a merged file is encoded best: bytes a row, what it costs to write it and ClickHouse to read it.
+"""Benchmark: the best encoding of a merged file: bytes a row, and the cost of writing it and of reading it.
 
 As a program it writes and reads one file in one way.
 """
@@ -31,7 +31,7 @@ two threads into nothing. *split* is BYTE_STREAM_SPLIT for the vectors, *plain* 
 
 
 def write(source: Path, target: Path, compression: str, split: bool, group: int, report: StageReport) -> None:
-    """Writes the rows of a merged file again, in row groups of `group` as the merge does, one call each."""
+    """Writes the rows of a merged file again, in row groups of `group` rows as the merge does, one call each."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Benchmark: what Dagster costs around the engine's work: imports, a run, a backfill, looking at 410 partitions."""
+"""Benchmark: the cost of Dagster around the engine's work: imports, a run, a backfill, reading 410 partitions."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from laion_assets_tests.automation.services import Services, wait_for
 PARTITIONS = 410
 MATERIALIZATIONS = 2_000
 ROWS = 200
-"""Rows of a tiny shard: the engine has next to nothing to do."""
+"""Rows of a tiny shard, which gives the engine almost no work."""
 
 ABOUT = "Seconds of wall time. Runs and the backfill are real: a webserver and a daemon on a folder of their own."
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure: what it is, seconds, at most how many it should be, and how it was measured."""
+    """One measured figure: its name, seconds, their upper limit, and how it was measured."""
 
     name: str
     seconds: float
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def import_figures(rounds: int) -> list[Figure]:
-    """Importing the code location in a fresh process, over importing Dagster."""
+    """The time to import the code location in a fresh process, minus that to import Dagster."""
     code = (
         "import time; a = time.perf_counter(); import dagster; b = time.perf_counter(); "
         "import laion_assets.definitions; c = time.perf_counter(); print(b - a, c - b)"
@@ -142,7 +142,7 @@ def _view(services: Services) -> None:
 
 
 def _record_history(instance: dg.DagsterInstance, definitions: dg.Definitions, keys: list[str], events: int) -> None:
-    """All but ten shards loaded, some of them again, each time by a run; every twentieth run failed first."""
+    """Records all but ten shards as loaded, some of them twice, each by a run; every twentieth run failed first."""
     loaded, recorded = keys[:-10], 0
     job = definitions.resolve_job_def("load_shards")
     while recorded < events:
@@ -210,7 +210,7 @@ def tiny_shards(folder: Path, shards: int) -> dict[str, str]:
 
 
 def _run(services: Services, shard: str) -> tuple[float, float, float]:
-    """Seconds of one run outside its steps from its launch, outside them from its start, and in them."""
+    """Seconds of one run: outside its steps since its launch, outside them since its start, and within them."""
     launched = time.time()
     selector = {"repositoryLocationName": "laion_assets", "repositoryName": "__repository__", "jobName": "load_shards"}
     tags = [{"key": PARTITION_TAG, "value": shard}]

@@ -1,4 +1,4 @@
-"""Benchmark: a shard of a backfill with PostgreSQL and four runs at a time, over SQLite and two."""
+"""Benchmark: a shard of a backfill with PostgreSQL and four runs at a time, compared with SQLite and two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ seconds of wall time from its launch to the end of its last run, by the number o
 (SQLite, two runs at a time), then with `deploy/dagster.yaml` (a PostgreSQL of its own on this machine, four)."""
 
 LIMIT = 0.6
-"""Of SQLite's time with two runs, at most."""
+"""The goal: at most this multiple of SQLite's time with two runs."""
 
 
 def main(arguments: list[str] | None = None) -> Section:

@@ -18,10 +18,11 @@ from laion_assets.table.load import load_partition
 
 
 class _NoPandas(MetaPathFinder):
-    """pandas is here for the page's way only: who installs ours has none, but pyarrow would import it where it is."""
+    """Hides pandas, which is installed only for the page's way: users of ours have none, but pyarrow would import
+    it."""
 
     def find_spec(self, fullname: str, *_: object) -> None:
-        """Finds nothing, and lets nobody else find pandas."""
+        """Finds nothing, and raises for pandas."""
         if fullname == "pandas":
             raise ModuleNotFoundError(fullname)
 

@@ -1,7 +1,7 @@
-"""Measured program: the engine reads npy and metadata side by side straight into a table. It is a peer, none of ours.
+"""Measured program: the engine reads npy and metadata together directly into a table. It is a peer, not our code.
 
-No Parquet file is made and nothing is checked: a shard whose files do not belong together, or that holds NaN, is loaded
-as it is, and a reader sees the rows come. PASTE JOIN keeps the order of rows only in one thread.
+No Parquet file is made and nothing is checked: a shard with NaN, or whose files do not belong together, is loaded
+unchanged, and readers see the rows while they arrive. PASTE JOIN keeps the order of rows only in one thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Benchmark: how far `laion-assets plan` is from what happens, for a load of shards that it had not seen.
+"""Benchmark: the error of `laion-assets plan` for a load of shards that it had not seen.
 
 `python -m benchmarks plan [--quick]`. First a plan, calibration included, then the load, the index and the recall
 report that it planned, each in a process of its own.
@@ -14,7 +14,7 @@ from laion_assets.sample.shards import write_sample_shard
 ROWS = (20_000, 50_000, 35_000, 28_000, 44_000, 31_000, 23_000, 47_000, 39_000, 26_000)
 QUICK_ROWS = (6_000, 15_000, 9_000)
 SEED = 77
-"""Another than the calibration's: its shards are others."""
+"""A seed other than the calibration's, so that the shards differ."""
 
 GOAL = 0.20
 

@@ -76,7 +76,8 @@ def _run(settings: Settings, folder: Path, report: StageReport, step: str) -> No
 
 
 class _DiskWatch(threading.Thread):
-    """Looks at the bytes of a folder now and then: each file once, and none that is the second name of one outside."""
+    """Measures the bytes of a folder at intervals. Each file counts once; second names of files outside do not
+    count."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -94,9 +95,9 @@ class _DiskWatch(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Until the block ends."""
+        """Measures until the block ends."""
         while not self._ended.wait(LOOK_SECONDS):
-            # Folders of parts come and go while they are looked at.
+            # Folders of parts may disappear while they are read.
             with contextlib.suppress(OSError):
                 self._most = max(self._most, _bytes_of(self._folder))
 
@@ -107,7 +108,7 @@ class _DiskWatch(threading.Thread):
 
     @property
     def left(self) -> int:
-        """The bytes that were added and are there now."""
+        """The bytes that were added and still exist."""
         return _bytes_of(self._folder) - self._before
 
 

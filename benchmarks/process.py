@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 SAMPLE_SECONDS = 0.01
-"""Between two looks at a process's memory; a look takes about 0.1 ms."""
+"""Seconds between two readings of a process's memory; a reading takes about 0.1 ms."""
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "benchmarks" / "reports"
 SCRATCH = REPORTS / "scratch"
-"""Sample shards, tables of a run, compiled modules; git ignores it."""
+"""The folder of sample shards, tables of a run, compiled modules; git ignores it."""
 
 
 class StageFailedError(RuntimeError):
-    """A measured command did not end well; its message has the end of what it wrote."""
+    """A measured command failed; the message has the end of its output."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def python(module: str, *arguments: object) -> list[str]:
 
 
 def compile_all() -> None:
-    """Lets Python compile whatever the measured programs import, so that the first round does not pay for it."""
+    """Makes Python compile all that the measured programs import, so that the first round does not pay for it."""
     programs = ("ours", "page_way", "paste_join", "client_way", "duckdb_way", "lance_way", "floor", "merge_encodings")
     modules = ["pandas", "laion_assets.cli", "laion_assets.sample.shards", *(f"benchmarks.{name}" for name in programs)]
     measure([sys.executable, "-c", f"import {', '.join(modules)}; pandas.DataFrame().to_csv()"])
 
 
 def _environment() -> dict[str, str]:
-    """Ours without LAION_* variables; compiled modules are kept, as Python does unless it is told otherwise."""
+    """Our environment without LAION_* variables; compiled modules are kept, as by default in Python."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LAION_")}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**kept, "PYTHONPYCACHEPREFIX": str(SCRATCH / "compiled")}
@@ -120,7 +120,7 @@ def _busy_seconds() -> float:
 
 
 def _last_json(said: str) -> dict[str, Any]:
-    """The object on the last line; empty for commands that do not speak JSON."""
+    """The JSON object on the last line; empty for commands that print none."""
     try:
         value = json.loads(said.strip().splitlines()[-1])
     except (IndexError, ValueError):
@@ -129,7 +129,7 @@ def _last_json(said: str) -> dict[str, Any]:
 
 
 class _MemoryWatch(threading.Thread):
-    """Looks at the anonymous memory of a process and its descendants every `SAMPLE_SECONDS`."""
+    """Reads the anonymous memory of a process and its descendants every `SAMPLE_SECONDS`."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(name="memory-watch", daemon=True)
@@ -138,7 +138,7 @@ class _MemoryWatch(threading.Thread):
         self._seen: list[tuple[float, int]] = []
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Reads until `stop`."""
         while not self._ended.wait(SAMPLE_SECONDS):
             self._seen.append((time.monotonic(), sum(map(anonymous_bytes, _family(self._pid)))))
 

@@ -1,4 +1,4 @@
-"""Benchmark: a server that reads the merged file against one that gets it pushed over HTTP. The server is chDB."""
+"""Benchmark: a server that reads the merged file, compared with one to which it is pushed over HTTP. It is chDB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmark: what a search by the index costs beyond the graph's own, part by part. It compares no other engine."""
+"""Benchmark: the cost of a search by the index besides the graph's own, part by part. It compares no other engine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _calls(db: Database, ef: int) -> dict[str, Call]:
-    """From the least to the whole search."""
+    """The calls, from the least to the whole search."""
     request = SearchRequest(limit=10, settings=SearchSettings(ef).pairs())
     settings = search_statement(db, request, np.ones(db.settings.dataset.dimension, np.float32)).settings
 

@@ -21,7 +21,7 @@ BATCH, TOKENS = 64, 128
 
 
 class AbsentError(Exception):
-    """What these vectors come from is not there; its text says what."""
+    """The origin of these vectors is missing; the error's text names it."""
 
 
 def glove_vectors(limit: int) -> Floats:
@@ -46,7 +46,7 @@ def _texts(captions: Path) -> list[str]:
 
 
 def _embedded(texts: list[str], tokenizer: Path, model: Path) -> Iterator[Floats]:
-    """The mean of each caption's token vectors. Texts of one length are together, so that little is padding."""
+    """The mean of each caption's token vectors. Texts of the same length are encoded together, with little padding."""
     from tokenizers import Tokenizer
 
     words: Any = Tokenizer.from_file(str(tokenizer))
@@ -84,7 +84,7 @@ def _package_file(package: str, name: str) -> Path:
 
 
 def _unit(vectors: Floats) -> Floats:
-    """Length 1; rows without a length are left out."""
+    """Vectors of length 1; zero vectors are left out."""
     lengths = np.linalg.norm(vectors, axis=1)
     unit: Floats = (vectors[lengths > 0] / lengths[lengths > 0, None]).astype(np.float32)
     return unit

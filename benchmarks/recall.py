@@ -28,11 +28,11 @@ GRID = (
 )
 
 TARGET, TARGETS = 0.95, {"image_to_image": 0.99}
-"""LAION_RECALL_TARGET and LAION_RECALL_TARGETS of this benchmark: what a recall report with these would name."""
+"""LAION_RECALL_TARGET and LAION_RECALL_TARGETS of this benchmark, which decide the settings that a report names."""
 
 GOALS = {"image_to_image": 0.99, "text_to_image": 0.95}
 GOAL_ROWS = 200_000
-"""Up to this many sample rows in one part they are goals; beyond, figures are reported as they come."""
+"""Up to this many sample rows in one part the targets are goals; above, figures are only reported."""
 
 ABOUT = """\
 {parameters}; each table is one part. {queries} queries a kind: rows that are kept out of a copy of the table, which is
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _real(report: GrowingReport, given: argparse.Namespace, kind: str, summary: list[list[str]]) -> None:
-    """A set of real vectors, or a word on why there is none."""
+    """Measures a set of real vectors, or reports why there is none."""
     makers: dict[str, Callable[[int], Floats]] = {
         "glove": glove_vectors,
         "minilm": partial(minilm_vectors, given.captions),
@@ -106,7 +106,7 @@ def _measured(report: GrowingReport, db: Database, name: str, queries: int) -> E
 def _summarise(
     report: GrowingReport, summary: list[list[str]], name: str, evaluation: Evaluation, goals: dict[str, float]
 ) -> None:
-    """Names the settings of each kind; figures for the two kinds that have a target of their own."""
+    """Names the settings of each kind, and figures for the two kinds that have their own target."""
     for kind in kinds_of(evaluation):
         target, best = evaluation.target_of(kind), evaluation.chosen(kind)
         plain = next(one for one in evaluation.of_kind(kind) if one.search == SearchSettings(64)).at_10.mean

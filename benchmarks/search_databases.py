@@ -21,7 +21,7 @@ COLUMNS = ["id", "url", "caption"]
 
 
 def rows_of(vectors: Floats) -> pa.Table:
-    """An id, a url and a caption for each vector, as our table has them."""
+    """An id, a url and a caption for each vector, as in our table."""
     numbers = np.arange(len(vectors), dtype=np.int64)
     names = pa.array([str(number) for number in numbers])
     values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
@@ -30,7 +30,7 @@ def rows_of(vectors: Floats) -> pa.Table:
 
 @dataclass
 class LanceDB(Engine):
-    """A table on disk. `refine` candidates a neighbour are ranked by the vectors as they are stored."""
+    """A table on disk. `refine` candidates a neighbour are ranked by their stored vectors."""
 
     index: str = "IVF_PQ"
     parameters: IndexParameters = field(default_factory=IndexParameters)
@@ -70,7 +70,7 @@ class LanceDB(Engine):
 
 @dataclass
 class DuckDB(Engine):
-    """DuckDB with its extension vss, an HNSW of usearch in float32, in memory."""
+    """DuckDB with its extension vss, an HNSW index of usearch in float32, in memory."""
 
     parameters: IndexParameters = field(default_factory=IndexParameters)
     _db: Any = None
@@ -107,7 +107,7 @@ class DuckDB(Engine):
 
     @contextmanager
     def searcher(self, setting: Setting) -> Iterator[Searcher]:
-        """By a cursor of its own, one thread a query."""
+        """Searches with a cursor of its own, one thread a query."""
         cursor, sql = self._db.cursor(), self._sql()
         cursor.execute(f"SET hnsw_ef_search = {setting[0]}")
         yield lambda vector: [row[0] for row in cursor.execute(sql, [vector]).fetchall()]

@@ -1,4 +1,4 @@
-"""Vector indexes behind one interface: ours by SQL, libraries, other databases. What is compared is in search.py."""
+"""Vector indexes with one interface: ours by SQL, libraries, other databases. search.py compares them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ EF = tuple((ef,) for ef in (16, 32, 64, 128, 256, 512))
 class Engine(ABC):
     """One index over given vectors of length 1; row numbers are its keys.
 
-    `grid` are the search settings that are tried, whose numbers `words` name. After `build`: CPU seconds of the index
-    alone, and bytes a vector of what a search needs in memory (on disk, where a database reads its index from there).
+    `grid` has the search settings to try; `words` names their numbers. After `build` there are the CPU seconds of the
+    index alone, and the bytes a vector that a search needs in memory (on disk, if a database reads its index from
+    there).
     """
 
     name: str
@@ -52,14 +53,14 @@ class Engine(ABC):
 
     @abstractmethod
     def build(self, vectors: Floats, folder: Path, say: Say) -> None:
-        """Indexes `vectors`, (n, d); files may lie in `folder`."""
+        """Indexes `vectors`, (n, d); it may write files into `folder`."""
 
     @abstractmethod
     def searcher(self, setting: Setting) -> AbstractContextManager[Searcher]:
-        """For one thread, at one setting; of two settings at a time only one holds."""
+        """A searcher for one thread, at one setting. Only one setting can be in use at a time."""
 
     def close(self) -> None:  # noqa: B027
-        """Gives back what it holds; libraries leave that to Python."""
+        """Releases what it holds; libraries leave that to Python."""
 
     def text(self, setting: Setting) -> str:
         """A setting in words."""
@@ -74,14 +75,14 @@ class Engine(ABC):
 
 @dataclass
 class Ours(Engine):
-    """The project's own table and its search, which brings caption, url, id, NSFW and shard of each answer."""
+    """The project's own table and its search, which returns caption, url, id, NSFW and shard of each answer."""
 
     parameters: IndexParameters = field(default_factory=IndexParameters)
     _stack: ExitStack = field(default_factory=ExitStack)
     _db: Database | None = None
 
     def build(self, vectors: Floats, folder: Path, say: Say) -> None:
-        """Loads a table, then builds its index, with all that the project does then."""
+        """Loads a table, then builds its index, with all that the project does for it."""
         self._db = self._stack.enter_context(vector_table(folder / "ours", "ours", vectors, self.parameters, say))
         built = build_indexes(self._db, log=say)
         self.core_seconds = built.core_seconds or 0.0
@@ -89,7 +90,8 @@ class Ours(Engine):
 
     @contextmanager
     def searcher(self, setting: Setting) -> Iterator[Searcher]:
-        """By a connection of its own: one is not for two threads. `connect` would wait for the engine that is open."""
+        """Opens a second connection, since one connection is not for two threads. `connect` would wait for the
+        engine."""
         assert self._db is not None
         opened: Any = self._db.client
         ef, multiplier = setting
