@@ -203,7 +203,7 @@ def _by(modality: Literal["image", "text"]) -> By:
 
 
 def _no_constant(name: str) -> float:
-    """NaN and Infinity are valid in Python but not in JSON. The NaN that is returned is refused where it is used."""
+    """NaN and Infinity are valid in Python but not in JSON. The returned number is refused where it is used."""
     return math.nan if name == "NaN" else math.inf
 
 

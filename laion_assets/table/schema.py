@@ -51,7 +51,7 @@ def create_table(db: Database) -> None:
 
 
 OF_DATASET = "laion_assets: shards of the dataset "
-"""How the comments of tables begin. The dataset's name follows, and in tables since then also the shape."""
+"""How the comments of tables begin. The dataset's name follows, and in tables of newer versions also the shape."""
 
 
 def dataset_comment(db: Database) -> str:

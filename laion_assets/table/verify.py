@@ -24,7 +24,7 @@ dimensions. A shard may be sorted by class, so one run may have only one caption
 @dataclass(frozen=True)
 class PartitionFigures:
     """Figures of a partition: rows, their fingerprint, rows with unsound vectors, rows whose id another row has, too,
-    and the sum over the vectors' bits by column (None if a vector has another length)."""
+    and the sum over the vectors' bits by column (no sums if a vector has another length)."""
 
     rows: int
     fingerprint: int

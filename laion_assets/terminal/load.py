@@ -163,7 +163,7 @@ def _load_alone(
 
 
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
-    """The steps of the chain that a shard still needs, in order. None if Dagster and the table agree that the shard is
+    """The steps of the chain that a shard still needs, in order. Empty if Dagster and the table agree that the shard is
     loaded and its last run succeeded: a run that was killed after its load has not checked what it loaded."""
     if (
         history.loaded_at is not None
