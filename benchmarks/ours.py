@@ -18,8 +18,7 @@ from laion_assets.table.load import load_partition
 
 
 class _NoPandas(MetaPathFinder):
-    """Hides pandas, which is installed only for the page's way: users of ours have none, but pyarrow would import
-    it."""
+    """Hides pandas, which is there only for the page's way: users of ours have none, but pyarrow would import it."""
 
     def find_spec(self, fullname: str, *_: object) -> None:
         """Finds nothing, and raises for pandas."""

@@ -6,7 +6,7 @@ from laion_assets.recall.figures import Evaluation, Measurement, choose
 from laion_assets.recall.report import milliseconds
 
 KINDS = ("image_to_image", "text_to_image", "text_to_text", "image_to_text")
-"""The four kinds of query, those that people ask first."""
+"""The four kinds of query, the most usual first."""
 
 NAMES = {
     kind: kind.replace("_to_", "→").replace("like_by_", "rows of the table, by ")
@@ -23,8 +23,8 @@ def kinds_of(evaluation: Evaluation) -> list[str]:
 
 
 def named(evaluation: Evaluation, kind: str, target: float) -> Measurement:
-    """The fastest settings whose interval's lower bound reaches a recall over the choosing half of the queries; where
-    none does, those of the highest recall."""
+    """The fastest settings whose interval's lower bound reaches a recall over the choosing half of the queries; if none
+    does, those of the highest recall."""
     return choose(evaluation.of_kind(kind), target)
 
 

@@ -15,7 +15,7 @@ from benchmarks.search_engines import K
 from laion_assets.sample.shards import write_sample_shard
 
 TOLERANCE = 2e-6
-"""By how much a found row's cosine may fall short of the tenth true neighbour's: ties are found, too."""
+"""How much lower a found row's cosine may be than that of the tenth true neighbour, so that ties count as found."""
 
 REAL_ROWS = 400_000
 BLOCK = 100
@@ -39,11 +39,11 @@ class QueriedVectors:
             self.tenth[kind] = np.array([np.sort(each)[-K] for each in cosines])
 
     def first(self, queries: int) -> QueriedVectors:
-        """The same vectors with the first queries of each kind."""
+        """The same vectors with the first `queries` queries of each kind."""
         return replace(self, queries={kind: asked[:queries] for kind, asked in self.queries.items()})
 
     def cosines(self, kind: str, number: int, rows: Sequence[int] | npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        """Between one query and some rows."""
+        """Cosines between one query and some rows."""
         query = self.queries[kind][number].astype(np.float64)
         chosen = self.vectors[np.asarray(rows, dtype=np.intp)].astype(np.float64)
         cosines: npt.NDArray[np.float64] = chosen @ query / np.linalg.norm(chosen, axis=1) / np.linalg.norm(query)
@@ -61,7 +61,8 @@ class QueriedVectors:
 
 
 def sample_vectors(folder: Path, rows: int, queries: int) -> QueriedVectors:
-    """Images of a sample shard; the images and the texts of its last rows ask. Files go to `folder`, and away."""
+    """Images of a sample shard; the images and texts of its last rows are the queries. Files in `folder` are
+    removed."""
     image, text, metadata = write_sample_shard(folder, SHARD, rows + queries)
     images, texts = (_unit(np.load(path)) for path in (image, text))
     for path in (image, text, metadata):
@@ -71,7 +72,7 @@ def sample_vectors(folder: Path, rows: int, queries: int) -> QueriedVectors:
 
 
 def real_vectors(name: str, captions: Path | None, queries: int) -> QueriedVectors:
-    """`glove` or `minilm`, but for some drawn ones, which ask. Raises `AbsentError`."""
+    """`glove` or `minilm`, without some random vectors, which are the queries. Raises `AbsentError`."""
     vectors = glove_vectors(REAL_ROWS) if name == "glove" else minilm_vectors(captions, REAL_ROWS)
     order = np.random.default_rng(0).permutation(len(vectors))
     kept = np.ascontiguousarray(vectors[np.sort(order[queries:])])

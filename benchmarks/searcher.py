@@ -1,4 +1,5 @@
-"""Benchmark: what a held `Searcher` costs beyond its statement, a condition, one call, and many queries at once."""
+"""Benchmark: the cost of an open `Searcher` beyond its statement, of a condition, one call, and many queries at
+once."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def measure(report: GrowingReport, settings: Settings, queries: Vectors, ef: int, runs: int) -> None:
-    """Measures a table that is there."""
+    """Measures an existing table."""
     request = SearchRequest(settings=(("hnsw_candidate_list_size_for_search", ef),))
     with_half = SearchRequest(where=HALF, settings=request.settings)
     few = queries[: max(len(queries) // 5, 1)]

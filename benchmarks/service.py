@@ -1,4 +1,4 @@
-"""Benchmark: the search service under load by wrk, beside the same statements from threads without HTTP."""
+"""Benchmark: the search service under load by wrk, compared with the same statements from threads without HTTP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ on this machine: what wrk takes of the cores, the service has not."""
 
 QUERIES = 256
 SOME = 0.1
-"""Of the requests of the memory trial, those after which the memory is looked at first."""
+"""Fraction of the memory trial's requests after which the memory is first measured."""
 
 
 def main(arguments: list[str] | None = None) -> Section:
@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _first_answers(report: GrowingReport, settings: Settings, runs: int) -> None:
-    """From the start of the process to the first answer to words, beside opening model and engine in a bare process."""
+    """From the start of the process to the first answer to words, compared with a process that only opens both
+    parts."""
     beside = []
     for _ in range(runs):
         with serving(settings) as server:
@@ -73,7 +74,7 @@ def _first_answers(report: GrowingReport, settings: Settings, runs: int) -> None
 
 
 def _rates(report: GrowingReport, settings: Settings, script: Path, clients: int, seconds: float, runs: int) -> None:
-    """The service in turns with its statements alone."""
+    """The service and its statements alone, alternately."""
     rows = [["", "answers/s", "p50 ms", "p99 ms", "most ms", "load average"]]
     ratios, tails, errors = [], [], 0
     for number in range(runs):
@@ -94,7 +95,7 @@ def _rates(report: GrowingReport, settings: Settings, script: Path, clients: int
 
 
 def _burdened(report: GrowingReport, server: Server, script: Path, clients: int, seconds: float, idle: int) -> None:
-    """Beside connections that ask nothing, and clients that send a byte a second."""
+    """With connections that ask nothing, and clients that send a byte a second."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     rows = [["", "answers/s", "p50 ms", "p99 ms", "most ms", "load average"]]
     load(server, script, clients, min(seconds, 5))
@@ -105,7 +106,7 @@ def _burdened(report: GrowingReport, server: Server, script: Path, clients: int,
         rates[busy].append(found.rate)
         rows.append(_row(f"beside {idle} idle connections and a slow client" if busy else "by themselves", found))
         report.table("beside others", rows)
-    # The rounds lie symmetrically in time, so that a drift of the machine counts for both.
+    # The rounds are symmetric in time, so that a drift of the machine affects both in the same way.
     report.figure(
         f"rate beside {idle} idle connections and a slow client, of the rate without",
         sum(rates[True]) / sum(rates[False]), goal=0.95, form=".2f",
@@ -114,7 +115,7 @@ def _burdened(report: GrowingReport, server: Server, script: Path, clients: int,
 
 @contextlib.contextmanager
 def _idle_and_slow(port: int, idle: int) -> Iterator[None]:
-    """Half of the idle connections say nothing at all, half the beginning of a request."""
+    """Half of the idle connections send nothing at all, the other half the beginning of a request."""
     ended = threading.Event()
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(idle + 1)]
@@ -135,7 +136,7 @@ def _idle_and_slow(port: int, idle: int) -> Iterator[None]:
 
 
 def _memory(report: GrowingReport, server: Server, script: Path, clients: int, requests: int) -> None:
-    """After a tenth of the requests, and after all of them."""
+    """The memory after a tenth of the requests, and after all of them."""
     done, seen = 0, [(0, server.bytes)]
     while done < requests:
         done += load(server, script, clients, 10).requests

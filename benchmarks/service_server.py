@@ -1,4 +1,4 @@
-"""`laion-assets serve` as a process of its own, and wrk that asks it. It reports nothing."""
+"""`laion-assets serve` as a separate process, and wrk, which sends requests to it. It reports nothing."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ class Server:
 
 
 def require_wrk() -> None:
-    """Ends the benchmark where the load generator is not installed."""
+    """Ends the benchmark if the load generator is not installed."""
     if shutil.which("wrk") is None:
         sys.exit("the service is loaded by wrk, which is not on PATH: apt-get install wrk")
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables by which another process has these settings."""
+    """The variables that give another process these settings."""
     given = settings.model_dump(include=settings.model_fields_set)
     named = {f"LAION_{name.upper()}": str(value) for name, value in given.items() if name != "dataset_name"}
     return {**os.environ, **named, "LAION_DATASET": settings.dataset_name}
@@ -91,7 +91,7 @@ def write_bodies(queries: Vectors, folder: Path) -> Path:
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Server]:
-    """The service on a free port, asked for words as soon as it listens."""
+    """The service on a free port; it is asked for words as soon as it listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "laion_assets.cli", "serve", "--port", str(port)]
@@ -118,7 +118,7 @@ def _first_answer(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def load(server: Server, script: Path, clients: int, seconds: float) -> Load:
-    """So many clients at once, each asking again as soon as it is answered."""
+    """`clients` clients at once; each asks again as soon as it has its answer."""
     command = ["wrk", "--threads", "1", "--connections", str(clients), "--duration", f"{seconds:g}s"]
     command += ["--timeout", "30s", "--script", str(script), f"http://127.0.0.1:{server.port}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

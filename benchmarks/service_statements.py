@@ -27,7 +27,7 @@ REQUEST = SearchRequest(limit=LIMIT, settings=(("log_comment", "reference"),))
 
 
 def main() -> None:
-    """Opens model and engine, which is timed, then asks for so many seconds."""
+    """Opens model and engine, which is timed, then searches for `seconds`."""
     queries, threads, seconds = np.load(Path(sys.argv[1])), int(sys.argv[2]), float(sys.argv[3])
     settings = load_settings()
     started = time.perf_counter()

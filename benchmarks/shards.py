@@ -1,4 +1,4 @@
-"""The sample shards that benchmarks work on, made once, and linked to where a peer looks for them. It times nothing."""
+"""The sample shards of benchmarks, made once, and linked to where a peer expects them. It times nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 
 SHARD = 0
-"""The number of the shard that every benchmark takes."""
+"""The number of the shard that every benchmark uses."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class SampleShard:
 
     @property
     def raw_bytes(self) -> int:
-        """Of the three files."""
+        """Bytes of the three files."""
         return sum(path.stat().st_size for path in self.paths)
 
     def link_into(self, folder: Path) -> None:
-        """Links the three files side by side into a folder: they are neither copied nor moved."""
+        """Links the three files into a folder: they are neither copied nor moved."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in self.paths:
             os.link(path, folder / path.name)
 
 
 def sample_shard(scratch: Path, rows: int) -> SampleShard:
-    """A sample shard of that many rows, made where it is not there yet (its files appear whole or not at all)."""
+    """A sample shard of `rows` rows, made if it is missing (its files appear completely or not at all)."""
     folder = scratch / f"shard_of_{rows}"
     names = ("img_emb", "text_emb", "metadata")
     image, text, metadata = (
@@ -57,7 +57,8 @@ def sample_shard(scratch: Path, rows: int) -> SampleShard:
 
 
 def merged_file(scratch: Path, rows: int) -> Path:
-    """Our merged file of the sample shard of that many rows, made again: its writer may have changed."""
+    """Our merged file of the sample shard of `rows` rows. It is made again each time, since its writer may have
+    changed."""
     store = ShardStore(scratch / f"merged_of_{rows}", load_dataset("sample"))
     shutil.rmtree(store.folder, ignore_errors=True)
     sample_shard(scratch, rows).link_into(store.raw_folder)

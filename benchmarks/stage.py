@@ -1,4 +1,4 @@
-"""What a measured program tells the harness: its parts with their times, and its figures. It measures no memory."""
+"""What a measured program reports to the harness: its parts with their times, and its figures. Measures no memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StageReport:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times one part by the clock that the harness's looks at memory have too, and counts its CPU seconds."""
+        """Times one part with the clock that the harness also uses for memory, and counts its CPU seconds."""
         start, cpu = time.monotonic(), time.process_time()
         yield
         self._phases.append((name, start, time.monotonic(), time.process_time() - cpu))

@@ -1,4 +1,4 @@
-"""Benchmark: tuned index parameters against those of ClickHouse's page: build, bytes, recall, and where they break."""
+"""Benchmark: tuned index parameters compared with those of ClickHouse's page: build, bytes, recall, and limits."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _try_shape(
 
 
 def _compare(report: GrowingReport, one: tuple[int, int], trial: Trial, reference: Trial | None) -> None:
-    """Figures of one tuned choice; whether each shape reaches its goals is what the benchmark is to show."""
+    """Figures of one tuned choice. The benchmark shows whether each table layout reaches its goals."""
     name = f"{_words(one)}, {trial.parameters}, {trial.granularity} a granule"
     report.figure(f"{name}: worst recall@10", worst_recall(trial), sign="≥", goal=TARGET)
     report.figure(f"{name}: times faster than exact, least", _least_speedup(trial), form=".1f")
@@ -164,7 +164,7 @@ def _best(trial: Trial, kind: str) -> Measurement:
 
 
 def _laion_vectors() -> int:
-    """Of all shards, both columns."""
+    """Vectors of all shards, both columns."""
     dataset = load_dataset("laion400m")
     return sum(dataset.known_rows(shard) or 0 for shard in dataset.shards) * len(dataset.vector_columns)
 

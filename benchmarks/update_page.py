@@ -1,7 +1,8 @@
 """`python -m benchmarks.update_page`: puts the tables of the newest reports into docs/benchmarks.md, between its marks.
 
-A mark is a comment `<!-- benchmark NAME: TABLE | TABLE -->`, up to the next `<!-- end -->`: the tables of that report
-whose titles end with those words. It measures nothing. What was not reached is shown as in the report.
+A mark is a comment `<!-- benchmark NAME: TABLE | TABLE -->`, up to the next `<!-- end -->`. It is filled with the
+tables of that report whose titles end with those words. Nothing is measured. Goals that were not reached are shown as
+in the report.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ MARK = re.compile(r"(<!-- benchmark (?P<name>\w+): (?P<tables>.+?) -->\n).*?(<!-
 
 
 def main() -> None:
-    """Rewrites docs/benchmarks.md. Exits with 1 where a mark has no report."""
+    """Rewrites docs/benchmarks.md. Exits with 1 if a mark has no report."""
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(MARK.sub(lambda found: f"{found[1]}{_block(found['name'], found['tables'])}{found[4]}", text))
 
 
 def _block(name: str, tables: str) -> str:
-    """What one benchmark found: which report, the tables, then each figure that has a goal."""
+    """The result of one benchmark: the report's name, the tables, then each figure that has a goal."""
     reports = sorted(REPORTS.glob(f"*-{name}.json"))
     if not reports:
         sys.exit(f"there is no report of {name}: make bench BENCH={name}")

@@ -1,4 +1,4 @@
-"""Benchmark: what the proof costs that every element of every vector reached the table. It compares no other engine."""
+"""Benchmark: the cost of proving that every element of every vector reached the table. It compares no other engine."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ function say(text, { failed = false, told = "" } = {}) {
   statusLine.classList.toggle("failed", failed);
 }
 
-// One request, with the token where there is one. The relative path also works below a proxy's prefix.
+// Sends one request, with the token if there is one. The relative path also works below a proxy's prefix.
 function ask(path, options = {}) {
   const headers = { ...(options.headers || {}) };
   const token = fields.token.value || sessionStorage.getItem("token") || "";
@@ -27,7 +27,7 @@ function ask(path, options = {}) {
   return fetch(path, { ...options, headers });
 }
 
-// What an answer holds. A proxy answers with HTML where the service is not there.
+// The content of an answer. A proxy answers with HTML if the service does not run.
 async function content(answer) {
   const found = await answer.json().catch(() => ({}));
   if (!answer.ok) { throw new Error(found.error || "The service answered " + answer.status + "."); }
@@ -120,7 +120,7 @@ async function search({ keep = true } = {}) {
   }
 }
 
-// How many filters hold, also while they are folded away.
+// How many filters are set, also while they are hidden.
 function showFilters() {
   const names = ["nsfw", "similarity", "size", "shard", "where"];
   const set = names.filter((name) => fields[name].value.trim()).length + SWITCHES.filter((name) => fields[name].checked).length;
@@ -202,7 +202,7 @@ async function takePicture(file) {
   search();
 }
 
-// The link of a search: all that the form says. A dropped picture is on this machine alone, so a link cannot hold it.
+// The link of a search: all values of the form. A dropped picture is only on this machine, so a link cannot contain it.
 function link() {
   const kept = new URLSearchParams();
   for (const name of KEPT) { if (fields[name].value) { kept.set(name, fields[name].value); } }
@@ -230,7 +230,7 @@ form.addEventListener("submit", (event) => {
 });
 fields.picture.addEventListener("change", () => takePicture(fields.picture.files[0]));
 fields.index.addEventListener("change", suitIndex);
-// Else a browser that wants a folded-away field corrected can show it to nobody, and the search does not begin.
+// Otherwise a browser that finds an invalid value in a hidden field cannot show it, and the search does not begin.
 form.addEventListener("invalid", () => { document.getElementById("filters").open = true; }, true);
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
