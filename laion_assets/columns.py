@@ -27,6 +27,12 @@ PAGE_ALIASES: dict[str, tuple[str, ...]] = {
 }
 """The names that each column has in published metadata of this layout; the first match is taken."""
 
+DISTANCE = "distance"
+"""The name of a row's distance in a search; a condition may use this name, too."""
+
+CELLS_PREFIX = "cells_"
+"""The names of columns that only the tables of cells have begin so."""
+
 TABLES_OWN = ("id", "image_embedding", "text_embedding", "shard", *PAGE_TYPES)
 """Names that no extra column can have."""
 
@@ -109,6 +115,8 @@ WELL_KNOWN: dict[str, ExtraColumn] = {
 
 def refuse_name(name: str) -> None:
     """Raises `ValueError` for a name that no extra column can have."""
+    if name.startswith(CELLS_PREFIX) or name == DISTANCE:
+        raise ValueError(f"{name} has a meaning of its own in searches: give the column another name")
     if name in TABLES_OWN:
         raise ValueError(f"{name} is a column that every table has: describe it under [columns] and [defaults]")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,100}", name):

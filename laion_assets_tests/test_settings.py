@@ -493,6 +493,14 @@ def test_a_dataset_that_does_not_exist_is_refused_when_settings_are_read(monkeyp
         load_settings()
 
 
+@pytest.mark.parametrize("name", ["distance", "cells_load"])
+def test_a_name_with_a_meaning_in_searches_is_no_extra_column(tmp_path: Path, name: str) -> None:
+    toml = tmp_path / "mine.toml"
+    toml.write_text(f'name = "mine"\nshards = 1\ndimension = 8\n[extra_columns]\n{name} = "Float32"\n')
+    with pytest.raises(LaionError, match=f"{name} has a meaning of its own in searches"):
+        load_settings(dataset_name=str(toml))
+
+
 def test_extra_columns_are_ones_that_the_metadata_has() -> None:
     assert load_settings(extra_columns=tuple(WELL_KNOWN)).extra_columns == tuple(WELL_KNOWN)
     for name in ("url", "colour"):

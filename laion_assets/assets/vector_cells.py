@@ -81,7 +81,7 @@ def _every_shard_is_in_cells(location: CodeLocation) -> dg.AssetChecksDefinition
         "vector_cells",
         "every_shard_is_in_cells",
         "Rows and a hash of ids of every shard in the cells of each vector column equal the table's, and no shard was "
-        "loaded again since.",
+        "changed since.",
         blocking=True,
         touches_table=True,
     )

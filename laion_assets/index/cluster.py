@@ -18,7 +18,7 @@ from laion_assets.settings import Settings
 from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
-from laion_assets.table.schema import part_names
+from laion_assets.table.parts import part_identities
 
 NAMED = 5
 """How many partitions an error names."""
@@ -26,9 +26,8 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """What a figure of recall is about: the index in words, each declared index's type by its name, and the names of
-    the parts, by partition. A part's name holds its block numbers, which change with another load, and the version of
-    the last mutation, which changes with another build."""
+    """What a figure of recall is about: the index in words, each declared index's type by its name, and the
+    parts by partition and by a hash over their files, which changes with another load and with another build."""
 
     description: str
     declared: dict[str, str]
@@ -42,7 +41,7 @@ def index_facts(entry: Database) -> IndexFacts:
     shards.
     """
     declared = {name: kind for name, (_, kind) in sorted(declared_indexes(entry).items())}
-    return IndexFacts(str(IndexParameters.of(entry.settings)), declared, part_names(entry))
+    return IndexFacts(str(IndexParameters.of(entry.settings)), declared, part_identities(entry))
 
 
 def require_whole_index(entry: Database) -> IndexFacts:

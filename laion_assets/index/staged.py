@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from laion_assets.errors import TableError
-from laion_assets.index.cells.events import sources
 from laion_assets.index.cells.same_rows import keep_cells
 from laion_assets.index.cells.schema import cells_exist
 from laion_assets.index.declared import declared_indexes
@@ -21,7 +20,7 @@ from laion_assets.index.part_sizes import index_bytes
 from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import STALL_SECONDS, RowsRead, start_mutation, unfinished_mutations
-from laion_assets.table.parts import active_parts
+from laion_assets.table.parts import active_parts, partition_contents
 from laion_assets.table.schema import partitions
 from laion_assets.table.scratch import drop_stale_staging
 from laion_assets.table.staging import Staging, dropping, staging_name
@@ -40,13 +39,13 @@ def index_partition(
     with lease(db, f"partition {shard}", say=say) as held:
         drop_stale_staging(db)
         found = active_parts(db, db.settings.table, shard)
-        source = sources(db).get(shard) if cells_exist(db) else None
+        source = partition_contents(db).get(shard) if cells_exist(db) else None
         with _linked(held, shard) as staging:
             _build(staging, names, rows_read, stall)
             _refuse_unfinished(db, shard)
             swap_in(held, staging, staging.parts(), replaces=found)
         if source is not None:
-            keep_cells(db, source, sources(db)[shard], say)
+            keep_cells(db, source, partition_contents(db)[shard], say)
 
 
 def graphs_like_the_replaced(db: Database, say: Callable[[str], None]) -> Callable[[Staging], None]:

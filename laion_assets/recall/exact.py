@@ -14,7 +14,8 @@ from laion_assets.dataset import ID_STRIDE
 from laion_assets.recall.queries import QuerySet
 from laion_assets.shard.files import replacing, sweep
 from laion_assets.table.database import Database
-from laion_assets.table.vectors import Block, By, Ids, Vectors, partition_keys, stream_vectors
+from laion_assets.table.parts import partition_contents
+from laion_assets.table.vectors import Block, By, Ids, Vectors, stream_vectors
 
 Distances = npt.NDArray[np.float64]
 
@@ -135,7 +136,7 @@ def cosine_distances(query: Vectors, vectors: Vectors) -> Distances:
 
 
 def _key(db: Database, sets: list[QuerySet], k: int) -> str:
-    digest = hashlib.sha256(repr((db.database, db.settings.table, k, partition_keys(db))).encode())
+    digest = hashlib.sha256(repr((db.database, db.settings.table, k, [*partition_contents(db).values()])).encode())
     for queries in sets:
         digest.update(f"{queries.kind.name} {queries.left_out}".encode())
         digest.update(queries.ids.tobytes())

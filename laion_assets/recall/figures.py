@@ -154,9 +154,9 @@ class Evaluation:
     """All of one evaluation: the index, its parts, the number of queries, and the figures.
 
     `index` describes the index. `declared` is each index's type as ClickHouse writes it, by the index's name. `parts`
-    are the names of the parts that were measured: they hold block numbers, which change with another load, and the
-    version of the last mutation. `exact_seconds` is the time for the true neighbours, unless they came from the store.
-    `measurements` are those of the choosing half.
+    are the parts that were measured: the partition and a hash over the files of each, which another load and another
+    build change. `exact_seconds` is the time for the true neighbours, unless they came from the store. `measurements`
+    are those of the choosing half.
     """
 
     rows: int

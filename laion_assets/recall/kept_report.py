@@ -126,7 +126,7 @@ def difference(evaluation: Evaluation, facts: IndexFacts) -> str | None:
 
 
 def _shard(part: str) -> int:
-    """The shard of a part. Parts are named `<partition>_<first block>_<last block>_<level>[_<mutation>]`."""
+    """The shard of a part, kept as `<partition>_<hash>`; earlier versions kept names, which begin in the same way."""
     return int(part.partition("_")[0])
 
 

@@ -13,11 +13,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from laion_assets.columns import DISTANCE
 from laion_assets.errors import TableError
-from laion_assets.index.cells.events import LiveCells, live_cells
-from laion_assets.index.cells.schema import cells_table, centroids_table, code_dimension, events_table
+from laion_assets.index.cells.events import LiveCells, live_cells, rows_of_loads
+from laion_assets.index.cells.schema import cells_exist, cells_table, centroids_table, code_dimension
 from laion_assets.searching.cells_settings import SHARE_EXPONENT, CellsSettings, default_probes
-from laion_assets.searching.condition import DISTANCE, check_condition
+from laion_assets.searching.condition import Condition, check_condition
 from laion_assets.searching.method import LARGE_STATEMENTS, answer_columns
 from laion_assets.searching.statement import (
     Neighbour,
@@ -50,19 +51,19 @@ def search_cells(
 ) -> SearchResult:
     """The rows nearest to `vector`, (dimension,), by cells; the default settings are by the table's size.
 
-    Shards that are not in the cells, or were loaded again since, are scanned in the table, so that no loaded row is
-    missed. A condition is checked in the cells, before the nearest rows are found. A caller that has just read the
-    record can pass it as `live`, which saves 3 ms. Distances are computed from the table's vectors. Raises
-    `SearchError` for an invalid vector, limit or condition, and `TableError` when there are no cells.
+    Shards that are not in the cells, or were changed since, are scanned in the table, so that no loaded row is missed.
+    A condition is checked in the cells, before the nearest rows are found. A caller that has just read the record can
+    pass it as `live`, which saves 3 ms. Distances are computed from the table's vectors. Raises `SearchError` for an
+    invalid vector, limit or condition, and `TableError` when there are no cells.
     """
     if db.settings.cluster is not None:
         return _search_nodes(db, vector, request, settings)
     target = checked_vector(vector, db.settings.dataset.dimension)
     check_request(request, db.settings.dataset)
-    if request.where:
-        check_condition(db, request.where)
+    condition = check_condition(db, request.where) if request.where else None
     started = time.perf_counter()
     under_way = _Search(db, target, request, settings, live or require_cells(db, request.by))
+    under_way.scans = condition is not None and needs_vectors(condition)
     found = under_way.neighbours()
     return SearchResult(
         ranked(found, request.limit),
@@ -103,11 +104,7 @@ def _search_nodes(
 
 def require_cells(db: Database, by: By) -> LiveCells:
     """What a search of the cells reads. Raises `TableError` if the cells were never built."""
-    names = {"database": db.database, "table": events_table(db)}
-    there = db.rows(
-        "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}", parameters=names
-    )
-    live = live_cells(db, by) if there else None
+    live = live_cells(db, by) if cells_exist(db) else None
     if live is None:
         raise TableError(
             db.subject,
@@ -118,16 +115,16 @@ def require_cells(db: Database, by: By) -> LiveCells:
     return live
 
 
-def names_vectors(where: str) -> bool:
-    """Whether a condition may name vectors. The cells hold these in another form, so the table is scanned instead."""
-    return "_embedding" in where
+def needs_vectors(condition: Condition) -> bool:
+    """Whether a condition may name vectors or the distance. These differ in the cells, so the table is scanned."""
+    return condition.names_distance or "_embedding" in condition.text
 
 
 def candidates_sql(
     db: Database, request: SearchRequest, target: npt.NDArray[np.float32], live: LiveCells, probes: int, rows: int
 ) -> str:
     """The statement for the ids and shards of the `rows` nearest rows in the cells."""
-    distance = f"cosineDistance(vector, {vector_sql(_padded(db, target))})"
+    distance = f"cosineDistance(cells_vector, {vector_sql(_padded(db, target))})"
     return (
         f"SELECT id, shard, {distance} AS {DISTANCE} FROM {db.name_of(cells_table(db, request.by))} "
         f"WHERE {_conditions(db, request, target, live, probes)} ORDER BY {DISTANCE} LIMIT {rows}"
@@ -141,14 +138,13 @@ def _padded(db: Database, target: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
 def _conditions(
     db: Database, request: SearchRequest, target: npt.NDArray[np.float32], live: LiveCells, probes: int
 ) -> str:
-    conditions = [f"generation = {live.generation}"]
+    conditions = [rows_of_loads(live)]
     if 0 < probes < live.clusters:
         conditions.append(
-            f"cluster IN (SELECT cluster FROM {db.name_of(centroids_table(db))} WHERE vectors = '{request.by}' "
+            f"cells_cluster IN (SELECT cluster FROM {db.name_of(centroids_table(db))} WHERE vectors = '{request.by}' "
             f"AND generation = {live.generation} "
             f"ORDER BY dotProduct(centroid, {vector_sql(_padded(db, target))}) DESC LIMIT {probes})"
         )
-    conditions.append(f"load IN ({', '.join(map(str, live.loads))})")
     if request.shards is not None:
         conditions.append(f"shard IN ({', '.join(str(int(shard)) for shard in request.shards) or 'NULL'})")
     if request.where:
@@ -175,10 +171,12 @@ class _Search:
         self.probed: tuple[int, int] | None = None
         """Number of clusters that were probed, and of all clusters; None if every row was compared."""
         self.shards_scanned = 0
+        self.scans = False
+        """Whether the condition can be checked in the table only."""
 
     def neighbours(self) -> list[Neighbour]:
         """The answers, in any order; more than were asked for if shards are scanned."""
-        if self._request.where and names_vectors(self._request.where):
+        if self.scans:
             return self._scanned(self._request.shards)
         found = self._answers(self._candidates()) if self._live.loads else []
         shards = self._request.shards
@@ -202,7 +200,7 @@ class _Search:
 
     def _rows_of_cells(self, probes: int) -> list[tuple[int, int]]:
         sql = candidates_sql(self._db, self._request, self._target, self._live, probes, self._wanted)
-        settings = self._settings.engine_settings(self._request.limit, self._wanted) | self._comment
+        settings = self._settings.engine_settings(self._request.limit, self._wanted) | LARGE_STATEMENTS | self._comment
         rows = self._db.rows(sql, settings=settings)
         return [(int(row_id), int(shard)) for row_id, shard, _ in rows]
 
@@ -215,7 +213,7 @@ class _Search:
         table = self._db.name_of(cells_table(self._db, self._request.by))
         ((meeting, rows),) = self._db.rows(
             f"SELECT (SELECT count() FROM {table} WHERE {conditions}), (SELECT count() FROM {table} WHERE {all_rows})",
-            settings={"readonly": 2, **self._comment},
+            settings={"readonly": 2, **LARGE_STATEMENTS, **self._comment},
         )
         share = (int(meeting) + 1) / (int(rows) + 1)
         return math.ceil(probes * math.pow(share, -SHARE_EXPONENT))

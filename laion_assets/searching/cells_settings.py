@@ -34,9 +34,12 @@ class CellsSettings:
 
     def engine_settings(self, limit: int, rows: int) -> dict[str, object]:
         """ClickHouse's settings for a statement that returns `rows` rows, of which `limit` are wanted."""
+        # With more rows than this setting, which is 1,000 unless it is set, the engine reads all vectors.
+        most = {"max_limit_for_vector_search_queries": rows} if rows > 1000 else {}
         multiplier = min(1000.0, max(1.0, self.candidates * limit / rows))
         return {
             "readonly": 2,
+            **most,
             "vector_search_use_quantized_codes": 1,
             "vector_search_with_rescoring": 1,
             "vector_search_index_fetch_multiplier": multiplier,

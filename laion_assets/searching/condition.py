@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from laion_assets.columns import DISTANCE
 from laion_assets.errors import SearchError, TableError
 from laion_assets.table.database import Database
 from laion_assets.table.schema import table_columns
@@ -51,9 +52,6 @@ REFUSED_FUNCTIONS = {"arrayjoin"}
 
 MEMBERSHIP = re.compile(r"(global)?(not)?(null)?in(ignoreset)?", re.IGNORECASE)
 """`IN` and similar functions, whose right side may be a table's name."""
-
-DISTANCE = "distance"
-"""The name of a row's distance in a search; a condition may use this name, too."""
 
 EXAMPLE = "a SQL condition over columns, such as: similarity > 0.35 AND caption ILIKE '%cat%'"
 

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from laion_assets.searching.condition import DISTANCE, Condition
+from laion_assets.columns import DISTANCE
+from laion_assets.searching.condition import Condition
 from laion_assets.searching.request import SearchRequest
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import vector_sql

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from laion_assets.table.database import Database
+from laion_assets.table.schema import local_table, parts_table
 
 
 class Part(NamedTuple):
@@ -15,6 +16,45 @@ class Part(NamedTuple):
     rows: int
     bytes_on_disk: int
     content: str
+
+
+class PartitionContent(NamedTuple):
+    """A partition's shard, its rows, and a sum of hashes over the files of its parts.
+
+    A load of other rows, a DELETE, an UPDATE, a build of graphs and a merge change the sum. A mutation that changes no
+    row of the partition does not. Block numbers would not do: a partition that was dropped, and is loaded again by a
+    later process, can have the same ones (chDB 26.9).
+    """
+
+    shard: int
+    rows: int
+    content: int
+
+
+def partition_contents(db: Database) -> dict[int, PartitionContent]:
+    """What the table holds now, by shard; of a cluster, from one replica of each cluster shard. Raises `TableError`."""
+    rows = db.rows(
+        f"SELECT toInt64(partition), sum(rows), sum(cityHash64(hash_of_all_files)) FROM {parts_table(db)} "
+        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
+        "GROUP BY partition ORDER BY 1",
+        parameters={"database": db.database, "table": local_table(db.settings)},
+    )
+    return {int(shard): PartitionContent(int(shard), int(count), int(content)) for shard, count, content in rows}
+
+
+def part_identities(db: Database) -> list[str]:
+    """Every active part with rows as `<partition>_<hash over its files>`, by partition; replicas of a part are equal.
+
+    Another load and another build of graphs give another hash. A name is not enough: a later process can give the name
+    of a partition that was dropped to the next one. Raises `TableError`.
+    """
+    rows = db.rows(
+        f"SELECT concat(partition, '_', hash_of_all_files) FROM {parts_table(db)} "
+        "WHERE database = {database:String} AND table = {table:String} "
+        "AND active AND rows > 0 ORDER BY toInt64(partition), name",
+        parameters={"database": db.database, "table": local_table(db.settings)},
+    )
+    return [str(identity) for (identity,) in rows]
 
 
 def active_parts(db: Database, table: str, shard: int) -> tuple[Part, ...]:

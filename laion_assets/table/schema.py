@@ -176,17 +176,6 @@ def partitions(db: Database) -> list[PartitionState]:
     return [PartitionState(*(int(value) for value in row)) for row in rows]
 
 
-def part_names(db: Database) -> list[str]:
-    """The names of all active parts with rows, by partition, such as `3_5_5_1_7`: its partition, its first and last
-    block number, its level, and the version of the last mutation. Replicas of a part have the same name."""
-    rows = db.rows(
-        f"SELECT name FROM {parts_table(db)} WHERE database = {{database:String}} AND table = {{table:String}} "
-        "AND active AND rows > 0 ORDER BY toInt64(partition), name",
-        parameters={"database": db.database, "table": local_table(db.settings)},
-    )
-    return [str(name) for (name,) in rows]
-
-
 def local_table(settings: Settings) -> str:
     """The table that holds rows; in a cluster, that is the table on each node under the Distributed one."""
     return settings.table if settings.cluster is None else f"{settings.table}_local"

@@ -46,7 +46,7 @@ def test_a_run_builds_cells_and_passes_and_a_shard_loaded_again_fails_the_check(
     verdict = every()
     assert isinstance(verdict, dg.AssetCheckResult)
     assert not verdict.passed
-    assert "shard 2 is not in the image cells, or was loaded again since" in str(verdict.description)
+    assert "shard 2 is not in the image cells, or was changed since" in str(verdict.description)
     verdict = used()
     assert isinstance(verdict, dg.AssetCheckResult)
     assert verdict.passed

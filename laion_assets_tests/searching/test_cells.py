@@ -97,6 +97,33 @@ def test_a_condition_on_vectors_is_decided_by_the_table(db: Database) -> None:
     assert search_cells(db, vector, SearchRequest(where=where)).neighbours == exact.neighbours
 
 
+@pytest.mark.parametrize("probed", [1, 3])
+def test_a_condition_on_the_distance_is_decided_by_the_table(db: Database, probed: int) -> None:
+    vector = vectors_of(db, "text", draw_rows(db, 1, seed=6)).vectors[0]
+    nearest = search(db, vector, SearchRequest(limit=30, exact=True)).neighbours
+    for one in nearest[5:]:
+        where = f"distance < {one.distance + 1e-6!r} AND similarity > 0"
+        exact = search(db, vector, SearchRequest(where=where, limit=50, exact=True)).neighbours
+        found = search_cells(db, vector, SearchRequest(where=where, limit=50), CellsSettings(probed))
+        assert found.neighbours == exact
+
+
+def test_a_condition_may_name_tens_of_thousands_of_rows(db: Database) -> None:
+    vector = vectors_of(db, "text", draw_rows(db, 1, seed=6)).vectors[0]
+    where = f"id IN ({', '.join(map(str, range(1_000_000, 1_040_000)))})"
+    exact = search(db, vector, SearchRequest(where=where, exact=True)).neighbours
+    for settings in (CODES, CellsSettings(1)):
+        found = search_cells(db, vector, SearchRequest(where=where), settings)
+        assert len(found.neighbours) == len(exact)
+        assert {one.shard for one in found.neighbours} == {1}
+
+
+def test_more_than_a_thousand_neighbours_are_found_by_codes(db: Database) -> None:
+    vector = vectors_of(db, "image", draw_rows(db, 1, seed=8)).vectors[0]
+    assert cells_use(db, vector, SearchRequest(limit=1500), CellsSettings(0, 2)).by_codes
+    assert len(search_cells(db, vector, SearchRequest(limit=1500), CellsSettings(0, 2)).neighbours) == 1500
+
+
 def test_shards_are_pruned(db: Database) -> None:
     vector = vectors_of(db, "image", draw_rows(db, 1, seed=7)).vectors[0]
     found = search_cells(db, vector, SearchRequest(shards=(1,)), CODES)

@@ -46,7 +46,7 @@ def load_sample(
                 vectors: npt.NDArray[np.float16] = np.load(path)
                 vectors[:copies] = vectors[0]
                 np.save(path, vectors)
-        merged = merge_shard(store, shard, max_bad_fraction=0.01)
+        merged = merge_shard(store, shard, max_bad_fraction=0.01, extra_columns=settings.extra_column_types)
         with connect(settings) as db:
             load_partition(db, merged)
         store.remove_raw(shard)

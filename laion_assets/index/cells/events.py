@@ -9,13 +9,13 @@ later.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from laion_assets.index.cells.schema import events_table
 from laion_assets.table.database import Database
-from laion_assets.table.schema import local_table, parts_table
+from laion_assets.table.parts import PartitionContent, partition_contents
 from laion_assets.table.vectors import By
 
 Event = Literal["trained", "begun", "live", "gone", "current", "dropped"]
@@ -24,18 +24,8 @@ shard's (a load without rows: the shard has none). gone: the load's rows were de
 generation. dropped: the generation has no rows any more."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Identifies one load of a shard's partition: its rows and the block numbers of its parts.
-
-    REPLACE PARTITION gives new block numbers. A build of graphs swaps the same rows in again; same_rows.py records
-    that.
-    """
-
-    shard: int
-    rows: int
-    first_block: int
-    last_block: int
+NO_ROWS = PartitionContent(0, 0, 0)
+"""Of an event that is about no shard."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Entry:
     event: Event
     generation: int
     load: int = 0
-    source: Source = field(default_factory=lambda: Source(0, 0, 0, 0))
+    source: PartitionContent = NO_ROWS
     clusters: int = 0
     distance: float = 0.0
     at: datetime | None = None
@@ -128,7 +118,7 @@ class Record:
 class LiveCells:
     """What a search must know: the generation, the loads whose rows count, and the shards to scan in the table.
 
-    `scanned` are the loaded shards whose rows are not in the cells, or that were loaded again since.
+    `scanned` are the loaded shards whose rows are not in the cells, or that were changed since.
     """
 
     generation: int
@@ -141,7 +131,7 @@ class LiveCells:
 def read_record(db: Database, by: By) -> Record:
     """The whole record of a vector column. Raises `TableError`."""
     rows = db.rows(
-        "SELECT number, event, generation, load, shard, rows, first_block, last_block, clusters, distance, at "
+        "SELECT number, event, generation, load, shard, rows, content, clusters, distance, at "
         f"FROM {db.name_of(events_table(db))} WHERE vectors = {{vectors:String}} ORDER BY number",
         parameters={"vectors": by},
     )
@@ -152,12 +142,12 @@ def read_record(db: Database, by: By) -> Record:
                 event,
                 int(generation),
                 int(load),
-                Source(int(shard), int(count), int(first), int(last)),
+                PartitionContent(int(shard), int(count), int(content)),
                 int(clusters),
                 float(distance),
                 at,
             )
-            for number, event, generation, load, shard, count, first, last, clusters, distance, at in rows
+            for number, event, generation, load, shard, count, content, clusters, distance, at in rows
         ]
     )
 
@@ -171,7 +161,7 @@ def record(db: Database, by: By, event: Event, generation: int, **facts: object)
     (last,) = db.one(f"SELECT max(number) FROM {table}")
     number = int(last) + 1
     source = facts.get("source")
-    placed = source if isinstance(source, Source) else Source(0, 0, 0, 0)
+    placed = source if isinstance(source, PartitionContent) else NO_ROWS
     values = {
         "vectors": by,
         "number": number,
@@ -179,7 +169,7 @@ def record(db: Database, by: By, event: Event, generation: int, **facts: object)
         "generation": generation,
         "load": facts.get("load", number if event == "begun" else 0),
         **{"shard": placed.shard, "rows": placed.rows},
-        **{"first_block": placed.first_block, "last_block": placed.last_block},
+        "content": placed.content,
         "clusters": facts.get("clusters", 0),
         "distance": facts.get("distance", 0.0),
     }
@@ -191,8 +181,7 @@ def record(db: Database, by: By, event: Event, generation: int, **facts: object)
         "UInt64",
         "UInt16",
         "UInt64",
-        "Int64",
-        "Int64",
+        "UInt64",
         "UInt32",
         "Float64",
     )
@@ -201,22 +190,11 @@ def record(db: Database, by: By, event: Event, generation: int, **facts: object)
     return number
 
 
-def sources(db: Database) -> dict[int, Source]:
-    """The present load of each shard in the table. Raises `TableError`."""
-    rows = db.rows(
-        f"SELECT toInt64(partition), sum(rows), min(min_block_number), max(max_block_number) FROM {parts_table(db)} "
-        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
-        "GROUP BY partition ORDER BY 1",
-        parameters={"database": db.database, "table": local_table(db.settings)},
-    )
-    return {int(shard): Source(int(shard), int(count), int(first), int(last)) for shard, count, first, last in rows}
-
-
 def live_cells(db: Database, by: By) -> LiveCells | None:
     """What a search of the cells reads now; None before the first build. Raises `TableError` without the tables."""
     # A plain statement: with argMax and a subquery for the generation, analysing the statement took 20 ms.
     rows = db.rows(
-        "SELECT event, generation, clusters, load, shard, rows, first_block, last_block "
+        "SELECT event, generation, clusters, load, shard, rows, content "
         f"FROM {db.name_of(events_table(db))} WHERE vectors = '{by}' AND event IN ('trained', 'live', 'current') "
         "ORDER BY number"
     )
@@ -225,8 +203,8 @@ def live_cells(db: Database, by: By) -> LiveCells | None:
         return None
     own = [row for row in rows if int(row[1]) == current]
     clusters = next(int(row[2]) for row in own if row[0] == "trained")
-    latest = {int(row[4]): (int(row[3]), Source(*map(int, row[4:]))) for row in own if row[0] == "live"}
-    found = sources(db)
+    latest = {int(row[4]): (int(row[3]), PartitionContent(*map(int, row[4:]))) for row in own if row[0] == "live"}
+    found = partition_contents(db)
     loads = {load: source for load, source in latest.values() if found.get(source.shard) == source}
     covered = {source.shard for source in loads.values()}
     return LiveCells(
@@ -238,7 +216,12 @@ def live_cells(db: Database, by: By) -> LiveCells | None:
     )
 
 
-def shards_to_exchange(live: dict[int, Entry], found: dict[int, Source]) -> tuple[list[int], list[int]]:
+def rows_of_loads(live: LiveCells) -> str:
+    """The condition that a row of the cells counts."""
+    return f"cells_generation = {live.generation} AND cells_load IN ({', '.join(map(str, live.loads)) or 'NULL'})"
+
+
+def shards_to_exchange(live: dict[int, Entry], found: dict[int, PartitionContent]) -> tuple[list[int], list[int]]:
     """Shards whose rows in the cells are missing or older than the table's, and shards that the table lost."""
     wrong = [shard for shard, source in found.items() if shard not in live or live[shard].source != source]
     lost = [shard for shard, entry in live.items() if shard not in found and entry.source.rows]

@@ -11,7 +11,7 @@ from clickhouse_connect.driver.binding import quote_identifier
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.index.cells.centroids import Centroids, Clusters
-from laion_assets.index.cells.events import Source, record, sources
+from laion_assets.index.cells.events import record
 from laion_assets.index.cells.schema import (
     CODEC_SETTINGS,
     cells_table,
@@ -22,6 +22,7 @@ from laion_assets.index.cells.schema import (
 from laion_assets.progress import Progress
 from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease
+from laion_assets.table.parts import PartitionContent, partition_contents
 from laion_assets.table.scratch import scratch_table
 from laion_assets.table.vectors import BLOCK_ROWS, Block, By
 
@@ -52,15 +53,21 @@ product with that fixed vector. Two different vectors have the same product only
 
 @dataclass(frozen=True)
 class Content:
-    """Tells whether two sets of rows are the same: the number of rows, and sums of hashes of ids and of vectors."""
+    """Tells whether two sets of rows are the same: the number of rows, and sums of hashes of the columns that the cells
+    copy and of the vectors."""
 
     rows: int
-    ids: int
+    columns: int
     vectors: int
 
 
 def exchange_shard(
-    held: Lease, by: By, generation: int, centroids: Centroids, source: Source, progress: Progress | None = None
+    held: Lease,
+    by: By,
+    generation: int,
+    centroids: Centroids,
+    source: PartitionContent,
+    progress: Progress | None = None,
 ) -> None:
     """Replaces the rows of a shard in the cells by the present rows of the table.
 
@@ -82,7 +89,7 @@ def exchange_shard(
                 expected=f"{wanted}, as the table has them",
                 advice="materialize vector_cells again; searches scan the shard until then",
             )
-        if sources(db).get(source.shard) != source:
+        if partition_contents(db).get(source.shard) != source:
             raise TableError(
                 subject,
                 found="the shard loaded again, or removed, while its cells were made",
@@ -90,6 +97,8 @@ def exchange_shard(
                 advice="materialize vector_cells again; searches scan the shard until then",
             )
         cells = db.name_of(cells_table(db, by))
+        # Whoever took over may have swept this load already, and would not look for rows of it again.
+        held.require()
         db.command(f"ALTER TABLE {cells} ATTACH PARTITION {generation} FROM {db.name_of(staging)}")
         held.require()
         record(db, by, "live", generation, load=load, source=source, distance=distance)
@@ -97,7 +106,7 @@ def exchange_shard(
 
 def cells_content(db: Database, table: str, condition: str = "1") -> Content:
     """The content of rows of a table of cells, or of its staging table, by the unquoted name."""
-    return _content(db, table, condition, "vector")
+    return _content(db, table, condition, "cells_vector")
 
 
 def table_content(db: Database, by: By, condition: str) -> Content:
@@ -116,8 +125,9 @@ def _content(db: Database, table: str, condition: str, vector: str) -> Content:
     """Hashing all elements took 7 core seconds a million vectors of 512; hashing one product with them took 1.4."""
     fixed = [(place * 1103515245 + 12345) % PRIME / PRIME - 0.5 for place in range(code_dimension(db))]
     projection = "reinterpret(unhex('{}'), 'Array(Float32)')".format(np.array(fixed, "<f4").tobytes().hex())
+    copied = ", ".join(quote_identifier(name) for name in columns_sans_vectors(db))
     row = db.one(
-        f"SELECT count(), sum(cityHash64(id)), sum(cityHash64(id, reinterpretAsUInt32(toFloat32("
+        f"SELECT count(), sum(cityHash64({copied})), sum(cityHash64(id, reinterpretAsUInt32(toFloat32("
         f"dotProduct(CAST({vector}, 'Array(Float32)'), {projection}))))) "
         f"FROM {db.name_of(table)} WHERE {condition}"
     )
@@ -130,7 +140,7 @@ def _fill(
     staging: str,
     marks: tuple[int, int],
     centroids: Centroids,
-    source: Source,
+    source: PartitionContent,
     progress: Progress | None,
 ) -> float:
     """Writes the shard's rows with their clusters; returns the mean cosine distance of their vectors to the
@@ -187,11 +197,11 @@ def _insert(
     copied = ", ".join(quote_identifier(name) for name in columns_without_vectors(db))
     values = clusters.astype("<u4", copy=False).tobytes().hex()
     db.command(
-        f"INSERT INTO {db.name_of(staging)} (generation, cluster, load, {copied}, vector) "
+        f"INSERT INTO {db.name_of(staging)} (cells_generation, cells_cluster, cells_load, {copied}, cells_vector) "
         f"SELECT {generation}, reinterpretAsUInt32(substring(unhex('{values}'), 4 * (id - {start}) + 1, 4)) "
-        f"AS nearest, {load}, {copied}, {stored_vector(db, by)} FROM {db.table} "
+        f"AS cells_cluster, {load}, {copied}, {stored_vector(db, by)} FROM {db.table} "
         f"WHERE id >= {start} AND id < {start + len(clusters)} AND shard = {shard} "
-        f"AND length({by}_embedding) = {db.settings.dataset.dimension} ORDER BY nearest, id",
+        f"AND length({by}_embedding) = {db.settings.dataset.dimension} ORDER BY cells_cluster, id",
         # One block becomes one part.
         settings=CODEC_SETTINGS
         | {"max_query_size": 1 << 26, "max_insert_threads": 1, "min_insert_block_size_rows": ROWS_A_PART}

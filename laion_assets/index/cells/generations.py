@@ -8,10 +8,11 @@ import numpy.typing as npt
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import TableError
 from laion_assets.index.cells.centroids import ROWS_A_CENTROID, Centroids, clusters_for, train, unit
-from laion_assets.index.cells.events import Generation, Record, Source, read_record, record
+from laion_assets.index.cells.events import Generation, Record, read_record, record
 from laion_assets.index.cells.schema import centroids_table, code_dimension
 from laion_assets.progress import Progress
 from laion_assets.table.database import Database
+from laion_assets.table.parts import PartitionContent
 from laion_assets.table.vectors import BLOCK_ROWS, By, read_vectors
 from laion_assets.varint import varint
 
@@ -37,7 +38,7 @@ def wants_new_generation(newest: Generation | None, rows: int) -> bool:
 
 
 def train_generation(
-    db: Database, by: By, found: dict[int, Source], history: Record, progress: Progress | None = None
+    db: Database, by: By, found: dict[int, PartitionContent], history: Record, progress: Progress | None = None
 ) -> Generation:
     """Trains centroids on rows of all loaded shards and keeps them as the next generation.
 
@@ -67,14 +68,14 @@ def train_generation(
         number,
         clusters=clusters,
         distance=float(1 - similar.mean(dtype=np.float64)),
-        source=Source(0, len(sample), 0, 0),
+        source=PartitionContent(0, len(sample), 0),
     )
     trained = read_record(db, by).newest
     assert trained is not None
     return trained
 
 
-def draw_sample(db: Database, by: By, found: dict[int, Source], wanted: int) -> npt.NDArray[np.float16]:
+def draw_sample(db: Database, by: By, found: dict[int, PartitionContent], wanted: int) -> npt.NDArray[np.float16]:
     """About `wanted` vectors, float16 (n, d), in runs of 64 rows from every loaded shard, chosen at random by the seed.
 
     Elements of vectors of length 1 lose at most 0.0005 of their value; LAION's vectors are float16 already.
@@ -92,6 +93,15 @@ def draw_sample(db: Database, by: By, found: dict[int, Source], wanted: int) -> 
             ids = f"shard = {shard} AND id >= {start} AND id < {start + span}"
             blocks.append(unit(read_vectors(db, f"{by}_embedding", f"{ids} AND {drawn}").vectors).astype(np.float16))
     return np.concatenate(blocks)[: max(wanted, 1)] if blocks else np.empty((0, dimension), np.float16)
+
+
+def drop_centroids(db: Database, by: By, generation: int) -> None:
+    """Deletes the centroids of a generation that no search uses any more."""
+    table = db.name_of(centroids_table(db))
+    db.command(
+        f"ALTER TABLE {table} DELETE WHERE vectors = '{by}' AND generation = {int(generation)}",
+        settings={"mutations_sync": 2},
+    )
 
 
 def read_centroids(db: Database, by: By, generation: int) -> Centroids:

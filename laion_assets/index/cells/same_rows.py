@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from laion_assets.errors import LeaseHeldError
-from laion_assets.index.cells.events import Source, read_record, record
+from laion_assets.index.cells.events import read_record, record
 from laion_assets.index.cells.schema import vector_columns
 from laion_assets.table.database import Database
 from laion_assets.table.lease import lease
+from laion_assets.table.parts import PartitionContent
 
 
-def keep_cells(db: Database, before: Source, after: Source, say: Callable[[str], None]) -> int:
+def keep_cells(db: Database, before: PartitionContent, after: PartitionContent, say: Callable[[str], None]) -> int:
     """Records that a shard's rows in the cells (which exist) are also those of its new parts; returns how many loads.
 
-    REPLACE PARTITION gives parts new block numbers, by which cells identify the load that they come from. Nothing is
-    recorded if the cells are of another load, or are being built: the next build of cells then exchanges the shard, and
-    searches scan the shard until then. Raises `TableError`.
+    Cells identify the load that they come from by a hash over the files of the parts, to which graphs add files.
+    Nothing is recorded if the cells are of another load, or are being built: the next build of cells then compares the
+    shard, and searches scan the shard until then. Raises `TableError`.
     """
     kept = 0
     try:
@@ -30,5 +31,5 @@ def keep_cells(db: Database, before: Source, after: Source, say: Callable[[str],
                         record(db, by, "live", generation, clusters=entry.clusters, distance=entry.distance, **facts)
                         kept += 1
     except LeaseHeldError:
-        say(f"cells are being built: partition {before.shard} is exchanged in them by the next build")
+        say(f"cells are being built: partition {before.shard} is compared with them by the next build")
     return kept

@@ -44,10 +44,10 @@ def events_table(db: Database) -> str:
 
 
 def cells_exist(db: Database) -> bool:
-    """Whether the tables of cells exist."""
+    """Whether there are tables of cells of the present layout, which has the column `content` in its record."""
     names = {"database": db.database, "table": events_table(db)}
-    sql = "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}"
-    return bool(db.rows(sql, parameters=names))
+    sql = "SELECT 1 FROM system.columns WHERE database = {database:String} AND table = {table:String}"
+    return bool(db.rows(f"{sql} AND name = 'content'", parameters=names))
 
 
 def vector_columns(db: Database) -> list[By]:
@@ -90,8 +90,13 @@ def require_codec(db: Database) -> None:
 
 
 def create_cells_tables(db: Database) -> None:
-    """Makes the tables of cells, centroids and events if they do not exist. Raises `TableError`."""
+    """Makes the tables of cells, centroids and events if they do not exist. Raises `TableError`.
+
+    Tables of an earlier layout are dropped first: they are derived, and are built again.
+    """
     require_codec(db)
+    if not cells_exist(db):
+        drop_cells_tables(db)
     db.command(
         f"CREATE TABLE IF NOT EXISTS {db.name_of(centroids_table(db))} ("
         "vectors LowCardinality(String), generation UInt32, cluster UInt32, centroid Array(Float32) CODEC(NONE)"
@@ -101,7 +106,7 @@ def create_cells_tables(db: Database) -> None:
     db.command(
         f"CREATE TABLE IF NOT EXISTS {db.name_of(events_table(db))} ("
         "vectors LowCardinality(String), number UInt64, event LowCardinality(String), generation UInt32, "
-        "shard UInt16, load UInt64, rows UInt64, first_block Int64, last_block Int64, clusters UInt32, "
+        "shard UInt16, load UInt64, rows UInt64, content UInt64, clusters UInt32, "
         "distance Float64, at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')"
         ") ENGINE = MergeTree ORDER BY (vectors, number) "
         "COMMENT 'laion_assets: which rows of the cells count'"
@@ -121,9 +126,10 @@ def create_cells(db: Database, table: str, more_settings: str = "") -> None:
     columns = table_columns(db)
     copied = ", ".join(f"{quote_identifier(name)} {columns[name]}" for name in columns_without_vectors(db))
     db.command(
-        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (generation UInt32, cluster UInt32, load UInt64, {copied}, "
-        f"vector Array(BFloat16) CODEC(Quantized('{METHOD}', {code_dimension(db)}))) "
-        "ENGINE = MergeTree PARTITION BY generation ORDER BY (cluster, id) "
+        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (cells_generation UInt32, cells_cluster UInt32, "
+        f"cells_load UInt64, {copied}, "
+        f"cells_vector Array(BFloat16) CODEC(Quantized('{METHOD}', {code_dimension(db)}))) "
+        "ENGINE = MergeTree PARTITION BY cells_generation ORDER BY (cells_cluster, id) "
         f"SETTINGS index_granularity = {GRANULE_ROWS}, merge_selector_base = {MERGED_PARTS}{more_settings} "
         "COMMENT 'laion_assets: derived from the table beside it; may be dropped at any time and built again'",
         settings=CODEC_SETTINGS,

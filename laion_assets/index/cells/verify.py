@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from laion_assets.index.cells.events import LiveCells, Record, live_cells, read_record, sources
+from laion_assets.index.cells.events import LiveCells, Record, live_cells, read_record, rows_of_loads
 from laion_assets.index.cells.exchange import cells_content, table_content
 from laion_assets.index.cells.schema import cells_exist, cells_table
 from laion_assets.table.database import Database
+from laion_assets.table.parts import partition_contents
 from laion_assets.table.vectors import By, draw_rows
 
 COMPARED_ROWS = 256
@@ -33,11 +34,10 @@ def cells_cover(db: Database, by: By) -> CellsCover:
     live = live_cells(db, by) if cells_exist(db) else None
     if live is None:
         return CellsCover(by, 0, [], [f"no cells of {by} vectors: materialize vector_cells"])
-    faults = [f"shard {shard} is not in the {by} cells, or was loaded again since" for shard in live.scanned]
+    faults = [f"shard {shard} is not in the {by} cells, or was changed since" for shard in live.scanned]
     content = "SELECT shard, count(), sum(cityHash64(id)) FROM"
     cells = db.name_of(cells_table(db, by))
-    loads = ", ".join(map(str, live.loads)) or "NULL"
-    held = db.rows(f"{content} {cells} WHERE generation = {live.generation} AND load IN ({loads}) GROUP BY shard")
+    held = db.rows(f"{content} {cells} WHERE {rows_of_loads(live)} GROUP BY shard")
     in_cells = {int(shard): (int(rows), int(hashed)) for shard, rows, hashed in held}
     in_table = {
         int(shard): (int(rows), int(hashed)) for shard, rows, hashed in db.rows(f"{content} {db.table} GROUP BY shard")
@@ -60,7 +60,7 @@ def cells_cover(db: Database, by: By) -> CellsCover:
 def _drawn_rows_agree(db: Database, by: By, live: LiveCells) -> bool:
     """Whether random rows have the same vectors in the cells and in the table."""
     ids = ", ".join(map(str, draw_rows(db, COMPARED_ROWS, seed=0).tolist()))
-    own = f"generation = {live.generation} AND load IN ({', '.join(map(str, live.loads))}) AND id IN ({ids})"
+    own = f"{rows_of_loads(live)} AND id IN ({ids})"
     return cells_content(db, cells_table(db, by), own) == table_content(db, by, f"id IN ({ids})")
 
 
@@ -77,7 +77,7 @@ def misfits(history: Record, loaded: set[int]) -> dict[int, float]:
 
 def centroid_misfits(db: Database, by: By) -> dict[int, float]:
     """`misfits` of the loaded shards. Raises `TableError` when there are no tables of cells."""
-    return misfits(read_record(db, by), set(sources(db)))
+    return misfits(read_record(db, by), set(partition_contents(db)))
 
 
 def cells_bytes(db: Database, by: By) -> int:

@@ -1,0 +1,158 @@
+"""What holds for the cells of a table whose rows were changed by other means than a load: deleted, updated, dropped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from laion_assets.index.cells import centroids
+from laion_assets.index.cells.build import build_cells
+from laion_assets.index.cells.events import live_cells
+from laion_assets.index.cells.schema import cells_table, events_table
+from laion_assets.index.cells.verify import cells_cover
+from laion_assets.searching.cells import search_cells
+from laion_assets.searching.cells_settings import CellsSettings
+from laion_assets.searching.statement import SearchRequest, search, vector_of
+from laion_assets.settings import Settings, load_settings
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
+from laion_assets_tests.conftest import Transport
+from laion_assets_tests.table.loaded import FAST, load_sample, sample_settings
+
+ROWS = {0: 900, 1: 600}
+ALL = CellsSettings(0, 1000)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(centroids, "ROWS_A_CENTROID_LEAST", 5)
+    settings = sample_settings(tmp_path, **transport.fresh())
+    load_sample(settings, ROWS)
+    with connect(settings) as db:
+        build_cells(db)
+    return settings
+
+
+def assert_cells_answer_as_the_table(db: Database, where: str | None = None) -> None:
+    """A search over all clusters finds the rows that an exact search finds, with their distances."""
+    for row_id in (5, 77):
+        vector = vector_of(db, row_id, "image")
+        exact = search(db, vector, SearchRequest(where=where, exact=True)).neighbours
+        assert search_cells(db, vector, SearchRequest(where=where), ALL).neighbours == exact
+
+
+def scanned(db: Database) -> tuple[int, ...]:
+    live = live_cells(db, "image")
+    assert live is not None
+    return live.scanned
+
+
+def test_rows_that_were_deleted_are_not_found_and_no_answer_is_short(db: Database) -> None:
+    vector = vector_of(db, 5, "image")
+    nearest = search(db, vector, SearchRequest(limit=40, exact=True)).neighbours
+    ids = ", ".join(str(one.id) for one in nearest if one.shard == 0 and one.id not in (5, 77))
+    db.command(f"DELETE FROM {db.table} WHERE id IN ({ids})", settings={"lightweight_deletes_sync": 2})
+    assert scanned(db) == (0,), "the other shard has no such row"
+    assert len(search_cells(db, vector, SearchRequest()).neighbours) == 10
+    assert_cells_answer_as_the_table(db)
+    assert [report.exchanged for report in build_cells(db)] == [[0], [0]]
+    assert scanned(db) == ()
+    assert cells_cover(db, "image").faults == []
+    assert_cells_answer_as_the_table(db)
+
+
+def test_a_column_that_was_updated_is_what_a_condition_sees(db: Database) -> None:
+    db.command(f"ALTER TABLE {db.table} UPDATE caption = 'zebra' WHERE id = 30", settings={"mutations_sync": 2})
+    assert_cells_answer_as_the_table(db, "caption = 'zebra'")
+    assert [report.exchanged for report in build_cells(db)] == [[0], [0]]
+    assert scanned(db) == ()
+    assert_cells_answer_as_the_table(db, "caption = 'zebra'")
+
+
+def test_the_same_rows_in_other_files_are_recorded_and_not_written_again(settings: Settings) -> None:
+    with connect(settings) as db:
+        copy = f"{db.table[:-1]}_copy`"
+        db.command(f"CREATE TABLE {copy} AS {db.table} SETTINGS index_granularity = 128")
+        db.command(f"INSERT INTO {copy} SELECT * FROM {db.table} WHERE shard = 1")
+        (before,) = db.one(f"SELECT max(cells_load) FROM {db.name_of(cells_table(db, 'image'))}")
+        db.command(f"ALTER TABLE {db.table} DROP PARTITION 1")
+        db.command(f"INSERT INTO {db.table} SELECT * FROM {copy} ORDER BY id SETTINGS max_insert_block_size = 250")
+        db.command(f"DROP TABLE {copy} SYNC")
+        db.command(f"OPTIMIZE TABLE {db.table} PARTITION 1 FINAL")
+        db.command(f"ALTER TABLE {db.table} DELETE WHERE id < 0", settings={"mutations_sync": 2})
+        lines: list[str] = []
+        reports = build_cells(db, log=lines.append)
+        assert [report.exchanged for report in reports] == [[], []]
+        assert scanned(db) == ()
+        (after,) = db.one(f"SELECT max(cells_load) FROM {db.name_of(cells_table(db, 'image'))}")
+        assert after == before
+        assert_cells_answer_as_the_table(db)
+
+
+def test_a_table_that_was_dropped_and_loaded_with_other_rows_is_scanned_then_exchanged(settings: Settings) -> None:
+    with connect(settings) as db:
+        db.command(f"DROP TABLE {db.table} SYNC")
+    load_sample(settings, ROWS, seed=99)
+    with connect(settings) as db:
+        assert scanned(db) == (0, 1)
+        assert_cells_answer_as_the_table(db)
+        assert [report.exchanged for report in build_cells(db)] == [[0, 1], [0, 1]]
+        assert cells_cover(db, "image").faults == []
+        assert_cells_answer_as_the_table(db)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from laion_assets.table.connect import connect
+from laion_assets_tests.table.loaded import FAST, load_sample, sample_settings
+settings = sample_settings(Path(sys.argv[1]))
+if sys.argv[2] == "drop":
+    with connect(settings) as db:
+        db.command(f"ALTER TABLE {db.table} DROP PARTITION 1")
+else:
+    load_sample(settings, {1: 600}, seed=99)
+"""
+
+
+def test_a_partition_that_later_processes_drop_and_load_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+    """Its block numbers can be those of the partition before it, since a new process counts from those it finds."""
+    settings = sample_settings(tmp_path)
+    load_sample(settings, ROWS)
+    with connect(settings) as db:
+        build_cells(db)
+    for what in ("drop", "load"):
+        command = [sys.executable, "-c", LOAD, str(tmp_path), what]
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[3])
+    with connect(settings) as db:
+        assert scanned(db) == (1,)
+        assert_cells_answer_as_the_table(db)
+
+
+def test_cells_of_an_earlier_layout_are_built_again(db: Database) -> None:
+    db.command(f"ALTER TABLE {db.name_of(events_table(db))} DROP COLUMN content", settings={"mutations_sync": 2})
+    assert cells_cover(db, "image").faults == ["no cells of image vectors: materialize vector_cells"]
+    assert [report.exchanged for report in build_cells(db)] == [[0, 1], [0, 1]]
+    assert_cells_answer_as_the_table(db)
+
+
+def test_columns_of_any_name_are_in_the_cells_as_they_are(tmp_path: Path) -> None:
+    names = ("cluster", "generation", "load", "vector", "nearest", "met", "number")
+    declared = "\n".join(f'{name} = {{type = "Int32", default = 7}}' for name in names)
+    (tmp_path / "mine.toml").write_text(
+        f'name = "mine"\nshards = 4\ndimension = 512\nclip_model = "sample"\n[extra_columns]\n{declared}\n'
+        '[[sources]]\nurl = "{data_dir}/sample"\n'
+    )
+    settings = load_settings(dataset_name=str(tmp_path / "mine.toml"), data_dir=tmp_path / "data", **FAST)
+    load_sample(settings, {0: 700})
+    with connect(settings) as db:
+        build_cells(db)
+        assert cells_cover(db, "image").faults == []
+        for name in names:
+            assert_cells_answer_as_the_table(db, f"{name} = 7")
+            vector = vector_of(db, 5, "image")
+            assert search(db, vector, SearchRequest(where=f"{name} = 8")).neighbours == []
+            assert len(search(db, vector, SearchRequest(where=f"{name} = 7")).neighbours) == 10
