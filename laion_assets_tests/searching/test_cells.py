@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import SearchError, TableError
 from laion_assets.index.cells import centroids
 from laion_assets.index.cells.build import build_cells
@@ -110,7 +111,7 @@ def test_a_condition_on_the_distance_is_decided_by_the_table(db: Database, probe
 
 def test_a_condition_may_name_tens_of_thousands_of_rows(db: Database) -> None:
     vector = vectors_of(db, "text", draw_rows(db, 1, seed=6)).vectors[0]
-    where = f"id IN ({', '.join(map(str, range(1_000_000, 1_040_000)))})"
+    where = f"id IN ({', '.join(map(str, range(ID_STRIDE, ID_STRIDE + 40_000)))})"
     exact = search(db, vector, SearchRequest(where=where, exact=True)).neighbours
     for settings in (CODES, CellsSettings(1)):
         found = search_cells(db, vector, SearchRequest(where=where), settings)
