@@ -125,7 +125,7 @@ def _content(db: Database, table: str, condition: str, vector: str) -> Content:
     """Hashing all elements took 7 core seconds a million vectors of 512; hashing one product with them took 1.4."""
     fixed = [(place * 1103515245 + 12345) % PRIME / PRIME - 0.5 for place in range(code_dimension(db))]
     projection = "reinterpret(unhex('{}'), 'Array(Float32)')".format(np.array(fixed, "<f4").tobytes().hex())
-    copied = ", ".join(quote_identifier(name) for name in columns_sans_vectors(db))
+    copied = ", ".join(quote_identifier(name) for name in columns_without_vectors(db))
     row = db.one(
         f"SELECT count(), sum(cityHash64({copied})), sum(cityHash64(id, reinterpretAsUInt32(toFloat32("
         f"dotProduct(CAST({vector}, 'Array(Float32)'), {projection}))))) "
