@@ -112,13 +112,13 @@ class Ours(Engine):
 
 @dataclass
 class Usearch(Engine):
-    """The library that ClickHouse's index is made of."""
+    """The library that ClickHouse uses for its index."""
 
     parameters: IndexParameters = field(default_factory=IndexParameters)
     _index: Any = None
 
     def build(self, vectors: Floats, _folder: Path, _say: Say) -> None:
-        """As ClickHouse has it: M is `connectivity`, without a table of keys."""
+        """As in ClickHouse: M is `connectivity`, without a table of keys."""
         self._index = importlib.import_module("usearch.index").Index(
             ndim=vectors.shape[1],
             metric="cos",
@@ -147,7 +147,7 @@ class Hnswlib(Engine):
     _index: Any = None
 
     def build(self, vectors: Floats, folder: Path, _say: Say) -> None:
-        """Vectors of length 1, so the inner product ranks as the cosine does."""
+        """Vectors have length 1, so the inner product ranks like the cosine."""
         self._index = importlib.import_module("hnswlib").Index("ip", vectors.shape[1])
         self._index.init_index(len(vectors), self.parameters.m, self.parameters.ef_construction)
         with self._timed():
@@ -167,14 +167,14 @@ class Hnswlib(Engine):
 
 @dataclass
 class Faiss(Engine):
-    """faiss by the name that its factory gives an index."""
+    """faiss; the index is given by its name for faiss's factory."""
 
     key: str = ""
     ef_construction: int = 0
     _index: Any = None
 
     def build(self, vectors: Floats, _folder: Path, _say: Say) -> None:
-        """Trains where the index has to be trained, and adds."""
+        """Trains if the index must be trained, and adds."""
         faiss = importlib.import_module("faiss")
         faiss.omp_set_num_threads(CORES)
         self._index = faiss.index_factory(vectors.shape[1], self.key, faiss.METRIC_INNER_PRODUCT)
@@ -187,7 +187,7 @@ class Faiss(Engine):
 
     @contextmanager
     def searcher(self, setting: Setting) -> Iterator[Searcher]:
-        """One query a call; an IVF looks for its nearest lists by a graph as wide as there are lists to look into."""
+        """One query a call. An IVF finds its nearest lists by a graph search as wide as the number of lists to read."""
         faiss, index = importlib.import_module("faiss"), self._index
         faiss.omp_set_num_threads(1)
         if "IVF" in self.key:
@@ -200,7 +200,7 @@ class Faiss(Engine):
 
 
 def autofaiss_key(rows: int, dimension: int) -> str:
-    """The index that autofaiss takes where memory forbids vectors as they are: OPQ, lists found by a graph, PQ.
+    """The index that autofaiss chooses if memory is too small for plain vectors: OPQ, lists found by a graph, PQ.
 
     Its rule for lists up to a million rows is the power of 2 nearest to 4·√rows; 64 bytes a vector is a usual size.
     """
