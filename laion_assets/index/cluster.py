@@ -6,19 +6,20 @@ import contextvars
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from laion_assets.errors import TableError
+from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.index.cover import PartitionCover, index_cover
 from laion_assets.index.declared import declared_indexes, wanted_indexes
 from laion_assets.index.graphs import BuildReport, build_indexes, say_nothing
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.progress import Log, Progress
 from laion_assets.settings import Settings
-from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes
+from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes, replicas_of
 from laion_assets.table.connect import connect
-from laion_assets.table.database import Database
+from laion_assets.table.database import Database, Replicas
 from laion_assets.table.parts import part_identities
+from laion_assets.table.replicas import by_cluster_shard, naming, together
 
 NAMED = 5
 """How many partitions an error names."""
@@ -91,13 +92,27 @@ def build_everywhere(settings: Settings, *, progress: Progress | None = None, lo
         with connect(settings) as db:
             return build_indexes(db, progress=progress, log=log)
     started = time.perf_counter()
-    groups = [[node for node in known if node.cluster_shard == number] for number in cluster_shards(known)]
+    groups = by_cluster_shard(known)
     with ThreadPoolExecutor(len(groups)) as threads:
         building = [
-            threads.submit(contextvars.copy_context().run, _build_group, settings, group, log or say_nothing)
+            threads.submit(
+                contextvars.copy_context().run,
+                _build_group,
+                settings,
+                group,
+                replicas_of(settings, known, group[0].cluster_shard),
+                log or say_nothing,
+            )
             for group in groups
         ]
-        reports = [build.result() for build in building]
+        reports, failed = list[BuildReport](), list[TableError]()
+        for build in building:
+            try:
+                reports.append(build.result())
+            except TableError as error:
+                failed.append(error)
+    if failed:
+        raise together(settings, failed)
     return BuildReport(
         shards=sorted(shard for report in reports for shard in report.shards),
         vectors=sum(report.vectors for report in reports),
@@ -122,26 +137,30 @@ def cover_everywhere(settings: Settings) -> list[tuple[str, PartitionCover]]:
     return found
 
 
-def cluster_shards(known: Sequence[Node]) -> list[int]:
-    """The numbers of the cluster's shards."""
-    return sorted({node.cluster_shard for node in known})
+def _build_group(settings: Settings, group: Sequence[Node], replicas: Replicas, log: Log) -> BuildReport:
+    """Builds on the first replica. The other replicas fetch its parts, and build only what they lack after that.
 
-
-def _build_group(settings: Settings, replicas: Sequence[Node], log: Log) -> BuildReport:
-    """Builds on the first replica. The other replicas fetch its parts, and build only what they lack after that."""
-    reports: list[BuildReport] = []
-    for node in replicas:
+    A replica that does not answer does not end this: it is raised when the others have their indexes.
+    """
+    reports, failed = list[BuildReport](), list[TableError]()
+    for node in group:
 
         def say(line: str, name: str = node.name) -> None:
             log(f"{name}: {line}")
 
-        with connect(node_settings(settings, node)) as db:
-            if reports:
-                _wait_for_parts(db)
-            reports.append(build_indexes(db, log=say))
+        try:
+            with naming(node), connect(node_settings(settings, node)) as db:
+                if reports:
+                    _wait_for_parts(db)
+                reports.append(build_indexes(replace(db, replicas=replicas), log=say))
+        except ServerUnreachableError as error:
+            failed.append(error)
+            continue
         lacking = [state.shard for state in reports[-1].cover if not state.covered]
         if lacking:
             raise TableError(node.name, found=f"no index in partitions {lacking[:10]}", expected="it on every replica")
+    if failed:
+        raise together(settings, failed)
     return reports[0]
 
 

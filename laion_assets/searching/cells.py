@@ -29,8 +29,9 @@ from laion_assets.searching.statement import (
     search,
     typed_row,
 )
-from laion_assets.table.cluster import connect_to_node, nodes
+from laion_assets.table.cluster import nodes
 from laion_assets.table.database import Database
+from laion_assets.table.replicas import by_cluster_shard, on_a_replica
 from laion_assets.table.vectors import By, vector_sql
 
 MARGIN = 3
@@ -85,11 +86,10 @@ def _search_nodes(
     entry: Database, vector: npt.ArrayLike, request: SearchRequest, settings: CellsSettings | None
 ) -> SearchResult:
     """The nearest rows in a cluster: one replica of each cluster shard searches its own cells, one after the other."""
-    replicas = {node.cluster_shard: node for node in reversed(nodes(entry))}
-    results = []
-    for node in replicas.values():
-        with connect_to_node(entry, node) as db:
-            results.append(search_cells(db, vector, request, settings))
+    results = [
+        on_a_replica(entry, replicas, lambda db: search_cells(db, vector, request, settings))
+        for replicas in by_cluster_shard(nodes(entry))
+    ]
     found = ranked([one for result in results for one in result.neighbours], request.limit)
     probed = [result.clusters for result in results if result.clusters is not None]
     return SearchResult(

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
-from laion_assets.table.database import Database
+from laion_assets.table.database import Database, Replicas
 from laion_assets.table.schema import dataset_comment, local_table, table_definition
 
 
@@ -56,7 +56,8 @@ def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
 
     In a cluster its tables are made if they are missing. An existing partition stays where it is, so that it is never
     on two cluster shards. A new one goes where `placed_on` says. The first replica that answers is used, in their
-    order, so that two loads meet at the same replica and its leases. Raises `TableError`.
+    order. Its leases are those of the other replicas, too: another loader may use another replica. Raises
+    `TableError`.
     """
     if settings.cluster is None:
         with connect(settings) as db:
@@ -67,7 +68,8 @@ def connect_to_partition(settings: Settings, shard: int) -> Iterator[Database]:
         create_cluster_tables(entry, known)
         home = home_of(entry, shard, known)
     with contextlib.ExitStack() as stack:
-        yield _first_that_answers(stack, settings, [node for node in known if node.cluster_shard == home])
+        db = _first_that_answers(stack, settings, [node for node in known if node.cluster_shard == home])
+        yield replace(db, replicas=replicas_of(settings, known, home))
 
 
 @contextlib.contextmanager
@@ -133,15 +135,19 @@ def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
     """The cluster shard that partition `shard` is on, or will be put on. Raises `TableError` if it is on two.
 
     Every replica that answers is asked: a single replica may lag behind, and the partition would be placed twice.
+    Raises `ServerUnreachableError` when no replica that answers has it, and a cluster shard has no replica that
+    answers: the partition may be there.
     """
+    cluster, database = format_str(str(entry.settings.cluster)), format_str(entry.database)
+    # A view has one row for each node that answers, also where the node has no parts.
     found = entry.rows(
-        f"SELECT DISTINCT _shard_num FROM {system_table(entry, 'parts', every_replica=True)} "
-        "WHERE database = {database:String} AND table = {table:String} AND partition = {partition:String} "
-        "AND active AND rows > 0 ORDER BY 1",
-        parameters={"database": entry.database, "table": local_table(entry.settings), "partition": str(shard)},
+        f"SELECT _shard_num, has_it FROM clusterAllReplicas({cluster}, view(SELECT count() > 0 AS has_it "
+        f"FROM system.parts WHERE database = {database} AND table = {format_str(local_table(entry.settings))} "
+        f"AND partition = '{shard}' AND active AND rows > 0))",
         settings=ANSWERING,
     )
-    homes = sorted({_numbered(known)[int(number) - 1].cluster_shard for (number,) in found})
+    answers = {_numbered(known)[int(number) - 1]: bool(has_it) for number, has_it in found}
+    homes = sorted({node.cluster_shard for node, has_it in answers.items() if has_it})
     if len(homes) > 1:
         raise TableError(
             f"{entry.subject}, partition {shard}",
@@ -149,7 +155,26 @@ def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
             expected="it on one",
             advice="drop the older one, see docs/operations.md",
         )
-    return homes[0] if homes else placed_on(shard, sorted({node.cluster_shard for node in known}))
+    if homes:
+        return homes[0]
+    heard = {(node.host, node.port) for node in answers}
+    every = {node.cluster_shard for node in known}
+    silent = every - {node.cluster_shard for node in known if (node.host, node.port) in heard}
+    if silent:
+        raise ServerUnreachableError(
+            f"{entry.subject}, partition {shard}",
+            found=f"no replica of cluster shard {' and '.join(map(str, sorted(silent)))} that answers, and the "
+            "partition on no other",
+            expected="an answer of each cluster shard before a partition is placed: it may be there already",
+            advice="load it again when a replica is back",
+        )
+    return placed_on(shard, sorted(every))
+
+
+def replicas_of(settings: Settings, known: Sequence[Node], cluster_shard: int) -> Replicas:
+    """The replicas of a cluster shard: with them a node's `Database` sees the leases that were taken on the others."""
+    numbers = [number for number, node in enumerate(_numbered(known), start=1) if node.cluster_shard == cluster_shard]
+    return Replicas(str(settings.cluster), tuple(numbers))
 
 
 def _numbered(known: Sequence[Node]) -> list[Node]:

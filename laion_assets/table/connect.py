@@ -44,6 +44,7 @@ def connect(settings: Settings, *, wait_seconds: float | None = None) -> Iterato
         if embedded:
             closing.enter_context(in_use(folder, settings))
         opened = Database(client, settings, database, embedded)
+        closing.callback(opened.others.close)
         if label():
             _set_label(opened)
         if database != "default":

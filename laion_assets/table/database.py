@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clickhouse_connect.driver.binding import quote_identifier
+from clickhouse_connect.driver.binding import format_str, quote_identifier
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from urllib3.exceptions import HTTPError
@@ -28,14 +29,62 @@ KILL_SECONDS = 2.0
 """Seconds for which a server that does not answer may delay the end of an interrupted step."""
 
 
+class OpenNodes:
+    """Connections to other nodes of a cluster, by name; safe for threads. `silent` is when one did not answer."""
+
+    def __init__(self) -> None:
+        self.silent: dict[str, float] = {}
+        self._open: dict[str, Database] = {}
+        self._closing = contextlib.ExitStack()
+        self._changing = threading.Lock()
+
+    def get(self, name: str, opening: Callable[[], AbstractContextManager[Database]]) -> Database:
+        """The connection of that name, opened where there is none. Raises what `opening` does."""
+        if name in self._open:
+            return self._open[name]
+        # Opened without the lock: a node that does not answer would hold up those who ask others.
+        with contextlib.ExitStack() as stack:
+            mine = stack.enter_context(opening())
+            with self._changing:
+                first = self._open.setdefault(name, mine)
+                if first is mine:
+                    self._closing.push(stack.pop_all())
+            return first
+
+    def close(self) -> None:
+        """Closes all of them."""
+        with self._changing:
+            self._open.clear()
+            self._closing.close()
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """The replicas of a cluster shard: `numbers` are theirs where `clusterAllReplicas()` counts those of `cluster`."""
+
+    cluster: str
+    numbers: tuple[int, ...]
+
+    def rows_of(self, database: str, table: str) -> str:
+        """For FROM: the rows of a table, which is not replicated, on all of these replicas.
+
+        Those of the server that is asked come first, by no way of the cluster, and may be there twice.
+        """
+        here = f"{quote_identifier(database)}.{quote_identifier(table)}"
+        every = f"clusterAllReplicas({format_str(self.cluster)}, {here})"
+        numbers = ", ".join(map(str, self.numbers))
+        return f"(SELECT * FROM {here} UNION ALL SELECT * FROM {every} WHERE _shard_num IN ({numbers}))"
+
+
 @dataclass(frozen=True)
 class Database:
     """One open connection, with the names of the table.
 
     `embedded` means chDB, which can read our files, and must not be used by two threads at once. A server may be, since
     there is no session; on a server a statement may take `seconds`. `kept` is what was found out over this connection,
-    for later calls. `closed` is set when the client was closed because its next answer could be wrong: no statement
-    runs any more.
+    for later calls. `others` are connections to other nodes, which are open as long as this one. `replicas` is set on a
+    node of a cluster if the leases on its other replicas count, too. `closed` is set when the client was closed because
+    its next answer could be wrong: no statement runs any more.
     """
 
     client: Client
@@ -44,6 +93,8 @@ class Database:
     embedded: bool
     seconds: float = 0.0
     kept: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+    others: OpenNodes = field(default_factory=OpenNodes, repr=False, compare=False)
+    replicas: Replicas | None = None
     closed: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @property

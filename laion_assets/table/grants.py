@@ -46,6 +46,7 @@ def search_grants(settings: Settings) -> list[Grant]:
     system = ["tables", "columns", "parts", "data_skipping_indices", "events", "databases", "settings"]
     system += ["processes", "functions"]
     return [
+        *([] if settings.cluster is None else CLUSTER_GRANTS),
         Grant("SELECT", f"{database}.{table}", "searches"),
         *([Grant("SELECT", f"{database}.{local}", "searches each node's rows")] if local != table else []),
         *(Grant("SELECT", f"{database}.{name}", "searches by cells") for name in _derived(settings)),
@@ -70,7 +71,7 @@ def load_grants(settings: Settings) -> list[Grant]:
         Grant("CREATE DATABASE", everything, "makes the database where it is not there"),
         Grant("CREATE TABLE, DROP TABLE", everything, "makes the table; makes and drops staging and scratch tables"),
         *(Grant("TABLE ENGINE", one, "is asked for where table_engines_require_grant is set") for one in engines),
-        *([] if settings.cluster is None else CLUSTER_GRANTS),
+        *([] if settings.cluster is None else (*CLUSTER_GRANTS, Grant("SELECT", "system.one", "asks who answers"))),
         Grant("SELECT, INSERT", everything, "loads, checks and searches"),
         Grant("ALTER DELETE", everything, "swaps and drops partitions"),
         Grant(

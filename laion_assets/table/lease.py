@@ -9,7 +9,8 @@ A load, an index build and all else that swaps or rebuilds parts of the table ta
 In the embedded engine the folder's lock keeps other processes out, and a lock of this process its other threads. On a
 server claims are rows of the table `<table>_leases`, with times by the server's clock. A claim is inserted first, then
 all live claims are read. Of two claims at the same time at least one sees the other, so the two never both hold the
-lease. A thread renews a live claim. Without renewal it ends `LEASE_SECONDS` after the last one.
+lease. On a cluster the claims on all replicas of the cluster shard are read, since another holder may use another
+replica. A thread renews a live claim. Without renewal it ends `LEASE_SECONDS` after the last one.
 
 A holder that is paused for longer (a sleeping laptop, a machine that is moved) does not know that it has lost the
 lease. So a process that takes an expired lease drops the staging tables with the old token
@@ -30,6 +31,15 @@ from dataclasses import dataclass, replace
 
 from laion_assets.errors import LaionError, LeaseHeldError, LeaseLostError, TableError
 from laion_assets.machine import is_gone, process_mark
+from laion_assets.table.claims_table import (
+    INSERT_SETTINGS,
+    READ_SETTINGS,
+    claims_definition,
+    claims_table,
+    every_claim,
+    has_claims,
+    read_settings,
+)
 from laion_assets.table.database import Database
 from laion_assets.table.server import close_server, open_server
 
@@ -46,10 +56,6 @@ RELEASED = 2**32 - 1
 
 CLAIMING_SECONDS = 5.0
 """How long a claim that was made at the same time as ours may take to see our claim and to withdraw."""
-
-INSERT_SETTINGS = {"async_insert": 0}
-READ_SETTINGS = {"select_sequential_consistency": 1}
-"""With these settings the next statement sees an inserted row, also with a replicated engine."""
 
 Say = Callable[[str], None]
 
@@ -114,7 +120,7 @@ def live_tokens(db: Database) -> set[str]:
     if db.embedded:
         with _registry:
             return set(_held_here.values())
-    return {claim.token for claim in live_claims(db)} if _has_leases(db) else set()
+    return {claim.token for claim in live_claims(db)} if has_claims(db) else set()
 
 
 def live_claims(db: Database, subject: str | None = None) -> list[Claim]:
@@ -125,10 +131,10 @@ def live_claims(db: Database, subject: str | None = None) -> list[Claim]:
     """
     rows = _hurried(db).rows(
         f"SELECT number, token, mark, concat(any(holder), ' since ', toString(min(written)), ' UTC') "
-        f"FROM {_leases(db)} WHERE subject = {{subject:String}} OR empty({{subject:String}}) "
+        f"FROM {every_claim(db)} WHERE subject = {{subject:String}} OR empty({{subject:String}}) "
         "GROUP BY subject, number, token, mark HAVING argMax(until, renewal) > now64(3) ORDER BY number, token",
         parameters={"subject": subject or ""},
-        settings=READ_SETTINGS,
+        settings=read_settings(db),
     )
     claims = [Claim(int(number), str(token), str(mark), str(holder)) for number, token, mark, holder in rows]
     ours = process_mark()
@@ -163,7 +169,7 @@ def _lease_of_this_process(db: Database, subject: str, wait_seconds: float) -> I
 
 @contextlib.contextmanager
 def _lease_on_server(db: Database, subject: str, wait_seconds: float, say: Say | None) -> Iterator[Lease]:
-    db.command(_leases_definition(db))
+    db.command(claims_definition(db))
     with _acquired(db, subject, wait_seconds, say) as held:
         ended = threading.Event()
         renewing = threading.Thread(target=_renew_until, args=(held, ended), name=f"lease of {subject}", daemon=True)
@@ -206,14 +212,15 @@ def _claim(db: Database, subject: str) -> Iterator[Lease]:
     quick = _hurried(db)
     try:
         quick.command(
-            f"INSERT INTO {_leases(db)} (subject, number, token, mark, holder, renewal, until) "
+            f"INSERT INTO {claims_table(db)} (subject, number, token, mark, holder, renewal, until) "
             "SELECT {subject:String}, max(number) + 1, {token:String}, {mark:String}, {holder:String}, 0, "
-            f"now64(3) + toIntervalSecond({LEASE_SECONDS:.0f}) FROM {_leases(db)} WHERE subject = {{subject:String}}",
+            f"now64(3) + toIntervalSecond({LEASE_SECONDS:.0f}) FROM {every_claim(db)} "
+            "WHERE subject = {subject:String}",
             parameters=names,
-            settings=INSERT_SETTINGS | READ_SETTINGS,
+            settings=INSERT_SETTINGS | read_settings(db),
         )
         (number,) = quick.one(
-            f"SELECT any(number) FROM {_leases(db)} WHERE token = {{token:String}}",
+            f"SELECT any(number) FROM {claims_table(db)} WHERE token = {{token:String}}",
             parameters=names,
             settings=READ_SETTINGS,
         )
@@ -260,9 +267,9 @@ def _hurried(db: Database) -> Database:
 def _write(db: Database, token: str, renewal: str, until: str) -> None:
     """Writes one more row for a live claim."""
     db.command(
-        f"INSERT INTO {_leases(db)} (subject, number, token, mark, holder, renewal, until) "
+        f"INSERT INTO {claims_table(db)} (subject, number, token, mark, holder, renewal, until) "
         f"SELECT subject, number, token, mark, holder, {renewal}, {until} FROM "
-        f"(SELECT * FROM {_leases(db)} WHERE token = {{token:String}} ORDER BY renewal DESC LIMIT 1) AS last "
+        f"(SELECT * FROM {claims_table(db)} WHERE token = {{token:String}} ORDER BY renewal DESC LIMIT 1) AS last "
         "WHERE last.until > now64(3)",
         parameters={"token": token},
         settings=INSERT_SETTINGS | READ_SETTINGS,
@@ -275,27 +282,4 @@ def _held_by(db: Database, subject: str, holder: str, wait_seconds: float) -> Le
         found=f"it held by {holder}",
         expected=f"it to be free within {wait_seconds:g} s",
         advice="wait for that process to end; a lease that is not renewed any more ends by itself",
-    )
-
-
-def _leases(db: Database) -> str:
-    return db.name_of(f"{db.settings.table}_leases")
-
-
-def _has_leases(db: Database) -> bool:
-    return bool(
-        db.rows(
-            "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = {table:String}",
-            parameters={"database": db.database, "table": f"{db.settings.table}_leases"},
-        )
-    )
-
-
-def _leases_definition(db: Database) -> str:
-    """The DDL. The table is not replicated, also in a cluster: a replica that lags behind would not see a row."""
-    return (
-        f"CREATE TABLE IF NOT EXISTS {_leases(db)} (subject String, number UInt64, token String, mark String, "
-        "holder String, renewal UInt32, until DateTime64(3, 'UTC'), written DateTime('UTC') DEFAULT now('UTC')) "
-        "ENGINE = MergeTree ORDER BY (subject, number) TTL toDateTime(until) + toIntervalDay(1) "
-        "COMMENT 'laion_assets: who may change what; see docs/architecture.md'"
     )

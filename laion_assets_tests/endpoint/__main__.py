@@ -20,6 +20,8 @@ def main() -> None:
     parser.add_argument("--user-files", type=Path, required=True)
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of chDB")
     parser.add_argument("--certificate", type=Path, help="PEM with certificate and key: serve https")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     given = parser.parse_args()
     tls = None
     if given.certificate:
@@ -27,7 +29,7 @@ def main() -> None:
         tls.load_cert_chain(given.certificate)
     options = dict(option.partition("=")[::2] for option in given.option)
     engine = Engine(given.folder, given.user_files, options)
-    server = Endpoint(engine, dict(user.partition(":")[::2] for user in given.user), tls)
+    server = Endpoint(engine, dict(user.partition(":")[::2] for user in given.user), tls, (given.host, given.port))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdout.write(f"{server.server_address[1]}\n")
     sys.stdout.flush()

@@ -59,13 +59,14 @@ class Endpoint(ThreadingHTTPServer):
     engine: Engine
     users: dict[str, str]
     tls: ssl.SSLContext | None = None
+    address: tuple[str, int] = ("127.0.0.1", 0)
     faults: Faults = field(default_factory=Faults)
     log: list[Asked] = field(default_factory=list)
     daemon_threads = True
     request_queue_size = 64
 
     def __post_init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(self.address, Handler)
         self.stopped = threading.Event()
         if self.tls:
             # The handshake is left to each connection's own thread, so that a failed one does not end the server.

@@ -30,12 +30,13 @@ class ServerProcess:
     user_files: Path
     scheme: str = "http"
     authority: Path | None = None
+    host: str = "127.0.0.1"
 
     def url(self, database: str = "", *, user: str = USER, password: str = PASSWORD) -> str:
         """For LAION_CLICKHOUSE; a database of its own for each call where none is named."""
         name = database or f"test_{next(_NUMBERS)}"
         escaped = "".join(f"%{ord(sign):02X}" if sign in "/#?@" else sign for sign in password)
-        return f"{self.scheme}://{user}:{escaped}@127.0.0.1:{self.port}/{name}"
+        return f"{self.scheme}://{user}:{escaped}@{self.host}:{self.port}/{name}"
 
     def fails(self, kind: Kind, match: str, amount: float = 0, times: int = 1) -> None:
         """Lets something go wrong with the next statements that have `match`."""
@@ -51,7 +52,7 @@ class ServerProcess:
         return [request for request in asked if match in request["sql"]]
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        url = f"{self.scheme}://127.0.0.1:{self.port}{path}"
+        url = f"{self.scheme}://{self.host}:{self.port}{path}"
         with urllib3.PoolManager(ca_certs=self.authority and str(self.authority)) as pool:
             return pool.request(method, url, body=body).data
 
@@ -64,15 +65,18 @@ def endpoint_process(
     options: Mapping[str, str] | None = None,
     certificate: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
 ) -> Iterator[ServerProcess]:
     """An endpoint over a chDB in `folder`, in a process of its own, while the block runs.
 
-    Beside `certificate`, which has its key too, is that of its authority, `ca.pem`.
+    `host` is an address of this machine, 127.0.0.2 say, on whose `port` (0: any that is free) it listens: the nodes of
+    a cluster share one port. Beside `certificate`, which has its key too, is that of its authority, `ca.pem`.
     """
     user_files = folder / "user_files"
     user_files.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "laion_assets_tests.endpoint", str(folder / "clickhouse")]
-    command += ["--user-files", str(user_files)]
+    command += ["--user-files", str(user_files), "--host", host, "--port", str(port)]
     for name, password in (users or {USER: PASSWORD}).items():
         command += ["--user", f"{name}:{password}"]
     for name, value in (options or {}).items():
@@ -84,10 +88,11 @@ def endpoint_process(
     )
     try:
         assert process.stdout is not None
-        port = process.stdout.readline()
-        assert port, "the endpoint did not start"
+        listening = process.stdout.readline()
+        assert listening, "the endpoint did not start"
         authority = certificate and certificate.with_name("ca.pem")
-        yield ServerProcess(int(port), process.pid, user_files, "https" if certificate else "http", authority)
+        scheme = "https" if certificate else "http"
+        yield ServerProcess(int(listening), process.pid, user_files, scheme, authority, host)
     finally:
         process.terminate()
         process.wait(90)  # an engine under a busy machine takes its time

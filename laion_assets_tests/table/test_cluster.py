@@ -22,7 +22,7 @@ from laion_assets.api import search
 from laion_assets.assets.location import CodeLocation
 from laion_assets.assets.recall_report import recall_report_asset
 from laion_assets.assets.vector_index import vector_index_asset, vector_index_checks
-from laion_assets.errors import TableError
+from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.settings import Settings
@@ -41,6 +41,7 @@ from laion_assets.table.cluster import (
 )
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
+from laion_assets.table.lease import lease
 from laion_assets.table.schema import partitions, parts_table
 from laion_assets.terminal.status import read_status
 from laion_assets_tests.assets.test_chain import failed_checks, failures, run
@@ -58,6 +59,12 @@ CONFIGURATION = """
       <shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
       <shard><replica><host>127.0.0.2</host><port>9000</port></replica></shard>
     </two>
+    <spare>
+      <shard>
+        <replica><host>127.0.0.3</host><port>9000</port></replica>
+        <replica><host>127.0.0.1</host><port>9000</port></replica>
+      </shard>
+    </spare>
     <twice>
       <shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
       <shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>
@@ -194,7 +201,7 @@ def test_a_cluster_that_is_not_there_is_an_error_that_names_those_that_are(setti
     other = settings.model_copy(update={"cluster": "three"})
     with connect(other) as db, pytest.raises(TableError) as caught:
         nodes(db)
-    assert_one_line(caught.value, "cluster three", "found one, twice, two in system.clusters", "LAION_CLUSTER")
+    assert_one_line(caught.value, "cluster three", "found one, spare, twice, two in system.clusters", "LAION_CLUSTER")
 
 
 def test_an_insert_through_the_distributed_table_would_scatter_a_partition_and_is_refused(whole: Settings) -> None:
@@ -249,16 +256,29 @@ def test_tables_are_made_only_where_they_are_lacking(whole: Settings, monkeypatc
 def test_a_dead_node_neither_stops_nor_delays_the_loads_of_the_others(
     whole: Settings, tmp_path: Path, sample_folder: Path
 ) -> None:
-    """The second node's address is this machine's too, but nothing listens there."""
+    """The dead nodes' addresses are this machine's too, but nothing listens there."""
     (tmp_path / "server.xml").write_text(CONFIGURATION)
-    shard = next(shard for shard in range(100) if placed_on(shard, [1, 2]) == 1)
+    there, elsewhere = (next(shard for shard in range(100) if placed_on(shard, [1, 2]) == home) for home in (1, 2))
     with endpoint_process(tmp_path / "server", options={"config-file": str(tmp_path / "server.xml")}) as server:
-        settings = settings_for(tmp_path / "d", sample_folder, cluster="two", clickhouse=server.url("clustered"))
+        url = server.url("clustered")
+        spare, two = (
+            settings_for(tmp_path / "d", sample_folder, cluster=name, clickhouse=url) for name in ("spare", "two")
+        )
+        # The first replica is dead: the second is placed on, and its leases are read where they can be.
         for _ in range(2):
             started = time.monotonic()
-            with connect_to_partition(settings, shard) as db:
+            with connect_to_partition(spare, there) as db, lease(db, f"partition {there}") as held:
                 assert db.settings.table == "laion_local"
+                held.require()
+                db.command(f"INSERT INTO {db.table} (id, shard) VALUES (1, {there})")
             assert time.monotonic() - started < 30
+        # The second cluster shard is dead: a partition that is on the first is loaded there again.
+        with connect_to_partition(two, there) as db:
+            assert db.one(f"SELECT count() FROM {db.table}") == (2,)
+        for unknown in (elsewhere, there + 1_000):
+            with pytest.raises(ServerUnreachableError) as caught, connect_to_partition(two, unknown):
+                pass
+            assert_one_line(caught.value, f"partition {unknown}", "cluster shard 2 that answers", "when a replica is")
         assert server.log("ON CLUSTER") == []
 
 
@@ -291,7 +311,7 @@ def test_cluster_all_replicas_numbers_each_address_once_in_order(entry: Database
 
 
 def test_a_partition_stays_where_it_stands(whole: Settings) -> None:
-    added = Node(2, 1, "another", here=False, port=9000)
+    added = Node(2, 1, "127.0.0.1", here=False, port=9000)
     shard = next(shard for shard in range(100) if placed_on(shard, [1, 2]) == 2)
     with connect_to_partition(whole, shard) as db:
         assert db.settings.table == "laion_local"

@@ -10,17 +10,21 @@ from typer.testing import CliRunner
 
 from laion_assets.cli import app
 from laion_assets.errors import ServerRefusedError
+from laion_assets.index.cells.cluster import build_cells_everywhere
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.tuning import TuningPlan, tune
+from laion_assets.searching.cells import search_cells
 from laion_assets.searching.proof_of_use import index_use
-from laion_assets.searching.statement import SearchRequest, vector_of
+from laion_assets.searching.statement import SearchRequest, search, vector_of
 from laion_assets.settings import load_settings
+from laion_assets.table.cluster import connect_to_partition
 from laion_assets.table.connect import connect
 from laion_assets.table.grants import Grant, load_grants, search_grants
+from laion_assets.table.lease import lease
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.endpoint.process import endpoint_process
 from laion_assets_tests.table.loaded import load_sample, sample_settings
@@ -36,7 +40,11 @@ CONFIG = """<clickhouse><users_config>{0}</users_config>
 <table_engines_require_grant>true</table_engines_require_grant></access_control_improvements></clickhouse>"""
 
 
-def granting(folder: Path, grants: Sequence[Grant], profile: str = "") -> dict[str, str]:
+CLUSTER = """<tcp_port>9000</tcp_port><remote_servers><ours><shard>
+<replica><host>127.0.0.1</host><port>9000</port></replica></shard></ours></remote_servers></clickhouse>"""
+
+
+def granting(folder: Path, grants: Sequence[Grant], profile: str = "", *, cluster: bool = False) -> dict[str, str]:
     """Options of a chDB whose only user may do that, with a profile of these settings, as XML.
 
     chDB has one user, whose grants and profile come from a file.
@@ -44,7 +52,8 @@ def granting(folder: Path, grants: Sequence[Grant], profile: str = "") -> dict[s
     folder.mkdir(parents=True, exist_ok=True)
     queries = "".join(f"<query>GRANT {grant.privileges} ON {grant.on}</query>" for grant in grants)
     (folder / "users.xml").write_text(USERS.format(profile, queries))
-    (folder / "config.xml").write_text(CONFIG.format(folder / "users.xml"))
+    config = CONFIG.format(folder / "users.xml")
+    (folder / "config.xml").write_text(config.replace("</clickhouse>", CLUSTER) if cluster else config)
     return {"config-file": str(folder / "config.xml")}
 
 
@@ -108,9 +117,34 @@ def test_answers_kept_by_a_query_cache_are_not_used(tmp_path: Path) -> None:
     assert counts == [[(0,)], [(1,)]]
 
 
+def test_the_grants_of_a_cluster_suffice_to_load_and_to_search_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster of one node, whose engine has no replication."""
+    monkeypatch.setattr("laion_assets.table.cluster._replicated", lambda _: "MergeTree")
+    clustered = SETTINGS.model_copy(update={"cluster": "ours", "index": "cells"})
+    options = granting(tmp_path / "all", load_grants(clustered), cluster=True)
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE), cluster="ours")
+        with connect_to_partition(settings, 0):
+            pass
+        load_sample(sample_settings(tmp_path, clickhouse=server.url(DATABASE), table="laion_local"), {0: 400})
+        with connect_to_partition(settings, 0) as db, lease(db, "partition 0") as held:
+            held.require()
+        assert {report.by for report in build_cells_everywhere(settings)} == {"image", "text"}
+    options = granting(tmp_path / "search", search_grants(clustered), cluster=True)
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE), cluster="ours")
+        with connect(settings) as db:
+            found = search_cells(db, vector_of(db, 5, "image"), SearchRequest()).neighbours
+            assert (found[0].id, len(found)) == (5, 10)
+            assert len(search(db, vector_of(db, 5, "image"), SearchRequest()).neighbours) == 10
+
+
 def test_a_cluster_and_a_bucket_need_more() -> None:
     settings = SETTINGS.model_copy(update={"cluster": "ours", "store": "s3://bucket/laion"})
     load, searches = ({str(grant.statement("u")) for grant in of(settings)} for of in (load_grants, search_grants))
+    assert {"GRANT REMOTE ON *.* TO `u`", "GRANT SELECT ON system.clusters TO `u`"} <= searches
     for needed in ("REMOTE ON *.*", "SELECT ON system.clusters", "S3 ON *.*"):
         assert f"GRANT {needed} TO `u`" in load
     assert {"GRANT TABLE ENGINE ON ReplicatedMergeTree TO `u`", "GRANT TABLE ENGINE ON Distributed TO `u`"} <= load

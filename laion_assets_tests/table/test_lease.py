@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from laion_assets.settings import Settings
 from laion_assets.table import lease as lease_module
 from laion_assets.table import server as server_module
 from laion_assets.table.connect import connect
-from laion_assets.table.database import Database
+from laion_assets.table.database import Database, Replicas
 from laion_assets.table.lease import LEASE_SECONDS, lease, live_claims, live_tokens
 from laion_assets_tests.conftest import Transport, assert_one_line, settings_for
 from laion_assets_tests.endpoint.process import ServerProcess
@@ -188,6 +189,38 @@ def test_leaving_a_lease_waits_for_no_server_that_does_not_answer(
     assert time.monotonic() - left < 10
     with lease(server, "partition 3", wait_seconds=0):
         pass
+
+
+class BothReplicas(Replicas):
+    """Two databases of one server stand for two replicas: no two servers that ask each other could be run here."""
+
+    def rows_of(self, database: str, table: str) -> str:
+        return f"merge(REGEXP('^({database}|{self.cluster})$'), '^{table}$')"
+
+
+def test_the_claims_on_another_replica_count(
+    clickhouse_server: ServerProcess, sample_folder: Path, tmp_path: Path
+) -> None:
+    """Two loaders reach different replicas of one cluster shard."""
+    clickhouse_server.calm()
+    urls = [clickhouse_server.url() for _ in range(2)]
+    both = BothReplicas("|".join(url.rpartition("/")[2] for url in urls), (1, 2))
+    with contextlib.ExitStack() as stack:
+        first, second = (
+            replace(stack.enter_context(connect(settings_for(tmp_path, sample_folder, clickhouse=url))), replicas=both)
+            for url in urls
+        )
+        with lease(first, "partition 3", wait_seconds=0) as held:
+            with pytest.raises(LeaseHeldError), lease(second, "partition 3", wait_seconds=0):
+                pass
+            with lease(second, "partition 4", wait_seconds=0):
+                pass
+            let_lapse(first, held.token)
+            with lease(second, "partition 3", wait_seconds=0) as taken:
+                assert taken.number > held.number
+                taken.require()
+                with pytest.raises(LeaseLostError, match="taken over by process"):
+                    held.require()
 
 
 def test_a_renewal_that_comes_after_the_lease_was_taken_does_not_win(server: Database) -> None:

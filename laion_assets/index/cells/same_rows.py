@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from laion_assets.errors import LeaseHeldError
 from laion_assets.index.cells.events import read_record, record
@@ -21,7 +22,8 @@ def keep_cells(db: Database, before: PartitionContent, after: PartitionContent, 
     """
     kept = 0
     try:
-        with lease(db, "its cells", wait_seconds=0):
+        # The cells of a cluster's node are its own, whatever is built on another replica.
+        with lease(replace(db, replicas=None), "its cells", wait_seconds=0):
             for by in vector_columns(db):
                 found = read_record(db, by)
                 for generation in {one.number for one in (found.current, found.newest) if one is not None}:

@@ -1,0 +1,150 @@
+"""A cluster some of whose nodes are dead: what is done on the others, and what is said.
+
+Its nodes are servers with an address of this machine each, and one port. They cannot ask each other: what one server
+asks another for is not tested here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from laion_assets.errors import ServerUnreachableError, TableError
+from laion_assets.index.cells.cluster import build_cells_everywhere
+from laion_assets.index.cells.schema import cells_exist
+from laion_assets.index.cluster import build_everywhere
+from laion_assets.index.cover import index_cover
+from laion_assets.searching.cells import search_cells
+from laion_assets.searching.ending import end_search
+from laion_assets.searching.statement import SearchRequest, vector_of
+from laion_assets.settings import Settings
+from laion_assets.table.connect import connect
+from laion_assets.table.connections import Connections
+from laion_assets_tests.conftest import assert_one_line
+from laion_assets_tests.endpoint.process import ServerProcess, endpoint_process
+from laion_assets_tests.searching.test_rows import LONG
+from laion_assets_tests.table.loaded import load_sample, sample_settings
+
+DATABASE = "clustered"
+CLUSTERS = {
+    "pair": [["127.0.0.1"], ["127.0.0.2"]],
+    "spare": [["127.0.0.3", "127.0.0.1"], ["127.0.0.4", "127.0.0.2"]],
+    "gap": [["127.0.0.1"], ["127.0.0.3"], ["127.0.0.2"]],
+    "gaps": [["127.0.0.3"], ["127.0.0.1"], ["127.0.0.4"]],
+}
+"""The addresses of each cluster shard's replicas: on 127.0.0.3 and 127.0.0.4 nothing listens."""
+
+
+def configuration() -> str:
+    """The servers' configuration, which names these clusters."""
+
+    def shard(hosts: list[str]) -> str:
+        replicas = (f"<replica><host>{host}</host><port>9000</port></replica>" for host in hosts)
+        return f"<shard>{''.join(replicas)}</shard>"
+
+    named = (f"<{name}>{''.join(map(shard, shards))}</{name}>" for name, shards in CLUSTERS.items())
+    return f"<clickhouse><tcp_port>9000</tcp_port><remote_servers>{''.join(named)}</remote_servers></clickhouse>"
+
+
+@dataclass(frozen=True)
+class TwoNodes:
+    """Two nodes that live. Node 0, on 127.0.0.1, is the one that settings name; it has shard 0, the other shard 1."""
+
+    folder: Path
+    servers: tuple[ServerProcess, ServerProcess]
+
+    def settings(self, cluster: str) -> Settings:
+        """Of a cluster of these nodes."""
+        return sample_settings(self.folder, clickhouse=self.servers[0].url(DATABASE), cluster=cluster)
+
+    def alone(self, node: int) -> Settings:
+        """Of a node's own table."""
+        return sample_settings(self.folder, clickhouse=self.servers[node].url(DATABASE), table="laion_local")
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    folder = tmp_path_factory.mktemp("nodes")
+    (folder / "cluster.xml").write_text(configuration())
+    options = {"config-file": str(folder / "cluster.xml")}
+    with (
+        endpoint_process(folder / "first", options=options) as first,
+        endpoint_process(folder / "second", options=options, host="127.0.0.2", port=first.port) as second,
+    ):
+        made = TwoNodes(folder, (first, second))
+        for node, rows in enumerate((500, 400)):
+            load_sample(made.alone(node), {node: rows})
+        yield made
+
+
+def test_a_dead_node_does_not_keep_others_from_their_cells(nodes: TwoNodes) -> None:
+    with pytest.raises(ServerUnreachableError) as caught:
+        build_cells_everywhere(nodes.settings("gap"))
+    assert_one_line(caught.value, "127.0.0.3 (cluster shard 2, replica 1)")
+    for node in range(2):
+        with connect(nodes.alone(node)) as db:
+            assert cells_exist(db)
+    with pytest.raises(ServerUnreachableError) as caught:
+        build_cells_everywhere(nodes.settings("gaps"))
+    assert_one_line(caught.value, "cluster gaps", "127.0.0.3 (cluster shard 1", "127.0.0.4 (cluster shard 3")
+
+
+def test_a_dead_first_replica_does_not_keep_others_from_their_graphs(nodes: TwoNodes) -> None:
+    for server in nodes.servers:
+        server.calm()
+    with pytest.raises(ServerUnreachableError) as caught:
+        build_everywhere(nodes.settings("spare"))
+    assert_one_line(caught.value, "127.0.0.3 (cluster shard 1", "127.0.0.4 (cluster shard 2")
+    for node in range(2):
+        with connect(nodes.alone(node)) as db:
+            assert [(state.shard, state.covered) for state in index_cover(db)] == [(node, True)]
+        claims = [asked["sql"] for asked in nodes.servers[node].log("laion_local_leases") if "HAVING" in asked["sql"]]
+        assert any("clusterAllReplicas" in sql for sql in claims)
+
+
+def test_a_search_by_cells_asks_a_replica_that_answers_over_a_connection_that_stays_open(nodes: TwoNodes) -> None:
+    build_cells_everywhere(nodes.settings("pair"))
+    with connect(nodes.alone(1)) as db:
+        vector = vector_of(db, 10_000_005, "image")
+        alone = search_cells(db, vector, SearchRequest(limit=5)).neighbours
+    for server in nodes.servers:
+        server.calm()
+    connections = Connections(nodes.settings("spare"))
+    for _ in range(3):
+        with connections.borrowed() as db:
+            found = search_cells(db, vector, SearchRequest(limit=900)).neighbours
+        assert [one.id for one in found if one.shard == 1][:5] == [one.id for one in alone]
+        assert {one.shard for one in found} == {0, 1}
+    connections.close()
+    opened = [[asked["sql"] for asked in server.log()].count("SELECT version()") for server in nodes.servers]
+    assert opened == [1, 1]
+    dead = Connections(nodes.settings("gap"))
+    with pytest.raises(ServerUnreachableError), dead.borrowed() as db:
+        search_cells(db, vector, SearchRequest())
+
+
+def test_a_search_is_ended_on_every_node(nodes: TwoNodes) -> None:
+    ended: list[TableError] = []
+
+    def search() -> None:
+        with connect(nodes.alone(1)) as db:
+            try:
+                db.rows(LONG, settings={"log_comment": "nobody waits"})
+            except TableError as error:
+                ended.append(error)
+
+    thread = threading.Thread(target=search, daemon=True)
+    thread.start()
+    with connect(nodes.alone(1)) as db:
+        deadline = time.monotonic() + 60
+        while not db.one("SELECT count() FROM system.processes WHERE Settings['log_comment'] = 'nobody waits'")[0]:
+            assert time.monotonic() < deadline
+    with pytest.raises(ServerUnreachableError, match=r"127\.0\.0\.3"):
+        end_search(nodes.settings("gap"), "nobody waits")
+    thread.join(60)
+    assert len(ended) == 1
