@@ -50,6 +50,7 @@ class LoopbackHub(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: LoopbackHub
 
     def log_message(self, format: str, *args: object) -> None:

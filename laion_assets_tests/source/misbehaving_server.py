@@ -127,6 +127,7 @@ class MisbehavingServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: MisbehavingServer
 
     def log_message(self, *_: object) -> None:
