@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from laion_assets.recall.figures import Evaluation, Measurement, choose
+from laion_assets.recall.figures import Evaluation, Measurement
+from laion_assets.recall.judge import choose
 from laion_assets.recall.report import milliseconds
 
 KINDS = ("image_to_image", "text_to_image", "text_to_text", "image_to_text")

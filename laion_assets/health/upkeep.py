@@ -9,6 +9,7 @@ from laion_assets.health.facts import Audit, Holder, IndexRecord, LoadFacts
 from laion_assets.health.finding import Finding, TableLook, naming
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.versions import code_version
+from laion_assets.recall.judge import meets_target
 from laion_assets.settings import Settings
 from laion_assets.shard_numbers import as_ranges
 from laion_assets.words import counted, keys_in_short, lasting
@@ -153,7 +154,7 @@ def recall_is_current(facts: LoadFacts) -> Finding:
         f"{kind.replace('_', ' ')} reaches {found.chosen(kind).at_10.low:.3f} at least, the target is "
         f"{found.target_of(kind):g}"
         for kind in recalls
-        if not found.meets_target(kind)
+        if not meets_target(found, kind)
     ]
     lowest = min(recalls.values(), default=0.0)
     seen = "; ".join(low) or f"every kind of query reaches its target; the lowest recall@10 is {lowest:.3f}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from laion_assets.recall.figures import Evaluation
+from laion_assets.recall.judge import meets_target
 from laion_assets.searching.request import MethodName
 from laion_assets.settings import Settings
 
@@ -45,7 +46,7 @@ def measured_choice(kind: str, evaluations: Mapping[MethodName, Evaluation]) -> 
     unit = "ms of CPU time" if by_cpu else "ms"
     target = next(iter(asked.values())).target_of(kind)
     asks = kind.replace("_", " ")
-    meeting = [name for name, found in asked.items() if found.meets_target(kind)]
+    meeting = [name for name, found in asked.items() if meets_target(found, kind)]
     if not meeting:
         best = max(asked, key=lambda name: asked[name].chosen(kind).at_10.mean)
         recall = asked[best].chosen(kind).at_10

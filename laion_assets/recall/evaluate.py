@@ -17,7 +17,7 @@ from laion_assets.recall.figures import (
     recall_folder,
 )
 from laion_assets.recall.given import GivenQueries, given_queries
-from laion_assets.recall.judge import TOLERANCE
+from laion_assets.recall.hits import TOLERANCE
 from laion_assets.recall.kind_run import KindRun
 from laion_assets.recall.methods import Hnsw, Method
 from laion_assets.recall.queries import OVERSAMPLE, QuerySet, like_sets

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, kept as JSON in the store. It measures nothing."""
+"""The figures of an evaluation, kept as JSON in the store. It measures and judges nothing."""
 
 from __future__ import annotations
 
@@ -201,21 +201,9 @@ class Evaluation:
         """The chosen settings of each kind of query, by name such as `text_to_image`."""
         return {summary.kind: summary.chosen.search for summary in self.kinds}
 
-    def meets_target(self, kind: str) -> bool:
-        """Whether the lower bound of recall@10 of the chosen settings, over the reporting half, meets the target."""
-        return self.chosen(kind).at_10.low >= self.target_of(kind)
-
     def speedup(self, kind: str) -> float:
         """Exact search's median latency over that of the chosen settings."""
         return self.summary(kind).exact.p50 / self.chosen(kind).latency.p50
-
-
-def choose(measured: Sequence[Measurement], target: float) -> Measurement:
-    """The fastest setting whose lower bound of recall@10 meets the target; if none does, the highest recall."""
-    enough = [one for one in measured if one.at_10.low >= target]
-    if enough:
-        return min(enough, key=lambda one: one.latency.p50)
-    return max(measured, key=lambda one: (one.at_10.mean, -one.latency.p50))
 
 
 def recall_folder(settings: Settings) -> Path:

@@ -1,54 +1,25 @@
-"""Compares the rows that searches found with the true ones, by distances computed again from the stored vectors."""
+"""Judges measured recall against its target, and chooses the search settings that meet it. Measures nothing."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
 
-from laion_assets.recall.exact import TrueNeighbours, cosine_distances
-from laion_assets.recall.figures import Recall
-from laion_assets.recall.queries import QuerySet
-from laion_assets.table.database import Database
-from laion_assets.table.vectors import By, Ids, Vectors, vectors_of
-
-TOLERANCE = 2e-6
-"""How much larger the distance of a found row may be than the k-th true one. Both distances are computed again from the
-stored vectors, in float64 and in float32: distances of a bf16 index have errors up to 0.01."""
+from laion_assets.recall.figures import Evaluation, Measurement, Recall
 
 
-class Judge:
-    """Counts how many of the true neighbours were found, for one set of queries.
+def reaches(recall: Recall, target: float) -> bool:
+    """Whether the lower bound of the mean's interval is at least the target. The mean alone may be so by chance."""
+    return recall.low >= target
 
-    `found` are the ids of all rows that will be judged: their vectors are read once.
-    """
 
-    def __init__(self, db: Database, queries: QuerySet, truth: TrueNeighbours, found: Ids) -> None:
-        self._queries, self._truth = queries, truth
-        by: By = queries.kind.target
-        self._stored = vectors_of(db, by, found)
+def meets_target(evaluation: Evaluation, kind: str) -> bool:
+    """Whether recall@10 of a kind's chosen settings, over the reporting half, reaches the kind's target."""
+    return reaches(evaluation.chosen(kind).at_10, evaluation.target_of(kind))
 
-    def recall(self, found: list[list[int]], k: int, start: int = 0) -> Recall:
-        """Recall at k of the queries' answers; the first answer is that of the query at `start`.
 
-        A found row counts if its distance is at most that of the k-th true neighbour plus the tolerance: which of
-        several rows with the same distance is found does not matter. If the table has fewer than k rows, recall is over
-        all of them. A query without any true neighbour has recall 1.
-        """
-        counts, by_id = [], []
-        for query, ids in enumerate(found, start):
-            true_ids = self._truth.ids[query, :k]
-            there = int((true_ids >= 0).sum())
-            if not there:
-                counts.append(1.0)
-                by_id.append(1.0)
-                continue
-            limit = self._truth.distances[query, there - 1] + TOLERANCE
-            near = int((self._distances(query, np.array(ids, dtype=np.int64)) <= limit).sum())
-            counts.append(min(near, there) / there)
-            by_id.append(len(set(ids) & set(true_ids.tolist())) / there)
-        return Recall.of(np.array(counts), np.array(by_id))
-
-    def _distances(self, query: int, ids: Ids) -> npt.NDArray[np.float64]:
-        places = np.searchsorted(self._stored.ids, ids)
-        vectors: Vectors = self._stored.vectors[places]
-        return cosine_distances(self._queries.vectors[query], vectors)
+def choose(measured: Sequence[Measurement], target: float) -> Measurement:
+    """The fastest setting whose recall@10 reaches the target; if none does, the one with the highest recall."""
+    enough = [one for one in measured if reaches(one.at_10, target)]
+    if enough:
+        return min(enough, key=lambda one: one.latency.p50)
+    return max(measured, key=lambda one: (one.at_10.mean, -one.latency.p50))

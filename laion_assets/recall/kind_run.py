@@ -15,9 +15,9 @@ from laion_assets.recall.figures import (
     Latency,
     Measurement,
     SearchSettings,
-    choose,
 )
-from laion_assets.recall.judge import Judge
+from laion_assets.recall.hits import HitCounter
+from laion_assets.recall.judge import choose
 from laion_assets.recall.methods import Exact, Method, Question
 from laion_assets.recall.queries import COPY_DISTANCE, QuerySet
 from laion_assets.recall.recall_plan import EXACT_SEARCHES, TIMED_SEARCHES, RecallPlan
@@ -68,13 +68,13 @@ class KindRun:
         ten = [self._asked(settings, 10, start, end) for settings in grid]
         hundred = [self._asked(settings, 100, start, at_100) for settings in grid]
         every = {row_id for found in (*ten, *hundred) for ids in found.ids for row_id in ids}
-        judge = Judge(self._db, self.queries, self._truth, np.array(sorted(every), dtype=np.int64))
+        counter = HitCounter(self._db, self.queries, self._truth, np.array(sorted(every), dtype=np.int64))
         return [
             Measurement(
                 self.queries.kind.name,
                 settings,
-                judge.recall(at_ten.ids, 10, start),
-                judge.recall(at_hundred.ids, 100, start) if at_hundred.ids else None,
+                counter.recall(at_ten.ids, 10, start),
+                counter.recall(at_hundred.ids, 100, start) if at_hundred.ids else None,
                 Latency.of(
                     self._timed(self._method, settings, start, timed)
                     if self.queries.left_out == "partition"

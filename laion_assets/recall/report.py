@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from laion_assets.recall.figures import Evaluation, Measurement, Recall
+from laion_assets.recall.judge import meets_target
 
 
 def recall_markdown(evaluation: Evaluation, picture: str = "") -> str:
@@ -37,7 +38,7 @@ def _summary(evaluation: Evaluation) -> str:
     ]
     for kind in evaluation.kinds:
         one, ten = kind.chosen, kind.chosen.at_10
-        met = "yes" if evaluation.meets_target(kind.kind) else "**no**"
+        met = "yes" if meets_target(evaluation, kind.kind) else "**no**"
         lines.append(
             f"| {kind.kind.replace('_', ' ')} ({ten.queries}) | {one.search} | {evaluation.target_of(kind.kind):g} | "
             f"{ten.mean:.3f} | {_interval(ten)} | {met} | {ten.p5:.2f} | {ten.minimum:.2f} | {ten.by_id:.3f} | "

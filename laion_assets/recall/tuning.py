@@ -18,7 +18,8 @@ from laion_assets.progress import Log
 from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.exact import true_neighbours
 from laion_assets.recall.figures import Evaluation, Latency, Recall, SearchSettings
-from laion_assets.recall.judge import Judge
+from laion_assets.recall.hits import HitCounter
+from laion_assets.recall.judge import meets_target
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.unseen import UnseenQueries, kept_out_queries, rows_kept_out
 from laion_assets.settings import Settings
@@ -103,7 +104,7 @@ class Trial:
     @property
     def meets_target(self) -> bool:
         """Whether every kind of query reaches the target."""
-        return all(self.evaluation.meets_target(kind.kind) for kind in self.evaluation.kinds)
+        return all(meets_target(self.evaluation, kind.kind) for kind in self.evaluation.kinds)
 
     @property
     def latency_ms(self) -> float:
@@ -232,7 +233,7 @@ def _other_forms(asked: UnseenQueries, folder: Path) -> list[FormTrial]:
         recall = latency = None
         if not trial.refused:
             found = np.array([row_id for ids in trial.ids for row_id in ids])
-            recall = Judge(table, queries, truth, found).recall(trial.ids, 10)
+            recall = HitCounter(table, queries, truth, found).recall(trial.ids, 10)
             latency = Latency.of(trial.seconds)
         results.append(FormTrial(form.name, form.experimental, trial.bytes_a_vector, recall, latency, trial.refused))
     return results

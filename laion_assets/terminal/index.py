@@ -20,6 +20,7 @@ from laion_assets.index.cluster import require_whole_index
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.compare import kept_evaluations
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
+from laion_assets.recall.judge import meets_target
 from laion_assets.recall.kept_report import difference
 from laion_assets.recall.methods_report import HEAD, methods_rows
 from laion_assets.recall.report import milliseconds
@@ -113,7 +114,7 @@ def recall_table(evaluation: Evaluation) -> Table:
     )
     for kind in evaluation.kinds:
         chosen = evaluation.chosen(kind.kind)
-        style = "green" if evaluation.meets_target(kind.kind) else "red"
+        style = "green" if meets_target(evaluation, kind.kind) else "red"
         table.add_row(
             kind.kind.replace("_", " "),
             str(chosen.search),

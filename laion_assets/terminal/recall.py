@@ -13,6 +13,7 @@ from laion_assets.health.keys import BUILD_JOB, job_name
 from laion_assets.health.runs import failure_reason
 from laion_assets.recall.compare import best_by_kind, kept_evaluations
 from laion_assets.recall.figures import Evaluation
+from laion_assets.recall.judge import meets_target
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.index import methods_table, recall_table
@@ -56,4 +57,4 @@ def print_recall(settings: Settings, evaluation: Evaluation, console: Console) -
     compared = kept_evaluations(settings) or [evaluation]
     if len(compared) > 1:
         console.print(methods_table(compared))
-    return all(found.meets_target(kind) for kind, found in best_by_kind(compared).items())
+    return all(meets_target(found, kind) for kind, found in best_by_kind(compared).items())

@@ -25,6 +25,7 @@ from laion_assets.health.plan_against_actual import plan_against_actual
 from laion_assets.health.runs import RunUnderWay, other_active_runs
 from laion_assets.plan.kept_plan import Compared
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
+from laion_assets.recall.judge import meets_target
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
 from laion_assets.terminal.listing import listing_is_as_locked
@@ -81,7 +82,7 @@ class RecallFacts:
             index=evaluation.index,
             at_10={kind: evaluation.chosen(kind).at_10.mean for kind in kinds},
             at_10_low={kind: evaluation.chosen(kind).at_10.low for kind in kinds},
-            below_target=[kind for kind in kinds if not evaluation.meets_target(kind)],
+            below_target=[kind for kind in kinds if not meets_target(evaluation, kind)],
         )
 
 

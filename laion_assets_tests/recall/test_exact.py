@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from laion_assets.recall.exact import cosine_distances, nearest_by_blocks, true_neighbours
-from laion_assets.recall.judge import TOLERANCE
+from laion_assets.recall.hits import TOLERANCE
 from laion_assets.recall.queries import QuerySet, unseen_sets
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.settings import Settings

@@ -11,7 +11,7 @@ from laion_assets.index.graphs import build_indexes
 from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import SearchSettings
-from laion_assets.recall.judge import Judge
+from laion_assets.recall.hits import HitCounter
 from laion_assets.recall.queries import Kind, QuerySet
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.unseen import COPY, OTHER_PARTITIONS, OWN_ROW, unseen_queries
@@ -54,7 +54,7 @@ def recall_of_strangers(db: Database, folder: Path, query: By, target: By) -> fl
     request = SearchRequest(by=target, settings=EF_16.pairs())
     found = [[one.id for one in search(db, vector, request).neighbours] for vector in vectors]
     every = np.array(sorted({row for ids in found for row in ids}), dtype=np.int64)
-    return Judge(db, QuerySet(Kind(query, target), nobody, vectors), truth, every).recall(found, 10).mean
+    return HitCounter(db, QuerySet(Kind(query, target), nobody, vectors), truth, every).recall(found, 10).mean
 
 
 def test_recall_is_that_of_rows_which_were_never_loaded(one_partition: Settings, tmp_path: Path) -> None:
