@@ -20,7 +20,7 @@ from laion_assets.plan.calibration import (
 from laion_assets.plan.kept_plan import Compared, keep_plan, plan_path
 from laion_assets.plan.load_plan import LoadPlan
 from laion_assets.plan.make_plan import make_plan
-from laion_assets.plan.methods import Methods, method_costs
+from laion_assets.plan.method_costs import Methods, method_costs
 from laion_assets.plan.model import Model
 from laion_assets.plan.sizes import is_folder, shard_sizes
 from laion_assets.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.plan.methods import MethodCost, Methods, cells_core_seconds, method_costs
+from laion_assets.plan.method_costs import MethodCost, Methods, cells_core_seconds, method_costs
 
 PAGE = IndexParameters("bf16", 64, 256)
 
