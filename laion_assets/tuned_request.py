@@ -8,7 +8,7 @@ from typing import Any
 
 from laion_assets.errors import SearchError
 from laion_assets.query import Query
-from laion_assets.recall.choice import Choice
+from laion_assets.recall.default_method import Choice
 from laion_assets.recall.kept_report import NamedSettings
 from laion_assets.searching.dispatch import EF_SEARCH
 from laion_assets.searching.request import SearchRequest, checked_by, checked_method

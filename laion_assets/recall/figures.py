@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from laion_assets.recall.cost import Cost
 from laion_assets.recall.interval import mean_interval
-from laion_assets.searching.method import SERVER_LIMIT
+from laion_assets.searching.method_statements import SERVER_LIMIT
 from laion_assets.searching.request import METHODS, MethodName
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing

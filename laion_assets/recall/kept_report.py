@@ -10,7 +10,7 @@ from laion_assets.index.cells.schema import cells_exist, vector_columns
 from laion_assets.index.cluster import IndexFacts, index_facts
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.cells import cells_description
-from laion_assets.recall.choice import Choice, measured_choice, usual_choice
+from laion_assets.recall.default_method import Choice, measured_choice, usual_choice
 from laion_assets.recall.figures import Evaluation, SearchSettings, read_evaluations, recall_folder
 from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.request import MethodName

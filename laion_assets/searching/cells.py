@@ -19,7 +19,7 @@ from laion_assets.index.cells.events import LiveCells, live_cells, rows_of_loads
 from laion_assets.index.cells.schema import cells_exist, cells_table, centroids_table, code_dimension
 from laion_assets.searching.cells_settings import SHARE_EXPONENT, CellsSettings, default_probes
 from laion_assets.searching.condition import Condition, check_condition
-from laion_assets.searching.method import LARGE_STATEMENTS, answer_columns
+from laion_assets.searching.method_statements import LARGE_STATEMENTS, answer_columns
 from laion_assets.searching.statement import (
     Neighbour,
     SearchRequest,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from laion_assets.searching.method import Statement
+from laion_assets.searching.method_statements import Statement
 
 READ_SECONDS = 10.0
 """Seconds during which a count is used again over one connection. Counting costs 2 ms of CPU time, a search 8."""

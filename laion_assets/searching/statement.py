@@ -15,7 +15,7 @@ from laion_assets.errors import SearchError, ServerRefusedError, TableError
 from laion_assets.searching.condition import Condition, check_condition
 from laion_assets.searching.counters import Use, counted, counting
 from laion_assets.searching.known import Known, kind_of, known_of
-from laion_assets.searching.method import ALL, EXACT, Extent, Method, Statement, method_of, where_sql
+from laion_assets.searching.method_statements import ALL, EXACT, Extent, Method, Statement, method_of, where_sql
 from laion_assets.searching.query_vector import checked_vector
 from laion_assets.searching.request import (
     MAX_LIMIT,

@@ -14,8 +14,8 @@ from laion_assets.index.cells import centroids
 from laion_assets.index.cells.build import build_cells
 from laion_assets.index.graphs import build_indexes
 from laion_assets.query import Answer, Query
-from laion_assets.recall.choice import CLEARLY_CHEAPER, measured_choice
 from laion_assets.recall.compare import by_method, compare
+from laion_assets.recall.default_method import CLEARLY_CHEAPER, measured_choice
 from laion_assets.recall.figures import Evaluation, KindSummary, Latency, recall_folder, save_evaluation
 from laion_assets.recall.kept_report import named_settings
 from laion_assets.recall.recall_plan import RecallPlan

@@ -1,4 +1,4 @@
-"""The methods to find neighbours: a method is a small object that makes the statement of a search. Runs none."""
+"""The statement of a search by each method: exact search and graphs. It makes statements, and runs none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which method a search uses if it names none: the cheapest that was measured to meet the recall target."""
+"""The method that a search uses if it names none: the cheapest that was measured to meet the recall target."""
 
 from __future__ import annotations
 
