@@ -24,7 +24,7 @@ from laion_assets.dagster_internals.executing import (
     inner_plan_execution_iterator,
     pop_captured_interrupt,
 )
-from laion_assets.execution.watch import RunWatch
+from laion_assets.execution.termination import RunWatch
 
 WAIT_SECONDS = 0.25
 """A run that waits for a pool checks at this interval whether it was told to end."""

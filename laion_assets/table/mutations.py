@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from laion_assets.errors import ServerUnreachableError, TableError
-from laion_assets.stopping import check_stopped
+from laion_assets.stop_flag import check_stopped
 from laion_assets.table.database import Database
 
 POLL_SECONDS = 0.25

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from laion_assets.errors import SettingsError
-from laion_assets.execution.watch import PROCESS_TAG, process_of_command
+from laion_assets.execution.termination import PROCESS_TAG, process_of_command
 from laion_assets.health.runs import ACTIVE
 from laion_assets.machine import ProcessIdentity
 from laion_assets.waiting import waiting

@@ -11,7 +11,7 @@ import pytest
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from laion_assets.definitions import build_definitions
-from laion_assets.execution import watch
+from laion_assets.execution import termination
 from laion_assets.execution.pool import give_free_places
 from laion_assets.health.keys import CHAIN, LOAD_JOB
 from laion_assets.settings import Settings
@@ -59,7 +59,7 @@ def test_a_place_that_is_held_is_left_alone(instance: dg.DagsterInstance) -> Non
 def test_a_run_that_waits_gets_the_lost_place_and_goes_on(
     instance: dg.DagsterInstance, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "POOL_SECONDS", 0.5)
+    monkeypatch.setattr(termination, "POOL_SECONDS", 0.5)
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
     holder = instance.add_run(dg.DagsterRun("job", run_id=dg.DagsterRun("job").run_id)).run_id

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from laion_assets.errors import SettingsError
-from laion_assets.execution.watch import PROCESS_TAG
+from laion_assets.execution.termination import PROCESS_TAG
 from laion_assets.machine import HOSTS_NAMESPACE, ProcessIdentity, is_gone, process_mark
 from laion_assets.terminal import instance as instance_module
 from laion_assets.terminal.instance import (

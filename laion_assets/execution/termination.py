@@ -1,4 +1,4 @@
-"""Ends the process of a run within seconds when it is told to end, or when its run is over without it.
+"""Terminate and Ctrl-C: a run's process ends within seconds when it is told to, or when its run is over without it.
 
 Python runs a signal's handler between two instructions of the main thread. A statement in the embedded engine is one
 call, which may take an hour. So a thread learns of the signal at once (`signal.set_wakeup_fd`) and ends the running
@@ -20,7 +20,7 @@ from types import TracebackType
 import dagster as dg
 
 from laion_assets.execution.pool import give_free_places
-from laion_assets.stopping import request_stop, reset_stop
+from laion_assets.stop_flag import request_stop, reset_stop
 from laion_assets.table.running import RunningStatements
 
 POLL_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""Whether this process was told to end, for threads that no signal reaches. This module ends nothing itself."""
+"""A flag that says whether this process was told to end, for threads that no signal reaches. It ends nothing itself."""
 
 from __future__ import annotations
 
