@@ -13,7 +13,7 @@ from benchmarks.stage import StageReport
 from laion_assets.settings import load_settings
 from laion_assets.source.client import SourceClient
 from laion_assets.source.fetch import fetch_shard
-from laion_assets.source.transfer import FetchLimits
+from laion_assets.source.fetch_limits import FetchLimits
 
 
 def main() -> None:

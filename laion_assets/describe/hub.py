@@ -13,9 +13,9 @@ from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.settings import load_settings
 from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
+from laion_assets.source.fetch_limits import FetchLimits
 from laion_assets.source.hub import ADVICE, HubRepository, endpoint, hub_token
 from laion_assets.source.mirrors import RemoteFile
-from laion_assets.source.transfer import FetchLimits
 
 MOST_FILES = 200_000
 

@@ -19,11 +19,12 @@ from laion_assets.listing import Listing, LockedFile, LockedShard
 from laion_assets.redact import redact
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard_numbers import MAX_SHARDS
+from laion_assets.source.fetch_limits import FetchLimits
+from laion_assets.source.fetch_progress import ShardTransfer
 from laion_assets.source.hub import is_hub
 from laion_assets.source.mirrors import Mirrors, RemoteFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
-from laion_assets.source.transfer import FetchLimits, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 from laion_assets.source_layout import SourceLayout
 from laion_assets.text_file import read_text

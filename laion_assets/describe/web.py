@@ -11,9 +11,9 @@ from laion_assets.redact import redact
 from laion_assets.settings import load_settings
 from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
+from laion_assets.source.fetch_limits import FetchLimits
 from laion_assets.source.index_page import has_file, listed_names, whole_body
 from laion_assets.source.places import file_url
-from laion_assets.source.transfer import FetchLimits
 
 DEPTH = 3
 MOST_PAGES = 100

@@ -10,7 +10,7 @@ from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.shard.files import scratch_folder
 from laion_assets.source.fetch import fetch_shard
-from laion_assets.source.transfer import FetchLimits
+from laion_assets.source.fetch_limits import FetchLimits
 
 TRIAL_SECONDS = 8.0
 

@@ -35,7 +35,7 @@ from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSo
 from laion_assets.redact import HIDDEN, redact, redact_chain, redact_text
 from laion_assets.source.credentials import Credentials, WebOrigin
 from laion_assets.source.failures import StoppedError
-from laion_assets.source.transfer import FetchLimits
+from laion_assets.source.fetch_limits import FetchLimits
 from laion_assets.tls import add_authorities, trusting_context
 from laion_assets.waiting import reporting_silence, waiting
 

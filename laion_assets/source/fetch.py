@@ -19,6 +19,8 @@ from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
 from laion_assets.source.failures import WrongFileError, reason
+from laion_assets.source.fetch_limits import FetchLimits, Pace
+from laion_assets.source.fetch_progress import LogCallback, ProgressCallback, ShardTransfer
 from laion_assets.source.folder import LocalFile
 from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
 from laion_assets.source.missing import with_near_misses
@@ -26,7 +28,6 @@ from laion_assets.source.origin_note import read_origin, write_origin
 from laion_assets.source.partial import PartialFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
-from laion_assets.source.transfer import FetchLimits, LogCallback, Pace, ProgressCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile, check_file, wanted_files
 
 OBSERVE_TRIES = 3

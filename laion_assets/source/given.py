@@ -10,8 +10,9 @@ from laion_assets.file_layout import Given
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
 from laion_assets.source.fetch import OBSERVE_SECONDS, OBSERVE_TRIES, fetch_file
+from laion_assets.source.fetch_limits import FetchLimits
+from laion_assets.source.fetch_progress import LogCallback, ShardTransfer
 from laion_assets.source.places import ShardPlaces
-from laion_assets.source.transfer import FetchLimits, LogCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 
 

@@ -37,11 +37,11 @@ from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.redact import redact, redact_text
 from laion_assets.source.client import SourceClient, body
 from laion_assets.source.failures import BusySourceError
+from laion_assets.source.fetch_limits import FetchLimits, Pace
 from laion_assets.source.hub import ADVICE as HUB_ADVICE
 from laion_assets.source.index_page import has_file, listed_names
 from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile
-from laion_assets.source.transfer import FetchLimits, Pace
 from laion_assets.source.wanted import WantedFile
 
 PASSING_STATUS = {408, 421, 425, 429}

@@ -29,8 +29,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_us
 
 from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
 from laion_assets.source.failures import BusySourceError, SlowSourceError, WrongFileError, reason
+from laion_assets.source.fetch_limits import FetchLimits, Pace
+from laion_assets.source.fetch_progress import ShardTransfer
 from laion_assets.source.partial import PartialFile
-from laion_assets.source.transfer import FetchLimits, Pace, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 from laion_assets.waiting import say_wait
 

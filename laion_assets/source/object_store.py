@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
 from laion_assets.redact import redact, redact_chain, redact_text
+from laion_assets.source.fetch_limits import Pace
 from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile
 from laion_assets.source.reading import BLOCK_BYTES, LASTING, pieces, require_same
-from laion_assets.source.transfer import Pace
 from laion_assets.source.wanted import WantedFile
 from laion_assets.waiting import reporting_silence, waiting
 

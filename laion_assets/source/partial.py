@@ -20,7 +20,8 @@ from laion_assets.shard.files import sync_folder
 from laion_assets.shard.places import new_origin_path
 from laion_assets.shard.store_errors import store_errors
 from laion_assets.source.failures import WrongFileError
-from laion_assets.source.transfer import Pace, ShardTransfer
+from laion_assets.source.fetch_limits import Pace
+from laion_assets.source.fetch_progress import ShardTransfer
 from laion_assets.source.wanted import START_BYTES, WantedFile, check_file, check_size, check_start
 
 

@@ -11,13 +11,14 @@ from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
+from laion_assets.source.fetch_limits import FetchLimits
+from laion_assets.source.fetch_progress import ShardTransfer
 from laion_assets.source.folder import LocalFile
 from laion_assets.source.http import HttpFile
 from laion_assets.source.hub import HubRepository, is_hub, pinned
 from laion_assets.source.mirrors import Source
 from laion_assets.source.object_store import ObjectFile
 from laion_assets.source.row_groups import SlicedFile
-from laion_assets.source.transfer import FetchLimits, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 from laion_assets.source_layout import SourceLayout
 

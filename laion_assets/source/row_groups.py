@@ -19,9 +19,9 @@ from laion_assets.shard.parquet_slice import (
     slice_parquet,
 )
 from laion_assets.source.failures import WrongFileError
+from laion_assets.source.fetch_limits import Pace
 from laion_assets.source.mirrors import Arrival, RemoteFile
 from laion_assets.source.partial import Origin, PartialFile
-from laion_assets.source.transfer import Pace
 from laion_assets.source.wanted import WantedFile
 
 FIRST_TAIL_BYTES = 1 << 16

@@ -14,7 +14,7 @@ from typing import Any
 
 from laion_assets.settings import Settings, load_settings
 from laion_assets.source.fetch import FetchedFile, fetch_shard
-from laion_assets.source.transfer import FetchLimits
+from laion_assets.source.fetch_limits import FetchLimits
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -18,11 +18,12 @@ from laion_assets.errors import LaionError
 from laion_assets.file_layout import FileKind
 from laion_assets.source.client import SourceClient
 from laion_assets.source.fetch import FetchedFile, fetch_file
+from laion_assets.source.fetch_limits import FetchLimits
+from laion_assets.source.fetch_progress import ProgressCallback, ShardTransfer
 from laion_assets.source.http import HttpFile
 from laion_assets.source.mirrors import Source
 from laion_assets.source.partial import Origin
 from laion_assets.source.places import file_url
-from laion_assets.source.transfer import FetchLimits, ProgressCallback, ShardTransfer
 from laion_assets.source.wanted import WantedFile
 from laion_assets_tests.source.fetching import QUICK
 

@@ -17,8 +17,9 @@ import pytest
 from laion_assets.errors import StoreError
 from laion_assets.shard.lock import file_lock
 from laion_assets.source.failures import StoppedError
+from laion_assets.source.fetch_limits import Pace
+from laion_assets.source.fetch_progress import ShardTransfer
 from laion_assets.source.partial import Origin, PartialFile
-from laion_assets.source.transfer import Pace, ShardTransfer
 from laion_assets_tests.source.fetching import QUICK, process, run
 from laion_assets_tests.source.misbehaving_server import MisbehavingServer
 from laion_assets_tests.source.served_shard import (
