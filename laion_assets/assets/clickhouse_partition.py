@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from laion_assets.assets.check_by_shard import shard_check
 from laion_assets.assets.location import (
     CLICKHOUSE_DOCS,
     CodeLocation,
@@ -13,7 +14,6 @@ from laion_assets.assets.location import (
     check_failed,
     failing_clearly,
 )
-from laion_assets.assets.shard_checks import shard_check
 from laion_assets.errors import LaionError
 from laion_assets.health.facts import AUDIT_CHECK
 from laion_assets.health.versions import RecordedVersions, digest, latest_materializations

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import dagster as dg
 
+from laion_assets.assets.check_by_shard import shard_check
 from laion_assets.assets.location import CodeLocation, Metadata, asset, check_failed, failing_clearly
-from laion_assets.assets.shard_checks import shard_check
 from laion_assets.dataset import Dataset
 from laion_assets.errors import LaionError
 from laion_assets.machine import StepMeter

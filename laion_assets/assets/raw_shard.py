@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from laion_assets.assets.check_by_shard import shard_check
 from laion_assets.assets.location import CodeLocation, asset, check_failed, failing_clearly
 from laion_assets.assets.remote_shard import observe_before_fetch
-from laion_assets.assets.shard_checks import shard_check
 from laion_assets.errors import LaionError
 from laion_assets.health.versions import UNOBSERVED, digest, source_version
 from laion_assets.machine import StepMeter

@@ -1,4 +1,4 @@
-"""Checks of one shard: the shard that a run is for, or, without a partition, all loaded shards one by one."""
+"""A check by shard: its decorator, and its sweep over all loaded shards when it is executed without a partition."""
 
 import time
 from collections.abc import Callable, Iterator
