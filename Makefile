@@ -49,7 +49,10 @@ test: env ## run every test, three side by side (WORKERS=1 for one after the oth
 snapshot: env ## accept the definitions as they are now: laion_assets_tests/snapshots/definitions.txt, for review
 	@ACCEPT=1 $(BIN)/python -m pytest -q laion_assets_tests/test_snapshot.py
 
-check: lint ## lint, types, and the tests that need no daemon, browser or engine: before each commit
+check: env ## lint, types, and beside them the tests that need no daemon, browser or engine: before each commit
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint quick
+
+quick: env
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK_TESTS)
 
 torture: env ## the long trials: 300 sudden deaths, two loads at once, full disks, corruptions, 5,000 alterations, 5,000 malformed requests (docs/faults.md)
@@ -84,4 +87,4 @@ lock: ## write constraints.txt again from pyproject.toml (needs uv)
 clean: ## remove .venv, caches and the demo; data and Dagster's history of it stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache data/demo
 
-.PHONY: help env demo demo-ui dev test snapshot check torture lint bench screenshots lock clean
+.PHONY: help env demo demo-ui dev test snapshot check quick torture lint bench screenshots lock clean
