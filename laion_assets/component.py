@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field
 from laion_assets.dataset import Dataset, dataset_of
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import SettingsError
-from laion_assets.setting_checks import without_password
 from laion_assets.settings import GivenSettings, Settings, given_settings, value_of
+from laion_assets.settings.checks import without_password
 
 VARIABLE = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*["'](\w+)["']\s*\))\s*\}\}\s*""")
 """A value that consists of one variable of the environment and nothing else: `{{ env.NAME }}`."""

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from laion_assets.dataset import dataset_of, load_dataset
 from laion_assets.health.keys import job_name
-from laion_assets.setting_checks import without_password
 from laion_assets.settings import GivenSettings, Settings, given_settings, variable_of
+from laion_assets.settings.checks import without_password
 from laion_assets.shard.store import ShardStore
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from laion_assets.setting_fields import Quantization
 from laion_assets.settings import Settings
+from laion_assets.settings.fields import Quantization
 
 BITS: dict[Quantization, int] = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i8": 8, "b1": 1}
 """Bits of each element in the graph."""

@@ -16,8 +16,8 @@ from urllib3.util import Url, parse_url
 
 from laion_assets.errors import SettingsError
 from laion_assets.redact import redact
-from laion_assets.setting_checks import token_pairs
 from laion_assets.settings import Settings, value_of
+from laion_assets.settings.checks import token_pairs
 from laion_assets.source.hub import endpoint, hub_token, is_hub
 
 PORTS = {"http": 80, "https": 443}

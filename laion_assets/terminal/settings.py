@@ -18,8 +18,8 @@ from rich.text import Text
 
 from laion_assets.errors import SettingsError
 from laion_assets.redact import origin_of, redact
-from laion_assets.setting_fields import GROUPS
 from laion_assets.settings import Settings, foreign_variables, load_settings, variable
+from laion_assets.settings.fields import GROUPS
 from laion_assets.text_file import read_text
 
 Origin = Literal["default", "environment", ".env", "option", "dataset"]

@@ -1,4 +1,4 @@
-"""All settings of the project, read once from LAION_* variables and checked. Nothing else reads the environment."""
+"""Loads all settings, once, from LAION_* variables, and checks them. Nothing else reads the environment."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from urllib.parse import quote, urlsplit
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
-from laion_assets import setting_checks
 from laion_assets.columns import WELL_KNOWN, ColumnType
 from laion_assets.dataset import Dataset, describe_validation, load_dataset
 from laion_assets.errors import SettingsError
-from laion_assets.setting_fields import Compression, SettingFields
+from laion_assets.settings import checks
+from laion_assets.settings.fields import Compression, SettingFields
 from laion_assets.source_layout import Folders, SourceLayout
 from laion_assets.variable_names import PREFIX, near_miss
 
@@ -83,7 +83,7 @@ class Settings(SettingFields):
         if self.clickhouse_password is None:
             return self.clickhouse
         password = self.clickhouse_password.get_secret_value()
-        return SecretStr(setting_checks.with_password(self.clickhouse.get_secret_value(), password))
+        return SecretStr(checks.with_password(self.clickhouse.get_secret_value(), password))
 
     @cached_property
     def compression(self) -> Compression:

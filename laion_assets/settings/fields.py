@@ -1,4 +1,4 @@
-"""The fields of the settings: the type, the default and the check of each LAION_* variable. `settings` reads them."""
+"""The fields of the settings: the type, the default and the check of each LAION_* variable. `load.py` reads them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from laion_assets import setting_checks
 from laion_assets.dataset import user_path
+from laion_assets.settings import checks
 
 Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
 """The number formats that ClickHouse's HNSW index stores vectors in."""
@@ -38,10 +38,10 @@ Compression = Literal["zstd", "lz4", "none"]
 Words = Annotated[tuple[str, ...], NoDecode]
 """Several words in one variable, separated by commas or blanks."""
 
-Sources = Annotated[tuple[Annotated[str, AfterValidator(setting_checks.source)], ...], NoDecode]
-Name = Annotated[str, AfterValidator(setting_checks.database_object)]
+Sources = Annotated[tuple[Annotated[str, AfterValidator(checks.source)], ...], NoDecode]
+Name = Annotated[str, AfterValidator(checks.database_object)]
 
-Cron = Annotated[str, AfterValidator(setting_checks.schedule)]
+Cron = Annotated[str, AfterValidator(checks.schedule)]
 """When a schedule ticks, in UTC."""
 
 
@@ -65,7 +65,7 @@ def _secret(check: Callable[[str], str]) -> Callable[[SecretStr], SecretStr]:
 
 
 class SettingFields(BaseSettings):
-    """A field for each setting; docs/settings.md lists them. `settings.Settings` adds values derived from them."""
+    """A field for each setting; docs/settings.md lists them. `Settings` adds values derived from them."""
 
     model_config = SettingsConfigDict(
         env_prefix="LAION_", extra="forbid", frozen=True, validate_default=True, populate_by_name=True
@@ -74,14 +74,14 @@ class SettingFields(BaseSettings):
     dataset_name: str = Field(default="laion400m", validation_alias="LAION_DATASET")
     source: Sources = ()
     data_dir: Path = Path("data")
-    store: Annotated[str, AfterValidator(setting_checks.bucket)] | None = None
+    store: Annotated[str, AfterValidator(checks.bucket)] | None = None
     store_collection: Name | None = None
-    clickhouse: Annotated[SecretStr, AfterValidator(_secret(setting_checks.database))] | None = None
+    clickhouse: Annotated[SecretStr, AfterValidator(_secret(checks.database))] | None = None
     clickhouse_password: SecretStr | None = None
-    table: Annotated[str, AfterValidator(setting_checks.table)] = "laion"
-    key_prefix: Annotated[tuple[Annotated[str, AfterValidator(setting_checks.key_part)], ...], NoDecode] = ()
-    owners: Annotated[tuple[Annotated[str, AfterValidator(setting_checks.owner)], ...], NoDecode] = ("team:embeddings",)
-    git_url: Annotated[str, AfterValidator(setting_checks.repository)] | None = None
+    table: Annotated[str, AfterValidator(checks.table)] = "laion"
+    key_prefix: Annotated[tuple[Annotated[str, AfterValidator(checks.key_part)], ...], NoDecode] = ()
+    owners: Annotated[tuple[Annotated[str, AfterValidator(checks.owner)], ...], NoDecode] = ("team:embeddings",)
+    git_url: Annotated[str, AfterValidator(checks.repository)] | None = None
     git_branch: str = Field(default="main", pattern=r"^[\w./-]+$")
 
     keep_raw: bool = False
@@ -89,7 +89,7 @@ class SettingFields(BaseSettings):
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     extra_columns: Words | None = None
 
-    vector_codec: Annotated[str, AfterValidator(setting_checks.codec)] = "NONE"
+    vector_codec: Annotated[str, AfterValidator(checks.codec)] = "NONE"
     index_granularity: int = Field(default=64, ge=1, le=8192)
     load_shards: int = Field(default=10, ge=1)
     load_cron: Cron = "0 * * * *"
@@ -105,7 +105,7 @@ class SettingFields(BaseSettings):
     audit_days: float = Field(default=60.0, gt=0)
     sweep_hours: float = Field(default=4.0, gt=0)
     digest_cron: Cron = "0 7 * * *"
-    dagster_url: Annotated[str, AfterValidator(setting_checks.web_page)] | None = None
+    dagster_url: Annotated[str, AfterValidator(checks.web_page)] | None = None
 
     index: IndexKind = "hnsw"
     index_first: int = Field(default=10, ge=1)
@@ -129,7 +129,7 @@ class SettingFields(BaseSettings):
     clickhouse_search_seconds: float = Field(default=300.0, ge=1)
     clickhouse_load_seconds: float = Field(default=3600.0, ge=1)
     clickhouse_compression: Compression | Literal["auto"] = "auto"
-    clickhouse_merged: Annotated[str, AfterValidator(setting_checks.merged_place)] | None = None
+    clickhouse_merged: Annotated[str, AfterValidator(checks.merged_place)] | None = None
     index_cache_bytes: int = Field(default=5 * 2**30, ge=0)
     index_build_threads: int = Field(default=0, ge=0, le=1024)
 
@@ -141,14 +141,14 @@ class SettingFields(BaseSettings):
     http_connections: int = Field(default=3, ge=1, le=64)
     http_unreachable_seconds: float = Field(default=20.0, ge=0)
     http_ca_file: Path | None = None
-    http_token: Annotated[SecretStr, AfterValidator(_secret(setting_checks.tokens))] | None = None
+    http_token: Annotated[SecretStr, AfterValidator(_secret(checks.tokens))] | None = None
     http_netrc: Path | None = None
     manifest: Path | None = None
     manifest_gaps: bool = False
 
     clip_dir: Path | None = None
     image_root: Path | None = None
-    alert_webhook: Annotated[SecretStr, AfterValidator(_secret(setting_checks.webhook))] | None = None
+    alert_webhook: Annotated[SecretStr, AfterValidator(_secret(checks.webhook))] | None = None
     cluster: Name | None = None
 
     serve_searches: int = Field(default=4, ge=1, le=256)
@@ -159,12 +159,12 @@ class SettingFields(BaseSettings):
     serve_token: SecretStr | None = None
     serve_cors_origins: Words = ()
     serve_picture_urls: bool = False
-    serve_private_networks: Annotated[tuple[Annotated[str, AfterValidator(setting_checks.network)], ...], NoDecode] = ()
+    serve_private_networks: Annotated[tuple[Annotated[str, AfterValidator(checks.network)], ...], NoDecode] = ()
 
     @field_validator("source", mode="before")
     @classmethod
     def _split_places(cls, value: object) -> object:
-        return setting_checks.places(value) if isinstance(value, str) else value
+        return checks.places(value) if isinstance(value, str) else value
 
     @field_validator(
         "owners", "extra_columns", "tuning_granularities", "serve_cors_origins", "serve_private_networks", mode="before"
