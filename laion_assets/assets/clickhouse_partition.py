@@ -22,9 +22,9 @@ from laion_assets.machine import StepMeter
 from laion_assets.shard.files import remove_file
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.places import file_exists
-from laion_assets.table.cluster import connect_to_partition, table_name
 from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.load import LoadedPartition, load_partition
+from laion_assets.table.nodes import connect_to_partition, table_name
 from laion_assets.table.schema import table_columns
 from laion_assets.table.verify import partition_figures, vectors_agree
 

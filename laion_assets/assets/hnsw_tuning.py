@@ -7,7 +7,7 @@ from laion_assets.recall.plot import inline_image
 from laion_assets.recall.tuning import Tuning, TuningPlan, recommended_settings, tune, tuning_folder
 from laion_assets.recall.tuning_report import tuning_markdown, tuning_plot
 from laion_assets.shard.files import replacing
-from laion_assets.table.cluster import connect_to_own_rows
+from laion_assets.table.nodes import connect_to_own_rows
 
 
 def hnsw_tuning_asset(location: CodeLocation, plan: TuningPlan | None = None) -> dg.AssetsDefinition:

@@ -16,17 +16,17 @@ from laion_assets.assets.location import (
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
 from laion_assets.health.versions import index_version, last_load, partition_versions
-from laion_assets.index.cluster import build_everywhere, cover_everywhere
 from laion_assets.index.cover import index_sizes
 from laion_assets.index.graphs import BuildReport
+from laion_assets.index.nodes import build_everywhere, cover_everywhere
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import StepMeter
-from laion_assets.searching.cluster import use_everywhere
+from laion_assets.searching.nodes import use_everywhere
 from laion_assets.searching.proof_of_use import IndexUse
 from laion_assets.searching.statement import SearchRequest
 from laion_assets.shard_numbers import as_ranges
-from laion_assets.table.cluster import table_name
 from laion_assets.table.connect import connect
+from laion_assets.table.nodes import table_name
 from laion_assets.table.vectors import By, draw_rows, vectors_of
 
 

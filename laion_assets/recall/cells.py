@@ -10,7 +10,7 @@ from laion_assets.errors import TableError
 from laion_assets.index.cells.build import build_cells
 from laion_assets.index.cells.schema import code_bytes, code_dimension, vector_columns
 from laion_assets.index.cells.verify import cells_cover
-from laion_assets.index.cluster import IndexFacts, index_facts
+from laion_assets.index.nodes import IndexFacts, index_facts
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.methods import Found, Question
 from laion_assets.searching.cells import require_cells, search_cells

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from laion_assets.errors import TableError
 from laion_assets.index.cells.events import LiveCells, live_cells
 from laion_assets.index.cells.schema import cells_exist, vector_columns
-from laion_assets.index.cluster import IndexFacts, index_facts
+from laion_assets.index.nodes import IndexFacts, index_facts
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.cells import cells_description
 from laion_assets.recall.default_method import Choice, measured_choice, usual_choice

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from laion_assets.errors import TableError
-from laion_assets.index.cluster import IndexFacts, index_facts, require_whole_index
+from laion_assets.index.nodes import IndexFacts, index_facts, require_whole_index
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.figures import SearchSettings
-from laion_assets.searching.cluster import use_everywhere
+from laion_assets.searching.nodes import use_everywhere
 from laion_assets.searching.statement import SearchRequest, search
 from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors

@@ -19,8 +19,8 @@ from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.index.trial import trial_table
 from laion_assets.recall.queries import OVERSAMPLE, QuerySet, unseen_sets
-from laion_assets.table.cluster import connect_to_node, nodes
 from laion_assets.table.database import Database
+from laion_assets.table.nodes import connect_to_node, nodes
 from laion_assets.table.schema import PartitionState, partitions
 from laion_assets.table.vectors import Ids, draw_rows
 

@@ -29,8 +29,8 @@ from laion_assets.searching.statement import (
     search,
     typed_row,
 )
-from laion_assets.table.cluster import nodes
 from laion_assets.table.database import Database
+from laion_assets.table.nodes import nodes
 from laion_assets.table.replicas import by_cluster_shard, on_a_replica
 from laion_assets.table.vectors import By, vector_sql
 

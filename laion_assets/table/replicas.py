@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.settings import Settings
-from laion_assets.table.cluster import Node, every_node, node_settings
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
+from laion_assets.table.nodes import Node, every_node, node_settings
 
 Found = TypeVar("Found")
 

@@ -16,7 +16,7 @@ from laion_assets.health.keys import BUILD_JOB, asset_key, job_name
 from laion_assets.health.runs import failure_reason
 from laion_assets.index.cells.events import live_cells
 from laion_assets.index.cells.schema import cells_exist, vector_columns
-from laion_assets.index.cluster import require_whole_index
+from laion_assets.index.nodes import require_whole_index
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.compare import kept_evaluations
 from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder

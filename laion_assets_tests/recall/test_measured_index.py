@@ -12,8 +12,8 @@ import pytest
 import laion_assets
 from laion_assets.api import answer
 from laion_assets.errors import TableError
-from laion_assets.index.cluster import index_facts
 from laion_assets.index.graphs import build_indexes
+from laion_assets.index.nodes import index_facts
 from laion_assets.query import Query
 from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.figures import Evaluation, SearchSettings, recall_folder, save_evaluation

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from laion_assets.cli import app
 from laion_assets.errors import ServerRefusedError
-from laion_assets.index.cells.cluster import build_cells_everywhere
+from laion_assets.index.cells.nodes import build_cells_everywhere
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.evaluate import evaluate
@@ -21,10 +21,10 @@ from laion_assets.searching.cells import search_cells
 from laion_assets.searching.proof_of_use import index_use
 from laion_assets.searching.statement import SearchRequest, search, vector_of
 from laion_assets.settings import load_settings
-from laion_assets.table.cluster import connect_to_partition
 from laion_assets.table.connect import connect
 from laion_assets.table.grants import Grant, load_grants, search_grants
 from laion_assets.table.lease import lease
+from laion_assets.table.nodes import connect_to_partition
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.endpoint.process import endpoint_process
 from laion_assets_tests.table.loaded import load_sample, sample_settings
@@ -121,7 +121,7 @@ def test_the_grants_of_a_cluster_suffice_to_load_and_to_search_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster of one node, whose engine has no replication."""
-    monkeypatch.setattr("laion_assets.table.cluster._replicated", lambda _: "MergeTree")
+    monkeypatch.setattr("laion_assets.table.nodes._replicated", lambda _: "MergeTree")
     clustered = SETTINGS.model_copy(update={"cluster": "ours", "index": "cells"})
     options = granting(tmp_path / "all", load_grants(clustered), cluster=True)
     with endpoint_process(tmp_path / "server", options=options) as server:

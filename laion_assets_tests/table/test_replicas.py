@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import ServerUnreachableError, TableError
-from laion_assets.index.cells.cluster import build_cells_everywhere
+from laion_assets.index.cells.nodes import build_cells_everywhere
 from laion_assets.index.cells.schema import cells_exist
-from laion_assets.index.cluster import build_everywhere
 from laion_assets.index.cover import index_cover
+from laion_assets.index.nodes import build_everywhere
 from laion_assets.searching.cells import search_cells
 from laion_assets.searching.ending import end_search
 from laion_assets.searching.statement import SearchRequest, vector_of

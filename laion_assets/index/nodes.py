@@ -1,4 +1,4 @@
-"""Indexes of a cluster: built on all cluster shards in parallel, and checked on every replica. It searches nothing."""
+"""Indexes on the nodes of a cluster: built on all cluster shards in parallel, checked on every replica. No searches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from laion_assets.index.graphs import BuildReport, build_indexes, say_nothing
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.progress import Log, Progress
 from laion_assets.settings import Settings
-from laion_assets.table.cluster import Node, connect_to_node, every_node, node_settings, nodes, replicas_of
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database, Replicas
+from laion_assets.table.nodes import Node, connect_to_node, every_node, node_settings, nodes, replicas_of
 from laion_assets.table.parts import part_identities
 from laion_assets.table.replicas import by_cluster_shard, naming, together
 

@@ -1,4 +1,4 @@
-"""Cells in a cluster: each node has cells of its own partitions. They are built on one node after the other."""
+"""Cells on the nodes of a cluster: each has cells of its own partitions. They are built on one node after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proof, on a cluster, that a search used the index of every node. It builds nothing."""
+"""The proof, on the nodes of a cluster, that a search used the index of every node. It builds nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy.typing as npt
 from laion_assets.index.counter import graphs_searched
 from laion_assets.searching.proof_of_use import IndexUse, index_use, searched_parts
 from laion_assets.searching.statement import SearchRequest, search
-from laion_assets.table.cluster import connect_to_node, nodes, system_table
 from laion_assets.table.database import Database
+from laion_assets.table.nodes import connect_to_node, nodes, system_table
 
 
 def use_everywhere(entry: Database, vector: npt.ArrayLike, request: SearchRequest) -> IndexUse:

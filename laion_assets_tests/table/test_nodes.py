@@ -1,4 +1,4 @@
-"""A cluster: where partitions go, what its DDL says, and what one node that is a whole cluster does.
+"""The nodes of a cluster: where partitions go, what its DDL says, and what one node that is a whole cluster does.
 
 No cluster of several servers could be run here. What follows runs on one embedded engine whose configuration names it
 as a cluster of one, so that Distributed tables and `clusterAllReplicas` are the engine's own. It leaves a replicated
@@ -26,8 +26,12 @@ from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.settings import Settings
-from laion_assets.table import cluster, embedded
-from laion_assets.table.cluster import (
+from laion_assets.table import embedded
+from laion_assets.table import nodes as nodes_module
+from laion_assets.table.connect import connect
+from laion_assets.table.database import Database
+from laion_assets.table.lease import lease
+from laion_assets.table.nodes import (
     Node,
     cluster_statements,
     connect_to_own_rows,
@@ -39,9 +43,6 @@ from laion_assets.table.cluster import (
     placed_on,
     system_table,
 )
-from laion_assets.table.connect import connect
-from laion_assets.table.database import Database
-from laion_assets.table.lease import lease
 from laion_assets.table.schema import partitions, parts_table
 from laion_assets.terminal.status import read_status
 from laion_assets_tests.assets.test_chain import failed_checks, failures, run
@@ -147,7 +148,7 @@ def settings(sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The same, without what this engine has not: replication."""
-    monkeypatch.setattr(cluster, "_replicated", lambda _: "MergeTree")
+    monkeypatch.setattr(nodes_module, "_replicated", lambda _: "MergeTree")
     return settings
 
 
@@ -294,7 +295,7 @@ def test_nodes_are_numbered_as_cluster_all_replicas_does(
     known: list[tuple[int, str, int]], expected: list[int]
 ) -> None:
     found = [Node(shard, 1, host, here=False, port=port) for shard, host, port in known]
-    assert [node.cluster_shard for node in cluster._numbered(found)] == expected
+    assert [node.cluster_shard for node in nodes_module._numbered(found)] == expected
 
 
 def test_cluster_all_replicas_numbers_each_address_once_in_order(entry: Database) -> None:
@@ -307,7 +308,7 @@ def test_cluster_all_replicas_numbers_each_address_once_in_order(entry: Database
             (3, "localhost", 9000),
         ]
         found = db.rows(f"SELECT _shard_num FROM {system_table(db, 'one', every_replica=True)} ORDER BY 1")
-        assert [int(number) for (number,) in found] == list(range(1, len(cluster._numbered(known)) + 1))
+        assert [int(number) for (number,) in found] == list(range(1, len(nodes_module._numbered(known)) + 1))
 
 
 def test_a_partition_stays_where_it_stands(whole: Settings) -> None:

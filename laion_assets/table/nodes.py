@@ -1,4 +1,4 @@
-"""A ClickHouse cluster: its nodes, which node holds a partition, and a connection to that node's own table.
+"""The nodes of a ClickHouse cluster: which node holds a partition, and a connection to that node's own table.
 
 ClickHouse calls its groups of replicas shards, and the dataset calls its files shards, too. Here the former are called
 cluster shards. A whole partition is on one cluster shard, in the table `<table>_local`; `<table>` is a Distributed
