@@ -196,9 +196,9 @@ def live_cells(db: Database, by: By) -> LiveCells | None:
     rows = db.rows(
         "SELECT event, generation, clusters, load, shard, rows, content "
         f"FROM {db.name_of(events_table(db))} WHERE vectors = '{by}' AND event IN ('trained', 'live', 'current') "
-        "ORDER BY number"
+        "ORDER BY number DESC LIMIT 1 BY event, generation, shard"
     )
-    current = next((int(row[1]) for row in reversed(rows) if row[0] == "current"), None)
+    current = next((int(row[1]) for row in rows if row[0] == "current"), None)
     if current is None:
         return None
     own = [row for row in rows if int(row[1]) == current]
