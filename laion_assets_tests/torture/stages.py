@@ -39,7 +39,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "link a partition's parts": [(staged, "_keys_and_settings"), (staged, "active_parts")],
     "build indexes": [(staged, "start_mutation"), (Mutation, "follow")],
     "swap in the graphs": [(staged, "swap_in")],
-    "look at index cover": [(graphs, "index_cover"), (vector_index, "cover_everywhere"), (part_sizes, "_weigh")],
+    "look at index cover": [(graphs, "index_cover"), (vector_index, "cover_everywhere"), (part_sizes, "_measure")],
     "keep the parts' sizes": [(part_sizes, "_keep")],
     "see that the index is used": [(vector_index, "index_uses")],
     "exact neighbours": [(evaluate, "true_neighbours"), (exact, "_write")],
