@@ -56,6 +56,23 @@ def test_a_place_that_is_held_is_left_alone(instance: dg.DagsterInstance) -> Non
     assert not storage.check_concurrency_claim(POOL, waiting.run_id, "step").is_claimed
 
 
+def test_each_lost_place_of_a_larger_pool_is_given_while_others_are_held(instance: dg.DagsterInstance) -> None:
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    storage.set_concurrency_slots(POOL, 4)
+    holders, waiting = ([dg.DagsterRun("job").run_id for _ in range(count)] for count in (4, 3))
+    assert all(storage.claim_concurrency_slot(POOL, holder, "step").is_claimed for holder in holders)
+    assert not any(storage.claim_concurrency_slot(POOL, run, "step").is_claimed for run in waiting)
+    for killed in holders[:2]:
+        storage._free_concurrency_slots(killed, "step")
+        storage._remove_pending_steps(killed, "step")
+    assert give_free_places(instance) == [POOL]
+    assert give_free_places(instance) == [], "places that were assigned and not yet claimed are not given twice"
+    # SQLite has the times of their asking in seconds, so any two of them may be the first.
+    assert sum(storage.claim_concurrency_slot(POOL, run, "step").is_claimed for run in waiting) == 2
+    assert give_free_places(instance) == []
+
+
 def test_a_run_that_waits_gets_the_lost_place_and_goes_on(
     instance: dg.DagsterInstance, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
