@@ -218,14 +218,23 @@ class FileLayout(BaseModel):
     def file_name(self, kind: FileKind, shard: int) -> str:
         """The name of one of a shard's files in the store, where the files of all shards are in one folder.
 
-        The name is that of the source, with `%2F` for a slash, and with the shard's number for a share of a larger
-        file.
+        The name is that of the source, with `%2F` for a slash. For a share of a larger file it also has the shard's
+        number and the share, as in `part_2.shard-17.share-7-of-10.parquet`: a file that was cut in another way has
+        another name.
         """
         name = self.remote_name(kind, shard).replace("/", "%2F")
-        if self.slice_of(shard) is None:
+        share = self.slice_of(shard)
+        if share is None:
             return name
         stem, _, ending = name.rpartition(".")
-        return f"{stem}.shard-{shard}.{ending}"
+        return f"{stem}.shard-{shard}.share-{share.index}-of-{share.count}.{ending}"
+
+    @property
+    def cut(self) -> str:
+        """How files are cut and numbered, in words; "" if each shard is one file and the first is number 0."""
+        if (self.shards_per_file, self.first_file) == (1, 0):
+            return ""
+        return f"{self.shards_per_file} shards a file from {self.first_file}"
 
     def _pattern(self, part: Part) -> str:
         return {"image": self.image_file, "text": self.text_file, "metadata": self.metadata_file}[part]

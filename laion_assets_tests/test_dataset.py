@@ -321,7 +321,7 @@ def test_shards_may_be_shares_of_larger_files() -> None:
     assert cut.file_kinds == ("metadata",)
     assert (cut.remote_name("metadata", 0), cut.slice_of(0)) == ("p_01.parquet", Slice(0, 10))
     assert (cut.remote_name("metadata", 29), cut.slice_of(29)) == ("p_03.parquet", Slice(9, 10))
-    assert cut.file_name("metadata", 29) == "p_03.shard-29.parquet"
+    assert cut.file_name("metadata", 29) == "p_03.shard-29.share-9-of-10.parquet"
 
 
 def test_shards_may_have_names() -> None:

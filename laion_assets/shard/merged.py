@@ -67,7 +67,7 @@ def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
     """The facts of a merged file from its footer, in milliseconds.
 
     Raises `ShardFileError`, also for a file of another shard or dataset, or of the dataset with an earlier description
-    (another dimension, with or without texts), and `StoreError`.
+    (another dimension, with or without texts, from other files or other shares of them), and `StoreError`.
     """
     subject = f"shard {shard}, {path.name}"
     again = f"materialize merged_shard for partition {shard}"
@@ -90,6 +90,10 @@ def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
     if merged.dimension:
         found += f", dimension {merged.dimension}"
         expected += f", dimension {dataset.dimension}"
+    files = sorted(dataset.file_name(kind, shard) for kind in dataset.file_kinds)
+    if merged.source_bytes and sorted(merged.source_bytes) != files:
+        found += f", made from {', '.join(sorted(merged.source_bytes))}"
+        expected += f", made from {', '.join(files)}"
     if found != expected:
         raise ShardFileError(subject, found=found, expected=expected, advice=again)
     return merged

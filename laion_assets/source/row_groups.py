@@ -86,7 +86,7 @@ class SlicedFile:
                 self._subject,
                 found=str(error),
                 expected="a row group or more for each shard",
-                advice="lower shards_per_file in the dataset's TOML file",
+                advice="lower shards_per_file in the dataset's TOML file, and load all shards of the file again",
             ) from error
         except ValueError as error:
             raise WrongFileError(

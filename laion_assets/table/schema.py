@@ -60,9 +60,11 @@ def dataset_comment(db: Database) -> str:
 
 
 def _identity(settings: Settings) -> str:
-    """What must be equal for shards in the same table: the dataset's name, its dimension, whether it has texts."""
-    texts = "with text vectors" if settings.dataset.has_text else "without text vectors"
-    return f"{settings.dataset.name}; dimension {settings.dataset.dimension}, {texts}"
+    """What must be equal for shards in the same table: the dataset's name, its dimension, whether it has texts, and how
+    its files are cut into shards."""
+    dataset = settings.dataset
+    texts = "with text vectors" if dataset.has_text else "without text vectors"
+    return f"{dataset.name}; dimension {dataset.dimension}, {texts}" + (f", {dataset.cut}" if dataset.cut else "")
 
 
 def _extra(settings: Settings) -> str:
@@ -75,7 +77,7 @@ def table_exists(db: Database) -> bool:
     """Whether there is a table of that name, of any shape.
 
     Raises `TableShapeError` if it is for another dataset, or for the same dataset with another dimension, with or
-    without text vectors, or with other extra columns.
+    without text vectors, with files that are cut into shards in another way, or with other extra columns.
     """
     comments = db.rows(
         "SELECT comment FROM system.tables WHERE database = {database:String} AND name = {table:String}",

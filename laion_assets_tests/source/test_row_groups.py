@@ -148,7 +148,7 @@ def test_a_public_bucket_is_read_without_credentials(
 
 
 def test_raw_files_are_named_after_their_file_and_shard(server: MisbehavingServer, toml: Path) -> None:
-    assert fetch(server.base(), 7, toml).path.name == "part_2_of_2.shard-7.parquet"
+    assert fetch(server.base(), 7, toml).path.name == "part_2_of_2.shard-7.share-2-of-5.parquet"
 
 
 def test_a_cut_connection_is_resumed_and_costs_no_row_group_twice(server: MisbehavingServer, toml: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_server_that_gives_no_such_ranges_is_refused(
 ) -> None:
     with pytest.raises(LaionError) as caught:
         fetch(server.base(behaviour), 0, toml)
-    assert_one_line(caught.value, "shard 0, part_1_of_2.shard-0.parquet")
+    assert_one_line(caught.value, "shard 0, part_1_of_2.shard-0.share-0-of-5.parquet")
     assert said in str(caught.value) or said == "Content-Range"
     assert not [*(toml.parent / "raw").glob("*.parquet")]
 
@@ -215,7 +215,9 @@ def test_a_file_of_too_few_row_groups_says_what_to_set(server: MisbehavingServer
     server.files[NAMES[0]] = written(TABLES[0], row_group_size=ROWS)
     with pytest.raises(LaionError) as caught:
         fetch(server.base(), 0, toml)
-    assert_one_line(caught.value, "1 row groups of 4,000 rows", "none is in share 0 of 5", "lower shards_per_file")
+    assert_one_line(
+        caught.value, "1 row groups of 4,000 rows", "none is in share 0 of 5", "lower shards_per_file", "load all"
+    )
 
 
 OPTIONS = [
