@@ -10,7 +10,7 @@ from laion_assets.automation.milestones import report_condition
 from laion_assets.health.facts import build_core_seconds
 from laion_assets.machine import StepMeter
 from laion_assets.recall.compare import best_by_kind, compare, kept_evaluations
-from laion_assets.recall.figures import Evaluation, recall_folder, save_evaluation
+from laion_assets.recall.figures import Evaluation, recall_folder, save_evaluations
 from laion_assets.recall.judge import meets_target
 from laion_assets.recall.methods_report import methods_markdown, methods_plot
 from laion_assets.recall.plot import inline_image, recall_plot
@@ -56,8 +56,7 @@ def recall_report_asset(location: CodeLocation, plan: RecallPlan | None = None) 
                 temporary.write_bytes(picture)
             with replacing(folder / "methods.png", subject="methods.png") as temporary:
                 temporary.write_bytes(methods)
-            for one in evaluations:
-                save_evaluation(one, folder)
+            save_evaluations(evaluations, folder)
         metadata = _metadata(evaluation) | meter.metadata()
         metadata["report"] = dg.MetadataValue.md(
             recall_markdown(evaluation, inline_image(picture, "recall against latency"))

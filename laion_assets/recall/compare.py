@@ -55,5 +55,8 @@ def kept_evaluations(settings: Settings) -> list[Evaluation]:
 
 def best_by_kind(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
     """The evaluation with the highest lower bound of recall@10, by kind of query."""
-    kinds = [kind.kind for kind in evaluations[0].kinds] if evaluations else []
-    return {kind: max(evaluations, key=lambda one: one.chosen(kind).at_10.low) for kind in kinds}
+    measured: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        for kind in evaluation.kinds:
+            measured.setdefault(kind.kind, []).append(evaluation)
+    return {kind: max(of_kind, key=lambda one: one.chosen(kind).at_10.low) for kind, of_kind in measured.items()}

@@ -224,6 +224,15 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     return path
 
 
+def save_evaluations(evaluations: Sequence[Evaluation], folder: Path) -> None:
+    """Writes the evaluations of one measurement, and removes those of methods that it did not measure: they would be
+    compared with the new ones, and may be about fewer rows or other queries. Raises `StoreError`."""
+    for one in evaluations:
+        save_evaluation(one, folder)
+    for method in {*METHODS} - {one.method for one in evaluations}:
+        evaluation_file(folder, method).unlink(missing_ok=True)
+
+
 def read_evaluation(folder: Path, method: str = "graph") -> Evaluation | None:
     """The last evaluation of a method in this folder; None if there is none, or if its format is different."""
     try:

@@ -65,6 +65,9 @@ class KindRun:
     def _measured(self, grid: Sequence[SearchSettings], start: int, end: int, timed: int) -> list[Measurement]:
         """Asks the queries from `start` to `end` at each setting; times up to `timed` searches of all partitions."""
         at_100 = min(end, start + max(1, self._plan.queries_at_100 // 2)) if self._plan.queries_at_100 else start
+        if self.queries.kind.given and (self._truth.ids[start:at_100, :100] < 0).any():
+            # The loaded ones of a hundred given neighbours are fewer: to find them among 100 rows is easier.
+            at_100 = start
         ten = [self._asked(settings, 10, start, end) for settings in grid]
         hundred = [self._asked(settings, 100, start, at_100) for settings in grid]
         every = {row_id for found in (*ten, *hundred) for ids in found.ids for row_id in ids}

@@ -126,6 +126,7 @@ def test_recall_is_measured_against_the_neighbours_that_a_set_brings(loaded: str
     )
     # How many of them the graph of random vectors finds is chance: 0.8 to 1. Of other neighbours it would be none.
     assert given["chosen"]["at_10"]["mean"] > 0.6
+    assert (given["chosen"]["at_100"] is None) == (loaded == "1"), "recall@100 needs all 100 of them"
 
 
 def datacomp(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import build_indexes
+from laion_assets.recall.compare import best_by_kind
 from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.exact import nearest_by_blocks
 from laion_assets.recall.figures import (
@@ -20,7 +21,9 @@ from laion_assets.recall.figures import (
     Recall,
     SearchSettings,
     read_evaluation,
+    read_evaluations,
     save_evaluation,
+    save_evaluations,
 )
 from laion_assets.recall.hits import HitCounter
 from laion_assets.recall.judge import choose, meets_target
@@ -143,6 +146,22 @@ def test_the_fastest_search_whose_lower_bound_meets_the_target_is_chosen_and_kep
     (tmp_path / "recall.json").write_text("{}")
     assert read_evaluation(tmp_path) is None
     assert read_evaluation(tmp_path / "nowhere") is None
+
+
+def test_a_measurement_leaves_no_report_of_a_method_that_it_did_not_measure(tmp_path: Path) -> None:
+    old = replace(evaluation(measurement(SearchSettings(64), 0.99, 3.0)), method="cells")
+    new = evaluation(measurement(SearchSettings(64), 0.8, 3.0))
+    save_evaluations([old], tmp_path)
+    save_evaluations([new], tmp_path)
+    assert read_evaluations(tmp_path) == {"graph": new}
+
+
+def test_methods_that_were_asked_other_kinds_of_query_are_compared_by_each_kind() -> None:
+    one = evaluation(measurement(SearchSettings(64), 0.8, 3.0))
+    given = replace(one.measurements[0], kind="given_by_image", at_10=replace(one.measurements[0].at_10, low=0.9))
+    kind = replace(one.kinds[0], kind="given_by_image", chosen=given)
+    more = replace(one, method="cells", kinds=[kind], measurements=[given])
+    assert best_by_kind([one, more]) == {"text_to_image": one, "given_by_image": more}
 
 
 def test_a_mean_above_the_target_does_not_meet_it_where_its_lower_bound_is_below() -> None:
