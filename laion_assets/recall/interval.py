@@ -10,6 +10,11 @@ import numpy.typing as npt
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
 
+FEW_QUERIES = 50
+"""With fewer queries the interval is often too narrow: if a query loses half of its neighbours or none, and the true
+mean is .98, the lower bound was .99 or more in 48 % of 250 sets of 15 queries, 30 % of 25, 12 % of 50 and 2 % of 100.
+At a target of .95 and a true mean of .94 it was 9 % of 15, and 0 to 1 % from 25 on."""
+
 
 def mean_interval(values: npt.NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
     """The lower and upper bound of the mean of `values`, (n,), with 95 % confidence: the BCa bootstrap.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from laion_assets.recall.figures import Evaluation, Measurement, Recall
+from laion_assets.recall.interval import FEW_QUERIES
 from laion_assets.recall.judge import meets_target
 
 
@@ -39,6 +40,8 @@ def _summary(evaluation: Evaluation) -> str:
     for kind in evaluation.kinds:
         one, ten = kind.chosen, kind.chosen.at_10
         met = "yes" if meets_target(evaluation, kind.kind) else "**no**"
+        if met == "yes" and ten.queries < FEW_QUERIES:
+            met = "yes, by few queries"
         lines.append(
             f"| {kind.kind.replace('_', ' ')} ({ten.queries}) | {one.search} | {evaluation.target_of(kind.kind):g} | "
             f"{ten.mean:.3f} | {_interval(ten)} | {met} | {ten.p5:.2f} | {ten.minimum:.2f} | {ten.by_id:.3f} | "
@@ -61,7 +64,8 @@ def _explained(evaluation: Evaluation) -> str:
         "reaches it. Latency is that of searches of all partitions with the graphs in memory; p95 is given from 100 "
         "searches on, p99 from 500. The cold search is the first after the graphs were taken out of the engine's "
         "cache, the files' pages still in memory where the system keeps them; it is measured on the embedded engine "
-        "alone."
+        f"alone. With fewer than {FEW_QUERIES} queries an interval is often too narrow: a target that is met by few "
+        "queries may be met by chance."
     )
 
 
