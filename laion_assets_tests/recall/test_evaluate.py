@@ -238,8 +238,10 @@ def test_the_report_shows_every_figure_and_its_picture() -> None:
     text = recall_markdown(measured, inline_image(picture, "plot"))
     assert "![plot](data:image/png;base64," in text
     # settings, target, recall, interval, met, p5, least, by id, at 100, p50, p95, p99, cold, exact, times
-    row = "| ef 16, rescoring × 5 | 0.95 | 0.970 | 0.970 to 0.980 "
-    "| yes, by few queries | 0.50 | 0.10 | 0.400 | – | 3.0 | 3.0 | – | 812.5"
+    row = (
+        "| ef 16, rescoring × 5 | 0.95 | 0.970 | 0.970 to 0.980 "
+        "| yes, by few queries | 0.50 | 0.10 | 0.400 | – | 3.0 | 3.0 | – | 812.5"
+    )
     assert f"| text to image (10) {row} | 40.0 | 13.3 |" in text
     assert text.count("| text to image | ef 16") == 2
 
