@@ -123,6 +123,7 @@ TAKES: list[tuple[Any, tuple[str, ...]]] = [
     (records.PartitionKeyFilter, ("key",)),
     (records.AssetCheckEvaluationTargetMaterializationData, ("storage_id", "run_id", "timestamp")),
     (records.SqlEventLogStorage.assign_pending_steps, ("concurrency_keys",)),
+    (records.SqlEventLogStorage.get_event_records, ("event_records_filter", "limit", "ascending")),
     (records.SqlEventLogStorage.get_asset_check_partition_info, ("keys",)),
     (
         records.SqlEventLogStorage.get_asset_check_execution_history,

@@ -122,9 +122,8 @@ class CodeLocation:
                 self.key("clickhouse_partition"),
                 first=self.settings.index_first,
                 step=self.settings.index_step,
-                total=len(self.settings.dataset.shards),
+                keys={shard: self.settings.dataset.key_of(shard) for shard in self.settings.dataset.shards},
                 parameters=parameters,
-                key_of=self.settings.dataset.key_of,
             )
         )
 

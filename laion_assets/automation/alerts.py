@@ -14,9 +14,13 @@ from pydantic import SecretStr
 from laion_assets.automation.overdue import overdue_sensors
 from laion_assets.automation.webhook import Alert, WebhookError, alert, post
 from laion_assets.dagster_internals.names import PARTITION_TAG
-from laion_assets.dagster_internals.records import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES, PartitionKeyFilter
+from laion_assets.dagster_internals.records import (
+    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
+    PartitionKeyFilter,
+    SqlEventLogStorage,
+)
 from laion_assets.health.facts import SWEEP_RUN
-from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
+from laion_assets.health.keys import CHAIN, LOAD_JOB, is_ours, job_name, our_keys
 from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
 
@@ -81,34 +85,44 @@ def _sensor(
             return dg.SensorResult(cursor=str(newest(instance)), skip_reason=dg.SkipReason("begins with what is new"))
         origin = context.code_location_origin
         news = look(settings, instance, int(context.cursor), origin.location_name if origin is not None else None)
-        cursor, said = _post_all(settings.alert_webhook, news)
+        cursor, said = _post_all(settings.alert_webhook, news, context.log.error)
         return dg.SensorResult(cursor=str(cursor), skip_reason=dg.SkipReason(said))
 
     return posted
 
 
-def _post_all(webhook: SecretStr | None, news: News) -> tuple[int, str]:
-    """The event up to which all alerts are posted, and a summary. Raises `dagster.Failure` if none could be posted."""
+def _post_all(webhook: SecretStr | None, news: News, log: Callable[[str], None]) -> tuple[int, str]:
+    """The event up to which all alerts are posted or refused, and a summary. Raises `dagster.Failure` if the webhook
+    could take none.
+
+    An alert whose body the webhook refuses is logged and passed over: it would be refused at each tick, and block all
+    later ones.
+    """
     assert webhook is not None
     begun = time.monotonic()
-    done = None
+    done, refused = None, 0
     for number, (event, body) in enumerate(news.alerts):
         late = time.monotonic() - begun > SECONDS_A_TICK
         try:
             if not late:
                 post(webhook.get_secret_value(), body)
         except WebhookError as error:
+            if error.refuses_body:
+                log(f"{error} to this alert, which is not posted again: {body.text}")
+                refused, done = refused + 1, event
+                continue
             if done is None:
                 raise dg.Failure(f"{error}; it is tried again at the next tick") from None
             late = True
         if late and done is not None:
             return done, f"{number} of {len(news.alerts)} alerts posted, the others at the next tick"
         done = event
-    return news.newest, f"{len(news.alerts)} alerts posted"
+    said = f"{len(news.alerts) - refused} alerts posted"
+    return news.newest, said + (f", {refused} refused by the webhook" if refused else "")
 
 
 def failed_runs(settings: Settings, instance: DagsterInstance, after: int, location: str | None) -> News:
-    """Runs that failed after an event; runs of this code location, or of a command."""
+    """Runs of our assets and jobs that failed after an event; runs of this code location, or of a command."""
     records = instance.fetch_run_status_changes(
         dg.RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=after),
         limit=EVENTS_A_TICK,
@@ -117,7 +131,7 @@ def failed_runs(settings: Settings, instance: DagsterInstance, after: int, locat
     found = []
     for record in records:
         run = instance.get_run_by_id(record.run_id)
-        if run is None or _is_elsewhere(run, location):
+        if run is None or _is_elsewhere(run, location) or not is_ours(settings, run):
             continue
         body = alert(
             "run",
@@ -134,7 +148,7 @@ def failed_runs(settings: Settings, instance: DagsterInstance, after: int, locat
 
 
 def changed_checks(settings: Settings, instance: DagsterInstance, after: int, location: str | None) -> News:
-    """Checks whose result after an event differs from their result before, in runs of this code location or a command.
+    """Our checks whose result after an event differs from that before, in runs of this code location or a command.
 
     A blocking check that fails ends its run, and the run's alert gives the reason. So the check has no alert of its
     own. A check of all shards has one alert, which names the shards that failed; its results for single shards have
@@ -143,17 +157,14 @@ def changed_checks(settings: Settings, instance: DagsterInstance, after: int, lo
     The result before is read from Dagster's log and not kept in a cursor, so that it is right after restarts and
     resets.
     """
-    records = instance.event_log_storage.get_event_records(
-        dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after),
-        limit=EVENTS_A_TICK,
-        ascending=True,
-    )
-    found = []
+    records = _check_events(instance, after, limit=EVENTS_A_TICK, ascending=True)
+    found, ours = [], our_keys(settings)
     for record in records:
         event = record.event_log_entry.dagster_event
         check = event.asset_check_evaluation_data if event is not None else None
         if (
             check is None
+            or check.asset_key not in ours
             or SWEEP_RUN in check.metadata
             or _severity(check) == _severity_before(instance, check, record.timestamp)
         ):
@@ -228,8 +239,23 @@ def _newest_failed_run(instance: DagsterInstance) -> int:
 
 
 def _newest_check(instance: DagsterInstance) -> int:
-    wanted = dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION)
-    return _last(instance.event_log_storage.get_event_records(wanted, limit=1), 0)
+    return _last(_check_events(instance, None, limit=1), 0)
+
+
+def _check_events(
+    instance: DagsterInstance, after: int | None, limit: int, *, ascending: bool = False
+) -> Sequence[dg.EventLogRecord]:
+    """Events of checks after a cursor, with the numbers that they have in all runs together.
+
+    Dagster's SQLite storage has a file for each run besides the one for all runs. Its own method reads the files of
+    the runs, where it refuses a number as a cursor; so the method of its base class is called, which reads the file
+    for all runs.
+    """
+    wanted = dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after)
+    storage = instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        return SqlEventLogStorage.get_event_records(storage, wanted, limit=limit, ascending=ascending)
+    return storage.get_event_records(wanted, limit=limit, ascending=ascending)
 
 
 def _last(records: Sequence[dg.EventLogRecord], otherwise: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,7 +59,8 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
     build after these loads covers them all. What was asked for and was not built is asked for again at the next
     milestone, when the parameters change, and after a day. The last milestone, and a build over reloads whose run
     failed, are asked for again after the next load. Without a cursor (a new sensor) the last materialization decides.
-    `parameters` are those of the index, as text. `key_of` gives a shard's partition key.
+    `parameters` are those of the index, as text. `keys` are the partition keys of the dataset's shards. Partitions that
+    are not of the dataset do not count: Dagster keeps those that were loaded before the dataset was cut down.
     """
 
     def __init__(
@@ -67,12 +68,11 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
         partitioned: AssetKey,
         first: int,
         step: int,
-        total: int,
+        keys: Mapping[int, str],
         parameters: str = "",
-        key_of: Callable[[int], str] = str,
     ) -> None:
-        self.partitioned, self.key_of = partitioned, key_of
-        self.first, self.step, self.total, self.parameters = first, step, total, parameters
+        self.partitioned, self.keys, self._of_dataset = partitioned, keys, frozenset(keys.values())
+        self.first, self.step, self.total, self.parameters = first, step, len(keys), parameters
 
     @property
     def name(self) -> str:
@@ -82,7 +82,7 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
     def evaluate(self, context: dg.AutomationContext[AssetKey]) -> dg.AutomationResult[AssetKey]:
         """Compares the loaded partitions with those of the last materialization and with what was asked for."""
         instance = context.asset_graph_view.instance
-        loaded = instance.get_latest_storage_id_by_partition(self.partitioned, DagsterEventType.ASSET_MATERIALIZATION)
+        loaded = self.loaded(instance)
         wanted = self.wanted(instance, context.key, loaded)
         asked = Asked.read(context.cursor)
         now = context.evaluation_time.timestamp()
@@ -99,10 +99,15 @@ class MilestoneCondition(dg.AutomationCondition[AssetKey]):
         )
         return dg.AutomationResult(context, context.candidate_subset, cursor=json.dumps(asdict(asking)))
 
+    def loaded(self, instance: DagsterInstance) -> dict[str, int]:
+        """The event of the last load of each loaded partition of the dataset, by its key."""
+        found = instance.get_latest_storage_id_by_partition(self.partitioned, DagsterEventType.ASSET_MATERIALIZATION)
+        return {key: event for key, event in found.items() if key in self._of_dataset}
+
     def wanted(self, instance: DagsterInstance, key: AssetKey, loaded: Mapping[str, int]) -> Wanted | None:
         """What should be built now; None if nothing. `loaded` has the event of the last load of each partition."""
         shards, since = _last_cover(instance, key)
-        covered = set(map(self.key_of, shards))
+        covered = {self.keys[shard] for shard in shards if shard in self.keys}
         reached = self._milestone(len(loaded))
         again = max((loaded[shard] for shard in covered if loaded.get(shard, 0) > since), default=0)
         if reached > self._milestone(len(covered)):

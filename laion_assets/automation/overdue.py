@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import dagster as dg
 from dagster import DagsterInstance
 
 from laion_assets.automation.webhook import Kind, WebhookError, alert, post
+from laion_assets.dagster_internals.records import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 from laion_assets.health.facts import read_audit
 from laion_assets.health.finding import naming
 from laion_assets.health.history import read_histories
-from laion_assets.health.keys import asset_key, job_name
+from laion_assets.health.keys import asset_key, job_name, our_keys
 from laion_assets.settings import Settings
 from laion_assets.words import counted, keys_in_short, lasting
-
-CHECKED_ONCE = ("load_report", "vector_index", "recall_report", "clip_encoders")
-"""Assets of the whole table; their checks have no partitions."""
 
 SECONDS_BETWEEN = 60
 
@@ -36,10 +35,11 @@ def overdue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         now = time.time()
         if context.cursor is None or now < _next(settings.digest_cron, float(context.cursor)):
             return dg.SensorResult(cursor=context.cursor or str(now), skip_reason=dg.SkipReason("not yet"))
-        failing = still_failing(settings, context.instance)
+        assert context.repository_def is not None, "the daemon evaluates sensors in the process of their code location"
+        failing = still_failing(settings, context.instance, checks_of_the_table(settings, context.repository_def))
         if failing:
             what = f"{counted(len(failing), 'failure')} left: {'; '.join(failing)}"
-            _post(settings, "digest", settings.dataset.name, what, severity="ERROR")
+            _post(settings, "digest", settings.dataset.name, what, severity="ERROR", log=context.log.error)
         return dg.SensorResult(cursor=str(now), skip_reason=dg.SkipReason(f"{len(failing)} still fail"))
 
     @dg.sensor(
@@ -56,14 +56,31 @@ def overdue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         state = "old" if age > settings.fresh_hours * 3600 else "fresh"
         if state != (context.cursor or "fresh"):
             reason = f"the report was made {lasting(age)} ago, {settings.fresh_hours:g} hours are allowed"
-            _post(settings, "freshness", "load_report", reason, severity="WARN" if state == "old" else "")
+            severity: Literal["WARN", ""] = "WARN" if state == "old" else ""
+            _post(settings, "freshness", "load_report", reason, severity=severity, log=context.log.error)
         return dg.SensorResult(cursor=state, skip_reason=dg.SkipReason(state))
 
     return [alert_digest, alert_on_freshness]
 
 
-def still_failing(settings: Settings, instance: DagsterInstance) -> list[str]:
-    """Failed shards, checks of the whole table whose last result is a failure, and partitions that failed an audit."""
+def checks_of_the_table(settings: Settings, repository: dg.RepositoryDefinition) -> list[dg.AssetCheckKey]:
+    """Our checks without partitions, in order; those of an index only if LAION_INDEX asks for it. Nobody builds another
+    index again, so its last failure would be posted for ever."""
+    idle = {
+        asset_key(settings, name)
+        for name, builds, other in (
+            ("vector_index", settings.builds_graphs, settings.builds_cells),
+            ("vector_cells", settings.builds_cells, settings.builds_graphs),
+        )
+        if other and not builds
+    }
+    graph, ours = repository.asset_graph, our_keys(settings) - idle
+    found = (key for key in graph.asset_check_keys if key.asset_key in ours)
+    return sorted((key for key in found if graph.get(key).partitions_def is None), key=lambda key: key.to_user_string())
+
+
+def still_failing(settings: Settings, instance: DagsterInstance, checks: Iterable[dg.AssetCheckKey]) -> list[str]:
+    """Failed shards, those of these checks whose last result is a failure, and partitions that failed an audit."""
     histories = read_histories(instance, settings)
     failed = [history for history in histories if history.state == "failed"]
     said = []
@@ -73,27 +90,21 @@ def still_failing(settings: Settings, instance: DagsterInstance) -> list[str]:
     audit = read_audit(instance, settings, histories)
     if audit.failed:
         said.append(f"partitions that failed their audit: {keys_in_short(audit.failed)}")
-    keys = {asset_key(settings, name) for name in CHECKED_ONCE}
-    for key, check in _last_checks(instance, keys).items():
+    for key in checks:
+        check = _last_result(instance, key)
         # The failed shards are in the list already, by name.
-        if not check.passed and key.name != "no_shards_left_failed":
+        if check is not None and not check.passed and key.name != "no_shards_left_failed":
             said.append(f"{key.asset_key.path[-1]}:{key.name}: {check.description or 'failed'}")
     return said
 
 
-def _last_checks(
-    instance: DagsterInstance, assets: set[dg.AssetKey]
-) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
-    """The last result of every check of these assets that Dagster has recorded."""
-    found: dict[dg.AssetCheckKey, dg.AssetCheckEvaluation] = {}
-    for asset in sorted(assets):
-        wanted = dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION, asset_key=asset)
-        for record in instance.event_log_storage.get_event_records(wanted, limit=100):
-            event = record.event_log_entry.dagster_event
-            check = event.asset_check_evaluation_data if event is not None else None
-            if check is not None:
-                found.setdefault(check.asset_check_key, check)
-    return found
+def _last_result(instance: DagsterInstance, key: dg.AssetCheckKey) -> dg.AssetCheckEvaluation | None:
+    """The last result of a check, None if there is none. Results are not asked for by asset: the event of a result has
+    no asset key in Dagster's storage."""
+    records = instance.event_log_storage.get_asset_check_execution_history(
+        key, limit=1, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
+    )
+    return records[0].evaluation if records else None
 
 
 def _next(cron: str, after: float) -> float:
@@ -104,8 +115,17 @@ def _next(cron: str, after: float) -> float:
     return float(croniter(cron, after).get_next())
 
 
-def _post(settings: Settings, kind: Kind, name: str, reason: str, *, severity: Literal["ERROR", "WARN", ""]) -> None:
-    """Posts one message. Raises `dagster.Failure` if the webhook refuses it: the next tick tries again."""
+def _post(
+    settings: Settings,
+    kind: Kind,
+    name: str,
+    reason: str,
+    *,
+    severity: Literal["ERROR", "WARN", ""],
+    log: Callable[[str], None],
+) -> None:
+    """Posts one message, or logs it if its body is refused. Raises `dagster.Failure` if the webhook cannot take
+    it now: the next tick tries again."""
     assert settings.alert_webhook is not None
     body = alert(
         kind,
@@ -121,4 +141,7 @@ def _post(settings: Settings, kind: Kind, name: str, reason: str, *, severity: L
     try:
         post(settings.alert_webhook.get_secret_value(), body)
     except WebhookError as error:
+        if error.refuses_body:
+            log(f"{error} to this alert, which is not posted again: {body.text}")
+            return
         raise dg.Failure(f"{error}; it is tried again at the next tick") from None

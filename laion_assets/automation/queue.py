@@ -23,12 +23,12 @@ REPORT, INDEX, PERSON, BULK = 30, 20, 0, -1
 
 LANES = {
     **dict.fromkeys(("raw_shard", "merged_shard", "clickhouse_partition"), "load"),
-    **dict.fromkeys(("vector_index", "recall_report", "hnsw_tuning"), "index"),
+    **dict.fromkeys(("vector_index", "vector_cells", "recall_report", "hnsw_tuning"), "index"),
     "load_report": "report",
 }
 """The lane of each of our assets, by name."""
 
-PRIORITIES = {"load_report": REPORT, "vector_index": INDEX, "recall_report": INDEX}
+PRIORITIES = {"load_report": REPORT, **dict.fromkeys(("vector_index", "vector_cells", "recall_report"), INDEX)}
 
 
 def job_tags(assets: Iterable[str]) -> dict[str, str]:

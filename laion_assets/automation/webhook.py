@@ -40,12 +40,17 @@ class Alert:
     text: str
 
 
+REFUSES_BODY = (400, 413, 415, 422)
+"""Answers that are about one body: the same body would get them again, another may not. Other answers such as 401, 403,
+404 and 410 are about the URL, and so about every body."""
+
+
 class WebhookError(Exception):
     """The webhook did not accept a post. The message has no part of the URL, which may be a secret."""
 
-    def __init__(self, said: str, *, worth_retrying: bool) -> None:
+    def __init__(self, said: str, *, worth_retrying: bool, refuses_body: bool = False) -> None:
         super().__init__(said)
-        self.worth_retrying = worth_retrying
+        self.worth_retrying, self.refuses_body = worth_retrying, refuses_body
 
 
 def alert(
@@ -95,4 +100,8 @@ def _post_once(url: str, body: Alert) -> None:
         again = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
         raise WebhookError(f"the webhook could not be reached: {type(error).__name__}", worth_retrying=again) from None
     if not 200 <= status < 300:
-        raise WebhookError(f"the webhook answered {status}", worth_retrying=status >= 500 or status == 429)
+        raise WebhookError(
+            f"the webhook answered {status}",
+            worth_retrying=status >= 500 or status == 429,
+            refuses_body=status in REFUSES_BODY,
+        )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dagster import AssetKey
+from dagster import AssetKey, DagsterRun
 
 from laion_assets.settings import Settings
 
 CHAIN = ("raw_shard", "merged_shard", "clickhouse_partition")
 """The assets that are partitioned by shard, in order."""
+
+ASSETS = (
+    *("remote_shard", *CHAIN, "vector_index", "vector_cells", "recall_report"),
+    *("hnsw_tuning", "clip_encoders", "load_report"),
+)
+"""All assets."""
 
 LOAD_JOB = "load_shards"
 """The job of that chain."""
@@ -33,3 +39,16 @@ def chain_keys(settings: Settings) -> dict[str, AssetKey]:
 def job_name(settings: Settings, name: str) -> str:
     """The full name of one of our jobs. A run of a whole job records this name, but no assets."""
     return "_".join([*settings.key_prefix, name])
+
+
+def our_keys(settings: Settings) -> frozenset[AssetKey]:
+    """The keys of all assets of this code location's settings; a project may have other assets beside them."""
+    return frozenset(asset_key(settings, name) for name in ASSETS)
+
+
+def is_ours(settings: Settings, run: DagsterRun) -> bool:
+    """Whether a run is for an asset or a check of ours, or of a job of ours, or for all assets of the code location."""
+    selected = {*(run.asset_selection or ()), *(key.asset_key for key in run.asset_check_selection or ())}
+    if not selected:
+        return run.job_name.startswith("__ASSET_JOB") or run.job_name in {job_name(settings, job) for job in JOBS}
+    return not selected.isdisjoint(our_keys(settings))

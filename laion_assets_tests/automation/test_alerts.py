@@ -12,7 +12,9 @@ import pytest
 
 from laion_assets.automation.alerts import build_alerts
 from laion_assets.automation.webhook import TRIES, Alert, WebhookError, alert, post
+from laion_assets.definitions import build_definitions
 from laion_assets.settings import load_settings
+from laion_assets.terminal.runs import make_run
 from laion_assets_tests.automation.recorded import Recorder
 
 PASSWORD = "s3cret-hunter2"  # noqa: S105 - made up
@@ -21,7 +23,7 @@ shards = dg.StaticPartitionsDefinition(["0", "1", "2", "3"])
 
 
 @dg.asset(partitions_def=shards)
-def fetched(context: dg.AssetExecutionContext) -> None:
+def raw_shard(context: dg.AssetExecutionContext) -> None:
     if context.partition_key in ("1", "2"):
         raise dg.Failure(f"shard {context.partition_key}: no answer from https://me:{PASSWORD}@mirror.example/x?sig=1")
 
@@ -43,17 +45,17 @@ def _verdict() -> Iterator[None]:
     Verdict.now = FAILED
 
 
-@dg.asset_check(asset=fetched, partitions_def=shards)
+@dg.asset_check(asset=raw_shard, partitions_def=shards)
 def is_whole() -> dg.AssetCheckResult:
     return Verdict.now
 
 
-@dg.asset_check(asset=fetched, partitions_def=shards)
+@dg.asset_check(asset=raw_shard, partitions_def=shards)
 def is_there() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True)
 
 
-DEFINITIONS = dg.Definitions([fetched], asset_checks=[is_whole, is_there], executor=dg.in_process_executor)
+DEFINITIONS = dg.Definitions([raw_shard], asset_checks=[is_whole, is_there], executor=dg.in_process_executor)
 
 
 class Webhook:
@@ -102,6 +104,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
+@pytest.fixture
+def sqlite() -> Iterator[dg.DagsterInstance]:
+    """An instance with Dagster's default storage, which numbers events otherwise than an instance in memory does: each
+    run has a file of its own. It is slower."""
+    with dg.DagsterInstance.local_temp() as made:
+        yield made
+
+
 class Sensor:
     """One of our sensors, ticking as the daemon has it: with the cursor that the last tick gave back."""
 
@@ -114,8 +124,10 @@ class Sensor:
         *,
         page: str | None = None,
         dataset: str = "laion400m",
+        **more: object,
     ) -> None:
-        settings = load_settings(dataset_name=dataset, alert_webhook=url, dagster_url=page)
+        settings = load_settings(dataset_name=dataset, alert_webhook=url, dagster_url=page, **more)
+        self.repository = build_definitions(settings).get_repository_def()
         sensors = {sensor.name: sensor for sensor in build_alerts(settings)}
         self.sensor, self.instance = sensors[name], instance
         self.cursor = cursor
@@ -124,7 +136,9 @@ class Sensor:
 
     def tick(self) -> str | None:
         """Evaluates it once; what it says. A tick that fails leaves the cursor where it was."""
-        with dg.build_sensor_context(self.instance, cursor=self.cursor, sensor_name=self.sensor.name) as context:
+        with dg.build_sensor_context(
+            self.instance, cursor=self.cursor, repository_def=self.repository, sensor_name=self.sensor.name
+        ) as context:
             data = self.sensor.evaluate_tick(context)
         self.cursor = data.cursor
         return data.skip_message
@@ -132,7 +146,7 @@ class Sensor:
 
 def run(instance: dg.DagsterInstance, shard: str) -> dg.ExecuteInProcessResult:
     job = DEFINITIONS.resolve_implicit_global_asset_job_def()
-    selected = [dg.AssetKey("fetched")]
+    selected = [dg.AssetKey("raw_shard")]
     return job.execute_in_process(
         instance=instance, partition_key=shard, raise_on_error=False, asset_selection=selected
     )
@@ -160,40 +174,38 @@ def test_a_failed_run_is_posted_once_with_its_reason(webhook: Webhook, instance:
     assert set(body) == {
         *("kind", "name", "state", "severity", "shard", "run_id", "link", "owner", "reason", "at", "text")
     }
-    assert (body["kind"], body["name"], body["shard"]) == ("run", "fetched", "2")
+    assert (body["kind"], body["name"], body["shard"]) == ("run", "raw_shard", "2")
     assert (body["state"], body["severity"]) == ("failed", "ERROR")
     assert body["run_id"] == failed.run_id
     assert body["reason"] == "shard 2: no answer from https://***@mirror.example/x?***"
     assert body["at"].endswith("+00:00")
-    assert body["text"] == f"run fetched of shard 2 failed: {body['reason']}"
+    assert body["text"] == f"run raw_shard of shard 2 failed: {body['reason']}"
 
 
-def test_a_failed_check_is_posted_once_and_one_that_passed_never(
-    webhook: Webhook, instance: dg.DagsterInstance
-) -> None:
-    sensor = Sensor("alert_on_failed_check", webhook.url, instance)
-    done = run(instance, "0")
+def test_a_failed_check_is_posted_once_and_one_that_passed_never(webhook: Webhook, sqlite: dg.DagsterInstance) -> None:
+    sensor = Sensor("alert_on_failed_check", webhook.url, sqlite)
+    done = run(sqlite, "0")
     assert done.success, "a failed check that blocks nothing fails no run"
     assert sensor.tick() == "1 alerts posted"
     assert sensor.tick() == "0 alerts posted"
     (body,) = webhook.bodies
-    assert (body["kind"], body["name"], body["shard"]) == ("check", "fetched:is_whole", "0")
+    assert (body["kind"], body["name"], body["shard"]) == ("check", "raw_shard:is_whole", "0")
     assert body["reason"] == "12 rows are missing, see http://***@host/"
     assert body["run_id"] == done.run_id
     assert (body["state"], body["severity"]) == ("failed", "ERROR")
-    run(instance, "0")
+    run(sqlite, "0")
     assert sensor.tick() == "0 alerts posted", "a check that stays failed is no news"
 
 
 def test_each_change_of_a_check_is_posted_once_also_when_the_daemon_was_restarted(
-    webhook: Webhook, instance: dg.DagsterInstance
+    webhook: Webhook, sqlite: dg.DagsterInstance
 ) -> None:
-    sensor = Sensor("alert_on_failed_check", webhook.url, instance)
+    sensor = Sensor("alert_on_failed_check", webhook.url, sqlite)
     told = []
     for verdict in (PASSED, FAILED, FAILED, PASSED, PASSED, WARNED, WARNED, FAILED, WARNED, PASSED):
         Verdict.now = verdict
-        run(instance, "0")
-        sensor = Sensor("alert_on_failed_check", webhook.url, instance, sensor.cursor)
+        run(sqlite, "0")
+        sensor = Sensor("alert_on_failed_check", webhook.url, sqlite, sensor.cursor)
         sensor.tick()
         told.append([(body["state"], body["severity"]) for body in webhook.bodies])
         webhook.bodies.clear()
@@ -220,8 +232,8 @@ def test_changes_of_one_tick_are_posted_in_their_order(webhook: Webhook, instanc
     assert sensor.tick() == "1 of 2 alerts posted, the others at the next tick"
     assert sensor.tick() == "1 alerts posted"
     assert [body["text"] for body in webhook.bodies] == [
-        "check fetched:is_whole of shard 0 failed (a warning): slow",
-        "check fetched:is_whole of shard 0 recovered: passed",
+        "check raw_shard:is_whole of shard 0 failed (a warning): slow",
+        "check raw_shard:is_whole of shard 0 recovered: passed",
     ]
 
 
@@ -280,6 +292,64 @@ def test_while_the_webhook_is_down_nothing_is_lost_and_nothing_is_posted_twice(
     assert [body["shard"] for body in webhook.bodies] == ["1", "2", "1"]
 
 
+@pytest.mark.parametrize("status", [400, 413])
+def test_an_alert_that_the_webhook_refuses_does_not_keep_back_the_later_ones(
+    webhook: Webhook, instance: dg.DagsterInstance, capfd: pytest.CaptureFixture[str], status: int
+) -> None:
+    sensor = Sensor("alert_on_run_failure", webhook.url, instance)
+    for shard in ("1", "2"):
+        run(instance, shard)
+    webhook.answers = [status]
+    capfd.readouterr()
+    assert sensor.tick() == "1 alerts posted, 1 refused by the webhook"
+    logged = capfd.readouterr().err
+    assert sensor.tick() == "0 alerts posted"
+    assert [body["shard"] for body in webhook.bodies] == ["2"]
+    assert f"the webhook answered {status} to this alert, which is not posted again: run raw_shard of shard 1" in logged
+    assert PASSWORD not in logged
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_while_the_url_is_refused_nothing_is_lost(webhook: Webhook, instance: dg.DagsterInstance, status: int) -> None:
+    sensor = Sensor("alert_on_run_failure", webhook.url, instance)
+    run(instance, "1")
+    webhook.answers = [status]
+    with pytest.raises(dg.Failure, match=f"the webhook answered {status}"):
+        sensor.tick()
+    assert sensor.tick() == "1 alerts posted"
+
+
+def test_of_two_datasets_in_one_code_location_each_posts_its_own_and_neither_a_job_of_others(
+    webhook: Webhook, sqlite: dg.DagsterInstance
+) -> None:
+    @dg.asset
+    def theirs() -> None:
+        raise dg.Failure("not ours")
+
+    @dg.asset_check(asset=theirs)
+    def is_theirs() -> dg.AssetCheckResult:
+        return FAILED
+
+    names = ("alert_on_run_failure", "alert_on_failed_check")
+    sensors = {
+        prefix: [Sensor(f"{prefix}_{name}", webhook.url, sqlite, key_prefix=(prefix,)) for name in names]
+        for prefix in ("a", "b")
+    }
+    job = build_definitions(load_settings(key_prefix=("b",))).resolve_job_def("b_load_shards")
+    sqlite.report_run_failed(make_run(job, sqlite, assets=["raw_shard"], key="0"), "no space left")
+    dg.materialize([theirs], instance=sqlite, raise_on_error=False)
+    for asset, check in (("theirs", "is_theirs"), ("load_report", "nothing_is_stale")):
+        key = dg.AssetKey(["a", asset] if asset == "load_report" else asset)
+        sqlite.report_runless_asset_event(dg.AssetCheckEvaluation(asset_key=key, check_name=check, passed=False))
+    told = {}
+    for prefix, both in sensors.items():
+        for sensor in both:
+            sensor.tick()
+        told[prefix] = [(body["kind"], body["name"]) for body in webhook.bodies]
+        webhook.bodies.clear()
+    assert told == {"a": [("check", "a/load_report:nothing_is_stale")], "b": [("run", "b_load_shards")]}
+
+
 def test_a_webhook_that_cannot_be_reached_is_told_without_its_url(
     webhook: Webhook, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,19 +376,19 @@ def test_no_body_holds_a_secret(webhook: Webhook, instance: dg.DagsterInstance) 
 
 
 @dg.asset(partitions_def=shards)
-def whole(context: dg.AssetExecutionContext) -> None: ...
+def merged_shard(context: dg.AssetExecutionContext) -> None: ...
 
 
-@dg.asset_check(asset=whole, partitions_def=shards, blocking=True)
+@dg.asset_check(asset=merged_shard, partitions_def=shards, blocking=True)
 def gate() -> dg.AssetCheckResult:
     return Verdict.now
 
 
 def test_a_failed_blocking_check_and_its_run_are_one_message(webhook: Webhook, instance: dg.DagsterInstance) -> None:
     sensors = [Sensor(name, webhook.url, instance) for name in ("alert_on_run_failure", "alert_on_failed_check")]
-    definitions = dg.Definitions([whole], asset_checks=[gate], executor=dg.in_process_executor)
+    definitions = dg.Definitions([merged_shard], asset_checks=[gate], executor=dg.in_process_executor)
     job = definitions.resolve_implicit_global_asset_job_def()
-    selected = [dg.AssetKey("whole")]
+    selected = [dg.AssetKey("merged_shard")]
     failed = job.execute_in_process(
         instance=instance, partition_key="3", raise_on_error=False, asset_selection=selected
     )
@@ -326,7 +396,7 @@ def test_a_failed_blocking_check_and_its_run_are_one_message(webhook: Webhook, i
     for sensor in sensors:
         sensor.tick()
     (body,) = webhook.bodies
-    assert (body["kind"], body["name"], body["shard"]) == ("run", "whole", "3")
+    assert (body["kind"], body["name"], body["shard"]) == ("run", "merged_shard", "3")
     assert "gate" in body["reason"]
     assert "12 rows are missing" in body["reason"]
     Verdict.now = PASSED
@@ -362,6 +432,57 @@ def test_once_a_day_one_message_says_what_still_fails(webhook: Webhook) -> None:
         sensor = Sensor("alert_digest", webhook.url, instance, yesterday, dataset="sample")
         assert sensor.tick() == "0 still fail"
         assert len(webhook.bodies) == 1, "where all is well nothing is posted"
+
+
+@dg.asset
+def vector_index() -> None: ...
+
+
+@dg.asset_check(asset=vector_index)
+def index_is_used() -> dg.AssetCheckResult:
+    return Verdict.now
+
+
+@dg.asset
+def vector_cells() -> None: ...
+
+
+@dg.asset_check(asset=vector_cells)
+def centroids_fit() -> dg.AssetCheckResult:
+    return Verdict.now
+
+
+@pytest.mark.parametrize(
+    ("index", "named"),
+    [("hnsw", ["vector_index:index_is_used"]), ("cells", ["vector_cells:centroids_fit"]), ("both", None)],
+)
+def test_the_daily_message_names_checks_whose_last_result_is_a_failure(
+    webhook: Webhook, sqlite: dg.DagsterInstance, index: str, named: list[str] | None
+) -> None:
+    """Of every index that the setting asks for: nobody builds the other one again."""
+    yesterday = str(time.time() - 86_400)
+    indexes = [vector_index, index_is_used, vector_cells, centroids_fit]
+    dg.materialize(indexes, instance=sqlite)
+    sensor = Sensor("alert_digest", webhook.url, sqlite, yesterday, dataset="sample", index=index)
+    named = named or ["vector_cells:centroids_fit", "vector_index:index_is_used"]
+    assert sensor.tick() == f"{len(named)} still fail"
+    said = "; ".join(f"{name}: 12 rows are missing, see http://***@host/" for name in named)
+    assert webhook.bodies[0]["reason"] == f"{len(named)} failure{'s' if len(named) > 1 else ''} left: {said}"
+    Verdict.now = PASSED
+    dg.materialize(indexes, instance=sqlite)
+    sensor = Sensor("alert_digest", webhook.url, sqlite, yesterday, dataset="sample", index=index)
+    assert sensor.tick() == "0 still fail"
+
+
+def test_a_daily_message_that_the_webhook_refuses_is_not_posted_again(
+    webhook: Webhook, instance: dg.DagsterInstance
+) -> None:
+    Recorder(instance, load_settings(dataset_name="sample")).fail(2)
+    sensor = Sensor("alert_digest", webhook.url, instance, str(time.time() - 86_400), dataset="sample")
+    webhook.answers = [400]
+    assert sensor.tick() == "1 still fail"
+    assert sensor.tick() == "not yet"
+    assert webhook.tries == 1
 
 
 def test_a_report_that_is_no_longer_made_is_told_once_and_when_it_is_made_again(webhook: Webhook) -> None:

@@ -13,7 +13,7 @@ from dagster._core.definitions.sensor_definition import SensorType
 
 from laion_assets.assets.location import POOL
 from laion_assets.definitions import build_definitions
-from laion_assets.health.keys import CHAIN
+from laion_assets.health.keys import CHAIN, our_keys
 from laion_assets.settings import load_settings
 
 ASSETS = {
@@ -78,6 +78,7 @@ def graph(definitions: dg.Definitions) -> AssetGraph:
 
 def test_the_assets_are_those_of_the_design(graph: AssetGraph) -> None:
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(ASSETS)
+    assert our_keys(load_settings()) == graph.get_all_asset_keys()
 
 
 @pytest.mark.parametrize(("name", "partitioned"), ASSETS.items())

@@ -17,6 +17,7 @@ from laion_assets.health.upkeep import milestone
 from laion_assets.shard_numbers import as_ranges
 
 TOTAL, FIRST, STEP = 9, 3, 2
+KEYS = {shard: str(shard) for shard in range(TOTAL)}
 shards = dg.StaticPartitionsDefinition([str(number) for number in range(TOTAL)])
 INDEX = dg.AssetKey("vector_index")
 REPORT = dg.AssetKey("recall_report")
@@ -30,7 +31,7 @@ def index_with(parameters: str) -> dg.AssetsDefinition:
     """The index asset, as built with these parameters."""
     condition = index_condition(
         MilestoneCondition(
-            dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL, parameters=parameters
+            dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, keys=KEYS, parameters=parameters
         )
     )
 
@@ -294,8 +295,25 @@ def test_while_a_build_is_under_way_nothing_is_asked_for_and_then_it_is(history:
     assert "vector_index" in history.asked(), "the milestone that passed meanwhile is asked for after it"
 
 
+def test_partitions_that_are_not_of_the_dataset_reach_no_milestone() -> None:
+    """Dagster keeps the partitions of a larger dataset that was loaded before under the same keys."""
+    with dg.DagsterInstance.local_temp() as instance:
+        milestones = MilestoneCondition(
+            dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, keys={0: "0", 1: "1", 2: "2"}
+        )
+        here = History(instance)
+        here.load(0, 7, 8)
+        assert milestones.wanted(instance, INDEX, milestones.loaded(instance)) is None
+        here.load(1, 2)
+        wanted = milestones.wanted(instance, INDEX, milestones.loaded(instance))
+        assert wanted is not None
+        assert wanted.reached == 3
+        here.build(0, 7, 8)
+        assert milestones.wanted(instance, INDEX, milestones.loaded(instance)) == wanted, "one of three is covered"
+
+
 def test_the_label_in_the_automation_view_says_when() -> None:
     condition = index_condition(
-        MilestoneCondition(dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, total=TOTAL)
+        MilestoneCondition(dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, keys=KEYS)
     )
     assert condition.get_label() == "3 partitions loaded, then every 2 more, and the last; or loaded again"

@@ -52,12 +52,13 @@ def test_the_report_goes_first_then_the_index_then_a_person_then_bulk(
     bulk = [queued(instance, definitions, *CHAIN, shard=shard, tags={"dagster/backfill": "b"}) for shard in range(3)]
     person = queued(instance, definitions, *CHAIN, shard=3)
     index = queued(instance, definitions, "vector_index")
+    cells = queued(instance, definitions, "vector_cells")
     report = queued(instance, definitions, "load_report")
-    shown = [(run.tags[LANE_TAG], run.tags[PRIORITY]) for run in (*bulk, person, index, report)]
+    shown = [(run.tags[LANE_TAG], run.tags[PRIORITY]) for run in (*bulk, person, index, cells, report)]
     assert shown == [
         *[("load", str(BULK))] * 3,
         ("load", str(PERSON)),
-        ("index", str(INDEX)),
+        *[("index", str(INDEX))] * 2,
         ("report", str(REPORT)),
     ]
     with QueuedRunCoordinatorDaemon(interval_seconds=1) as daemon:
@@ -98,6 +99,12 @@ def test_what_somebody_set_stays_and_other_peoples_runs_get_no_tags(
 
     other = make_run(dg.Definitions([theirs]).get_repository_def().get_implicit_global_asset_job_def(), instance)
     assert queue_tags(other) == {}
+
+
+def test_a_job_of_cells_goes_with_the_index(instance: dg.DagsterInstance) -> None:
+    cells = build_definitions(load_settings(dataset_name="sample", index="cells"))
+    run = make_run(cells.resolve_job_def("build_index"), instance)
+    assert (run.tags[LANE_TAG], run.tags[PRIORITY]) == ("index", str(INDEX))
 
 
 def test_a_job_has_the_lane_of_its_assets_also_under_dagsters_own_queue(
