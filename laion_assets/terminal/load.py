@@ -4,9 +4,6 @@ runs, else in this process."""
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-from collections.abc import Callable, Iterator
 
 import dagster as dg
 from rich.console import Console
@@ -20,6 +17,7 @@ from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.terminal.bars import ShardBars
+from laion_assets.terminal.interrupts import interrupts
 from laion_assets.terminal.outcome import Outcome, outcome_table, show_end
 from laion_assets.terminal.plan import keep_plan_for
 from laion_assets.terminal.runs import STOPPED
@@ -128,7 +126,7 @@ def _load_here(
 ) -> dict[int, Outcome]:
     """Executes a run for each shard in this process, one after the other."""
     outcomes: dict[int, Outcome] = {}
-    with ShardBars(console) as bars, _interrupts() as interrupted:
+    with ShardBars(console) as bars, interrupts() as interrupted:
         bars.expect(len(todo))
         job = shard_job(settings, bars.for_step)
         for shard, steps in todo.items():
@@ -185,28 +183,3 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int)
             )
             return ["clickhouse_partition"]
     return list(CHAIN)
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether Ctrl-C or SIGTERM came. Use it in the main thread.
-
-    During a run Dagster has its own handlers: a Ctrl-C fails the running step, and a Ctrl-C between two steps is lost
-    at the run's end. Python writes each signal to the wakeup file descriptor, whatever its handler does.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-
-    def came() -> bool:
-        with contextlib.suppress(BlockingIOError):
-            return bool({signal.SIGINT, signal.SIGTERM} & set(os.read(reader, 1024)))
-        return False
-
-    try:
-        yield came
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(reader)
-        os.close(writer)

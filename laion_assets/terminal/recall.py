@@ -17,7 +17,7 @@ from laion_assets.recall.judge import meets_target
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.index import methods_table, recall_table
-from laion_assets.terminal.runs import execute_here
+from laion_assets.terminal.runs import STOPPED, execute_here
 
 
 def kept_evaluation(settings: Settings) -> Evaluation:
@@ -35,10 +35,16 @@ def kept_evaluation(settings: Settings) -> Evaluation:
 
 
 def measure(settings: Settings, instance: dg.DagsterInstance, console: Console) -> bool:
-    """Measures the existing indexes, as the asset `recall_report` does; returns whether it succeeded."""
+    """Measures the existing indexes, as the asset `recall_report` does; returns whether it succeeded.
+
+    Raises `KeyboardInterrupt` if Ctrl-C, SIGTERM or *Terminate* in the UI ended the run.
+    """
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
         run = execute_here(job, instance, assets=["recall_report"])
+    if run.status == dg.DagsterRunStatus.CANCELED:
+        console.print(STOPPED, style="yellow")
+        raise KeyboardInterrupt
     if not run.is_success:
         console.print(f"failed: {failure_reason(instance, run.run_id)}", style="red", markup=False)
     return run.is_success
