@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -38,6 +38,15 @@ OPEN_SECONDS = 75.0
 
 SETTLE_SECONDS = 3.0
 """While a command runs, it looks for other killed commands at this interval."""
+
+
+SUBMITTER_TAG = "laion_assets/submitted_by"
+"""Tag of runs that a command gives to the daemon: host and process, without which the run would never be queued."""
+
+
+def submitter_tag() -> dict[str, str]:
+    """The tag of runs that this process submits to the daemon's queue."""
+    return {SUBMITTER_TAG: str(ProcessIdentity.here())}
 
 
 def process_tag() -> dict[str, str]:
@@ -97,7 +106,9 @@ def settling_dead_runs(instance: dg.DagsterInstance) -> Iterator[None]:
 
     def settle() -> None:
         while not ended.wait(SETTLE_SECONDS):
-            settle_dead_runs(instance, ours_too=False)
+            # A database that is locked or restarting is no reason to stop: the next look finds the same runs.
+            with contextlib.suppress(Exception):
+                settle_dead_runs(instance, ours_too=False)
 
     settling = threading.Thread(target=settle, name="settle dead runs", daemon=True)
     settling.start()
@@ -114,19 +125,38 @@ def settle_dead_runs(instance: dg.DagsterInstance, *, ours_too: bool = True) -> 
     A run with this process's number belongs to an earlier process with the same number, unless this process has started
     runs (`ours_too` is false).
 
+    A run that a killed command had created but not yet queued is ended, too: no daemon knows of it.
+
     Dagster's daemon watches only runs that its launcher started. Without this such a run would stay "started" for ever
     (or "not started", if it was killed before), and would keep its place in the pool `clickhouse`.
     """
     settled = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
-        executor = ProcessIdentity.parse(process_of_command(run))
-        # A process opens its instance before it runs anything, so a run with its number is from an earlier process.
-        if executor is None or not (executor.is_gone() or (ours_too and executor == ProcessIdentity.here())):
+    for listed in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
+        process, left_in, why = _answerable(listed)
+        if process is None or listed.status not in left_in:
             continue
-        instance.report_run_failed(run, message="The command that executed this run was killed.")
+        # A process opens its instance before it runs anything, so a run with its number is from an earlier process.
+        if not (process.is_gone() or (ours_too and process == ProcessIdentity.here())):
+            continue
+        # Read again: between the list and the look at the process, the run may have ended well, or been queued.
+        run = instance.get_run_by_id(listed.run_id)
+        if run is None or run.status not in left_in:
+            continue
+        instance.report_run_failed(run, message=why)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         settled.append(run.run_id)
     return settled
+
+
+def _answerable(run: dg.DagsterRun) -> tuple[ProcessIdentity | None, Container[dg.DagsterRunStatus], str]:
+    """The process without which a run goes no further, the states in which it would then stay, and why it failed."""
+    executor = ProcessIdentity.parse(process_of_command(run))
+    if executor is not None:
+        return executor, ACTIVE, "The command that executed this run was killed."
+    # A run that the UI executes again has the tags of the run before it.
+    submitter = run.tags.get(SUBMITTER_TAG, "") if run.parent_run_id is None else ""
+    not_queued = (dg.DagsterRunStatus.NOT_STARTED,)
+    return ProcessIdentity.parse(submitter), not_queued, "The command was killed before it had queued this run."
 
 
 def make_instance(home: Path) -> None:

@@ -16,6 +16,7 @@ from laion_assets.automation.queue import BULK, PERSON
 from laion_assets.dagster_internals.names import PRIORITY_TAG, QUEUE_DAEMON
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
+from laion_assets.terminal.instance import submitter_tag
 from laion_assets.terminal.runs import make_run
 
 LIVE_SECONDS = 75.0
@@ -44,7 +45,7 @@ def submit(
     bulk: bool,
 ) -> str:
     """Queues a run for the daemon; its id. The run fails if the code location's settings differ from this process's."""
-    tags = {SETTINGS_TAG: settings_digest(settings), PRIORITY_TAG: str(BULK if bulk else PERSON)}
+    tags = {SETTINGS_TAG: settings_digest(settings), PRIORITY_TAG: str(BULK if bulk else PERSON), **submitter_tag()}
     run = make_run(job, instance, assets=assets, key=settings.dataset.key_of(shard), tags=tags)
     instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none
     return run.run_id
