@@ -23,7 +23,7 @@ from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.shard.vector_sum import vector_sum
-from laion_assets.table import inserting
+from laion_assets.table import inserting, load
 from laion_assets.table import staging as staging_module
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
@@ -402,6 +402,34 @@ def test_a_row_that_appears_twice_is_found(db: Database, merged_from: Merge, sam
     load_partition(db, merged)
     spoilt = rewrite(merged, lambda table: with_column(table, "id", [0, 0, *range(2, 620)]))
     unchanged_by(db, spoilt, "shard 0, merged_0.parquet", "1 rows whose id another row has")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE caption = concat(caption, ' ') WHERE id = 7", "captions or scores that differ from the file's"),
+        ("UPDATE similarity = 0.5 WHERE id = 7", "captions or scores that differ from the file's"),
+        ("DELETE WHERE id = 7", "619 rows staged, 620 in the file"),
+    ],
+)
+def test_rows_that_change_on_their_way_into_the_staging_table_are_found(
+    change: str,
+    said: str,
+    db: Database,
+    merged_from: Merge,
+    sample_shards: list[Shard],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    merged = merged_from(sample_shards[1], 0)
+    load_partition(db, merged)
+    make_one_part = load._make_one_part
+
+    def then_change(staging: Staging) -> None:
+        make_one_part(staging)
+        staging.db.command(f"ALTER TABLE {staging.quoted} {change}", settings={"mutations_sync": 2})
+
+    monkeypatch.setattr(load, "_make_one_part", then_change)
+    unchanged_by(db, merged, said)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
