@@ -119,7 +119,8 @@ def read_listing(toml: Path) -> Listing | None:
 def is_other(then: FileFacts, now: FileFacts) -> bool:
     """Whether a file has changed: another size, another ETag, or another date where there is no ETag.
 
-    Two mirrors give the same file different ETags and dates, so for different URLs only sizes are compared.
+    Two mirrors give the same file different ETags and dates, so for different URLs only sizes are compared. Where the
+    URLs are not those of mirrors, see `is_surely_same`.
     """
     if None not in (then.size, now.size) and then.size != now.size:
         return True
@@ -130,6 +131,19 @@ def is_other(then: FileFacts, now: FileFacts) -> bool:
     if then.etag and now.etag:
         return then.etag != now.etag
     return bool(then.modified and now.modified) and then.modified != now.modified
+
+
+def is_surely_same(then: FileFacts, now: FileFacts) -> bool:
+    """Whether two files at any two places are one, by SHA-256, or by size and a strong ETag. A size alone says nothing:
+    of two datasets of as many rows, all vector files have equal sizes."""
+    if then.sha256 and now.sha256:
+        return then.sha256 == now.sha256
+    return then.size is not None and then.size == now.size and is_strong(then.etag) and then.etag == now.etag
+
+
+def is_strong(etag: str | None) -> bool:
+    """Whether an ETag is there and changes with every byte, as object stores and the hub give them."""
+    return etag is not None and etag.startswith('"')
 
 
 def differences(then: Listing, now: Listing) -> Iterator[str]:

@@ -9,8 +9,7 @@ from laion_assets.assets.source_links import source_of
 from laion_assets.dagster_internals.names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG, KIND_PREFIX
 from laion_assets.errors import LaionError
 from laion_assets.health.versions import observed_versions
-from laion_assets.source.fetch import observe_shard
-from laion_assets.source.versions import shard_version
+from laion_assets.source.observe import observe_version
 
 SHARDS_AT_ONCE = 8
 """Shards that are asked for side by side. Each takes three small requests, a load that a mirror does not notice."""
@@ -71,6 +70,6 @@ def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocati
 def _version(location: CodeLocation, shard: int, before: str | None) -> str | LaionError:
     """The version of the shard's files as they are now, or the error why it is not known."""
     try:
-        return shard_version(observe_shard(location.settings, shard), before)
+        return observe_version(location.settings, shard, before)
     except LaionError as error:
         return error

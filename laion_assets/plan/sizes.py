@@ -11,7 +11,7 @@ import numpy as np
 from laion_assets.dataset import NPY_HEADER_BYTES, Dataset
 from laion_assets.errors import SourceError
 from laion_assets.settings import Settings
-from laion_assets.source.fetch import observe_shard
+from laion_assets.source.observe import observe_shard
 
 Origin = Literal["known", "asked", "estimated"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from laion_assets.errors import PermanentSourceError, SettingsError, SourceError
 from laion_assets.file_layout import FileKind
-from laion_assets.listing import is_other
+from laion_assets.listing import FileFacts, is_other, is_surely_same
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
@@ -24,19 +24,13 @@ from laion_assets.source.fetch_progress import LogCallback, ProgressCallback, Sh
 from laion_assets.source.folder import LocalFile
 from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
 from laion_assets.source.missing import with_near_misses
+from laion_assets.source.observe import OBSERVE_SECONDS, RELOCK
 from laion_assets.source.origin_note import read_origin, write_origin
-from laion_assets.source.partial import PartialFile
+from laion_assets.source.partial import Origin, PartialFile
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.side_by_side import side_by_side
 from laion_assets.source.wanted import WantedFile, check_file, wanted_files
 
-OBSERVE_TRIES = 3
-OBSERVE_SECONDS = 120.0
-"""Limits of an observation. It will be made again anyway, so it gives up earlier than a fetch."""
-
-RELOCK = (
-    "`laion-assets describe FILE.toml --lock --check` lists what has changed, and without --check takes the new listing"
-)
 AGAIN = "it is fetched again"
 
 
@@ -111,39 +105,6 @@ def _with_near_misses(error: PermanentSourceError, settings: Settings, files: li
         return with_near_misses(error, settings.dataset, files, [places.of(file) for file in files])
 
 
-def observe_shard(settings: Settings, shard: int, *, log: LogCallback | None = None) -> dict[FileKind, RemoteFile]:
-    """What the first source that has each of a shard's files says about it; nothing is fetched.
-
-    Raises `SourceError`, `PermanentSourceError`, `DatasetError` and `SettingsError` as `fetch_shard` does.
-    """
-    settings.dataset.shard_number(str(shard))
-    limits = FetchLimits.of(settings)
-    limits = replace(
-        limits,
-        tries=min(limits.tries, OBSERVE_TRIES),
-        file_seconds=min(limits.file_seconds, OBSERVE_SECONDS),
-        unreachable_seconds=0.0,
-    )
-    files = wanted_files(settings, shard)
-    transfer = ShardTransfer(f"shard {shard}", {file.name: file.expected_bytes for file in files}, log=log)
-    with closing(ShardPlaces(settings, limits, transfer)) as places:
-        jobs = [
-            bind(Mirrors(file, places.of(file), limits, transfer).run, lambda source: source.observe())
-            for file in files
-        ]
-        found = side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
-    return {file.kind: _as_locked(file, remote, transfer) for file, remote in zip(files, found, strict=True)}
-
-
-def _as_locked(wanted: WantedFile, remote: RemoteFile, transfer: ShardTransfer) -> RemoteFile:
-    """The observed file. If it differs from the lock file's, the difference is logged and the locked file returned."""
-    locked = wanted.locked
-    if locked is None or not is_other(locked, remote):
-        return remote
-    transfer.say(f"{wanted.subject}: {remote.url} has {remote.version}, the lock file has {locked.version}: {RELOCK}")
-    return RemoteFile(locked.url, locked.size, locked.etag, locked.modified)
-
-
 def fetch_file(
     wanted: WantedFile, sources: Sequence[Source], folder: Path, limits: FetchLimits, transfer: ShardTransfer
 ) -> FetchedFile:
@@ -155,7 +116,7 @@ def fetch_file(
     started = time.monotonic()
     partial = PartialFile(folder, wanted, transfer)
     mirrors = Mirrors(wanted, sources, limits, transfer, partial)
-    arrival = _fetched_before(partial, sources, limits) or _complete(partial)
+    arrival = _fetched_before(partial, sources, limits) or _complete(partial, sources)
     if arrival is None:
         arrival = mirrors.run(bind(_take, partial, Pace(wanted.subject, limits)))
     if arrival.remote is not None:
@@ -228,37 +189,57 @@ def _fetched_before(partial: PartialFile, sources: Sequence[Source], limits: Fet
 def _has_another(partial: PartialFile, sources: Sequence[Source], limits: FetchLimits) -> bool:
     """Whether the first source that answers has another file than the store. Each source is asked once.
 
-    If the manifest has a SHA-256, the file is known to be right. If no source can be asked, the file stays.
+    If the manifest has a SHA-256, the file is known to be right. If no source can be asked, a file of these sources
+    stays. A file of any other source counts as another one, also if it has the same size.
     """
     wanted, transfer = partial.wanted, partial.transfer
     with partial.disk_errors():
         then = read_origin(partial.final)
     if then is None or (wanted.sha256 is not None and wanted.locked is None):
         return False
+    strange = _is_strange(wanted, sources, then)
     if wanted.locked is not None:
         # The lock file decides which file it must be, whatever the source has now.
-        if is_other(wanted.locked, then):
-            transfer.say(
-                f"{wanted.subject}: here is {then.version}, the lock file has {wanted.locked.version}; {AGAIN}"
-            )
-        return is_other(wanted.locked, then)
+        if not is_other(wanted.locked, then) and (not strange or is_surely_same(wanted.locked, then)):
+            return False
+        transfer.say(f"{wanted.subject}: here is {then.version}, the lock file has {wanted.locked.version}; {AGAIN}")
+        return True
+    return _differs(partial, sources, limits, then, strange=strange)
+
+
+def _differs(
+    partial: PartialFile, sources: Sequence[Source], limits: FetchLimits, then: RemoteFile, *, strange: bool
+) -> bool:
+    """Whether the first source that answers has another file than `then`, which came from none of them if `strange`."""
+    wanted, transfer = partial.wanted, partial.transfer
     hasty = replace(limits, tries=1, file_seconds=min(limits.file_seconds, OBSERVE_SECONDS), unreachable_seconds=0.0)
     try:
         now = Mirrors(wanted, sources, hasty, transfer).run(lambda source: source.observe())
     except SourceError as error:
+        if strange:
+            transfer.say(f"{wanted.subject}: here is a file of {then.url}, which is none of the sources; {AGAIN}")
+            return True
         transfer.say(f"{wanted.subject}: the file of the store is used, since it cannot be compared: {error}")
         return False
-    if not is_other(then, now):
+    if not is_other(then, now) and (not strange or is_surely_same(then, now)):
         return False
-    transfer.say(f"{wanted.subject}: {now.url} has {now.version}, here is {then.version}; {AGAIN}")
+    whose = f"{then.version} of {then.url}" if strange else then.version
+    transfer.say(f"{wanted.subject}: {now.url} has {now.version}, here is {whose}; {AGAIN}")
     return True
 
 
-def _complete(partial: PartialFile) -> Arrival | None:
+def _is_strange(wanted: WantedFile, sources: Sequence[Source], then: FileFacts | Origin) -> bool:
+    """Whether a file of the store came from none of the sources, as after LAION_SOURCE was set to another dataset."""
+    return then.url not in {source.url for source in sources} | {wanted.locked.url if wanted.locked else ""}
+
+
+def _complete(partial: PartialFile, sources: Sequence[Source]) -> Arrival | None:
     """The file, if an earlier run ended between its last byte and its final name."""
     origin = partial.origin
     locked = partial.wanted.locked
     if origin is None or not partial.is_complete:
+        return None
+    if partial.wanted.sha256 is None and _is_strange(partial.wanted, sources, origin):
         return None
     # For a share of a file the origin's size is that of the share.
     size = None if partial.wanted.slice else origin.total

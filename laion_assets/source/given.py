@@ -9,9 +9,10 @@ from pathlib import Path
 from laion_assets.file_layout import Given
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
-from laion_assets.source.fetch import OBSERVE_SECONDS, OBSERVE_TRIES, fetch_file
+from laion_assets.source.fetch import fetch_file
 from laion_assets.source.fetch_limits import FetchLimits
 from laion_assets.source.fetch_progress import LogCallback, ShardTransfer
+from laion_assets.source.observe import OBSERVE_SECONDS, OBSERVE_TRIES
 from laion_assets.source.places import ShardPlaces
 from laion_assets.source.wanted import WantedFile
 

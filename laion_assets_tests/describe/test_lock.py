@@ -18,7 +18,8 @@ from rich.console import Console
 from laion_assets.dataset import load_dataset
 from laion_assets.errors import DatasetError, LaionError, PermanentSourceError, SettingsError, StoreError
 from laion_assets.listing import lock_path, read_listing
-from laion_assets.source.fetch import fetch_shard, observe_shard
+from laion_assets.source.fetch import fetch_shard
+from laion_assets.source.observe import observe_shard
 from laion_assets.terminal.describe import show_description, show_listing
 from laion_assets.terminal.listing import listing_is_as_locked
 from laion_assets_tests.bucket import s3_server, upload

@@ -12,7 +12,8 @@ import pytest
 
 from laion_assets.errors import DatasetError, PermanentSourceError, SourceError
 from laion_assets.shard.store import ShardStore
-from laion_assets.source.fetch import FetchedFile, fetch_shard, observe_shard
+from laion_assets.source.fetch import FetchedFile, fetch_shard
+from laion_assets.source.observe import observe_shard
 from laion_assets.source.partial import Origin
 from laion_assets.source.places import file_url
 from laion_assets_tests.source.fetching import QUICK, settings_for
@@ -137,10 +138,11 @@ def test_a_file_that_did_not_change_stands_whatever_its_source_says_of_versions(
     assert [file.tries for file in fetch(source, raw)] == [0, 0, 0]
 
 
-def test_while_no_source_answers_what_stands_is_used(server: MisbehavingServer, raw: Path) -> None:
-    fetch(server.base(), raw)
+def test_while_no_source_answers_what_stands_is_used(raw: Path) -> None:
+    with misbehaving_server(FILES) as server:
+        settings = settings_for(server.base(), data_dir=raw.parent)
+        fetch_shard(settings, 0, raw, limits=QUICK)
     log: list[str] = []
-    settings = settings_for("http://127.0.0.1:9", data_dir=raw.parent)
     again = fetch_shard(settings, 0, raw, limits=QUICK, log=log.append)
     assert [file.tries for file in again] == [0, 0, 0]
     assert sum("the file of the store is used, since it cannot be compared" in line for line in log) == 3
@@ -148,7 +150,8 @@ def test_while_no_source_answers_what_stands_is_used(server: MisbehavingServer, 
 
 def test_a_mirror_with_an_etag_of_its_own_has_the_same_file(server: MisbehavingServer, raw: Path) -> None:
     fetch(server.base(), raw)
-    assert [file.tries for file in fetch(server.base("validator=date"), raw)] == [0, 0, 0]
+    both = settings_for(server.base("validator=date"), server.base(), data_dir=raw.parent)
+    assert [file.tries for file in fetch_shard(both, 0, raw, limits=QUICK)] == [0, 0, 0]
 
 
 def test_where_files_are_removed_nothing_of_them_stays(server: MisbehavingServer, raw: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from upath import UPath
 
 from laion_assets.errors import LaionError, PermanentSourceError, SettingsError, SourceError
-from laion_assets.source.fetch import FetchedFile, fetch_shard, observe_shard
+from laion_assets.source.fetch import FetchedFile, fetch_shard
+from laion_assets.source.observe import observe_shard
 from laion_assets.source.partial import Origin
 from laion_assets.source.places import local_folder
 from laion_assets_tests.source.fetching import QUICK, settings_for

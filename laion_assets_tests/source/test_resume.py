@@ -128,9 +128,10 @@ def test_without_a_validator_a_part_of_unannounced_size_is_not_asked_to_go_on(
 
 
 def test_a_complete_part_needs_no_server(one: OneFile) -> None:
-    leave_part(one.folder, IMAGE, CONTENT, Origin("http://gone.invalid/x", '"e"', None, SIZE))
+    url = f"http://gone.invalid/img_emb/{IMAGE}"
+    leave_part(one.folder, IMAGE, CONTENT, Origin(url, '"e"', None, SIZE))
     fetched = one.fetch("http://gone.invalid")
-    assert (fetched.bytes_fetched, fetched.tries, fetched.url) == (0, 0, "http://gone.invalid/x")
+    assert (fetched.bytes_fetched, fetched.tries, fetched.url) == (0, 0, url)
     assert sorted(path.name for path in one.folder.iterdir()) == [f".{IMAGE}.origin.json", IMAGE]
 
 
