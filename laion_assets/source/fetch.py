@@ -25,6 +25,7 @@ from laion_assets.source.folder import LocalFile
 from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
 from laion_assets.source.missing import with_near_misses
 from laion_assets.source.observe import OBSERVE_SECONDS, RELOCK
+from laion_assets.source.one_release import OneRelease
 from laion_assets.source.origin_note import read_origin, write_origin
 from laion_assets.source.partial import Origin, PartialFile
 from laion_assets.source.places import ShardPlaces
@@ -72,7 +73,7 @@ def fetch_shard(
     At most `settings.http_connections` files are fetched at the same time. A file that exists already and passes the
     same checks is not fetched again, unless its source says that it has changed (size, ETag or date). Of two runs for
     one shard the second waits, and then finds the files complete. After an interrupt or an error the bytes that came
-    are kept, and the next run continues there.
+    are kept, and the next run continues there. All files come from one source, if one has them all (`one_release`).
 
     Raises `SourceError` if no source gives a file within the tries and the time, `UnreachableSourceError` if none could
     be reached, `PermanentSourceError` if all refused for good, `StoreError` if the disk cannot be written or has too
@@ -92,11 +93,15 @@ def fetch_shard(
         _refuse_own_folder(sources, folder)
         lock, subject = folder / f".{shard}.lock", f"shard {shard} in {folder}"
         with file_lock(lock, subject, wait_seconds=wait_seconds, say=transfer.say):
+            release = OneRelease(settings, files, sources, folder)
+            sources = release.in_order(limits, transfer)
             jobs = [bind(fetch_file, *each, folder, limits, transfer) for each in zip(files, sources, strict=True)]
             try:
-                return side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
+                fetched = side_by_side(jobs, threads=settings.http_connections, stop=places.stop)
             except PermanentSourceError as error:
                 raise _with_near_misses(error, settings, files) from error
+            release.require(transfer)
+            return fetched
 
 
 def _with_near_misses(error: PermanentSourceError, settings: Settings, files: list[WantedFile]) -> PermanentSourceError:
