@@ -65,6 +65,7 @@ def load(
     dataset: DatasetOption = None,
     source: SourceOption = None,
     as_json: Json = False,
+    part: Annotated[bool, typer.Option("--part", hidden=True, help="One of the processes of --parallel.")] = False,
 ) -> None:
     """Load shards into the table, in the Dagster instance that the UI shows; continues where an earlier call ended.
 
@@ -79,7 +80,7 @@ def load(
     numbers = settings.dataset.shard_numbers(shards)
     shown = errors if as_json else console
     with dagster_instance() as instance:
-        outcomes = load_outcomes(settings, numbers, instance, shown, again=again, parallel=parallel)
+        outcomes = load_outcomes(settings, numbers, instance, shown, again=again, parallel=parallel, part=part)
     loaded = not any(outcome.error for outcome in outcomes)
     if as_json:
         print_json({"loaded": loaded, "shards": [asdict(outcome) for outcome in outcomes]})

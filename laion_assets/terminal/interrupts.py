@@ -1,11 +1,13 @@
-"""Ctrl-C and SIGTERM while a command executes runs, of which each has signal handlers of its own."""
+"""Ctrl-C and SIGTERM while a command executes runs, which have signal handlers of their own, or follows others'."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 
 @contextlib.contextmanager
@@ -31,3 +33,20 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         signal.set_wakeup_fd(before)
         os.close(reader)
         os.close(writer)
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """While the block runs, SIGTERM raises `KeyboardInterrupt`. In another thread than the main one it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, raise_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -9,6 +9,7 @@ import dagster as dg
 from rich.console import Console
 
 from laion_assets.errors import EngineHeldError, LaionError
+from laion_assets.health.finding import TableLook
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import CHAIN
@@ -16,14 +17,16 @@ from laion_assets.settings import Settings
 from laion_assets.shard.loadable import require_loadable
 from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
+from laion_assets.shard_numbers import as_ranges
 from laion_assets.terminal.bars import ShardBars
-from laion_assets.terminal.interrupts import interrupts
+from laion_assets.terminal.interrupts import interrupts, sigterm_as_ctrl_c
 from laion_assets.terminal.outcome import Outcome, outcome_table, show_end
 from laion_assets.terminal.plan import keep_plan_for
 from laion_assets.terminal.runs import STOPPED
 from laion_assets.terminal.shard_run import outcome_of, run_shard, shard_job
 from laion_assets.terminal.side_by_side import load_side_by_side
-from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, submit
+from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, runs_under_way, submit_all
+from laion_assets.words import counted
 
 
 def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
@@ -44,20 +47,25 @@ def load_outcomes(
     *,
     again: bool,
     parallel: int = 1,
+    part: bool = False,
 ) -> list[Outcome]:
     """Loads the missing `shards`, and continues after a failed one; returns the outcome of each, in their order.
 
     Dagster's daemon decides how many run at a time. Without a daemon, `parallel` processes work at the same time on a
     server.
 
-    The plan for the missing shards is kept first, so that `laion-assets status` can compare it with what happened.
+    The plan for the missing shards is kept first, so that `laion-assets status` can compare it with what happened. A
+    load of a `part` of the shards, as `parallel` starts them, keeps none: the plan is that of the whole load.
 
     Raises `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the runs have ended. The same call then continues.
     """
     histories = read_histories(
         instance, settings, [settings.dataset.key_of(shard) for shard in shards], with_errors=False
     )
-    rows_in_table = _rows_in_table(settings, shards, histories, by_daemon=daemon_is_live(instance))
+    found = look_at_table(settings)
+    rows_in_table = _rows_in_table(found, histories, by_daemon=daemon_is_live(instance))
+    if not part and not isinstance(found, EngineHeldError) and not rows_in_table.keys() >= set(shards):
+        keep_plan_for(settings, shards, found)
     todo: dict[int, list[str]] = {}
     outcomes: dict[int, Outcome] = {}
     for shard, history in zip(shards, histories, strict=True):
@@ -68,7 +76,8 @@ def load_outcomes(
         else:
             outcomes[shard] = Outcome(shard, rows, 0.0, skipped=True)
     if todo and daemon_is_live(instance):
-        outcomes |= _load_by_daemon(settings, todo, instance, console)
+        under_way = {} if again else runs_under_way(settings, instance, todo, histories)
+        outcomes |= _load_by_daemon(settings, todo, under_way, instance, console)
         todo = {shard: steps for shard, steps in todo.items() if shard not in outcomes}
     if todo:
         console.print(f"no Dagster daemon runs on {instance.root_directory}: shards are loaded in this process")
@@ -79,43 +88,50 @@ def load_outcomes(
     return [outcomes[shard] for shard in shards]
 
 
-def _rows_in_table(
-    settings: Settings, shards: list[int], histories: list[ShardHistory], *, by_daemon: bool
-) -> dict[int, int]:
+def _rows_in_table(found: TableLook, histories: list[ShardHistory], *, by_daemon: bool) -> dict[int, int]:
     """Rows of each partition; by Dagster's records if a step of the daemon's holds the embedded engine.
 
-    Keeps the plan for the missing shards. Raises `EngineHeldError` if this process must load the shards itself.
+    Raises `EngineHeldError` if this process must load the shards itself.
     """
-    found = look_at_table(settings)
     if isinstance(found, EngineHeldError):
         if not by_daemon:
             raise found
         return {history.shard: history.rows for history in histories if history.loaded_at is not None}
-    rows_in_table = {state.shard: state.rows for state in found}
-    if any(shard not in rows_in_table for shard in shards):
-        keep_plan_for(settings, shards, found)
-    return rows_in_table
+    return {state.shard: state.rows for state in found}
 
 
 def _load_by_daemon(
-    settings: Settings, todo: dict[int, list[str]], instance: dg.DagsterInstance, console: Console
+    settings: Settings,
+    todo: dict[int, list[str]],
+    under_way: dict[int, str],
+    instance: dg.DagsterInstance,
+    console: Console,
 ) -> dict[int, Outcome]:
-    """Submits a run for each shard and follows the runs; returns the outcomes of those that the daemon took."""
+    """Submits a run for each shard that has none, and follows all runs; returns the outcomes of those that the daemon
+    took. Ctrl-C ends the runs that were submitted here."""
     console.print("Dagster's daemon loads the shards: its UI shows the runs; Ctrl-C ends them")
-    job = shard_job(settings, None)
+    if under_way:
+        console.print(
+            f"queued or running already, and only followed: {counted(len(under_way), 'shard')} "
+            f"({as_ranges(under_way)}); Ctrl-C does not end them",
+            highlight=False,
+        )
     outcomes: dict[int, Outcome] = {}
-    with ShardBars(console) as bars:
+    submitted: dict[int, str] = {}
+    with ShardBars(console) as bars, sigterm_as_ctrl_c():
         bars.expect(len(todo))
-        runs = {
-            shard: submit(job, instance, settings, assets=steps, shard=shard, bulk=len(todo) > 1)
-            for shard, steps in todo.items()
-        }
         try:
-            for shard, run, seconds in follow(settings, instance, runs, bars):
-                outcomes[shard] = outcome_of(settings, instance, shard, run, seconds)
+            submit_all(settings, instance, {shard: todo[shard] for shard in todo if shard not in under_way}, submitted)
+            runs = under_way | submitted
+            for shard, run, seconds in follow(settings, instance, runs, bars, ours=submitted):
+                outcomes[shard] = (
+                    Outcome(shard, 0, seconds, f"run {runs[shard]} was deleted before it had ended")
+                    if run is None
+                    else outcome_of(settings, instance, shard, run, seconds)
+                )
                 show_end(settings, bars, outcomes[shard])
         except KeyboardInterrupt:
-            cancel(instance, [run_id for shard, run_id in runs.items() if shard not in outcomes])
+            cancel(instance, [run_id for shard, run_id in submitted.items() if shard not in outcomes])
             console.print(STOPPED, style="yellow")
             raise
     return outcomes
@@ -153,7 +169,7 @@ def _load_alone(
     with ShardStore.of(settings).at_work_on(shard, "load", say=waited.append):
         if waited and not again:
             histories = read_histories(instance, settings, [settings.dataset.key_of(shard)], with_errors=False)
-            rows = _rows_in_table(settings, [shard], histories, by_daemon=False).get(shard, 0)
+            rows = _rows_in_table(look_at_table(settings), histories, by_daemon=False).get(shard, 0)
             steps = missing_steps(settings, histories[0], rows)
             if not steps:
                 return Outcome(shard, rows, 0.0, skipped=True)

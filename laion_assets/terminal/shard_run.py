@@ -9,7 +9,7 @@ import dagster as dg
 from laion_assets.assets.location import ProgressOf
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import recorded_numbers
-from laion_assets.health.keys import CHAIN, LOAD_JOB, job_name
+from laion_assets.health.keys import CHAIN, LOAD_JOB, asset_key, job_name
 from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
 from laion_assets.terminal.outcome import Outcome
@@ -36,8 +36,7 @@ def outcome_of(
     """The outcome of a shard whose run has ended."""
     if not run.is_success:
         return Outcome(shard, 0, seconds, failure_reason(instance, run.run_id) or f"the run is {run.status.value}")
-    table = next(key for key in run.asset_selection or () if key.path[-1] == CHAIN[-1])
-    wanted = dg.AssetRecordsFilter(table, asset_partitions=[settings.dataset.key_of(shard)])
+    wanted = dg.AssetRecordsFilter(asset_key(settings, CHAIN[-1]), asset_partitions=[settings.dataset.key_of(shard)])
     records = instance.fetch_materializations(wanted, limit=1).records
     rows = int(recorded_numbers(records[0])["dagster/partition_row_count"]) if records else 0
     return Outcome(shard, rows, seconds)

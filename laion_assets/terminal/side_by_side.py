@@ -67,7 +67,7 @@ def load_side_by_side(
 
 
 def _start(shards: list[int], *, again: bool) -> _Worker:
-    command = [sys.executable, "-m", "laion_assets.cli", "load", ",".join(map(str, shards)), "--json"]
+    command = [sys.executable, "-m", "laion_assets.cli", "load", ",".join(map(str, shards)), "--json", "--part"]
     process = subprocess.Popen(  # noqa: S603 - our own command
         [*command, *(["--again"] if again else [])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from dotenv import dotenv_values
 
+from laion_assets.plan.kept_plan import plan_path, read_plan
 from laion_assets.sample.shards import write_sample_shard
+from laion_assets.settings import load_settings
 from laion_assets.terminal.settings import quoted
 from laion_assets_tests.endpoint.process import ServerProcess
 from laion_assets_tests.forked.process import run_forked
@@ -115,3 +117,6 @@ def test_shards_are_loaded_side_by_side_on_a_server(folder: Folder, clickhouse_s
     found = json.loads(ended.stdout)["shards"]
     assert [(each["shard"], each["rows"]) for each in found] == list(enumerate(ROWS))
     assert json.loads(folder.run("status", "--json", **here).stdout)["rows"] == sum(ROWS)
+    kept = read_plan(plan_path(load_settings(dataset_name="sample", data_dir=folder.path / "elsewhere")))
+    assert kept is not None
+    assert [planned.shard for planned in kept.shards] == list(range(len(ROWS))), "the plan is that of the whole load"
