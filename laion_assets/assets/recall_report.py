@@ -8,6 +8,7 @@ import dagster as dg
 from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_check, failing_clearly
 from laion_assets.automation.milestones import report_condition
 from laion_assets.health.facts import build_core_seconds
+from laion_assets.health.keys import measured_assets
 from laion_assets.machine import StepMeter
 from laion_assets.recall.compare import best_by_kind, compare, kept_evaluations
 from laion_assets.recall.figures import Evaluation, recall_folder, save_evaluations
@@ -32,7 +33,7 @@ def recall_report_asset(location: CodeLocation, plan: RecallPlan | None = None) 
         "recall_report",
         group="search",
         kinds={"clickhouse", "matplotlib"},
-        deps=_measured_assets(location),
+        deps=measured_assets(location.settings),
         touches_table=True,
         automation_condition=report_condition(),
         description="Recall and latency of the index against an exact search of the same rows. Recall@10 and @100, "
@@ -122,12 +123,6 @@ def recall_report_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefin
         )
 
     return [recall_meets_target, index_beats_scan]
-
-
-def _measured_assets(location: CodeLocation) -> list[str]:
-    """The assets to measure, by LAION_INDEX. If the settings build nothing, graphs are: a user may have built them."""
-    cells = ["vector_cells"] if location.settings.builds_cells else []
-    return [*(["vector_index"] if location.settings.builds_graphs or not cells else []), *cells]
 
 
 def _with_build(instance: dg.DagsterInstance, settings: Settings, evaluation: Evaluation) -> Evaluation:

@@ -4,6 +4,7 @@ and the process that holds the engine. This module judges nothing."""
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +18,12 @@ from laion_assets.dagster_internals.records import (
     AssetCheckExecutionRecordStatus,
 )
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN, ShardHistory
-from laion_assets.health.keys import asset_key, job_name
+from laion_assets.health.keys import asset_key, job_name, measured_assets
 from laion_assets.health.runs import other_active_runs
 from laion_assets.health.versions import RecordedVersions
 from laion_assets.plan.kept_plan import plan_path, read_plan
-from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
+from laion_assets.recall.compare import have_other_targets, kept_evaluations
+from laion_assets.recall.figures import Evaluation
 from laion_assets.settings import Settings
 from laion_assets.table.embedded import holding_process
 from laion_assets.words import shards_of
@@ -73,12 +75,18 @@ class Holder:
 
 @dataclass(frozen=True)
 class LoadFacts:
-    """All facts. `under_way` are assets of active runs that are not about a shard; `asked_for` are shards to load."""
+    """All facts. `under_way` are assets of active runs that are not about a shard; `asked_for` are shards to load.
+
+    `index` and `cells` are None if LAION_INDEX asks for the other one alone. `evaluations` are the last ones of the
+    methods that it asks for, with the targets of the settings; `other_targets` says whether they were measured for
+    others.
+    """
 
     index: IndexRecord | None = None
     cells: IndexRecord | None = None
     recall_at: float | None = None
-    evaluation: Evaluation | None = None
+    evaluations: Sequence[Evaluation] = ()
+    other_targets: bool = False
     audit: Audit = Audit()
     holder: Holder | None = None
     asked_for: set[str] = field(default_factory=set)
@@ -88,12 +96,13 @@ class LoadFacts:
 def read_facts(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> LoadFacts:
     """Asks Dagster, the store and the operating system, with a few queries."""
     report = _last(instance, asset_key(settings, "recall_report"))
-    under_way = other_active_runs(instance, settings)
+    under_way, measured = other_active_runs(instance, settings), measured_assets(settings)
     return LoadFacts(
-        index=_build(instance, settings, "vector_index"),
-        cells=_build(instance, settings, "vector_cells") if settings.builds_cells else None,
+        index=_build(instance, settings, "vector_index") if "vector_index" in measured else None,
+        cells=_build(instance, settings, "vector_cells") if "vector_cells" in measured else None,
         recall_at=None if report is None else report.timestamp,
-        evaluation=read_evaluation(recall_folder(settings)),
+        evaluations=kept_evaluations(settings),
+        other_targets=have_other_targets(settings),
         audit=read_audit(instance, settings, histories),
         holder=engine_holder(settings),
         asked_for=_asked_for(instance, settings, histories),

@@ -31,6 +31,13 @@ def asset_key(settings: Settings, name: str) -> AssetKey:
     return AssetKey([*settings.key_prefix, name])
 
 
+def measured_assets(settings: Settings) -> list[str]:
+    """The assets whose recall is measured, by LAION_INDEX. If the settings build nothing, graphs are: a user may have
+    built them."""
+    cells = ["vector_cells"] if settings.builds_cells else []
+    return [*(["vector_index"] if settings.builds_graphs or not cells else []), *cells]
+
+
 def chain_keys(settings: Settings) -> dict[str, AssetKey]:
     """The keys of the assets that are partitioned by shard, by name and in order."""
     return {name: asset_key(settings, name) for name in CHAIN}

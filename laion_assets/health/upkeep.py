@@ -9,6 +9,7 @@ from laion_assets.health.facts import Audit, Holder, IndexRecord, LoadFacts
 from laion_assets.health.finding import Finding, TableLook, naming
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.versions import code_version
+from laion_assets.recall.compare import best_by_kind
 from laion_assets.recall.judge import meets_target
 from laion_assets.settings import Settings
 from laion_assets.shard_numbers import as_ranges
@@ -127,10 +128,12 @@ def recall_is_void(facts: LoadFacts) -> str:
     if not built:
         return ""
     what = " and ".join(built)
-    if facts.evaluation is None or facts.recall_at is None:
+    if not facts.evaluations or facts.recall_at is None:
         return f"the {what} {'were' if 'cells' in built else 'was'} never measured"
     if any(record.loaded_again for record in built.values()):
         return "partitions were loaded again after recall was measured: its figures are void"
+    if facts.other_targets:
+        return "recall was measured for other targets than those of the settings, by which search settings are chosen"
     later = [name for name, record in built.items() if facts.recall_at < record.made_at]
     if later:
         verb = "were" if "cells" in later else "was"
@@ -139,21 +142,22 @@ def recall_is_void(facts: LoadFacts) -> str:
 
 
 def recall_is_current(facts: LoadFacts) -> Finding:
-    """Whether recall was measured on the present index, and each kind of query reaches its target."""
-    name, found = "recall_is_current", facts.evaluation
+    """Whether recall was measured on the present index, for the present targets, and each kind of query reaches its
+    target by one of the methods."""
+    name, best = "recall_is_current", best_by_kind(facts.evaluations)
     if facts.index is None and facts.cells is None:
         return Finding(name, True, "no index was built yet, so nothing is to be measured")
-    recalls = {one.kind: found.chosen(one.kind).at_10.mean for one in found.kinds} if found is not None else {}
+    recalls = {kind: found.chosen(kind).at_10.mean for kind, found in best.items()}
     figures = {f"recall_at_10_{kind}": mean for kind, mean in recalls.items()}
     if "recall_report" in facts.under_way:
         return Finding(name, True, "a measurement is queued or running", figures)
     void = recall_is_void(facts)
-    if void or found is None:
+    if void:
         return Finding(name, False, f"{void}. {UPDATE}", figures)
     low = [
         f"{kind.replace('_', ' ')} reaches {found.chosen(kind).at_10.low:.3f} at least, the target is "
         f"{found.target_of(kind):g}"
-        for kind in recalls
+        for kind, found in best.items()
         if not meets_target(found, kind)
     ]
     lowest = min(recalls.values(), default=0.0)

@@ -11,6 +11,7 @@ from laion_assets.progress import Log
 from laion_assets.recall.cells import Cells, Codes
 from laion_assets.recall.evaluate import evaluate_methods
 from laion_assets.recall.figures import Evaluation, read_evaluations, recall_folder
+from laion_assets.recall.judge import has_targets_of, judged_by
 from laion_assets.recall.methods import Hnsw, Method
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.searching.request import METHODS
@@ -46,7 +47,19 @@ def by_method(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
 
 
 def kept_evaluations(settings: Settings) -> list[Evaluation]:
-    """The last evaluations of the methods that LAION_INDEX builds, graphs first; of all methods if it builds none."""
+    """The last evaluations of the methods that LAION_INDEX builds, graphs first; of all methods if it builds none.
+
+    They have the targets of the settings, which may have changed since (`have_other_targets`).
+    """
+    return [judged_by(settings, found) for found in _kept(settings)]
+
+
+def have_other_targets(settings: Settings) -> bool:
+    """Whether one of these evaluations chose its search settings for other targets than those of the settings."""
+    return not all(has_targets_of(settings, found) for found in _kept(settings))
+
+
+def _kept(settings: Settings) -> list[Evaluation]:
     kept = read_evaluations(recall_folder(settings))
     wanted = ["graph"] if settings.builds_graphs else []
     wanted += ["codes", "cells"] if settings.builds_cells else []

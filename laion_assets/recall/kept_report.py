@@ -12,6 +12,7 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.recall.cells import cells_description
 from laion_assets.recall.default_method import Choice, measured_choice, usual_choice
 from laion_assets.recall.figures import Evaluation, SearchSettings, read_evaluations, recall_folder
+from laion_assets.recall.judge import judged_by
 from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.request import MethodName
 from laion_assets.settings import Settings
@@ -44,7 +45,7 @@ def named_settings(settings: Settings, db: Database | None = None) -> NamedSetti
 
     A few statements read the table of `db`; without `db` only the settings are compared.
     """
-    kept = read_evaluations(recall_folder(settings))
+    kept = {name: judged_by(settings, found) for name, found in read_evaluations(recall_folder(settings)).items()}
     graph = kept.pop("graph", None)
     ignored = None if graph is None else _misfit_of_graphs(graph, settings, db)
     live = {} if db is None else _live_cells(db)

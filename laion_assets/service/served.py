@@ -16,7 +16,8 @@ import numpy.typing as npt
 from laion_assets.clip.images import load_image
 from laion_assets.errors import ClipError, EngineHeldError, LaionError, SearchError, ServerUnreachableError, TableError
 from laion_assets.query import Query
-from laion_assets.recall.figures import read_evaluation, recall_folder
+from laion_assets.recall.compare import kept_evaluations
+from laion_assets.recall.figures import recall_folder
 from laion_assets.searcher import Searcher
 from laion_assets.searching.ending import end_search
 from laion_assets.searching.request import Neighbour, SearchRequest
@@ -141,10 +142,10 @@ class ServedIndex:
         return {**state, "table": "reachable", "partitions": len(found), "rows": sum(one.rows for one in found)}
 
     def _recall(self) -> dict[str, Any] | None:
-        folder = recall_folder(self.settings)
-        evaluation = read_evaluation(folder)
-        if evaluation is None:
+        folder, kept = recall_folder(self.settings), kept_evaluations(self.settings)
+        if not kept:
             return None
+        evaluation = kept[0]
         age = time.time() - max(path.stat().st_mtime for path in folder.glob("*.json"))
         return {"index": evaluation.index, "rows": evaluation.rows, "age_seconds": round(age)}
 

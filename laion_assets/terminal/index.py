@@ -12,16 +12,15 @@ from rich.table import Table
 
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import TableError
-from laion_assets.health.keys import BUILD_JOB, asset_key, job_name
+from laion_assets.health.keys import BUILD_JOB, asset_key, job_name, measured_assets
 from laion_assets.health.runs import failure_reason
 from laion_assets.index.cells.events import live_cells
 from laion_assets.index.cells.schema import cells_exist, vector_columns
 from laion_assets.index.nodes import require_whole_index
-from laion_assets.index.parameters import IndexParameters
-from laion_assets.recall.compare import kept_evaluations
-from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
+from laion_assets.recall.compare import have_other_targets, kept_evaluations
+from laion_assets.recall.figures import Evaluation
 from laion_assets.recall.judge import meets_target
-from laion_assets.recall.kept_report import difference
+from laion_assets.recall.kept_report import named_settings
 from laion_assets.recall.methods_report import HEAD, methods_rows
 from laion_assets.recall.report import milliseconds
 from laion_assets.settings import Settings
@@ -66,30 +65,42 @@ def _print_measured(evaluation: Evaluation, compared: Sequence[Evaluation], cons
 
 
 def current_report(settings: Settings, instance: dg.DagsterInstance) -> tuple[Evaluation, float] | None:
-    """The last evaluation and its Unix time, if it still holds: the same partitions, none loaded since, all indexed
-    with the settings' parameters, and the same targets. Otherwise None. Raises `TableError`."""
-    evaluation = read_evaluation(recall_folder(settings))
-    loaded = instance.get_latest_storage_id_by_partition(
+    """The last evaluation and its Unix time, if it still holds: the same partitions, none loaded since, all in the
+    graphs and cells that LAION_INDEX asks for, and the same targets. Otherwise None. Raises `TableError`."""
+    kept = kept_evaluations(settings)
+    loads = instance.get_latest_storage_id_by_partition(
         asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
     )
-    index, report = (
+    loaded = [event for key, event in loads.items() if key in set(settings.dataset.shard_keys)]
+    *built, report = (
         next(iter(instance.fetch_materializations(asset_key(settings, asset), limit=1).records), None)
-        for asset in ("vector_index", "recall_report")
+        for asset in (*measured_assets(settings), "recall_report")
     )
-    if evaluation is None or not loaded or index is None or report is None:
+    if not kept or not loaded or report is None or have_other_targets(settings):
         return None
-    wanted = (str(IndexParameters.of(settings)), settings.recall_target, dict(settings.recall_targets))
-    if (evaluation.index, evaluation.target, evaluation.targets) != wanted:
-        return None
-    if not max(loaded.values()) < index.storage_id < report.storage_id:
+    if not all(one is not None and max(loaded) < one.storage_id < report.storage_id for one in built):
         return None
     with connect(settings) as db:
+        return (kept[0], report.timestamp) if _are_current(kept, db) else None
+
+
+def _are_current(kept: Sequence[Evaluation], db: Database) -> bool:
+    """Whether graphs and cells, where LAION_INDEX asks for them, have every loaded shard and are those that were
+    measured."""
+    settings, methods = db.settings, {one.method for one in kept}
+    named = named_settings(settings, db)
+    if "vector_index" in measured_assets(settings):
         try:
-            facts = require_whole_index(db)
+            require_whole_index(db)
         except TableError:
-            return None
-        whole = not settings.builds_cells or _cells_are_whole(db)
-    return (evaluation, report.timestamp) if whole and difference(evaluation, facts) is None else None
+            return False
+        if "graph" not in methods or named.ignored is not None:
+            return False
+    if not settings.builds_cells:
+        return True
+    # Cells of a cluster are not measured.
+    measured = settings.cluster is not None or "codes" in methods
+    return measured and methods - {"graph"} <= named.cells.keys() and _cells_are_whole(db)
 
 
 def _cells_are_whole(db: Database) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
@@ -24,7 +25,8 @@ from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.plan_against_actual import plan_against_actual
 from laion_assets.health.runs import RunUnderWay, other_active_runs
 from laion_assets.plan.kept_plan import Compared
-from laion_assets.recall.figures import Evaluation, read_evaluation, recall_folder
+from laion_assets.recall.compare import best_by_kind
+from laion_assets.recall.figures import Evaluation
 from laion_assets.recall.judge import meets_target
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
@@ -63,7 +65,7 @@ class TableFacts:
 @dataclass(frozen=True)
 class RecallFacts:
     """The last recall report: its rows and partitions, recall@10 by kind, the lower bounds of the intervals, and the
-    kinds whose bound is below the target."""
+    kinds whose bound is below the target. Each kind has the figures of the method that finds most."""
 
     rows: int
     partitions: int
@@ -73,16 +75,18 @@ class RecallFacts:
     below_target: list[str]
 
     @classmethod
-    def of(cls, evaluation: Evaluation) -> RecallFacts:
-        """The figures at the search settings that the report named."""
-        kinds = [summary.kind for summary in evaluation.kinds]
+    def of(cls, evaluations: Sequence[Evaluation]) -> RecallFacts | None:
+        """The figures at the search settings that the report named; None without a report."""
+        if not evaluations:
+            return None
+        evaluation, best = evaluations[0], best_by_kind(evaluations)
         return cls(
             rows=evaluation.rows,
             partitions=len(evaluation.shards),
             index=evaluation.index,
-            at_10={kind: evaluation.chosen(kind).at_10.mean for kind in kinds},
-            at_10_low={kind: evaluation.chosen(kind).at_10.low for kind in kinds},
-            below_target=[kind for kind in kinds if not meets_target(evaluation, kind)],
+            at_10={kind: found.chosen(kind).at_10.mean for kind, found in best.items()},
+            at_10_low={kind: found.chosen(kind).at_10.low for kind, found in best.items()},
+            below_target=[kind for kind, found in best.items() if not meets_target(found, kind)],
         )
 
 
@@ -127,7 +131,6 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
     counts.update(history.last_run for history in histories)
     counts["stale"] = sum(bool(history.stale) for history in histories)
     table = look_at_table(settings, wait_seconds=0)
-    evaluation = read_evaluation(recall_folder(settings))
     facts = read_facts(instance, settings, histories)
     return Status(
         dataset=settings.dataset.name,
@@ -135,7 +138,7 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
         of=len(histories),
         table=None if isinstance(table, EngineHeldError) else TableFacts.of(table),
         table_held=f"{table.subject}: {table.found}" if isinstance(table, EngineHeldError) else "",
-        recall=None if evaluation is None else RecallFacts.of(evaluation),
+        recall=RecallFacts.of(facts.evaluations),
         findings=[
             *judge(settings, histories, table, free_bytes_of(settings.data_dir), facts),
             *listing_is_as_locked(settings),

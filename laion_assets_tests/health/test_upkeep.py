@@ -120,7 +120,7 @@ def test_a_partition_that_came_with_its_graphs_when_it_was_loaded_again_is_index
 def test_recall_is_void_when_cells_are_newer_where_they_alone_are_built() -> None:
     cells = IndexRecord(100.0, frozenset({0}), frozenset(), "")
     assert recall_is_void(LoadFacts(cells=cells)) == "the cells were never measured"
-    facts = LoadFacts(cells=cells, recall_at=90.0, evaluation=measured(0.99))
+    facts = LoadFacts(cells=cells, recall_at=90.0, evaluations=[measured(0.99)])
     assert recall_is_void(facts) == "the cells were built again after recall was measured: its figures are void"
     assert recall_is_void(replace(facts, recall_at=110.0)) == ""
     assert not recall_is_current(facts).passed
@@ -165,7 +165,7 @@ def test_what_is_brought_up_to_date_is_what_the_setting_builds(
 
 
 def test_recall_is_void_when_the_index_is_newer_and_bad_below_its_target(hundreds: Settings) -> None:
-    facts = LoadFacts(built(hundreds, 0), recall_at=200.0, evaluation=measured(0.97))
+    facts = LoadFacts(built(hundreds, 0), recall_at=200.0, evaluations=[measured(0.97)])
     assert recall_is_current(LoadFacts()).passed, "without an index nothing is to be measured"
     assert recall_is_current(facts).passed
     older = recall_is_current(replace(facts, recall_at=50.0))
@@ -173,11 +173,11 @@ def test_recall_is_void_when_the_index_is_newer_and_bad_below_its_target(hundred
     assert "the index was built again after recall was measured" in older.seen
     again = recall_is_current(replace(facts, index=built(hundreds, 0, again=(0,))))
     assert again.passed is False
-    low = recall_is_current(replace(facts, evaluation=measured(0.91)))
+    low = recall_is_current(replace(facts, evaluations=[measured(0.91)]))
     assert low.passed is False
     assert low.seen == "image to image reaches 0.910 at least, the target is 0.95"
     assert low.figures == {"recall_at_10_image_to_image": 0.91}
-    assert recall_is_current(replace(facts, recall_at=None, evaluation=None)).passed is False
+    assert recall_is_current(replace(facts, recall_at=None, evaluations=())).passed is False
 
 
 def test_an_audit_is_overdue_failed_or_was_never_made() -> None:
