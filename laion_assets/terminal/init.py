@@ -6,7 +6,7 @@ from pathlib import Path
 
 from laion_assets.errors import SettingsError
 from laion_assets.shard.store_errors import store_errors
-from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets.terminal.instance import CONFIG_FILE
 from laion_assets.terminal.settings import quoted
 
 WORKSPACE = """\
@@ -40,7 +40,7 @@ def init_folder(folder: Path, dataset: str, source: str | None) -> list[Path]:
     """
     named = f"LAION_SOURCE={quoted(source)}" if source else "# LAION_SOURCE=https://mirror.example/laion400m"
     contents = {
-        "dagster.yaml": MINIMAL_CONFIG,
+        "dagster.yaml": CONFIG_FILE.read_text(encoding="utf-8"),
         "workspace.yaml": WORKSPACE,
         ".env": VARIABLES.format(folder=quoted(str(folder)), dataset=quoted(dataset), source=named),
         ".gitignore": IGNORED,

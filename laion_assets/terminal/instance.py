@@ -17,20 +17,8 @@ from laion_assets.health.runs import ACTIVE
 from laion_assets.machine import ProcessIdentity
 from laion_assets.waiting import waiting
 
-MINIMAL_CONFIG = """\
-# Written by laion-assets for a Dagster instance of its own; storage lies beside this file.
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-concurrency:
-  runs:
-    max_concurrent_runs: 2
-  pools:
-    default_limit: 1
-    granularity: op
-"""
-
+CONFIG_FILE = Path(__file__).with_name("dagster.yaml")
+"""The configuration of instances that commands make, which is the repository's own: queue, lanes, run monitoring."""
 
 CONNECT_SECONDS = "10"
 OPEN_SECONDS = 75.0
@@ -164,5 +152,5 @@ def make_instance(home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
     if not config.exists():
-        config.write_text(MINIMAL_CONFIG, encoding="utf-8")
+        config.write_text(CONFIG_FILE.read_text(encoding="utf-8"), encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(home)

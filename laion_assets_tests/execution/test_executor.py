@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from laion_assets.execution.executor import _shielding_children_from_ctrl_c
-from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets.terminal.instance import CONFIG_FILE
 from laion_assets_tests.automation.services import wait_for
 from laion_assets_tests.forked.process import ForkedProcess
 from laion_assets_tests.torture.termination import limit_seconds
@@ -89,7 +89,7 @@ class Waiting:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    (tmp_path / "dagster.yaml").write_text(MINIMAL_CONFIG)
+    (tmp_path / "dagster.yaml").write_text(CONFIG_FILE.read_text())
     return tmp_path
 
 

@@ -14,7 +14,7 @@ import pytest
 from laion_assets.cli import main
 from laion_assets.cli_options import errors
 from laion_assets.terminal.guard import guarded
-from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets.terminal.instance import CONFIG_FILE
 from laion_assets.text_file import read_text
 from laion_assets.waiting import LOG
 
@@ -86,7 +86,7 @@ WITHOUT_RIGHTS = "" if os.geteuid() else "setpriv --bounding-set=-dac_override,-
         ("mkdir -p set/img_emb; chmod 000 set/img_emb", "describe set", "found Permission denied"),
         ("echo > d.toml; chmod 000 d.toml", "settings --dataset ./d.toml", "Permission denied"),
         ("mkdir gone; chmod 500 gone", "search --like 5 --html gone/x.html", ""),
-        (f"mkdir home; echo '{MINIMAL_CONFIG}' > home/dagster.yaml; chmod 500 home", "status", ""),
+        (f"mkdir home; cp {CONFIG_FILE} home/dagster.yaml; chmod 500 home", "status", ""),
     ],
 )
 def test_files_of_another_user_are_told_in_one_line(made: str, line: str, said: str, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def _waits_as_before() -> Iterator[None]:
         ("storagee: {}\n", "storagee"),
         ("- a\n- list\n", ""),
         ("\x00\x01", ""),
-        (MINIMAL_CONFIG, "file is not a database"),
+        (CONFIG_FILE.read_text(), "file is not a database"),
     ],
 )
 def test_an_instance_that_cannot_be_opened_is_one_line(
@@ -141,7 +141,7 @@ def test_an_instance_that_cannot_be_opened_is_one_line(
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text(config)
-    if config == MINIMAL_CONFIG:
+    if config == CONFIG_FILE.read_text():
         for name in ("history/runs.db", "history/runs/index.db", "schedules/schedules.db"):
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_bytes(b"not a database" * 400)

@@ -14,19 +14,21 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from laion_assets.automation.queue import PriorityRunCoordinator
 from laion_assets.errors import SettingsError
 from laion_assets.execution.termination import PROCESS_TAG
 from laion_assets.machine import HOSTS_NAMESPACE, ProcessIdentity, is_gone, process_mark
 from laion_assets.terminal import instance as instance_module
+from laion_assets.terminal.init import init_folder
 from laion_assets.terminal.instance import (
-    MINIMAL_CONFIG,
+    CONFIG_FILE,
     dagster_instance,
     make_instance,
     process_tag,
     settle_dead_runs,
     settling_dead_runs,
 )
-from laion_assets_tests.conftest import assert_one_line
+from laion_assets_tests.conftest import REPOSITORY, assert_one_line
 from laion_assets_tests.forked.process import ForkedProcess
 
 
@@ -47,13 +49,13 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def test_the_instance_is_that_of_dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_instance(tmp_path / "home")
-    (tmp_path / "dagster.yaml").write_text(MINIMAL_CONFIG)
+    (tmp_path / "dagster.yaml").write_text(CONFIG_FILE.read_text())
     with dagster_instance() as instance:
         assert instance.root_directory == str(tmp_path / "home")
 
 
 def test_without_dagster_home_it_is_that_of_this_folder(tmp_path: Path) -> None:
-    (tmp_path / "dagster.yaml").write_text(MINIMAL_CONFIG)
+    (tmp_path / "dagster.yaml").write_text(CONFIG_FILE.read_text())
     with dagster_instance() as instance:
         assert instance.root_directory == str(tmp_path)
 
@@ -61,7 +63,7 @@ def test_without_dagster_home_it_is_that_of_this_folder(tmp_path: Path) -> None:
 def test_dagster_home_may_be_relative_and_an_empty_one_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").mkdir()
     for folder in (tmp_path, tmp_path / "home"):
-        (folder / "dagster.yaml").write_text(MINIMAL_CONFIG)
+        (folder / "dagster.yaml").write_text(CONFIG_FILE.read_text())
     for named, meant in (("", tmp_path), ("home", tmp_path / "home")):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("DAGSTER_HOME", named)
@@ -83,13 +85,26 @@ def test_a_folder_without_dagster_yaml_is_refused_with_what_to_do(
 def test_an_instance_of_its_own_sends_no_telemetry_and_keeps_what_is_set(tmp_path: Path) -> None:
     home = tmp_path / "home"
     make_instance(home)
-    assert (home / "dagster.yaml").read_text() == MINIMAL_CONFIG
+    assert (home / "dagster.yaml").read_text() == CONFIG_FILE.read_text()
     with dagster_instance() as instance:
         assert not instance.telemetry_enabled
         assert not instance.nux_enabled
-    (home / "dagster.yaml").write_text(f"{MINIMAL_CONFIG}# mine\n")
+    (home / "dagster.yaml").write_text(f"{CONFIG_FILE.read_text()}# mine\n")
     make_instance(home)
     assert (home / "dagster.yaml").read_text().endswith("# mine\n")
+
+
+def test_folders_that_commands_make_have_the_queue_and_the_monitoring_of_the_repository(tmp_path: Path) -> None:
+    make_instance(tmp_path / "demo")
+    init_folder(tmp_path / "init", "sample", None)
+    for folder in (tmp_path / "demo", tmp_path / "init"):
+        assert (folder / "dagster.yaml").read_bytes() == (REPOSITORY / "dagster.yaml").read_bytes()
+        with dg.DagsterInstance.from_config(str(folder)) as instance:
+            assert instance.run_monitoring_enabled, "a run whose process was killed would keep its place in a pool"
+            assert isinstance(instance.run_coordinator, PriorityRunCoordinator)
+            configured = instance.get_concurrency_config().run_queue_config
+            lanes = [] if configured is None else configured.tag_concurrency_limits or []
+            assert {lane["value"] for lane in lanes} == {"load", "index", "report"}
 
 
 OPENER = """

@@ -12,7 +12,7 @@ import numpy as np
 
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
-from laion_assets.terminal.instance import MINIMAL_CONFIG
+from laion_assets.terminal.instance import CONFIG_FILE
 from laion_assets_tests.torture.truth import RawFiles, Truth, true_rows
 
 ROWS = (130, 70)
@@ -86,7 +86,7 @@ class World:
         """An empty store and an instance without history."""
         shutil.rmtree(self.home, ignore_errors=True)
         (self.home / "dagster").mkdir(parents=True)
-        (self.home / "dagster" / "dagster.yaml").write_text(MINIMAL_CONFIG + NO_STEP_OUTPUT, encoding="utf-8")
+        (self.home / "dagster" / "dagster.yaml").write_text(CONFIG_FILE.read_text() + NO_STEP_OUTPUT, encoding="utf-8")
 
     def settings(self, version: int, *, over_http: bool, **fields: object) -> Settings:
         """To load one version, from its folder or its server."""
