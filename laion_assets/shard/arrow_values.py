@@ -43,6 +43,8 @@ def as_type(column: pa.ChunkedArray, kind: ColumnType, *, subject: str, first_ro
         array = _empty_as_null(array)
     if of.is_floating(array.type) and kind in INTEGER_BITS:
         array = _whole_numbers(array, kind, subject, first_row)
+    if kind == "Bool" and (of.is_floating(array.type) or of.is_integer(array.type) or of.is_decimal(array.type)):
+        array = _zeros_and_ones(array, subject, first_row)
     try:
         return _cast(array, ARROW_TYPES[kind])
     except (pa.ArrowException, OverflowError) as error:
@@ -110,6 +112,22 @@ def _whole_numbers(array: pa.Array, kind: ColumnType, subject: str, first_row: i
     return array
 
 
+def _zeros_and_ones(array: pa.Array, subject: str, first_row: int) -> pa.Array:
+    """Truth values as numbers: NaN becomes null. A number other than 0 and 1 is refused; a cast would make it true."""
+    array = array.cast(pa.float64()) if of.is_decimal(array.type) else array
+    array = _nan_as_null(array) if of.is_floating(array.type) else array
+    wrong = pc.indices_nonzero(pc.fill_null(pc.and_(pc.not_equal(array, 0), pc.not_equal(array, 1)), False))
+    if len(wrong):
+        row = wrong[0].as_py()
+        raise ShardFileError(
+            subject,
+            found=f"{array[row]} in row {first_row + row:,}",
+            expected="0 or 1, true or false, or a null",
+            advice="correct the metadata, or give the column another type under [extra_columns]",
+        )
+    return array
+
+
 def _nan_as_null(array: pa.Array) -> pa.Array:
     if of.is_float16(array.type):
         array = array.cast(pa.float32())
@@ -137,4 +155,6 @@ def _first_misfit(array: pa.Array, kind: ColumnType, first_row: int) -> str:
 
 
 def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
-    return pc.cast(array, options=pc.CastOptions(target, allow_invalid_utf8=True, allow_float_truncate=True))
+    """The array with its values unchanged, but floats and decimals rounded to the nearest float of `target`. Raises an
+    error of Arrow's for whole numbers beyond those that a float holds exactly."""
+    return pc.cast(array, options=pc.CastOptions(target, allow_invalid_utf8=True))

@@ -65,6 +65,11 @@ class MetadataReader:
         `ShardFileError` on a corrupt page, or if the number of rows is not that of the footer.
         """
         names = [name for name in self.columns.values() if name is not None]
+        if not names:
+            # pyarrow's tables without columns lose their number of rows when they are cut.
+            for first in range(0, self.rows, block_rows):
+                yield self._defaults(min(block_rows, self.rows - first))
+            return
         seen = 0
         pending: list[pa.RecordBatch] = []
         waiting = 0
@@ -129,11 +134,19 @@ class MetadataReader:
                 expected=f"at most {MAX_BYTES_A_ROW:,} a row",
             )
 
+    def _defaults(self, rows: int) -> dict[str, pa.Array]:
+        """Rows of which every column has its default."""
+        return {column: pa.repeat(self._filler(column, kind), rows) for column, kind in self.types.items()}
+
+    def _filler(self, column: str, kind: ColumnType) -> pa.Scalar:
+        """What is in the place of a null."""
+        default = self._dataset.default(column)
+        return pa.scalar(null_value(kind) if default is None else default, type=ARROW_TYPES[kind])
+
     def _fill(self, table: pa.Table, first_row: int) -> dict[str, pa.Array]:
         block: dict[str, pa.Array] = {}
         for column, kind in self.types.items():
-            name, default = self.columns[column], self._dataset.default(column)
-            filler = pa.scalar(null_value(kind) if default is None else default, type=ARROW_TYPES[kind])
+            name, filler = self.columns[column], self._filler(column, kind)
             if name is None:
                 block[column] = pa.repeat(filler, table.num_rows)
                 continue

@@ -357,6 +357,54 @@ def test_what_is_missing_among_numbers_is_null_and_counted(values: list[object],
     assert reader.nulls.by_column["width"] == 1
 
 
+def declared(kind: ColumnType) -> Dataset:
+    """A dataset with an extra column of this type."""
+    return sample_dataset(extra_columns={"seen": kind})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0, math.nan, *[0.0] * 8],
+        pa.array([1.0, math.nan, *[0.0] * 8], pa.float32()),
+        [1, None, *[0] * 8],
+        [True, None, *[False] * 8],
+        ["true", "", *["0"] * 8],
+        pa.array([1, None, *[0] * 8], pa.int64()).cast(pa.decimal128(30, 2)),
+    ],
+)
+def test_a_truth_value_that_is_missing_is_null_and_counted(values: object, tmp_path: Path) -> None:
+    reader = reader_of(written(tmp_path, plain(seen=values)), declared("Bool"), {"seen": "Bool"})
+    assert read_all(reader)["seen"].to_pylist() == [True, False, *[False] * 8]
+    assert reader.nulls.by_column["seen"] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        ("Bool", [1, 0, 0, 0, 0, 2, *[1] * 4], "2 in row 5, expected 0 or 1"),
+        ("Bool", [1, 0, 0, 0, 0, -1, *[1] * 4], "-1 in row 5, expected 0 or 1"),
+        ("Bool", [1.0, 0.0, 0.0, math.nan, 0.0, 0.5, *[1.0] * 4], "0.5 in row 5, expected 0 or 1"),
+        ("Float32", [1, 0, 0, 0, 0, 2**24 + 1, *[1] * 4], "16777217 not in range: -16777216 to 16777216 in row 5"),
+        ("Float64", [1, 0, 0, 0, 0, 2**53 + 1, *[1] * 4], "9007199254740993 not in range"),
+    ],
+)
+def test_a_number_that_its_column_would_change_is_refused_with_its_row(
+    kind: ColumnType, values: list[object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ShardFileError) as caught:
+        read_all(reader_of(written(tmp_path, plain(seen=values)), declared(kind), {"seen": kind}))
+    assert_one_line(caught.value, "column seen", said, "under [extra_columns]")
+
+
+@pytest.mark.parametrize("rows", [1, 8_192, 8_193, 20_000])
+def test_a_file_with_none_of_the_columns_has_the_defaults_for_every_row(rows: int, tmp_path: Path) -> None:
+    defaults = {"url": "", "caption": "none", "NSFW": "", "similarity": math.nan}
+    table = pa.table({"x": range(rows)})
+    read = read_all(reader_of(written(tmp_path, table, row_group_size=5_000), sample_dataset(defaults=defaults)), 8_192)
+    assert read["caption"].to_pylist() == ["none"] * rows
+
+
 def test_an_extra_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ShardFileError, match=r"no column for md5 \(looked for md5\)"):
         reader_of(written(tmp_path, plain()), extra_columns={"md5": "String"})
