@@ -7,8 +7,9 @@ LAION_MANIFEST names a UTF-8 file in either of two forms, which may be mixed lin
   field is recognized by its form, so any order works, and a line of titles is skipped. The checksum files of
   tensorflow/datasets (URL, size, SHA-256, name) can be used unchanged.
 
-Only the last part of a name or URL is used (`img_emb/img_emb_0.npy` is `img_emb_0.npy`). Empty lines and lines that
-start with `#` are skipped.
+A line is for a file whose name below its source's folder is the end of the line's path or URL: `img_emb/img_emb_0.npy`
+is for `img_emb_0.npy`, and `set/a/0.npz` for `a/0.npz`, which is not `b/0.npz`. Empty lines and lines that start with
+`#` are skipped.
 """
 
 from __future__ import annotations
@@ -30,8 +31,33 @@ class ManifestEntry(NamedTuple):
     sha256: str | None
 
 
-def load_manifest(path: Path) -> Mapping[str, ManifestEntry]:
-    """The manifest's entries by file name. Raises `SettingsError`, with the line, for a line that is not understood."""
+class Manifest:
+    """The entries of a manifest by path; a path has no `.` and no host in it."""
+
+    def __init__(self, path: Path, entries: Mapping[str, ManifestEntry]) -> None:
+        self._path = path
+        self._by_name: dict[str, dict[str, ManifestEntry]] = {}
+        for each, entry in entries.items():
+            self._by_name.setdefault(each.rpartition("/")[2], {})[each] = entry
+
+    def entry(self, name: str) -> ManifestEntry | None:
+        """What is said of a file by its name below its source's folder, perhaps with folders in it; None if nothing is.
+
+        The path that is the name goes before paths that end in it, and of these the shortest before others. Raises
+        `SettingsError` if two that are equally long contradict each other.
+        """
+        paths = self._by_name.get(name.rpartition("/")[2], {})
+        ending = [path for path in paths if f"/{path}".endswith(f"/{name}")]
+        least = min((path.count("/") for path in ending), default=0)
+        found: ManifestEntry | None = None
+        for path in ending:
+            if path.count("/") == least:
+                found = _merged(found, paths[path], subject=f"manifest {self._path}, {name}: {path}")
+        return found
+
+
+def load_manifest(path: Path) -> Manifest:
+    """The manifest's entries. Raises `SettingsError`, with the line, for a line that is not understood."""
     entries: dict[str, ManifestEntry] = {}
     try:
         text = read_text(path)
@@ -45,7 +71,7 @@ def load_manifest(path: Path) -> Mapping[str, ManifestEntry]:
             continue  # the line of titles
         for name, entry in _entries(fields, subject=f"manifest {path}, line {number}"):
             entries[name] = _merged(entries.get(name), entry, subject=f"manifest {path}, line {number}, {name}")
-    return entries
+    return Manifest(path, entries)
 
 
 def _fields(line: str) -> list[str]:
@@ -68,7 +94,13 @@ def _entries(fields: list[str], *, subject: str) -> list[tuple[str, ManifestEntr
             expected="a name, with one SHA-256 of 64 hexadecimal digits, one size in bytes, or both",
         )
     entry = ManifestEntry(sizes[0] if sizes else None, hashes[0] if hashes else None)
-    return [(name, entry) for name in {re.split(r"[/\\]", name)[-1] for name in names}]
+    return [(name, entry) for name in {_path_of(name) for name in names}]
+
+
+def _path_of(name: str) -> str:
+    """A name or URL as a path without host, `.` and empty steps."""
+    path = re.sub(r"^[A-Za-z][\w+.-]*://[^/]*", "", name)
+    return "/".join(step for step in re.split(r"[/\\]", path) if step not in ("", "."))
 
 
 def _merged(known: ManifestEntry | None, new: ManifestEntry, *, subject: str) -> ManifestEntry:

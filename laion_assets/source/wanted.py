@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -94,20 +94,22 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
     Raises `SettingsError` if the manifest cannot be read, or has fewer bytes than the dataset's rows need.
     """
     dataset = settings.dataset
-    manifest: Mapping[str, ManifestEntry] = load_manifest(settings.manifest) if settings.manifest else {}
+    manifest = load_manifest(settings.manifest) if settings.manifest else None
     files = []
     for kind in dataset.file_kinds:
         name = dataset.file_name(kind, shard)
         share = dataset.slice_of(shard)
         # A manifest is about whole files, so it says nothing about a share of a file.
-        if settings.manifest and share is None and name not in manifest and not settings.manifest_gaps:
+        path = dataset.remote_name(kind, shard)
+        said = (manifest.entry(path) or manifest.entry(name)) if manifest is not None and share is None else None
+        if settings.manifest and share is None and said is None and not settings.manifest_gaps:
             raise SettingsError(
                 f"manifest {settings.manifest}",
-                found=f"no line for {name}",
+                found=f"no line for {path}",
                 expected="one for each file",
                 advice="complete it, or set LAION_MANIFEST_GAPS=true to load such files unverified",
             )
-        size, sha256 = manifest.get(name, ManifestEntry(None, None))
+        size, sha256 = said or ManifestEntry(None, None)
         locked = dataset.locked(kind, shard)
         if locked is not None and share is None:
             sha256 = sha256 or locked.sha256
@@ -124,7 +126,7 @@ def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
                 *(shard, kind, name, size, sha256),
                 rows=rows,
                 expected_bytes=dataset.expected_bytes(kind, shard) if size is None else size,
-                path=dataset.remote_name(kind, shard),
+                path=path,
                 slice=share,
                 locked=locked,
             )

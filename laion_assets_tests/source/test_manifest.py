@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from laion_assets.errors import SettingsError, SourceError
@@ -35,7 +39,7 @@ OTHER = "ab" * 32
 def test_forms_that_people_have_are_read(tmp_path: Path, text: str, entry: ManifestEntry) -> None:
     path = tmp_path / "manifest"
     path.write_text(text, encoding="utf-8")
-    assert load_manifest(path) == {IMAGE: entry}
+    assert load_manifest(path).entry(IMAGE) == entry
 
 
 @pytest.mark.parametrize(
@@ -45,7 +49,7 @@ def test_forms_that_people_have_are_read(tmp_path: Path, text: str, entry: Manif
         (f"{SHA256[:-1]}  {IMAGE}", "64 hexadecimal digits"),
         (f"{SHA256}\t{OTHER}\t{IMAGE}", "2 SHA-256"),
         (f"{SHA256}\t{SIZE}", "0 names"),
-        (f"{SHA256}  {IMAGE}\n{OTHER}  other/{IMAGE}", "as an earlier line says"),
+        (f"{SHA256}  {IMAGE}\n{OTHER}  ./{IMAGE}", "as an earlier line says"),
     ],
 )
 def test_a_line_that_is_not_understood_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -102,3 +106,49 @@ def test_a_manifest_may_not_contradict_the_dataset(tmp_path: Path) -> None:
     settings = settings_for("http://127.0.0.1:9", data_dir=tmp_path, dataset="laion400m", manifest=manifest)
     with pytest.raises(SettingsError, match=r"1000 bytes, expected at least 1024458752"):
         fetch_shard(settings, 0, tmp_path / "raw", limits=QUICK)
+
+
+NAMED = """name = "d"
+names = ["a/0", "b/0", "0"]
+image_file = "{name}.npz"
+metadata_file = "{name}.parquet"
+image_array = "e"
+dimension = 8
+has_text = false
+[[sources]]
+url = "files"
+folders = { image = "", text = "", metadata = "" }
+"""
+
+
+@pytest.mark.parametrize("root", ["", "./", "https://host.example/set/"])
+def test_files_in_folders_are_held_to_the_line_of_their_path(root: str, tmp_path: Path) -> None:
+    (tmp_path / "d.toml").write_text(NAMED)
+    names = ["a/0", "b/0", "0"]
+    lines, content = [], {}
+    for number, name in enumerate(names):
+        (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        rows = {"url": [name], "caption": [name], "NSFW": [""], "similarity": [float(number)]}
+        np.savez(tmp_path / "files" / f"{name}.npz", e=np.full((1, 8), number))
+        pq.write_table(pa.table(rows), tmp_path / "files" / f"{name}.parquet")
+        for ending in ("npz", "parquet"):
+            content[name] = (tmp_path / "files" / f"{name}.{ending}").read_bytes()
+            lines.append(f"{hashlib.sha256(content[name]).hexdigest()}  {root}{name}.{ending}\n")
+    (tmp_path / "sums").write_text("".join(lines))
+    settings = settings_for(
+        tmp_path / "files", data_dir=tmp_path / "data", dataset=tmp_path / "d.toml", manifest=tmp_path / "sums"
+    )
+    for shard in range(3):
+        assert len(fetch_shard(settings, shard, tmp_path / "raw", limits=QUICK)) == 2
+    (tmp_path / "files" / "b" / "0.parquet").write_bytes(content["a/0"])
+    with pytest.raises(SourceError, match=r"shard 1, b%2F0\.parquet.*SHA-256"):
+        fetch_shard(settings, 1, tmp_path / "other", limits=QUICK)
+    (tmp_path / "sums").write_text("".join(line for line in lines if "b/0.npz" not in line))
+    with pytest.raises(SettingsError, match=r"no line for b/0\.npz"):
+        fetch_shard(settings, 1, tmp_path / "other", limits=QUICK)
+
+
+def test_two_lines_for_one_name_that_differ_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "sums").write_text(f"{SHA256}  one/{IMAGE}\n{OTHER}  two/{IMAGE}\n")
+    with pytest.raises(SettingsError, match=f"{IMAGE}: two/{IMAGE}.*an earlier line says"):
+        load_manifest(tmp_path / "sums").entry(IMAGE)
