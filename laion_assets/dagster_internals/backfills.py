@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.execution.asset_backfill import AssetBackfillData
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 
 __all__ = [
+    "AssetBackfillData",
     "AssetGraphSubset",
     "AssetKeyPartitionKey",
     "BulkActionStatus",

@@ -6,7 +6,7 @@ An instance may hold other code locations' runs, with partitions of the same nam
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +19,7 @@ from laion_assets.redact import redact_text
 from laion_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from laion_assets.dagster_internals.backfills import PartitionBackfill
+    from laion_assets.dagster_internals.backfills import AssetBackfillData, AssetGraphSubset, PartitionBackfill
 
 ACTIVE: dict[DagsterRunStatus, Literal["queued", "running"]] = {
     DagsterRunStatus.QUEUED: "queued",
@@ -168,11 +168,14 @@ def is_of_a_shard(run: dg.DagsterRun, settings: Settings) -> bool:
 
 def waiting_in_backfills(instance: DagsterInstance, settings: Settings) -> set[str]:
     """Shards of active backfills that have no run yet: a backfill creates its runs a few at a time."""
+    return {shard for backfill in _requested_backfills(instance) for shard in _without_a_run(backfill, settings)}
+
+
+def _requested_backfills(instance: DagsterInstance) -> Sequence[PartitionBackfill]:
     # Imported here: the import was a fifth of what importing the code location takes over Dagster, in each shard's run.
     from laion_assets.dagster_internals.backfills import BulkActionsFilter, BulkActionStatus
 
-    requested = instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
-    return {shard for backfill in requested for shard in _without_a_run(backfill, settings)}
+    return instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
 
 
 def _without_a_run(backfill: PartitionBackfill, settings: Settings) -> set[str]:
@@ -182,20 +185,27 @@ def _without_a_run(backfill: PartitionBackfill, settings: Settings) -> set[str]:
         names = list(backfill.partition_names or []) if ours else []
         submitted = backfill.last_submitted_partition_name
         return set(names[names.index(submitted) + 1 :] if submitted in names else names)
-    data = backfill.asset_backfill_data
-    waiting = data.target_subset - data.requested_subset - data.failed_and_downstream_subset
-    subsets = waiting.partitions_subsets_by_asset_key
+    subsets = _waiting(backfill.asset_backfill_data).partitions_subsets_by_asset_key
     chain = [subsets[key] for key in chain_keys(settings).values() if key in subsets]
     return {key for subset in chain for key in subset.get_partition_keys()}
 
 
+def _waiting(data: AssetBackfillData) -> AssetGraphSubset:
+    """The assets and partitions of a backfill that have no run yet, and will have one."""
+    return data.target_subset - data.requested_subset - data.failed_and_downstream_subset
+
+
 @dataclass(frozen=True)
 class RunUnderWay:
-    """An active run that is not about a shard: its id, its state, and the assets that it makes, or its job."""
+    """An active run that is not about a shard: its id, its state, and the assets that it makes, or its job.
+
+    A backfill that will make such assets counts as a queued run, with its own id; `backfill` tells so.
+    """
 
     run_id: str
     state: Literal["queued", "running"]
     what: str
+    backfill: bool = False
 
 
 OF_THE_TABLE = (
@@ -211,7 +221,8 @@ OF_THE_TABLE = (
 
 
 def other_active_runs(instance: DagsterInstance, settings: Settings) -> list[RunUnderWay]:
-    """Our active runs that are not about a shard, such as the index's. Such a run may hold the table for long."""
+    """Our active runs that are not about a shard, such as the index's, and those that backfills will make. Such a run
+    may hold the table for long."""
     ours = {asset_key(settings, name) for name in OF_THE_TABLE}
     jobs = {job_name(settings, name) for name in JOBS}
     found = []
@@ -219,6 +230,12 @@ def other_active_runs(instance: DagsterInstance, settings: Settings) -> list[Run
         assets = sorted(key.to_user_string() for key in (run.asset_selection or ()) if key in ours)
         if PARTITION_TAG not in run.tags and (assets or run.job_name in jobs):
             found.append(RunUnderWay(run.run_id, ACTIVE[run.status], ", ".join(assets) or run.job_name))
+    for backfill in _requested_backfills(instance):
+        if backfill.asset_backfill_data is not None:
+            waiting = _waiting(backfill.asset_backfill_data).non_partitioned_asset_keys & ours
+            if waiting:
+                assets = sorted(key.to_user_string() for key in waiting)
+                found.append(RunUnderWay(backfill.backfill_id, "queued", ", ".join(assets), backfill=True))
     return found
 
 

@@ -173,7 +173,8 @@ def print_status(status: Status, console: Console) -> None:
     if status.plan:
         console.print(comparison_table(status.plan))
     for run in status.other_runs:
-        console.print(f"{run.what} {run.state}: run {run.run_id}", markup=False, highlight=False)
+        kind = "backfill" if run.backfill else "run"
+        console.print(f"{run.what} {run.state}: {kind} {run.run_id}", markup=False, highlight=False)
     for history in status.running[:SHOWN]:
         console.print(f"shard {history.key} {history.state}: run {history.run_id}", markup=False, highlight=False)
     if len(status.running) > SHOWN:

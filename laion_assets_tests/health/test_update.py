@@ -10,9 +10,10 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
-from laion_assets.automation.update import read_update
+from laion_assets.automation.update import read_update, submit_update
 from laion_assets.definitions import build_definitions
 from laion_assets.health.keys import BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
+from laion_assets.health.runs import RunUnderWay, other_active_runs
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets_tests.health.test_versions import Chain
 
@@ -63,6 +64,24 @@ def test_only_what_is_stale_or_missing_is_made_and_the_job_asks_for_it_in_one_ba
         (key.asset_key.to_user_string(), key.partition_key) for key in data.target_subset.iterate_asset_partitions()
     }
     assert asked == {*((name, "1") for name in CHAIN), ("vector_index", None), ("recall_report", None)}
+
+
+def test_what_a_backfill_will_make_is_not_asked_for_again(chain: Chain) -> None:
+    for key in ("0", "1"):
+        rows = {"dagster/partition_row_count": 5}
+        loaded = dg.AssetMaterialization("clickhouse_partition", partition=key, metadata=rows)
+        chain.instance.report_runless_asset_event(loaded)
+    update = read_update(chain.settings, chain.instance)
+    assert (update.index, update.recall) == (True, True)
+    graph = build_definitions(chain.settings).get_repository_def().asset_graph
+    backfill = submit_update(chain.settings, chain.instance, graph, update, {})
+    assert read_update(chain.settings, chain.instance).nothing
+    (waiting,) = other_active_runs(chain.instance, chain.settings)
+    assert waiting == RunUnderWay(backfill, "queued", "recall_report, vector_index", backfill=True)
+    asked = chain.instance.get_backfill(backfill)
+    assert asked is not None
+    chain.instance.update_backfill(asked._replace(status=BulkActionStatus.CANCELED))
+    assert read_update(chain.settings, chain.instance) == update, "a canceled one makes nothing"
 
 
 def test_a_changed_codec_loads_partitions_again_from_their_merged_files(chain: Chain) -> None:
