@@ -7,6 +7,7 @@ import dagster as dg
 
 from laion_assets.assets.location import CodeLocation, Metadata, asset_check
 from laion_assets.dagster_internals.records import AssetCheckEvaluationTargetMaterializationData
+from laion_assets.errors import EngineHeldError
 from laion_assets.health.facts import SWEEP_RUN
 from laion_assets.health.finding import naming
 from laion_assets.shard_numbers import as_ranges
@@ -54,7 +55,8 @@ class _Sweep:
     """One check of all loaded shards, in the order of their last check, oldest first, for LAION_SWEEP_HOURS at most.
 
     The result of each shard is recorded for its partition at once, so that it is kept if the process ends in the
-    middle.
+    middle. A shard that could not be looked at has no result and does not end the sweep: with the oldest result it
+    comes first in each, so that no other shard would be checked any more.
     """
 
     def __init__(
@@ -67,52 +69,79 @@ class _Sweep:
         self.location, self.context, self.key, self.look = location, context, key, look
         self.instance = context.instance
         self.failed: dict[int, str] = {}
+        self.unread: dict[int, str] = {}
 
     def run(self, there: Callable[[int], bool]) -> dg.AssetCheckEvaluation:
-        """Checks each shard; the result says which failed, and how many were not reached in time."""
+        """Checks each shard; the result says which failed, which could not be looked at, and how many were not reached
+        in time. Raises the last error if no shard could be looked at, and at once if another process holds the engine:
+        then none can."""
         shards = [shard for shard in self._oldest_first() if there(shard)]
         begun = said = time.monotonic()
-        checked = 0
+        checked, last = 0, None
         for shard in shards:
             if time.monotonic() - begun > self.location.settings.sweep_hours * 3600:
                 break
-            self._check(shard)
+            try:
+                found = self.look(self.context, shard)
+            except Exception as error:
+                if isinstance(error.__context__, EngineHeldError):
+                    raise
+                last, self.unread[shard] = error, _reason(error)
+                self.context.log.warning(f"shard {shard} could not be looked at: {self.unread[shard]}")
+            else:
+                self._record(shard, found)
             checked += 1
             if time.monotonic() - said > LOG_SECONDS or checked == len(shards):
                 said = time.monotonic()
                 self.context.log.info(
                     f"{checked} of {counted(len(shards), 'shard')} checked, {len(self.failed)} failed"
                 )
+        if last is not None and len(self.unread) == checked:
+            raise last
         return self._result(len(shards), checked, time.monotonic() - begun)
 
-    def _check(self, shard: int) -> None:
-        found = self.look(self.context, shard)
+    def _record(self, shard: int, found: dg.AssetCheckResult) -> None:
         if not found.passed:
             self.failed[shard] = found.description or "failed"
-        self.instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(
-                asset_key=self.key.asset_key,
-                check_name=self.key.name,
-                passed=found.passed,
-                metadata={**found.metadata, SWEEP_RUN: self.context.run.run_id},
-                target_materialization_data=self._materialization(shard),
-                severity=found.severity,
-                description=found.description,
-                partition=self._key_of(shard),
-            )
+        run = self.context.run
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=self.key.asset_key,
+            check_name=self.key.name,
+            passed=found.passed,
+            metadata={**found.metadata, SWEEP_RUN: run.run_id},
+            target_materialization_data=self._materialization(shard),
+            severity=found.severity,
+            description=found.description,
+            partition=self._key_of(shard),
         )
+        # Dagster's storage takes one result of a check and a partition from each run. For `report_runless_asset_event`
+        # all sweeps would be one run, and each after the first would fail.
+        kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
+        event = dg.DagsterEvent(kind, run.job_name, event_specific_data=evaluation)
+        self.instance.report_dagster_event(event, run.run_id)
 
     def _result(self, shards: int, checked: int, seconds: float) -> dg.AssetCheckEvaluation:
-        said = f"{checked} of {counted(shards, 'shard')} checked in {lasting(seconds)}, {len(self.failed)} failed"
+        looked_at, late = checked - len(self.unread), shards - checked
+        said = f"{looked_at} of {counted(shards, 'shard')} checked in {lasting(seconds)}, {len(self.failed)} failed"
         if self.failed:
-            said += f": {naming([f'shard {shard}: {why}' for shard, why in self.failed.items()])}"
-        if checked < shards:
-            said += f"; the other {shards - checked} were not reached within LAION_SWEEP_HOURS: execute it again"
-        metadata: Metadata = {"checked": checked, "failed": len(self.failed), "not_reached": shards - checked}
+            said += f": {_named(self.failed)}"
+        if self.unread:
+            said += f"; {len(self.unread)} could not be looked at: {_named(self.unread)}"
+        if late:
+            said += f"; the other {late} were not reached within LAION_SWEEP_HOURS: execute it again"
+        metadata: Metadata = {"checked": looked_at, "failed": len(self.failed), "not_reached": late}
         if self.failed:
             metadata["failed_shards"] = as_ranges(self.failed)
+        if self.unread:
+            metadata["not_looked_at_shards"] = as_ranges(self.unread)
         return dg.AssetCheckEvaluation(
-            self.key.asset_key, self.key.name, passed=not self.failed, metadata=metadata, description=said
+            self.key.asset_key,
+            self.key.name,
+            passed=not self.failed and not self.unread,
+            # That a shard could not be looked at says nothing about it.
+            severity=dg.AssetCheckSeverity.ERROR if self.failed else dg.AssetCheckSeverity.WARN,
+            metadata=metadata,
+            description=said,
         )
 
     def _oldest_first(self) -> list[int]:
@@ -138,3 +167,14 @@ class _Sweep:
         return AssetCheckEvaluationTargetMaterializationData(
             storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
         )
+
+
+def _named(shards: dict[int, str]) -> str:
+    return naming([f"shard {shard}: {why}" for shard, why in shards.items()])
+
+
+def _reason(error: Exception) -> str:
+    """An error in words; a request to try again has the error before it as its cause."""
+    cause = error.__cause__ if isinstance(error, dg.RetryRequested) else error
+    said = cause.description if isinstance(cause, dg.Failure) else f"{type(cause).__name__}: {cause}"
+    return said or "unknown"

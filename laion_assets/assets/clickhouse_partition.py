@@ -52,6 +52,8 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
         shard = location.shard(context)
         progress = location.progress(context)
         with failing_clearly(), StepMeter() as meter:
+            # Before the file is read: a merge that is recorded meanwhile, of another file, is not what is loaded.
+            version = _merged_version(context, location)
             merged = read_merged(location.store.merged_path(shard), dataset=location.store.dataset, shard=shard)
             progress.begin("load", merged.rows, "rows")
             with connect_to_partition(location.settings, shard) as db:
@@ -69,7 +71,8 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 remove_file(merged.path)
         return dg.MaterializeResult(
             metadata=_metadata(location, loaded, merged.quarantined, columns, table) | meter.metadata(),
-            data_version=_data_version(context, location, loaded),
+            # The fingerprint covers all columns but the vectors, which the merged file's version covers.
+            data_version=dg.DataVersion(digest(loaded.rows, loaded.fingerprint, version)),
         )
 
     return clickhouse_partition
@@ -107,7 +110,8 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
             return check_failed(error)
         faults = []
         if (figures.rows, figures.fingerprint) != expected:
-            faults.append(f"{figures.rows:,} rows in the table, {expected[0]:,} loaded, or rows that differ")
+            loaded = f"{expected[0]:,}" if expected[0] >= 0 else "an unknown number"
+            faults.append(f"{figures.rows:,} rows in the table, {loaded} loaded, or rows that differ")
         if figures.wrong_length or figures.unsound:
             faults.append(f"{max(figures.wrong_length, figures.unsound):,} rows or more whose vectors are not sound")
         if compared is None:
@@ -121,29 +125,29 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
     return [partition_matches_parquet]
 
 
-def _data_version(context: dg.AssetExecutionContext, location: CodeLocation, loaded: LoadedPartition) -> dg.DataVersion:
-    """Changes with any row: the fingerprint covers all columns but the vectors, which the merged file's digest
-    covers."""
-    key = location.key("merged_shard")
-    merged = [
-        RecordedVersions.of(one).data for one in latest_materializations(context.instance, key, {context.partition_key})
-    ]
-    return dg.DataVersion(digest(loaded.rows, loaded.fingerprint, merged))
+def _merged_version(context: dg.AssetExecutionContext, location: CodeLocation) -> list[str]:
+    """The data version of the merged file that was recorded last, a digest of the file; empty if there is none."""
+    records = latest_materializations(context.instance, location.key("merged_shard"), {context.partition_key})
+    return [RecordedVersions.of(one).data for one in records]
 
 
 def _recorded(
     instance: dg.DagsterInstance, asset: dg.AssetKey, key: str
 ) -> tuple[tuple[int, int], dict[str, int] | None]:
-    """Rows and fingerprint that the partition's last materialization recorded, (-1, 0) if there is none, and its sums
-    over the vectors' bits, None if it recorded no sums."""
+    """Rows and fingerprint that the partition's last materialization recorded, and its sums over the vectors' bits.
+
+    (-1, 0) and None if they are unknown: there is no materialization, or somebody reported one in the UI, which records
+    no metadata.
+    """
     wanted = dg.AssetRecordsFilter(asset, asset_partitions=[key])
     records = instance.fetch_materializations(wanted, limit=1).records
     materialization = records[0].asset_materialization if records else None
-    if materialization is None:
+    metadata = {} if materialization is None else materialization.metadata
+    names = ("dagster/partition_row_count", "fingerprint")
+    if not metadata.keys() >= {*names}:
         return (-1, 0), None
-    metadata = materialization.metadata
     sums = json.loads(str(metadata["vector_sums"].value)) if "vector_sums" in metadata else None
-    rows, fingerprint = (str(metadata[name].value) for name in ("dagster/partition_row_count", "fingerprint"))
+    rows, fingerprint = (str(metadata[name].value) for name in names)
     return (int(rows), int(fingerprint)), sums
 
 

@@ -10,7 +10,7 @@ from laion_assets.errors import EngineHeldError
 from laion_assets.health.disk import free_bytes_of
 from laion_assets.health.facts import read_facts
 from laion_assets.health.finding import Finding
-from laion_assets.health.findings import judge, look_at_table
+from laion_assets.health.findings import judge, look_at_table, table_agrees_with_dagster
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.page import Totals, report_markdown
 from laion_assets.health.plan_against_actual import plan_against_actual
@@ -70,6 +70,9 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
         histories = read_histories(context.instance, settings)
         with in_run(settings, "load_report"), failing_clearly():
             table = look_at_table(settings)
+        if table_agrees_with_dagster(histories, table).passed is False:
+            # The table may have been waited for, and a load begun or ended meanwhile.
+            histories = read_histories(context.instance, settings)
         if isinstance(table, EngineHeldError):
             context.log.warning(f"the table was not looked at: {table}")
         facts = read_facts(context.instance, settings, histories)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from laion_assets.assets import clickhouse_partition, location
 from laion_assets.dagster_internals.names import PARTITION_TAG
+from laion_assets.dagster_internals.records import PartitionKeyFilter
 from laion_assets.definitions import build_definitions
+from laion_assets.errors import StoreError
 from laion_assets.health.facts import last_audits, read_audit
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import AUDIT_JOB, CHAIN, LOAD_JOB
 from laion_assets.settings import Settings
+from laion_assets.shard.merged import read_merged
 from laion_assets.table.connect import connect
 from laion_assets_tests.conftest import settings_for
+from laion_assets_tests.table.loaded import holder
 
 MATCHES = dg.AssetCheckKey(dg.AssetKey("clickhouse_partition"), "partition_matches_parquet")
 SOUND = dg.AssetCheckKey(dg.AssetKey("merged_shard"), "vectors_are_sound")
@@ -73,6 +79,17 @@ def test_a_sweep_says_which_shards_fail_and_records_each(loaded: tuple[Settings,
     assert 0 < time.time() - audit.oldest_at < 600
 
 
+def test_each_sweep_records_each_shard(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
+    settings, instance = loaded
+    for _ in range(2):
+        execute(settings, instance, MATCHES)
+    for shard in ("0", "1", "2"):
+        results = instance.event_log_storage.get_asset_check_execution_history(
+            MATCHES, limit=9, partition_filter=PartitionKeyFilter(key=shard)
+        )
+        assert len({result.run_id for result in results}) == len(results) >= 3, "one of its load, one of each sweep"
+
+
 def test_shards_whose_files_are_gone_are_left_out(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
     settings, instance = loaded
     checks = execute(settings, instance, ROWS_AGREE)
@@ -88,6 +105,56 @@ def test_a_sweep_is_bounded_in_time_and_goes_on_with_the_oldest(loaded: tuple[Se
     assert matches.metadata["not_reached"].value + matches.metadata["checked"].value == 3
     assert "were not reached within LAION_SWEEP_HOURS" in matches.description
     assert last_audits(instance, settings) == before
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, *shards: int) -> list[int]:
+    """Makes the disk answer with errors where these shards' merged files are; the shards whose files were read."""
+    seen: list[int] = []
+
+    def read(path: Any, **more: Any) -> Any:
+        seen.append(more["shard"])
+        if more["shard"] in shards:
+            raise StoreError(path.name, found="Input/output error", expected="a readable file")
+        return read_merged(path, **more)
+
+    monkeypatch.setattr(clickhouse_partition, "read_merged", read)
+    monkeypatch.setattr(location, "FIRST_WAIT_SECONDS", 0.01)
+    return seen
+
+
+def test_a_shard_that_cannot_be_read_does_not_keep_the_others_from_their_checks(
+    loaded: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, instance = loaded
+    before = last_audits(instance, settings)
+    seen = unreadable(monkeypatch, 0)
+    for _ in range(2):
+        matches = execute(settings, instance, MATCHES)["partition_matches_parquet"]
+        assert not matches.passed
+        assert "2 of 3 shards checked" in matches.description
+        assert "1 could not be looked at: shard 0: merged_0.parquet: found Input/output error" in matches.description
+        assert matches.metadata["not_looked_at_shards"].value == "0"
+    after = last_audits(instance, settings)
+    assert after["0"] == before["0"], "nothing is known about it"
+    assert min(after["1"][0], after["2"][0]) > max(before["1"][0], before["2"][0])
+    assert seen[-3:] == [0, 1, 2], "it is looked at first each time"
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_sweep_that_can_look_at_no_shard_fails_and_says_nothing_about_them(
+    loaded: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    settings, instance = loaded
+    before = last_audits(instance, settings)
+    seen = unreadable(monkeypatch, *([] if held else [0, 1, 2]))
+    hasty = settings.model_copy(update={"clickhouse_wait_seconds": 0.0})
+    job = build_definitions(hasty).resolve_job_def(AUDIT_JOB)
+    with holder(settings.data_dir) if held else nullcontext():
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    assert result.get_asset_check_evaluations() == []
+    assert last_audits(instance, settings) == before
+    assert len(seen) == (0 if held else 4 * 3), "the step is repeated three times"
 
 
 def test_the_audit_job_checks_one_partition_and_loads_nothing(loaded: tuple[Settings, dg.DagsterInstance]) -> None:
@@ -110,3 +177,19 @@ def test_a_check_with_a_partition_looks_at_that_one(loaded: tuple[Settings, dg.D
     (check,) = result.get_asset_check_evaluations()
     assert (check.partition, check.passed) == ("1", False)
     assert CHAIN[-1] == check.asset_key.to_user_string()
+
+
+def test_a_partition_that_somebody_reported_in_the_ui_fails_in_words(
+    loaded: tuple[Settings, dg.DagsterInstance],
+) -> None:
+    """A materialization that the UI reports has no metadata; the merged file is gone, so nothing is known."""
+    settings, instance = loaded
+    merged = settings.data_dir / "merged" / "merged_2.parquet"
+    away = merged.rename(merged.with_name("away"))
+    instance.report_runless_asset_event(dg.AssetMaterialization("clickhouse_partition", partition="2"))
+    try:
+        matches = execute(settings, instance, MATCHES)["partition_matches_parquet"]
+    finally:
+        away.rename(merged)
+    assert matches.metadata["failed_shards"].value == "1-2"
+    assert "an unknown number loaded" in matches.description

@@ -7,9 +7,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from laion_assets.assets import load_report
 from laion_assets.assets.load_report import CHECKS, load_report_asset
 from laion_assets.assets.location import CodeLocation
-from laion_assets.health.finding import Finding
+from laion_assets.health.finding import Finding, TableLook
+from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.page import report_markdown
 from laion_assets.settings import Settings
@@ -147,6 +149,21 @@ def test_failed_shards_and_drift_fail_its_checks_and_not_the_report(recorder: Re
         ["missing", "failed"],
         ["loaded", ""],
     ]
+
+
+def test_a_load_that_ends_while_the_table_is_waited_for_is_no_drift(
+    recorder: Recorder, loaded: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def waits(settings: Settings) -> TableLook:
+        recorder.load(1, rows=80)
+        return look_at_table(settings)
+
+    recorder.load(0, rows=60)
+    monkeypatch.setattr(load_report, "look_at_table", waits)
+    metadata, verdicts = materialize(recorder, loaded)
+    assert verdicts["table_agrees_with_dagster"].passed, verdicts["table_agrees_with_dagster"].description
+    assert metadata["shards_loaded"] == 2
 
 
 def test_while_the_table_is_held_the_report_is_made_and_only_that_check_is_left_out(

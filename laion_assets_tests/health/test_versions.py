@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
+from laion_assets.assets import clickhouse_partition
+from laion_assets.dagster_internals.names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN, LOAD_JOB, OBSERVE_JOB, asset_key, job_name
 from laion_assets.health.versions import RecordedVersions, code_version, latest_materializations
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings
+from laion_assets.table.load import load_partition
 from laion_assets_tests.conftest import settings_for
 
 
@@ -131,3 +135,28 @@ def test_code_versions_follow_what_decides_a_result(tmp_path: Path) -> None:
     assert version("recall_report", recall_target=0.9) != version("recall_report")
     assert version("clip_encoders", dataset_name="laion400m") != version("clip_encoders")
     assert version("load_report") == "1"
+
+
+def test_a_merge_that_is_recorded_during_a_load_is_not_what_was_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The partition is as it was, and so is its version. It is stale until the new file is loaded."""
+    with dg.DagsterInstance.local_temp() as instance:
+        chain = Chain(tmp_path, instance)
+        chain.run(0)
+        before = chain.version(0, "clickhouse_partition")
+
+        def overtaken(*given: Any, **more: Any) -> Any:
+            tags = {DATA_VERSION_TAG: "another file", DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+            instance.report_runless_asset_event(dg.AssetMaterialization("merged_shard", partition="0", tags=tags))
+            return load_partition(*given, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(clickhouse_partition, "load_partition", overtaken)
+            chain.run(0, "clickhouse_partition")
+        assert chain.version(0, "merged_shard") == "another file"
+        assert chain.version(0, "clickhouse_partition") == before
+        assert chain.stale(0) == ["clickhouse_partition"]
+        chain.run(0, "clickhouse_partition")
+        assert chain.version(0, "clickhouse_partition") != before
+        assert chain.stale(0) == []
