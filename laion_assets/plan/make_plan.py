@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from laion_assets.index.cover import cache_bytes
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.machine import Machine
 from laion_assets.plan.bandwidth import Bandwidth
 from laion_assets.plan.calibration import SHARD_STAGES
+from laion_assets.plan.index_cost import IndexCosts
 from laion_assets.plan.load_plan import DiskUse, IndexChoice, LoadPlan, MemoryUse, PlannedShard, StageCost
 from laion_assets.plan.model import LEAST_ERROR, RECALL_ABOVE, Model
 from laion_assets.plan.sizes import ShardSize
@@ -37,19 +37,21 @@ def make_plan(
 ) -> LoadPlan:
     """The plan for shards of these sizes in addition to the `loaded` ones, distributed over `hosts` equal machines.
 
-    Loaded partitions without an index are planned for the index as well, on the first host.
+    Loaded partitions without graphs are planned for the index as well, on the first host. The index is the one that
+    LAION_INDEX asks for.
     """
-    shards = [_planned(model, size, bandwidth) for size in sizes]
+    index = IndexCosts(model)
+    shards = [_planned(model, index, size, bandwidth) for size in sizes]
     # The host with most to do gets every hosts-th shard, beginning with the largest.
     share = sorted(shards, key=lambda shard: -shard.rows)[::hosts]
     error = model.stage_error(max((shard.rows for shard in share), default=0))
     # The error is a factor either way: a machine that was busy may be many times as fast, but no load takes 0 s.
     below = error / (1 + error)
     stages = {name: replace(_shard_stage(name, shards, share), below=below, above=error) for name in SHARD_STAGES}
-    stages |= _table_stages(model, shards, share, loaded, hosts)
+    stages |= _table_stages(model, index, shards, share, loaded, hosts)
     rows_here = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
     parts_here = len(share) + len(loaded)
-    memory = _memory(model, share, loaded, rows_here, parts_here)
+    memory = _memory(model, index, share, loaded, rows_here, parts_here)
     rows = sum(shard.rows for shard in shards) + sum(state.rows for state in loaded)
     plan = LoadPlan(
         made_at=time.time(),
@@ -57,25 +59,34 @@ def make_plan(
         hosts=hosts,
         shards=shards,
         already=sorted(already),
-        index_rows=sum(size.rows for size in sizes) + sum(state.rows for state in loaded if not state.index_bytes),
+        index_rows=(sum(size.rows for size in sizes) + sum(state.rows for state in loaded if not state.index_bytes))
+        * (index.graphs or index.cells),
         fetch_bytes=sum(shard.raw_bytes for shard in shards),
         bandwidth=bandwidth,
         stages=stages,
         disks=_disks(model.settings, share),
         free_bytes=free_bytes,
         memory=memory,
-        choices=[_choice(model, parameters, rows, parts_here * hosts) for parameters in OTHER_PARAMETERS],
-        search_seconds=model.search_seconds(parts_here),
+        choices=[
+            _choice(model, parameters, rows, parts_here * hosts) for parameters in OTHER_PARAMETERS * index.graphs
+        ],
+        search_seconds=index.search_seconds(rows_here, parts_here),
         exact_seconds=model.exact_seconds(rows_here),
         calibrated=str(model.calibration),
         calibrated_here=model.calibration.is_of(model.settings),
         index_measured_rows=model.calibration.indexes[-1].rows,
     )
     plan.warnings.extend(_warnings(model, plan))
+    if index.cells:
+        codes = index.codes_bytes(rows_here, parts_here)
+        plan.warnings.append(
+            f"LAION_INDEX={model.settings.index}: the time of cells is projected, not measured here. Their codes take "
+            f"{told(codes)} a host, and those that do not fit into its memory are read from disk."
+        )
     return plan
 
 
-def _planned(model: Model, size: ShardSize, bandwidth: Bandwidth) -> PlannedShard:
+def _planned(model: Model, index: IndexCosts, size: ShardSize, bandwidth: Bandwidth) -> PlannedShard:
     seconds = {name: model.stage_seconds(name, size.rows) for name in SHARD_STAGES}
     seconds["fetch"] += bandwidth.seconds(size.raw_bytes)
     return PlannedShard(
@@ -86,7 +97,7 @@ def _planned(model: Model, size: ShardSize, bandwidth: Bandwidth) -> PlannedShar
         raw_disk_bytes=size.raw_bytes if bandwidth.copies else 0,
         merged_bytes=model.merged_bytes(size.rows),
         table_bytes=model.table_bytes(size.rows) if _embedded(model.settings) else 0,
-        index_bytes=model.index_bytes(size.rows) if _embedded(model.settings) else 0,
+        index_bytes=index.disk_bytes(size.rows) if _embedded(model.settings) else 0,
         seconds=seconds,
         core_seconds={name: model.stage_core_seconds(name, size.rows) for name in SHARD_STAGES},
     )
@@ -100,17 +111,21 @@ def _shard_stage(name: str, shards: list[PlannedShard], share: list[PlannedShard
 
 
 def _table_stages(
-    model: Model, shards: list[PlannedShard], share: list[PlannedShard], loaded: Sequence[PartitionState], hosts: int
+    model: Model,
+    index: IndexCosts,
+    shards: list[PlannedShard],
+    share: list[PlannedShard],
+    loaded: Sequence[PartitionState],
+    hosts: int,
 ) -> dict[str, StageCost]:
     """The index of every partition that lacks it, then one recall report for each host."""
     lacking = [state.rows for state in loaded if not state.index_bytes]
-    seconds = sum(model.index_seconds(rows) for rows in [*(shard.rows for shard in share), *lacking])
-    cores = sum(model.index_core_seconds(rows) for rows in [*(shard.rows for shard in shards), *lacking])
+    here, everywhere = ([*(shard.rows for shard in each), *lacking] for each in (share, shards))
     rows = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
-    recall = model.recall_seconds(rows, len(share) + len(loaded))
-    below, above = model.index_error(max((shard.rows for shard in share), default=0))
+    parts = len(share) + len(loaded)
+    recall = model.recall_seconds(rows, parts)
     return {
-        "index": StageCost(seconds, cores, below, above),
+        "index": index.stage(here, everywhere, rows, parts, hosts),
         "recall": StageCost(recall, recall * hosts, LEAST_ERROR, RECALL_ABOVE),
     }
 
@@ -142,16 +157,20 @@ def _disk(share: list[PlannedShard], keep_raw: bool, keep_merged: bool) -> tuple
 
 
 def _memory(
-    model: Model, share: list[PlannedShard], loaded: Sequence[PartitionState], rows_here: int, parts_here: int
+    model: Model,
+    index: IndexCosts,
+    share: list[PlannedShard],
+    loaded: Sequence[PartitionState],
+    rows_here: int,
+    parts_here: int,
 ) -> MemoryUse:
     largest = max((shard.rows for shard in share), default=0)
     lacking = max((state.rows for state in loaded if not state.index_bytes), default=0)
-    graphs = model.index_bytes(rows_here)
     return MemoryUse(
         load_bytes=model.shard_peak_bytes(largest),
-        index_build_bytes=model.index_peak_bytes(max(largest, lacking)),
-        graphs_bytes=graphs,
-        cache_bytes=cache_bytes(graphs, parts_here * len(model.settings.dataset.vector_columns)),
+        index_build_bytes=index.build_bytes(max(largest, lacking)),
+        graphs_bytes=index.graph_bytes(rows_here),
+        cache_bytes=index.cache_bytes(rows_here, parts_here),
         machine_bytes=Machine.here().memory_bytes,
     )
 

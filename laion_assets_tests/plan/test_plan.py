@@ -196,3 +196,25 @@ def test_a_plan_is_held_against_what_was_done_of_it(settings: Settings) -> None:
 def test_before_the_first_shard_there_is_nothing_to_compare(settings: Settings) -> None:
     plan = planned(settings, sizes(ROWS))
     assert compare(plan, ActualFigures([], {}, {}, 0, 0, 0, {}), keep_raw=False, keep_merged=True) == []
+
+
+def test_the_index_of_a_plan_is_the_one_that_is_asked_for(settings: Settings) -> None:
+    plans = {
+        kind: planned(settings.model_copy(update={"index": kind}), sizes(*[10 * ROWS] * 10))
+        for kind in ("hnsw", "cells", "both", "none")
+    }
+    stage = {kind: plan.stages["index"].core_seconds for kind, plan in plans.items()}
+    disk = {kind: sum(shard.index_bytes for shard in plan.shards) for kind, plan in plans.items()}
+    assert stage["none"] == disk["none"] == plans["none"].index_rows == plans["none"].memory.graphs_bytes == 0
+    assert 0 < stage["cells"] < stage["hnsw"]
+    assert 0 < disk["cells"] != disk["hnsw"] > 0
+    assert stage["both"] == pytest.approx(stage["hnsw"] + stage["cells"])
+    assert disk["both"] == pytest.approx(disk["hnsw"] + disk["cells"], abs=10)
+    assert plans["cells"].memory.graphs_bytes == plans["cells"].memory.cache_bytes == 0
+    assert plans["both"].memory == plans["hnsw"].memory
+    assert [kind for kind, plan in plans.items() if any("codes take" in each for each in plan.warnings)] == [
+        "cells",
+        "both",
+    ]
+    assert not any("LAION_INDEX_CACHE_BYTES" in each for each in plans["cells"].warnings)
+    assert plans["none"].search_seconds == plans["none"].exact_seconds
