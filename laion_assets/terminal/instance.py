@@ -119,7 +119,9 @@ def settle_dead_runs(instance: dg.DagsterInstance, *, ours_too: bool = True) -> 
     (or "not started", if it was killed before), and would keep its place in the pool `clickhouse`.
     """
     settled = []
-    for listed in instance.get_runs(dg.RunsFilter(statuses=list(ACTIVE))):
+    # No run of a command is in the daemon's queue, which may have thousands of runs.
+    statuses = [status for status in ACTIVE if status != dg.DagsterRunStatus.QUEUED]
+    for listed in instance.get_runs(dg.RunsFilter(statuses=statuses)):
         process, left_in, why = _answerable(listed)
         if process is None or listed.status not in left_in:
             continue

@@ -94,6 +94,25 @@ def test_a_run_that_is_queued_while_the_runs_are_listed_stays_in_the_queue(
     assert status_of(instance, run_id) == dg.DagsterRunStatus.QUEUED
 
 
+def test_runs_in_the_queue_of_the_daemon_are_not_read(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = shard_job(load_settings(dataset_name="sample", data_dir=tmp_path, source=(str(tmp_path),)), None)
+    queued, created = (make_run(job, instance, assets=CHAIN, key=key).run_id for key in ("0", "1"))
+    instance.submit_run(queued, None)  # type: ignore[arg-type]  # a queue needs no workspace
+    read: list[str] = []
+    runs_of = instance.get_runs
+
+    def counted(filters: dg.RunsFilter | None = None) -> Sequence[dg.DagsterRun]:
+        found = runs_of(filters)
+        read.extend(run.run_id for run in found)
+        return found
+
+    monkeypatch.setattr(instance, "get_runs", counted)
+    settle_dead_runs(instance)
+    assert read == [created]
+
+
 KILLED_BEFORE_THE_QUEUE = """
 import os, signal, sys
 from pathlib import Path
