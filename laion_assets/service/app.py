@@ -26,7 +26,7 @@ from laion_assets.service.answers import Answered, answer_knn, answer_metadata
 from laion_assets.service.errors import RefusedError, bad_request
 from laion_assets.service.limits import Limits
 from laion_assets.service.metrics import Metrics
-from laion_assets.service.picture import fetch_picture
+from laion_assets.service.picture import PictureFetches
 from laion_assets.service.protection import Protection, refused
 from laion_assets.service.queue import ClientGoneError, SearchQueue
 from laion_assets.service.request import KnnRequest, knn_request, metadata_request
@@ -47,6 +47,9 @@ class SearchService:
         self.limits = limits
         self.metrics = Metrics()
         self.queue: SearchQueue | None = None
+        self.pictures: PictureFetches | None = None
+        if limits.pictures is not None:
+            self.pictures = PictureFetches(limits.pictures, limits.searches, limits.queue)
         self._looking = anyio.Lock()
         self._health: tuple[float, dict[str, dict[str, Any]]] | None = None
 
@@ -206,10 +209,10 @@ class SearchService:
     async def _picture(self, asked: KnnRequest) -> bytes | None:
         if asked.picture_url is None:
             return asked.picture
-        if self.limits.pictures is None:
+        if self.pictures is None:
             raise RefusedError(403, "pictures by URL are turned off here; send the picture itself in base64")
         with self.metrics.timed("picture"):
-            return await fetch_picture(asked.picture_url, self.limits.pictures)
+            return await self.pictures.fetch(asked.picture_url)
 
     async def _run(self, search: Callable[[], Any], index: ServedIndex, statement: str, request: Request) -> Any:
         if self.queue is None:

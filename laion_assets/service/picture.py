@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 REDIRECTS = 3
+
+REFUSED = tuple(map(ipaddress.ip_network, ("64:ff9b:1::/48", "fec0::/10", "::/96", "192.88.99.0/24")))
+"""Networks that are not public although Python may call them global: NAT64 of a network's own, the old site-local ones,
+IPv4 written as ::a.b.c.d, relays of 6to4. A connection to them may end within the network that we are in."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,37 @@ class PictureLimits:
         plain = _carried_ipv4(address)
         if any(plain.version == network.version and plain in network for network in self.private):
             return True
+        if any(each.version == network.version and each in network for each in (address, plain) for network in REFUSED):
+            return False
         return plain.is_global and not plain.is_multicast
+
+
+class PictureFetches:
+    """At most `running` fetches at a time, and at most `waiting` that wait for up to the time of one fetch."""
+
+    def __init__(self, limits: PictureLimits, running: int, waiting: int) -> None:
+        self._limits = limits
+        self._places = asyncio.Semaphore(running)
+        self._free = running + waiting
+
+    async def fetch(self, url: str) -> bytes:
+        """The bytes at `url`. Raises `RefusedError`, 503 if too many fetches wait or the wait is too long."""
+        busy = RefusedError(503, "too many pictures are fetched; try again in a moment", retry_after=1)
+        if self._free <= 0:
+            raise busy
+        self._free -= 1
+        try:
+            try:
+                with anyio.fail_after(self._limits.seconds):
+                    await self._places.acquire()
+            except TimeoutError:
+                raise busy from None
+            try:
+                return await fetch_picture(url, self._limits)
+            finally:
+                self._places.release()
+        finally:
+            self._free += 1
 
 
 async def fetch_picture(url: str, limits: PictureLimits) -> bytes:
@@ -67,6 +102,7 @@ async def _get(url: str, limits: PictureLimits) -> bytes | str:
     headers = {
         "Host": name if parts.port is None else f"{name}:{parts.port}",
         "Accept": "image/*",
+        "Accept-Encoding": "identity",
         "User-Agent": "laion-assets",
     }
     try:
@@ -88,8 +124,11 @@ async def _body(response: httpx.Response, limits: PictureLimits) -> bytes:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not kind.startswith("image/") or kind.startswith("image/svg"):
         raise bad_request("the picture's URL does not answer with a picture (Content-Type image/…)")
+    if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        # A block of 64 KiB may become one of 64 MiB, before its size can be checked.
+        raise bad_request("the picture's URL answers with a Content-Encoding, which was not asked for")
     body = bytearray()
-    async for block in response.aiter_bytes():
+    async for block in response.aiter_raw():
         body += block
         if len(body) > limits.bytes:
             raise bad_request(f"the picture at the URL is larger than {limits.bytes:,} bytes")

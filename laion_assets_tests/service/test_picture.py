@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ipaddress
+import json
 from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from laion_assets.service.app import SearchService
 from laion_assets.service.errors import RefusedError
+from laion_assets.service.limits import Limits
 from laion_assets.service.picture import PictureLimits, fetch_picture
 from laion_assets_tests.service.loopback import served
 
@@ -21,6 +26,9 @@ PUBLIC = PictureLimits(seconds=2)
 PICTURE = b"\x89PNG and so on"
 
 asked: list[str] = []
+
+held = {"now": 0, "most": 0}
+"""Requests of `/held` that are being answered, and the most at a time."""
 
 
 async def _picture(request: Request) -> Response:
@@ -56,6 +64,20 @@ async def _large(_: Request) -> Response:
     return StreamingResponse(blocks(), media_type="image/png")
 
 
+async def _packed(request: Request) -> Response:
+    encoding = request.query_params["by"]
+    content = gzip.compress(bytes(2**20)) if encoding == "gzip" else PICTURE
+    return Response(content, media_type="image/png", headers={"Content-Encoding": encoding})
+
+
+async def _held(_: Request) -> Response:
+    held["now"] += 1
+    held["most"] = max(held["most"], held["now"])
+    await asyncio.sleep(0.1)
+    held["now"] -= 1
+    return Response(PICTURE, media_type="image/png")
+
+
 async def _slow(_: Request) -> Response:
     async def blocks() -> AsyncIterator[bytes]:
         for _ in range(100):
@@ -68,7 +90,14 @@ async def _slow(_: Request) -> Response:
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     routes = [("/picture", _picture), ("/page", _page), ("/svg", _drawing), ("/absent", _absent)]
-    routes += [("/redirect", _redirect), ("/large", _large), ("/slow", _slow), ("/loop", _loop)]
+    routes += [
+        ("/redirect", _redirect),
+        ("/large", _large),
+        ("/slow", _slow),
+        ("/loop", _loop),
+        ("/packed", _packed),
+        ("/held", _held),
+    ]
     with served(Starlette(routes=[Route(path, answer) for path, answer in routes])) as url:
         yield url
 
@@ -113,6 +142,16 @@ def test_a_redirect_is_followed_a_few_times(server: str) -> None:
         "http://0x7f.1/x.png",
         "http://127.1/x.png",
         "http://224.0.0.1/x.png",
+        "http://[64:ff9b:1::a00:1]/x.png",
+        "http://[64:ff9b:1:ffff::1]/x.png",
+        "http://[fec0::1]/x.png",
+        "http://[::127.0.0.1]/x.png",
+        "http://[::8.8.8.8]/x.png",
+        "http://192.88.99.1/x.png",
+        "http://[::ffff:192.88.99.1]/x.png",
+        "http://[2002:c058:6301::]/x.png",
+        "http://[::ffff:10.0.0.1]/x.png",
+        "http://[::]/x.png",
     ],
 )
 def test_an_address_that_is_not_public_is_refused(url: str) -> None:
@@ -160,3 +199,37 @@ def test_what_is_no_picture_url_is_refused_without_its_text(url: str) -> None:
 )
 def test_what_is_no_picture_or_too_much_of_one_is_refused(server: str, path: str, words: str) -> None:
     assert words in refusal(server + path).reason
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "made-up"])
+def test_a_packed_answer_is_refused_before_it_is_unpacked(server: str, encoding: str) -> None:
+    assert "Content-Encoding" in refusal(f"{server}/packed?by={encoding}").reason
+    assert fetch(f"{server}/packed?by=identity") == PICTURE
+
+
+def test_pictures_are_fetched_a_few_at_a_time_and_the_rest_is_refused(server: str) -> None:
+    """The service has no index, so what was fetched is searched in nothing: the statuses tell what was refused."""
+    service = SearchService({"x": NoIndex()}, Limits(searches=2, queue=3, pictures=LOOPBACK))  # type: ignore[dict-item]
+    body = json.dumps({"modality": "image", "num_images": 1, "image_url": f"{server}/held"}).encode()
+
+    async def ask_all(url: str) -> list[int]:
+        async with httpx.AsyncClient(timeout=30) as client:
+            answers = await asyncio.gather(*(client.post(f"{url}/knn-service", content=body) for _ in range(20)))
+        return [answer.status_code for answer in answers]
+
+    held.update(now=0, most=0)
+    with served(service.app()) as url:
+        statuses = asyncio.run(ask_all(url))
+        assert held["most"] == 2
+        assert statuses.count(503) == 15
+        assert asyncio.run(ask_all(url)).count(503) == 15, "the places are free again"
+
+
+class NoIndex:
+    """An index without a table: a search in it fails."""
+
+    def start(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
