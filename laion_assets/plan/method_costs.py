@@ -12,15 +12,21 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.searching.cells_settings import default_probes
 from laion_assets.words import size
 
-SCAN_CORE_SECONDS = 0.62
-"""Core seconds a million rows of an exact search over BFloat16; Float32 is about as fast. 1,000,448 sample rows."""
+SCAN_CORE_SECONDS = 1.1
+"""Core seconds a million rows of an exact search over Float32, the vectors in the page cache: 1.08 of 200,000 sample
+rows (quiet machine), 1.04 to 1.17 of 1,000,448, 1.19 of 4,001,792."""
 
-CODES_CORE_SECONDS = 0.16
-"""The same figure over codes of two bits a dimension; measured were 0.145 to 0.175."""
+CODES_CORE_SECONDS = 0.09
+"""Core seconds a million rows of a search of all codes, beside its candidates: 0.06 in 1,000,448 rows, 0.09 in
+4,001,792."""
 
-CANDIDATES_CORE_SECONDS = 0.15
+PROBED_CORE_SECONDS = 0.30
+"""Core seconds a million rows of probed clusters, which lie in many ranges: 0.22 in 1,000,448 rows, 0.42 in 4,001,792,
+whose files did not fit into the page cache."""
+
+CANDIDATES_CORE_SECONDS = 0.11
 """Core seconds for candidates, the answer's rows and the statements' analysis, whatever the number of rows: a search of
-a fifth of 1,000,448 rows took 0.17 to 0.19 with 100 candidates a neighbour."""
+a tenth of 1,000,448 rows took 0.11, of a fifth 0.14, with 200 candidates a neighbour."""
 
 WRITING_CORE_SECONDS = 28.0
 """Core seconds to read, sort, write and compare a million vectors: 200,000 sample rows of 512 dimensions, on a busy
@@ -84,10 +90,10 @@ def method_costs(
     training = TRAINING_CORE_SECONDS * ITERATIONS * ROWS_A_CENTROID * clusters * math.sqrt(clusters) * columns
     building = cells_core_seconds(clusters, partitions) * vectors / 1e6
     graphs = vectors * parameters.bytes_a_vector(dimension)
-    projected = "measured" if rows <= 200_000 else "projected from 200,000 and 1,000,448 made-up rows"
+    projected = "measured" if rows <= 4_000_000 else "projected from up to 4,001,792 made-up rows"
     scan = SCAN_CORE_SECONDS * millions * scale / cores
     codes = (CODES_CORE_SECONDS * millions * scale + CANDIDATES_CORE_SECONDS) / cores
-    cells = (CODES_CORE_SECONDS * millions * share * scale + CANDIDATES_CORE_SECONDS) / cores
+    cells = (PROBED_CORE_SECONDS * millions * share * scale + CANDIDATES_CORE_SECONDS) / cores
     core_hours = parameters.core_seconds(vectors, dimension) / 3600
     costs = [
         MethodCost("exact", 0.0, 0.0, 0.0, scan, projected),
