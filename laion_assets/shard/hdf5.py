@@ -24,19 +24,23 @@ MOST_CHUNK_BYTES = 1 << 28
 
 MOST_NAMES = 20
 
+MOST_LINKS = 16
+"""Soft links that are followed one after the other; more are a circle."""
+
 
 def find_dataset(file: h5py.File, array: str | None, subject: str) -> h5py.Dataset:
     """A dataset by its path in the file, or the only one. Raises `ShardFileError` with the existing paths.
 
-    Links to other files are not followed: only the file that was fetched is read.
+    Links to other files are not followed: only the file that was fetched is read. Links within the file are.
     """
     import h5py
 
     found: dict[str, h5py.Dataset] = {}
     file.visititems(lambda name, each: found.update({name: each} if isinstance(each, h5py.Dataset) else {}))
     wanted = array.strip("/") if array is not None else next(iter(found), "") if len(found) == 1 else None
-    dataset = found.get(wanted or "")
-    if dataset is None:
+    # `visititems` gives each dataset once, under one of its names, and follows no soft links.
+    dataset = found.get(wanted or "") or (_behind(file, wanted.split("/"), MOST_LINKS) if wanted else None)
+    if not isinstance(dataset, h5py.Dataset):
         raise ShardFileError(
             subject,
             found=f"datasets: {', '.join([*found][:MOST_NAMES]) or 'none'}",
@@ -46,6 +50,23 @@ def find_dataset(file: h5py.File, array: str | None, subject: str) -> h5py.Datas
     if dataset.is_virtual or dataset.external:
         raise ShardFileError(subject, found=f"{wanted} with its values in other files", expected="values in this file")
     return dataset
+
+
+def _behind(at: h5py.Group, steps: list[str], links: int) -> Any:
+    """What a path leads to, by hard and soft links alone; None if it leads nowhere, to another file, or in a circle."""
+    import h5py
+
+    for place, step in enumerate(steps):
+        if step in ("", "."):
+            continue
+        link = at.get(step, getlink=True) if isinstance(at, h5py.Group) else None
+        if isinstance(link, h5py.SoftLink):
+            start = at.file if link.path.startswith("/") else at
+            return _behind(start, [*link.path.split("/"), *steps[place + 1 :]], links - 1) if links else None
+        if not isinstance(link, h5py.HardLink):
+            return None
+        at = at[step]
+    return at
 
 
 def read_hdf5_header(path: Path, array: str | None, *, subject: str, dimension: int, advice: str) -> VectorHeader:

@@ -22,7 +22,11 @@ from laion_assets.shard.npz import UNREADABLE as NPZ_UNREADABLE
 from laion_assets.shard.npz import find_array
 
 BATCH_ROWS = 65_536
-LONGEST_KEY_BYTES = 1_024
+LONGEST_KEY = 1_024
+"""Bytes of a key, or characters: numpy's arrays of texts (U) take four bytes for each."""
+
+BATCH_BYTES = 1 << 26
+"""Bytes of a batch of an npz array, whose keys all have the length of the longest."""
 
 Hashes = npt.NDArray[np.uint64]
 """(n, 2): two hashes of a key, of different seeds. Two of ten million keys are confused with probability 10^-24."""
@@ -78,8 +82,9 @@ def _of_npz(path: Path, name: str, subject: str) -> Iterator[pa.Array]:
     with zipfile.ZipFile(path) as archive, archive.open(find_array(archive, name, subject)) as file:
         shape, _, dtype = parse_header(file, refuse)
         _require_keys(shape, dtype, f"{subject}, {name}")
-        for first in range(0, shape[0], BATCH_ROWS):
-            rows = min(BATCH_ROWS, shape[0] - first)
+        batch = min(BATCH_ROWS, BATCH_BYTES // max(1, dtype.itemsize))
+        for first in range(0, shape[0], batch):
+            rows = min(batch, shape[0] - first)
             content = b""
             while len(content) < rows * dtype.itemsize:
                 piece = file.read(rows * dtype.itemsize - len(content))
@@ -101,7 +106,15 @@ def _of_hdf5(path: Path, name: str, subject: str) -> Iterator[pa.Array]:
 
 
 def _require_keys(shape: tuple[int, ...], dtype: np.dtype[np.generic], subject: str) -> None:
-    if len(shape) != 1 or dtype.kind not in "iuSU" or dtype.itemsize > LONGEST_KEY_BYTES:
+    longest = dtype.itemsize // (4 if dtype.kind == "U" else 1)
+    if dtype.kind in "SU" and longest > LONGEST_KEY:
+        raise ShardFileError(
+            subject,
+            found=f"keys of {longest:,} {'characters' if dtype.kind == 'U' else 'bytes'}, {dtype.str}",
+            expected=f"keys of at most {LONGEST_KEY:,}",
+            advice="shorten the longest, or write the array with its real length",
+        )
+    if len(shape) != 1 or dtype.kind not in "iuSU":
         raise ShardFileError(
             subject, found=f"shape {shape} of {dtype.str}", expected="one dimension, of text or whole numbers, as keys"
         )

@@ -42,7 +42,8 @@ class ObjectFile:
 
     def __init__(self, url: str, folder: str, wanted: WantedFile) -> None:
         """Raises `PermanentSourceError` if the package for such URLs is missing."""
-        self.url = redact("/".join(part for part in (url.rstrip("/"), folder, wanted.remote_path) if part))
+        # A key may have # or ? in it, which are a fragment or a query in the base URL alone.
+        self.url = "/".join(part for part in (redact(url).rstrip("/"), folder, wanted.remote_path) if part)
         self._wanted = wanted
         self._subject = f"{wanted.subject} from {self.url}"
         self._base = url

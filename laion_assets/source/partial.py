@@ -22,7 +22,7 @@ from laion_assets.shard.store_errors import store_errors
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.fetch_limits import Pace
 from laion_assets.source.fetch_progress import ShardTransfer
-from laion_assets.source.wanted import START_BYTES, WantedFile, check_file, check_size, check_start
+from laion_assets.source.wanted import WantedFile, check_file, check_size, check_start
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class PartialFile:
             start += chunk
             self.received += len(chunk)
             pace.add(len(chunk), origin.url)
-            if len(start) >= START_BYTES:
+            if len(start) >= self.wanted.start_bytes:
                 break
         check_start(self.wanted, start, origin.url, origin.total)
         return start

@@ -36,6 +36,9 @@ PARQUET_LEAST_BYTES = 12
 START_BYTES = 512
 """Bytes that `check_start` needs: numpy's header of such a file has 128."""
 
+HDF5_START_BYTES = (1 << 14) + 8
+"""The same for HDF5, whose magic bytes come after a block of the user's own of 0, 512, 1,024, 2,048 or more bytes."""
+
 HALF_FLOAT_BYTES = 2
 """Bytes of the smallest float that is read."""
 
@@ -86,6 +89,11 @@ class WantedFile:
     def magic(self) -> bytes:
         """The first bytes of such a file."""
         return MAGIC[self.container]
+
+    @property
+    def start_bytes(self) -> int:
+        """Bytes that `check_start` needs of such a file."""
+        return HDF5_START_BYTES if self.container == "hdf5" else START_BYTES
 
 
 def wanted_files(settings: Settings, shard: int) -> list[WantedFile]:
@@ -141,11 +149,11 @@ def check_size(wanted: WantedFile, size: int, place: str) -> None:
 
 
 def check_start(wanted: WantedFile, start: bytes, place: str, total: int | None = None) -> None:
-    """Raises `WrongFileError` if a file's first bytes (`START_BYTES`, if it has so many) are not of its kind.
+    """Raises `WrongFileError` if a file's first bytes (`start_bytes`, if it has so many) are not of its kind.
 
     If its `total` bytes are known, too, an npy header must fit them, provided that `start` contains the whole header.
     """
-    if start.startswith(wanted.magic):
+    if start.startswith(wanted.magic) or (wanted.container == "hdf5" and _hdf5_begin(start) is not None):
         if wanted.container == "npy" and total is not None and _holds_npy_header(start):
             _check_npy_size(wanted, io.BytesIO(start), total, place)
         return
@@ -163,7 +171,7 @@ def check_file(wanted: WantedFile, path: Path, place: str, *, pause: Callable[[]
     with path.open("rb") as file:
         size = path.stat().st_size
         check_size(wanted, size, place)
-        check_start(wanted, file.read(SHOWN_BYTES), place)
+        check_start(wanted, file.read(wanted.start_bytes), place)
         CHECKS[wanted.container](wanted, file, size, place)
         if wanted.sha256 is not None:
             _check_sha256(wanted, file, place, pause)
@@ -206,14 +214,22 @@ def _check_zip_directory(wanted: WantedFile, file: IO[bytes], size: int, place: 
 def _check_hdf5_size(wanted: WantedFile, file: IO[bytes], size: int, place: str) -> None:
     """The superblock has the file's end: after the base address; in versions 0 and 1 after the free space's address."""
     file.seek(0)
+    begin = _hdf5_begin(file.read(HDF5_START_BYTES)) or 0
+    file.seek(begin)
     start = file.read(64)
     version, width = start[8:9], start[9:10] if start[8:9] > b"\x01" else start[13:14]
     at = {b"\x00": 40, b"\x01": 44, b"\x02": 28, b"\x03": 28}.get(version)
-    if at is None or width != b"\x08" or size < at + 8:
+    if at is None or width != b"\x08" or size < begin + at + 8:
         raise _wrong(wanted, place, f"{size} bytes, a superblock of version {version!r}", "a whole HDF5 file")
     promised = int.from_bytes(start[at : at + 8], "little")
     if size < promised:
         raise _wrong(wanted, place, f"{size} bytes", f"{promised} as its superblock says")
+
+
+def _hdf5_begin(start: bytes) -> int | None:
+    """Where the superblock is: at 0, 512 and doubles of that, as the format allows; None if it is not in `start`."""
+    places = (0, *(512 << double for double in range(6)))
+    return next((place for place in places if start.startswith(MAGIC["hdf5"], place)), None)
 
 
 CHECKS: dict[Container, Callable[[WantedFile, IO[bytes], int, str], None]] = {

@@ -16,7 +16,7 @@ from laion_assets.errors import ShardFileError
 from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merge import merge_shard
 from laion_assets.source.failures import WrongFileError
-from laion_assets.source.wanted import WantedFile, check_file
+from laion_assets.source.wanted import WantedFile, check_file, check_start
 from laion_assets_tests.conftest import Shard, assert_one_line
 from laion_assets_tests.shard.test_containers import store_of
 from laion_assets_tests.shard.test_merge import assert_equals
@@ -58,6 +58,51 @@ def test_datasets_of_an_hdf5_file_are_merged_as_npy_files_are(name: str, shard: 
     for kind, path in files.paths().items():
         check_file(WantedFile(1, kind, path.name), path, "here")
     assert_equals(pq.read_table(merge_shard(store, 1, max_bad_fraction=0).path), shard, 1)
+
+
+def hard(file: h5py.File) -> None:
+    """A second name of the images that comes after the first by alphabet, and the first of the texts."""
+    file["zzz/img"], file["aaa"] = file["emb/img"], file["emb/txt"]
+
+
+def soft(file: h5py.File) -> None:
+    """Soft links: absolute, relative, to a group, to a link."""
+    file["by"] = h5py.SoftLink("/emb")
+    file["aaa"] = h5py.SoftLink("by/txt")
+    file["zzz/img"] = h5py.SoftLink("/by/./img")
+
+
+@pytest.mark.parametrize("link", [hard, soft])
+def test_names_that_are_links_within_the_file_are_followed(
+    link: Callable[[h5py.File], None], shard: Shard, tmp_path: Path
+) -> None:
+    store = store_of(tmp_path, **{**FILE, "image_array": "zzz/img", "text_array": "/aaa"})
+    files = store.raw_files(1)
+    written(files.image, shard)
+    with h5py.File(files.image, "a") as file:
+        link(file)
+    pq.write_table(shard.table, files.metadata)
+    assert_equals(pq.read_table(merge_shard(store, 1, max_bad_fraction=0).path), shard, 1)
+
+
+def test_links_in_a_circle_or_to_another_file_are_refused(shard: Shard, tmp_path: Path) -> None:
+    store = store_of(tmp_path, **{**FILE, "image_array": "a"})
+    files = store.raw_files(1)
+    pq.write_table(shard.table, files.metadata)
+    for target in (
+        h5py.SoftLink("/b"),
+        h5py.SoftLink("/other/emb/img"),
+        h5py.SoftLink("/nowhere"),
+        h5py.SoftLink("/a"),
+    ):
+        written(files.image, shard)
+        written(tmp_path / "other.h5", shard)
+        with h5py.File(files.image, "a") as file:
+            file["a"], file["b"] = target, h5py.SoftLink("/a")
+            file["other"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+        with pytest.raises(ShardFileError) as caught:
+            merge_shard(store, 1, max_bad_fraction=0)
+        assert_one_line(caught.value, "expected one at a")
 
 
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
@@ -198,3 +243,23 @@ def test_a_file_that_was_cut_is_refused_when_it_is_fetched(share: float, shard: 
     put(path, path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(WrongFileError):
         check_file(WantedFile(0, "image", path.name), path, "there")
+
+
+@pytest.mark.parametrize("block", [512, 4_096, 16_384])
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_a_file_with_a_block_of_the_users_own_is_read(block: int, version: str, shard: Shard, tmp_path: Path) -> None:
+    """MATLAB's files have such a block before the superblock."""
+    store = store_of(tmp_path, **FILE)
+    files = store.raw_files(1)
+    with h5py.File(files.image, "w", userblock_size=block, libver=version) as file:
+        file["emb/img"], file["emb/txt"] = shard.images, shard.texts
+    wanted = WantedFile(1, "text", files.image.name)
+    content = b"MATLAB".ljust(block, b" ") + files.image.read_bytes()[block:]
+    files.image.write_bytes(content)
+    check_start(wanted, content[: wanted.start_bytes], "here")
+    check_file(wanted, files.image, "here")
+    pq.write_table(shard.table, files.metadata)
+    assert_equals(pq.read_table(merge_shard(store, 1, max_bad_fraction=0).path), shard, 1)
+    files.image.write_bytes(content[:-1])
+    with pytest.raises(WrongFileError, match="as its superblock says"):
+        check_file(wanted, files.image, "here")

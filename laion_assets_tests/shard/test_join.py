@@ -150,11 +150,28 @@ def test_no_metadata_at_all_refuses_every_row(shard: Shard, tmp_path: Path) -> N
     assert not store.merged_path(0).exists()
 
 
+@pytest.mark.parametrize("kind", ["U1024", "S1024"])
+def test_keys_of_a_thousand_characters_are_found(
+    kind: str, shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "BATCH_BYTES", 100_000)
+    uids = [f"{uid}{'x' * (1_024 - len(uid))}" for uid in UIDS]
+    store = joined(tmp_path)
+    archive(store, shard, np.array(uids, kind))
+    pq.write_table(shuffled(shard, uids), store.raw_files(0).metadata)
+    assert merge_shard(store, 0, max_bad_fraction=0).rows == 250
+
+
 BAD: dict[str, tuple[dict[str, Any], Callable[[Shard], pa.Table], str]] = {
     "no such array": ({"id": np.array(UIDS)}, shuffled, "arrays: img, txt, id"),
     "keys of floats": ({"uid": np.arange(250.0)}, shuffled, "shape (250,) of <f8"),
     "two dimensions": ({"uid": np.zeros((250, 2), int)}, shuffled, "shape (250, 2)"),
-    "long keys": ({"uid": np.full(250, "x", "U999")}, shuffled, "of <U999"),
+    "long keys": (
+        {"uid": np.full(250, "x", "U1025")},
+        shuffled,
+        "keys of 1,025 characters, <U1025, expected keys of at",
+    ),
+    "long keys of bytes": ({"uid": np.full(250, b"x", "S1025")}, shuffled, "keys of 1,025 bytes, |S1025"),
     "fewer keys": ({"uid": np.array(UIDS[:9])}, shuffled, "9 keys in uid, expected 250"),
     "no such column": ({"uid": np.array(UIDS)}, lambda s: s.table, "no column uid among"),
     "a column of floats": (

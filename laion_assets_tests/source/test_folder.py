@@ -216,6 +216,22 @@ def bucket() -> Iterator[UPath]:
     folder.fs.rm("/bucket", recursive=True)
 
 
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a#b?c=d"])
+def test_a_key_with_a_hash_or_a_question_mark_is_noted_whole(name: str, bucket: UPath, tmp_path: Path) -> None:
+    (tmp_path / "d.toml").write_text(
+        f'name = "d"\nnames = ["{name}"]\nimage_file = "img_{{name}}.npy"\nhas_text = false\nhas_metadata = false\n'
+        'dimension = 512\n[[sources]]\nurl = "unused"\n'
+    )
+    (bucket / "img_emb" / f"img_{name}.npy").write_bytes(CONTENT)
+    (fetched,) = fetch("memory://bucket/shards", tmp_path, dataset=tmp_path / "d.toml")
+    assert fetched.path.read_bytes() == CONTENT
+    assert fetched.url == f"memory://bucket/shards/img_emb/img_{name}.npy"
+    (bucket / "img_emb" / f"img_{name}.npy").unlink()
+    with pytest.raises(PermanentSourceError) as caught:
+        fetch("memory://bucket/shards", tmp_path / "other", dataset=tmp_path / "d.toml")
+    assert f"img_emb/img_{name}.npy" in str(caught.value)
+
+
 @pytest.mark.usefixtures("bucket")
 def test_a_file_of_an_object_store_is_streamed(tmp_path: Path) -> None:
     fetched = fetch("memory://bucket/shards", tmp_path)
