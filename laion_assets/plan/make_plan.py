@@ -210,7 +210,9 @@ def _warnings(model: Model, plan: LoadPlan) -> list[str]:
         found.append(f"The time to fetch is left out: bandwidth is {plan.bandwidth.how}. --bandwidth gives one.")
     estimated = sum(shard.origin == "estimated" for shard in plan.shards)
     if estimated:
-        found.append(f"The sizes of {estimated} shards are estimated, not known: --ask asks the source.")
+        found.append(
+            f"The sizes of {estimated} shards are estimated, not known: --ask asks the source, and reads npy headers."
+        )
     if not plan.calibrated_here:
         found.append(
             "Times and memory are those of another machine, version or setting: laion-assets plan measures them here."

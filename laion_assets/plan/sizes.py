@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +13,14 @@ import numpy as np
 from laion_assets.dataset import NPY_HEADER_BYTES, Dataset
 from laion_assets.errors import SourceError
 from laion_assets.settings import Settings
-from laion_assets.source.observe import observe_shard
+from laion_assets.shard.npy import parse_header
+from laion_assets.source.failures import WrongFileError
+from laion_assets.source.fetch_limits import FetchLimits
+from laion_assets.source.fetch_progress import ShardTransfer
+from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.observe import OBSERVE_SECONDS, observe_shard
+from laion_assets.source.places import ShardPlaces
+from laion_assets.source.wanted import START_BYTES, wanted_files
 
 Origin = Literal["known", "asked", "estimated"]
 
@@ -85,9 +94,31 @@ def _asked(settings: Settings, shard: int, insist: bool) -> ShardSize | None:
     if vectors is None:
         return None
     vectors //= dataset.shards_per_file
-    rows = max(0, vectors - NPY_HEADER_BYTES) // bytes_a_row(dataset)
+    stated = _rows_of_npy(settings, shard, found[dataset.file_of("image")])
+    rows = max(0, vectors - NPY_HEADER_BYTES) // bytes_a_row(dataset) if stated is None else stated
     total = sum(size for size in sizes if size is not None) // dataset.shards_per_file
-    return ShardSize(shard, rows, total if None not in sizes else raw_bytes(dataset, rows), "asked")
+    origin: Origin = "estimated" if stated is None else "asked"
+    return ShardSize(shard, rows, total if None not in sizes else raw_bytes(dataset, rows), origin)
+
+
+def _rows_of_npy(settings: Settings, shard: int, remote: RemoteFile) -> int | None:
+    """The rows by the header of an npy file, whose numbers may be wider than the dataset says; None for other files,
+    and if the header cannot be read."""
+    dataset = settings.dataset
+    if dataset.container("image") != "npy":
+        return None
+    wanted = next(file for file in wanted_files(settings, shard) if file.kind == dataset.file_of("image"))
+    limits = FetchLimits.of(settings)
+    with closing(ShardPlaces(settings, limits, ShardTransfer(f"shard {shard}", {}))) as places:
+        files = [places.whole(place, wanted) for place in settings.sources]
+        file = next((file for file in files if file.url == remote.url), None)
+        try:
+            end = min(START_BYTES, remote.size or 0)
+            start = b"".join(file.read_range(0, end, remote, OBSERVE_SECONDS)) if file is not None else b""
+            shape, _, _ = parse_header(io.BytesIO(start), lambda found, _: WrongFileError(wanted.subject, found=found))
+        except (SourceError, ValueError):
+            return None
+    return int(shape[0]) if shape else None
 
 
 def bytes_a_row(dataset: Dataset) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from laion_assets.errors import SourceError
@@ -98,3 +99,26 @@ def test_without_an_answer_bandwidth_is_not_known_and_no_error(tmp_path: Path) -
     bandwidth = tried_bandwidth(settings_for(tmp_path / "nothing", data_dir=tmp_path / "data", **QUICK), 0)
     assert bandwidth.bytes_per_second is None
     assert bandwidth.how.startswith("not known: shard 0")
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("<f2", 1_000), ("<f4", 1_000), ("<f8", 1_000)])
+def test_the_rows_of_an_npy_file_are_those_of_its_header(kind: str, rows: int, tmp_path: Path) -> None:
+    """The dataset says nothing of the width of its numbers, and most are float16."""
+    np.save(tmp_path / "img_emb_0.npy", np.zeros((rows, 8), kind))
+    (found,) = shard_sizes(_alone(tmp_path, ""), [0])
+    assert (found.rows, found.origin) == (rows, "asked")
+
+
+def test_the_rows_of_a_packed_file_are_estimated(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "e_0.npz", e=np.zeros((1_000, 8), "<f2"))
+    (found,) = shard_sizes(_alone(tmp_path, 'image_file = "e_{shard}.npz"\n'), [0])
+    assert (found.raw_bytes, found.origin) == ((tmp_path / "e_0.npz").stat().st_size, "estimated")
+
+
+def _alone(folder: Path, file: str) -> Settings:
+    """A dataset of image vectors alone, in a folder."""
+    (folder / "d.toml").write_text(
+        f'name = "d"\nshards = 1\ndimension = 8\nhas_text = false\nhas_metadata = false\n{file}[[sources]]\n'
+        'url = "unused"\n'
+    )
+    return load_settings(dataset_name=str(folder / "d.toml"), data_dir=folder / "data", source=(str(folder),))
