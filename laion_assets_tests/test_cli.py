@@ -443,5 +443,7 @@ def test_every_command_has_help(command: str) -> None:
         assert said.help
     for option in described.params:
         assert option.help, option.name
-        for name in (*option.opts, *option.secondary_opts) if option.param_type_name == "option" else ():
+        # A hidden option is one that the command itself passes to processes that it starts.
+        shown = option.param_type_name == "option" and not option.hidden
+        for name in (*option.opts, *option.secondary_opts) if shown else ():
             assert name in result.output

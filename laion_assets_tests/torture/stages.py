@@ -44,7 +44,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "see that the index is used": [(vector_index, "index_uses")],
     "exact neighbours": [(evaluate, "true_neighbours"), (exact, "_write")],
     "measure recall": [(recall_report, "compare")],
-    "save the report": [(recall_report, "recall_plot"), (recall_report, "save_evaluation")],
+    "save the report": [(recall_report, "recall_plot"), (recall_report, "save_evaluations")],
     "record an event": [(dg.DagsterInstance, "handle_new_event")],
 }
 """Functions by stage, where their callers find them."""
