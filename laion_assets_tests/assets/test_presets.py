@@ -96,8 +96,8 @@ def test_a_presets_layout_is_loaded_indexed_and_searched(
         chosen = ("--dataset", preset, "--source", server.base())
         settings = settings_for(server.base(), data_dir=tmp_path / "sizes", dataset=preset)
         (size,) = shard_sizes(settings, [shard], ask=True)
-        # What a plan counts with: random numbers do not pack, and a file of ten shards is told by its size.
-        assert (size.origin, size.rows == pytest.approx(ROWS, rel=0.15)) == ("asked", True)
+        # A Parquet file's rows are estimated from its size: random numbers do not pack.
+        assert (size.origin, size.rows == pytest.approx(ROWS, rel=0.15)) == ("estimated", True)
         loaded = json.loads(run(tmp_path, "load", str(shard), "--json", *chosen).stdout)
         assert [(each["shard"], each["rows"]) for each in loaded["shards"]] == [(shard, ROWS)]
         name = load_dataset(preset).remote_name("metadata", shard)

@@ -158,11 +158,12 @@ def test_statements_of_a_load_may_take_longer_than_searches(
 ) -> None:
     load_partition(db, merged)
     limits = {
-        request["sql"].split()[0]: request["settings"]["max_execution_time"]
+        (request["sql"].split()[0], "_staging_" in request["sql"]): request["settings"]["max_execution_time"]
         for request in clickhouse_server.log()
         if "max_execution_time" in request["settings"]
     }
-    assert (limits["INSERT"], limits["OPTIMIZE"]) == ("3600", "3600")
+    assert (limits["INSERT", True], limits["OPTIMIZE", True]) == ("3600", "3600")
+    assert limits["INSERT", False] == "15", "a claim of a lease"
     clickhouse_server.calm()
     db.one("SELECT 1")
     assert [request["settings"]["max_execution_time"] for request in clickhouse_server.log()] == ["300"]
