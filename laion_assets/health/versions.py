@@ -60,12 +60,6 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _cut(dataset: Dataset) -> str:
-    """How files are cut and numbered; "" if each shard is one file. The files' versions tell their contents."""
-    cut = (dataset.shards_per_file, dataset.first_file)
-    return "" if cut == (1, 0) else f", {cut[0]} shards a file from {cut[1]}"
-
-
 def _arrays(dataset: Dataset) -> str:
     """Where the vectors are in their files, and how metadata rows are matched to them; "" for npy files."""
     arrays = [array for part in dataset.parts if (array := dataset.array(part)) is not None]
@@ -86,7 +80,7 @@ def code_version(settings: Settings, asset: str) -> str:
     index = str(IndexParameters.of(settings))
     versions = {
         "raw_shard": f"{dataset.name}; {dataset.image_file}, {dataset.text_file}, {dataset.metadata_file}"
-        f"{_cut(dataset)}",
+        f"{dataset.cut and f', {dataset.cut}'}",
         "merged_shard": f"format {merged.FORMAT}; {dataset.dimension} dimensions, {', '.join(dataset.vector_columns)}, "
         f"{'normalised' if dataset.normalised else 'not normalised'}; columns {columns}{_arrays(dataset)}",
         "clickhouse_partition": f"codec {settings.vector_codec}, granules of {settings.index_granularity}; "
