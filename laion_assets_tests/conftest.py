@@ -1,4 +1,4 @@
-"""What tests of several rooms share: sample shards, ways to spoil them, settings, a store."""
+"""Fixtures and helpers for tests of several rooms: sample shards, ways to damage them, settings, a store."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from laion_assets_tests.endpoint.process import ServerProcess, endpoint_process
 
 REPOSITORY = Path(__file__).parents[1]
 REAL = REPOSITORY.parent / "shared" / "real"
-"""Genuine files, which stay outside the repository."""
+"""Real LAION files, which are not in the repository."""
 
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"genuine files are not at {REAL}")
 
 SAMPLE = load_dataset("sample")
 SAMPLE_ROWS = (1_000, 620, 250, 400)
-"""Rows of the sample shards: 620 have all 20 awkward captions."""
+"""Rows of each sample shard. 620 rows are enough to contain all 20 awkward captions."""
 
 VECTORS = ("image_embedding", "text_embedding")
 
-# Tests start some two hundred Python processes: each would compile Dagster again where nothing compiled may be kept.
+# Tests start about two hundred Python processes. Without bytecode files, each of them would compile Dagster again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
@@ -63,18 +63,18 @@ LONGEST = (
     "health/test_update.py",
     "terminal/test_plan.py",
 )
-"""What takes longest begins first, so that no worker begins it when the others are done."""
+"""The slowest modules start first, so that no worker starts one of them after the other workers have finished."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begins with what takes longest; `--dist loadfile` keeps a module's tests, which share tables, in one worker."""
+    """Puts the slowest modules first. `--dist loadfile` keeps tests of a module, which share tables, in one worker."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard in memory, as numpy and pyarrow read it, to be spoilt and written."""
+    """One shard in memory, as numpy and pyarrow read it. Tests damage it and write it."""
 
     images: npt.NDArray[Any]
     texts: npt.NDArray[Any]
@@ -82,7 +82,7 @@ class Shard:
 
     @classmethod
     def read(cls, folder: Path, shard: int) -> Shard:
-        """A shard of a folder in LAION's layout."""
+        """Reads a shard from a folder in LAION's layout."""
         return cls(
             np.load(folder / "img_emb" / f"img_emb_{shard}.npy"),
             np.load(folder / "text_emb" / f"text_emb_{shard}.npy"),
@@ -91,31 +91,31 @@ class Shard:
 
     @property
     def rows(self) -> int:
-        """How many it has."""
+        """The number of rows."""
         return int(self.table.num_rows)
 
     def head(self, rows: int) -> Shard:
-        """Its first rows."""
+        """A shard with only the first `rows` rows."""
         return Shard(self.images[:rows], self.texts[:rows], self.table.slice(0, rows))
 
     def with_column(self, name: str, values: pa.Array) -> Shard:
-        """The shard with a column of its metadata replaced, or added."""
+        """A copy of the shard with one metadata column replaced or added."""
         if name in self.table.column_names:
             return replace(self, table=self.table.set_column(self.table.column_names.index(name), name, values))
         return replace(self, table=self.table.append_column(name, values))
 
     def with_vector(self, row: int, values: npt.ArrayLike, *, kind: str = "images") -> Shard:
-        """The shard with one vector replaced."""
+        """A copy of the shard with one vector replaced."""
         spoilt = np.array(getattr(self, kind))
         spoilt[row] = values
         return replace(self, images=spoilt) if kind == "images" else replace(self, texts=spoilt)
 
     def texts_of_column(self, name: str) -> list[bytes]:
-        """A column of texts as bytes, with nothing for null."""
+        """A text column as bytes, with empty bytes for null."""
         return [text or b"" for text in self.table[name].cast(pa.binary()).to_pylist()]
 
     def write(self, folder: Path, shard: int) -> None:
-        """Writes it in LAION's layout: three folders."""
+        """Writes the shard in LAION's layout: three folders."""
         for name in ("img_emb", "text_emb", "metadata"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         np.save(folder / "img_emb" / f"img_emb_{shard}.npy", self.images)
@@ -123,7 +123,7 @@ class Shard:
         pq.write_table(self.table, folder / "metadata" / f"metadata_{shard}.parquet", compression="snappy")
 
     def place(self, store: ShardStore, shard: int = 0) -> ShardFiles:
-        """Writes its raw files into a store."""
+        """Writes the shard's raw files into a store."""
         files = store.raw_files(shard)
         store.raw_folder.mkdir(parents=True, exist_ok=True)
         np.save(files.image, self.images)
@@ -135,7 +135,7 @@ class Shard:
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have settings, and a Dagster instance, of their own."""
+    """Removes settings and `DAGSTER_HOME` from the environment: the caller's own must not affect the tests."""
     for name in [*os.environ]:
         if name.startswith("LAION_") or name == "DAGSTER_HOME":
             monkeypatch.delenv(name)
@@ -143,7 +143,7 @@ def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four sample shards in LAION's layout; nobody writes into it."""
+    """A folder with four sample shards in LAION's layout. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("sample")
     for shard, rows in enumerate(SAMPLE_ROWS):
         write_sample_shard(folder, shard, rows, seed=11)
@@ -152,54 +152,54 @@ def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_shards(sample_folder: Path) -> list[Shard]:
-    """The same shards as arrays and tables."""
+    """The shards of `sample_folder` as arrays and tables."""
     return [Shard.read(sample_folder, shard) for shard in range(len(SAMPLE_ROWS))]
 
 
 @dataclass(frozen=True)
 class Transport:
-    """How tests reach ClickHouse: chDB in their own process, or a server over HTTP."""
+    """How tests reach ClickHouse: chDB in the test process, or a server over HTTP."""
 
     server: ServerProcess | None
 
     def fresh(self) -> dict[str, object]:
-        """Fields of the settings for a database that nobody has used."""
+        """Settings fields for a new, empty database."""
         return {"clickhouse": self.server.url()} if self.server else {}
 
 
 @pytest.fixture(scope="session")
 def clickhouse_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server process for all tests; each has a database of its own."""
+    """One server process for all tests. Each test uses a separate database."""
     with endpoint_process(tmp_path_factory.mktemp("server")) as server:
         yield server
 
 
 @pytest.fixture(scope="module", params=["embedded", "server"])
 def transport(request: pytest.FixtureRequest) -> Transport:
-    """Every test that works on the table, its indexes and its search runs over both.
+    """Runs each test of the table, its indexes and its search on both transports.
 
-    Tests above these rooms (Dagster, the command line, CLIP) run on the embedded engine alone: they reach the table by
-    the same functions, and would tell nothing more at twice the time. So do those of tuning, which are thousands of
-    searches; test_grants tunes once on a server.
+    Tests above these rooms (Dagster, the command line, CLIP) use only the embedded engine: they call the same table
+    functions, so a second transport would double the time and find nothing more. Tuning tests also use only the
+    embedded engine, since they run thousands of searches. test_grants tunes once on a server.
     """
     return Transport(request.getfixturevalue("clickhouse_server") if request.param == "server" else None)
 
 
 @pytest.fixture
 def settings(sample_folder: Path, tmp_path: Path) -> Settings:
-    """Settings for the sample shards, with a store of the test's own."""
+    """Settings for the sample shards, with a separate store for each test."""
     return settings_for(tmp_path / "data", sample_folder)
 
 
 @pytest.fixture
 def store(settings: Settings) -> ShardStore:
-    """The store of those settings."""
+    """The store of the `settings` fixture."""
     return ShardStore(settings.data_dir, settings.dataset)
 
 
 @pytest.fixture
 def merged_from(store: ShardStore) -> Callable[[Shard, int], MergedShard]:
-    """Merges a shard from memory as shard N of the store."""
+    """A function that merges a shard from memory as shard `number` of the store."""
 
     def merge(shard: Shard, number: int = 0) -> MergedShard:
         shard.place(store, number)
@@ -215,17 +215,17 @@ def settings_for(data_dir: Path, source: Path, **fields: object) -> Settings:
 
 
 def sample_dataset(**fields: object) -> Dataset:
-    """The sample's dataset with other fields."""
+    """The sample dataset with some fields changed."""
     return Dataset.model_validate({**SAMPLE.model_dump(), **fields})
 
 
 def copy_sample(sample_folder: Path, folder: Path) -> Path:
-    """A copy of the sample shards that may be spoilt."""
+    """A copy of the sample shards that a test may damage."""
     return Path(shutil.copytree(sample_folder, folder))
 
 
 def class_shard(names: list[int], *, dimension: int = 64, seed: int = 0) -> Shard:
-    """A shard whose row k is a picture of class `names[k]`, with the class as its caption: texts are one a class."""
+    """A shard whose row k is a picture of class `names[k]`, captioned with it. Each class has one text vector."""
     random = np.random.default_rng(seed)
 
     def unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -244,7 +244,7 @@ def class_shard(names: list[int], *, dimension: int = 64, seed: int = 0) -> Shar
 
 @contextmanager
 def at_most_bytes(limit: int) -> Iterator[None]:
-    """Holds Python's and numpy's memory within the block to so many bytes at most."""
+    """Checks that Python and numpy use at most `limit` bytes of memory within the block."""
     tracemalloc.start()
     try:
         yield
@@ -255,7 +255,7 @@ def at_most_bytes(limit: int) -> Iterator[None]:
 
 
 def assert_one_line(error: BaseException, *parts: str) -> None:
-    """An error is one line that holds all of these parts."""
+    """Checks that an error message is one line and contains all `parts`."""
     message = str(error)
     assert "\n" not in message
     for part in parts:
