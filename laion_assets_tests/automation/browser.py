@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 1400, 900
 SECONDS = 90.0
-"""How long anything on a page may take to come: the code location is loaded when it is first asked for."""
+"""Longest wait for an element of a page. The first request also loads the code location."""
 
 FLAGS = [
     "--no-sandbox",
@@ -31,7 +31,7 @@ FLAGS = [
 
 
 def chromium_path() -> str | None:
-    """The system's Chromium."""
+    """The path of the system's Chromium, or None."""
     return next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
@@ -39,7 +39,7 @@ def chromium_path() -> str | None:
 
 @contextlib.contextmanager
 def open_browser(url: str) -> Iterator[Page]:
-    """A page of the UI at `url`, which pages are asked for relative to; it reaches nothing but this machine."""
+    """Opens a page whose relative addresses start at `url`. The browser may request nothing from other hosts."""
     from playwright.sync_api import Route, sync_playwright
 
     def refuse_strangers(route: Route) -> None:
@@ -48,7 +48,7 @@ def open_browser(url: str) -> Iterator[Page]:
         else:
             route.abort()
 
-    # Else a greeting lies over the first page.
+    # Otherwise a welcome dialog covers the first page.
     httpx.post(f"{url}/graphql", json={"query": "mutation { setNuxSeen }"}, timeout=SECONDS).raise_for_status()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=FLAGS)
@@ -70,21 +70,21 @@ def open_graph(page: Page) -> None:
 
 
 def materialize(page: Page, asset: str) -> None:
-    """Materializes an unpartitioned asset, what it is made from being there, by its button."""
+    """Clicks *Materialize* of an unpartitioned asset whose inputs exist."""
     page.goto(f"/assets/{asset}")
-    # To leave the page before it asked for the run would leave the run out.
+    # If the page is left before it sends the request, no run is launched.
     with page.expect_response(lambda response: "mutation Launch" in (response.request.post_data or "")):
         page.get_by_role("button", name="Materialize").first.click()
 
 
 def open_markdown(page: Page, asset: str, *, timeout: float) -> None:
-    """Opens the Markdown report of an asset's last materialization, waiting for there to be one."""
+    """Waits for a materialization of an asset and opens the Markdown report of the last one."""
     page.goto(f"/assets/{asset}?view=events")
     page.get_by_text("[Show Markdown]").first.click(timeout=timeout)
     page.get_by_role("dialog").wait_for()
 
 
 def save_picture(page: Page, path: Path) -> None:
-    """A picture of the page as PNG, without the pointer over anything."""
+    """Saves a PNG of the page. The pointer is moved away first, so that no element is highlighted."""
     page.mouse.move(0, 0)
     page.screenshot(path=path)

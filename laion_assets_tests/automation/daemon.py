@@ -1,6 +1,6 @@
-"""Dagster's daemon, as `python -m dagster._daemon` starts it, which looks every two seconds instead of every 30 or 5.
+"""Runs Dagster's daemon like `python -m dagster._daemon`, but with intervals of 2 seconds instead of 30 or 5.
 
-Nothing else of it is changed: how often it looks is how long a test would wait, idle.
+Shorter intervals save idle waiting in tests. Nothing else is changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes histories of shards into a Dagster instance: materializations, and runs in every state. It asserts nothing."""
+"""Writes shard histories into a Dagster instance for tests: materializations, and runs in every state."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from laion_assets.health.keys import CHAIN, LOAD_JOB, asset_key, chain_keys, job
 from laion_assets.settings import Settings
 
 ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("laion_assets"), "__repository__")
-"""Where the runs say that they come from: a queued one must."""
+"""The origin recorded in each run. Dagster requires one for a queued run."""
 
 
 class Recorder:
-    """An instance whose history the test writes; no step is executed."""
+    """Writes the history of an instance. No step is executed."""
 
     def __init__(self, instance: DagsterInstance, settings: Settings) -> None:
         self.instance = instance
@@ -29,7 +29,7 @@ class Recorder:
         self.job = self.definitions.resolve_job_def(job_name(settings, LOAD_JOB))
 
     def load(self, *shards: int, rows: int = 100, quarantined: int = 0, upto: str = "clickhouse_partition") -> None:
-        """Materializes the chain of these shards, or its beginning; one second a stage."""
+        """Records materializations of these shards, from the first asset of the chain to `upto`, one second each."""
         for shard in shards:
             for asset in CHAIN[: CHAIN.index(upto) + 1]:
                 self.instance.report_runless_asset_event(
@@ -41,14 +41,14 @@ class Recorder:
                 )
 
     def load_last(self, *shards: int) -> None:
-        """Materializes only the last stage of these shards, which is what makes them loaded."""
+        """Records only the last asset of these shards, which is enough to count them as loaded."""
         for shard in shards:
             self.instance.report_runless_asset_event(
                 dg.AssetMaterialization(asset_key(self.settings, CHAIN[-1]), partition=str(shard))
             )
 
     def run(self, shard: int, status: DagsterRunStatus, *assets: str) -> dg.DagsterRun:
-        """Records a run of a shard's chain, or of some of its assets, in a state."""
+        """Records a run with this status, of a shard's whole chain or of some of its assets."""
         selected = frozenset(asset_key(self.settings, asset) for asset in assets or CHAIN)
         return self.instance.create_run_for_job(
             self.job.get_subset(asset_selection=selected),
@@ -59,14 +59,14 @@ class Recorder:
         )
 
     def fail(self, *shards: int, message: str = "no space left") -> list[dg.DagsterRun]:
-        """Records a failed run of each of these shards."""
+        """Records a failed run for each of these shards."""
         runs = [self.run(shard, DagsterRunStatus.STARTED) for shard in shards]
         for run in runs:
             self.instance.report_run_failed(run, message)
         return runs
 
     def backfill(self, *shards: int) -> PartitionBackfill:
-        """Records a backfill of these shards' chain as the UI does, before any of its runs is made."""
+        """Records a backfill of these shards' chain as the UI does, before any of its runs exists."""
         graph = self.definitions.get_repository_def().asset_graph
         backfill = PartitionBackfill.from_asset_partitions(
             backfill_id=f"backfill{time.monotonic_ns()}",
@@ -85,7 +85,7 @@ class Recorder:
         return backfill
 
     def make_runs(self, backfill: PartitionBackfill, *shards: int) -> PartitionBackfill:
-        """Notes in a backfill, as the daemon does, that it has asked for the runs of these shards; queues them."""
+        """Marks these shards as requested in a backfill, as the daemon does, and queues their runs."""
         graph = self.definitions.get_repository_def().asset_graph
         data = backfill.get_asset_backfill_data(graph)
         asked = {
@@ -99,7 +99,7 @@ class Recorder:
         return made
 
     def succeed(self, *shards: int) -> None:
-        """Ends a run of each of these shards well, its last stage materialized."""
+        """Records a successful run for each of these shards, with the last asset materialized."""
         for shard in shards:
             self.load_last(shard)
             self.run(shard, DagsterRunStatus.SUCCESS)

@@ -1,4 +1,4 @@
-"""Starts the real dagster-webserver and dagster-daemon on a Dagster home of a test, and talks GraphQL to them."""
+"""Starts the real dagster-webserver and dagster-daemon for a test, and sends GraphQL queries to them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[2]
 LESS_OFTEN, MORE_OFTEN = "poll_interval_seconds: 20", "poll_interval_seconds: 2"
-"""How often the daemon looks for runs whose process is gone: what tests would wait for, idle."""
+"""How often the daemon looks for runs whose process has died. The shorter interval saves idle waiting in tests."""
 
 
 class Services:
     """A webserver and a daemon, with the environment that their code location reads. Stop them after use.
 
-    `config` is one of the project's configurations of Dagster. The daemon of a `quick` one looks more often than it
-    says: all that this changes is how long a test waits, idle.
+    `config` is one of the project's Dagster configuration files. With `quick`, the daemon uses shorter intervals than
+    `config` says, to save idle waiting. Nothing else is changed.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class Services:
 
     @property
     def instance(self) -> dg.DagsterInstance:
-        """The instance, opened once: to open it takes longer than most looks into it."""
+        """The Dagster instance. It is opened once, because opening takes longer than most queries."""
         if self._instance is None:
             self._instance = dg.DagsterInstance.from_config(str(self.home))
         return self._instance
 
     def start_webserver(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts the webserver and waits until it answers."""
         self._start("webserver", "dagster_webserver", "-h", "127.0.0.1", "-p", str(self._port))
         wait_for(lambda: self._answers() or None, seconds=120, what="the webserver")
 
@@ -63,13 +63,13 @@ class Services:
         self._start("daemon", self._daemon, "run")
 
     def kill(self, name: str) -> None:
-        """SIGKILL to "webserver" or "daemon": it cannot tidy up, and the runs that it launched go on."""
+        """Sends SIGKILL to "webserver" or "daemon": the process cannot clean up, and the runs it launched continue."""
         process = self._processes.pop(name)
         process.kill()
         process.wait()
 
     def stop(self) -> None:
-        """Ends what runs."""
+        """Ends all processes."""
         if self._instance is not None:
             self._instance.dispose()
         for process in self._processes.values():
@@ -81,13 +81,13 @@ class Services:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def query(self, query: str, **variables: Any) -> Any:
-        """The `data` of a GraphQL answer."""
+        """Sends a GraphQL query and returns the `data` of the answer."""
         answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
     def launch_backfill(self, assets: list[str], shards: list[str]) -> str:
-        """Launches a backfill as the UI does; its id."""
+        """Launches a backfill as the UI does and returns its id."""
         data = self.query(
             "mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename "
             "... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
@@ -97,7 +97,7 @@ class Services:
         return str(data["backfillId"])
 
     def backfill_status(self, backfill: str) -> str:
-        """REQUESTED, COMPLETED_SUCCESS, COMPLETED_FAILED, …"""
+        """The status of a backfill: REQUESTED, COMPLETED_SUCCESS, COMPLETED_FAILED, …"""
         data = self.query(
             "query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }",
             id=backfill,
@@ -119,7 +119,7 @@ class Services:
 
 
 def wait_for(look: Callable[[], T | None], *, seconds: float, what: str) -> T:
-    """What `look` finds, as soon as it finds something."""
+    """Calls `look` until it returns something other than None, and returns that. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = look()

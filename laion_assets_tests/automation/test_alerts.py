@@ -1,4 +1,4 @@
-"""States what reaches a webhook when runs fail and checks change: each once, as documented, or later; no secret."""
+"""Tests alerts to a webhook: each failed run or changed check is posted once, even if late, and without secrets."""
 
 import json
 import threading
@@ -34,7 +34,7 @@ PASSED = dg.AssetCheckResult(passed=True)
 
 
 class Verdict:
-    """What `is_whole` finds, which a test sets."""
+    """The result that the check `is_whole` returns. A test sets it."""
 
     now = FAILED
 
@@ -59,7 +59,7 @@ DEFINITIONS = dg.Definitions([raw_shard], asset_checks=[is_whole, is_there], exe
 
 
 class Webhook:
-    """A real HTTP server that keeps what is posted to it and answers with statuses as told, then with 200."""
+    """A real HTTP server that keeps posted bodies. It answers with the statuses in `answers`, then with 200."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
@@ -106,14 +106,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def sqlite() -> Iterator[dg.DagsterInstance]:
-    """An instance with Dagster's default storage, which numbers events otherwise than an instance in memory does: each
-    run has a file of its own. It is slower."""
+    """An instance with Dagster's default storage. It is slower than an instance in memory, and it numbers events
+    differently, because each run has a separate file."""
     with dg.DagsterInstance.local_temp() as made:
         yield made
 
 
 class Sensor:
-    """One of our sensors, ticking as the daemon has it: with the cursor that the last tick gave back."""
+    """Evaluates one of our sensors as the daemon does: each tick gets the cursor that the last tick returned."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Sensor:
             self.tick()
 
     def tick(self) -> str | None:
-        """Evaluates it once; what it says. A tick that fails leaves the cursor where it was."""
+        """Evaluates the sensor once and returns its skip message. A tick that fails does not change the cursor."""
         with dg.build_sensor_context(
             self.instance, cursor=self.cursor, repository_def=self.repository, sensor_name=self.sensor.name
         ) as context:
@@ -459,7 +459,7 @@ def centroids_fit() -> dg.AssetCheckResult:
 def test_the_daily_message_names_checks_whose_last_result_is_a_failure(
     webhook: Webhook, sqlite: dg.DagsterInstance, index: str, named: list[str] | None
 ) -> None:
-    """Of every index that the setting asks for: nobody builds the other one again."""
+    """Names only checks of the indexes in the setting, because no other index is built again."""
     yesterday = str(time.time() - 86_400)
     indexes = [vector_index, index_is_used, vector_cells, centroids_fit]
     dg.materialize(indexes, instance=sqlite)

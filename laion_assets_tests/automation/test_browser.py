@@ -1,4 +1,4 @@
-"""States what a person sees in the real UI: the graph, two shards loaded by its dialog, checks by shard, reports."""
+"""Tests the real UI in a browser: the graph, two shards loaded by the dialog, checks by shard, reports."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ DATASET = 'name = "three"\nshards = 3\ndimension = 512\nclip_model = "sample"\n[
 UNPARTITIONED = ["vector_index", "vector_cells", "recall_report", "hnsw_tuning", "clip_encoders", "load_report"]
 ROWS = 120
 MILLISECONDS = 300_000.0
-"""Measuring recall takes a while on a busy machine."""
+"""Long, because measuring recall is slow on a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Dagster's webserver and daemon over three small shards, with a milestone at two."""
+    """Dagster's webserver and daemon for three small shards, with the first milestone at two."""
     folder = tmp_path_factory.mktemp("browser")
     for shard in range(3):
         write_sample_shard(folder / "data" / "sample", shard, ROWS)
@@ -74,7 +74,7 @@ def test_two_shards_are_loaded_in_the_browser_and_all_can_be_seen(services: Serv
 
 def _graph_shows_the_chain(page: Page) -> None:
     open_graph(page)
-    # The UI shortens long names in the middle, and lets others break at a sign without width.
+    # The UI shortens long names in the middle, and puts zero-width spaces into others.
     names = ["remote_shard", "raw_shard", "merged_shard", "_partition", *UNPARTITIONED]
     page.wait_for_function(
         "names => names.every(name => document.body.innerText.replaceAll('\u200b', '').includes(name))", arg=names
@@ -90,7 +90,7 @@ def _two_shards_are_loaded_by_the_dialog(page: Page) -> None:
         dialog.get_by_role("button", name="All", exact=True).click()
         return dialog.get_by_text("3 partitions").is_visible() or None
 
-    # Pressed before the dialog knows the partitions, the button chooses none.
+    # If clicked before the dialog has the list of partitions, the button selects none.
     wait_for(all_are_chosen, seconds=SECONDS, what="the list of partitions")
     dialog.get_by_role("button", name="Custom").click()
     dialog.get_by_role("img", name="close").last.click()
@@ -112,7 +112,7 @@ def _the_check_tells_by_partition(page: Page) -> None:
 
 
 def _the_recall_report_has_its_picture(page: Page) -> None:
-    """Nobody asked for index and report: two shards are the first milestone."""
+    """The daemon built index and report without a request, because two shards are the first milestone."""
     open_markdown(page, "recall_report", timeout=MILLISECONDS)
     picture = page.get_by_role("dialog").locator('img[src^="data:image/png;base64,"]')
     picture.wait_for()
@@ -121,7 +121,7 @@ def _the_recall_report_has_its_picture(page: Page) -> None:
 
 def _the_load_report_has_its_table(page: Page) -> None:
     materialize(page, "load_report")
-    # With its picture the report is long, and the UI shows it behind a button.
+    # The report contains a picture, so it is long, and the UI shows it behind a button.
     open_markdown(page, "load_report", timeout=MILLISECONDS)
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(f"2 of 3 shards loaded, {2 * ROWS} rows").first.wait_for()

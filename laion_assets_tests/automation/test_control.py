@@ -1,5 +1,5 @@
-"""States what a person can rely on who controls loads in real Dagster: order in the queue, *Terminate*, cancelled
-backfills, killed processes, a restarted webserver, reloaded code, and the command beside a daemon."""
+"""Tests how a person controls loads in real Dagster: order in the queue, *Terminate*, cancelled backfills, killed
+processes, a restarted webserver, reloaded code, and the command `laion-assets` with a running daemon."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from laion_assets_tests.torture.termination import limit_seconds
 SHARDS = 24
 BACKFILL = [str(shard) for shard in range(20)]
 ALONE, HANDED, INTERRUPTED = 20, 21, (22, 23)
-"""Shards of the other tests."""
+"""Shards of the tests that launch no backfill."""
 
 ROWS = 150
 PATIENCE = 900.0
-"""Seconds; a busy machine takes ten for a tiny shard."""
+"""Longest wait in seconds. A busy machine needs ten seconds for a tiny shard."""
 
 
 class Load:
-    """Tiny shards, their settings, and Dagster's services over them."""
+    """Tiny shards, their settings, and the Dagster services that load them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,18 +63,18 @@ class Load:
         self.services = Services(folder / "home", self.environment)
 
     def has_daemon(self) -> bool:
-        """Whether the daemon takes runs from the queue."""
+        """Whether a daemon is alive and takes runs from the queue."""
         instance = self.services.instance
         return daemon_is_live(instance)
 
     def loaded(self) -> int:
-        """How many partitions Dagster has."""
+        """The number of partitions that Dagster has recorded as materialized."""
         kind = dg.DagsterEventType.ASSET_MATERIALIZATION
         instance = self.services.instance
         return len(instance.get_latest_storage_id_by_partition(dg.AssetKey("clickhouse_partition"), kind))
 
     def launch(self, *assets: str, shard: int | None = None) -> str:
-        """What the button *Materialize* asks for; the run's id."""
+        """Sends the request of the button *Materialize* and returns the run's id."""
         tags = [] if shard is None else [{"key": "dagster/partition", "value": str(shard)}]
         selector = {
             "repositoryLocationName": "laion_assets",
@@ -91,19 +91,19 @@ class Load:
         return str(launched["run"]["runId"])
 
     def run(self, run_id: str) -> dg.DagsterRun:
-        """The run as it is recorded now."""
+        """The run as Dagster has it now."""
         instance = self.services.instance
         run = instance.get_run_by_id(run_id)
         assert run is not None
         return run
 
     def ended(self, run_id: str) -> dg.DagsterRunStatus | None:
-        """How a run ended; None while it is not over."""
+        """The final status of a run, or None while the run is not finished."""
         run = self.run(run_id)
         return run.status if run.is_finished else None
 
     def process_of(self, run_id: str) -> int | None:
-        """The process that executes a run's steps, once one of them began."""
+        """The id of the process that executes a run's steps, or None before a step starts."""
         instance = self.services.instance
         logs = instance.all_logs(run_id)
         begun = any(entry.dagster_event and entry.dagster_event.is_step_start for entry in logs)
@@ -111,7 +111,7 @@ class Load:
         return int(pids[0]) if begun and pids else None
 
     def holder(self) -> str | None:
-        """Who holds the embedded engine."""
+        """The process that holds the embedded engine, or None."""
         return holder_of(self.folder / "data" / "clickhouse")
 
 
@@ -128,7 +128,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
 
 
 def command(load: Load, *arguments: str) -> subprocess.Popen[str]:
-    """`laion-assets` in the environment of the services."""
+    """Starts `laion-assets` in the environment of the services."""
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "laion_assets.cli", *arguments],
         cwd=PROJECT,
@@ -172,14 +172,14 @@ def test_ctrl_c_of_the_command_ends_the_runs_that_it_gave_to_the_daemon(load: Lo
     assert "the same command continues from there" in said
     runs = [*runs_of_shard(load, INTERRUPTED[0]), *runs_of_shard(load, INTERRUPTED[1])]
     assert len(runs) == 2
-    # On a busy machine the command does not wait until the last process is gone.
+    # On a busy machine the command exits before the last process does.
     wait_for(lambda: all(load.ended(run.run_id) for run in runs) or None, seconds=60, what="the end of both runs")
     runs = [load.run(run.run_id) for run in runs]
     assert dg.DagsterRunStatus.CANCELED in {run.status for run in runs}
 
 
 def runs_of_shard(load: Load, shard: int) -> list[dg.DagsterRun]:
-    """Runs with a shard's partition."""
+    """All runs of a shard's partition."""
     instance = load.services.instance
     return list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": str(shard)})))
 
@@ -205,7 +205,7 @@ def test_terminate_ends_run_and_process_and_frees_the_engine(load: Load) -> None
 
 
 def alive(process: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -236,7 +236,7 @@ def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_r
     waited = record.start_time - launched
     took = shard_seconds(instance)
     assert load.loaded() - before <= 2, "it passed the shards that were queued before it"
-    # One shard that is under way, and the start of the report's own process.
+    # The report waits for the shard that is being loaded, and for the start of its process.
     assert waited <= 2 * took, f"it waited {waited:.1f} s, a shard takes {took:.1f} s"
     load.services.kill("webserver")
     load.services.start_webserver()
@@ -252,7 +252,7 @@ def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_r
 
 
 def reload_code(load: Load) -> None:
-    """What the button *Reload* of the code location does."""
+    """Reloads the code location as the button *Reload* does."""
     data = load.services.query(
         'mutation { reloadRepositoryLocation(repositoryLocationName: "laion_assets") { __typename '
         "... on WorkspaceLocationEntry { loadStatus } } }"
@@ -261,20 +261,20 @@ def reload_code(load: Load) -> None:
 
 
 def end_of(load: Load, backfill: str) -> str | None:
-    """How a backfill ended; None while it goes on."""
+    """The final status of a backfill, or None while the backfill is not finished."""
     status = load.services.backfill_status(backfill)
     return None if status in ("REQUESTED", "CANCELING") else status
 
 
 def shard_seconds(instance: dg.DagsterInstance) -> float:
-    """How long the longest run of a shard took, from its start to its end."""
+    """Duration of the longest successful run of a shard, in seconds."""
     records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
     shards = [record for record in records if "dagster/partition" in record.dagster_run.tags]
     return max((record.end_time or 0.0) - (record.start_time or 0.0) for record in shards)
 
 
 def builds(load: Load) -> list[int]:
-    """How many partitions each build of the index covered, oldest first."""
+    """The number of partitions that each build of the index covered, oldest build first."""
     instance = load.services.instance
     records = instance.fetch_materializations(dg.AssetKey("vector_index"), limit=50).records
     made = [record.asset_materialization for record in records]

@@ -1,4 +1,4 @@
-"""States what the code location holds: the assets as they explain themselves, checks, sensors; and a light import."""
+"""Tests the code location: assets and their descriptions, checks, sensors, and an import without side effects."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ ASSETS = {
     "clip_encoders": False,
     "load_report": False,
 }
-"""The asset keys that users and scripts rely on, and whether they are partitioned by shard."""
+"""Asset keys that users and scripts rely on. True: the asset is partitioned by shard."""
 
 BLOCKING = {
     "raw_shard": {"rows_agree"},
@@ -54,10 +54,10 @@ TOLD = {
         "disk_space_suffices",
     },
 }
-"""Checks that stop what comes after them, and checks that only tell."""
+"""BLOCKING: checks that stop downstream assets. TOLD: checks that only report."""
 
 TOUCH_THE_TABLE = {"clickhouse_partition", "vector_index", "vector_cells", "recall_report", "hnsw_tuning"}
-"""`load_report` looks, too, but behind an index build it would wait for hours: it says that the table is held."""
+"""Without `load_report`: it reads the table, but would wait hours for an index build, so it reports a held table."""
 CHECKS_OF_THE_TABLE = {
     *("partition_matches_parquet", "every_part_is_indexed", "index_is_used"),
     *("every_shard_is_in_cells", "cells_are_used", "centroids_fit"),
@@ -103,7 +103,7 @@ def test_an_asset_explains_itself(graph: AssetGraph, name: str) -> None:
 
 @pytest.mark.parametrize("name", CHAIN)
 def test_a_run_of_the_chain_is_of_one_partition(graph: AssetGraph, name: str) -> None:
-    """With a backfill policy runs carry a range of partitions, and checks record no partition."""
+    """With a backfill policy, a run could have a range of partitions, and checks would record no partition."""
     assert graph.get(AssetKey(name)).backfill_policy is None
 
 
@@ -173,7 +173,7 @@ def test_freshness_belongs_to_the_report_which_has_a_cadence_and_to_nothing_else
 def test_the_milestone_sensor_runs_in_our_process_and_by_itself(definitions: dg.Definitions) -> None:
     (sensor,) = (found for found in definitions.sensors or [] if found.name == "index_at_milestones")
     assert isinstance(sensor, dg.AutomationConditionSensorDefinition)
-    # What `use_user_code_server=True` makes of it: the daemon's own process knows no condition of ours.
+    # `use_user_code_server=True` sets this type. The daemon's own process does not have our conditions.
     assert sensor.sensor_type == SensorType.AUTOMATION, (
         "without it a condition of ours is never true, and nothing says so"
     )
@@ -236,7 +236,7 @@ def test_importing_the_code_location_is_light_and_touches_neither_network_nor_di
 
 
 def references(definitions: dg.Definitions) -> dict[str, list[dg.LocalFileCodeReference | dg.UrlCodeReference]]:
-    """Where the UI sends who asks for the source of an asset."""
+    """The source links that the UI shows for each asset."""
     graph = definitions.get_repository_def().asset_graph
     found = {}
     for key in graph.get_all_asset_keys():

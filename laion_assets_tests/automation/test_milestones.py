@@ -1,4 +1,4 @@
-"""States when the index is asked for, over scripted histories of loads, builds, failures and a lost cursor."""
+"""Tests when an index build is requested, for scripted histories of loads, builds, failures and a lost cursor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def clickhouse_partition() -> None: ...
 
 
 def index_with(parameters: str) -> dg.AssetsDefinition:
-    """The index asset, as built with these parameters."""
+    """The index asset, for these index parameters."""
     condition = index_condition(
         MilestoneCondition(
             dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, keys=KEYS, parameters=parameters
@@ -49,12 +49,12 @@ def recall_report() -> None: ...
 
 
 def definitions_for(parameters: str) -> dg.Definitions:
-    """The code location under other settings."""
+    """The code location with these index parameters."""
     return dg.Definitions([clickhouse_partition, index_with(parameters), recall_report])
 
 
 class History:
-    """A Dagster instance whose events the test writes, and the automation that looks at it tick by tick."""
+    """A Dagster instance whose events the test writes, and the automation that a test evaluates tick by tick."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
@@ -63,7 +63,7 @@ class History:
         self.now = datetime.now(timezone.utc)
 
     def run(self, asset: str, status: dg.DagsterRunStatus, tags: dict[str, str] | None = None) -> dg.DagsterRun:
-        """A run of an asset that is queued or under way."""
+        """Creates a run of an asset with this status."""
         key = dg.AssetKey(asset)
         job = self.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={key})
         return self.instance.create_run_for_job(job, asset_selection=frozenset({key}), status=status, tags=tags)
@@ -84,7 +84,7 @@ class History:
         self.instance.report_runless_asset_event(dg.AssetMaterialization("vector_index", metadata=metadata))
 
     def asked(self) -> set[str]:
-        """The assets that one tick asks for."""
+        """Evaluates one tick and returns the assets that it requests."""
         result = dg.evaluate_automation_conditions(
             self.definitions, self.instance, cursor=self.cursor, evaluation_time=self.now
         )
@@ -259,7 +259,7 @@ def test_what_was_loaded_while_the_build_waited_in_the_queue_is_no_news_and_what
 
 
 def materialized(run: dg.DagsterRun, metadata: dict[str, Any]) -> dg.DagsterEvent:
-    """The event of a run's step that made the index."""
+    """The materialization event of the index, as a run's step records it."""
     return dg.DagsterEvent(
         event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
         job_name=run.job_name,
@@ -296,7 +296,7 @@ def test_while_a_build_is_under_way_nothing_is_asked_for_and_then_it_is(history:
 
 
 def test_partitions_that_are_not_of_the_dataset_reach_no_milestone() -> None:
-    """Dagster keeps the partitions of a larger dataset that was loaded before under the same keys."""
+    """Dagster still has the partitions of a larger dataset that was loaded earlier under the same keys."""
     with dg.DagsterInstance.local_temp() as instance:
         milestones = MilestoneCondition(
             dg.AssetKey("clickhouse_partition"), first=FIRST, step=STEP, keys={0: "0", 1: "1", 2: "2"}

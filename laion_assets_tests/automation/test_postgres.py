@@ -1,4 +1,4 @@
-"""States what a backfill does with PostgreSQL as Dagster's storage: four runs at a time, one at the table, a kill."""
+"""Tests a backfill with PostgreSQL as Dagster's storage: four runs at a time, one at the table, a killed daemon."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ pytestmark = needs_postgres
 SHARDS = 8
 ROWS = 120
 RUNS = 4
-"""deploy/dagster.yaml's limit of runs at a time."""
+"""The limit of concurrent runs in deploy/dagster.yaml."""
 
 TABLE_STEPS = ("clickhouse_partition", "clickhouse_partition_partition_matches_parquet")
 
 
 @dataclass(frozen=True)
 class Load:
-    """Eight sample shards, their settings, and Dagster's services over PostgreSQL."""
+    """Settings for eight sample shards, and Dagster services that use PostgreSQL."""
 
     settings: Settings
     services: Services
 
     def loaded(self) -> int:
-        """How many shards are loaded."""
+        """The number of loaded shards."""
         instance = self.services.instance
         histories = read_histories(instance, self.settings)
         return sum(history.state == "loaded" for history in histories)
@@ -78,7 +78,7 @@ def test_four_runs_at_a_time_one_at_the_table_and_a_killed_daemon_loses_nothing(
     load.services.start_daemon()
     status = wait_for(lambda: _end(load, backfill), seconds=1200, what="the end of the backfill")
 
-    # Runs that were being launched when the daemon died never came: run monitoring fails them, and they are asked for
+    # Runs that the daemon was launching when it died never start. Run monitoring fails them, and the test requests them
     # again.
     instance = load.services.instance
     histories = read_histories(instance, load.settings)
@@ -110,13 +110,13 @@ def _end(load: Load, backfill: str) -> str | None:
 
 
 def _table_steps(instance: dg.DagsterInstance, run_id: str) -> list[tuple[float, float]]:
-    """Start and end of each step of a run that touches the table, as their events say."""
+    """Start and end times of the steps of a run that use the table."""
     stats = instance.get_run_step_stats(run_id, list(TABLE_STEPS))
     return [(step.start_time, step.end_time) for step in stats if step.start_time and step.end_time]
 
 
 def _most_at_once(spans: Sequence[tuple[float, float]]) -> int:
-    """How many of these spans of time overlap at most."""
+    """The largest number of time spans that overlap."""
     changes = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
     now = most = 0
     for _, change in changes:

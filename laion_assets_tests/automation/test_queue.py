@@ -1,4 +1,4 @@
-"""States in which order queued runs are started, by the tags that each gets, and which limits keep them apart."""
+"""Tests the order in which queued runs start, the tags that set this order, and the limits of concurrent runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRIORITY = "dagster/priority"
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """An instance by the project's own configuration."""
+    """An instance with the project's dagster.yaml."""
     (tmp_path / "dagster.yaml").write_text((REPOSITORY / "dagster.yaml").read_text())
     with dg.DagsterInstance.from_config(str(tmp_path)) as made:
         yield made
@@ -40,7 +40,7 @@ def queued(
     shard: int | None = None,
     tags: dict[str, str] | None = None,
 ) -> dg.DagsterRun:
-    """A run of assets as the UI asks for it, once it is queued."""
+    """Submits a run of assets as the UI does, and returns the queued run."""
     job = definitions.get_repository_def().get_implicit_global_asset_job_def()
     run = make_run(job, instance, assets=assets, key=None if shard is None else str(shard), tags=tags)
     return instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none

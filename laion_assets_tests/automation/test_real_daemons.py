@@ -1,4 +1,4 @@
-"""States what a backfill of six shards does in real Dagster: a corrupt one, mended and retried; milestones; a kill."""
+"""Tests a backfill of six shards in real Dagster: a corrupt shard and its retry, a killed daemon, milestones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ url = "{{data_dir}}/sample"
 
 
 class Load:
-    """Six sample shards, their settings, and Dagster's services over them."""
+    """Six sample shards, their settings, and the Dagster services that load them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,7 +89,7 @@ def test_a_backfill_with_a_corrupt_shard_a_kill_and_a_retry(load: Load) -> None:
     whole = _damage(load)
     backfill = load.services.launch_backfill(list(CHAIN), load.settings.dataset.shard_keys)
 
-    # The daemon dies in the middle of it, and comes back: nothing is lost or doubled.
+    # The daemon is killed during the backfill and started again. No row may be lost or doubled.
     wait_for(
         lambda: any(history.state == "loaded" for history in load.histories()) or None,
         seconds=180,
@@ -102,7 +102,7 @@ def test_a_backfill_with_a_corrupt_shard_a_kill_and_a_retry(load: Load) -> None:
     assert status == "COMPLETED_FAILED"
     histories = load.histories()
     left = [history.key for history in histories if history.state == "failed"]
-    # A run that was being launched when the daemon died never came: run monitoring fails it, and it is retried, too.
+    # A run that the daemon was launching when it died never starts. Run monitoring fails it, and the test retries it.
     assert str(CORRUPT) in left
     assert len(left) <= 2
     failed = histories[CORRUPT]
@@ -125,7 +125,7 @@ def _end(load: Load, backfill: str) -> str | None:
 
 
 def _index_then_report(load: Load) -> None:
-    """The last milestone, all six shards, is indexed and then measured, by the daemon alone."""
+    """Waits until the daemon has indexed and then measured the last milestone: all six shards."""
 
     def covered_and_reported() -> bool | None:
         index = load.services.instance.get_latest_materialization_event(dg.AssetKey("vector_index"))

@@ -1,4 +1,4 @@
-"""States which shards the schedules ask for, with loaded, queued, running and failed ones present, and why none."""
+"""Tests which shards the schedules request, given loaded, queued, running and failed shards, and why they skip."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TICK = datetime(2026, 1, 5, 10, tzinfo=timezone.utc)
 
 
 def twelve(folder: Path, **fields: object) -> Settings:
-    """Settings of a dataset of twelve shards, four at a time, two retries."""
+    """Settings for a dataset of twelve shards: four shards at a time, two retries."""
     text = 'name = "twelve"\nshards = 12\ndimension = 512\n[[sources]]\nurl = "{data_dir}/sample"\n'
     (folder / "twelve.toml").write_text(text)
     named: dict[str, object] = {"load_shards": 4, "retry_limit": 2, **fields}
@@ -40,7 +40,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp() as made:  # a schedule opens the instance again, which an ephemeral one is not
+    with dg.DagsterInstance.local_temp() as made:  # a schedule opens the instance again: an ephemeral one cannot be
         yield made
 
 
@@ -50,7 +50,7 @@ def recorder(instance: dg.DagsterInstance, settings: Settings) -> Recorder:
 
 
 def tick(settings: Settings, instance: dg.DagsterInstance, name: str) -> tuple[list[RunRequest], str | None]:
-    """What one tick of a schedule asks for, and its words where it asks for nothing."""
+    """The run requests of one tick of a schedule, and its skip message if there are none."""
     definitions = build_definitions(settings)
     with dg.build_schedule_context(
         instance, scheduled_execution_time=TICK, repository_def=definitions.get_repository_def()
