@@ -1,1 +1,1 @@
-"""Long trials of what must never happen: sudden death, full disks, spoilt files. `make torture` runs them whole."""
+"""Long trials that no failure loses data: killed processes, full disks, damaged files. `make torture` runs them."""

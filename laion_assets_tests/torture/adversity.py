@@ -1,6 +1,6 @@
-"""Loads onto a disk that is full or read-only, and two loads at once: one clear error, nothing lost.
+"""Tries loads onto a full or read-only disk, and two loads at once: each gives one clear error and loses nothing.
 
-`python -m laion_assets_tests.torture.adversity`. Needs to be root, to mount a small file system.
+`python -m laion_assets_tests.torture.adversity`. It must run as root, because it mounts a small file system.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from laion_assets_tests.torture.sudden_death import MEMORY, Plan, watch
 from laion_assets_tests.torture.world import World
 
 FREE_KILOBYTES = (0, 8, 100, 300, 700, 1_500, 1_800, 2_200, 3_000, 12_000)
-"""What is left on the disk: from not even a lock file to room for the merged files and not for the engine."""
+"""Free space on the disk: from too little for a lock file to enough for the merged files but not for the engine."""
 
 BLOCKED = "DagsterAssetCheckFailedError"
-"""The error by which Dagster ends a run after a blocking check."""
+"""The error with which Dagster fails a run after a blocking check."""
 
 REFUSED = "refused "
 HELD = "refused embedded ClickHouse in"
-"""Another process holds the engine for longer than we wait: the only thing that two healthy loads may say."""
+"""The only error allowed for two healthy loads: another process holds the engine for longer than the load waits."""
 
 LOADED = "loaded"
 
 
 def attempt(world: World, version: int, shards: list[int], again: bool, pipe: int) -> None:
-    """One load; says how it ended: loaded, refused with a typed error's words, or a fault."""
+    """Runs one load and reports its end: loaded, refused with the message of a typed error, or a fault."""
     settings = world.settings(version, over_http=False)
     with dagster_instance() as instance:
         try:
@@ -59,10 +59,10 @@ def attempt(world: World, version: int, shards: list[int], again: bool, pipe: in
 
 
 def words_of_the_last_failure(instance: dg.DagsterInstance) -> tuple[list[str], list[str]]:
-    """What failed steps and blocking checks of the last failed run said in our words, and errors that are not ours.
+    """Our messages for the failed steps and blocking checks of the last failed run, and errors that are not ours.
 
-    A blocking check fails its step by an error of Dagster's: the words are the check's, where it could not look. A
-    check that looked and found the data wrong says no `found`, and is a fault.
+    A blocking check fails its step with Dagster's error, so the message is taken from the check. Only a check that
+    could not read its data has the metadata `found`. A check that read wrong data has none, and is a fault.
     """
     said: list[str] = []
     untyped: list[str] = []
@@ -84,7 +84,7 @@ def words_of_the_last_failure(instance: dg.DagsterInstance) -> tuple[list[str], 
 
 
 def look(world: World, version: int, pipe: int) -> None:
-    """Says which version each partition is, or what is wrong."""
+    """Reports the version of each partition, or the faults."""
     settings = world.settings(version, over_http=False)
     with dagster_instance() as instance:
         versions, faults = audit_after_death(world, settings, instance)
@@ -92,13 +92,13 @@ def look(world: World, version: int, pipe: int) -> None:
 
 
 def heard(work: Callable[..., None], *arguments: object) -> str:
-    """The last word of a child that runs to its end."""
+    """The last line that a child reports. The child is not killed."""
     life = watch(*fork(work, *arguments), Plan())
     return life.end or (life.seen[-1][1] if life.seen else "no word")
 
 
 class Adversity:
-    """A world whose store is on a small disk."""
+    """Trials in a world whose store is on a small disk."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -106,7 +106,7 @@ class Adversity:
         self.said: dict[str, str] = {}
 
     def disks(self) -> None:
-        """Version 0 is loaded; then version 1, for which there is ever more room; then none may write."""
+        """Loads version 0, then version 1 with more free space each time, then onto a read-only disk."""
         with small_disk(self._world.data):
             self._complete(0)
             for kilobytes in FREE_KILOBYTES:
@@ -120,7 +120,7 @@ class Adversity:
             self._complete(1)
 
     def at_once(self) -> None:
-        """Two processes load the same shards, then different ones."""
+        """Loads the same shards in two processes at once, then different shards."""
         for name, first, second in (("the same shards", [0, 1], [0, 1]), ("different shards", [0], [1])):
             self._world.renew()
             children = [fork(attempt, self._world, 0, shards, False) for shards in (first, second)]
@@ -154,7 +154,7 @@ class Adversity:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own, of 60 MB. Raises `PermissionError` where none can be mounted."""
+    """Mounts a separate file system of 60 MB. Raises `PermissionError` if mounting fails."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
@@ -167,7 +167,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ballast(folder: Path, free: int) -> Iterator[None]:
-    """A file that leaves so many bytes."""
+    """Fills the disk with a file until only `free` bytes are left."""
     path = folder / "ballast"
     facts = os.statvfs(folder)
     with path.open("wb") as file:
@@ -179,12 +179,12 @@ def ballast(folder: Path, free: int) -> Iterator[None]:
 
 
 def remount(folder: Path, options: str) -> None:
-    """Changes a mounted file system."""
+    """Mounts a file system again with other options."""
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
 def main() -> None:
-    """Runs both and prints what was said; exit code 1 when something was lost or wrong, 3 where it cannot run."""
+    """Runs both trials and prints the reports. Exit code 1: something was lost or wrong; 3: the trials cannot run."""
     with tempfile.TemporaryDirectory(prefix="adversity-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
         world = World(Path(folder))
         world.prepare()

@@ -1,5 +1,6 @@
-"""Flips, cuts, inserts and swaps bytes and rows of a shard's files at random: the table is then as the files say, or
-unchanged. `python -m laion_assets_tests.torture.altered --cases 5000 --seed N` prints what came of them.
+"""Changes bytes and rows of a shard's files at random. The table must then equal the files, or be unchanged.
+
+`python -m laion_assets_tests.torture.altered --cases 5000 --seed N` prints the counts of outcomes.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ from laion_assets_tests.torture.truth import RawFiles
 
 ROWS = 24
 DIMENSION = 8
-"""Small, so that a case is cheap; too few rows to be judged by how well they belong together."""
+"""Small, so that a case is cheap. The rows are too few for the check that images and texts belong together."""
 
 ROUND = 250
-"""Cases of one seed; a round that fails ends with its smallest failing case, and the next one goes on."""
+"""Cases for each seed. A failed round ends with its smallest failing case, and then the next round starts."""
 
 Edit = Callable[[RawFiles], None]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A place in a file: so many bytes from its start, from its end, or a share of its length."""
+    """A place in a file: a distance in bytes from its start or its end, or a fraction of its length."""
 
     base: str
     distance: float
 
     def within(self, size: int) -> int:
-        """The byte, 0 to `size`."""
+        """The position in a file of `size` bytes: 0 to `size`."""
         if self.base == "share":
             return int(self.distance * size)
         steps = min(int(self.distance), size)
@@ -56,7 +57,7 @@ PLACES = st.one_of(
     st.builds(Place, st.just("end"), st.integers(0, 2_500)),
     st.builds(Place, st.just("share"), st.floats(0, 1)),
 )
-"""Headers and footers are most of what can go wrong, and little of the bytes."""
+"""Most places are near the start and the end: headers and footers are few bytes but cause most errors."""
 
 NUMBERS = st.integers(0, 2)
 ROW = st.integers(0, ROWS - 1)
@@ -71,7 +72,7 @@ def _bytes(number: int, change: Callable[[bytes], bytes]) -> Edit:
 
 
 def flipped(number: int, place: Place, mask: int) -> Edit:
-    """Bits of one byte turned."""
+    """Flips bits of one byte."""
 
     def change(content: bytes) -> bytes:
         at = min(place.within(len(content)), max(len(content) - 1, 0))
@@ -81,7 +82,7 @@ def flipped(number: int, place: Place, mask: int) -> Edit:
 
 
 def cut(number: int, place: Place, length: int) -> Edit:
-    """Some bytes gone, or all from there to the end."""
+    """Removes some bytes, or all bytes from `place` to the end."""
 
     def change(content: bytes) -> bytes:
         at = place.within(len(content))
@@ -91,7 +92,7 @@ def cut(number: int, place: Place, length: int) -> Edit:
 
 
 def inserted(number: int, place: Place, put: bytes) -> Edit:
-    """Some bytes more."""
+    """Inserts some bytes."""
 
     def change(content: bytes) -> bytes:
         at = place.within(len(content))
@@ -101,7 +102,7 @@ def inserted(number: int, place: Place, put: bytes) -> Edit:
 
 
 def overwritten(number: int, place: Place, put: bytes) -> Edit:
-    """Some bytes replaced; the size stays."""
+    """Replaces some bytes. The file keeps its size."""
 
     def change(content: bytes) -> bytes:
         at = place.within(len(content))
@@ -111,7 +112,7 @@ def overwritten(number: int, place: Place, put: bytes) -> Edit:
 
 
 def swapped(one: int, place: Place, other: int, other_place: Place, length: int) -> Edit:
-    """Two stretches exchanged, within a file or between two."""
+    """Exchanges two byte ranges, within one file or between two files."""
 
     def edit(files: RawFiles) -> None:
         a, b = files.paths[one].read_bytes(), files.paths[other].read_bytes()
@@ -123,7 +124,7 @@ def swapped(one: int, place: Place, other: int, other_place: Place, length: int)
 
 
 def rows(number: int, kind: str, row: int, other: int) -> Edit:
-    """Rows of one file exchanged, doubled or dropped; the file is well written."""
+    """Exchanges, doubles or drops rows of one file. The file is valid."""
     order = list(range(ROWS))
     if kind == "exchanged":
         order[row], order[other] = other, row
@@ -134,7 +135,7 @@ def rows(number: int, kind: str, row: int, other: int) -> Edit:
 
     def edit(files: RawFiles) -> None:
         path = files.paths[number]
-        # What another edit spoilt before cannot be rewritten, whatever is raised for it, and stays as it is.
+        # A file that an earlier edit made unreadable cannot be rewritten, and stays as it is. Any error may be raised.
         with contextlib.suppress(Exception):
             if number == 2:
                 pq.write_table(pq.read_table(path).take(order), path)
@@ -155,7 +156,7 @@ EDITS = st.one_of(
 
 
 def write_sound(court: Court) -> None:
-    """The sound shard: unit vectors and texts of several kinds."""
+    """Writes the valid shard: unit vectors and several kinds of texts."""
     generator = np.random.default_rng(17)
     files = RawFiles.of(court.sound, 0)
     for path in files.paths:
@@ -175,7 +176,7 @@ def write_sound(court: Court) -> None:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[tuple[Court, Judge]]:
-    """A court for such shards, of which a fifth may be put aside."""
+    """A court for these shards. At most a fifth of the rows may be put into quarantine."""
     court = Court(folder, DIMENSION, 0.2)
     write_sound(court)
     with judge(court) as judging:
@@ -184,14 +185,14 @@ def opened(folder: Path) -> Iterator[tuple[Court, Judge]]:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of the cases of a round, counted, and what was wrong, with the case that shows it; else empty."""
+    """Counts of the outcomes of a round, and its fault with the case that shows it. Without a fault it is empty."""
 
     outcomes: Counter[str]
     fault: str
 
 
 def run(cases: int, seed: int) -> Found:
-    """Tries so many cases; what came of them, and what was wrong at last, if anything was."""
+    """Tries `cases` cases and returns the counts of outcomes and the fault, if there is one."""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="altered-") as folder, opened(Path(folder)) as (court, judging):
 
@@ -218,7 +219,7 @@ def run(cases: int, seed: int) -> Found:
 
 
 def main() -> None:
-    """Runs them and prints the counts."""
+    """Runs all cases and prints the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=None)

@@ -1,4 +1,7 @@
-"""Compares what a load, or its sudden death, left with the truth. It changes nothing."""
+"""Compares the table, files and Dagster records after a load, or after its sudden death, with the truth.
+
+It changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ VECTORS = ("image_embedding", "text_embedding")
 
 
 def table_rows(db: Database, shard: int) -> list[Row]:
-    """A partition's rows by id, as the engine gives them."""
+    """A partition's rows as the engine returns them, in order of id."""
     texts = ", ".join(f"hex({name})" for name in TEXTS)
     vectors = ", ".join(
         f"hex(arrayStringConcat(arrayMap(x -> reinterpretAsFixedString(x), {name})))" for name in VECTORS
@@ -43,7 +46,7 @@ def table_rows(db: Database, shard: int) -> list[Row]:
 
 
 def merged_rows(merged: Path) -> list[Row]:
-    """A merged file's rows, as pyarrow reads them."""
+    """The rows of a merged file, as pyarrow reads them."""
     table = pq.read_table(merged, columns=["id", *TEXTS, "similarity", *VECTORS])
     texts = [table[name].cast("binary").to_pylist() for name in TEXTS]
     vectors = []
@@ -55,7 +58,7 @@ def merged_rows(merged: Path) -> list[Row]:
 
 
 def loaded_versions(world: World, db: Database) -> tuple[dict[int, int], list[str]]:
-    """Which version each partition of the table equals row by row, and the faults of those that equal none."""
+    """The version that each partition equals row by row, and a fault for each partition that equals no version."""
     versions: dict[int, int] = {}
     faults = []
     for state in partitions(db):
@@ -73,8 +76,8 @@ def loaded_versions(world: World, db: Database) -> tuple[dict[int, int], list[st
 def audit_after_death(
     world: World, settings: Settings, instance: dg.DagsterInstance
 ) -> tuple[dict[int, int], list[str]]:
-    """The version of each partition, and what may not be at any moment: rows that are lost, doubled, wrong or of two
-    versions, half files under final names, and records of Dagster's for what is not there."""
+    """The version of each partition, and faults that are allowed at no moment: rows that are lost, doubled, wrong or
+    of two versions, incomplete files with final names, and Dagster records of data that does not exist."""
     with connect(settings) as db:
         versions, faults = loaded_versions(world, db)
     store = ShardStore(settings.data_dir, settings.dataset)
@@ -99,7 +102,7 @@ def audit_after_death(
 
 
 def audit_after_load(world: World, settings: Settings, instance: dg.DagsterInstance, version: int) -> list[str]:
-    """What may not be in the table after a load that ran to its end: another version, or what a dead process left."""
+    """Faults after a completed load: also another version, and tables or mutations that a killed process left."""
     versions, faults = audit_after_death(world, settings, instance)
     if versions != dict.fromkeys(world.shards, version):
         faults.append(f"versions {versions} where all should be {version}")
@@ -117,7 +120,7 @@ def audit_after_load(world: World, settings: Settings, instance: dg.DagsterInsta
 
 
 def audit_after_success(world: World, settings: Settings, instance: dg.DagsterInstance, version: int) -> list[str]:
-    """What may not be after a load, a build and a report that ran to their end."""
+    """Faults after a completed load, index build and report."""
     faults = audit_after_load(world, settings, instance, version)
     with connect(settings) as db:
         faults += [f"partition {state.shard} lacks {state.missing}" for state in index_cover(db) if state.missing]
@@ -131,13 +134,13 @@ def audit_after_success(world: World, settings: Settings, instance: dg.DagsterIn
 
 
 def materialized(instance: dg.DagsterInstance, asset: str, shard: int) -> bool:
-    """Whether Dagster has a materialization of a shard."""
+    """Whether Dagster has a materialization of this shard of an asset."""
     wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[str(shard)])
     return bool(instance.fetch_materializations(wanted, limit=1).records)
 
 
 def recorded(instance: dg.DagsterInstance, asset: str, name: str) -> object:
-    """A figure of the last materialization of an asset of the whole table; None without one."""
+    """A metadata value from the last materialization of an unpartitioned asset, or None."""
     event = instance.get_latest_materialization_event(dg.AssetKey(asset))
     made = event.asset_materialization if event is not None else None
     return made.metadata[name].value if made is not None and name in made.metadata else None
@@ -161,7 +164,7 @@ def _leftovers(world: World, settings: Settings, version: int) -> list[str]:
     expected |= {f"merged/quarantine_{shard}.parquet" for shard in quarantined}
     found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() and _is_ours(path, data)}
     found = {name for name in found if not (name.startswith("recall/exact_") and name.endswith(".npz"))}
-    # The plan of a load stays, to be compared with what happened.
+    # A load keeps its plan, to compare the plan with the real load.
     found -= {"plan/plan.json"}
     return [f"{name} was left" for name in sorted(found - expected)] + [
         f"{name} is missing" for name in sorted(expected - found)
@@ -169,5 +172,5 @@ def _leftovers(world: World, settings: Settings, version: int) -> list[str]:
 
 
 def _is_ours(path: Path, data: Path) -> bool:
-    """Neither the engine's, nor a lock, whose empty file stays."""
+    """Whether a file is neither the engine's nor a lock file. Empty lock files are kept."""
     return path.relative_to(data).parts[0] != "clickhouse" and path.suffix != ".lock"

@@ -1,6 +1,6 @@
-"""Spoils the files of a shard in every way that has a name, and counts what comes of it; with a manifest, too.
+"""Damages the files of a shard in every named way, without and with a manifest, and counts the outcomes.
 
-`python -m laion_assets_tests.torture.corruptions`: exit code 1 when anything wrong got in.
+`python -m laion_assets_tests.torture.corruptions`: exit code 1 when wrong data was loaded.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from laion_assets_tests.torture.spoil_npy import Spoils
 from laion_assets_tests.torture.truth import RawFiles
 
 ROWS = 250
-"""Enough that rows which do not belong together are found, which needs 200."""
+"""The check that images and texts belong together needs at least 200 rows."""
 
 CORRUPTIONS: Spoils = {**spoil_npy.HEADERS, **spoil_npy.CONTENTS, **spoil_parquet.FILES, **spoil_parquet.COLUMNS}
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[tuple[Court, Judge]]:
-    """A court for sample shards of 250 rows, of which 20 may be put aside."""
+    """A court for sample shards of 250 rows. At most 20 rows may be put into quarantine."""
     court = Court(folder, 512, 20 / ROWS)
     write_sample_shard(court.sound, 0, ROWS, seed=9)
     with judge(court) as judging:
@@ -35,7 +35,7 @@ def opened(folder: Path) -> Iterator[tuple[Court, Judge]]:
 
 
 def verdict_of(court: Court, judging: Judge, name: str, *, manifest: bool = False) -> tuple[Verdict, str | None]:
-    """What came of one corruption, and what is wrong with that; None when it is as it must be."""
+    """The verdict on one corruption, and the fault, or None if the verdict is the expected one."""
     expected, spoil = CORRUPTIONS[name]
     files = court.reset()
     spoil(files)
@@ -52,7 +52,7 @@ def _same(files: RawFiles, others: RawFiles) -> bool:
 
 
 def run(names: Iterable[str] = CORRUPTIONS) -> dict[str, object]:
-    """Counts of what came of these corruptions, without and with a manifest, and everything that is wrong."""
+    """Tries these corruptions without and with a manifest, and returns counts of outcomes and all faults."""
     counts: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     faults = []
     with tempfile.TemporaryDirectory(prefix="corruptions-") as folder, opened(Path(folder)) as (court, judging):
@@ -71,7 +71,7 @@ def run(names: Iterable[str] = CORRUPTIONS) -> dict[str, object]:
 
 
 def main() -> None:
-    """Runs all and prints the counts."""
+    """Runs all corruptions and prints the counts."""
     found = run()
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
     sys.exit(1 if found["faults"] else 0)

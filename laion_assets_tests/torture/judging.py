@@ -1,6 +1,6 @@
-"""Takes spoilt files through fetch, merge and load, and says what came of it: refused, as the files say, or wrong.
+"""Fetches, merges and loads damaged files, and judges the outcome: refused, as the files say, or wrong.
 
-The product works in a process of its own, so that files which end it are counted, too. It spoils nothing itself.
+The product runs in a separate process, so that files that crash it are counted, too. Other modules damage the files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LONGEST_SECONDS = 900
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one set of files: the kind of error and its words where they were refused, or what is wrong."""
+    """The outcome for one set of files, with the error's type and message for a refusal, or with what is wrong."""
 
     outcome: Outcome
     kind: str = ""
@@ -44,9 +44,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Court:
-    """Where cases are tried: `sound` has the files of shard 0 that are loaded first, `source` those of the case.
+    """The folders in which cases are tried. `sound` has valid files of shard 0, which are loaded first.
 
-    `dimension` is the dataset's; at most `max_bad_fraction` of a case's rows may be put aside.
+    `source` has the files of the case. `dimension` is the dataset's. At most `max_bad_fraction` of a case's rows may be
+    put into quarantine.
     """
 
     folder: Path
@@ -55,16 +56,16 @@ class Court:
 
     @property
     def sound(self) -> Path:
-        """Nobody changes these."""
+        """The folder of the valid files. Cases must not change them."""
         return self.folder / "sound"
 
     @property
     def source(self) -> Path:
-        """A copy of them, spoilt."""
+        """The folder of the case: a copy of the valid files, to be damaged."""
         return self.folder / "source"
 
     def settings(self, source: Path, *, manifest: bool = False) -> Settings:
-        """To load shard 0 from a folder; with the manifest of the sound files where it is wanted."""
+        """Settings to load shard 0 from a folder, optionally with the manifest of the valid files."""
         described = self.folder / "court.toml"
         return load_settings(
             dataset_name=str(described),
@@ -76,7 +77,7 @@ class Court:
         )
 
     def prepare(self) -> None:
-        """Describes the dataset, and notes the SHA-256 of the sound files."""
+        """Writes the dataset description, and a manifest with the SHA-256 of the valid files."""
         toml = f'name = "court"\nshards = 1\ndimension = {self.dimension}\n'
         (self.folder / "court.toml").write_text(toml, encoding="utf-8")
         sums = [
@@ -85,14 +86,14 @@ class Court:
         (self.folder / "manifest").write_text("\n".join(sums), encoding="utf-8")
 
     def reset(self) -> RawFiles:
-        """Sound files in the case's folder, to be spoilt."""
+        """Copies the valid files into the case's folder, to be damaged."""
         shutil.rmtree(self.source, ignore_errors=True)
         shutil.copytree(self.sound, self.source)
         return RawFiles.of(self.source, 0)
 
 
 class Judge:
-    """Tries case after case in a process that is started again when a case ends it."""
+    """Tries cases in a separate process, which is started again when a case crashes it."""
 
     def __init__(self, court: Court) -> None:
         self._court = court
@@ -105,7 +106,7 @@ class Judge:
         other.close()
 
     def try_case(self, *, manifest: bool = False, fetched: bool = True) -> Verdict:
-        """What comes of the files in `court.source`: fetched from there, or as if they went bad in the store."""
+        """Judges the files in `court.source`: fetched from there, or copied, as if they were damaged in the store."""
         try:
             self._line.send((manifest, fetched))
             if self._line.poll(LONGEST_SECONDS):
@@ -121,14 +122,14 @@ class Judge:
         return Verdict("wrong", "death", said)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process that tries the cases."""
         self._process.kill()
         self._process.join()
 
 
 @contextmanager
 def judge(court: Court) -> Iterator[Judge]:
-    """A judge who goes home at the end."""
+    """A judge whose process is ended at the end of the block."""
     court.prepare()
     judging = Judge(court)
     try:
@@ -180,7 +181,7 @@ def _judge_refusal(error: LaionError, *, changed: bool) -> Verdict:
 
 
 def _take(court: Court, settings: Settings, db: Database, *, fetched: bool = True) -> LaionError | None:
-    """Shard 0 from its source to its partition, as the assets do it; the typed error where one of them refuses."""
+    """Takes shard 0 from its source to its partition, as the assets do. Returns the typed error if a step refuses."""
     store = ShardStore(settings.data_dir, settings.dataset)
     store.remove_raw(0)
     try:

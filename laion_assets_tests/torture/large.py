@@ -1,6 +1,6 @@
-"""A shard of three million rows goes from its files to its partition: counted whole, compared in twenty places.
+"""Loads a shard of three million rows, counts all rows, and compares rows in twenty places.
 
-`python -m laion_assets_tests.torture.large`. Its vectors are short (16 dimensions): rows are what is tried here.
+`python -m laion_assets_tests.torture.large`. Vectors are short (16 dimensions), because the trial is about rows.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PLACES, RUN = 20, 500
 
 
 def write(folder: Path) -> None:
-    """Random unit vectors; captions and URLs that name their row."""
+    """Writes random unit vectors, and captions and URLs that contain the row number."""
     generator = np.random.default_rng(3)
     for name in ("img_emb", "text_emb"):
         (folder / name).mkdir(parents=True)
         vectors = generator.standard_normal((ROWS, DIMENSION), np.float32)
-        # Half of each vector is common to all, so that pairs and strangers have different cosines.
+        # A text vector is half its image's vector, so that matching rows have a higher cosine than other rows.
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         if name == "text_emb":
             vectors = vectors + np.load(folder / "img_emb" / f"img_emb_{SHARD}.npy").astype(np.float32)
@@ -54,7 +54,7 @@ def write(folder: Path) -> None:
 
 
 def run(folder: Path) -> dict[str, object]:
-    """Loads it; what was found."""
+    """Writes and loads the shard, and returns the faults."""
     write(folder / "source")
     described = folder / "large.toml"
     described.write_text(f'name = "large"\nshards = 2\ndimension = {DIMENSION}\n', encoding="utf-8")
@@ -89,7 +89,7 @@ def run(folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Runs it and prints what was found."""
+    """Runs the trial and prints the result."""
     with tempfile.TemporaryDirectory(prefix="large-") as folder:
         found = run(Path(folder))
     sys.stdout.write(json.dumps(found, indent=1) + "\n")

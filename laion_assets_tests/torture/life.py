@@ -1,4 +1,4 @@
-"""One life: a forked process that loads, indexes and measures what is missing, until it ends or is killed."""
+"""Forks a process that loads, indexes and measures what is missing, until it ends or is killed: one life."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ DONE = "done"
 FAULT = "fault "
 
 TELL_TRACES = signal.SIGUSR1
-"""Has a child say where each of its threads is."""
+"""The signal that makes a child write the stack trace of each thread."""
 
 BLOCK_ROWS = 50
 STATEMENT_ROWS = 100
 SEARCHES = 1
-"""Few rows a block, few blocks a statement and few searches: every stage has several steps, and none takes long."""
+"""Small blocks and statements and few searches: each stage has several steps, and no step takes long."""
 
 
 def warm(world: World) -> None:
-    """Imports and prepares here whatever each child would have to, but opens nothing."""
-    # The engine's client imports it where it is there.
+    """Imports modules and prepares in the parent, so that no child has to. Opens no engine."""
+    # The engine's client imports pandas if it is installed.
     importlib.import_module("pandas")
     merge.BLOCK_ROWS, inserting.STATEMENT_ROWS = BLOCK_ROWS, STATEMENT_ROWS
-    setattr(kind_run, "EXACT_SEARCHES", SEARCHES)  # noqa: B010 - it is imported there by name
-    setattr(evaluate, "plan_for", _few_searches)  # noqa: B010 - a checker takes it for another type
+    setattr(kind_run, "EXACT_SEARCHES", SEARCHES)  # noqa: B010 - kind_run imports it by name
+    setattr(evaluate, "plan_for", _few_searches)  # noqa: B010 - mypy would report another type
     location.REPETITIONS, location.FIRST_WAIT_SECONDS = 1, 0.0
     definitions = build_definitions(world.settings(0, over_http=False))
     for job in (LOAD_JOB, BUILD_JOB):
@@ -72,7 +72,7 @@ def _few_searches(_states: Sequence[PartitionState], queries: int) -> RecallPlan
 
 @dg.asset
 def _nothing() -> None:
-    """Lets Dagster import its storages and run a step."""
+    """Makes Dagster import its storages and run a step."""
 
 
 @dg.asset_check(asset=_nothing)
@@ -81,9 +81,9 @@ def _all_is_well() -> dg.AssetCheckResult:
 
 
 def fork(work: Callable[..., None], *arguments: Any) -> tuple[int, int]:
-    """Runs `work(*arguments, pipe)` in a child that leads a process group of its own; its pid and the pipe to read.
+    """Runs `work(*arguments, pipe)` in a child with a separate process group. Returns its pid and the pipe to read.
 
-    The parent must have opened no engine and started no thread.
+    The parent must not have opened an engine or started a thread.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -105,12 +105,12 @@ def fork(work: Callable[..., None], *arguments: Any) -> tuple[int, int]:
 
 
 def say(pipe: int, line: str) -> None:
-    """One line to the watcher."""
+    """Writes one line to the watcher."""
     os.write(pipe, (line + "\n").encode())
 
 
 def live(world: World, version: int, over_http: bool, seed: int, pipe: int) -> None:
-    """Looks at what the life before left, then does what `laion-assets load` does, then builds and measures."""
+    """Checks what the previous life left, loads as `laion-assets load` does, then builds the index and measures it."""
     settings = world.settings(version, over_http=over_http)
     instance = dagster_instance()
     versions, faults = audit_after_death(world, settings, instance)
@@ -130,7 +130,7 @@ def live(world: World, version: int, over_http: bool, seed: int, pipe: int) -> N
 
 
 def judge(world: World, version: int, pipe: int) -> None:
-    """Says whether all is as it must be after a load that ran to its end."""
+    """Reports whether everything is right after a completed load."""
     settings = world.settings(version, over_http=False)
     faults = audit_after_success(world, settings, dagster_instance(), version)
     say(pipe, FAULT + "; ".join(faults) if faults else DONE)

@@ -1,6 +1,7 @@
-"""`python -m laion_assets_tests.torture.malformed [REQUESTS]`: requests that no client should send, thousands of them.
+"""Sends thousands of malformed requests to the search service.
 
-Each is answered, by 2xx or by 4xx in one line of words. hypothesis makes them and shows the smallest one that is not.
+`python -m laion_assets_tests.torture.malformed [REQUESTS]`. Each request must get a 2xx answer, or a 4xx answer with
+one line of text. hypothesis makes the requests, and shows the smallest one that fails.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """A body: fields that mean something, of which some hold what they must not; some of them cut off or spoilt."""
+    """A request body of known fields, some with invalid values. Some bodies are cut off or are not JSON."""
     body = {"modality": "image", "num_images": 3, "indice_name": None, "ids": [1]}
     for name in draw(st.lists(st.sampled_from(sorted(_FIELDS)), max_size=5, unique=True)):
         body[name] = draw(_FIELDS[name] | _ANY)
@@ -114,7 +115,7 @@ _HEADERS = st.dictionaries(
 
 
 def hostile_requests(url: str, requests: int) -> Callable[[], None]:
-    """A property to be called: so many requests to the service at `url` are answered in words."""
+    """A function that sends this many requests to the service at `url` and checks the answers."""
 
     @settings(
         max_examples=requests,
@@ -136,7 +137,7 @@ def hostile_requests(url: str, requests: int) -> Callable[[], None]:
 
 
 def _is_one_line(answer: httpx.Response) -> None:
-    """A refusal is JSON with one line, or, where the request is no HTTP or no page may ask, one line of text."""
+    """Checks that a refusal is one line: JSON, or plain text for a request that is not HTTP or has a refused Origin."""
     kind = answer.headers["content-type"]
     line = answer.json()["error"] if kind == "application/json" else answer.text
     assert line
@@ -146,7 +147,7 @@ def _is_one_line(answer: httpx.Response) -> None:
 
 
 def main() -> None:
-    """Serves a small table, and asks."""
+    """Serves a small table and sends the requests to it."""
     requests = int(sys.argv[1]) if len(sys.argv) > 1 else REQUESTS
     with tempfile.TemporaryDirectory(prefix="laion-malformed-") as folder:
         table = sample_settings(Path(folder))

@@ -1,4 +1,4 @@
-"""Ways in which an npy file of vectors goes bad, each with a name and with what must come of it. It judges nothing."""
+"""Named ways to damage an npy file of vectors, each with the outcome that the product must have."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bytes_of(change: Callable[[bytes], bytes]) -> Spoil:
 
 
 def header(text: str, version: tuple[int, int] = (1, 0)) -> Spoil:
-    """Puts another header before the same vectors: `ROWS` in it is their number."""
+    """Replaces the header and keeps the vectors. `ROWS` in `text` is replaced by the number of vectors."""
 
     def change(content: bytes) -> bytes:
         rows = len(np.load(io.BytesIO(content)))
@@ -44,7 +44,7 @@ def header(text: str, version: tuple[int, int] = (1, 0)) -> Spoil:
 
 
 def described(descr: str = "'<f2'", order: str = "False", shape: str = "(ROWS, 512)") -> Spoil:
-    """A header with one of its three facts changed."""
+    """Replaces the header by one with a changed dtype, order or shape."""
     return header(f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}")
 
 
@@ -59,7 +59,7 @@ def vectors_of(change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], kind: str
 
 
 def row_of(value: float | npt.NDArray[Any], row: int = 7, kind: str = "image") -> Spoil:
-    """One row replaced."""
+    """Replaces one row."""
 
     def change(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
         vectors[row] = value
@@ -69,7 +69,7 @@ def row_of(value: float | npt.NDArray[Any], row: int = 7, kind: str = "image") -
 
 
 def scaled(factor: float, rows: slice = slice(7, 8)) -> Spoil:
-    """Some rows made longer or shorter."""
+    """Multiplies the vectors of some rows by a factor."""
 
     def change(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
         vectors[rows] = (vectors[rows].astype(np.float32) * factor).astype(vectors.dtype)

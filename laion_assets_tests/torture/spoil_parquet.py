@@ -1,4 +1,4 @@
-"""Ways in which a metadata file goes bad, each with a name and with what must come of it. It judges nothing."""
+"""Named ways to damage a metadata file, each with the outcome that the product must have."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ def column(name: str, change: Callable[[pa.ChunkedArray], Any]) -> Spoil:
 
 
 def without(name: str) -> Spoil:
-    """A column that is not there."""
+    """Removes a column."""
     return table_of(lambda table: table.drop_columns([name]))
 
 
 def renamed(**names: str) -> Spoil:
-    """Columns of other names."""
+    """Renames columns."""
     return table_of(lambda table: table.rename_columns([names.get(name, name) for name in table.column_names]))
 
 
 def footer_of(content: bytes) -> int:
-    """Where the footer begins."""
+    """The position of the footer's first byte."""
     return len(content) - 8 - int.from_bytes(content[-8:-4], "little")
 
 
 def in_footer(change: Callable[[bytes], bytes]) -> Spoil:
-    """Changes the footer and keeps its length right."""
+    """Changes the footer and writes its new length."""
 
     def changed(content: bytes) -> bytes:
         start = footer_of(content)
@@ -68,7 +68,7 @@ def in_footer(change: Callable[[bytes], bytes]) -> Spoil:
 
 
 def footer_length(change: Callable[[int], int]) -> Spoil:
-    """The length of the footer told wrong."""
+    """Writes a wrong length of the footer."""
 
     def changed(content: bytes) -> bytes:
         length = change(int.from_bytes(content[-8:-4], "little"))
@@ -93,12 +93,12 @@ def page(name: str, change: Callable[[bytes], bytes], **options: Any) -> Spoil:
 
 
 def count_told(old: int, new: int, *, times: int = -1) -> Spoil:
-    """A number of the footer told wrong, as Thrift's zigzag varint of two bytes."""
+    """Replaces a number in the footer by a wrong one. Thrift writes such numbers as zigzag varints of two bytes."""
     return in_footer(lambda footer: footer.replace(varint(2 * old), varint(2 * new), times))
 
 
 def varint(number: int) -> bytes:
-    """A number of two bytes."""
+    """A number as a varint of two bytes."""
     return bytes([number & 0x7F | 0x80, number >> 7])
 
 

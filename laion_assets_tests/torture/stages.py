@@ -1,4 +1,4 @@
-"""Tells a watcher, line by line, in which stage of its work a process is, so that each death has a place."""
+"""Reports the current stage of a process to a watcher, one line each, so that each kill can be assigned to a stage."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "save the report": [(recall_report, "recall_plot"), (recall_report, "save_evaluations")],
     "record an event": [(dg.DagsterInstance, "handle_new_event")],
 }
-"""Functions by stage, where their callers find them."""
+"""The functions of each stage, and the object in which callers look them up."""
 
 REPLACE = "replace the partition"
 BETWEEN = "between steps"
@@ -57,7 +57,7 @@ _stack: list[str] = [BETWEEN]
 
 
 def arm(watcher: int) -> None:
-    """Has every stage announce itself to the pipe `watcher` from now on, in this process."""
+    """Makes each stage in this process report itself to the pipe `watcher`."""
 
     def tell() -> None:
         os.write(watcher, f"{_stack[-1]}\n".encode())

@@ -1,9 +1,9 @@
-"""Kills loads at random moments, from a recorded seed, and compares what is left with the truth.
+"""Kills loads at random moments, from a recorded seed, and compares table and files with the truth.
 
-`python -m laion_assets_tests.torture.sudden_death --kills 300`. Half of the deaths fall anywhere in a load's time, the
-other half in a stage that is drawn, so that short stages are met, too. Every life begins with a look at what the one
-before left; every load that ran to its end is compared with the truth row by row, and the next one starts in the other
-version of the files, or, every other time, in an empty store.
+`python -m laion_assets_tests.torture.sudden_death --kills 300`. Half of the kills happen at any time of a load. The
+other half happen in a stage drawn at random, so that short stages are killed, too. Each process first checks what the
+previous one left. Each completed load is compared with the truth row by row. The next load uses the other version of
+the files, and every second time also an empty store.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from laion_assets_tests.torture.life import DONE, FAULT, READY, TELL_TRACES, for
 from laion_assets_tests.torture.world import VERSIONS, World
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
-"""A file system in memory: a death by signal loses none of it either, and nobody waits for a disk."""
+"""A file system in memory is faster than a disk. Like a disk, it keeps its files when a process is killed."""
 
 LONGEST_SILENCE_SECONDS = 600.0
-"""A life that says nothing for longer hangs, which is a fault; a busy machine may stretch a second to half a minute."""
+"""A process that reports nothing for longer hangs: a fault. On a busy machine, a second can become half a minute."""
 
 
 MOST_FAULTS = 20
@@ -41,7 +41,7 @@ MOST_FAULTS = 20
 
 @dataclass
 class Life:
-    """What was seen of one process: when which stage began, seconds after it was ready, and how it ended."""
+    """The record of one process: its stages, each with its start in seconds after READY, and how the process ended."""
 
     seen: list[tuple[float, str]] = field(default_factory=list)
     killed: bool = False
@@ -50,18 +50,18 @@ class Life:
 
     @property
     def stage(self) -> str:
-        """The stage that it was in at last."""
+        """The last stage of the process."""
         return self.seen[-1][1] if self.seen else stages.BETWEEN
 
     @property
     def seconds(self) -> float:
-        """From its readiness to its last word."""
+        """Seconds from READY to the last stage reported."""
         return self.seen[-1][0] if self.seen else 0.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """When to kill: `seconds` after a stage began for the `nth` time, or after the process was ready; or never."""
+    """When to kill: `seconds` after a stage started for the `nth` time, or after READY if `stage` is None; or never."""
 
     seconds: float | None = None
     stage: str | None = None
@@ -70,7 +70,7 @@ class Plan:
 
 @dataclass
 class Tally:
-    """What a trial found."""
+    """The result of a trial."""
 
     seed: int
     kills: Counter[str] = field(default_factory=Counter)
@@ -80,7 +80,7 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, object]:
-        """As JSON."""
+        """The result as values for JSON."""
         return {
             "seed": self.seed,
             "kills": sum(self.kills.values()),
@@ -93,7 +93,7 @@ class Tally:
 
 
 class Trial:
-    """Lives after lives in one world."""
+    """Runs processes one after another in one world, and kills most of them."""
 
     def __init__(self, world: World, seed: int) -> None:
         self._world, self._random = world, random.Random(seed)
@@ -103,7 +103,7 @@ class Trial:
         self.tally = Tally(seed)
 
     def run(self, kills: int) -> Tally:
-        """Until so many were killed, and the last load after them ran to its end; or until it is interrupted."""
+        """Runs until `kills` processes were killed and one more load completed, or until it is interrupted."""
         started = time.monotonic()
         with contextlib.suppress(KeyboardInterrupt):
             self._go_on(kills)
@@ -121,7 +121,7 @@ class Trial:
         self._one(Plan())
 
     def _learn(self) -> None:
-        """A load that nobody disturbs: how long it takes, and each stage of it."""
+        """Runs a load without a kill, to learn the duration of the load and of each stage."""
         life = watch(*fork(live, self._world, self._version, True, 0), Plan())
         self._conclude(life)
         self._whole = life.seconds
@@ -130,7 +130,7 @@ class Trial:
 
     def _plan(self) -> Plan:
         if self._random.random() < 0.5:
-            # A life goes on where the one before was ended, so that short lives reach every stage, too.
+            # Each process continues where the previous one was killed, so that even early kills reach every stage.
             return Plan(self._random.uniform(0, self._whole / 2))
         rare = [
             stage for stage in stages.ALL if self.tally.kills[stage] <= min(self.tally.kills[s] for s in self._usual)
@@ -140,7 +140,7 @@ class Trial:
         return Plan(self._random.uniform(0, statistics.median(usual)), stage, self._random.randint(1, 4))
 
     def _one(self, plan: Plan) -> None:
-        """One life."""
+        """Runs one process by this plan."""
         seed = self._random.randrange(1 << 30)
         life = watch(*fork(live, self._world, self._version, bool(seed % 2), seed), plan)
         if life.killed:
@@ -150,7 +150,7 @@ class Trial:
             self._conclude(life)
 
     def _conclude(self, life: Life) -> None:
-        """What becomes of the world after a load that ran to its end, or could not."""
+        """Judges a load that was not killed, then prepares the world for the next load."""
         end = life.end
         if end == DONE:
             end = watch(*fork(judge, self._world, self._version), Plan()).end
@@ -167,7 +167,7 @@ class Trial:
 
 
 def watch(child: int, pipe: int, plan: Plan) -> Life:
-    """Reads what a child says until it ends, and kills its process group when the plan says so."""
+    """Reads a child's reports until it ends, and kills its process group when the plan says so."""
     life, rest, ready_at = Life(), b"", 0.0
     due: float | None = None
     while True:
@@ -212,7 +212,7 @@ def _is_due(plan: Plan, line: str, life: Life) -> bool:
 
 
 def _drain(pipe: int, life: Life) -> None:
-    """What it had said when it was killed."""
+    """Reads the stages that a process reported before it was killed."""
     said = b""
     while data := os.read(pipe, 1 << 16):
         said += data
@@ -223,7 +223,7 @@ def _drain(pipe: int, life: Life) -> None:
 
 @contextlib.contextmanager
 def served(world: World) -> Iterator[None]:
-    """The world's versions over HTTP as well, from a process of its own."""
+    """Serves the world's versions over HTTP, too, from a separate process."""
     folders = [str(world.source(version)) for version in VERSIONS]
     command = [sys.executable, "-m", "laion_assets_tests.torture.serve", *folders]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
@@ -234,7 +234,7 @@ def served(world: World) -> Iterator[None]:
 
 
 def main() -> None:
-    """Runs a trial and prints its counts; exit code 1 when something was lost, doubled, wrong or left."""
+    """Runs a trial and prints its counts. Exit code 1: something was lost, doubled, wrong or left behind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=None)

@@ -1,7 +1,8 @@
-"""Ends runs at random moments of each stage, by Ctrl-C, SIGTERM and *Terminate*, and looks at what is left.
+"""Ends runs at random moments of each stage, by Ctrl-C, SIGTERM and *Terminate*, and checks the state afterwards.
 
-`python -m laion_assets_tests.torture.termination --times 10`. Within 5 s the run must be over, its process gone, the
-engine's folder free and the pool empty; what was done must be there, and after all of it a load must run to its end.
+`python -m laion_assets_tests.torture.termination --times 10`. Within 5 s the run must be finished, its process must
+have exited, and the engine's folder and the pool must be free. Completed work must be kept. At the end, a load, an
+index build and a report must complete.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from laion_assets_tests.torture.life import fork, say
 
 LIMIT_SECONDS = 5.0
 STAGE_SECONDS = 120.0
-"""So long a stage may take to be reached on a busy machine."""
+"""Longest wait for a stage to start on a busy machine."""
 
 STAGES: dict[str, tuple[str, ...]] = {
     "receive over HTTP": ("raw_shard",),
@@ -54,23 +55,23 @@ STAGES: dict[str, tuple[str, ...]] = {
     "measure recall": ("recall_report",),
     "tune parameters": ("hnsw_tuning",),
 }
-"""By the assets of the run that has it. All but the first need a loaded shard, and those of recall an index."""
+"""Stages, each with the assets of its run. All but the first need a loaded shard; `recall_report` needs an index."""
 
 WAYS = ("SIGINT", "SIGTERM", "terminate")
 LONGEST: dict[str, float] = {"receive over HTTP": 1.0, "build indexes": 6.0, "measure recall": 2.0}
-"""Seconds after a stage's beginning within which it is ended, with 20,000 rows; half a second for others."""
+"""With 20,000 rows, a stage is ended within this many seconds after its start. Other stages: half a second."""
 
 
 def limit_seconds() -> float:
-    """5 s on a core of one's own; longer where processes share cores, as the load of the last minute says."""
+    """The limit is 5 s, or longer if the load average of the last minute says that processes share cores."""
     return LIMIT_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @dataclass
 class Ended:
-    """One run that was ended: how, in which stage, and the seconds until its process was gone.
+    """One run that was ended: in which stage, in which way, and the seconds until its process had exited.
 
-    `under_way` is False where it had come to its end by itself before.
+    `under_way` is False if the run had already completed.
     """
 
     stage: str
@@ -92,7 +93,7 @@ class Trial:
     ended: list[Ended] = field(default_factory=list)
 
     def settings(self) -> Settings:
-        """Few queries, the page's index parameters: its build takes seconds."""
+        """Settings with few queries and the default index parameters: a build takes seconds."""
         os.environ["DAGSTER_HOME"] = str(self.folder / "home")
         return load_settings(
             dataset_name="sample",
@@ -105,7 +106,7 @@ class Trial:
         )
 
     def run(self, times: int, wanted: tuple[str, ...], ways: tuple[str, ...]) -> None:
-        """Ends each stage so many times, then lets a load, a build and a report run to their ends."""
+        """Ends each stage `times` times, then runs a load, a build and a report to completion."""
         chance = random.Random(self.seed)
         for stage in wanted:
             if STAGES[stage] != ("raw_shard",):
@@ -142,7 +143,7 @@ class Trial:
         return Ended(stage, way, round(seconds, 2), self._fault(seconds), under_way)
 
     def _fault(self, seconds: float) -> str:
-        """What may not be after a run was ended."""
+        """The faults after a run was ended."""
         faults = [] if seconds <= limit_seconds() else [f"it took {seconds:.1f} s"]
         holder = holder_of(self.folder / "data" / "clickhouse")
         if holder is not None:
@@ -182,7 +183,7 @@ def _live(trial: Trial, assets: tuple[str, ...], armed: bool, pipe: int) -> None
         if assets == ("raw_shard",):
             shutil.rmtree(settings.data_dir / "raw", ignore_errors=True)
         if assets == ("vector_index",):
-            # The run before may have been at its end when it was ended.
+            # The run before may have completed before it was ended, so an index may exist.
             with connect(settings) as db:
                 for name in index_names(db):
                     db.command(f"ALTER TABLE {db.table} DROP INDEX IF EXISTS {name} SETTINGS mutations_sync = 2")
@@ -210,7 +211,7 @@ def _look(trial: Trial, pipe: int) -> None:
 
 
 def _reached(pipe: int, stage: str) -> bool:
-    """Reads what the child says until it is in the stage."""
+    """Reads the child's reports until it reaches the stage. False: the stage was not reached."""
     said, deadline = b"", time.monotonic() + STAGE_SECONDS
     while time.monotonic() < deadline:
         readable, _, _ = select.select([pipe], [], [], 1.0)
@@ -224,7 +225,7 @@ def _reached(pipe: int, stage: str) -> bool:
 
 
 def _wait(child: int, seconds: float) -> None:
-    """Until the child is gone; it is killed after so many seconds."""
+    """Waits until the child exits, and kills it after `seconds`."""
     deadline = time.monotonic() + seconds
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         if time.monotonic() >= deadline:
@@ -245,7 +246,7 @@ def _read_all(pipe: int) -> str:
 def run_trial(
     folder: Path, *, times: int, rows: int, queries: int, seed: int, wanted: tuple[str, ...], ways: tuple[str, ...]
 ) -> list[Ended]:
-    """All runs that were ended, and whatever else was wrong, in a folder of the trial's own."""
+    """Runs a trial in an empty folder. Returns all runs that were ended, and other faults as further entries."""
     write_sample_shard(folder / "source", 0, rows)
     make_instance(folder / "home")
     command = [sys.executable, "-m", "laion_assets_tests.torture.serve", str(folder / "source")]
@@ -259,12 +260,12 @@ def run_trial(
 
 
 def _warm(settings: Callable[[], Settings]) -> None:
-    """Imports here whatever each child would have to, but opens nothing."""
+    """Imports modules in the parent, so that no child has to. Opens no engine."""
     build_definitions(settings()).get_repository_def()
 
 
 def main() -> None:
-    """Runs a trial and prints its counts; exit code 1 when anything was left, or took longer than 5 s."""
+    """Runs a trial and prints its counts. Exit code 1: something was left, or a run took longer than the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--rows", type=int, default=20_000)

@@ -1,4 +1,4 @@
-"""Disks that refuse, and two loads at once: as `make torture` runs them, since they are few."""
+"""Tests loads onto full and read-only disks, and two loads at once: all cases of `make torture`, since they are few."""
 
 from __future__ import annotations
 

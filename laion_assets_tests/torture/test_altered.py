@@ -1,4 +1,4 @@
-"""A small share of the random alterations that `make torture` tries: 120, always the same."""
+"""Tests 120 of the random changes to files that `make torture` tries, always the same ones."""
 
 from __future__ import annotations
 

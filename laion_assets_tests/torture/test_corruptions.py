@@ -1,4 +1,4 @@
-"""Every corruption that has a name: refused, or read as it is; with a manifest all are refused."""
+"""Tests each named corruption: it is refused, or loaded as the files say. With a manifest, each is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from laion_assets_tests.torture.judging import Court, Judge
 
 @pytest.fixture(scope="module")
 def trying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Court, Judge]]:
-    """A court, and the process in which the product works."""
+    """A court, and the process in which the product runs."""
     with opened(tmp_path_factory.mktemp("corruptions")) as trying:
         yield trying
 

@@ -1,4 +1,4 @@
-"""A small share of the sudden deaths that `make torture` deals out: twelve, always the same."""
+"""Tests twelve of the kills at random moments that `make torture` tries, always the same ones."""
 
 from __future__ import annotations
 

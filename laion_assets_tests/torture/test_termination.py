@@ -1,4 +1,4 @@
-"""A small share of what `torture/termination.py` ends: each stage once, at the same moments each time."""
+"""Tests some of the terminations of `torture/termination.py`: four stages, always at the same moments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL = ("--times", "3", "--rows", "3000", "--queries", "4", "--seed", "5")
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    """One trial of all four: after each of them a load, a build and a report would run to their ends."""
+    """One trial of all four stages, because each trial ends with a complete load, build and report."""
     command = [sys.executable, "-W", "ignore", "-m", "laion_assets_tests.torture.termination"]
     result = subprocess.run([*command, *SMALL, "--stages", *QUICK], capture_output=True, text=True, check=False)
     assert result.stdout, result.stderr[-2_000:]

@@ -1,4 +1,4 @@
-"""What the table must hold, read from raw files with numpy and pyarrow alone: nothing of the product is used here."""
+"""Computes the rows that the table must hold, from raw files, with numpy and pyarrow and no code of the product."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAMES = {
     "NSFW": ("NSFW", "nsfw"),
     "similarity": ("similarity", "clip_similarity_vitb32", "clip_similarity_vitl14"),
 }
-"""Under which names published metadata has each column (docs/datasets.md); the first that is there is meant."""
+"""Names of each column in published metadata (docs/datasets.md). The first name that exists is used."""
 
 
 @dataclass(frozen=True)
 class RawFiles:
-    """The three files of one shard, wherever they lie."""
+    """The three files of one shard, in any folder."""
 
     image: Path
     text: Path
@@ -33,7 +33,7 @@ class RawFiles:
 
     @classmethod
     def of(cls, folder: Path, shard: int) -> RawFiles:
-        """Those of a folder in LAION's layout."""
+        """A shard's files in a folder with LAION's layout."""
         return cls(
             folder / "img_emb" / f"img_emb_{shard}.npy",
             folder / "text_emb" / f"text_emb_{shard}.npy",
@@ -42,22 +42,22 @@ class RawFiles:
 
     @property
     def paths(self) -> tuple[Path, Path, Path]:
-        """All three."""
+        """The paths of all three files."""
         return self.image, self.text, self.metadata
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The rows that must stand in the table, by id, and the numbers of the rows that must be refused."""
+    """The rows that the table must hold, in order of id, and the numbers of the rows that must be refused."""
 
     rows: list[Row]
     refused: list[int]
 
 
 def true_rows(files: RawFiles, shard: int) -> Truth:
-    """The rows of one shard: row k of the three files, but for those whose vectors are not finite or not of length 1.
+    """The rows of one shard: row k of the three files, except rows whose vectors are not finite or not of length 1.
 
-    Raises what numpy and pyarrow raise for files that they cannot read, and `ValueError` when the counts differ.
+    Raises the errors of numpy and pyarrow for unreadable files, and `ValueError` when the row counts differ.
     """
     vectors = [np.load(path, allow_pickle=False) for path in (files.image, files.text)]
     file = pq.ParquetFile(files.metadata)
@@ -85,12 +85,12 @@ def true_rows(files: RawFiles, shard: int) -> Truth:
 
 
 def score(similarity: float) -> float | None:
-    """A similarity in the form in which rows are compared."""
+    """A similarity as rows are compared: None for NaN."""
     return None if math.isnan(similarity) else float(similarity)
 
 
 def difference(found: list[Row], expected: list[Row]) -> str | None:
-    """What is lost, doubled or wrong in rows that should be those expected, in one line; None when nothing is."""
+    """One line that says which rows are lost, doubled or wrong, or None when `found` equals `expected`."""
     if found == expected:
         return None
     ids = [row[0] for row in found]
@@ -119,7 +119,7 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _texts(table: pa.Table, name: str) -> list[bytes]:
-    """Of a list its first element, of a number its digits (docs/datasets.md)."""
+    """A column as bytes. A list becomes its first element, a number its digits (docs/datasets.md)."""
     column = _column(table, name)
     if pa.types.is_list(column.type):
         return [_as_bytes(texts[0] if texts else None) for texts in column.to_pylist()]

@@ -1,10 +1,10 @@
-"""Two processes load the same shards at once, and one or both are killed at random moments, from a recorded seed.
+"""Loads the same shards in two processes at once, and kills one or both at random moments, from a recorded seed.
 
-`python -m laion_assets_tests.torture.two_loaders --kills 150 [--server]`. Over the embedded engine the two share a
-store, as two commands on one machine do. Over ClickHouse's HTTP interface, which a process of its own serves, each has
-a store and a Dagster instance, as two hosts do. Whoever is not killed must end well, or say who holds what it needs.
-After each round the table and the stores are compared with the truth row by row, and after some a load that nobody
-disturbs must complete them.
+`python -m laion_assets_tests.torture.two_loaders --kills 150 [--server]`. With the embedded engine, the two loaders
+share a store, like two commands on one machine. With ClickHouse's HTTP interface, served by a separate process, each
+loader has a store and a Dagster instance, like two hosts. A loader that is not killed must succeed, or say who holds
+the engine or lease. After each round, the table and the stores are compared with the truth row by row. After some
+rounds, a load without kills must complete them.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from laion_assets_tests.torture.sudden_death import MEMORY, MOST_FAULTS, Life, P
 from laion_assets_tests.torture.world import VERSIONS, World
 
 HELD = "held"
-"""The end of a loader that was refused since the other holds the engine or the lease."""
+"""The end of a loader that was refused because the other loader holds the engine or the lease."""
 
 COMPLETED_EVERY = 4
-"""After so many rounds a load that nobody disturbs must complete what is there."""
+"""After each such number of rounds, a load without kills must complete the table."""
 
 
 class OtherHost(World):
-    """The same sources, with a store and an instance of another host's."""
+    """The same sources, with the store and the Dagster instance of a second host."""
 
     @property
     def home(self) -> Path:
-        """Beside the first host's."""
+        """A folder beside the first host's."""
         return self.folder / "other_home"
 
 
 def settings_of(world: World, version: int, url: str) -> Settings:
-    """A loader's settings; without a URL the engine is the embedded one in its store."""
+    """A loader's settings. Without a URL, the loader uses the embedded engine in its store."""
     return world.settings(version, over_http=False, **({"clickhouse": url} if url else {}))
 
 
 def contend(world: World, version: int, url: str, seed: int, pipe: int) -> None:
-    """One of two loaders: loads all shards again, in a random order. With a negative seed it looks first."""
+    """Loads all shards again, in a random order: one of two loaders. With a negative seed, audits the world first."""
     settings = settings_of(world, version, url)
     with dagster_instance() as instance:
         _, faults = audit_after_death(world, settings, instance) if seed < 0 else ({}, [])
@@ -83,7 +83,7 @@ def contend(world: World, version: int, url: str, seed: int, pipe: int) -> None:
 
 
 def look(world: World, version: int, url: str, complete: bool, pipe: int) -> None:
-    """Compares table and stores with the truth; where it is `complete`, as a load that ran to its end must leave it."""
+    """Compares table and stores with the truth. With `complete`, they must be as after a completed load."""
     settings = settings_of(world, version, url)
     with dagster_instance() as instance:
         if complete:
@@ -95,7 +95,7 @@ def look(world: World, version: int, url: str, complete: bool, pipe: int) -> Non
 
 @dataclass
 class Tally:
-    """What a trial found; `ends` counts how loaders that were not killed ended."""
+    """The result of a trial. `ends` counts how loaders ended that were not killed."""
 
     seed: int
     transport: str
@@ -107,7 +107,7 @@ class Tally:
     seconds: float = 0.0
 
     def facts(self) -> dict[str, object]:
-        """As JSON."""
+        """The result as values for JSON."""
         return {
             "seed": self.seed,
             "transport": self.transport,
@@ -122,7 +122,7 @@ class Tally:
 
 
 class TwoLoaders:
-    """Rounds of two loaders in one world."""
+    """Runs rounds of two loaders in one world."""
 
     def __init__(self, world: World, seed: int, server: ServerProcess | None) -> None:
         other = world if server is None else OtherHost(world.folder, world.urls, world.truths)
@@ -133,7 +133,7 @@ class TwoLoaders:
         self.tally = Tally(seed, "embedded" if server is None else "server")
 
     def run(self, kills: int) -> Tally:
-        """Rounds until so many loaders were killed; or until it is interrupted."""
+        """Runs rounds until `kills` loaders were killed, or until it is interrupted."""
         started = time.monotonic()
         with contextlib.suppress(KeyboardInterrupt):
             warm(self._world)
@@ -180,7 +180,7 @@ class TwoLoaders:
         )
 
     def _complete(self) -> None:
-        """A load that nobody disturbs, and the next version or an empty store after it."""
+        """Runs a load without kills. The next round uses the other version and, every second time, an empty store."""
         end = watch(*fork(contend, self._world, self._version, self._url, -1), Plan()).end
         if end != DONE:
             self._fault(f"a load that nobody disturbed: {end}")
@@ -218,11 +218,11 @@ LOADING = (
     *("open the engine", "make staging", "insert", "merge parts", "check staged rows", "drop staging"),
     *(stages.REPLACE, "check the partition", "record an event"),
 )
-"""The stages of a load: what comes after it is not part of this trial."""
+"""The stages of a load. Later stages are not part of this trial."""
 
 
 def main() -> None:
-    """Runs a trial and prints its counts; exit code 1 when something was lost, doubled or wrong."""
+    """Runs a trial and prints its counts. Exit code 1: something was lost, doubled or wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=150)
     parser.add_argument("--seed", type=int, default=None)

@@ -1,4 +1,4 @@
-"""A small dataset in two versions, and a store with a Dagster instance to load it into. It loads nothing itself."""
+"""Makes a small dataset in two versions, and a store with a Dagster instance. Other modules load the dataset."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from laion_assets.terminal.instance import CONFIG_FILE
 from laion_assets_tests.torture.truth import RawFiles, Truth, true_rows
 
 ROWS = (130, 70)
-"""Rows of the shards: in blocks of 50 and pieces of 100 rows, as the killed processes work, that is several of each."""
+"""Rows of the shards: several blocks of 50 rows and statements of 100 rows, as the killed processes write them."""
 
 VERSIONS = (0, 1)
 REFUSED = {(0, 1): (3, 57)}
-"""Rows whose vectors are spoilt, by version and shard: their quarantine file must go with the version that has none."""
+"""Rows with invalid vectors, by version and shard. Loading the other version must remove their quarantine file."""
 
 DATASET = 'name = "torture"\nshards = 2\ndimension = 512\nclip_model = "sample"\n'
 
@@ -29,7 +29,7 @@ compute_logs:
   module: dagster._core.storage.noop_compute_log_manager
   class: NoOpComputeLogManager
 """
-"""What steps print would be caught by two processes a step."""
+"""Steps need no log of their output, for which Dagster would start two processes each."""
 
 FAST: Mapping[str, object] = {
     "hnsw_m": 8,
@@ -43,9 +43,9 @@ FAST: Mapping[str, object] = {
 
 @dataclass
 class World:
-    """The sources, which stay, and a store and a Dagster instance, which are thrown away after each completed load.
+    """The sources, which are kept, and a store and a Dagster instance, which `renew` replaces by empty ones.
 
-    `urls` are further places of the same files, by version: HTTP servers.
+    `urls` are the HTTP servers of the same files, by version.
     """
 
     folder: Path
@@ -54,17 +54,17 @@ class World:
 
     @property
     def home(self) -> Path:
-        """The store's and the instance's folder."""
+        """The folder of the store and the Dagster instance."""
         return self.folder / "home"
 
     @property
     def data(self) -> Path:
-        """The store alone."""
+        """The folder of the store."""
         return self.home / "data"
 
     @property
     def shards(self) -> list[int]:
-        """Their numbers."""
+        """The numbers of the shards."""
         return list(range(len(ROWS)))
 
     def source(self, version: int) -> Path:
@@ -72,7 +72,7 @@ class World:
         return self.folder / f"version_{version}"
 
     def prepare(self) -> None:
-        """Writes the sources, and computes from them what the table must hold."""
+        """Writes the sources, and computes from them the rows that the table must hold."""
         (self.folder / "torture.toml").write_text(DATASET, encoding="utf-8")
         for version in VERSIONS:
             for shard, rows in enumerate(ROWS):
@@ -83,13 +83,13 @@ class World:
         assert {key: tuple(truth.refused) for key, truth in self.truths.items() if truth.refused} == REFUSED
 
     def renew(self) -> None:
-        """An empty store and an instance without history."""
+        """Makes an empty store and a Dagster instance without history."""
         shutil.rmtree(self.home, ignore_errors=True)
         (self.home / "dagster").mkdir(parents=True)
         (self.home / "dagster" / "dagster.yaml").write_text(CONFIG_FILE.read_text() + NO_STEP_OUTPUT, encoding="utf-8")
 
     def settings(self, version: int, *, over_http: bool, **fields: object) -> Settings:
-        """To load one version, from its folder or its server."""
+        """Settings to load one version, from its folder or its HTTP server."""
         os.environ["DAGSTER_HOME"] = str(self.home / "dagster")
         source = self.urls[version] if over_http else str(self.source(version))
         named: dict[str, object] = {
