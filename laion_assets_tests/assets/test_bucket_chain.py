@@ -1,4 +1,4 @@
-"""The chain with source and store in buckets, its steps on different hosts: the same table as from folders."""
+"""Tests the chain with source and store in buckets and steps on several hosts: the table is as from folders."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def server(sample_folder: Path) -> Iterator[S3Server]:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of the test's own."""
+    """A separate Dagster instance for each test."""
     with dg.DagsterInstance.ephemeral() as made:
         yield made
 
 
 def host(tmp_path: Path, name: str, **fields: object) -> Settings:
-    """Settings of one host: its own scratch folder, one bucket and one table for all."""
+    """Settings of one host. Each host has a scratch folder; all hosts share one bucket and one table."""
     named: dict[str, object] = {
         "dataset_name": "sample",
         "source": ("s3://laion/source",),
@@ -60,7 +60,7 @@ def host(tmp_path: Path, name: str, **fields: object) -> Settings:
 
 
 def files(folder: Path) -> list[str]:
-    """What lies in a host's scratch folder, lock files left out."""
+    """The files in a host's scratch folder, without lock files."""
     found = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
     return sorted(str(path.relative_to(folder)) for path in found)
 
@@ -147,7 +147,7 @@ def test_no_credential_reaches_a_statement_a_log_or_dagster(
     result = run(settings, 2, instance)
     (tmp_path / "here" / "raw").mkdir(exist_ok=True)
     assert result.success
-    # The engine read the object, signed with the key of its process.
+    # The engine read the object itself, with the key in the environment of its process.
     assert KEY in {request.signed_by for request in server.requests if request.agent.startswith("ClickHouse")}
     with connect(settings) as db:
         statement = parquet_source(db, ShardStore.of(settings).merged_path(2))
@@ -169,7 +169,7 @@ def test_a_server_reads_the_object_itself_and_is_told_no_credential(
         assert inserts
         assert all(f"s3('{server.address}/laion/{tmp_path.name}/merged/merged_2.parquet'" in sql for sql in inserts)
         assert not any(secret in request["sql"] for request in clickhouse.log() for secret in (SECRET, KEY))
-        # The server's process has AWS_* variables of its own.
+        # The server signs with the AWS_* variables of its own process.
         assert KEY in {request.signed_by for request in server.requests if request.agent.startswith("ClickHouse")}
 
 
@@ -216,5 +216,5 @@ def test_the_disk_need_not_hold_what_a_bucket_holds(tmp_path: Path) -> None:
     in_folder = bytes_still_needed(host(tmp_path, "here", **server, store=None), waiting)
     assert in_bucket is not None
     assert in_folder is not None
-    # Two shards under way of a hundred.
+    # At most two of the hundred shards are in the folder at a time.
     assert in_bucket.store == pytest.approx(in_folder.store / 50, rel=0.01)

@@ -1,4 +1,4 @@
-"""The chain in Dagster: what runs record, which faults stop which step, and that killed runs lose nothing."""
+"""Tests the chain in Dagster: metadata of runs, the faults that stop each step, and that killed runs lose nothing."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ CHECKS = {
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of the test's own."""
+    """A separate Dagster instance for each test."""
     with dg.DagsterInstance.ephemeral() as made:
         yield made
 
 
 @pytest.fixture
 def source(sample_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the sample shards, to be spoilt."""
+    """A copy of the sample shards that a test may damage."""
     return copy_sample(sample_folder, tmp_path / "source")
 
 
@@ -71,18 +71,18 @@ def run(settings: Settings, shard: int, instance: dg.DagsterInstance, *assets: s
 
 
 def materialized(result: dg.ExecuteInProcessResult) -> list[str]:
-    """Assets that a run materialized, in order."""
+    """The assets that a run materialized, in order."""
     return [event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key]
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:
-    """The words with which a run's steps failed."""
+    """The failure messages of a run's steps."""
     found = [event.step_failure_data.user_failure_data for event in result.get_step_failure_events()]
     return [str(failure.description) for failure in found if failure is not None]
 
 
 def failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:
-    """Checks that failed, with their words."""
+    """The failed checks of a run, with their descriptions."""
     return {
         check.check_name: check.description or "" for check in result.get_asset_check_evaluations() if not check.passed
     }
@@ -166,24 +166,24 @@ def test_a_run_again_gives_the_same_table(settings: Settings, instance: dg.Dagst
 
 
 def spoil_html(source: Path) -> None:
-    """An error page in the place of shard 1's image vectors."""
+    """Replaces the image vectors of shard 1 by an error page."""
     (source / "img_emb" / "img_emb_1.npy").write_text("<html><body>503 Service Unavailable</body></html>")
 
 
 def spoil_short(source: Path) -> None:
-    """Image vectors that are sound, but one too few."""
+    """Removes one image vector of shard 1. The other vectors are valid."""
     path = source / "img_emb" / "img_emb_1.npy"
     np.save(path, np.load(path)[:-1])
 
 
 def spoil_columns(source: Path) -> None:
-    """Metadata without captions."""
+    """Removes the captions from the metadata of shard 1."""
     path = source / "metadata" / "metadata_1.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["caption"]), path)
 
 
 def spoil_dimension(source: Path) -> None:
-    """Text vectors of another model."""
+    """Gives the text vectors of shard 1 another dimension, as from another model."""
     path = source / "text_emb" / "text_emb_1.npy"
     np.save(path, np.load(path)[:, :256])
 
@@ -256,7 +256,7 @@ def test_metadata_without_captions_in_most_rows_is_stopped_by_its_check(
     assert said["metadata_is_sound"].startswith('65% of the rows have no caption; if that is right, say caption = ""')
     assert "clickhouse_partition" not in materialized(result)
     assert table_state(settings) == []
-    # The same step alone, as a person or a retry would run it, and what the same command would do.
+    # Runs the same step alone, as a person or a retry would, and checks the steps that the same command would repeat.
     alone = (
         build_definitions(settings)
         .resolve_job_def("load_shards")
@@ -326,7 +326,7 @@ def test_a_partition_that_was_changed_behind_our_back_fails_its_check(
     with connect(settings) as db:
         db.command(f"ALTER TABLE {db.table} {change}", settings={"mutations_sync": 2})
     (check,) = clickhouse_partition_checks(CodeLocation(settings))
-    # Dagster runs the check of a partition only together with its asset, which would mend the partition first.
+    # Dagster runs the check of a partition only together with its asset, which would repair the partition first.
     judge = check.op.compute_fn.decorated_fn  # type: ignore[union-attr]
     result = next(judge(SimpleNamespace(has_partition_key=True, partition_key="2", instance=instance)))
     assert not result.passed
@@ -470,7 +470,7 @@ places = {moment: folder / str(number) for number, moment in enumerate(MOMENTS)}
 killed = {moment: forked(lambda: (arm(), chain(places[moment]))) for moment, arm in MOMENTS.items()}
 print(json.dumps({moment: [killed[moment], chain(place)] for moment, place in places.items()}))
 """
-"""Runs the chain for each moment in a process that kills itself there, then for all of them in one that does not."""
+"""For each moment, runs the chain in a process that kills itself then. Runs all chains again in one process."""
 
 
 def test_a_run_that_was_killed_at_any_moment_and_run_again_gives_the_same_table(

@@ -1,4 +1,4 @@
-"""States what a check of a shard does without a partition: all loaded shards, the oldest check first, each recorded."""
+"""Tests shard checks run without a partition: they check all loaded shards, oldest check first, and record each."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ ROWS_AGREE = dg.AssetCheckKey(dg.AssetKey("raw_shard"), "rows_agree")
 def loaded(
     tmp_path_factory: pytest.TempPathFactory, sample_folder: Path
 ) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
-    """Shards 0 to 2 of the sample, loaded by real runs; a row of shard 1 was changed since."""
+    """Shards 0 to 2 of the sample, loaded by real runs. A row of shard 1 was changed after its load."""
     settings = settings_for(tmp_path_factory.mktemp("sweep") / "data", sample_folder)
-    # SQLite files as users have them: events are counted otherwise there than in memory.
+    # SQLite files, as users have them: they number events differently from an instance in memory.
     with dg.DagsterInstance.local_temp() as instance:
         job = build_definitions(settings).resolve_job_def(LOAD_JOB)
         for shard in ("0", "1", "2"):
@@ -48,7 +48,7 @@ def loaded(
 
 
 def execute(settings: Settings, instance: dg.DagsterInstance, *keys: dg.AssetCheckKey) -> dict[str, Any]:
-    """What the checks say when they are executed as the UI does, without a partition."""
+    """Executes checks without a partition, as the UI does, and returns their results."""
     definitions = build_definitions(settings)
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(
         asset_check_selection=set(keys), asset_selection=set()
@@ -108,7 +108,7 @@ def test_a_sweep_is_bounded_in_time_and_goes_on_with_the_oldest(loaded: tuple[Se
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, *shards: int) -> list[int]:
-    """Makes the disk answer with errors where these shards' merged files are; the shards whose files were read."""
+    """Makes reads of these shards' merged files fail. Returns a list to which each shard is added that is read."""
     seen: list[int] = []
 
     def read(path: Any, **more: Any) -> Any:
@@ -182,7 +182,7 @@ def test_a_check_with_a_partition_looks_at_that_one(loaded: tuple[Settings, dg.D
 def test_a_partition_that_somebody_reported_in_the_ui_fails_in_words(
     loaded: tuple[Settings, dg.DagsterInstance],
 ) -> None:
-    """A materialization that the UI reports has no metadata; the merged file is gone, so nothing is known."""
+    """A materialization reported in the UI has no metadata. The merged file is missing, so nothing can be compared."""
     settings, instance = loaded
     merged = settings.data_dir / "merged" / "merged_2.parquet"
     away = merged.rename(merged.with_name("away"))

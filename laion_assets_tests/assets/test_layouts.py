@@ -1,4 +1,4 @@
-"""Files of another layout: describe, load all, index, recall, search, as commands, with nothing else said."""
+"""Tests files with other layouts: the commands describe, load, index, recall and search need no further options."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ DAGSTER_YAML = "telemetry: {enabled: false}\nconcurrency:\n  pools: {default_lim
 def run(
     folder: Path, *words: str, dataset: Path | None = None, code: int | tuple[int, ...] = 0
 ) -> subprocess.CompletedProcess[str]:
-    """A command that has ended with this exit code, or one of these, in an environment with nothing of the caller's.
+    """Runs a command without the caller's settings, and checks that its exit code is `code` or in `code`.
 
-    Graphs are coarse and queries few: what is said of their recall is not what these tests are about.
+    Graphs are coarse and queries few, because these tests do not check recall.
     """
     home = folder / "home"
     home.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def run(
 
 
 def write(folder: Path, image: str, text: str | None, metadata: str, columns: dict[str, Any], shard: int = 0) -> None:
-    """A shard sorted by class under these names, with these columns."""
+    """Writes a shard sorted by class, with these file names and metadata columns."""
     rows = class_shard([row // 30 for row in range(ROWS)], seed=shard)
     for name, vectors in ((image, rows.images), (text, rows.texts)):
         if name is not None:
@@ -53,7 +53,7 @@ def write(folder: Path, image: str, text: str | None, metadata: str, columns: di
 
 
 def padded_with_holes(folder: Path) -> list[int]:
-    """Shards 1, 2 and 4, padded, with columns of other types."""
+    """Writes shards 1, 2 and 4 with zero-padded numbers and other column types."""
     for shard in (1, 2, 4):
         columns = {
             "URL": pa.array([f"https://x/{shard}/{row}.jpg" for row in range(ROWS)], pa.string_view()),
@@ -73,7 +73,7 @@ def padded_with_holes(folder: Path) -> list[int]:
 
 
 def images_alone(folder: Path) -> list[int]:
-    """Image vectors and paths, side by side in one folder."""
+    """Writes image vectors and paths into one folder, without texts."""
     for shard in range(2):
         columns = {"image_path": [f"/pictures/{shard}/{row}.jpg" for row in range(ROWS)]}
         write(folder, f"img_emb_{shard}.npy", None, f"metadata_{shard}.parquet", columns, shard)
@@ -81,7 +81,7 @@ def images_alone(folder: Path) -> list[int]:
 
 
 def sorted_by_class(folder: Path) -> list[int]:
-    """Other names, classes for captions, in their order."""
+    """Writes other file and column names, with rows sorted by class and classes as captions."""
     for shard in range(2):
         columns = {
             "file": [f"/p/{row}.jpg" for row in range(ROWS)],
@@ -101,7 +101,7 @@ def test_a_stranger_describes_loads_indexes_and_searches_files_of_another_layout
         described.write_text(text.replace("# punsafe", "punsafe").replace("# width", "width"))
     loaded = json.loads(run(tmp_path, "load", "all", "--json", dataset=described).stdout)
     assert [(shard["shard"], shard["rows"]) for shard in loaded["shards"]] == [(shard, ROWS) for shard in shards]
-    # Exit code 1 says that a target was missed, which so few rows may do by chance.
+    # Exit code 1 means that a target was missed. With so few rows, this can happen by chance.
     run(tmp_path, "index", dataset=described, code=(0, 1))
     measured = json.loads(run(tmp_path, "recall", "--json", dataset=described, code=(0, 1)).stdout)
     kinds = {kind["kind"] for kind in measured["kinds"]}

@@ -1,4 +1,4 @@
-"""States what `load_report` shows: a row a shard that stays a row, totals, an estimate, and checks of health."""
+"""Tests `load_report`: one table row a shard for any text in it, totals, an estimate, and health checks."""
 
 import re
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from laion_assets_tests.table.loaded import holder, load_sample, sample_settings
 
 STAGES = {"raw_shard": 10.0, "merged_shard": 20.0, "clickhouse_partition": 30.0}
 NEVER_AUDITED = {"partitions_were_audited": False}
-"""Materializations that a test records have no checks."""
+"""The check that fails for materializations that a test recorded, because no audit has run."""
 
 LOADED = ShardHistory("0", "loaded", rows=1_200_000, quarantined=7, seconds=STAGES, loaded_at=1.0, run_id="a1b2c3d4-e5")
 
 
 def rows(page: str) -> list[list[str]]:
-    """The cells of the page's table, as Markdown parts them, without its head."""
+    """The cells of the page's Markdown table, without its header."""
     table = [line for line in page.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1]] for line in table[2:]]
 
@@ -99,7 +99,7 @@ def test_findings_stand_first() -> None:
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A table with shards 0 and 1 of the sample's four."""
+    """Settings of a table with shards 0 and 1 of the sample's four."""
     settings = sample_settings(tmp_path_factory.mktemp("report"))
     load_sample(settings, {0: 60, 1: 80})
     return settings

@@ -1,5 +1,5 @@
-"""Layouts of sets that can be had today, made small from their public descriptions and served on loopback: describe,
-load, index and search, as commands."""
+"""Tests the commands describe, load, index and search with small copies of published datasets. The copies follow
+the public descriptions, and are served on loopback."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ DIMENSION = 768
 
 
 def unit(seed: int, rows: int = ROWS, dimension: int = DIMENSION) -> npt.NDArray[np.float32]:
-    """Vectors of length 1."""
+    """Random vectors of length 1."""
     drawn = np.random.default_rng(seed).standard_normal((rows, dimension))
     vectors: npt.NDArray[np.float32] = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
     return vectors
 
 
 def lists(vectors: npt.NDArray[np.float32]) -> pa.Array:
-    """As a list column."""
+    """Vectors as a list column."""
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     return flat.cast(pa.list_(pa.float32()))
 
 
 def laion5b(folder: Path) -> None:
-    """ClickHouse's copy of LAION-5B: the columns of its documentation, files numbered from 1, of ten shards."""
+    """Writes ClickHouse's copy of LAION-5B: documented columns, files numbered from 1, ten shards in each file."""
     rows = 10 * ROWS
     columns: dict[str, Any] = {
         "id": pa.array(np.arange(rows), pa.uint32()),
@@ -67,7 +67,7 @@ def laion5b(folder: Path) -> None:
 
 
 def vdbbench(folder: Path) -> None:
-    """VectorDBBench's LAION: an id and a vector a row, with the queries and their neighbours beside."""
+    """Writes VectorDBBench's LAION: rows of an id and a vector, and further files of queries and their neighbours."""
     for file in range(2):
         columns = {"id": np.arange(ROWS) + file * ROWS, "emb": lists(unit(file))}
         pq.write_table(pa.table(columns), folder / f"train-{file:02d}-of-100.parquet", use_dictionary=False)
@@ -79,7 +79,7 @@ def vdbbench(folder: Path) -> None:
 
 @contextmanager
 def served(make: Callable[[Path], None], folder: Path) -> Iterator[MisbehavingServer]:
-    """A set's files on a web server that lists nothing."""
+    """Serves a dataset's files on a web server that cannot list files."""
     folder.mkdir()
     make(folder)
     with misbehaving_server({path.name: path.read_bytes() for path in folder.iterdir()}) as server:
@@ -96,7 +96,7 @@ def test_a_presets_layout_is_loaded_indexed_and_searched(
         chosen = ("--dataset", preset, "--source", server.base())
         settings = settings_for(server.base(), data_dir=tmp_path / "sizes", dataset=preset)
         (size,) = shard_sizes(settings, [shard], ask=True)
-        # A Parquet file's rows are estimated from its size: random numbers do not pack.
+        # The rows of a Parquet file are estimated from its size. Random numbers cannot be compressed.
         assert (size.origin, size.rows == pytest.approx(ROWS, rel=0.15)) == ("estimated", True)
         loaded = json.loads(run(tmp_path, "load", str(shard), "--json", *chosen).stdout)
         assert [(each["shard"], each["rows"]) for each in loaded["shards"]] == [(shard, ROWS)]
@@ -108,7 +108,7 @@ def test_a_presets_layout_is_loaded_indexed_and_searched(
     found = json.loads(run(tmp_path, "search", "--like", str(like), "--json", "--dataset", preset).stdout)
     assert found["neighbours"][0]["id"] == like
     if preset == "laion5b-100m":
-        # The third share of the second file: its row k is row 600 + k of that file.
+        # The shard is the third part of the second file: its row k is row 600 + k of the file.
         assert found["neighbours"][0]["url"] == "https://example.org/723.jpg"
 
 
@@ -120,17 +120,17 @@ def test_recall_is_measured_against_the_neighbours_that_a_set_brings(loaded: str
         run(tmp_path, "index", *chosen, code=(0, 1))
     report = json.loads(run(tmp_path, "recall", "--json", "--dataset", "vdbbench-laion-100m", code=(0, 1)).stdout)
     (given,) = [kind for kind in report["kinds"] if kind["kind"] == "given_by_image"]
-    # Of 100 given neighbours about 50 are in one of the two shards, and are the nearest there.
+    # About 50 of the 100 given neighbours are in each of the two shards, and are the nearest rows there.
     assert given["origin"] == (
         "test.parquet with the neighbours of neighbors.parquet, of which our exact search finds 1.0000"
     )
-    # How many of them the graph of random vectors finds is chance: 0.8 to 1. Of other neighbours it would be none.
+    # A graph of random vectors finds 0.8 to 1 of them, by chance. It would find none of wrong neighbours.
     assert given["chosen"]["at_10"]["mean"] > 0.6
     assert (given["chosen"]["at_100"] is None) == (loaded == "1"), "recall@100 needs all 100 of them"
 
 
 def datacomp(folder: Path) -> list[str]:
-    """Pairs of a Parquet file and an npz file, named by hashes, with two models' vectors of images and texts."""
+    """Writes pairs of a Parquet and an npz file, named by hashes, with image and text vectors of two models."""
     names = [f"{seed * 0x9E3779B97F4A7C15:032x}"[:32] for seed in (1, 2, 3)]
     for seed, name in enumerate(names):
         columns = {

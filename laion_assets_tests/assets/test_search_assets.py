@@ -1,4 +1,4 @@
-"""What `vector_index` and `recall_report` promise as assets: their metadata, their checks, and how they fail."""
+"""Tests the assets `vector_index` and `recall_report`: metadata, checks and failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from laion_assets_tests.table.loaded import FAST, holder, insert_behind_our_back
 
 PLAN = RecallPlan(queries=40, grid=(SearchSettings(64), SearchSettings(256), SearchSettings(64, 5)), queries_at_100=5)
 TARGET = 0.9
-"""A graph of 2,000 rows meets it with any seed. Its threads insert in no order: 0.95 was missed once in ten runs."""
+"""A graph of 2,000 rows reaches 0.9 with any seed. It missed 0.95 in one of ten runs: the insert order varies."""
 
 
 def materialize(settings: Settings, *, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
@@ -80,7 +80,7 @@ def test_a_whole_run_builds_measures_and_passes(loaded: Settings) -> None:
     assert index["memory_bytes_for_all_shards"] == pytest.approx(1350 * 4 * 2 * 1173, rel=0.02)
     assert isinstance(index["core_seconds_a_million"], float)
     report = metadata(result, "recall_report")
-    # Exact search of 2,700 rows is as fast as any: what the check says is what the report measured.
+    # Exact search of 2,700 rows is fast, so the index may lose. The check must agree with the report.
     kinds = [name for name in report if name.startswith("times_faster_")]
     assert len(kinds) == 6
     assert beats_scan == all(float(str(report[name])) > 1 for name in kinds)
@@ -101,7 +101,7 @@ def test_a_whole_run_builds_measures_and_passes(loaded: Settings) -> None:
 
 @pytest.fixture
 def built(loaded: Settings) -> Settings:
-    """The same, with whole indexes."""
+    """The settings of `loaded`, with complete indexes."""
     with connect(loaded) as db:
         build_indexes(db)
     return loaded
@@ -176,7 +176,7 @@ def test_tuning_names_what_it_recommends(loaded: Settings) -> None:
         queries=5,
         other_forms=False,
     )
-    # Several threads build a graph, so that its recall with 800 rows and 5 queries is not the same each time.
+    # Several threads build a graph, so its recall with 800 rows and 5 queries varies. The low target allows for this.
     asset = hnsw_tuning_asset(CodeLocation(loaded.model_copy(update={"recall_target": 0.2})), plan)
     result = dg.materialize([dg.AssetSpec("clickhouse_partition"), asset])
     tuned = metadata(result, "hnsw_tuning")
@@ -208,7 +208,7 @@ def test_without_a_table_the_asset_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_dataset_without_texts_is_indexed_and_measured_by_its_images(tmp_path: Path) -> None:
-    """From its source through every asset and check: the job of a shard, then that of the index."""
+    """Runs every asset and check from the source: the job that loads a shard, then the job that builds the index."""
     source = tmp_path / "source"
     write_sample_shard(source, 0, 250, seed=5)
     shutil.rmtree(source / "text_emb")

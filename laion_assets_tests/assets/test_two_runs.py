@@ -1,4 +1,4 @@
-"""Two runs of one shard on one store, at every place where one may overtake the other: both succeed."""
+"""Tests that two runs of one shard on one store both succeed, wherever one overtakes the other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings(source: Path, tmp_path: Path) -> Settings:
 
 
 def overtaken(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, other: Callable[[], None]) -> None:
-    """Has another run go through the whole chain once, right before a function is called."""
+    """Runs `other`, another run, once, immediately before the function `name` is called."""
     whole = getattr(place, name)
 
     def first(*arguments: Any, **named: Any) -> Any:
@@ -68,7 +68,7 @@ def test_a_run_that_is_overtaken_between_steps_succeeds(
 def test_files_that_another_run_has_merged_and_removed_meanwhile_are_no_failure(
     step: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other run goes through between this one's fetch and its check, or between that and its merge."""
+    """The other run completes between this run's fetch and check, or between its check and merge."""
     calls: list[str] = []
     look = CodeLocation.merged_meanwhile
 
@@ -87,7 +87,7 @@ def test_files_that_another_run_has_merged_and_removed_meanwhile_are_no_failure(
 
 
 def remove_by_another_run(settings: Settings) -> None:
-    """What another run has done when it is through: the merged file is there, the raw files are not."""
+    """Writes the merged file and removes the raw files, as another complete run does."""
     store = ShardStore.of(settings)
     merge_shard(store, 1, max_bad_fraction=0.001)
     store.remove_raw(1)

@@ -1,4 +1,4 @@
-"""What `vector_cells` promises as an asset: its metadata, its checks, and when it is built."""
+"""Tests the asset `vector_cells`: metadata, checks, and when it is built."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_user_who_only_searches_may_read_the_cells_where_they_are_asked_for(tm
 
 
 def test_an_engine_without_the_codec_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer of an engine that has neither setting: before 26.7 there is no codec Quantized."""
+    """Engines before 26.7 have neither of the two settings and no codec Quantized."""
     settings = sample_settings(tmp_path)
     with connect(settings) as db:
         rows = Database.rows

@@ -1,4 +1,4 @@
-"""States how a run's process ends while it waits: for a pool, for a repetition, or after its run was declared over."""
+"""Tests that a run's process can be ended while it waits, and exits when Dagster has marked its run as failed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
 
 
 class Waiting:
-    """A process that executes a run on an instance of its own, until it is ended."""
+    """A process that executes a run on a separate instance until it is ended."""
 
     def __init__(self, home: Path, kind: str) -> None:
         self.home = home
@@ -62,25 +62,25 @@ class Waiting:
         self.run_id = self.line()
 
     def line(self) -> str:
-        """The next that it says."""
+        """The next line that the process prints."""
         return self.process.stdout.readline().strip()
 
     def seconds_to_end(self, end: Callable[[], None]) -> float:
-        """How long it takes to end after `end` was called."""
+        """Calls `end` and returns the seconds until the process exits."""
         started = time.monotonic()
         end()
         self.process.wait(60)
         return time.monotonic() - started
 
     def status(self) -> dg.DagsterRunStatus:
-        """Of its run."""
+        """The status of the run."""
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             run = instance.get_run_by_id(self.run_id)
         assert run is not None
         return run.status
 
     def cancel(self) -> None:
-        """What *Terminate* records, without its signal."""
+        """Records what *Terminate* records, but sends no signal."""
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             run = instance.get_run_by_id(self.run_id)
             assert run is not None
@@ -94,7 +94,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def take_the_pool(home: Path) -> None:
-    """Another run has the only place."""
+    """Lets another run claim the only slot of the pool."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.event_log_storage.initialize_concurrency_limit_to_default("clickhouse")
         instance.event_log_storage.claim_concurrency_slot("clickhouse", "another run", "a step")
@@ -113,7 +113,7 @@ def test_a_run_that_waits_for_a_pool_sleeps_and_ends_at_once(home: Path) -> None
 
 
 def pending_steps(home: Path) -> int:
-    """Steps that wait for a place in the pool."""
+    """The number of steps that wait for a slot of the pool."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return instance.event_log_storage.get_concurrency_info("clickhouse").pending_step_count
 
@@ -131,7 +131,7 @@ def test_a_run_ends_with_its_process_wherever_it_is(home: Path, kind: str, way: 
     assert waiting.line() == "begun"
     time.sleep(1)
     end = waiting.cancel if way == "Terminate" else lambda: waiting.process.send_signal(signal.SIGTERM)
-    assert waiting.seconds_to_end(end) <= limit_seconds() + 1.0  # opening the instance is in it
+    assert waiting.seconds_to_end(end) <= limit_seconds() + 1.0  # includes the time to open the instance
     expected = dg.DagsterRunStatus.CANCELED if way == "Terminate" else dg.DagsterRunStatus.FAILURE
     assert waiting.status() == expected
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -153,7 +153,7 @@ def test_a_process_whose_run_was_declared_over_ends_itself(home: Path) -> None:
 
 
 def test_processes_started_before_the_first_event_hear_no_ctrl_c() -> None:
-    """Those that copy the steps' log to the terminal told of Ctrl-C with a traceback each."""
+    """These processes copy the steps' log to the terminal. Each of them printed a traceback at Ctrl-C."""
     children: list[subprocess.Popen[bytes]] = []
 
     def events() -> Iterator[Any]:

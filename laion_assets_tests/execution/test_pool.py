@@ -1,4 +1,4 @@
-"""States that a place in a pool is not lost where a process is killed between freeing it and giving it to the next."""
+"""Tests that a pool loses no slot if a process is killed after it frees the slot and before it assigns the slot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def lose_a_place(instance: dg.DagsterInstance) -> str:
-    """A step that waits for a place which its killed holder freed, but gave to nobody; the waiting step's run."""
+    """Frees a slot without assigning it, as a killed process does. Returns the run whose step waits for the slot."""
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
     holder, waiting = (instance.add_run(dg.DagsterRun("job", run_id=dg.DagsterRun("job").run_id)) for _ in range(2))
@@ -68,7 +68,7 @@ def test_each_lost_place_of_a_larger_pool_is_given_while_others_are_held(instanc
         storage._remove_pending_steps(killed, "step")
     assert give_free_places(instance) == [POOL]
     assert give_free_places(instance) == [], "places that were assigned and not yet claimed are not given twice"
-    # SQLite has the times of their asking in seconds, so any two of them may be the first.
+    # SQLite stores the times of the claims in whole seconds, so any two of the runs may come first.
     assert sum(storage.claim_concurrency_slot(POOL, run, "step").is_claimed for run in waiting) == 2
     assert give_free_places(instance) == []
 
