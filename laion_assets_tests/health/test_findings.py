@@ -1,4 +1,4 @@
-"""States when all is well: failed shards, drift either way named by shard, a load that does not move, disk space."""
+"""Tests health findings: failed shards, differences between table and Dagster by shard, stalled loads, disk space."""
 
 import time
 from dataclasses import replace
@@ -20,7 +20,7 @@ from laion_assets.table.schema import PartitionState
 def shard(
     key: int, state: ShardState = "loaded", *, rows: int = 100, hours_ago: float = 1, error: str = ""
 ) -> ShardHistory:
-    """A shard's history; rows and a time of loading only where it is loaded."""
+    """A shard's history. Only a loaded shard has rows and a load time."""
     if state == "running" or state == "queued" or state == "failed":  # noqa: PLR1714 - mypy reads no tuple
         return ShardHistory(str(key), last_run=state, error=error)
     if state != "loaded":

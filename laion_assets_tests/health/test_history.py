@@ -1,4 +1,4 @@
-"""States what is told of a shard after scripted histories: its state, figures, failures and why the last run failed."""
+"""Tests the report on a shard for scripted histories: state, figures, failures, and the error of the last run."""
 
 import time
 from collections.abc import Iterator

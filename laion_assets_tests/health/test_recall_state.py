@@ -1,4 +1,4 @@
-"""States when recall counts as measured: of the indexes that LAION_INDEX asks for, and for the settings' targets."""
+"""Tests when recall counts as measured: for all indexes that LAION_INDEX names, and for the targets in the settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAST: dict[str, object] = {"index_first": 1, "hnsw_m": 8, "hnsw_ef_construction"
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """A loaded shard with its cells alone, whose recall was measured for a low target."""
+    """A loaded shard with only cells as index. Its recall was measured for a low target."""
     with dg.DagsterInstance.local_temp() as instance:
         chain = Chain(tmp_path_factory.mktemp("cells"), instance, index="cells", recall_target=0.1, **FAST)
         chain.run(0)
@@ -44,13 +44,13 @@ def cells(built: Chain) -> Chain:
 
 
 def finding(chain: Chain) -> Finding:
-    """What `recall_is_current` finds."""
+    """The result of `recall_is_current`."""
     histories = read_histories(chain.instance, chain.settings)
     return recall_is_current(read_facts(chain.instance, chain.settings, histories))
 
 
 def test_cells_alone_are_measured_once(cells: Chain) -> None:
-    """Also where graphs were built earlier: the setting does not ask for them any more."""
+    """This also holds if graphs were built earlier, because the setting no longer asks for graphs."""
     for _ in range(2):
         assert finding(cells).passed, finding(cells).seen
         assert read_update(cells.settings, cells.instance).nothing
@@ -62,7 +62,7 @@ def test_cells_alone_are_measured_once(cells: Chain) -> None:
 
 
 def test_other_targets_ask_for_another_measurement(cells: Chain) -> None:
-    """The search settings that a report names were chosen for its targets."""
+    """The search settings in a report were chosen for the report's targets."""
     cells.with_settings(index="cells", recall_target=0.2, **FAST)
     assert finding(cells).passed is False
     assert "recall was measured for other targets" in finding(cells).seen

@@ -1,4 +1,4 @@
-"""States what is made again to bring everything up to date: what is stale or missing, in order, and nothing else."""
+"""Tests that an update builds stale and missing assets again, in order, and no others."""
 
 from __future__ import annotations
 

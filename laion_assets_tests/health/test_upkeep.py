@@ -1,4 +1,4 @@
-"""States when index, recall, audits and the engine fall behind what is loaded, and what the picture of shards shows."""
+"""Tests when index, recall, audits and engine count as behind the loaded shards, and the picture of the shards."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HELD = EngineHeldError("embedded ClickHouse in /x", found="held by process 7")
 
 @pytest.fixture
 def hundreds() -> Settings:
-    """Settings of 410 shards, whose index is built at 10 and at every 10 more."""
+    """Settings for 410 shards. The index is built at 10 loaded shards and at every 10 more."""
     return load_settings(dataset_name="laion400m")
 
 

@@ -1,4 +1,4 @@
-"""States what marks assets as stale, over a real chain: by Dagster's own resolver and by our histories, which agree."""
+"""Tests which changes make assets of a real chain stale. Dagster's resolver and our histories must agree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from laion_assets_tests.conftest import settings_for
 
 
 class Chain:
-    """Two sample shards that real steps load, and who is stale by Dagster and by us."""
+    """Loads two sample shards with real steps, and lists the stale assets by Dagster's rules and by ours."""
 
     def __init__(self, folder: Path, instance: dg.DagsterInstance, **fields: object) -> None:
         self.folder, self.instance = folder, instance
@@ -33,7 +33,7 @@ class Chain:
             write_sample_shard(folder / "sample", shard, 60)
 
     def with_settings(self, **fields: object) -> Settings:
-        """Settings over the same files and table."""
+        """Changes the settings, but keeps files and table."""
         self.settings = settings_for(self.folder / "data", self.folder / "sample", **fields)
         return self.settings
 
@@ -53,7 +53,7 @@ class Chain:
         return list(read_histories(self.instance, self.settings)[shard].stale)
 
     def stale_by_dagster(self, shard: int) -> list[str]:
-        """Those that the UI marks. What only follows a stale asset gets no mark of its own there."""
+        """The assets of a shard that the UI marks as stale. A stale input alone does not make the UI mark an asset."""
         graph = build_definitions(self.settings).get_repository_def().asset_graph
         resolver = CachingStaleStatusResolver(self.instance, graph, LoadingContextForTest(self.instance))
         keys = {asset: asset_key(self.settings, asset) for asset in CHAIN}
@@ -140,7 +140,7 @@ def test_code_versions_follow_what_decides_a_result(tmp_path: Path) -> None:
 def test_a_merge_that_is_recorded_during_a_load_is_not_what_was_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The partition is as it was, and so is its version. It is stale until the new file is loaded."""
+    """The partition and its version do not change. The partition is stale until the new file is loaded."""
     with dg.DagsterInstance.local_temp() as instance:
         chain = Chain(tmp_path, instance)
         chain.run(0)
