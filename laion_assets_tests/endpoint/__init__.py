@@ -1,1 +1,1 @@
-"""A loopback server that speaks ClickHouse's HTTP interface over one chDB. Tests use it, the product never."""
+"""A loopback server with ClickHouse's HTTP interface, backed by one chDB. Only tests use it."""

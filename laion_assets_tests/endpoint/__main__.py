@@ -1,4 +1,4 @@
-"""`python -m laion_assets_tests.endpoint FOLDER …`: serves one chDB folder until its standard input ends."""
+"""Serves one chDB folder until its standard input ends: `python -m laion_assets_tests.endpoint FOLDER …`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from laion_assets_tests.endpoint.http import Endpoint
 
 
 def main() -> None:
-    """Prints the port when it is ready. It lives no longer than whoever holds the other end of its standard input."""
+    """Serves, and prints the port when ready. It exits when the process that holds its standard input exits."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--user", action="append", default=[], metavar="NAME:PASSWORD")

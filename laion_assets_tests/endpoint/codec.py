@@ -1,4 +1,4 @@
-"""HTTP bodies in pieces: chunked or of a told length, compressed either way. What is in them is not known here."""
+"""Reads and writes HTTP bodies in pieces: chunked or with Content-Length, compressed or not."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 
 
 class BrokenBodyError(ConnectionError):
-    """The client left in the middle of its body."""
+    """The client closed the connection in the middle of a body."""
 
 
 def body_pieces(stream: BufferedIOBase, headers: Message) -> Iterator[bytes]:
-    """The body as it was sent, without chunk framing. Raises `BrokenBodyError`."""
+    """The body as it was sent, without chunk framing. Raises `BrokenBodyError` if it ends early."""
     if "chunked" in (headers.get("Transfer-Encoding") or ""):
         yield from _chunks(stream)
         return
@@ -63,7 +63,7 @@ def _chunks(stream: BufferedIOBase) -> Iterator[bytes]:
 
 
 def decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """The body as its Content-Encoding means it. Raises `BrokenBodyError` where it ends in the middle of a frame."""
+    """The body, decompressed by its Content-Encoding. Raises `BrokenBodyError` if it ends in the middle of a frame."""
     if encoding in ("", "identity"):
         yield from pieces
         return
@@ -72,7 +72,7 @@ def decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
         rest = piece
         while rest:
             yield decoder.decompress(rest)
-            # A body may be several frames, one after the other.
+            # A body may consist of several frames.
             rest = decoder.unused_data or b""
             if rest:
                 decoder = DECOMPRESSORS[encoding]()
@@ -81,13 +81,13 @@ def decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def accepted(wanted: str) -> str:
-    """The first encoding of an Accept-Encoding header that we have; empty for none."""
+    """The first encoding of an Accept-Encoding header that is supported here, or an empty string."""
     names = (part.split(";")[0].strip() for part in wanted.split(","))
     return next((name for name in names if name in DECOMPRESSORS), "")
 
 
 class Compressor:
-    """Compresses an answer as it is made."""
+    """Compresses an answer block by block."""
 
     def __init__(self, encoding: str) -> None:
         self._coder: Any = None
@@ -101,11 +101,11 @@ class Compressor:
             self._coder = zlib.compressobj(1, wbits=31 if encoding == "gzip" else zlib.MAX_WBITS)
 
     def add(self, block: bytes) -> bytes:
-        """What may be sent after this block."""
+        """The compressed bytes that can be sent after this block."""
         start, self._start = self._start, b""
         return start + (self._coder.compress(block) if self._coder else block)
 
     def end(self) -> bytes:
-        """The rest."""
+        """The remaining bytes."""
         start, self._start = self._start, b""
         return start + (self._coder.flush() if self._coder else b"")

@@ -1,4 +1,4 @@
-"""chDB behind the endpoint: a connection a request or session, ids of queries, results as blocks. It knows no HTTP."""
+"""Runs statements on chDB for the endpoint: a connection for each request or session, query ids, results as blocks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from urllib.parse import urlencode
 import chdb
 
 BLOCKWISE_FORMATS = ("Native", "RowBinary", "TabSeparated", "CSV", "JSONEachRow")
-"""Formats whose blocks can be sent one after the other; chDB makes a header and footer of others for each block."""
+"""Formats whose blocks can be sent one after the other. For other formats, chDB repeats header and footer in each."""
 
 FILE_FUNCTION = re.compile(r"\bfile\('((?:[^'\\]|\\.)*)'")
 
 
 class EngineError(Exception):
-    """What ClickHouse answers: its message, with the code that it begins with."""
+    """An error of ClickHouse: its message, which begins with the error code."""
 
     @property
     def code(self) -> int:
-        """ClickHouse's number of the error; 0 where the message has none."""
+        """ClickHouse's error code, or 0 if the message has none."""
         found = re.search(r"Code: (\d+)", str(self))
         return int(found[1]) if found else 0
 
 
 @dataclass
 class Summary:
-    """What a statement read or wrote, as in X-ClickHouse-Summary."""
+    """Rows and bytes that a statement read or wrote, as in X-ClickHouse-Summary."""
 
     read_rows: int = 0
     read_bytes: int = 0
@@ -59,14 +59,14 @@ class Engine:
         self._target = f"{folder}?{urlencode({'user_files_path': f'{user_files}/', **options})}"
         self._user_files = user_files.resolve()
         self._root = chdb.connect(self._target)
-        """Open for as long as the engine: the last connection to close would end it."""
+        """Kept open, because chDB shuts down when its last connection is closed."""
         self._sessions: dict[str, Any] = {}
         self._running: set[str] = set()
         self._lock = threading.Lock()
 
     @contextmanager
     def run(self, statement: Statement) -> Iterator[Running]:
-        """A connection with the request's database and settings, given back at the end. Raises `EngineError`."""
+        """Opens a connection with the request's database and settings for the block. Raises `EngineError`."""
         connection = self._connection(statement.session)
         running = Running(connection, self._local(self._with_our_ids(statement)))
         registered = ""
@@ -78,7 +78,7 @@ class Engine:
             yield running
         except RuntimeError as error:
             if statement.session:
-                # chDB gives what a failed statement had written with the next answer of its connection.
+                # chDB adds the output of a failed statement to the next answer of its connection: discard it.
                 connection.query("SELECT 1", "TabSeparated")
             raise EngineError(_from_code(str(error))) from error
         finally:
@@ -105,7 +105,7 @@ class Engine:
             self._running.add(query_id)
 
     def _with_our_ids(self, statement: Statement) -> Statement:
-        """chDB gives each query an id of its own: it stands for the client's in `system.processes` and in KILL."""
+        """Replaces the client's query ids by chDB's own ids, which `system.processes` and KILL use."""
         with self._lock:
             asked_of = [
                 name for name in self._running if name in statement.sql or name in statement.parameters.values()
@@ -118,7 +118,7 @@ class Engine:
         return statement
 
     def _local(self, statement: Statement) -> Statement:
-        """chDB's file() reads any path, a server's only those under its user_files."""
+        """Allows `file()` only paths in `user_files`, as a server does. chDB itself would read any path."""
 
         def resolve(found: re.Match[str]) -> str:
             path = (self._user_files / found[1].replace("\\'", "'").replace("\\\\", "\\")).resolve()
@@ -142,9 +142,9 @@ class Running:
         self.summary = Summary()
 
     def prepare(self) -> None:
-        """Database and settings; `readonly` last, since it forbids to set more.
+        """Sets database and settings. `readonly` comes last, because no setting can be changed after it.
 
-        The id in `log_comment` is ours, which a profile of `readonly = 1` does not let us set.
+        `log_comment` holds the client's query id. A profile with `readonly = 1` does not allow setting it.
         """
         if self._statement.database:
             self._connection.query(f"USE `{self._statement.database}`", "Null")
@@ -163,19 +163,19 @@ class Running:
             self._connection.query(f"SET readonly = '{int(readonly)}'", "Null")
 
     def whole(self, form: str) -> bytes:
-        """The answer when all of it is there."""
+        """Runs the statement and returns the whole answer."""
         result = self._connection.query(self._statement.sql, form, params=dict(self._statement.parameters))
         self.summary = Summary(result.rows_read(), result.bytes_read(), elapsed_ns=int(result.elapsed() * 1e9))
         return bytes(result.bytes())
 
     def blocks(self, form: str) -> Iterator[bytes]:
-        """The answer block by block, as it comes."""
+        """Runs the statement and yields the answer block by block."""
         with self._connection.send_query(self._statement.sql, form, params=dict(self._statement.parameters)) as stream:
             for block in stream:
                 yield bytes(block.bytes())
 
     def insert(self, form: str, body: Iterator[bytes]) -> None:
-        """An INSERT whose rows come as `body`. Where that breaks off, blocks that were written stay, as on a server."""
+        """Runs an INSERT with the rows in `body`. If `body` breaks off, written blocks are kept, as on a server."""
         with self._connection.send_insert(self._statement.sql, form) as inserter:
             for piece in body:
                 inserter.append(piece)
@@ -186,5 +186,5 @@ class Running:
 
 
 def _from_code(message: str) -> str:
-    """chDB puts words of its own before ClickHouse's message."""
+    """Removes the text that chDB puts before ClickHouse's message."""
     return message[max(message.find("Code: "), 0) :].strip()

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a server, as tests ask for it. It does none of it itself."""
+"""Stores the faults between client and server that tests ask for. The endpoint carries the faults out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Kind = Literal["cut", "lost", "status", "slow"]
 
 @dataclass
 class Fault:
-    """Happens to the next `times` requests whose SQL has `match`, a regular expression.
+    """A fault for the next `times` requests whose SQL matches the regular expression `match`.
 
-    `cut`: after `amount` bytes of the request's body the connection is closed. `lost`: the statement is carried out,
-    and then the connection is closed without an answer. `status`: it is answered with HTTP status `amount` and not
-    carried out. `slow`: it is carried out after `amount` seconds.
+    `cut`: the connection is closed after `amount` bytes of the request's body. `lost`: the statement is executed, and
+    the connection is closed without an answer. `status`: the request gets HTTP status `amount` and is not executed.
+    `slow`: the statement is executed after `amount` seconds.
     """
 
     kind: Kind
@@ -26,24 +26,24 @@ class Fault:
 
 
 class Faults:
-    """The faults that are still to happen."""
+    """The faults that have not happened yet."""
 
     def __init__(self) -> None:
         self._waiting: list[Fault] = []
         self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> None:
-        """One more."""
+        """Adds a fault."""
         with self._lock:
             self._waiting.append(fault)
 
     def clear(self) -> None:
-        """All is well again."""
+        """Removes all faults."""
         with self._lock:
             self._waiting.clear()
 
     def next_for(self, sql: str) -> Fault | None:
-        """What is to happen to this statement."""
+        """The fault for this statement, or None."""
         with self._lock:
             for fault in self._waiting:
                 if fault.times > 0 and re.search(fault.match, sql):

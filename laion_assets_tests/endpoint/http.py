@@ -1,4 +1,4 @@
-"""ClickHouse's HTTP interface: who asks, which statement, how the answer is sent. What a statement does is chDB's."""
+"""Serves ClickHouse's HTTP interface: authentication, parsing of statements, sending of answers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ OF_THE_TRANSPORT = {
     *("buffer_size", "wait_end_of_query", "client_protocol_version", "compress", "decompress", "quota_key", "role"),
     *("enable_http_compression", "send_progress_in_http_headers", "http_headers_progress_interval_ms"),
 }
-"""URL parameters that are no settings of the statement."""
+"""URL parameters that are not settings of the statement."""
 
 STATUS = {192: 403, 193: 403, 194: 401, 497: 403, 516: 403, 60: 404, 46: 404, 47: 404, 81: 404, 115: 404, 62: 400}
-"""HTTP status by ClickHouse's error code, as its server has them; 500 for the rest."""
+"""HTTP status by ClickHouse's error code, as in its server. Other errors have status 500."""
 
 
 @dataclass
 class Asked:
-    """One request as the log keeps it: what tests look at."""
+    """One request in the log, for tests to check."""
 
     sql: str
     query_id: str
@@ -54,7 +54,7 @@ class Asked:
 
 @dataclass
 class Endpoint(ThreadingHTTPServer):
-    """The server: `users` are names and passwords."""
+    """The HTTP server. `users` maps names to passwords."""
 
     engine: Engine
     users: dict[str, str]
@@ -69,28 +69,28 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__(self.address, Handler)
         self.stopped = threading.Event()
         if self.tls:
-            # The handshake is left to each connection's own thread, so that a failed one does not end the server.
+            # Each connection's thread does its handshake, so that a failed handshake does not stop the server.
             self.socket = self.tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     __hash__ = object.__hash__
 
     def handle_error(self, *_: object) -> None:
-        """Clients that leave are what is tested here; nothing to print."""
+        """Prints nothing: tests close connections on purpose."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """Serves one connection."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    """As ClickHouse's server does: else an answer of two writes waits 40 ms for the client's acknowledgement."""
+    """As in ClickHouse's server. Otherwise an answer of two writes waits 40 ms for the client's acknowledgement."""
     server: Endpoint
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Prints nothing."""
 
     def do_GET(self) -> None:
-        """`/ping`, the log, and statements in the URL, which may not write."""
+        """Answers `/ping`, `/log`, and read-only statements in the URL."""
         path = urlsplit(self.path).path
         if path == "/ping":
             self._send(200, {}, b"Ok.\n")
@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(readonly=True)
 
     def do_POST(self) -> None:
-        """Statements, and on `/faults` what is to go wrong; an empty body there takes all back."""
+        """Answers statements. `/faults` adds a fault, or removes all faults and the log if the body is empty."""
         if urlsplit(self.path).path != "/faults":
             self._answer(readonly=False)
             return
@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
             )
 
     def _read(self, readonly: bool) -> tuple[Statement, str, Iterator[bytes] | None]:
-        """The statement, the format of its rows, and the rows where they come with it."""
+        """The statement, and the format and rows of an INSERT that carries its rows."""
         url = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
         body = decompressed(self.pieces, self.headers.get("Content-Encoding") or "")
         text, form, rows = url.get("query", "").encode(), "", None
@@ -222,7 +222,7 @@ class Handler(BaseHTTPRequestHandler):
         }
 
     def _stream(self, blocks: Iterator[bytes], headers: dict[str, str]) -> None:
-        """Chunks as they come. The first is waited for: an error until then still has a status of its own."""
+        """Sends chunks as they come. Waits for the first block, so that an earlier error still gets its HTTP status."""
         first = next(blocks, b"")
         coder = self._coder()
         tag = secrets.token_hex(8)
@@ -268,7 +268,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, {"X-ClickHouse-Exception-Code": str(error.code), "Content-Type": "text/plain"}, body)
 
     def _drain(self) -> None:
-        """What the client still sends: it reads the answer when it has sent all."""
+        """Reads the rest of the request, because the client reads the answer only after it has sent everything."""
         with contextlib.suppress(BrokenBodyError):
             for _ in self.pieces:
                 pass

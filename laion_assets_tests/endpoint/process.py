@@ -1,4 +1,4 @@
-"""Starts the endpoint as a process of its own, and talks to it for tests. The client's process opens no chDB."""
+"""Starts the endpoint as a separate process and controls it for tests. The test process opens no chDB."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import urllib3
 
 from laion_assets_tests.endpoint.faults import Fault, Kind
 
-USER, PASSWORD = "loader", "g3h/eim#?@"  # it opens nothing; signs that a URL must escape
+USER, PASSWORD = "loader", "g3h/eim#?@"  # not a real secret: it has characters that a URL must escape
 _NUMBERS = count()
 
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A running endpoint. `user_files` is where its `file()` may read; `process` is its id."""
+    """A running endpoint. Its `file()` may read `user_files`. `process` is its process id."""
 
     port: int
     process: int
@@ -33,21 +33,21 @@ class ServerProcess:
     host: str = "127.0.0.1"
 
     def url(self, database: str = "", *, user: str = USER, password: str = PASSWORD) -> str:
-        """For LAION_CLICKHOUSE; a database of its own for each call where none is named."""
+        """A URL for LAION_CLICKHOUSE. If no database is named, each call names a new one."""
         name = database or f"test_{next(_NUMBERS)}"
         escaped = "".join(f"%{ord(sign):02X}" if sign in "/#?@" else sign for sign in password)
         return f"{self.scheme}://{user}:{escaped}@{self.host}:{self.port}/{name}"
 
     def fails(self, kind: Kind, match: str, amount: float = 0, times: int = 1) -> None:
-        """Lets something go wrong with the next statements that have `match`."""
+        """Adds a fault for the next statements that match `match`."""
         self._request("POST", "/faults", json.dumps(asdict(Fault(kind, match, amount, times))).encode())
 
     def calm(self) -> None:
-        """Takes all faults back and empties the log."""
+        """Removes all faults and empties the log."""
         self._request("POST", "/faults", b"")
 
     def log(self, match: str = "") -> list[dict[str, Any]]:
-        """The requests since `calm` whose SQL has `match`."""
+        """The requests since `calm` whose SQL contains `match`."""
         asked: list[dict[str, Any]] = json.loads(self._request("GET", "/log"))
         return [request for request in asked if match in request["sql"]]
 
@@ -68,10 +68,11 @@ def endpoint_process(
     host: str = "127.0.0.1",
     port: int = 0,
 ) -> Iterator[ServerProcess]:
-    """An endpoint over a chDB in `folder`, in a process of its own, while the block runs.
+    """Runs an endpoint with a chDB in `folder`, in a separate process, during the block.
 
-    `host` is an address of this machine, 127.0.0.2 say, on whose `port` (0: any that is free) it listens: the nodes of
-    a cluster share one port. Beside `certificate`, which has its key too, is that of its authority, `ca.pem`.
+    It listens on `host`, a loopback address such as 127.0.0.2, and on `port` (0: any free port). The nodes of a cluster
+    use one port on several addresses. `certificate` also contains the key. The certificate of its authority, `ca.pem`,
+    must be in the same folder.
     """
     user_files = folder / "user_files"
     user_files.mkdir(parents=True, exist_ok=True)
@@ -95,4 +96,4 @@ def endpoint_process(
         yield ServerProcess(int(listening), process.pid, user_files, scheme, authority, host)
     finally:
         process.terminate()
-        process.wait(90)  # an engine under a busy machine takes its time
+        process.wait(90)  # on a busy machine the engine stops slowly

@@ -1,4 +1,4 @@
-"""What a request's text is: a statement, or an INSERT with its rows behind it. It runs nothing."""
+"""Parses the text of a request: a statement, or an INSERT followed by its rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ READS = re.compile(r"\s*(?:SELECT|WITH|SHOW|DESCRIBE|EXPLAIN|EXISTS)\b", re.I)
 
 
 def statement_and_rows(text: bytes, body: Iterator[bytes]) -> tuple[bytes, str, Iterator[bytes] | None]:
-    """Parts an INSERT from its rows: the statement may be in the URL, or in front of the rows in the body."""
+    """Separates an INSERT from its rows. The statement may be in the URL, or before the rows in the body."""
     while True:
         if found := INSERT.match(text):
             return found[1], found[2].decode(), chain([text[found.end() :]], body)
@@ -22,6 +22,6 @@ def statement_and_rows(text: bytes, body: Iterator[bytes]) -> tuple[bytes, str, 
 
 
 def trailing_format(sql: str) -> str:
-    """The format that a statement ends with; HTTP's default where it names none."""
+    """The format at the end of a statement, or the default of the HTTP interface."""
     found = re.search(r"\bFORMAT\s+(\w+)\s*;?\s*$", sql, re.I)
     return found[1] if found else "TabSeparated"

@@ -1,4 +1,4 @@
-"""The endpoint itself: clickhouse-connect's ordinary HTTP client runs on it unmodified, in ways that a server has."""
+"""Tests the endpoint with the unmodified HTTP client of clickhouse-connect: it must behave as a server does."""
 
 from __future__ import annotations
 
