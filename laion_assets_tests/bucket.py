@@ -1,4 +1,4 @@
-"""A bucket of S3 on this machine: moto's server, with what was asked of it. It holds a test's objects in memory."""
+"""Serves an S3 bucket on this machine with moto, and records the requests. Objects are kept in memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from moto.server import ThreadedMotoServer
 from laion_assets.shard.bucket import bucket_path
 
 KEY = "AKIDOFTHETESTS"
-SECRET = "s3cret/hunter2+x"  # noqa: S105 - it opens nothing
+SECRET = "s3cret/hunter2+x"  # noqa: S105 - not a real secret
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request: method, path with its query, and whose key signed it."""
+    """One request: method, path with query, the access key that signed it, and the user agent."""
 
     method: str
     path: str
@@ -33,14 +33,14 @@ class Request:
 
 @dataclass
 class S3Server:
-    """The server and its log. `on_request` is called before each is answered."""
+    """The server and its log. `on_request` is called before each request is answered."""
 
     address: str
     requests: list[Request] = field(default_factory=list)
     on_request: Callable[[Request], None] | None = None
 
     def environment(self) -> dict[str, str]:
-        """The variables by which every client finds it."""
+        """The environment variables with which clients find the server."""
         return {
             "AWS_ENDPOINT_URL": self.address,
             "AWS_ACCESS_KEY_ID": KEY,
@@ -50,7 +50,7 @@ class S3Server:
         }
 
     def wsgi(self, application: Any) -> Any:
-        """The application, watched."""
+        """Wraps the WSGI application to record its requests."""
 
         def watched(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
             signed = str(environ.get("HTTP_AUTHORIZATION", "")).partition("Credential=")[2].partition("/")[0]
@@ -67,7 +67,7 @@ class S3Server:
 
 
 class _WatchedServer(ThreadedMotoServer):
-    """moto's own server, whose application is wrapped; it listens on a free port."""
+    """moto's server with a wrapped application, on a free port."""
 
     def __init__(self) -> None:
         super().__init__(ip_address="127.0.0.1", port=0, verbose=False)
@@ -84,7 +84,7 @@ class _WatchedServer(ThreadedMotoServer):
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """The server with an empty bucket `laion`, for this process and those that it starts."""
+    """Runs the server with an empty bucket `laion`, for this process and its child processes."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = _WatchedServer()
     server.start()
@@ -95,7 +95,7 @@ def s3_server() -> Iterator[S3Server]:
         for name, value in server.watched.environment().items():
             environment.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        # moto keeps its objects in this process, also those of the server before.
+        # moto keeps objects in this process, even those of an earlier server.
         httpx.post(f"{server.watched.address}/moto-api/reset").raise_for_status()
         s3fs.S3FileSystem().mkdir("laion")
         try:
@@ -106,13 +106,13 @@ def s3_server() -> Iterator[S3Server]:
 
 
 def keys(prefix: str) -> list[str]:
-    """Names of the objects below a prefix of the bucket `laion`, without it."""
+    """Names of the objects under a prefix of the bucket `laion`, without the prefix."""
     found = s3fs.S3FileSystem(use_listings_cache=False).find(f"laion/{prefix}")
     return sorted(str(path).removeprefix(f"laion/{prefix}/") for path in found)
 
 
 def upload(folder: Path, url: str) -> None:
-    """Puts a folder's files into the bucket."""
+    """Copies a folder's files to `url`."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             bucket_path(url, *path.relative_to(folder).parts).write_bytes(path.read_bytes())

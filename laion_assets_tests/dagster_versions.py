@@ -1,8 +1,8 @@
-"""Which versions of Dagster the package works with: each in an environment of its own, with the tests of what uses it.
+"""Tests the package with several versions of Dagster, each in a separate environment, with the tests that use Dagster.
 
     python -m laion_assets_tests.dagster_versions 1.12.22 1.13.28
 
-writes docs/dagster_versions.md. It needs uv and a package registry, and takes 5 to 20 minutes a version.
+writes docs/dagster_versions.md. It needs uv and a package registry, and takes 5 to 20 minutes for each version.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TESTS = (
     "execution",
     "health",
 )
-"""What is nearest to Dagster: private names, definitions, the component, the chain, its executor, records of runs."""
+"""Tests that depend most on Dagster: private names, definitions, component, chain, executor, records of runs."""
 
 FOLLOW_DAGSTER = ("dagster", "gql", "graphene", "graphql", "click", "starlette", "protobuf", "grpcio", "pytz", "antlr4")
-"""Packages whose versions Dagster bounds: these are free of constraints.txt, all others are as it says."""
+"""Packages whose versions Dagster limits. constraints.txt is applied to all other packages."""
 
 HEAD = """# Versions of Dagster
 
@@ -49,7 +49,7 @@ ones cannot filter checks by partition.
 
 
 def install(version: str, folder: Path) -> Path:
-    """An environment with this version; its Python. Raises `CalledProcessError` where no resolver could make it."""
+    """Makes an environment with this version and returns its Python. Raises `CalledProcessError` if that fails."""
     constraints = folder / "constraints.txt"
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     constraints.write_text("".join(line for line in lines if not line.startswith(FOLLOW_DAGSTER)))
@@ -69,7 +69,7 @@ def install(version: str, folder: Path) -> Path:
 
 
 def tested(python: Path) -> str:
-    """The last line of pytest: what passed and failed."""
+    """Runs the tests and returns pytest's last line: the numbers of passed and failed tests."""
     tests = [str(REPOSITORY / "laion_assets_tests" / name) for name in TESTS]
     command = [str(python), "-W", "ignore", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -81,7 +81,7 @@ def tested(python: Path) -> str:
 
 
 def row(version: str) -> str:
-    """One version's row of the table."""
+    """Tests one version and returns its row of the table."""
     with tempfile.TemporaryDirectory(prefix=f"dagster-{version}-") as folder:
         python = install(version, Path(folder))
         begun = time.monotonic()
@@ -91,11 +91,11 @@ def row(version: str) -> str:
 
 
 def main(versions: list[str]) -> int:
-    """Tries each version, the lowest first; 1 where a test failed."""
+    """Tries each version, lowest first. Returns 1 if a test failed."""
     rows = []
     for version in sorted(versions, key=lambda text: [int(part) for part in text.split(".")]):
         rows.append(row(version))
-        print(rows[-1], flush=True)  # a version takes minutes, and may be the last that there is time for
+        print(rows[-1], flush=True)  # a version takes minutes, and the command may be stopped after it
         REPORT.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
     return int(any("failed" in one or "error" in one for one in rows))
 

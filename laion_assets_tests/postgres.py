@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of a test's own, on a free port of this machine, with a password. It holds no project's data."""
+"""Starts a separate PostgreSQL cluster for a test, on a free port of this machine, with a password."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER = "dagster"
 
 
 def program(name: str) -> Path | None:
-    """One of PostgreSQL's programs; Debian keeps those of a server out of the PATH."""
+    """The path of a PostgreSQL program. Debian does not put the server's programs in the PATH."""
     found = shutil.which(name)
     places = [Path(found)] if found else sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return places[-1] if places else None
@@ -32,9 +32,9 @@ needs_postgres = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def private_cluster() -> Iterator[dict[str, str]]:
-    """A new cluster while the block runs; the variables that deploy/dagster.yaml reads its address from.
+    """Runs a new cluster during the block, and yields the variables in which deploy/dagster.yaml expects its address.
 
-    PostgreSQL refuses to run as root, so that root hands it to `nobody`.
+    PostgreSQL refuses to run as root. If the caller is root, it runs as `nobody`.
     """
     folder = Path(tempfile.mkdtemp(prefix="laion-postgres-"))
     password, port = secrets.token_urlsafe(), free_port()
@@ -63,7 +63,7 @@ def private_cluster() -> Iterator[dict[str, str]]:
 
 def _run(name: str, *arguments: str, cwd: Path) -> None:
     user = "nobody" if os.geteuid() == 0 else None
-    # The server inherits what its starter writes to: a pipe would never end.
+    # A file, not a pipe: the server inherits it and keeps it open, so a pipe would never end.
     with (cwd / "errors").open("w+") as errors:
         ended = subprocess.run(
             [str(program(name)), *arguments],
@@ -80,7 +80,7 @@ def _run(name: str, *arguments: str, cwd: Path) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port on which no process listens now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Limits of a control group, read from files as the kernel writes them: version 2, version 1, nested, and none."""
+"""Tests reading the limits of control groups from files of the kernel: version 2, version 1, nested, and none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GB = 2**30
 
 
 def tree(folder: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
-    """A control file system with these files, and the file that says in which group the process is."""
+    """Makes a control group file system with these files, and the file that names the group of the process."""
     for name, text in files.items():
         path = folder / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The command as people run it: a load with a corrupt shard, stopped and gone on with; searches; errors in one line."""
+"""Tests the command: a load with a corrupt shard, an interrupted load and its continuation, searches, short errors."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from laion_assets_tests.forked.process import ForkedProcess, run_forked
 from laion_assets_tests.plan.made_up import calibration
 from laion_assets_tests.table.loaded import holder
 
-SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
+SECRET = "hunter2-s3cret"  # noqa: S105 - not a real secret
 GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.list_commands(None)) if hasattr(GROUP, "list_commands") else []
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder to work in, with sample shards, a store and a Dagster instance of its own."""
+    """A working folder with sample shards, a store and a Dagster instance."""
 
     folder: Path
 
     @classmethod
     def made(cls, folder: Path, sample_folder: Path) -> Workspace:
-        """A fresh one."""
+        """Makes a new workspace."""
         copy_sample(sample_folder, folder / "source")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DAGSTER_HOME", "restored afterwards")
@@ -53,7 +53,7 @@ class Workspace:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the command finds in its environment."""
+        """The environment of the command."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LAION_")}
         return kept | {
             "COLUMNS": "250",
@@ -69,20 +69,20 @@ class Workspace:
         return ForkedProcess("-m", "laion_assets.cli", *arguments, cwd=self.folder, env=self.environment | changed)
 
     def run(self, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        """Runs the command to its end."""
+        """Runs the command and waits until it exits."""
         with self.start(*arguments, **changed) as process:
             said, complained = process.communicate(timeout=150)
         return subprocess.CompletedProcess(arguments, process.wait(), said, complained)
 
     def partitions(self) -> list[tuple[int, int, int]]:
-        """Shard, rows and parts of the table's partitions."""
+        """Shard, rows and parts of each partition of the table."""
         with connect(load_settings(dataset_name="sample", data_dir=self.folder / "data")) as db:
             return [(state.shard, state.rows, state.parts) for state in partitions(db)]
 
 
 @dataclass(frozen=True)
 class Story:
-    """A load of shards 0 to 2 of which one is corrupt, the same call after it was mended, and what came of them."""
+    """A load of shards 0 to 2 with one corrupt shard, the same load after its repair, and the partitions after each."""
 
     workspace: Workspace
     first: subprocess.CompletedProcess[str]
@@ -93,7 +93,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> Story:
-    """Two calls of `load 0-2`."""
+    """Runs `load 0-2` twice."""
     workspace = Workspace.made(tmp_path_factory.mktemp("cli"), sample_folder)
     corrupt = workspace.folder / "source" / "text_emb" / "text_emb_1.npy"
     sound = corrupt.read_bytes()
@@ -120,7 +120,7 @@ def test_a_load_ends_with_a_table_of_what_failed_and_why(story: Story) -> None:
 
 
 def outcome_cells(line: str) -> list[str]:
-    """The cells of a line of the table that ends a load."""
+    """The cells of a line of the table that a load prints at its end."""
     return [cell.strip() for cell in line.strip("│┃|").split("│")] if "│" in line else []
 
 
@@ -136,7 +136,7 @@ def test_a_second_load_goes_on_where_the_first_ended(story: Story) -> None:
 
 
 def test_a_shard_whose_run_was_killed_after_its_load_is_looked_at_again(tmp_path: Path, sample_folder: Path) -> None:
-    """Its partition stands, and Dagster knows; the check of the partition never ran."""
+    """The partition exists and Dagster has recorded it, but the check of the partition never ran."""
     workspace = Workspace.made(tmp_path, sample_folder)
     run_killed_at(workspace, "laion_assets.assets.clickhouse_partition", "partition_figures", "load", "2")
     assert workspace.partitions() == [(2, SAMPLE_ROWS[2], 1)]
@@ -159,7 +159,7 @@ main()
 
 
 def run_killed_at(workspace: Workspace, module: str, function: str, *arguments: str) -> None:
-    """Runs the command until it calls the function, which kills it."""
+    """Runs the command, and kills it when it calls `function`."""
     command = ("-c", DYING, module, function, *arguments)
     result = run_forked(*command, cwd=workspace.folder, env=workspace.environment, timeout=150)
     assert result.returncode == -signal.SIGKILL, result
@@ -330,7 +330,7 @@ def test_a_search_wants_one_query(story: Story) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: ForkedProcess) -> None:
-    """Waits until something is so, while a process runs."""
+    """Waits until `condition` is true. Fails if the process exits before."""
     deadline = time.monotonic() + 240
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -379,15 +379,15 @@ from laion_assets.terminal import demo
 demo.ROWS = 100
 main()
 """
-"""The demo with few rows, since two indexes over 60,000 take a minute."""
+"""The demo with few rows, because two indexes of 60,000 rows take a minute."""
 
 
 THEIRS = {"LAION_CLICKHOUSE": "http://127.0.0.1:1/theirs", "LAION_TABLE": "theirs", "LAION_STORE": "s3://theirs"}
-"""A table and a store that are no business of the demo's: nothing answers there, and sample rows would be a loss."""
+"""A user's table and store, which the demo must not use: it must not write sample rows there, and neither answers."""
 
 
 def run_small_demo(folder: Path) -> subprocess.CompletedProcess[str]:
-    """The demo in a folder."""
+    """Runs the small demo in a folder."""
     return run_forked(
         *("-c", SMALL_DEMO, "demo", "--folder", str(folder / "demo")),
         cwd=folder,
@@ -431,7 +431,7 @@ def test_there_are_the_commands_that_the_readme_promises() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
-    """Its first words, and every option or command of its own with a word on what it does."""
+    """The help begins with the description, and describes every option and subcommand."""
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     assert result.exit_code == 0
     described = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]  # it is a group
@@ -443,7 +443,7 @@ def test_every_command_has_help(command: str) -> None:
         assert said.help
     for option in described.params:
         assert option.help, option.name
-        # A hidden option is one that the command itself passes to processes that it starts.
+        # The command passes hidden options only to processes that it starts.
         shown = option.param_type_name == "option" and not option.hidden
         for name in (*option.opts, *option.secondary_opts) if shown else ():
             assert name in result.output

@@ -1,4 +1,4 @@
-"""The graph as a component of someone else's project: two datasets that share nothing, and an asset downstream."""
+"""Tests the component in another project: two separate datasets, and a downstream asset."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EXAMPLE = REPOSITORY / "examples" / "hosts"
 
 @pytest.fixture
 def project(tmp_path: Path, sample_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the example's project in an empty folder, with two sample shards where its YAML says."""
+    """A copy of the example project, with sample shards in the folder that its YAML names."""
     root = tmp_path / "project"
     shutil.copytree(EXAMPLE, root, ignore=shutil.ignore_patterns("__pycache__", "data", ".dagster"))
     shutil.copytree(sample_folder, root / "data" / "sample")
     monkeypatch.chdir(root)
     monkeypatch.syspath_prepend(str(root))
-    # The environment's settings are those of another code location.
+    # Settings in the environment belong to another code location, and must not affect the component.
     monkeypatch.setenv("LAION_TABLE", "another")
     yield root
     for name in [name for name in sys.modules if name.split(".")[0] == "hosts"]:
@@ -37,7 +37,7 @@ def project(tmp_path: Path, sample_folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def add(project: Path, name: str, **attributes: object) -> None:
-    """One more component."""
+    """Adds a component to the project."""
     folder = project / "hosts" / "defs" / name
     folder.mkdir()
     document = {"type": "laion_assets.EmbeddingDataset", "attributes": attributes}
@@ -45,7 +45,7 @@ def add(project: Path, name: str, **attributes: object) -> None:
 
 
 def definitions() -> dg.Definitions:
-    """Of the project, as Dagster loads them."""
+    """The definitions of the project, as Dagster loads them."""
     loaded: Any = importlib.import_module("hosts.definitions").defs
     made = loaded() if not isinstance(loaded, dg.Definitions) else loaded
     assert isinstance(made, dg.Definitions)

@@ -1,6 +1,6 @@
-"""States what is relied on of Dagster's private parts: one room has them all, and each is as it was when it was used.
+"""Tests that only one room imports Dagster's private names, and that these names still behave as the room expects.
 
-A version of Dagster that fails here needs a look at that room before pyproject.toml allows it.
+If a version of Dagster fails here, check that room before pyproject.toml allows the version.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MODULES = (backfills, executing, launching, records, types)
 
 
 def private_imports(path: Path) -> list[str]:
-    """Modules of Dagster's that a file imports by a name with `_`."""
+    """The private modules of Dagster, with `_` in their names, that a file imports."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         named = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -46,7 +46,7 @@ def private_imports(path: Path) -> list[str]:
 
 
 def exported(module: ModuleType) -> dict[str, Any]:
-    """What a module of the room holds, by name."""
+    """The names that a module of the room exports, with their values."""
     return {name: getattr(module, name) for name in module.__all__}
 
 
@@ -78,7 +78,7 @@ def test_words_are_those_of_dagsters_storage() -> None:
 
 
 def test_a_run_that_has_not_ended_has_one_of_these_states() -> None:
-    """Dagster's third one, SUSPENDED, is of no run that the open source makes."""
+    """Dagster also has the state SUSPENDED, but open-source Dagster gives it to no run."""
     assert {state.name for state in NOT_FINISHED_STATUSES} - {"SUSPENDED"} == {state.name for state in ACTIVE}
     assert set(IN_PROGRESS_RUN_STATUSES) <= {*ACTIVE, *NOT_FINISHED_STATUSES}
 
@@ -136,7 +136,7 @@ TAKES: list[tuple[Any, tuple[str, ...]]] = [
 @pytest.mark.parametrize(("called", "given"), TAKES, ids=lambda one: getattr(one, "__qualname__", ""))
 def test_it_takes_what_it_is_given_and_needs_no_more(called: Any, given: tuple[str, ...]) -> None:
     parameters = inspect.signature(called).parameters
-    if "kwargs" in parameters:  # a record of Dagster's, which is told by its annotations
+    if "kwargs" in parameters:  # one of Dagster's records, whose annotations name its parameters
         assert set(given) <= {name for one in called.__mro__ for name in getattr(one, "__annotations__", {})}
         return
     assert set(given) <= set(parameters)

@@ -1,4 +1,4 @@
-"""Datasets: presets with their known sizes, file names, selections of shards, TOML files good and bad."""
+"""Tests datasets: presets with their known sizes, file names, selections of shards, valid and invalid TOML files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MINIMAL = 'name = "mine"\nshards = 3\ndimension = 8\n'
 
 
 def refusal(toml: str) -> DatasetError:
-    """The error with which a dataset file is refused."""
+    """Parses an invalid dataset file and returns its error, which must be one line."""
     with pytest.raises(DatasetError) as caught:
         parse_dataset(toml, "mine.toml")
     assert_one_line(caught.value, "dataset file mine.toml")
@@ -400,7 +400,7 @@ SCALARS = st.one_of(
     st.sampled_from(["<f2", "V8", "O", "M8[ns]", "(2,)f4", "f4,f4", "{shard}", "img_{shard}.npy", "\x00{shard}"]),
 )
 FUZZ_BYTES = 4 << 20
-"""No text of a few hundred characters makes its reader take more memory."""
+"""Parsing a text of a few hundred characters must not take more memory."""
 
 VALUES = st.recursive(
     SCALARS,
@@ -439,7 +439,7 @@ def test_any_toml_is_a_dataset_or_an_error_of_ours(fields: Mapping[str, object])
 
 
 def as_toml(value: object) -> str:
-    """A value as TOML writes it."""
+    """A value in TOML syntax."""
     match value:
         case bool():
             return str(value).lower()

@@ -1,4 +1,4 @@
-"""Errors: one line with what was found, expected and to be done; their facts survive the way to another process."""
+"""Tests errors: one line with what was found, what was expected and advice; pickling keeps all fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/faults.md names, for every fault, tests that are there."""
+"""Tests that docs/faults.md names existing tests for every fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States that long work says each minute what it does, and nothing once it has ended."""
+"""Tests that long work reports its progress each minute, and nothing after its end."""
 
 from __future__ import annotations
 

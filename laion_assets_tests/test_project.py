@@ -1,4 +1,4 @@
-"""States that the repository is a project to Dagster's own commands: one code location, however it is started."""
+"""Tests that each of Dagster's commands finds the same code location in the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table and the store as resources: usable, replaceable, and shown in Dagster without a secret."""
+"""Tests table and store as Dagster resources: assets use them, tests replace them, Dagster shows no secret."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from laion_assets.shard.store import ShardStore
 
 SIGNS = "hunter2/#?@"
 ENCODED = "hunter2%2F%23%3F%40"
-"""A password, and how it stands in a URL."""
+"""A password, and the same password escaped for a URL."""
 
 
 def in_use(definitions: dg.Definitions, name: str) -> Any:
-    """A resource as a step gets it."""
+    """The resource that a step gets."""
     with dg.build_resources(definitions.get_repository_def().get_top_level_resources()) as resources:
         return getattr(resources, name)
 
 
 def shown(definitions: dg.Definitions) -> str:
-    """What Dagster's UI is told of the code location: every snapshot of it, as text."""
+    """The snapshot of the code location that Dagster's UI gets, as text."""
     from dagster._core.remote_representation.external_data import RepositorySnap
 
     return dg.serialize_value(RepositorySnap.from_def(definitions.get_repository_def()))

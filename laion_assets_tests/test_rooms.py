@@ -1,4 +1,4 @@
-"""Imports run one way: between rooms as docs/architecture.md says, and between files in no circle."""
+"""Tests imports: rooms import only the rooms that docs/architecture.md allows, and no files import in a circle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUND = "ground"
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the table below a heading, without its first two lines."""
+    """The cells of the first table below a heading, without the table's first two lines."""
     start = PAGE.index(heading)
     table = [line for line in PAGE[start:] if line.startswith("|")]
     end = next((number for number, line in enumerate(table) if number > 1 and set(line) <= set("| -")), len(table) + 1)
@@ -38,7 +38,7 @@ MAY_BE_USED_BY = {room: set(users.split(", ")) - {"–"} for room, _, users in r
 
 
 def part_of(path: Path) -> str:
-    """The folder of a file, or its own name where it lies in none."""
+    """The folder of a file in the package, or the file's name if it is in no folder."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -51,7 +51,7 @@ MODULES = {module_of(path) for path in FILES}
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it the import is."""
+    """All modules that a file imports, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Settings: every LAION_* variable is read, checked, named when wrong, documented; secrets are never shown."""
+"""Tests settings: each LAION_* variable is read, checked, documented, and named in errors; secrets are never shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from laion_assets.source_layout import Folders
 from laion_assets.terminal.settings import shown_settings
 from laion_assets_tests.conftest import REPOSITORY, assert_one_line
 
-SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
+SECRET = "hunter2-s3cret"  # noqa: S105 - not a real secret
 
 ENVIRONMENT: dict[str, tuple[str, object]] = {
     "dataset_name": ("laion2b-en", "laion2b-en"),
@@ -106,7 +106,7 @@ ENVIRONMENT: dict[str, tuple[str, object]] = {
     "serve_picture_urls": ("true", True),
     "serve_private_networks": ("10.0.0.0/8 fd00::/8", ("10.0.0.0/8", "fd00::/8")),
 }
-"""What each variable may hold, and what it then means; those of a secret are tested apart."""
+"""A valid text for each variable, and its value as a setting. Variables with secrets have separate tests."""
 
 WRONG: dict[str, str] = {
     "source": "HTTP//://x",
@@ -168,16 +168,16 @@ WRONG: dict[str, str] = {
     "clickhouse": f"postgres://user:{SECRET}@host/db",
     "http_token": f"{SECRET}\x07",
 }
-"""What they may not hold."""
+"""An invalid text for each variable."""
 
 
 def variable(field: str) -> str:
-    """The name of a field's variable."""
+    """The environment variable of a settings field."""
     return "LAION_DATASET" if field == "dataset_name" else f"LAION_{field.upper()}"
 
 
 def refusal(**overrides: object) -> SettingsError:
-    """The error with which settings are refused, which is one line."""
+    """Loads invalid settings and returns their error, which must be one line."""
     with pytest.raises(SettingsError) as caught:
         load_settings(**overrides)
     assert_one_line(caught.value)
@@ -347,7 +347,7 @@ SERVICE_LINKS = {
     "LAION_STORE_PORT": "tcp://10.0.0.9:9000",
     "LAION_PORT": "tcp://10.0.0.9:80",
 }
-"""What Kubernetes gives a pod for services called laion-assets, laion-clickhouse, laion-store and laion."""
+"""Variables that Kubernetes sets in a pod for services named laion-assets, laion-clickhouse, laion-store and laion."""
 
 
 def test_variables_of_someone_else_under_our_prefix_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +359,7 @@ def test_variables_of_someone_else_under_our_prefix_change_nothing(monkeypatch: 
 
 
 def test_the_code_location_loads_in_a_pod_with_service_links(tmp_path: Path) -> None:
-    """Dagster's own command starts the code server of the module, as the chart's deployment does."""
+    """Loads the module with Dagster's own command, as the deployment of the chart does."""
     environment = {**os.environ, **SERVICE_LINKS, "DAGSTER_HOME": str(tmp_path), "LAION_DATA_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "dagster", "definitions", "validate", "-m", "laion_assets.definitions"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -455,7 +455,7 @@ def test_a_home_folder_may_be_written_with_a_tilde(monkeypatch: pytest.MonkeyPat
 def test_settings_cannot_be_changed() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
-        settings.table = "other"  # type: ignore[misc]  # it is frozen: that is the point
+        settings.table = "other"  # type: ignore[misc]  # settings are frozen: the test checks this
 
 
 def test_a_source_may_hold_any_layout_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Partition keys: numbers, or names where the description says so; both are understood where shards are asked for."""
+"""Tests partition keys: numbers, or names if the description says so. Selections of shards accept both."""
 
 from __future__ import annotations
 

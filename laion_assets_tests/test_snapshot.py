@@ -1,8 +1,8 @@
-"""States what the code location consists of, as one text: a change of it shows as a change of that file.
+"""Compares the definitions of the code location with a stored text, so that each change of them shows in a diff.
 
     make snapshot
 
-accepts what there is now: review the file's diff and commit it.
+stores the current definitions. Review the file's diff and commit it.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_the_definitions_are_those_that_were_accepted(definitions: dg.Definition
 
 
 def test_descriptions_read_as_plain_text(definitions: dg.Definitions) -> None:
-    """The Catalog's lists show them as they are written, and cut them after the first line."""
+    """Lists in Dagster's Catalog show descriptions without formatting, and only the first line."""
     repository = definitions.get_repository_def()
     graph = repository.asset_graph
     texts = {key.to_user_string(): graph.get(key).description or "" for key in graph.get_all_asset_keys()}

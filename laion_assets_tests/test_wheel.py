@@ -1,6 +1,6 @@
-"""The whole way of a stranger: a wheel, an empty folder, two datasets by `dg`, seen in the webserver, one removed.
+"""Tests a new user's steps: install the wheel, make a project, add two datasets with `dg`, see them in the webserver.
 
-Only the other packages come from the environment of these tests: the wheel is built, installed and used by itself.
+One dataset is then removed. The wheel is built and installed; all other packages are those of the test environment.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ FILES = {
     "shop/definitions.py": "from pathlib import Path\n\nimport dagster as dg\n\n\n@dg.definitions\n"
     "def defs() -> dg.Definitions:\n    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n",
 }
-"""What `create-dagster project` writes, without its comments."""
+"""The files that `create-dagster project` writes, without comments."""
 
-SECRET = "hunter2"  # noqa: S105 - it must be found nowhere
+SECRET = "hunter2"  # noqa: S105 - it must appear nowhere
 
 CODE_LOCATION = """{
   repositoriesOrError { ... on RepositoryConnection { nodes {
@@ -53,7 +53,7 @@ CODE_LOCATION = """{
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with an environment of its own, as `python -m venv` and `pip install laion_assets` leave it."""
+    """A folder with a virtual environment, as after `python -m venv` and `pip install laion_assets`."""
 
     root: Path
     environment: dict[str, str]
@@ -63,7 +63,7 @@ class Project:
         return self.root / ".venv" / "bin" / "python"
 
     def run(self, *arguments: str) -> str:
-        """Runs Python in the folder; what it printed."""
+        """Runs Python in the folder and returns its output."""
         command = [str(self.python), "-W", "ignore", *arguments]
         ended = subprocess.run(
             command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=300
@@ -147,7 +147,7 @@ class Webserver:
 
 @pytest.fixture(scope="module")
 def webserver(project: Project, sample_folder: Path) -> Iterator[Webserver]:
-    """Of the project with two datasets, one shard of each loaded, and a third that is only declared, on a server."""
+    """The webserver of a project: two datasets with one loaded shard each, and one only declared, on a server."""
     for name in ("pictures", "others"):
         project.dg(
             "scaffold", "defs", "laion_assets.EmbeddingDataset", name,
