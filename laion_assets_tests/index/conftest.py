@@ -1,4 +1,4 @@
-"""What tests of graphs and of cells share: a connection to the table of the test's settings."""
+"""The fixture that tests of graphs and of cells share: a connection to the table of the test's settings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from laion_assets.table.database import Database
 
 @pytest.fixture
 def db(settings: Settings) -> Iterator[Database]:
-    """Open while the test runs; `settings` is a fixture of the test's module."""
+    """A connection that is open while the test runs; `settings` is a fixture of the test's module."""
     with connect(settings) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""What building the vector indexes promises: all that is lacking and only that, resumed, and clear when it fails."""
+"""Tests of building the vector indexes: a build makes only those that are lacking, can go on, and fails clearly."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def settings(tmp_path: Path, transport: Transport) -> Settings:
 
 
 class Steps:
-    """Remembers the progress that it is told."""
+    """Records the progress that a build reports."""
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, int | None, str]] = []
@@ -136,7 +136,7 @@ PRINT_MARK = "from laion_assets.machine import process_mark; print(process_mark(
 
 
 def test_a_probe_that_a_killed_process_left_goes_with_the_next_load(settings: Settings) -> None:
-    """It holds links to parts, which would stay on the disk when their partitions are replaced."""
+    """The probe table holds links to parts, so the parts would stay on the disk when their partitions are replaced."""
     with connect(settings) as db:
         build_indexes(db)
         mark = subprocess.check_output([sys.executable, "-c", PRINT_MARK], text=True).strip()
@@ -146,7 +146,7 @@ def test_a_probe_that_a_killed_process_left_goes_with_the_next_load(settings: Se
     load_sample(settings, ROWS, shards=(1,))
     with connect(settings) as db:
         if not db.embedded:
-            # On a server others may be at work: it goes with the next look at the cover, since its process is gone.
+            # On a server, other processes may be at work. `index_cover` drops the probe, because its process is gone.
             index_cover(db)
         kept = {"_part_sizes"} if db.embedded else {"_part_sizes", "_leases"}
         assert {name for (name,) in db.rows("SHOW TABLES")} == {settings.table + name for name in {"", *kept}}
@@ -250,7 +250,7 @@ def test_a_build_that_does_not_move_is_given_up(db: Database) -> None:
 
 
 def _build_until_killed(settings: Settings, marker: Path) -> None:
-    """Builds the first partition, and says so as soon as the engine builds the second one's graphs."""
+    """Builds the first partition's graphs, and makes the file `marker` when the second partition's are being built."""
     follow, followed = Mutation.follow, list[int]()
 
     def wait(*given: Any, **named: Any) -> None:
@@ -320,7 +320,7 @@ def test_what_the_cache_counts_for_small_graphs_is_reckoned_with(db: Database) -
 
 
 def counted_by_cache(db: Database) -> int:
-    """Bytes that the engine's index cache believes to hold."""
+    """Returns the size in bytes that the engine reports for its index cache."""
     (counted,) = db.one("SELECT sum(value) FROM system.metrics WHERE metric = 'VectorSimilarityIndexCacheBytes'")
     return int(counted)
 

@@ -1,4 +1,4 @@
-"""States what readers and others see while graphs are built beside the table: the old part or the new one, whole."""
+"""Tests of graphs that are built beside the table: meanwhile, readers see the whole old part or the whole new one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def table_names(db: Database) -> list[str]:
 
 
 def load_again(db: Database, shard: int, rows: int) -> None:
-    """Another file of the shard, as `clickhouse_partition` loads it."""
+    """Loads another file of the shard in the way of the asset `clickhouse_partition`."""
     store = ShardStore(db.settings.data_dir, db.settings.dataset)
     for path in write_sample_shard(db.settings.data_dir / "sample", shard, rows, seed=99):
         path.replace(store.raw_folder / path.name)
@@ -133,7 +133,7 @@ def test_the_old_indexes_stay_where_a_search_does_not_use_the_new_ones(
     build_indexes(db)
     changed = settings.model_copy(update={"hnsw_m": 16})
     with connect(changed) as other:
-        # Every search of this session is exact: as where a server's profile forbids the use of indexes.
+        # Every search of this connection is exact, as on a server whose profile forbids the use of indexes.
         rows = other.rows
 
         def without_indexes(self: Database, sql: str, **more: Any) -> list[Any]:
@@ -150,7 +150,7 @@ def test_the_old_indexes_stay_where_a_search_does_not_use_the_new_ones(
 
 @contextmanager
 def searches_all_the_while(db: Database, settings: Settings) -> Iterator[None]:
-    """Searches in a thread, and fails at the end unless each search went through a graph of each of two parts."""
+    """Searches in a thread, and fails at the end unless each search used the graphs of both parts."""
     vector, ended, faults = vector_of(db, 5, "image"), threading.Event(), list[str]()
     seen: list[int] = []
 
@@ -227,7 +227,7 @@ def test_an_interrupt_leaves_the_table_as_it_was(db: Database, monkeypatch: pyte
 
 def test_vectors_are_linked_and_not_written_again(tmp_path: Path) -> None:
     settings = sample_settings(tmp_path)
-    # Enough for a wide part, as those of real shards are.
+    # So many rows make a wide part, like the parts of real shards.
     load_sample(settings, {0: 4_000})
     with connect(settings) as db:
         before = files_of_the_part(db)
@@ -241,6 +241,6 @@ def test_vectors_are_linked_and_not_written_again(tmp_path: Path) -> None:
 
 
 def files_of_the_part(db: Database) -> dict[str, int]:
-    """The inode of each file of the only part."""
+    """Returns the inode of each file of the only part."""
     (path,) = db.one("SELECT path FROM system.parts WHERE active AND rows > 0 AND table = 'laion'")
     return {entry.name: entry.inode() for entry in os.scandir(str(path))}

@@ -1,4 +1,4 @@
-"""What measuring cells and codes promises: the queries that graphs get, and no figure of cells that are not whole."""
+"""Tests of measuring cells and codes: they get the same queries as graphs, and incomplete cells get no figure."""
 
 from __future__ import annotations
 

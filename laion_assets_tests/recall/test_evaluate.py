@@ -1,4 +1,4 @@
-"""What a recall figure promises: ties count, a bad index shows, and the settings that it names do what they promise."""
+"""Tests of recall figures: ties count, a bad index has a low figure, and the named settings reach the named figure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KINDS = ["image_to_image", "image_to_text", "text_to_image", "text_to_text", "li
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory, transport: Transport) -> Settings:
-    """2,500 rows, of which the first 900 have one image and one text."""
+    """A table of 2,500 rows; the first 900 have the same image and the same text."""
     settings = sample_settings(
         tmp_path_factory.mktemp("copies"), **transport.fresh(), hnsw_m=16, hnsw_ef_construction=64
     )

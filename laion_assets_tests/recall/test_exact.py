@@ -1,4 +1,4 @@
-"""What the true neighbours promise: those of float64, whatever way they were found, and kept while the rows stay."""
+"""Tests of the true neighbours: every way to find them gives those of float64, and they are kept while rows stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of given queries and neighbours: read as they are written, refused in one line where they are bad."""
+"""Tests of files of given queries and neighbours: good files are read as written, bad ones are refused in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VECTORS = np.eye(3, 4, dtype=np.float32)
 
 
 def write(path: Path, **columns: object) -> Path:
-    """A file of these columns."""
+    """Writes a file of these columns."""
     pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), path)
     return path
 

@@ -1,4 +1,4 @@
-"""What an interval promises: it holds the true mean as often as it says, also of skewed figures."""
+"""Tests of the interval of a mean: it contains the true mean as often as it states, also for skewed figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RECALLS = np.array([1.0, 0.9, 0.8, 0.5])
 
 
 def drawn(mean: float, queries: int, seed: int) -> np.ndarray:
-    """Recall of so many queries from a skewed distribution of that mean: most are 1."""
+    """Returns the recall of `queries` queries, drawn from a skewed distribution with this mean: most are 1."""
     share = (1 - mean) / (0.1 + 0.2 / 4 + 0.5 / 20)
     weights = [1 - 1.3 * share, share, share / 4, share / 20]
     return np.random.default_rng(seed).choice(RECALLS, queries, p=weights)
@@ -28,7 +28,7 @@ def test_the_bounds_lie_about_the_mean_and_come_closer_with_more_figures() -> No
 
 
 def test_a_target_that_is_not_reached_is_seldom_said_to_be() -> None:
-    """By the mean of 100 queries, .99 is met in two of five sets whose true mean is .9885."""
+    """The true mean is 0.9885, but in two of five sets of 100 queries the mean alone reaches the target 0.99."""
     sets = [drawn(0.9885, 100, seed) for seed in range(400)]
     assert np.mean([one.mean() >= 0.99 for one in sets]) > 0.3
     assert np.mean([mean_interval(one)[0] >= 0.99 for one in sets]) < 0.05

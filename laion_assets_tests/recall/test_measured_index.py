@@ -1,4 +1,4 @@
-"""A figure of recall is about one index: an evaluation refuses any other, and a search uses the figure of no other."""
+"""Tests that a recall figure is used for its own index only: evaluations refuse, and searches ignore, any other."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ PLAN = RecallPlan(queries=2, grid=(SearchSettings(64, 5),), queries_at_100=0)
 
 @pytest.fixture
 def settings(tmp_path: Path, transport: Transport) -> Settings:
-    """Three loaded partitions, not indexed."""
+    """Settings of a table with three loaded partitions and no indexes."""
     settings = sample_settings(tmp_path, **transport.fresh())
     load_sample(settings, {0: 300, 1: 300, 2: 300})
     return settings
 
 
 def measured(settings: Settings) -> Evaluation:
-    """Builds, measures and keeps."""
+    """Builds the indexes, evaluates them and saves the evaluation."""
     with connect(settings) as db:
         build_indexes(db)
         evaluation = evaluate(db, PLAN)
@@ -77,7 +77,7 @@ def test_another_index_than_the_settings_name_is_not_measured(settings: Settings
 def test_a_search_that_goes_around_the_index_is_not_measured(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ClickHouse's own setting lets the engine scan silently, as it does for many forms of a statement."""
+    """A setting of ClickHouse makes the engine scan without an error, as it also does for many forms of a statement."""
     around = ("query_plan_try_use_vector_search", 0)
     plain = SearchSettings.pairs
     monkeypatch.setattr(SearchSettings, "pairs", lambda self, limit=10: (*plain(self, limit), around))
@@ -88,7 +88,7 @@ def test_a_search_that_goes_around_the_index_is_not_measured(
 
 
 class _LoadsMeanwhile(Hnsw):
-    """Somebody drops a partition while the searches go on."""
+    """A method during whose measurement somebody drops a partition."""
 
     def __init__(self) -> None:
         self._done = False

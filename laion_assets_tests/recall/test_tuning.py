@@ -1,4 +1,4 @@
-"""What tuning promises: trials beside each other, the front, advice at full size, and nothing left behind."""
+"""Tests of tuning: it compares trials, finds the Pareto front, advises for the full size and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_scratch_table_goes_also_when_a_trial_fails(loaded: Settings) -> Non
 
 
 def test_a_trial_may_have_more_partitions_than_a_block_of_an_insert(loaded: Settings) -> None:
-    """ClickHouse refuses more than 100 a block unless it is told otherwise."""
+    """By default, ClickHouse refuses an insert whose block has rows of more than 100 partitions."""
     with (
         connect(loaded) as db,
         trial_table(

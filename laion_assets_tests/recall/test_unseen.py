@@ -1,4 +1,4 @@
-"""What held out means: queries that no measured graph has seen, for every kind, whatever the table's shape."""
+"""Tests of held-out queries: no measured graph contains them, for every kind of query and every shape of table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EF_16 = SearchSettings(16)
 
 
 def loaded(folder: Path, rows: dict[int, int]) -> Settings:
-    """A table of coarse graphs, in which a row of the graph is found more easily than one it has not seen."""
+    """Loads a table with coarse graphs: such a graph finds its own rows more easily than rows that it does not have."""
     settings = sample_settings(folder, hnsw_m=4, hnsw_ef_construction=12)
     load_sample(settings, rows)
     with connect(settings) as db:
@@ -46,7 +46,7 @@ def three_partitions(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def recall_of_strangers(db: Database, folder: Path, query: By, target: By) -> float:
-    """Recall@10 at ef 16 of 200 rows of a shard that was never loaded."""
+    """Returns recall@10 at ef 16 for queries that are 200 rows of a shard that was never loaded."""
     files = {path.parent.name: path for path in write_sample_shard(folder, 3, 200, seed=7)}
     vectors = np.load(files["img_emb" if query == "image" else "text_emb"]).astype(np.float32)
     nobody = np.full(len(vectors), -1, dtype=np.int64)
@@ -58,8 +58,8 @@ def recall_of_strangers(db: Database, folder: Path, query: By, target: By) -> fl
 
 
 def test_recall_is_that_of_rows_which_were_never_loaded(one_partition: Settings, tmp_path: Path) -> None:
-    """Within what 300 queries, and graphs that are built twice, differ by: of graphs as coarse as these a third to two
-    fifths is found."""
+    """Both recalls are a third to two fifths with such coarse graphs. The tolerance covers the noise of 300 queries and
+    of building graphs twice."""
     with connect(one_partition) as db:
         found = evaluate(db, RecallPlan(queries=300, grid=(EF_16,), queries_at_100=0), folder=tmp_path)
         kinds: list[tuple[By, By]] = [("image", "image"), ("text", "image"), ("image", "text"), ("text", "text")]

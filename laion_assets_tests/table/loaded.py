@@ -1,4 +1,4 @@
-"""Loads made-up shards into the embedded engine, and holds it, for tests of what is built on a table."""
+"""Helpers for tests that need a loaded table: they load generated shards, or hold the embedded engine's folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 
 FAST = {"hnsw_m": 8, "hnsw_ef_construction": 32}
-"""Index parameters for tests that are not about recall: a thousand rows take 0.1 s."""
+"""Index parameters for tests that are not about recall: building for a thousand rows takes 0.1 s."""
 
 
 def sample_settings(folder: Path, **overrides: object) -> Settings:
@@ -36,10 +36,10 @@ def sample_settings(folder: Path, **overrides: object) -> Settings:
 def load_sample(
     settings: Settings, rows: dict[int, int], *, copies: int = 0, seed: int = 7, shards: tuple[int, ...] | None = None
 ) -> None:
-    """Writes, merges and loads shards of these rows; row 0's image and text stand in the first `copies` rows too.
+    """Writes, merges and loads shards with these numbers of rows. The first `copies` rows have row 0's image and text.
 
-    Into a folder without an engine's files a copy of what the first such call in this process wrote is put: a test
-    waits 0.1 s and not 1 s for each two shards. Into another folder, or a server, they are loaded.
+    If the folder has no engine's files yet, the files that the first equal call in this process wrote are copied
+    into it: for two shards, this takes 0.1 s instead of 1 s. Otherwise, or on a server, the shards are loaded.
     """
     wanted = {shard: count for shard, count in rows.items() if shards is None or shard in shards}
     if settings.clickhouse or settings.dataset_name != "sample" or (settings.data_dir / "clickhouse").exists():
@@ -54,7 +54,7 @@ def load_sample(
 
 @functools.cache
 def _folder_of(what: str) -> Path:
-    """An empty folder for files that are the same in each test; it goes with the process."""
+    """Returns an empty folder for files that several tests copy; it is deleted when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="laion_assets_loaded_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -79,7 +79,7 @@ def _load(settings: Settings, rows: dict[int, int], copies: int, seed: int) -> N
 
 
 def insert_behind_our_back(db: Database, shard: int, row_id: int, column: str, vector: str) -> None:
-    """Puts a copy of row `row_id` into its partition as row `row_id + 500000`, with a SQL expression as its vector."""
+    """Inserts a copy of row `row_id` into its partition as row `row_id + 500000`, with a SQL expression as `column`."""
     row = f"(SELECT * FROM {db.table} WHERE shard = {shard} AND id = {row_id})"
     db.command(
         f"INSERT INTO {db.table} SELECT * REPLACE ({vector} AS {column}, id + 500000 AS id) FROM {row}",
@@ -89,7 +89,7 @@ def insert_behind_our_back(db: Database, shard: int, row_id: int, column: str, v
 
 @contextmanager
 def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the embedded engine's folder until a line is written to it."""
+    """Starts a process that holds the embedded engine's folder until a line is written to it."""
     program = """
     import sys
     from laion_assets.settings import load_settings

@@ -1,4 +1,4 @@
-"""An answer holds what its own statement gave, also after a statement that failed in the middle of its answer."""
+"""Tests that an answer has only rows of its own statement, even after a statement that failed halfway through."""
 
 from __future__ import annotations
 

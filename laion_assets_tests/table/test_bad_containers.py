@@ -1,4 +1,4 @@
-"""Bad files of each container, from a source to the table: each ends in one line, and nothing reaches the table."""
+"""Tests of bad files of each container: each gives an error of one line, and none of its rows reach the table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ folders = {{ image = "", text = "", metadata = "" }}
 
 
 def description(container: str) -> str:
-    """A dataset whose vectors lie in such files."""
+    """Returns the TOML of a dataset whose vectors are in files of this container."""
     if container == "npy":
         return HEAD
     if container == "cut":
@@ -54,32 +54,32 @@ def description(container: str) -> str:
 
 
 def lists(vectors: npt.NDArray[np.floating]) -> pa.Array:
-    """A list column."""
+    """Returns the vectors as a list column."""
     flat = pa.array(vectors.astype(np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]).cast(pa.list_(pa.float32()))
 
 
 def table(shard: Shard = GOOD) -> pa.Table:
-    """Metadata and vectors in one table."""
+    """Returns a table with the shard's metadata and vectors."""
     return shard.table.append_column("img", lists(shard.images)).append_column("txt", lists(shard.texts))
 
 
 def parquet(made: pa.Table, **options: object) -> bytes:
-    """As a file."""
+    """Returns a Parquet file with this table."""
     file = io.BytesIO()
     pq.write_table(made, file, **{"row_group_size": 60, **options})
     return file.getvalue()
 
 
 def npz(save: Callable[..., None] = np.savez_compressed, **arrays: object) -> bytes:
-    """As a file; the shard's arrays where no others are given."""
+    """Returns an .npz file with the shard's arrays, unless others are given."""
     file = io.BytesIO()
     save(file, **{"img": GOOD.images, "txt": GOOD.texts, **arrays})
     return file.getvalue()
 
 
 def hdf5(**arrays: object) -> bytes:
-    """As a file; the shard's arrays where no others are given."""
+    """Returns an HDF5 file with the shard's arrays, unless others are given."""
     file = io.BytesIO()
     with h5py.File(file, "w") as archive:
         for name, each in {"img": GOOD.images, "txt": GOOD.texts, **arrays}.items():
@@ -88,14 +88,14 @@ def hdf5(**arrays: object) -> bytes:
 
 
 def npy(array: object = GOOD.images) -> bytes:
-    """As a file."""
+    """Returns an .npy file with this array."""
     file = io.BytesIO()
     np.save(file, np.asarray(array))
     return file.getvalue()
 
 
 def zipped(**files: bytes) -> bytes:
-    """A zip of these files."""
+    """Returns a zip archive of these files."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in files.items():
@@ -104,13 +104,13 @@ def zipped(**files: bytes) -> bytes:
 
 
 def spoilt(content: bytes, at: float, count: int = 64) -> bytes:
-    """Some bytes in place of others."""
+    """Returns the content with some bytes overwritten."""
     first = int(len(content) * at)
     return content[:first] + b"\xa5" * count + content[first + count :]
 
 
 def without_row_group(content: bytes) -> bytes:
-    """The bytes of the second of five row groups are missing, and its footer has it still."""
+    """Returns the content without the bytes of the second of five row groups, which the footer still names."""
     footer = pq.ParquetFile(pa.BufferReader(content)).metadata
     first, second = (footer.row_group(number).column(0).file_offset or _start(footer, number) for number in (1, 2))
     return content[:first] + content[second:]
@@ -122,7 +122,7 @@ def _start(footer: pq.FileMetaData, number: int) -> int:
 
 
 def one_column(name: str, values: object) -> bytes:
-    """The table with another column of that name."""
+    """Returns the table as Parquet, with this column replaced."""
     made = table()
     return parquet(made.set_column(made.column_names.index(name), name, pa.array(values)))
 
@@ -193,13 +193,13 @@ FILES: dict[str, dict[str, bytes]] = {
         "no such column": parquet(table().drop_columns(["img"])),
     },
 }
-"""The file of shard 0's image vectors, by container and by what is wrong with it."""
+"""Bad files of shard 0's image vectors, by container and by what is wrong with them."""
 
 CASES = [(container, name) for container, found in FILES.items() for name in found]
 
 
 def put(folder: Path, container: str, bad: bytes | None) -> None:
-    """A shard's files, one of them as it is given."""
+    """Writes a shard's files; `bad`, if given, replaces the content of the vectors' file."""
     files = folder / "files"
     files.mkdir()
     good = {"npy": npy(), "parquet": parquet(table()), "npz": npz(), "hdf5": hdf5(), "cut": parquet(table())}[container]
@@ -213,7 +213,7 @@ def put(folder: Path, container: str, bad: bytes | None) -> None:
 
 
 def load(settings: Settings, db: Database, shard: int = 0) -> int:
-    """From the source to the table; the rows that were loaded."""
+    """Loads a shard from the source to the table, and returns the number of rows."""
     store = ShardStore.of(settings)
     fetch_shard(settings, shard, store.raw_folder, limits=QUICK)
     merged = merge_shard(store, shard, max_bad_fraction=settings.max_bad_fraction)
@@ -223,7 +223,7 @@ def load(settings: Settings, db: Database, shard: int = 0) -> int:
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """One table for all."""
+    """A connection to the one table that all tests of this module use."""
     folder = tmp_path_factory.mktemp("bad")
     put(folder, "npz", None)
     with connect(settings_for(data_dir=folder / "data", dataset=folder / "bad.toml")) as opened:
@@ -231,7 +231,7 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 
 def rows_in(db: Database) -> int:
-    """What has reached the table, of all shards."""
+    """Returns the number of rows in the table, of all shards."""
     return sum(state.rows for state in partitions(db))
 
 

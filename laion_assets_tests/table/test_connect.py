@@ -1,4 +1,4 @@
-"""Connecting: the engine's folder, held or free, and servers that are wrong; errors are clear and keep secrets."""
+"""Tests of connecting to the embedded engine's folder and to wrong servers: errors are clear and show no secrets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = "hunter2-s3cret"  # noqa: S105 - it opens nothing
 
 
 def server_settings(url: str) -> Settings:
-    """Settings for a server."""
+    """Returns settings with this server's URL."""
     return load_settings(dataset_name="sample", clickhouse=url)
 
 
@@ -186,13 +186,13 @@ def test_a_server_that_is_too_old_is_refused_by_its_version() -> None:
 
 
 class Impostor(BaseHTTPRequestHandler):
-    """A web server that is no ClickHouse, or one that knows no such user."""
+    """A web server that is not ClickHouse, or a ClickHouse that does not know the user."""
 
     status = 200
     body = b"<html><body>Welcome to nginx!</body></html>"
 
     def do_POST(self) -> None:
-        """Answers anything."""
+        """Gives the same answer to each request."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(self.body)))
@@ -202,12 +202,12 @@ class Impostor(BaseHTTPRequestHandler):
     do_GET = do_POST
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
 def impostor(status: int, body: bytes) -> Iterator[int]:
-    """The port of a server that always answers so."""
+    """Starts a server that always gives this answer; yields its port."""
     kind = type("Answers", (Impostor,), {"status": status, "body": body})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A user with the grants that are printed, and no others, loads, indexes and searches."""
+"""Tests that a user with only the printed grants can load, index and search."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CLUSTER = """<tcp_port>9000</tcp_port><remote_servers><ours><shard>
 
 
 def granting(folder: Path, grants: Sequence[Grant], profile: str = "", *, cluster: bool = False) -> dict[str, str]:
-    """Options of a chDB whose only user may do that, with a profile of these settings, as XML.
+    """Returns options for chDB whose only user has these grants, and a profile with these settings, given as XML.
 
     chDB has one user, whose grants and profile come from a file.
     """
@@ -120,7 +120,7 @@ def test_answers_kept_by_a_query_cache_are_not_used(tmp_path: Path) -> None:
 def test_the_grants_of_a_cluster_suffice_to_load_and_to_search_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cluster of one node, whose engine has no replication."""
+    """The cluster has one node, and its engine has no replication."""
     monkeypatch.setattr("laion_assets.table.nodes._replicated", lambda _: "MergeTree")
     clustered = SETTINGS.model_copy(update={"cluster": "ours", "index": "cells"})
     options = granting(tmp_path / "all", load_grants(clustered), cluster=True)

@@ -1,4 +1,4 @@
-"""States what statements of a run say of themselves to ClickHouse: run, asset and partition, over both transports."""
+"""Tests that a run's statements tell ClickHouse their run, asset and partition, over both transports."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from laion_assets_tests.conftest import Transport, settings_for
 
 
 def said(settings: Settings) -> str:
-    """What a statement of a new connection says."""
+    """Returns the `log_comment` of a new connection's statements."""
     with connect(settings) as db:
         db.command("SELECT 1")
         return str(db.one("SELECT getSetting('log_comment')")[0])

@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, between threads, processes and hosts; a dead or silent one does not keep it."""
+"""Tests of leases: one thread, process or host holds a lease at a time, and loses it when it dies or is silent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ with connect(load_settings(dataset_name="sample", clickhouse=sys.argv[1])) as db
 
 @pytest.fixture
 def settings(sample_folder: Path, tmp_path: Path, transport: Transport) -> Settings:
-    """Settings for a database of the test's own."""
+    """Settings for a database that only this test uses."""
     return settings_for(tmp_path / "data", sample_folder, **transport.fresh())
 
 
@@ -49,7 +49,7 @@ def db(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def server(sample_folder: Path, tmp_path: Path, clickhouse_server: ServerProcess) -> Iterator[Database]:
-    """A server's database, as between hosts."""
+    """A connection to a server's database, as several hosts would use it."""
     clickhouse_server.calm()
     with connect(settings_for(tmp_path / "data", sample_folder, clickhouse=clickhouse_server.url())) as opened:
         yield opened
@@ -75,7 +75,7 @@ def make_stranger(db: Database, token: str) -> None:
 
 
 def let_lapse(db: Database, token: str) -> None:
-    """As if nothing had been heard of a claim for longer than a lease lasts."""
+    """Makes a claim look as if it had not been renewed for longer than a lease lasts."""
     table, change = db.name_of("laion_leases"), f"UPDATE until = until - toIntervalSecond({LEASE_SECONDS + 5:.0f})"
     db.command(f"ALTER TABLE {table} {change} WHERE token = '{token}'", settings={"mutations_sync": 2})
 
@@ -175,7 +175,7 @@ def test_a_holder_that_lives_renews_its_lease(server: Database, monkeypatch: pyt
 def test_leaving_a_lease_waits_for_no_server_that_does_not_answer(
     server: Database, clickhouse_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time limit of the load is an hour: neither a renewal nor the release may take that long."""
+    """A load's statements may take an hour, but a renewal or a release may not."""
     monkeypatch.setattr(lease_module, "RENEW_SECONDS", 0.3)
     monkeypatch.setattr(lease_module, "CLAIMING_SECONDS", 0.5)
     monkeypatch.setattr(server_module, "ANSWER_SECONDS", 1.0)
@@ -192,7 +192,7 @@ def test_leaving_a_lease_waits_for_no_server_that_does_not_answer(
 
 
 class BothReplicas(Replicas):
-    """Two databases of one server stand for two replicas: no two servers that ask each other could be run here."""
+    """Two databases of one server in place of two replicas: two servers that query each other could not be run here."""
 
     def rows_of(self, database: str, table: str) -> str:
         return f"merge(REGEXP('^({database}|{self.cluster})$'), '^{table}$')"
@@ -201,7 +201,7 @@ class BothReplicas(Replicas):
 def test_the_claims_on_another_replica_count(
     clickhouse_server: ServerProcess, sample_folder: Path, tmp_path: Path
 ) -> None:
-    """Two loaders reach different replicas of one cluster shard."""
+    """Two loaders connect to different replicas of one cluster shard."""
     clickhouse_server.calm()
     urls = [clickhouse_server.url() for _ in range(2)]
     both = BothReplicas("|".join(url.rpartition("/")[2] for url in urls), (1, 2))

@@ -1,4 +1,4 @@
-"""Loading: a partition equals its merged file row by row, is there whole or not at all, and can be loaded again."""
+"""Tests of loading: a partition equals its merged file row by row, is complete or absent, and can be loaded again."""
 
 from __future__ import annotations
 
@@ -43,30 +43,30 @@ COLUMNS = "id, url, caption, NSFW, similarity, image_embedding, text_embedding"
 
 @pytest.fixture
 def settings(sample_folder: Path, tmp_path: Path, transport: Transport) -> Settings:
-    """Settings for the sample shards, on a database of the test's own."""
+    """Settings for the sample shards, with a database that only this test uses."""
     return settings_for(tmp_path / "data", sample_folder, **transport.fresh())
 
 
 @pytest.fixture
 def db(settings: Settings) -> Iterator[Database]:
-    """An empty database of the test's own."""
+    """A connection to an empty database that only this test uses."""
     with connect(settings) as opened:
         yield opened
 
 
 def as_bytes(text: str | bytes) -> bytes:
-    """Text as its bytes."""
+    """Returns a text as bytes."""
     return text.encode() if isinstance(text, str) else text
 
 
 def table_rows(db: Database, shard: int) -> Rows:
-    """A partition's rows in the order of their ids, texts as bytes, NaN as None."""
+    """Returns a partition's rows in the order of their ids, with texts as bytes and NaN as None."""
     found = db.rows(f"SELECT {COLUMNS} FROM {db.table} WHERE shard = {shard} ORDER BY id", text_as_bytes=True)
     return [comparable(row) for row in found]
 
 
 def comparable(row: Any) -> tuple[Any, ...]:
-    """A row whose texts are bytes, and whose vectors and scores compare by value."""
+    """Returns a row with texts as bytes, and with vectors and scores that compare by value."""
     row_id, url, caption, nsfw, similarity, image, text = row
     scores = None if math.isnan(similarity) else float(similarity)
     vectors = (np.asarray(image, np.float32).tobytes(), np.asarray(text, np.float32).tobytes())
@@ -74,7 +74,7 @@ def comparable(row: Any) -> tuple[Any, ...]:
 
 
 def file_rows(path: Location) -> Rows:
-    """A merged file's rows, as pyarrow reads them."""
+    """Returns a merged file's rows as pyarrow reads them."""
     table = pq.read_table(path, columns=COLUMNS.split(", "))
     texts = {name: table[name].cast(pa.binary()).to_pylist() for name in ("url", "caption", "NSFW")}
     vectors = {
@@ -86,7 +86,7 @@ def file_rows(path: Location) -> Rows:
 
 
 def rewrite(merged: MergedShard, change: Callable[[pa.Table], pa.Table]) -> MergedShard:
-    """A merged file whose rows were changed and whose footer still says what it said."""
+    """Changes the rows of a merged file but not its footer."""
     table = pq.read_table(merged.path)
     facts = replace(merged).footer()
     schema = table.schema
@@ -98,20 +98,20 @@ def rewrite(merged: MergedShard, change: Callable[[pa.Table], pa.Table]) -> Merg
 
 
 def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
-    """The table with a column replaced."""
+    """Returns the table with one column replaced."""
     place = table.column_names.index(name)
     return table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
 
 
 def with_vector(table: pa.Table, row: int, vector: list[float], name: str = "image_embedding") -> pa.Table:
-    """The table with a vector replaced."""
+    """Returns the table with one vector replaced."""
     vectors = table[name].to_pylist()
     vectors[row] = vector
     return with_column(table, name, vectors)
 
 
 def staging_tables(db: Database) -> list[str]:
-    """Staging tables that there are."""
+    """Returns the names of all staging tables."""
     sql = "SELECT name FROM system.tables WHERE name LIKE '%staging%' AND database = {database:String}"
     return [str(name) for (name,) in db.rows(sql, parameters={"database": db.database})]
 
@@ -204,7 +204,7 @@ def test_a_shard_is_one_part_however_many_were_inserted_and_what_was_one_is_not_
     statements: list[int] = []
     load_partition(db, merged, inserted=statements.append)
     assert sum(statements) == 1_000
-    # A stream that is pushed is one part.
+    # Each pushed stream becomes one part.
     assert len(statements) == -(-1_000 // (statement_rows if db.embedded else part_rows))
     found = db.rows(
         f"SELECT rows, level FROM {parts_table(db)} WHERE database = '{db.database}' "
@@ -338,7 +338,7 @@ def test_a_shard_of_one_row_is_loaded(db: Database, merged_from: Merge, sample_s
 
 
 def unchanged_by(db: Database, merged: MergedShard, *parts: str) -> LaionError:
-    """The error of a load, after which the table and its tables are as before."""
+    """Loads a bad file, checks that the rows, parts and staging tables did not change, and returns the error."""
     before = table_rows(db, merged.shard)
     assert before
     with pytest.raises(LaionError) as caught:
@@ -516,7 +516,7 @@ def test_staging_tables_of_killed_processes_are_dropped(
             create_staging(Staging(db, 0, name), 1)
             db.command(f"INSERT INTO {name} (id, shard) VALUES (1, 0)")
         load_partition(db, merged)
-        # The load of shard 8 goes on.
+        # The staging table of shard 8 stays, because its load still runs.
         assert staging_tables(db) == [names[2]]
     load_partition(db, merged)
     assert staging_tables(db) == []
@@ -619,7 +619,7 @@ def test_the_sum_over_vectors_is_the_same_of_blocks_of_a_file_and_in_sql(
     images = sample_shards[1].images.astype(np.float32)
     summed = vector_sum(np.arange(620, dtype=np.int64), images)
     assert merged.vector_sums["image_embedding"] == summed
-    # A file of before the footer had it is read.
+    # A file from before the footer had the sums is read to compute them.
     assert vector_sums(db.settings, replace(merged, vector_sums={})) == merged.vector_sums
     assert partition_figures(db, db.table, "shard = 0").vector_sums == merged.vector_sums
 

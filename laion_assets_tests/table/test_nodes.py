@@ -1,8 +1,8 @@
-"""The nodes of a cluster: where partitions go, what its DDL says, and what one node that is a whole cluster does.
+"""Tests of a cluster's nodes: the place of each partition, the DDL, and the work of a cluster of one node.
 
-No cluster of several servers could be run here. What follows runs on one embedded engine whose configuration names it
-as a cluster of one, so that Distributed tables and `clusterAllReplicas` are the engine's own. It leaves a replicated
-table read-only: there the local table is not replicated. The DDL is parsed by the engine, and pinned here.
+No cluster of several servers could be run here. These tests use one embedded engine whose configuration makes it a
+cluster of one node, so Distributed tables and `clusterAllReplicas` are the real ones. In this engine a replicated table
+stays read-only, so its local table is not replicated. The engine parses the DDL, and the tests compare its text.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ SNAPSHOT = [
 
 
 def grown(shards: int) -> list[int]:
-    """The numbers of a cluster's shards."""
+    """Returns the numbers of a cluster's shards."""
     return list(range(1, shards + 1))
 
 
@@ -124,7 +124,7 @@ def test_a_node_that_is_taken_away_gives_up_its_own_partitions_only(
 
 @pytest.mark.parametrize("shards", range(1, 33))
 def test_410_partitions_are_balanced_within_a_bound(shards: int) -> None:
-    """The fullest of up to 15 cluster shards has at most a quarter more than its share, of up to 32 at most 90 %."""
+    """The fullest cluster shard has at most 25 % more than its share for up to 15 shards, 90 % more for up to 32."""
     counts = Counter(placed_on(shard, grown(shards)) for shard in range(410))
     assert sum(counts.values()) == 410
     assert max(counts.values()) <= 410 / shards * (1.25 if shards <= 15 else 1.9)
@@ -147,7 +147,7 @@ def settings(sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The same, without what this engine has not: replication."""
+    """The same settings without replication, which this engine does not have."""
     monkeypatch.setattr(nodes_module, "_replicated", lambda _: "MergeTree")
     return settings
 
@@ -257,7 +257,7 @@ def test_tables_are_made_only_where_they_are_lacking(whole: Settings, monkeypatc
 def test_a_dead_node_neither_stops_nor_delays_the_loads_of_the_others(
     whole: Settings, tmp_path: Path, sample_folder: Path
 ) -> None:
-    """The dead nodes' addresses are this machine's too, but nothing listens there."""
+    """The dead nodes have addresses of this machine on which nothing listens."""
     (tmp_path / "server.xml").write_text(CONFIGURATION)
     there, elsewhere = (next(shard for shard in range(100) if placed_on(shard, [1, 2]) == home) for home in (1, 2))
     with endpoint_process(tmp_path / "server", options={"config-file": str(tmp_path / "server.xml")}) as server:
@@ -265,7 +265,7 @@ def test_a_dead_node_neither_stops_nor_delays_the_loads_of_the_others(
         spare, two = (
             settings_for(tmp_path / "d", sample_folder, cluster=name, clickhouse=url) for name in ("spare", "two")
         )
-        # The first replica is dead: the second is placed on, and its leases are read where they can be.
+        # The first replica is dead: the load uses the second one, and reads the leases of the replicas that answer.
         for _ in range(2):
             started = time.monotonic()
             with connect_to_partition(spare, there) as db, lease(db, f"partition {there}") as held:
@@ -273,7 +273,7 @@ def test_a_dead_node_neither_stops_nor_delays_the_loads_of_the_others(
                 held.require()
                 db.command(f"INSERT INTO {db.table} (id, shard) VALUES (1, {there})")
             assert time.monotonic() - started < 30
-        # The second cluster shard is dead: a partition that is on the first is loaded there again.
+        # The second cluster shard is dead: a partition that is already on the first one is loaded there again.
         with connect_to_partition(two, there) as db:
             assert db.one(f"SELECT count() FROM {db.table}") == (2,)
         for unknown in (elsewhere, there + 1_000):

@@ -1,4 +1,4 @@
-"""A real ClickHouse server, Debian's 18.16.1: too old for us, and said so; users and ports that are wrong are, too."""
+"""Tests with a real ClickHouse server, Debian's 18.16.1: clear errors for its old version and wrong users or ports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Debian's clickhouse-ser
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Returns a loopback port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

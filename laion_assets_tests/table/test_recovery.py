@@ -1,4 +1,4 @@
-"""States what is left of a partition where a process was killed in the middle of its swap: the new rows, once."""
+"""Tests of a partition whose load was killed during the swap: it must have the new rows, and each of them once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from laion_assets.table.staging import staging_name
 from laion_assets_tests.conftest import Shard, Transport, settings_for
 
 STAGING = "laion_staging_0_00ff00ff"
-"""Of a load that is no more."""
+"""The staging table of a load that was killed."""
 
 
 @pytest.fixture
 def settings(sample_folder: Path, tmp_path: Path, transport: Transport) -> Settings:
-    """Settings for the sample shards, on a database of the test's own."""
+    """Settings for the sample shards, with a database that only this test uses."""
     return settings_for(tmp_path / "data", sample_folder, **transport.fresh())
 
 
@@ -32,7 +32,7 @@ def settings(sample_folder: Path, tmp_path: Path, transport: Transport) -> Setti
 def interrupted(
     settings: Settings, merged_from: Callable[[Shard, int], MergedShard], sample_shards: list[Shard]
 ) -> Iterator[tuple[Database, MergedShard]]:
-    """A table whose partition 0 has the parts of two files, as after a death in REPLACE PARTITION; the newer file."""
+    """A table with parts of two files in partition 0, as after a kill during REPLACE PARTITION, and the newer file."""
     with connect(settings) as db:
         load_partition(db, merged_from(sample_shards[1], 0))
         db.command(f"RENAME TABLE {db.table} TO {db.name_of('old')}")
@@ -46,7 +46,7 @@ def interrupted(
 
 
 def rows_and_parts(db: Database) -> tuple[int, int]:
-    """Of the only partition."""
+    """Returns the number of rows and of parts of the only partition."""
     (state,) = partitions(db)
     return state.rows, state.parts
 
@@ -54,7 +54,7 @@ def rows_and_parts(db: Database) -> tuple[int, int]:
 def test_the_replaced_part_goes_and_the_swapped_one_stays(interrupted: tuple[Database, MergedShard]) -> None:
     db, newer = interrupted
     if db.embedded:
-        # Whoever opens the embedded engine next finds each row once, be it for a search.
+        # The next process that opens the embedded engine finds each row once, even if it only searches.
         with connect(db.settings) as again:
             assert rows_and_parts(again) == (newer.rows, 1)
     else:

@@ -1,7 +1,7 @@
-"""A cluster some of whose nodes are dead: what is done on the others, and what is said.
+"""Tests of a cluster with dead nodes: the work continues on the other nodes, and messages name the dead ones.
 
-Its nodes are servers with an address of this machine each, and one port. They cannot ask each other: what one server
-asks another for is not tested here.
+Each node is a server with its own loopback address; all have the same port. They cannot query each other, so queries
+from one server to another are not tested here.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ CLUSTERS = {
     "gap": [["127.0.0.1"], ["127.0.0.3"], ["127.0.0.2"]],
     "gaps": [["127.0.0.3"], ["127.0.0.1"], ["127.0.0.4"]],
 }
-"""The addresses of each cluster shard's replicas: on 127.0.0.3 and 127.0.0.4 nothing listens."""
+"""The addresses of each cluster shard's replicas. Nothing listens on 127.0.0.3 and 127.0.0.4."""
 
 
 def configuration() -> str:
-    """The servers' configuration, which names these clusters."""
+    """Returns the servers' configuration, which defines these clusters."""
 
     def shard(hosts: list[str]) -> str:
         replicas = (f"<replica><host>{host}</host><port>9000</port></replica>" for host in hosts)
@@ -53,17 +53,17 @@ def configuration() -> str:
 
 @dataclass(frozen=True)
 class TwoNodes:
-    """Two nodes that live. Node 0, on 127.0.0.1, is the one that settings name; it has shard 0, the other shard 1."""
+    """Two nodes that run. The settings name node 0, on 127.0.0.1; node 0 has shard 0, and node 1 has shard 1."""
 
     folder: Path
     servers: tuple[ServerProcess, ServerProcess]
 
     def settings(self, cluster: str) -> Settings:
-        """Of a cluster of these nodes."""
+        """Returns settings of a cluster of these nodes."""
         return sample_settings(self.folder, clickhouse=self.servers[0].url(DATABASE), cluster=cluster)
 
     def alone(self, node: int) -> Settings:
-        """Of a node's own table."""
+        """Returns settings of the local table of one node."""
         return sample_settings(self.folder, clickhouse=self.servers[node].url(DATABASE), table="laion_local")
 
 

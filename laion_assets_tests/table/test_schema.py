@@ -1,4 +1,4 @@
-"""The table: ClickHouse's page's seven columns and `shard`; a table of another shape is refused by its differences."""
+"""Tests of the table's schema: the seven columns of ClickHouse's page and `shard`; other tables are refused clearly."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ PAGE = [
     ("image_embedding", "Array(Float32)"),
     ("text_embedding", "Array(Float32)"),
 ]
-"""The table that ClickHouse's page makes."""
+"""The columns of the table on ClickHouse's page."""
 
 
 @pytest.fixture
 def settings(sample_folder: Path, tmp_path: Path, transport: Transport) -> Settings:
-    """Settings for the sample shards, on a database of the test's own."""
+    """Settings for the sample shards, with a database that only this test uses."""
     return settings_for(tmp_path / "data", sample_folder, **transport.fresh())
 
 
 @pytest.fixture
 def db(settings: Settings) -> Iterator[Database]:
-    """An empty database of the test's own."""
+    """A connection to an empty database that only this test uses."""
     with connect(settings) as opened:
         yield opened
 
 
 def described(db: Database) -> list[tuple[str, str]]:
-    """Names and types of the table's columns."""
+    """Returns the names and types of the table's columns."""
     return [(str(row[0]), str(row[1])) for row in db.rows(f"DESCRIBE {db.table}")]
 
 
@@ -201,7 +201,7 @@ def test_stale_staging_tables_are_dropped_and_nothing_else(db: Database) -> None
     scratch = ["laion_staging_trial_00ff00ff_1_00ff00ff", "laion_staging_trial_00ff00ff_1_00ff00ff_form"]
     stale = ["laion_staging_17_00ff00ff", "laion_staging_3_00ff00ff"]
     if not db.embedded:
-        # On a server, others may be at work in tables that no lease is known of, until a day has passed.
+        # On a server, tables without a known lease may be in use by others, so these are kept for a day.
         assert sorted(drop_stale_staging(db)) == stale
         assert {"laion_staging_5", *scratch} < {str(name) for (name,) in db.rows("SHOW TABLES")}
         return

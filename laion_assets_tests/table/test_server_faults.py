@@ -1,4 +1,4 @@
-"""What goes wrong between us and a server: one clear error without the password, a table that is right, and again."""
+"""Tests of server faults: one clear error without the password, a correct table, and a second try that succeeds."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Merge = Callable[[Shard, int], MergedShard]
 
 @pytest.fixture(autouse=True)
 def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each load sends several streams, side by side, and merges their parts."""
+    """Makes each load send several parallel streams and merge their parts."""
     monkeypatch.setattr(merge_module, "BLOCK_ROWS", 50)
     monkeypatch.setattr(inserting, "PART_ROWS", 100)
 
 
 @pytest.fixture
 def db(settings: Settings, clickhouse_server: ServerProcess) -> Iterator[Database]:
-    """A database on the server, where all is well."""
+    """A connection to a database on the server, without faults."""
     clickhouse_server.calm()
     with connect(at(settings, clickhouse_server.url(), hnsw_m=8, hnsw_ef_construction=32)) as opened:
         yield opened
@@ -50,17 +50,17 @@ def db(settings: Settings, clickhouse_server: ServerProcess) -> Iterator[Databas
 
 @pytest.fixture
 def merged(merged_from: Merge, sample_shards: list[Shard]) -> MergedShard:
-    """250 rows in the store."""
+    """A merged file of 250 rows in the store."""
     return merged_from(sample_shards[2], 0)
 
 
 def at(settings: Settings, url: str, **fields: object) -> Settings:
-    """The settings with a server."""
+    """Returns the settings with the URL of a server."""
     return settings.model_copy(update={"clickhouse": load_settings(clickhouse=url).clickhouse, **fields})
 
 
 def assert_right(db: Database, merged: MergedShard) -> None:
-    """The partition is there once, is one part and has the file's vectors."""
+    """Checks that the partition is there once, is one part and has the file's vectors."""
     assert [(state.shard, state.rows, state.parts) for state in partitions(db)] == [(0, merged.rows, 1)]
     assert vectors_agree(db, merged) == merged.rows
 
@@ -115,7 +115,7 @@ def test_an_index_build_goes_on_while_the_server_cannot_be_reached(
 
 
 def declared(db: Database) -> list[str]:
-    """The commands that build both indexes, which are declared but lacking."""
+    """Returns the commands that build both indexes; the table declares the indexes, but they are not built."""
     declare_indexes(db, lambda _: None)
     return [f"MATERIALIZE INDEX {name} IN PARTITION 0" for name in ("image_index", "text_index")]
 
@@ -195,7 +195,7 @@ def test_a_server_that_was_killed_is_said_and_the_shard_is_loaded_when_it_is_bac
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with a certificate of an authority of its own, whose own certificate is `ca.pem`."""
+    """A server whose certificate is signed by a private authority; the authority's certificate is `ca.pem`."""
     folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
@@ -204,7 +204,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 class TestTls:
-    """Certificates hold, or nothing is sent."""
+    """Nothing is sent unless the server's certificate is valid."""
 
     def test_a_certificate_of_our_own_authority_is_trusted_where_the_settings_say_so(
         self, settings: Settings, secure: ServerProcess, merged: MergedShard
@@ -231,7 +231,7 @@ class TestTls:
     def test_a_port_that_does_not_answer_the_handshake_is_said(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """So does a server without TLS that takes the hello for the beginning of a request: some of ClickHouse 18's."""
+        """Some ClickHouse 18 servers without TLS do this too: they take the TLS hello for the start of a request."""
         monkeypatch.setattr(server_module, "ANSWER_SECONDS", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"https://127.0.0.1:{silent.getsockname()[1]}/x"
@@ -254,7 +254,7 @@ def test_a_database_that_is_not_there_is_made(settings: Settings, clickhouse_ser
 
 
 def test_a_server_that_was_built_without_vector_indexes_is_refused_before_anything_changes(db: Database) -> None:
-    """Such a server knows the index type as little as this one knows another."""
+    """Such a server does not know the index type. Here, an index type that no server knows stands for it."""
     create_table(db)
     with pytest.raises(ServerRefusedError) as caught:
         db.command(f"ALTER TABLE {db.table} ADD INDEX image_index image_embedding TYPE of_another_build")

@@ -1,4 +1,4 @@
-"""A ClickHouse server that answers late, and a proxy that cannot be used: what is waited for is said."""
+"""Tests of a ClickHouse server that answers late and of a proxy that cannot be used: messages say so."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LateServer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"24.1.1.1\n")
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How a merged file reaches a server: it reads the file where it can, else we push it; both give the same partition."""
+"""Tests of sending a merged file to a server: it reads the file if it can, otherwise the loader pushes it."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ Merge = Callable[[Shard, int], MergedShard]
 
 @pytest.fixture
 def merged(merged_from: Merge, sample_shards: list[Shard]) -> MergedShard:
-    """620 rows in the store, of which two captions are no UTF-8."""
+    """A merged file of 620 rows in the store; two captions are not UTF-8."""
     captions = pa.array([b"\xff\xfe not UTF-8", b"\x00", *[b"plain"] * 618], pa.binary()).view(pa.string())
     return merged_from(sample_shards[1].with_column("caption", captions), 0)
 
 
 @pytest.fixture
 def on_server(settings: Settings, clickhouse_server: ServerProcess) -> Settings:
-    """The store's settings, with a database on the server."""
+    """The store's settings, with the URL of a database on the server."""
     clickhouse_server.calm()
     return settings.model_copy(update={"clickhouse": load_settings(clickhouse=clickhouse_server.url()).clickhouse})
 
 
 def staged_inserts(server: ServerProcess) -> list[dict[str, Any]]:
-    """The requests that inserted rows of a shard; claims of leases are inserted, too."""
+    """Returns the requests that inserted rows of a shard, without those that inserted claims of leases."""
     return [request for request in server.log("INSERT INTO") if "_staging_" in request["sql"].partition("(")[0]]
 
 
 def assert_loaded(db: Database, merged: MergedShard, way: str) -> None:
-    """Loads the file; the partition is one part, equal to the file, and came by that way."""
+    """Loads the file and checks that it took this way, and that the partition is one part and equals the file."""
     lines: list[str] = []
     loaded = load_partition(db, merged, log=lines.append)
     assert loaded.transfer.startswith(f"{way}: ")

@@ -1,4 +1,4 @@
-"""Two loads of one shard: one after the other, and what is swapped in is what was checked. Over both transports."""
+"""Tests of two loads of one shard, over both transports: one waits for the other, and only checked rows go in."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Swap = Callable[[Lease, Staging, Part], None]
 
 @pytest.fixture(autouse=True)
 def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each load inserts several parts."""
+    """Makes each load insert several parts."""
     monkeypatch.setattr(merge_module, "BLOCK_ROWS", 50)
     monkeypatch.setattr(inserting, "PART_ROWS", 100)
 
 
 @pytest.fixture
 def settings(sample_folder: Path, tmp_path: Path, transport: Transport) -> Settings:
-    """Settings for a database of the test's own."""
+    """Settings for a database that only this test uses."""
     return settings_for(tmp_path / "data", sample_folder, **transport.fresh(), clickhouse_wait_seconds=60)
 
 
@@ -50,13 +50,13 @@ def db(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def merged(merged_from: Merge, sample_shards: list[Shard]) -> MergedShard:
-    """1,000 rows in the store."""
+    """A merged file of 1,000 rows in the store."""
     return merged_from(sample_shards[0], 0)
 
 
 @pytest.fixture
 def before_swap(monkeypatch: pytest.MonkeyPatch) -> Callable[[Swap], None]:
-    """Has something happen once between the check of the staged rows and the swap."""
+    """Returns a function that makes a call happen once, between the check of the staged rows and the swap."""
 
     def happen(what: Swap) -> None:
         def swap_late(held: Lease, staging: Staging, checked: tuple[Part, ...]) -> None:
@@ -70,12 +70,12 @@ def before_swap(monkeypatch: pytest.MonkeyPatch) -> Callable[[Swap], None]:
 
 
 def state(db: Database) -> list[tuple[int, int, int]]:
-    """Shard, rows and parts of each partition."""
+    """Returns the shard, rows and parts of each partition."""
     return [(one.shard, one.rows, one.parts) for one in partitions(db)]
 
 
 def tables(db: Database) -> list[str]:
-    """All tables but that of the leases."""
+    """Returns the names of all tables except that of the leases."""
     return sorted(str(name) for (name,) in db.rows("SHOW TABLES") if not str(name).endswith("_leases"))
 
 
@@ -218,7 +218,7 @@ def test_a_swap_that_was_only_delayed_finds_nothing_to_swap_in(
     sample_shards: list[Shard],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The holder looked whether the lease is its own, and then slept: the worst moment there is."""
+    """The holder checks that it still has the lease, and then sleeps before the swap: the worst moment."""
     if db.embedded:
         pytest.skip("the embedded engine's folder belongs to one process, and its lock dies with it")
     command = Database.command

@@ -1,4 +1,4 @@
-"""What building cells promises: each loaded row once, only what is lacking, and nothing seen of what did not end."""
+"""Tests of building cells: each loaded row is there once, only lacking cells are built, unfinished ones are unseen."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def settings(tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPat
 
 
 def ids_in_cells(db: Database, by: By) -> list[int]:
-    """The ids of all rows that a search can find, each as often as it can be found."""
+    """Returns the ids of all rows that a search can find; an id that can be found twice is listed twice."""
     live = live_cells(db, by)
     assert live is not None
     sql = f"SELECT id FROM {db.name_of(cells_table(db, by))} WHERE {rows_of_loads(live)}"
@@ -212,7 +212,7 @@ def test_a_shard_that_changes_while_its_cells_are_made_does_not_count(
 
 
 def test_what_differs_from_the_table_is_not_attached(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that is lost on the way to the staging table."""
+    """The last row is lost on the way to the staging table."""
     insert: Callable[..., None] = exchange._insert
 
     def without_the_last_row(*given: Any) -> None:
@@ -232,7 +232,7 @@ def test_parts_that_share_no_cluster_are_one_layer() -> None:
 
 
 def test_each_row_has_the_cluster_of_its_vector(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a shard that is sorted in several statements, each of several blocks."""
+    """The shard is sorted by several statements, and each statement has several blocks."""
     monkeypatch.setattr(exchange, "SORTED_IDS", 512)
     monkeypatch.setattr(exchange, "BLOCK_ROWS", 200)
     with connect(settings) as db:
@@ -242,7 +242,7 @@ def test_each_row_has_the_cluster_of_its_vector(settings: Settings, monkeypatch:
             found = np.array(rows, dtype=np.int64)
             block = vectors_of(db, by, found[:, 0])
             nearest, _ = read_centroids(db, by, 1).nearest(block.vectors)
-            # BFloat16 puts a vector that lies between two centroids to the other one.
+            # BFloat16 can assign a vector that lies midway between two centroids to the other one.
             assert len(found) == sum(ROWS.values()) and (nearest == found[:, 1]).mean() > 0.97
             assert len(set(nearest.tolist())) > 1
 
@@ -258,7 +258,7 @@ def test_shards_of_another_kind_no_longer_fit(settings: Settings) -> None:
 
 
 def test_searches_during_an_exchange_see_each_row_once(settings: Settings) -> None:
-    """On one engine, from another thread, while a shard is loaded again and exchanged, again and again."""
+    """A thread searches on the same engine while a shard is loaded again and exchanged, many times."""
     with connect(settings) as db:
         build_cells(db)
         wanted = ids_in_table(db)

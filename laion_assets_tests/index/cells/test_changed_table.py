@@ -1,4 +1,4 @@
-"""What holds for the cells of a table whose rows were changed by other means than a load: deleted, updated, dropped."""
+"""Tests of the cells of a table whose rows were changed without a load: deleted, updated or dropped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def settings(tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPat
 
 
 def assert_cells_answer_as_the_table(db: Database, where: str | None = None) -> None:
-    """A search over all clusters finds the rows that an exact search finds, with their distances."""
+    """Checks that a search over all clusters finds the same rows and distances as an exact search."""
     for row_id in (5, 77):
         vector = vector_of(db, row_id, "image")
         exact = search(db, vector, SearchRequest(where=where, exact=True)).neighbours
@@ -119,7 +119,7 @@ else:
 
 
 def test_a_partition_that_later_processes_drop_and_load_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
-    """Its block numbers can be those of the partition before it, since a new process counts from those it finds."""
+    """The new partition can have the old one's block numbers: a new process counts from the numbers that it finds."""
     settings = sample_settings(tmp_path)
     load_sample(settings, ROWS)
     with connect(settings) as db:
