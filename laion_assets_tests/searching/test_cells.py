@@ -1,4 +1,4 @@
-"""What a search by cells promises: what an exact search finds, conditions in full, and no row lost between shards."""
+"""Tests of searches by cells: they find what an exact search finds, obey conditions and lose no row between shards."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def db(settings: Settings) -> Iterator[Database]:
 
 
 def recall(found: SearchResult, exact: SearchResult) -> float:
-    """The share of answers that are as near as the exact ones: ties count."""
+    """Returns the share of answers that are as near as the exact ones; ties count as found."""
     farthest = exact.neighbours[-1].distance + 2e-6
     return float(np.mean([neighbour.distance <= farthest for neighbour in found.neighbours]))
 

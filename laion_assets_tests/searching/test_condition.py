@@ -1,4 +1,4 @@
-"""A condition of a search looks at its row's columns: what reaches for files, tables, hosts or settings is refused."""
+"""Tests that a search's condition may only read its row's columns, and no files, tables, hosts or settings."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_what_reaches_for_more_is_refused_with_one_clear_error(where: str, said:
 
 
 def test_no_function_of_the_categories_reads_what_is_not_its_arguments(db: Database) -> None:
-    """By name, of what this engine has: a newer one that moves such a function there fails here."""
+    """Checks the names of this engine's functions; fails if a newer engine adds such a function to a category."""
     words = ("file", "dict", "join", "setting", "user", "host", "sleep", "throw", "env", "python")
     rows = db.rows(
         "SELECT name FROM system.functions WHERE NOT is_aggregate AND categories IN {names:Array(String)} "

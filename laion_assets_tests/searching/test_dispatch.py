@@ -1,4 +1,4 @@
-"""A search goes by the method that it names, and where it names none by the cheapest that was measured to be enough."""
+"""Tests of how a search's method is chosen: the named one, otherwise the cheapest that met its target when measured."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUERY = Query(like=7)
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Graphs, codes and cells of three shards."""
+    """Settings of a table of three shards with graphs, codes and cells."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(centroids, "ROWS_A_CENTROID_LEAST", 5)
         settings = sample_settings(tmp_path_factory.mktemp("methods")).model_copy(update={"index": "both"})
@@ -45,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def compared(settings: Settings) -> dict[str, Evaluation]:
-    """All methods on the same queries, kept as the report keeps them."""
+    """The evaluations of all methods with the same queries, saved like those of a recall report."""
     with connect(settings) as db:
         found = compare(db, RecallPlan(queries=4, queries_at_100=0))
     for evaluation in found:
@@ -130,7 +130,7 @@ def test_what_cannot_be_is_refused(settings: Settings, tmp_path: Path) -> None:
 
 
 def costing(evaluation: Evaluation, kind: str, *, ms: float, exact_ms: float, low: float) -> Evaluation:
-    """The evaluation with other figures of one kind."""
+    """Returns the evaluation with other figures for one kind."""
     summary = evaluation.summary(kind)
     chosen = replace(
         summary.chosen, cost=None, latency=Latency(ms, None, None), at_10=replace(summary.chosen.at_10, low=low)

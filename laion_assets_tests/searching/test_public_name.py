@@ -1,4 +1,4 @@
-"""`laion_assets.search` is a function to its users, whatever was imported before and however often it is called."""
+"""Tests that `laion_assets.search` is always a function, whatever was imported and however often it is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows by their ids, and the end of a search that nobody waits for."""
+"""Tests of reading rows by their ids, and of ending a search whose answer nobody waits for."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from laion_assets_tests.conftest import Transport
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 LONG = "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(cityHash64(number))"
-"""A statement of minutes."""
+"""A statement that takes minutes."""
 
 
 @pytest.fixture(scope="module")
 def settings(transport: Transport, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Of a table with two shards."""
+    """Settings of a table with two shards."""
     made = sample_settings(Path(tmp_path_factory.mktemp("rows")), **transport.fresh())
     load_sample(made, {0: 30, 2: 20})
     return made

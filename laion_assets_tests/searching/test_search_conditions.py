@@ -1,4 +1,4 @@
-"""Searching with a condition by the index: every answer that an exact search has, however few rows meet it."""
+"""Tests of index searches with a condition: they find what an exact search finds, however few rows match."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from laion_assets.tuned_request import tuned
 from laion_assets_tests.table.loaded import load_sample, sample_settings
 
 RARE = "cityHash64(url) % 500 = 1"
-"""Of 4,000 rows some 8, of the thousand nearest of each part some 4."""
+"""About 8 of the 4,000 rows match, and about 4 of the thousand nearest rows of each part."""
 
 COMMON = "NSFW = 'UNLIKELY'"
 

@@ -1,4 +1,4 @@
-"""`Searcher`: one statement a search, many threads, the engine given back and opened again, many queries at once."""
+"""Tests of `Searcher`: one statement for each search, many threads, many queries at once, releasing the engine."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_the_embedded_engine_is_given_back_when_asked_and_opened_again(settings:
 
 
 def test_a_connection_that_had_to_be_closed_is_not_lent_again(settings: Settings) -> None:
-    """A statement fails, and so does the one that reads the rest of its answer: the client is closed then."""
+    """A statement fails, and reading the rest of its answer fails too: then the client is closed."""
     with Searcher(settings) as searcher:
         first = searcher.search(like=7)
         with pytest.raises(TableError), searcher.connection() as db:

@@ -1,4 +1,4 @@
-"""Searching: exact answers are numpy's, filters filter, and what cannot be answered as asked is refused."""
+"""Tests of searching: exact answers equal numpy's, filters work, and searches that cannot be answered are refused."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from laion_assets_tests.conftest import Shard, Transport, assert_one_line, setti
 
 EXACT = SearchRequest(exact=True)
 PAGE_SQL = "SELECT url, caption FROM laion ORDER BY cosineDistance(image_embedding, {target:Array(Float32)}) LIMIT 10"
-"""The query of ClickHouse's page, as it is there."""
+"""The query of ClickHouse's page, unchanged."""
 
 
 @pytest.fixture(scope="module")
 def db(
     sample_folder: Path, sample_shards: list[Shard], tmp_path_factory: pytest.TempPathFactory, transport: Transport
 ) -> Iterator[Database]:
-    """A table of shards 0 and 1, open for this module; the last caption of shard 1 is no UTF-8."""
+    """A connection, open for this module, to a table of shards 0 and 1; the last caption of shard 1 is not UTF-8."""
     settings = settings_for(tmp_path_factory.mktemp("search"), sample_folder, **transport.fresh())
     store = ShardStore(settings.data_dir, settings.dataset)
     captions = sample_shards[1].texts_of_column("caption")
@@ -46,7 +46,7 @@ def db(
 
 
 def distances(vectors: npt.NDArray[Any], target: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Cosine distances as numpy has them."""
+    """Returns the cosine distances that numpy computes."""
     wide, aim = vectors.astype(np.float64), target.astype(np.float64)
     found: npt.NDArray[np.float64] = 1 - wide @ aim / (np.linalg.norm(wide, axis=1) * np.linalg.norm(aim))
     return found

@@ -1,4 +1,4 @@
-"""Searching tables without graphs, and tables whose partitions are sorted by content."""
+"""Tests of searching tables without graphs, and tables whose partitions are sorted by content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_where_every_part_is_scanned_the_answer_is_exact_and_says_so(tmp_path: P
 
 
 def test_partitions_that_are_sorted_by_content_lose_no_answer(tmp_path: Path) -> None:
-    """The rows near the query are all in one partition: its candidates run out long before the other's."""
+    """All rows near the query are in one partition, so that partition runs out of candidates long before the other."""
     settings = sample_settings(tmp_path, hnsw_m=16, hnsw_ef_construction=128)
     load_sample(settings, {0: 1500, 1: 12_000})
     target = sample_world().embed_text(["dog"])

@@ -1,4 +1,4 @@
-"""Files that a person gives as a vector: numpy's, JSON, and what only bears their name."""
+"""Tests of files that a user gives as a query vector: .npy, JSON, and files that only have such a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress on a terminal and in a log: lines with the time, the running shards in view, the time to go."""
+"""Tests of progress on a terminal and in a log: lines with the time, bars of running shards, the remaining time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from laion_assets.terminal.bars import RemainingTime, ShardBars
 
 
 def load_three(console: Console) -> None:
-    """Two of three shards."""
+    """Reports the progress of three shards, two of which are loaded at the end."""
     with ShardBars(console) as bars:
         bars.expect(3)
         for key in ("0", "1"):

@@ -1,4 +1,4 @@
-"""A walk in a folder that `init` made, where no repository is: load all, index, recall, and their JSON."""
+"""Tests of the commands, in a folder that `init` made outside the repository: load all, index, recall, and JSON."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from laion_assets_tests.endpoint.process import ServerProcess
 from laion_assets_tests.forked.process import run_forked
 
 ROWS = (120, 60, 40, 80)
-"""The search settings that are measured grow with the rows of a part."""
+"""Few rows, since more search settings are measured when a part has more rows."""
 
 QUICK = {"LAION_HNSW_M": "16", "LAION_HNSW_EF_CONSTRUCTION": "64", "LAION_RECALL_QUERIES": "2"}
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of a user's, with nothing set in the environment."""
+    """A user's folder, with no settings in the environment."""
 
     path: Path
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Runs the command in it."""
+        """Runs the command in the folder."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LAION_", "DAGSTER_"))}
         given = kept | {"COLUMNS": "200"} | environment
         return run_forked("-m", "laion_assets.cli", *arguments, cwd=self.path, env=given, timeout=400)
@@ -41,7 +41,7 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """A folder that `init` made, its name and its source's with a blank, whose shards are loaded."""
+    """A folder that `init` made, with loaded shards. Its name and the source's name contain a space."""
     above = tmp_path_factory.mktemp("walk")
     for shard, rows in enumerate(ROWS):
         write_sample_shard(above / "my shards", shard, rows, seed=11)

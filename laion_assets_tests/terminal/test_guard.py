@@ -1,4 +1,4 @@
-"""Whatever terminal, environment, files and Dagster's instance give, the command ends in one line, code 1 or 2."""
+"""Tests that a bad terminal, environment, file or Dagster instance ends the command with one line and code 1 or 2."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_no_terminal_and_no_environment_gives_a_traceback(
 
 
 WITHOUT_RIGHTS = "" if os.geteuid() else "setpriv --bounding-set=-dac_override,-dac_read_search "
-"""Root reads and writes the files of all users, unless it goes without these capabilities."""
+"""A prefix that drops these capabilities: with them, root may read and write the files of all users."""
 
 
 @pytest.mark.skipif(not os.geteuid() and shutil.which("setpriv") is None, reason="root without setpriv(1)")
@@ -160,7 +160,7 @@ def test_an_instance_that_cannot_be_opened_is_one_line(
 
 
 def test_a_database_that_refuses_is_one_line_after_the_wait_for_it_is_told(tmp_path: Path) -> None:
-    """dagster-postgres tries for some 10 s, and says of each try what the line at the end says."""
+    """dagster-postgres tries for about 10 s, and logs for each try what the last line says."""
     (tmp_path / "dagster.yaml").write_text(POSTGRES)
     ended = shell(f"cd {tmp_path}; la status", DAGSTER_HOME=str(tmp_path), LAION_DATA_DIR=str(tmp_path / "data"))
     waited, said = ended.stderr.decode().splitlines()

@@ -1,4 +1,4 @@
-"""The Dagster instance that commands use: DAGSTER_HOME's, else this folder's, and what killed commands left in it."""
+"""Tests of the commands' Dagster instance: DAGSTER_HOME's or this folder's, and cleaning up after killed commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from laion_assets_tests.forked.process import ForkedProcess
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finding an instance changes the folder and DAGSTER_HOME; both are put back."""
+    """Restores the folder and DAGSTER_HOME, which finding an instance changes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", "put back")
     monkeypatch.delenv("DAGSTER_HOME")
@@ -42,7 +42,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    """An instance of the test's own."""
+    """An instance that only this test uses."""
     with dg.DagsterInstance.ephemeral() as made:
         yield made
 
@@ -131,7 +131,7 @@ def active_run(
     status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
     parent: str | None = None,
 ) -> str:
-    """A run that is under way, of the process that the tag names."""
+    """Makes a run that is in progress and belongs to the process that the tag names."""
     run = instance.create_run(
         job_name="load_shards",
         run_id=None,
@@ -200,7 +200,7 @@ def test_a_command_that_is_killed_while_this_one_runs_gives_its_place_in_the_poo
     here = ProcessIdentity.here()
     ours = active_run(instance, str(here))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        # When it began is not known to a 0: any process of that number is meant.
+        # A start of 0 means that it is not known, so any process with this number matches.
         theirs = active_run(instance, str(replace(here, process=other.pid, started=0)))
         assert instance.event_log_storage.claim_concurrency_slot("clickhouse", theirs, "step").is_claimed
         with settling_dead_runs(instance):
@@ -248,5 +248,5 @@ def test_a_mark_in_a_table_s_name_is_of_one_process_and_no_later_one_of_its_numb
 
 
 def begun(process: int) -> int:
-    """When a process began, as the kernel says."""
+    """Returns when a process began, from the kernel."""
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])

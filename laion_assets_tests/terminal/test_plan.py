@@ -1,4 +1,4 @@
-"""A calibration as it is measured, and a plan as it is shown."""
+"""Tests of measuring a calibration and of showing a plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = Sizes(
 
 
 def shown(settings: Settings, shards: list[int], width: int = 100) -> str:
-    """What the command shows by the made-up calibration."""
+    """Returns what the command shows with the made-up calibration."""
     keep_calibration(calibration(settings), calibration_path(settings))
     out = io.StringIO()
     console = Console(file=out, width=width)

@@ -1,4 +1,4 @@
-"""Results in a terminal: captions are shown as they are, one row each, whatever they hold and however narrow it is."""
+"""Tests of results in a terminal: each answer is one line, whatever its caption has and however narrow the terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CAPTIONS = [
 
 
 def result() -> SearchResult:
-    """A result with every awkward caption."""
+    """Returns a result with each awkward caption."""
     found = [
         Neighbour(rank, 0.1 * rank, caption, f"https://example.org/{rank}", 409, 4_090_000_000 + rank, "UNLIKELY")
         for rank, caption in enumerate(CAPTIONS, start=1)
@@ -32,7 +32,7 @@ def result() -> SearchResult:
 
 
 def shown(width: int, answer: SearchResult) -> str:
-    """What a terminal of this width shows."""
+    """Returns what a terminal of this width shows."""
     out = io.StringIO()
     print_results(answer, Console(file=out, width=width), "near [bold]this[/bold]", "exact search [1 ms]")
     return out.getvalue()

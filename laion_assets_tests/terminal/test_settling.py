@@ -1,4 +1,4 @@
-"""States which runs of commands that are gone are ended: those that nobody goes on with, and no run that ended well."""
+"""Tests of ending the runs of dead commands: only unfinished runs that no process continues are ended."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from laion_assets_tests.terminal.test_instance import active_run, begun
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """An instance with files, as of a user."""
+    """An instance in files, like a user's."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
         yield made
 
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process under way."""
+    """A running process."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.kill()
@@ -55,7 +55,7 @@ def status_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
 def ending_after_the_list(
     instance: dg.DagsterInstance, process: subprocess.Popen[bytes], last: Callable[[], object]
 ) -> Iterator[None]:
-    """While the block runs, the process does its last thing and ends as soon as the runs were listed."""
+    """In the block, as soon as the runs have been listed, `last` is called and the process is killed."""
     listed = instance.get_runs
 
     def list_then_end(filters: dg.RunsFilter | None = None) -> Sequence[dg.DagsterRun]:

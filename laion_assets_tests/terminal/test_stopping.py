@@ -1,4 +1,4 @@
-"""States that Ctrl-C and SIGTERM end a command: it begins no other run, and leaves none in the queue."""
+"""Tests that Ctrl-C and SIGTERM end a command: it begins no other run, and leaves none in the queue."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Folder:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DAGSTER_HOME", "restored afterwards")
             make_instance(path / "home")
-        # Opened before any command: two processes that make its tables at once disturb each other.
+        # Opened before any command starts: two processes that create its tables at the same time disturb each other.
         self.instance = dg.DagsterInstance.from_config(str(path / "home"))
         self.settings = load_settings(dataset_name="sample", data_dir=path / "data", source=(str(path / "source"),))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LAION_")} | {
@@ -46,7 +46,7 @@ class Folder:
         return ForkedProcess("-m", "laion_assets.cli", *arguments, cwd=self.path, env=self.environment)
 
     def runs(self) -> list[dg.DagsterRun]:
-        """All runs of the instance, the newest first."""
+        """Returns all runs of the instance, the newest first."""
         return list(self.instance.get_runs())
 
 
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_bring_up_to_date_ends_with_the_shard_under_way(folder: Folder, number: signal.Signals) -> None:
-    # The first shard's run waits for its step's turn, so that the signal comes while it is under way.
+    # The test holds the first shard's lock, so the signal arrives while that shard's run is in progress.
     with (
         ShardStore.of(folder.settings).at_work_on(0, "files"),
         folder.start("bring-up-to-date", f"0-{SHARDS - 1}") as process,

@@ -1,6 +1,6 @@
-"""States what `load` does with the daemon's queue: what it queues once, follows, and takes out again.
+"""Tests of `load` with the daemon's queue: it queues each run once, follows it, and takes it out when it is stopped.
 
-The tests are the daemon: they write its heartbeat, and end or delete runs. So no run leaves the queue before its time.
+The tests act as the daemon: they write its heartbeat, and end or delete runs. So no run leaves the queue too early.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHARDS = 400
 
 
 class Queue:
-    """A Dagster instance over files, whose daemon seems to live, and a dataset of many shards."""
+    """A Dagster instance in files whose daemon seems to run, and a dataset of many shards."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,11 +53,11 @@ class Queue:
         return ForkedProcess("-m", "laion_assets.cli", "load", shards, cwd=self.path, env=environment)
 
     def states(self) -> Counter[str]:
-        """The number of runs in each state."""
+        """Returns the number of runs in each state."""
         return Counter(run.status.value for run in self.instance.get_runs())
 
     def wait_for_runs(self, count: int, process: ForkedProcess) -> None:
-        """Until there are as many."""
+        """Waits until there are this many runs."""
         deadline = time.monotonic() + 120
         while self.states().total() < count:
             assert process.poll() is None, process.communicate()
