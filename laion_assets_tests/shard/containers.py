@@ -1,4 +1,4 @@
-"""One shard's rows, written into each container that a dataset can have, by the libraries that people use."""
+"""Helpers that write one shard's rows into each kind of Parquet file, with the libraries that people use."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ Floats = npt.NDArray[np.floating]
 
 
 def with_lists(shard: Shard, kind: Callable[[Floats], pa.Array]) -> pa.Table:
-    """The metadata with the vectors beside it, each column made by `kind`."""
+    """Returns the metadata with the vectors as further columns, each made by `kind`."""
     return shard.table.append_column("img", kind(shard.images)).append_column("txt", kind(shard.texts))
 
 
 def fixed(value: pa.DataType) -> Callable[[Floats], pa.Array]:
-    """Arrow lists of a fixed size, of this type of number."""
+    """Returns a function that makes Arrow lists of a fixed size with this type of number."""
     return lambda vectors: pa.FixedSizeListArray.from_arrays(
         pa.array(vectors.reshape(-1).astype(value.to_pandas_dtype())), vectors.shape[1]
     )
 
 
 def lists(value: pa.DataType, make: Callable[[pa.DataType], pa.DataType]) -> Callable[[Floats], pa.Array]:
-    """Arrow lists of any size."""
+    """Returns a function that makes Arrow lists of variable size."""
     return lambda vectors: fixed(value)(vectors).cast(make(value))
 
 
 def by_pandas(shard: Shard, path: Path) -> None:
-    """A frame of Python lists, as tutorials write it: doubles, with an index."""
+    """Writes a pandas frame as tutorials do: Python lists of doubles, with an index."""
     frame = pd.DataFrame(shard.table.to_pandas())
     frame["img"] = [[float(value) for value in row] for row in shard.images]
     frame["txt"] = [np.asarray(row, np.float32) for row in shard.texts]
@@ -43,7 +43,7 @@ def by_pandas(shard: Shard, path: Path) -> None:
 
 
 def by_polars(shard: Shard, path: Path) -> None:
-    """Lists and arrays of polars, with strings as views."""
+    """Writes a polars frame with a List column and an Array column; its strings are views."""
     frame = pl.DataFrame(pl.from_arrow(shard.table))
     images = pl.Series("img", [row.tolist() for row in shard.images], dtype=pl.List(pl.Float32))
     texts = pl.Series("txt", shard.texts.astype(np.float32), dtype=pl.Array(pl.Float32, shard.texts.shape[1]))
@@ -51,7 +51,7 @@ def by_polars(shard: Shard, path: Path) -> None:
 
 
 def by_pyarrow(kind: Callable[[Floats], pa.Array], **options: object) -> Callable[[Shard, Path], None]:
-    """A table of pyarrow."""
+    """Returns a function that writes a table with pyarrow."""
     return lambda shard, path: pq.write_table(with_lists(shard, kind), path, **options)
 
 

@@ -1,4 +1,4 @@
-"""Alignment: a shard whose images, texts and metadata belong together passes, one that was mixed up does not."""
+"""Tests of alignment: a shard whose images, texts and metadata belong together passes, a mixed-up one fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from laion_assets_tests.conftest import Shard, class_shard
 
 
 def alignment(shard: Shard, block_rows: int = 10_000) -> Alignment:
-    """The alignment of a whole shard, counted block by block."""
+    """Returns the alignment of a whole shard, counted block by block."""
     counter = AlignmentCounter()
     captions = shard.table["caption"].combine_chunks().fill_null("")
     similarity = np.array(shard.table["similarity"].to_pylist(), np.float64).astype(np.float32)
@@ -116,7 +116,7 @@ def test_too_few_rows_are_not_judged(sample_shards: list[Shard]) -> None:
     assert Alignment().fault() is None
 
 
-# Shards in which strangers are no strangers.
+# Shards in which a random other row (a "stranger") may have the same caption.
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_too_few_rows_are_not_judged(sample_shards: list[Shard]) -> None:
 )
 @pytest.mark.parametrize("block_rows", [1_024, 8_192])
 def test_a_shard_in_the_order_of_its_classes_is_aligned(names: list[int], block_rows: int) -> None:
-    """Neighbours have the same caption there, so that a stranger is a row of another caption, far away."""
+    """Neighbouring rows have the same caption there, so a stranger must be a distant row with another caption."""
     found = alignment(class_shard(names), block_rows)
     assert found.fault() is None
     assert (found.not_judged() is None) == (len(set(names)) > 1)

@@ -1,4 +1,4 @@
-"""A bucket as the store: objects appear whole or not at all; copies here are used while they are the object's."""
+"""Tests of a bucket as the store: objects appear whole or not at all; local copies are used while they are current."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def store(server: S3Server, tmp_path: Path) -> Iterator[ShardStore]:
 
 
 def large_file(folder: Path) -> Path:
-    """A file of three parts."""
+    """Writes a file that is uploaded in three parts."""
     path = folder / "large"
     path.write_bytes(np.random.default_rng(1).bytes(2 * PART_BYTES + 1_000))
     return path
 
 
 def files(folder: Path) -> list[str]:
-    """What lies in a folder, lock files left out: they stay."""
+    """Returns the names of a folder's files without lock files, which stay."""
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def downloads(server: S3Server) -> list[str]:
-    """Names of the objects that were read since the last look."""
+    """Returns the names of the objects that were read since the last call."""
     read = [request.path.rpartition("/")[2] for request in server.requests if request.method == "GET"]
     server.requests.clear()
     return [name for name in read if "?" not in name]

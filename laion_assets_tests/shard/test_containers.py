@@ -1,4 +1,4 @@
-"""Vectors in npz files and in Parquet columns: merged as from npy files, refused in one line where they are bad."""
+"""Tests of vectors in .npz files and Parquet columns: merged like .npy files, bad files refused in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ARCHIVE = {"image_file": "{shard}.npz", "text_file": "{shard}.npz", "image_array
 
 
 def store_of(tmp_path: Path, **fields: object) -> ShardStore:
-    """A store with a folder for raw files."""
+    """Returns a store with a folder for raw files."""
     dataset: Dataset = sample_dataset(**fields)
     store = ShardStore(tmp_path / "store", dataset)
     store.raw_folder.mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_lists_of_another_dimension_say_what_to_set(shard: Shard, tmp_path: Path
 
 
 def column(kind: pa.DataType, value: object) -> Callable[[Shard], pa.Table]:
-    """The shard's table with an image column of one value."""
+    """Returns a function that makes the shard's table with the same value in each row of the image column."""
     return lambda shard: with_lists(shard, lists(pa.float32(), pa.list_)).set_column(
         shard.table.num_columns, "img", pa.array([value] * shard.rows, kind)
     )
@@ -166,7 +166,7 @@ def test_a_parquet_file_that_was_cut_is_refused(share: float, shard: Shard, tmp_
 
 
 def spoilt(at: float, length: int = 3) -> Callable[[bytes], bytes]:
-    """Some bytes in place of others."""
+    """Returns a function that overwrites some bytes."""
 
     def spoil(content: bytes) -> bytes:
         first = int(len(content) * at)

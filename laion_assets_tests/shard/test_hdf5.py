@@ -1,4 +1,4 @@
-"""Vectors in HDF5 files: merged as from npy files, refused in one line where they are bad; vectors without metadata."""
+"""Tests of vectors in HDF5 files, with or without metadata: merged like .npy files, bad files refused in one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shard(sample_shards: list[Shard], monkeypatch: pytest.MonkeyPatch) -> Shard:
 
 
 def written(path: Path, shard: Shard, images: Any = None, **options: Any) -> None:
-    """Both sets of vectors in a group; `images` in place of the shard's."""
+    """Writes both sets of vectors into a group; `images`, if given, replaces the shard's images."""
     with h5py.File(path, "w") as file:
         file.create_dataset("emb/img", data=shard.images if images is None else images, **options)
         file.create_dataset("emb/txt", data=shard.texts, **options)
@@ -61,12 +61,12 @@ def test_datasets_of_an_hdf5_file_are_merged_as_npy_files_are(name: str, shard: 
 
 
 def hard(file: h5py.File) -> None:
-    """A second name of the images that comes after the first by alphabet, and the first of the texts."""
+    """Gives the images a second name that sorts after the first, and the texts a second name that sorts before it."""
     file["zzz/img"], file["aaa"] = file["emb/img"], file["emb/txt"]
 
 
 def soft(file: h5py.File) -> None:
-    """Soft links: absolute, relative, to a group, to a link."""
+    """Adds soft links: absolute, relative, to a group, and to a link."""
     file["by"] = h5py.SoftLink("/emb")
     file["aaa"] = h5py.SoftLink("by/txt")
     file["zzz/img"] = h5py.SoftLink("/by/./img")
@@ -148,7 +148,7 @@ def test_without_h5py_it_is_said_what_to_install(shard: Shard, tmp_path: Path, m
 
 
 def linked(path: Path, shard: Shard) -> None:
-    """The images behind a link to another file."""
+    """Writes a file whose images are a link to another file."""
     written(path.with_name("other.h5"), shard)
     with h5py.File(path, "w") as file:
         file["emb/txt"] = shard.texts
@@ -156,7 +156,7 @@ def linked(path: Path, shard: Shard) -> None:
 
 
 def virtual(path: Path, shard: Shard) -> None:
-    """Images that are put together from another file."""
+    """Writes a file whose images are a virtual dataset of another file."""
     written(path.with_name("other.h5"), shard)
     layout = h5py.VirtualLayout(shard.images.shape, shard.images.dtype)
     layout[:] = h5py.VirtualSource(path.with_name("other.h5"), "emb/img", shard.images.shape)
@@ -166,7 +166,7 @@ def virtual(path: Path, shard: Shard) -> None:
 
 
 def outside(path: Path, shard: Shard) -> None:
-    """Images whose values lie in another file, as bytes."""
+    """Writes a file whose images are raw bytes in another file."""
     path.with_name("values").write_bytes(shard.images.tobytes())
     with h5py.File(path, "w") as file:
         file["emb/txt"] = shard.texts
@@ -176,7 +176,7 @@ def outside(path: Path, shard: Shard) -> None:
 
 
 def spoilt(path: Path, shard: Shard, at: float, **options: Any) -> None:
-    """Some bytes in place of others."""
+    """Writes a file with some bytes overwritten."""
     written(path, shard, **options)
     content = bytearray(path.read_bytes())
     first = int(len(content) * at)
@@ -185,12 +185,12 @@ def spoilt(path: Path, shard: Shard, at: float, **options: Any) -> None:
 
 
 def put(path: Path, content: bytes) -> None:
-    """A file of these bytes."""
+    """Writes a file with these bytes."""
     path.write_bytes(content)
 
 
 def half(path: Path, shard: Shard) -> None:
-    """The first half of a file."""
+    """Writes the first half of a file."""
     written(path, shard)
     put(path, path.read_bytes()[: path.stat().st_size // 2])
 
@@ -248,7 +248,7 @@ def test_a_file_that_was_cut_is_refused_when_it_is_fetched(share: float, shard: 
 @pytest.mark.parametrize("block", [512, 4_096, 16_384])
 @pytest.mark.parametrize("version", ["earliest", "latest"])
 def test_a_file_with_a_block_of_the_users_own_is_read(block: int, version: str, shard: Shard, tmp_path: Path) -> None:
-    """MATLAB's files have such a block before the superblock."""
+    """MATLAB's files have such a user block before the superblock."""
     store = store_of(tmp_path, **FILE)
     files = store.raw_files(1)
     with h5py.File(files.image, "w", userblock_size=block, libver=version) as file:

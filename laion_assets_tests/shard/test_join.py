@@ -1,4 +1,4 @@
-"""Metadata that is found by a key: the rows of files in one order, and lost and doubled keys told apart."""
+"""Tests of joining metadata by a key: rows end up in one order, and missing and duplicate keys are reported."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def shard(sample_shards: list[Shard], monkeypatch: pytest.MonkeyPatch) -> Shard:
 
 
 def shuffled(shard: Shard, uids: Any = None) -> pa.Table:
-    """The metadata with its keys, in another order."""
+    """Returns the metadata with its keys, in another order."""
     order = np.random.default_rng(0).permutation(shard.rows)
     keys = pa.array(UIDS if uids is None else uids)
-    # Views cannot be taken from.
+    # `take` does not work on arrays of views.
     taken = pa.array([keys[row].as_py() for row in order.tolist()], keys.type)
     return shard.table.take(pa.array(order)).append_column("uid", taken)
 
 
 def joined(tmp_path: Path, **fields: Any) -> ShardStore:
-    """A store of a dataset that is joined."""
+    """Returns the store of a dataset whose metadata is joined by a key."""
     return store_of(tmp_path, **{**NPZ, "join": JOIN, **fields})
 
 
 def archive(store: ShardStore, shard: Shard, keys: Any) -> None:
-    """The vectors with their keys."""
+    """Writes the vectors with their keys."""
     np.savez(store.raw_files(0).image, img=shard.images, txt=shard.texts, uid=keys)
 
 
@@ -113,7 +113,7 @@ def test_vectors_without_metadata_and_doubled_keys_are_refused_row_by_row(shard:
     pq.write_table(pa.concat_tables([table, twice, null]), store.raw_files(0).metadata)
     with pytest.raises(ShardFileError) as caught:
         merge_shard(store, 0, max_bad_fraction=0.1)
-    # Row 7's own metadata, row 9's, and the row without a key.
+    # The three rows are the metadata of row 7, the metadata of row 9, and the row without a key.
     assert_one_line(caught.value, "3 of 252 rows whose uid no vector has", "at most 0", "unmatched")
     loose = joined(tmp_path / "loose", join={**JOIN, "unmatched": 0.02})
     archive(loose, shard, np.array(keys))

@@ -1,4 +1,4 @@
-"""The lock of the store: one holder at a time, also among many; a wait has an end and is told; death frees it."""
+"""Tests of the store's lock: one holder at a time, waits are limited and logged, and a killed holder frees it."""
 
 from __future__ import annotations
 

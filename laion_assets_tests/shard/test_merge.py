@@ -1,4 +1,4 @@
-"""Merging: the file equals its three sources row by row, refused rows are kept apart, and no half file is left."""
+"""Tests of merging: the file equals its three sources row by row, bad rows are quarantined, no partial file stays."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ DIMENSION = 512
 
 
 def vectors_of(table: pa.Table, column: str) -> npt.NDArray[np.float32]:
-    """A vector column as (n, d)."""
+    """Returns a vector column as an (n, d) array."""
     found: npt.NDArray[np.float32] = pc.list_flatten(table[column]).to_numpy().reshape(-1, DIMENSION)
     return found
 
 
 def texts_of(table: pa.Table, column: str) -> list[bytes]:
-    """A text column as bytes."""
+    """Returns a text column as bytes."""
     found: list[bytes] = table[column].cast(pa.binary()).to_pylist()
     return found
 
 
 def assert_equals(table: pa.Table, shard: Shard, number: int, rows: list[int] | None = None) -> None:
-    """A merged file is these rows of the shard, all unless said otherwise."""
+    """Checks that a merged file has these rows of the shard; by default, all rows."""
     kept = list(range(shard.rows)) if rows is None else rows
     assert table["id"].to_pylist() == [number * STRIDE + row for row in kept]
     for name in ("url", "caption", "NSFW"):
@@ -60,14 +60,14 @@ def assert_equals(table: pa.Table, shard: Shard, number: int, rows: list[int] | 
 
 
 def refused(store: ShardStore, shard: int = 0) -> dict[int, str]:
-    """The quarantined rows of a shard: row number to reason."""
+    """Returns the reason for each quarantined row of a shard, by row number."""
     table = pq.read_table(store.quarantine_path(shard))
     rows = [row_id - shard * STRIDE for row_id in table["id"].to_pylist()]
     return dict(zip(rows, table["reason"].to_pylist(), strict=True))
 
 
 def leftovers(store: ShardStore) -> list[str]:
-    """Files beside the merged ones that should not be there."""
+    """Returns the files beside the merged ones that should not be there."""
     folder = store.merged_path(0).parent
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [name for name in names if name.endswith(".tmp") or (name.startswith(".") and not name.endswith(".lock"))]
@@ -408,7 +408,7 @@ def test_raw_files_that_are_gone_are_named_with_what_to_do(
 
 
 def start_merge(store: ShardStore, *, before: str = "", progress: str = "None") -> subprocess.Popen[str]:
-    """Merges shard 0 of a store in a process of its own, after `before`, and prints how it went."""
+    """Starts a process that runs `before`, merges shard 0 of a store and prints the result."""
     program = f"""
     import os, resource, signal, sys
     from pathlib import Path
@@ -435,8 +435,8 @@ def test_a_disk_that_is_full_is_a_clear_error_and_leaves_nothing_half(
 ) -> None:
     before = merged_from(sample_shards[0], 0).path.read_bytes()
     assert len(before) > 800_000
-    # A limit of the process on the size of its files: a write beyond it fails as on a disk that is full, in the first
-    # bytes, in a row group, and in one of the last.
+    # The process has a limit on the size of its files: a write beyond it fails as on a full disk. The three limits make
+    # the first bytes, a row group and one of the last writes fail.
     merging = start_merge(
         store,
         before="""

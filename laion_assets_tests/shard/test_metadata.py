@@ -1,4 +1,4 @@
-"""Metadata files: columns found by their aliases, nulls filled and counted, text byte for byte, damage refused."""
+"""Tests of metadata files: aliases of columns, nulls filled and counted, text byte for byte, damaged files refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = 10
 
 
 def plain(rows: int = ROWS, **columns: object) -> pa.Table:
-    """Sound metadata, with some columns replaced; None takes one away."""
+    """Returns good metadata with some columns replaced; None removes a column."""
     sound: dict[str, object] = {
         "url": [f"https://example.org/{row}.jpg" for row in range(rows)],
         "caption": [f"caption {row}" for row in range(rows)],
@@ -37,19 +37,19 @@ def plain(rows: int = ROWS, **columns: object) -> pa.Table:
 def reader_of(
     path: Path, dataset: Dataset = SAMPLE, extra_columns: dict[str, ColumnType] | None = None
 ) -> MetadataReader:
-    """A reader of shard 0's metadata."""
+    """Returns a reader of shard 0's metadata."""
     return MetadataReader(path, dataset, subject=SUBJECT, extra_columns=extra_columns)
 
 
 def written(folder: Path, table: pa.Table, **options: object) -> Path:
-    """The table as a Parquet file."""
+    """Writes the table as a Parquet file."""
     path = folder / "metadata_0.parquet"
     pq.write_table(table, path, **options)
     return path
 
 
 def read_all(reader: MetadataReader, block_rows: int = 4) -> dict[str, pa.ChunkedArray]:
-    """All blocks of a reader, put together; each is as large as asked, but the last."""
+    """Returns all blocks of a reader, joined; checks that each but the last has the requested size."""
     blocks = list(reader.blocks(block_rows))
     sizes = [len(block["url"]) for block in blocks]
     assert all(size == block_rows for size in sizes[:-1])
@@ -58,7 +58,7 @@ def read_all(reader: MetadataReader, block_rows: int = 4) -> dict[str, pa.Chunke
 
 
 def refusal(path: Path, *parts: str, dataset: Dataset = SAMPLE) -> ShardFileError:
-    """The error with which a file is refused, at once or while it is read: one line that names shard and file."""
+    """Returns the error that refuses a file when it is opened or read: one line that names shard and file."""
     with pytest.raises(ShardFileError) as caught:
         read_all(reader_of(path, dataset))
     assert_one_line(caught.value, SUBJECT, *parts)
@@ -67,7 +67,7 @@ def refusal(path: Path, *parts: str, dataset: Dataset = SAMPLE) -> ShardFileErro
 
 
 def as_bytes(column: pa.ChunkedArray) -> list[bytes]:
-    """Texts as their bytes."""
+    """Returns the texts as bytes."""
     found: list[bytes] = column.cast(pa.binary()).to_pylist()
     return found
 
@@ -188,7 +188,7 @@ AWKWARD = [
     b"",
     b" edge\xc2\xa0",
 ]
-"""What real captions hold, and what a broken crawler leaves."""
+"""Captions as real ones are, and as a broken crawler leaves them."""
 
 
 TEXT_KINDS = [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()]
@@ -358,7 +358,7 @@ def test_what_is_missing_among_numbers_is_null_and_counted(values: list[object],
 
 
 def declared(kind: ColumnType) -> Dataset:
-    """A dataset with an extra column of this type."""
+    """Returns a dataset with an extra column of this type."""
     return sample_dataset(extra_columns={"seen": kind})
 
 
@@ -445,13 +445,13 @@ def test_a_corrupt_page_is_refused(tmp_path: Path) -> None:
 
 
 def footer_of(content: bytes) -> int:
-    """Where the footer of a Parquet file begins."""
+    """Returns the offset at which the footer of a Parquet file begins."""
     return len(content) - 8 - int.from_bytes(content[-8:-4], "little")
 
 
 @pytest.fixture(scope="module")
 def sound_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A sound file of 50 rows."""
+    """A good file of 50 rows."""
     return written(tmp_path_factory.mktemp("sound"), plain(50), compression="snappy").read_bytes()
 
 
@@ -479,8 +479,8 @@ def test_a_footer_that_promises_more_rows_than_there_are_is_refused(tmp_path: Pa
     path = written(tmp_path, plain(300), compression="none", use_dictionary=False, write_statistics=False)
     content = path.read_bytes()
     footer = footer_of(content)
-    # Thrift's compact protocol writes 300 as the zigzag varint 600, 400 as 800: the file's rows stand first, then the
-    # number of values of each column, then the rows of the group.
+    # Thrift's compact protocol writes 300 as the zigzag varint 600, and 400 as 800. The footer has the file's rows
+    # first, then the number of values of each column, then the rows of the group.
     told = content[footer:].replace(varint(600), varint(800))
     assert told != content[footer:]
     path.write_bytes(content[:footer] + told)
@@ -489,7 +489,7 @@ def test_a_footer_that_promises_more_rows_than_there_are_is_refused(tmp_path: Pa
 
 
 def varint(number: int) -> bytes:
-    """A number of two bytes as Thrift writes it."""
+    """Returns a number in the two bytes that Thrift writes."""
     return bytes([number & 0x7F | 0x80, number >> 7])
 
 

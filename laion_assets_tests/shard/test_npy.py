@@ -1,4 +1,4 @@
-"""npy files: floats are read as numpy reads them; all else is refused in one line, and never unpickled."""
+"""Tests of .npy files: floats are read as numpy reads them; all else is refused in one line and never unpickled."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ VECTORS = np.arange(28, dtype=np.float32).reshape(7, DIMENSION) / 8 - 1
 
 
 def header_of(path: Path, dimension: int = DIMENSION) -> NpyHeader:
-    """The header of a file of shard 3."""
+    """Returns the header of a file of shard 3."""
     return read_header(path, subject=SUBJECT, dimension=dimension)
 
 
 def read_all(path: Path, blocks: list[int], dimension: int = DIMENSION) -> npt.NDArray[np.float32]:
-    """The rows of a file, read in blocks of these sizes, the last of them again and again."""
+    """Returns the rows of a file, read in blocks of these sizes; the last size is repeated until the end."""
     header = header_of(path, dimension)
     read: list[npt.NDArray[np.float32]] = []
     rows = 0
@@ -43,7 +43,7 @@ def read_all(path: Path, blocks: list[int], dimension: int = DIMENSION) -> npt.N
 
 
 def refusal(path: Path, *parts: str) -> ShardFileError:
-    """The error with which a file is refused: one line that names shard and file."""
+    """Returns the error that refuses a file, after checking that it is one line and names shard and file."""
     with pytest.raises(ShardFileError) as caught:
         header_of(path)
     assert_one_line(caught.value, SUBJECT, *parts)
@@ -52,14 +52,14 @@ def refusal(path: Path, *parts: str) -> ShardFileError:
 
 
 def written(path: Path, array: npt.NDArray[np.generic], version: tuple[int, int] = (1, 0)) -> Path:
-    """The array as an npy file."""
+    """Writes the array as an .npy file."""
     with path.open("wb") as file:
         np.lib.format.write_array(file, array, version=version)
     return path
 
 
 def with_header(path: Path, header: bytes, body: bytes = b"", version: bytes = b"\x01\x00") -> Path:
-    """An npy file with a header written by hand."""
+    """Writes an .npy file with a header written by hand."""
     length = len(header).to_bytes(2 if version == b"\x01\x00" else 4, "little")
     path.write_bytes(b"\x93NUMPY" + version + length + header + body)
     return path
@@ -128,7 +128,7 @@ def test_a_header_that_was_cut_is_refused(size: int, tmp_path: Path) -> None:
 
 
 class Bomb:
-    """Whoever unpickles this makes a file."""
+    """Unpickling this object makes a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -254,14 +254,14 @@ def test_a_file_that_is_cut_after_its_header_was_read_is_an_error(dtype: str, tm
 
 
 def npy_bytes(version: tuple[int, int]) -> bytes:
-    """A sound file as bytes."""
+    """Returns a good file as bytes."""
     file = io.BytesIO()
     np.lib.format.write_array(file, VECTORS.astype("<f2"), version=version)
     return file.getvalue()
 
 
 FUZZ_BYTES = 1 << 20
-"""No header makes its reader take more memory: the files have 200 bytes."""
+"""The most memory that reading any header may take; the files have 200 bytes."""
 
 SOUND = {version: npy_bytes(version) for version in ((1, 0), (2, 0))}
 

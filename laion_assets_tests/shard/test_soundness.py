@@ -1,4 +1,4 @@
-"""Which vectors are refused, and why: not finite, zero, or of another length."""
+"""Tests of which vectors are refused: those that are not finite, zero, or not of length 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from laion_assets_tests.conftest import REAL, needs_real
 
 
 def sound(rows: int = 5) -> npt.NDArray[np.float32]:
-    """Vectors of length 1."""
+    """Returns vectors of length 1."""
     vectors = np.random.default_rng(2).standard_normal((rows, 512)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors

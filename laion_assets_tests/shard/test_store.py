@@ -1,4 +1,4 @@
-"""The store: where files lie; files appear under their names whole, from one writer at a time, or not at all."""
+"""Tests of the store: the places of files, one writer at a time, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from laion_assets_tests.conftest import SAMPLE, Shard, assert_one_line
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder besides locks, whose empty files stay."""
+    """Returns the names of a folder's files without lock files, which are empty and stay."""
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
