@@ -1,4 +1,4 @@
-"""What the tests of the source share: a server that misbehaves, and one file to fetch from it."""
+"""The fixtures that the tests of sources share: a server that misbehaves, and one file to fetch from it."""
 
 from __future__ import annotations
 

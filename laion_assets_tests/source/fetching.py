@@ -1,4 +1,4 @@
-"""Quick fetches of a shard, here or in a process of their own. Little is imported: each process has to start first."""
+"""Helpers that fetch a shard quickly, in this process or in a new one. Few imports, so that a process starts fast."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ QUICK = FetchLimits(
 
 
 def settings_for(*sources: str | Path, data_dir: Path, dataset: str | Path = "sample", **fields: Any) -> Settings:
-    """Settings with these sources."""
+    """Returns settings with these sources."""
     named = {"LAION_DATASET": str(dataset), "source": tuple(map(str, sources)), "data_dir": data_dir}
     return load_settings(**named, **fields)
 
 
 def run(source: str, raw: Path, log: list[str] | None = None) -> list[FetchedFile]:
-    """Fetch shard 0 in this process. No limit of time is so short that it could pass for an interrupt."""
+    """Fetches shard 0 in this process. The time limits are so long that no timeout is mistaken for an interrupt."""
     say = None if log is None else log.append
     limits = replace(QUICK, connect_seconds=60.0, read_seconds=60.0)
     return fetch_shard(settings_for(source, data_dir=raw.parent), 0, raw, limits=limits, log=say)
 
 
 def run_and_tell(source: str, raw: Path, told: SimpleQueue[object]) -> None:
-    """Fetch shard 0 in a process of its own, and tell what came over the network, or how it ended and when."""
+    """Fetches shard 0, and puts the bytes that came over the network, the time of an interrupt or the error in `told`."""
     told.put("started")
     try:
         told.put(sum(file.bytes_fetched for file in run(source, raw)))
@@ -57,7 +57,7 @@ def run_and_tell(source: str, raw: Path, told: SimpleQueue[object]) -> None:
 
 @contextmanager
 def process(source: str, raw: Path) -> Iterator[tuple[BaseProcess, Callable[[], object]]]:
-    """A process that fetches, and the way to hear what it tells."""
+    """Starts a process that fetches; yields the process and a function that returns its next message."""
     told = SPAWN.SimpleQueue()
     child = SPAWN.Process(target=run_and_tell, args=(source, raw, told))
     child.start()

@@ -1,6 +1,6 @@
-"""What of the Hugging Face hub a dataset needs, on loopback: revisions, pages of a tree, files behind a redirect.
+"""A small Hugging Face hub on loopback for tests: revisions, pages of a tree, files behind a redirect.
 
-As on the hub, large files are answered by a redirect to another origin, which gets no token.
+As on the hub, a request for a large file is redirected to another origin, which must not get the token.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = dict[str, bytes]
 PAGE = 3
-"""Entries of a page of a tree."""
+"""Number of entries on one page of a tree."""
 
 
 class LoopbackHub(ThreadingHTTPServer):
-    """Repositories by name, each of files by commit. `branches` name commits; `gated` and `private` need `token`."""
+    """Repositories by name, each with files by commit. `branches` names commits; `gated` and `private` need `token`."""
 
     daemon_threads = True
 
@@ -37,11 +37,11 @@ class LoopbackHub(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The hub's address."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def commit(self, name: str, files: Files) -> str:
-        """The branch main of a repository has these files from now on; their commit."""
+        """Puts these files on the branch main of a repository, and returns the commit."""
         commit = hashlib.sha1(repr(sorted(files.items())).encode(), usedforsecurity=False).hexdigest()
         self.repositories.setdefault(name, {})[commit] = dict(files)
         self.branches[f"{name}/main"] = commit
@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: LoopbackHub
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "", "Not Found")
 
     def _files(self, name: str, revision: str) -> tuple[str, Files] | None:
-        """The commit and its files; answered where there is none, or the token does not do."""
+        """Returns the commit and its files; without them, or with a wrong token, sends an error and returns None."""
         hub = self.server
         allowed = self.headers.get("Authorization") == f"Bearer {hub.token}"
         if name not in hub.repositories or (name in hub.private and not allowed):
@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206, content[first : last + 1], facts)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """An error as the hub says it."""
+        """Sends an error in the hub's form."""
         self._send(status, b"no", {"X-Error-Code": code, "X-Error-Message": message} if code else {})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def loopback_hub() -> Iterator[LoopbackHub]:
-    """A hub, whose large files lie at another host: a second server with the same contents."""
+    """A hub whose large files are on another host: a second server with the same content."""
     with LoopbackHub() as store, LoopbackHub(store.url.replace("127.0.0.1", "localhost")) as hub:
         store.repositories = hub.repositories
         threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in (store, hub)]

@@ -1,8 +1,8 @@
-"""A real HTTP server on loopback that misbehaves on purpose, as its URLs ask. What a client should do is the tests'.
+"""A real HTTP server on loopback that misbehaves on purpose, as its URLs ask. It checks nothing; the tests do.
 
-The first part of a path says how it behaves: `/cut=1000&validator=date/img_emb/img_emb_0.npy` gives 1,000 bytes a
-connection and no ETag. `well-behaved` stands for no misbehaviour, and could be a bucket's name. Every request is
-recorded with what it asked for and how many bytes of body were sent for it.
+The first part of a path tells the server how to behave: `/cut=1000&validator=date/img_emb/img_emb_0.npy` sends 1,000
+bytes for each connection and no ETag. `well-behaved` means no misbehaviour, and is also a valid name of a bucket. The
+server records each request and the number of body bytes that it sent for it.
 """
 
 from __future__ import annotations
@@ -28,45 +28,45 @@ PIECE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a path asks for; the fields are the options, and an empty string or 0 is none."""
+    """The behaviour that a path asks for. The fields are the options; an empty string or 0 turns an option off."""
 
     times: int = 0
-    """Misbehave only at the first so many requests of a path."""
+    """Misbehave only at this many first requests of a path."""
     validator: str = "etag"
-    """`etag`, `weak`, `date`, `young` (a date of just now), `none`."""
+    """`etag`, `weak`, `date`, `young` (the current date) or `none`."""
     ranges: str = "right"
     """How a Range is answered: `right`, `ignored`, `shifted`, `unlabelled`, `other-etag`, `no-etag`, `other-total`,
-    `blind` (a 206 also when If-Range does not hold), `open` (a total of *), `capped` (60,000 bytes at most)."""
+    `blind` (206 even if If-Range does not match), `open` (a total of *) or `capped` (60,000 bytes at most)."""
     length: str = "told"
-    """`told`, `chunked`, or `closed`: the end of the connection is the end of the file."""
+    """How the length is sent: `told`, `chunked`, or `closed` (the end of the connection marks the end of the file)."""
     status: int = 0
     retry_after: str = ""
     """Seconds, or `date`: a date two seconds ahead."""
     redirects: int = 0
-    """Redirects before the answer; 99 for a ring."""
+    """Number of redirects before the answer; 99 makes a loop."""
     to: str = ""
-    """Where a redirect goes instead, with `~` for a slash."""
+    """Another target of the redirect, with `~` for a slash."""
     cut: int = 0
-    """Close the connection after so many bytes of body."""
+    """Close the connection after this many bytes of body."""
     stall: int = 0
-    """Send so many bytes of body and then nothing more."""
+    """Send this many bytes of body and then nothing more."""
     dribble: int = 0
-    """Bytes a second."""
+    """Send this many bytes per second."""
     truncated: int = 0
-    """The file has only its first so many bytes."""
+    """Truncate the file to this many bytes."""
     page: int = 0
-    """An error page with status 200."""
+    """Send an error page with status 200."""
     flipped: int = 0
-    """One byte of the file is another."""
+    """Change one byte of the file."""
     grown: int = 0
-    """The file is another, of other size, from so many requests of its path on."""
+    """From the request with this number on, the path's file is another one with another size."""
     encoding: str = ""
     head: int = 0
-    """The status of HEAD."""
+    """The status that answers HEAD."""
 
     @classmethod
     def of(cls, part: str) -> Behaviour:
-        """The behaviour that the first part of a path asks for."""
+        """Returns the behaviour that the first part of a path asks for."""
         options = dict(option.partition("=")[::2] for option in part.split("&") if "=" in option)
         numbers = {each.name for each in fields(cls) if each.type == "int"}
         return cls(**{name: int(value) if name in numbers else value for name, value in options.items()})  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ class Behaviour:
 
 @dataclass
 class Request:
-    """One request as it came, its answer's status, and the bytes of body that were sent."""
+    """One request, the status of its answer, and the number of body bytes that were sent."""
 
     method: str
     path: str
@@ -85,12 +85,12 @@ class Request:
 
     @property
     def range(self) -> str | None:
-        """The Range that was asked for."""
+        """The requested Range."""
         return self.headers.get("range")
 
 
 class MisbehavingServer(ThreadingHTTPServer):
-    """`files` by name; `calm` lets every path behave well from then on."""
+    """The server. `files` has the content by name; after `calm` is set, every path behaves well."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -106,23 +106,23 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.scheme = "https" if tls else "http"
         if tls:
-            # The handshake is left to each connection's own thread, so that a failed one does not end the server.
+            # Each connection's own thread does the handshake, so that a failed one does not end the server.
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def base(self, behaviour: str = "well-behaved", *, user: str = "") -> str:
-        """A base URL whose files behave so; `user` is `name:password@`."""
+        """Returns a base URL whose files have this behaviour; `user` is `name:password@`."""
         return f"{self.scheme}://{user}127.0.0.1:{self.server_address[1]}/{behaviour}"
 
     def asked(self, name: str) -> list[Request]:
-        """The requests for a file, in their order."""
+        """Returns the requests for a file, in their order."""
         return [request for request in self.requests if request.path.partition("?")[0].endswith(name)]
 
     def sent(self, name: str = "") -> int:
-        """Bytes of body sent for a file, or for all."""
+        """Returns the number of body bytes sent for a file, or for all files."""
         return sum(request.sent for request in self.requests if name in request.path)
 
     def handle_error(self, *_: object) -> None:
-        """Clients that leave are what is tested here; nothing to print."""
+        """Prints nothing: these tests expect clients to disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._leave()
 
     def _leave(self) -> None:
-        """No longer count as under way; before the last bytes go, for the client may be back before we get on."""
+        """Stops counting the request as active. Runs before the last bytes are sent, since the client may be faster."""
         with self.server.lock:
             self.server.at_once -= self.under_way
             self.under_way = False
@@ -278,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _hang_up(self) -> None:
-        """Close after what was sent has been sent: the client gets all of it, and then the end."""
+        """Closes the connection after everything was sent: the client gets all of it, and then the end."""
         self.close_connection = True
         self.wfile.flush()
         with contextlib.suppress(OSError):
@@ -287,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def misbehaving_server(files: Mapping[str, bytes], tls: ssl.SSLContext | None = None) -> Iterator[MisbehavingServer]:
-    """A server on a free port of loopback, while the code inside runs."""
+    """Runs a server on a free port of loopback until the block ends."""
     server = MisbehavingServer(files, tls)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Small shards to serve, one file of them to fetch, and parts as a run that died leaves them."""
+"""Helpers for tests of fetching: small shards to serve, a fetch of one file, and partial files of a killed run."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ METADATA = "metadata_0.parquet"
 
 
 def npy_bytes(rows: int = ROWS, *, seed: int = 0) -> bytes:
-    """An npy file of float16 vectors."""
+    """Returns an .npy file of float16 vectors."""
     file = io.BytesIO()
     np.save(file, np.random.default_rng(seed).standard_normal((rows, DIMENSION)).astype("<f2"))
     return file.getvalue()
 
 
 def parquet_bytes(rows: int = ROWS) -> bytes:
-    """A Parquet file with a URL and a caption a row, captions that do not pack well."""
+    """Returns a Parquet file with a URL and a caption in each row; the captions do not compress well."""
     file = io.BytesIO()
     names = [np.random.default_rng(row).bytes(200).hex() for row in range(rows)]
     pq.write_table(pa.table({"url": [f"https://example.org/{name}.jpg" for name in names], "caption": names}), file)
@@ -50,7 +50,7 @@ def parquet_bytes(rows: int = ROWS) -> bytes:
 
 
 def shard_files(shard: int = 0, rows: int = ROWS) -> dict[str, bytes]:
-    """The three files of a shard by name, and `grown`, which a file may change into."""
+    """Returns the three files of a shard by name, and `grown`, the content of a file that changed."""
     return {
         f"img_emb_{shard}.npy": npy_bytes(rows, seed=1),
         f"text_emb_{shard}.npy": npy_bytes(rows, seed=2),
@@ -66,17 +66,17 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def etag_of(content: bytes) -> str:
-    """The strong ETag that the misbehaving server gives."""
+    """Returns the strong ETag that the misbehaving server sends."""
     return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
 
 
 def wanted_image(**known: object) -> WantedFile:
-    """The image file of shard 0."""
+    """Returns the description of the image file of shard 0."""
     return replace(WantedFile(0, "image", IMAGE), **known)  # type: ignore[arg-type]
 
 
 class OneFile:
-    """Fetches one file from HTTP sources into a folder and keeps the log."""
+    """Fetches one file from HTTP sources into a folder, and keeps the log."""
 
     def __init__(self, folder: Path, *, limits: FetchLimits = QUICK, ca_file: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,21 +87,21 @@ class OneFile:
 
     @contextmanager
     def sources(self, bases: Iterable[str], wanted: WantedFile) -> Iterator[list[Source]]:
-        """The file at each of the base URLs."""
+        """The sources of the file, one for each base URL."""
         with SourceClient(self.limits, self.ca_file) as client:
             yield [HttpFile(file_url(base, "img_emb", wanted.name), wanted, client, self.limits) for base in bases]
 
     def fetch(
         self, *bases: str, wanted: WantedFile | None = None, progress: ProgressCallback | None = None
     ) -> FetchedFile:
-        """The file from the first base URL that gives it."""
+        """Fetches the file from the first base URL that has it."""
         wanted = wanted or wanted_image()
         transfer = ShardTransfer("shard 0", {wanted.name: wanted.size}, progress=progress, log=self.log.append)
         with self.sources(bases, wanted) as sources:
             return fetch_file(wanted, sources, self.folder, self.limits, transfer)
 
     def failure(self, *bases: str, wanted: WantedFile | None = None) -> LaionError:
-        """The error with which a fetch fails; it leaves nothing under the final name."""
+        """Returns the error of a failing fetch, and checks that the file did not get its final name."""
         try:
             self.fetch(*bases, wanted=wanted)
         except LaionError as error:
@@ -111,7 +111,7 @@ class OneFile:
 
 
 def leave_part(folder: Path, name: str, content: bytes, origin: Origin | None) -> None:
-    """A part, and its sidecar, as a run that died has left them."""
+    """Writes a partial file and its sidecar, as a killed run leaves them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.part").write_bytes(content)
     if origin is not None:
@@ -119,5 +119,5 @@ def leave_part(folder: Path, name: str, content: bytes, origin: Origin | None) -
 
 
 def kinds(fetched: Iterable[FetchedFile]) -> dict[FileKind, FetchedFile]:
-    """Fetched files by their kind."""
+    """Returns the fetched files by their kind."""
     return {file.kind: file for file in fetched}

@@ -1,4 +1,4 @@
-"""The three files of a shard: side by side, from the first place that has them, each fetched once and reported."""
+"""Tests of fetching the three files of a shard: in parallel, from the first source that has them, each only once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from laion_assets_tests.source.served_shard import (
 
 THREE = (IMAGE, TEXT, METADATA)
 NOTES = [f".{name}.origin.json" for name in THREE]
-"""What each came from."""
+"""The notes that record the source of each file."""
 TOTAL = sum(len(FILES[name]) for name in THREE)
 
 DATASET = """
@@ -55,12 +55,12 @@ def raw(tmp_path: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder."""
+    """Returns the names of a folder's files."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def fetch(source: str, raw: Path, **fields: Any) -> list[FetchedFile]:
-    """Shard 0 from one source."""
+    """Fetches shard 0 from one source."""
     return fetch_shard(settings_for(source, data_dir=raw.parent, **fields), 0, raw, limits=QUICK)
 
 
@@ -106,7 +106,7 @@ def test_a_leftover_beside_a_file_that_stands_goes_away(server: MisbehavingServe
     assert names(raw) == sorted([".0.lock", *THREE, *NOTES])
 
 
-# A remote file that changes while its copy stands.
+# A remote file that changes while its local copy stays.
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_where_files_are_removed_nothing_of_them_stays(server: MisbehavingServer
 def test_what_a_killed_run_left_half_done_goes_when_the_file_comes_from_elsewhere(
     server: MisbehavingServer, raw: Path, tmp_path: Path
 ) -> None:
-    """It died while it linked one file into its place, and while it noted where another came from."""
+    """The run was killed while it linked one file into its place, and while it recorded the source of another."""
     leave_part(raw, IMAGE, b"x" * 100, Origin("http://x/y", '"e"', None, SIZE))
     (raw / f"{IMAGE}.part.json.new").write_text('{"url": "htt')
     (raw / f".{TEXT}.link").write_bytes(b"old")
@@ -176,7 +176,7 @@ def test_what_a_killed_run_left_half_done_goes_when_the_file_comes_from_elsewher
     assert names(raw) == sorted([".0.lock", *THREE, *NOTES])
 
 
-# Layouts, mirrors, and what the dataset knows.
+# Layouts, mirrors, and facts that the dataset states.
 
 
 def test_a_404_moves_on_to_the_next_layout_and_mirror(server: MisbehavingServer, raw: Path) -> None:
@@ -230,7 +230,7 @@ def test_rows_that_the_dataset_knows_are_enforced_by_the_first_bytes(
 def test_rows_are_read_in_the_header_whatever_its_length_and_the_files_dtype(
     server: MisbehavingServer, raw: Path, dataset: Path, dtype: str, header: int
 ) -> None:
-    """Other writers pad their headers otherwise; and float32 files are read where the dataset says float16."""
+    """Other programs pad headers differently, and float32 files are accepted where the dataset says float16."""
     server.files.update({name.replace("_0.", "_03."): content for name, content in shard_files(rows=300).items()})
     text = repr({"descr": dtype, "fortran_order": False, "shape": (300, 512)}).encode().ljust(header - 11) + b"\n"
     content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + np.ones((300, 512), dtype).tobytes()

@@ -1,4 +1,4 @@
-"""Files of a local folder are linked and stay the user's; those of an object store get the same checks as HTTP's."""
+"""Tests of local folders, whose files are linked and never changed, and of object stores, checked like HTTP sources."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FOLDERS = {IMAGE: "img_emb", TEXT: "text_emb", METADATA: "metadata"}
 
 
 def write_shard(folder: Path) -> Path:
-    """The files of shard 0 in the dataset's three folders."""
+    """Writes the files of shard 0 into the dataset's three folders."""
     for name, subfolder in FOLDERS.items():
         (folder / subfolder).mkdir(parents=True, exist_ok=True)
         (folder / subfolder / name).write_bytes(FILES[name])
@@ -42,13 +42,13 @@ def write_shard(folder: Path) -> Path:
 
 
 def fetch(source: str | Path, tmp_path: Path, **fields: Any) -> list[FetchedFile]:
-    """Shard 0 from one source into the store's folder."""
+    """Fetches shard 0 from one source into the store's folder."""
     settings = settings_for(source, data_dir=tmp_path / "data", **fields)
     return fetch_shard(settings, 0, tmp_path / "data" / "raw", limits=QUICK)
 
 
 def failure(source: str | Path, tmp_path: Path) -> LaionError:
-    """The error of a fetch that fails for want of its image file, which has no final name then."""
+    """Returns the error of a fetch that fails at its image file; checks that the file did not get its final name."""
     with pytest.raises(LaionError) as caught:
         fetch(source, tmp_path)
     assert not (tmp_path / "data" / "raw" / IMAGE).exists()
@@ -57,7 +57,7 @@ def failure(source: str | Path, tmp_path: Path) -> LaionError:
 
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
-    """A folder on another file system than the test's, where there is one."""
+    """A folder on a file system other than the test's; skips the test if there is none."""
     folder = Path("/dev/shm") / f"laion_assets_{os.getpid()}"  # noqa: S108 - it is removed after the test
     if not folder.parent.is_dir():
         pytest.skip("no second file system here")
@@ -207,7 +207,7 @@ def test_a_local_file_is_observed_by_size_and_time(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket() -> Iterator[UPath]:
-    """A bucket of fsspec's store in memory, with shard 0 in it."""
+    """A bucket of fsspec's in-memory store that has shard 0."""
     folder = UPath("memory://bucket/shards")
     for name, subfolder in FOLDERS.items():
         (folder / subfolder).mkdir(parents=True, exist_ok=True)
@@ -292,7 +292,7 @@ def test_a_kind_of_url_that_nobody_knows_is_permanent(tmp_path: Path) -> None:
 
 @pytest.fixture
 def _s3(server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """s3fs asks the server of the tests, whose first part of a path is the bucket then."""
+    """Makes s3fs ask the tests' server, which takes the first part of a path for the bucket."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is the optional package of laion_assets[s3]")
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.base().rpartition("/")[0])

@@ -1,4 +1,4 @@
-"""One file over HTTP: whatever the server does, the file is whole and right, or the error says what was wrong."""
+"""Tests of one file over HTTP: whatever the server does, the file is complete and correct or the error says why not."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     assert peak < 8_000_000
 
 
-# Failures that pass, and those that do not.
+# Temporary and permanent failures.
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -176,7 +176,7 @@ def test_a_truncated_file_is_refused(server: MisbehavingServer, one: OneFile, le
 
 
 def test_a_short_answer_without_an_error_is_refused_and_completed(server: MisbehavingServer, one: OneFile) -> None:
-    """The end of the connection is the end of the file, as far as the answer tells; the npy header knows better."""
+    """The end of the connection marks the end of the file here, but the .npy header shows that bytes are missing."""
     fetched = one.fetch(server.base("length=closed&cut=100000&times=1"))
     assert fetched.path.read_bytes() == CONTENT
     fetched.path.unlink()
@@ -228,7 +228,7 @@ def test_the_proxy_of_the_environment_is_used(
     assert server.requests[0].headers["proxy-authorization"] == "Basic bWU6c2VjcmV0cGFzcw=="
 
 
-# What a source says of a file, without fetching it.
+# Observing a file at its source without fetching it.
 
 
 @pytest.mark.parametrize(

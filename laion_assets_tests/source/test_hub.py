@@ -1,4 +1,4 @@
-"""hf:// sources: listed by huggingface_hub, fetched at one commit, refused in words that say what to set."""
+"""Tests of hf:// sources: huggingface_hub lists them, files are of one commit, and errors say what to set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "mlfoundations/pairs_small"
 
 
 def pair(seed: int) -> tuple[bytes, bytes]:
-    """An npz file and its metadata."""
+    """Returns an .npz file and its metadata."""
     drawn = np.random.default_rng(seed).standard_normal((50, 8))
     vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16)
     archive, table = io.BytesIO(), io.BytesIO()
@@ -38,7 +38,7 @@ def pair(seed: int) -> tuple[bytes, bytes]:
 
 
 def files(seed: int = 0, names: tuple[str, ...] = ("00/7c", "00/91", "01/0a")) -> dict[str, bytes]:
-    """Pairs in nested folders, as the largest pool of DataComp has them."""
+    """Returns pairs of files in nested folders, like those of DataComp's largest pool."""
     found = {"README.md": b"# a card"}
     for number, name in enumerate(names):
         archive, table = pair(seed + number)
@@ -48,7 +48,7 @@ def files(seed: int = 0, names: tuple[str, ...] = ("00/7c", "00/91", "01/0a")) -
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub]:
-    """A hub with one repository, and nobody's token."""
+    """A hub with one repository; no token is set."""
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
@@ -59,7 +59,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub
 
 
 def described(hub: LoopbackHub, folder: Path, url: str = f"hf://datasets/{NAME}/metadata") -> Path:
-    """The description of the repository, with its lock file."""
+    """Writes the description of the repository and its lock file."""
     toml = folder / "pairs.toml"
     show_description(url, toml, "pairs", Console(file=io.StringIO()), lock=True)
     return toml

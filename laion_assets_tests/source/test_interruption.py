@@ -1,4 +1,4 @@
-"""Whatever ends a run (a signal, a full disk, another run) costs no byte that had come, and leaves no half file."""
+"""Tests of interrupted fetches (a signal, a full disk, another run): fetched bytes are kept, and no half file stays."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ THREE = (IMAGE, TEXT, METADATA)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait a little until it holds."""
+    """Waits until the condition holds, for at most 30 s."""
     ends_at = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < ends_at, "it did not come to pass"
@@ -46,7 +46,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def part_sizes(raw: Path) -> dict[str, int]:
-    """Bytes of the parts that are there."""
+    """Returns the size in bytes of each partial file."""
     return {path.name.removesuffix(".part"): path.stat().st_size for path in raw.glob("*.part")}
 
 
@@ -86,7 +86,7 @@ def test_an_interrupt_ends_all_threads_at_once_and_keeps_the_parts(
 
 
 def test_an_interrupt_does_not_wait_for_a_connection(tmp_path: Path) -> None:
-    """A listener whose queue is full answers no further connection; the limit for one is longer than the test."""
+    """A listener whose queue is full accepts no more connections; the time limit for one is longer than the test."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         with socket.create_connection(address), process(f"http://127.0.0.1:{address[1]}", tmp_path / "raw") as started:
@@ -142,12 +142,12 @@ def test_the_second_run_says_that_it_waits(server: MisbehavingServer, tmp_path: 
     assert (tmp_path / IMAGE).read_bytes() == CONTENT
 
 
-# Disks that refuse.
+# Disks that refuse to be written to.
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 kB, where we may mount one."""
+    """A file system of 200 kB; skips the test if none can be mounted."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
@@ -158,7 +158,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def remount(folder: Path, options: str) -> None:
-    """Change a mounted file system."""
+    """Changes the options of a mounted file system."""
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
@@ -170,7 +170,7 @@ def test_want_of_space_is_said_before_a_byte_is_written(server: MisbehavingServe
 
 
 def test_a_disk_that_fills_up_is_said_and_what_came_is_used_later(server: MisbehavingServer, small_disk: Path) -> None:
-    """Another writer takes the space, or the size was not announced."""
+    """The size was not known before. The same happens when another process takes the space."""
     one = OneFile(small_disk)
     error = one.failure(server.base("length=chunked"))
     assert isinstance(error, StoreError)

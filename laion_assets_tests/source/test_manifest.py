@@ -1,4 +1,4 @@
-"""The manifest is read as people have it, and what it says of a file holds."""
+"""Tests of the manifest: the forms that users have are read, and files are checked against it."""
 
 from __future__ import annotations
 

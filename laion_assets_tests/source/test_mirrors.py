@@ -1,4 +1,4 @@
-"""Several sources of one file: which is tried when, and when a part from one may be completed from another."""
+"""Tests of several sources of one file: their order, and when a partial file from one is completed from another."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_host_that_cannot_be_reached_is_given_up_after_seconds_and_its_wait_is
 def test_a_body_that_stalls_in_the_middle_is_told_within_two_seconds(
     server: MisbehavingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The server sends a part and then nothing; the next try, of another mirror, has the rest."""
+    """The server sends a part and then nothing; the next try gets the rest from another mirror."""
     one = OneFile(tmp_path, limits=replace(QUICK, read_seconds=3.0))
     started = time.time()
     assert one.fetch(server.base("stall=100000"), server.base("times=1")).path.read_bytes() == CONTENT
@@ -99,7 +99,7 @@ def test_a_mirror_that_gets_on_keeps_its_turn(server: MisbehavingServer, one: On
 
 
 def test_a_mirror_that_gets_no_further_is_left(server: MisbehavingServer, one: OneFile) -> None:
-    """It starts over each time, and is cut at the same byte: bytes come, but none beyond those that came before."""
+    """Each try starts over and is cut at the same byte: bytes arrive, but none beyond those of earlier tries."""
     fetched = one.fetch(server.base("cut=100000&validator=none"), server.base("times=1"))
     assert fetched.path.read_bytes() == CONTENT
     assert fetched.tries <= 1 + QUICK.idle_tries + 1
@@ -172,7 +172,7 @@ def test_a_host_that_answered_once_and_is_gone_gets_all_tries(tmp_path: Path) ->
 
 
 def answer_once(listening: socket.socket) -> None:
-    """Answers one request with 500, and is then gone."""
+    """Answers one request with status 500, and then closes the port."""
     connection, _ = listening.accept()
     listening.close()
     with connection:

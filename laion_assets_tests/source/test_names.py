@@ -1,4 +1,4 @@
-"""Names of numbered files: which belong together, and what a missing one's neighbours say of the description."""
+"""Tests of names of numbered files: finding a series, and advice from the names near a missing file."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_a_web_server_lists_beside_a_missing_file_is_named(tmp_path: Path) 
 
 
 def _advice(digits: str, url: str, folder: Path) -> str:
-    """What is advised where shard 0 is not at `url`."""
+    """Returns the advice of the error when shard 0 is not at `url`."""
     toml = folder / "gaps.toml"
     toml.write_text(TOML.format(digits, url))
     settings = load_settings(dataset_name=str(toml), data_dir=folder / "data", http_connections=1)

@@ -1,6 +1,6 @@
-"""The files of a shard come from one source: two sources may have two releases of a dataset, in another order of rows.
+"""Tests that all files of a shard come from one source: sources may have releases with different orders of rows.
 
-The vectors have the axis of their release, and so have the captions.
+The axis of the vectors and the caption tell which release a row is from.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ IMAGE, METADATA = "img_emb_0.npy", "metadata_0.parquet"
 
 
 def places(fetched: list[FetchedFile]) -> list[str]:
-    """The folder of the source of each file."""
+    """Returns the folder of the source of each file."""
     return [Path(file.url).parent.name for file in fetched]
 
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    """A dataset without text vectors, and two releases of it: old and new."""
+    """A dataset without text vectors, with two releases: old and new."""
     write(tmp_path / "old", 1)
     write(tmp_path / "new", 2)
     (tmp_path / "d.toml").write_text(TOML)

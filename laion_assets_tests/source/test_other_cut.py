@@ -1,6 +1,6 @@
-"""A dataset whose large files are cut into shards in another way: no share of the earlier cut counts as one of the new.
+"""Tests of a dataset whose large files are now cut into other shards: shares of the earlier cut must not be used.
 
-The vectors are of a few numbers and each row's caption is its number in the file.
+The vectors have few numbers, and each row's caption is its row number in the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROWS = 800
 
 
 def cut_into(folder: Path, count: int, first: int = 0) -> Settings:
-    """The dataset with `count` shards a file."""
+    """Returns settings of the dataset with `count` shards for each file."""
     (folder / "d.toml").write_text(
         f'name = "d"\nshards = {count}\nshards_per_file = {count}\nfirst_file = {first}\ndimension = 8\n'
         'has_text = false\nimage_file = "p_{file}.parquet"\nmetadata_file = "p_{file}.parquet"\nimage_array = "e"\n'
@@ -38,7 +38,7 @@ def cut_into(folder: Path, count: int, first: int = 0) -> Settings:
 
 
 def captions(settings: Settings) -> list[int]:
-    """First and last caption of shard 1, fetched and merged."""
+    """Fetches and merges shard 1, and returns its first and last caption."""
     store = ShardStore.of(settings)
     fetch_shard(settings, 1, store.raw_folder, limits=QUICK)
     column = pq.read_table(merge_shard(store, 1, max_bad_fraction=0).path)["caption"].to_pylist()
@@ -47,7 +47,7 @@ def captions(settings: Settings) -> list[int]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A source of two files of 800 rows in row groups of 100."""
+    """A source with two files of 800 rows in row groups of 100."""
     (tmp_path / "files").mkdir()
     for file in range(2):
         vectors = np.random.default_rng(file).standard_normal((ROWS, 8))

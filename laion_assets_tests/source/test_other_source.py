@@ -1,6 +1,6 @@
-"""LAION_SOURCE set to another dataset with files of the same names and sizes: its files are fetched and merged.
+"""Tests of LAION_SOURCE changed to a dataset with the same file names and sizes: its files are fetched and merged.
 
-The vectors are those of one row each: the first number of each row tells which dataset it is of.
+The axis of the vectors and the caption tell which dataset a row is from.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROWS = 300
 
 
 def write(folder: Path, axis: int, *, zeros: int = 0) -> Path:
-    """A dataset of one shard whose vectors all have this axis; the first `zeros` are zero."""
+    """Writes a dataset of one shard whose vectors all have this axis; the first `zeros` vectors are zero."""
     folder.mkdir()
     vectors = np.zeros((ROWS, 8), "<f2")
     vectors[zeros:, axis] = 1
@@ -52,18 +52,18 @@ def toml(tmp_path: Path) -> Path:
 
 
 def of(toml: Path, *sources: str | Path) -> Settings:
-    """The dataset from these sources."""
+    """Returns settings of the dataset with these sources."""
     return settings_for(*sources, data_dir=toml.parent / "data", dataset=toml)
 
 
 def fetch(settings: Settings, log: list[str] | None = None) -> list[FetchedFile]:
-    """The files of shard 0."""
+    """Fetches the files of shard 0."""
     say = None if log is None else log.append
     return fetch_shard(settings, 0, ShardStore.of(settings).raw_folder, limits=QUICK, log=say)
 
 
 def axis_of(settings: Settings) -> tuple[int, str]:
-    """What the merged rows are of: the axis of the vectors, and the caption."""
+    """Merges shard 0, and returns the axis of its first vector and its first caption."""
     merged = pq.read_table(merge_shard(ShardStore.of(settings), 0, max_bad_fraction=0.01).path)
     return int(np.argmax(merged["image_embedding"][0].as_py())), merged["caption"][0].as_py()
 
@@ -100,7 +100,7 @@ def test_a_mirror_of_the_same_list_has_the_same_files(toml: Path, tmp_path: Path
 
 
 def test_a_finished_part_of_another_dataset_is_not_taken(toml: Path, tmp_path: Path) -> None:
-    """A kill between a file's last byte and its final name, then another source."""
+    """The run was killed after a file's last byte but before the file got its final name; then the source changed."""
     first, second = of(toml, write(tmp_path / "a", 1)), of(toml, write(tmp_path / "b", 2))
     raw = ShardStore.of(first).raw_folder
     raw.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A download that was cut goes on where it ended, where that is safe; else it starts over and is right all the same."""
+"""Tests of resuming: a download that was cut continues if that is safe, and otherwise starts over; both are correct."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_file_that_changes_in_the_middle_is_never_joined_from_two(
 
 @pytest.mark.parametrize("part", [CONTENT, CONTENT + b"more"], ids=["whole", "too long"])
 def test_416_is_compared(server: MisbehavingServer, one: OneFile, part: bytes) -> None:
-    """A part whose size was not announced: it may be complete."""
+    """The size of the partial file was not announced, so the file may be complete."""
     origin = Origin(f"{server.base()}/img_emb/{IMAGE}", etag_of(CONTENT), None, None)
     leave_part(one.folder, IMAGE, part, origin)
     fetched = one.fetch(server.base(), wanted=wanted_image())
@@ -118,7 +118,7 @@ def test_416_is_compared(server: MisbehavingServer, one: OneFile, part: bytes) -
 def test_without_a_validator_a_part_of_unannounced_size_is_not_asked_to_go_on(
     server: MisbehavingServer, one: OneFile
 ) -> None:
-    """Nothing tells whether it is of the same file."""
+    """Nothing shows whether the partial file belongs to the same file."""
     base = server.base("validator=none")
     leave_part(one.folder, IMAGE, b"x" * SIZE, Origin(f"{base}/img_emb/{IMAGE}", None, None, None))
     fetched = one.fetch(base, wanted=wanted_image())

@@ -1,4 +1,4 @@
-"""Shards of a large Parquet file, by ranges over HTTP, from a folder and from S3: whole, resumed, of one version."""
+"""Tests of shards cut from a large Parquet file by HTTP ranges, from a folder and from S3: complete, of one version."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ folders = {{ metadata = "" }}
 
 
 def table_of(seed: int, rows: int = ROWS) -> pa.Table:
-    """Rows that do not pack well."""
+    """Returns a table whose rows do not compress well."""
     numbers = np.random.default_rng(seed).standard_normal(rows * 32).astype(np.float32)
     columns = {
         "url": [f"https://example.org/{seed}/{row}.jpg" for row in range(rows)],
@@ -53,7 +53,7 @@ def table_of(seed: int, rows: int = ROWS) -> pa.Table:
 
 
 def written(table: pa.Table, **options: object) -> bytes:
-    """The table as a Parquet file of row groups of 170 rows."""
+    """Returns the table as a Parquet file with row groups of 170 rows."""
     file = io.BytesIO()
     pq.write_table(table, file, **{"row_group_size": 170, **options})
     return file.getvalue()
@@ -84,7 +84,7 @@ def toml(tmp_path: Path) -> Path:
 
 
 def fetch(source: str, shard: int, toml: Path, log: list[str] | None = None) -> FetchedFile:
-    """The one file of a shard."""
+    """Fetches the one file of a shard."""
     settings = settings_for(source, data_dir=toml.parent / "data", dataset=toml)
     say = None if log is None else log.append
     (file,) = fetch_shard(settings, shard, toml.parent / "raw", limits=QUICK, log=say)
@@ -92,12 +92,12 @@ def fetch(source: str, shard: int, toml: Path, log: list[str] | None = None) -> 
 
 
 def whole(source: str, toml: Path) -> pa.Table:
-    """All shards, one after the other."""
+    """Fetches all shards and returns their rows in one table."""
     return pa.concat_tables(pq.read_table(fetch(source, shard, toml).path) for shard in range(2 * SHARDS))
 
 
 def sliced(content: bytes, share: Slice) -> tuple[ParquetSlice, bytes]:
-    """A share of a file, and its bytes."""
+    """Returns a share of a file, and its bytes."""
     length = footer_length(content[-8:], len(content))
     first = len(content) - 8 - length
     found = slice_parquet(content[first:-8], first, share)
@@ -155,7 +155,7 @@ def test_a_cut_connection_is_resumed_and_costs_no_row_group_twice(server: Misbeh
     found, made = sliced(FILES[NAMES[0]], Slice(2, SHARDS))
     needed = sum(end - first for first, end in found.ranges)
     log: list[str] = []
-    # The first request of the tail is answered whole: it is of 64 KiB.
+    # The first request, for the last 64 KiB, is below the limit of 70,000 bytes and is not cut.
     file = fetch(server.base("cut=70000"), 2, toml, log)
     assert file.path.read_bytes() == made
     ranges = [request for request in server.asked(NAMES[0]) if request.method == "GET" and request.sent]

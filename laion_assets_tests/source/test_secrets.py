@@ -1,4 +1,4 @@
-"""Users, passwords and tokens of URLs reach their host, and no error, log, report or file."""
+"""Tests that users, passwords and tokens of URLs go to their host only, and are in no error, log, report or file."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_no_secret_is_in_a_chain_of_exceptions(server: MisbehavingServer, one: O
 
 
 def chain(error: BaseException | None) -> list[BaseException]:
-    """An error and all that it came from, also what is not printed."""
+    """Returns an error and all its causes and contexts, including those that are not printed."""
     return [] if error is None else [error, *chain(error.__cause__), *chain(error.__context__)]
 
 

@@ -1,4 +1,4 @@
-"""TLS holds or the fetch does not go on: no certificate is passed over, and the error says what is wrong with it."""
+"""Tests of TLS: a fetch stops at each certificate that is not valid, and the error names the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States that an object store which cannot be connected to is given up after seconds, as a web server is."""
+"""Tests that fetching from an unreachable object store ends after seconds, as it does for a web server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytest.importorskip("s3fs")
 
 @pytest.fixture(params=["http://127.0.0.1:9", "http://no-such-host.invalid"])
 def endpoint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where nobody listens, as the endpoint of S3."""
+    """Sets S3's endpoint to an address where nothing listens."""
     files = get_filesystem_class("s3")
     files.clear_instance_cache()
     for name, value in {

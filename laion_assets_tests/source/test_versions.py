@@ -1,4 +1,4 @@
-"""The data version of a shard: it changes with its files, and not with the mirror that answers."""
+"""Tests of a shard's data version: it changes with the shard's files, and not with the mirror that answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def files(mirror: str, etag: str, size: int | None = 1_000) -> dict[FileKind, Re
 
 
 URLS = [file.url for mirror in ("https://a.example", "/mnt/b") for file in files(mirror, "").values()]
-"""Where the files may be."""
+"""The URLs and paths that the files may have."""
 
 FIRST = shard_version(files("https://a.example", "one"), None, [])
 
