@@ -1,4 +1,4 @@
-"""`describe`: what it writes can be loaded as it is, says where it guessed, and files that make no shards are named."""
+"""Tests of `describe`: its output can be loaded unchanged and marks guesses; files that make no shards are named."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROWS, DIMENSION = 20, 8
 
 
 def vectors(rows: int = ROWS, dimension: int = DIMENSION, dtype: str = "<f2", length: float = 1.0) -> Any:
-    """Vectors of one length."""
+    """Returns vectors that all have this length."""
     drawn = np.random.default_rng(1).standard_normal((rows, dimension))
     return (length * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(dtype)
 
 
 def write(folder: Path, path: str, content: Any) -> None:
-    """An array as npy, columns as Parquet."""
+    """Writes an array as .npy, or columns as Parquet."""
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, dict):
@@ -42,13 +42,13 @@ def write(folder: Path, path: str, content: Any) -> None:
 
 
 def described(where: str | Path) -> tuple[Dataset, str]:
-    """The dataset that `describe` writes, and its text."""
+    """Returns the dataset that `describe` writes, and its text."""
     text = describe(str(where))
     return parse_dataset(text, "described"), text
 
 
 def padded_with_holes(folder: Path) -> None:
-    """Shards 1, 2 and 4 as clip-retrieval pads them, and 5 without metadata."""
+    """Writes shards 1, 2 and 4, with numbers padded as by clip-retrieval, and shard 5 without metadata."""
     for number in ("00001", "00002", "00004"):
         write(folder, f"img_emb/img_emb_{number}.npy", vectors())
         write(folder, f"text_emb/text_emb_{number}.npy", vectors())
@@ -144,27 +144,27 @@ def test_the_sample_is_described_as_its_preset_is(sample_folder: Path) -> None:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Python's own server; `index` says whether it lists its directories. It knows no ranges."""
+    """Python's own server, which does not support ranges; `index` tells whether it lists its directories."""
 
     index = True
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
     def list_directory(self, path: Any) -> Any:
-        """The index page, or none."""
+        """Sends the index page, or 404."""
         return super().list_directory(path) if self.index else self.send_error(404)
 
 
 class Unlisted(Quiet):
-    """One without index pages."""
+    """A server without index pages."""
 
     index = False
 
 
 @contextmanager
 def serving(folder: Path, handler: type[Quiet]) -> Iterator[str]:
-    """Serves a folder; its URL."""
+    """Serves a folder; yields its URL."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -194,10 +194,10 @@ def test_a_web_server_that_lists_nothing_is_asked_for_the_known_names(tmp_path: 
 
 
 class Gated(Quiet):
-    """One that wants a bearer token."""
+    """A server that requires a bearer token."""
 
     def send_head(self) -> Any:
-        """The file, or 401."""
+        """Sends the file, or 401."""
         if self.headers.get("Authorization") != "Bearer hf_secret":
             self.send_error(401)
             return None
@@ -276,7 +276,7 @@ def test_vectors_that_are_none_and_places_that_are_not_there_are_refused(tmp_pat
 
 
 def with_lists(rows: int = ROWS, **columns: Any) -> dict[str, Any]:
-    """Columns of metadata with vectors beside them, as lists."""
+    """Returns columns of metadata, with vectors as list columns beside them."""
     listed = {
         name: pa.array([row.tolist() for row in vectors], pa.list_(pa.float32())) for name, vectors in columns.items()
     }

@@ -1,4 +1,4 @@
-"""The lock file: a shard is the same file tomorrow, what has changed is said by name, and nothing moves by itself."""
+"""Tests of the lock file: a shard keeps its file, changed files are named, and nothing changes until it is asked to."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ folders = { image = "", metadata = "" }
 
 
 def write_pair(folder: Path, name: str, seed: int) -> None:
-    """An npz file and its metadata."""
+    """Writes an .npz file and its metadata."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     drawn = np.random.default_rng(seed).standard_normal((20, 8))
     vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16)
@@ -56,7 +56,7 @@ def write_pair(folder: Path, name: str, seed: int) -> None:
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    """A description whose shards only a listing tells, and its files."""
+    """A description whose shards are known only from a listing, and its files."""
     for seed, name in enumerate(NAMES):
         write_pair(tmp_path / "files", name, seed)
     (tmp_path / "files" / "readme.txt").write_text("no shard")
@@ -66,7 +66,7 @@ def toml(tmp_path: Path) -> Path:
 
 
 def lock(toml: Path, *, check: bool = False, source: str | None = None, digests: bool = False) -> tuple[bool, str]:
-    """Whether nothing has changed, and what was said."""
+    """Locks or checks the files; returns whether nothing changed, and the printed text."""
     said = io.StringIO()
     same = show_listing(toml, Console(file=said, width=400), check=check, source=source, digests=digests)
     return same, said.getvalue()
@@ -161,7 +161,7 @@ def server(toml: Path) -> Iterator[MisbehavingServer]:
 
 
 def served(toml: Path, server: MisbehavingServer) -> Path:
-    """The description with names of its own and that server as its source, locked."""
+    """Writes a description that lists its names and has this server as its source, and locks it."""
     named = "names = [" + ", ".join(f'"{name}"' for name in NAMES) + "]\n"
     toml.write_text(named + TOML.replace('url = "files"', f'url = "{server.base()}"'))
     lock(toml)
@@ -169,7 +169,7 @@ def served(toml: Path, server: MisbehavingServer) -> Path:
 
 
 def change(server: MisbehavingServer, name: str) -> None:
-    """Another file of the same size under the same name."""
+    """Replaces a file by another one of the same size and name."""
     content = bytearray(server.files[name])
     content[len(content) // 2] ^= 1
     server.files[name] = bytes(content)

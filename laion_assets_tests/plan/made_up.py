@@ -1,4 +1,4 @@
-"""A calibration with round figures, to check by hand. It asserts nothing."""
+"""A made-up calibration with round figures, so that tests' results can be checked by hand."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ GB = 10**9
 
 
 def shard_cost(rows: int, load_peak: int) -> ShardCost:
-    """One second a stage and shard, and one more a stage and 10,000 rows; 2 kB a row merged, 4 kB in the table."""
+    """Each stage takes 1 s per shard and 1 s per 10,000 rows. A row has 2 kB in the merged file, 4 kB in the table."""
     spent = dict.fromkeys(("fetch", "merge", "load", "checks"), 1.0 + rows / 10_000)
     return ShardCost(rows, spent, spent, {"merge": GB // 10, "load": load_peak}, 2_000 * rows, 4_000 * rows)
 
 
 def calibration(settings: Settings, **fields: object) -> Calibration:
-    """Of this machine and these settings."""
+    """Returns the calibration for this machine and these settings."""
     facts: dict[str, object] = {
         "made_at": 1_700_000_000.0,
         "machine": Machine.here(),

@@ -1,4 +1,4 @@
-"""What a plan says of each way to search: what fits is named, and what grows with what."""
+"""Tests of a plan's costs of each search method: the methods that fit the machine, and how costs grow."""
 
 from __future__ import annotations
 

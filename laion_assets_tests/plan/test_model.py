@@ -1,4 +1,4 @@
-"""From two measurements to the cost of any shard, index and search: what is a line, what is flat, what is scaled."""
+"""Tests of the cost model, which estimates any shard, index and search from two measurements of each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_memory_of_a_load_stops_growing_where_an_insert_is_cut_in_pieces(model: 
 
 
 def test_a_vector_of_an_index_costs_a_power_of_the_rows_of_its_part(model: Model) -> None:
-    # 1 ms a vector of 2^10, 1.2 ms of 2^12: 1.2 times each time the part has four times the rows.
+    # A vector costs 1 ms in a part of 2^10 rows and 1.2 ms in one of 2^12: four times the rows cost 1.2 times as much.
     for rows in (256, 1_024, 4_096, 2**20):
         assert model.index_core_seconds(rows) == pytest.approx(2 * rows * 1e-3 * 1.2 ** (math.log2(rows / 1_024) / 2))
     assert model.index_core_seconds(0) == 0
@@ -78,7 +78,7 @@ def test_a_recall_report_asks_every_query_at_every_setting_and_reads_all_rows(mo
 
 
 def test_a_recall_report_pays_for_the_rows_that_rescoring_reads(model: Model) -> None:
-    """Thirteen settings a kind rescore. Of coarse granules they read nearly all rows, as a scan does."""
+    """For each kind, thirteen settings rescore. With coarse granules, they read nearly all rows, as a scan does."""
     coarse, fine = (
         Model(model.calibration, model.settings.model_copy(update={"index_granularity": rows})) for rows in (8_192, 1)
     )

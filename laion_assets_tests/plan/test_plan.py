@@ -1,4 +1,4 @@
-"""What a plan says: bytes, time, disk for every choice of files to keep, memory; for any shards, on any hosts."""
+"""Tests of a plan: bytes, time, memory, and disk for each choice of files to keep; for any shards, on any hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = 100_000
 
 
 def sizes(*rows: int) -> list[ShardSize]:
-    """Shards of 2,100 bytes a row, from number 0."""
+    """Returns shards from number 0 with these numbers of rows and 2,100 bytes per row."""
     return [ShardSize(shard, count, 2_100 * count, "known") for shard, count in enumerate(rows)]
 
 
@@ -36,7 +36,7 @@ def planned(
     free: int = 10**15,
     hosts: int = 1,
 ) -> LoadPlan:
-    """A plan by the made-up calibration."""
+    """Returns a plan made with the made-up calibration."""
     model = Model(calibration(settings), settings)
     return make_plan(model, shards, loaded or [], bandwidth, free_bytes=free, hosts=hosts)
 

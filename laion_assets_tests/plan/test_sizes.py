@@ -1,4 +1,4 @@
-"""Where sizes and bandwidth come from: the dataset, the source itself, or a guess that is called one."""
+"""Tests of the origin of sizes and bandwidth: the dataset, the source, or an estimate that is marked as one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _no_proxy_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def served(sample_folder: Path) -> dict[str, bytes]:
-    """The sample's files by name, as the server of the source's tests takes them."""
+    """Returns the sample's files by name, in the form that `misbehaving_server` takes."""
     return {path.name: path.read_bytes() for path in sample_folder.glob("*/*")}
 
 
@@ -103,7 +103,7 @@ def test_without_an_answer_bandwidth_is_not_known_and_no_error(tmp_path: Path) -
 
 @pytest.mark.parametrize(("kind", "rows"), [("<f2", 1_000), ("<f4", 1_000), ("<f8", 1_000)])
 def test_the_rows_of_an_npy_file_are_those_of_its_header(kind: str, rows: int, tmp_path: Path) -> None:
-    """The dataset says nothing of the width of its numbers, and most are float16."""
+    """The dataset does not state the width of its numbers, and most datasets have float16."""
     np.save(tmp_path / "img_emb_0.npy", np.zeros((rows, 8), kind))
     (found,) = shard_sizes(_alone(tmp_path, ""), [0])
     assert (found.rows, found.origin) == (rows, "asked")
@@ -116,7 +116,7 @@ def test_the_rows_of_a_packed_file_are_estimated(tmp_path: Path) -> None:
 
 
 def _alone(folder: Path, file: str) -> Settings:
-    """A dataset of image vectors alone, in a folder."""
+    """Writes a dataset that has only image vectors, in a folder."""
     (folder / "d.toml").write_text(
         f'name = "d"\nshards = 1\ndimension = 8\nhas_text = false\nhas_metadata = false\n{file}[[sources]]\n'
         'url = "unused"\n'

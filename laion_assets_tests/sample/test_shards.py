@@ -1,4 +1,4 @@
-"""What the sample's files promise: LAION-400M's layout to the byte, awkward rows, duplicates, words that find."""
+"""Tests of the sample's files: LAION-400M's layout to the byte, awkward rows, duplicates, words that find rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"genuine files are no
 
 
 def strings(column: pa.ChunkedArray[Any]) -> list[str]:
-    """A column of texts, with "" for null."""
+    """Returns a column of texts, with "" for null."""
     return [str(text or "") for text in column.to_pylist()]
 
 
@@ -42,7 +42,7 @@ class Shard(NamedTuple):
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
-    """One shard of 20,000 rows; its seed is one with a similarity of 6016 in it."""
+    """One shard of 20,000 rows; with this seed, it has a similarity of 6016."""
     paths = write_sample_shard(tmp_path_factory.mktemp("sample"), SHARD, ROWS, seed=0)
     images, texts = (np.load(path).astype(np.float32) for path in paths[:2])
     metadata = pq.read_table(paths[2])
@@ -204,7 +204,7 @@ def test_a_small_shard_has_almost_every_awkward_caption(tmp_path: Path) -> None:
     captions = strings(pq.read_table(write_sample_shard(tmp_path, 0, 700)[2])["caption"])
     wrappings = [text.split("{}") for text in sample.AWKWARD]
     present = [any(text.startswith(start) and text.endswith(end) for text in captions) for start, end in wrappings]
-    # A copy of another row may have taken the place of one: 2.5 % of the rows.
+    # An awkward row may have been replaced by a copy of another row, as 2.5 % of the rows are.
     assert sum(present) >= len(wrappings) - 2
 
 

@@ -1,4 +1,4 @@
-"""What the sample's world promises: CLIP's geometry, words that can be found, and encoders that fit. No files here."""
+"""Tests of the sample's world, without files: CLIP's geometry, words that can be found, and encoders that fit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def genuine() -> tuple[Floats, Floats]:
 
 
 def mean_cosine(left: Floats, right: Floats) -> float:
-    """Of every row with its counterpart."""
+    """Returns the mean cosine of each left row and its right row."""
     return float(np.einsum("nd,nd->n", left, right).mean())
 
 
@@ -50,7 +50,7 @@ def strangers(vectors: Floats) -> Floats:
 
 
 def found(drawn: Drawn, query: Floats, vectors: Floats, word: str) -> float:
-    """precision@10: the share of the ten nearest whose meaning has the word."""
+    """Returns precision@10: the share of the ten nearest rows whose meaning has the word."""
     nearest = np.argpartition(-(vectors @ query), 10)[:10]
     number = drawn.world.words.index(word)
     return float((drawn.world.role_words[drawn.meanings[nearest]] == number).any(axis=1).mean())
@@ -170,7 +170,7 @@ def test_the_clouds_are_apart(drawn: Drawn) -> None:
     image_mean, text_mean = drawn.images.mean(axis=0), drawn.texts.mean(axis=0)
     assert 0.7 <= np.linalg.norm(image_mean) <= 0.9
     assert 0.8 <= np.linalg.norm(image_mean - text_mean) <= 1.05
-    # A text is further from its nearest image than almost any two images are apart: the hard case of a graph index.
+    # A text is further from its nearest image than almost any two images from each other: hard for a graph index.
     nearest = (drawn.texts[:200] @ drawn.images.T).max(axis=1)
     assert np.quantile(nearest, 0.9) < mean_cosine(drawn.images, strangers(drawn.images))
 

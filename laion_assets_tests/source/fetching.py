@@ -44,7 +44,7 @@ def run(source: str, raw: Path, log: list[str] | None = None) -> list[FetchedFil
 
 
 def run_and_tell(source: str, raw: Path, told: SimpleQueue[object]) -> None:
-    """Fetches shard 0, and puts the bytes that came over the network, the time of an interrupt or the error in `told`."""
+    """Fetches shard 0, and puts the bytes from the network, the time of an interrupt or the error in `told`."""
     told.put("started")
     try:
         told.put(sum(file.bytes_fetched for file in run(source, raw)))
