@@ -1,6 +1,6 @@
-"""What deploy/ says: files that hold against their schemas, agree with each other, pin versions and hold no secret.
+"""Tests of the files in deploy/: they match their schemas, agree with each other, pin versions and have no secrets.
 
-docs/operations.md says how the image was built and run. No cluster was asked: Kubernetes could not be had.
+docs/operations.md says how the image was built and run. No Kubernetes cluster was available for these tests.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ COMPOSE = DEPLOY / "docker-compose.yaml"
 
 
 def read(name: str) -> Any:
-    """A YAML file of deploy/."""
+    """Reads a YAML file of deploy/."""
     return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
 
 
 def constraint(package: str) -> str:
-    """The version that constraints.txt pins."""
+    """Returns the version that constraints.txt pins."""
     found = re.search(rf"^{package}==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
     assert found
     return found[1]
 
 
 def env_names(value: Any) -> set[str]:
-    """Names of all `{env: NAME}` of a configuration of Dagster."""
+    """Returns the names of all `{env: NAME}` in a Dagster configuration."""
     if isinstance(value, list):
         return {name for each in value for name in env_names(each)}
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The search service in deploy/: compose, Kubernetes and systemd say the same, and what the command takes."""
+"""Tests of the search service in deploy/: compose, Kubernetes and systemd agree, and their options are accepted."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ PROGRAM = Path(sys.executable).with_name("laion-assets")
 
 
 def compose() -> dict[str, Any]:
-    """The compose file's service."""
+    """Returns the compose file's service."""
     found: dict[str, Any] = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())["services"]["search"]
     return found
 
 
 def manifests() -> dict[str, dict[str, Any]]:
-    """The Kubernetes objects by kind."""
+    """Returns the Kubernetes objects by kind."""
     return {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "search.yaml").read_text())}
 
 
 def container() -> dict[str, Any]:
-    """The Kubernetes container."""
+    """Returns the Kubernetes container."""
     (found,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
     return dict(found)
 
@@ -125,7 +125,7 @@ def test_the_units_command_answers_and_ends_by_the_signal_that_systemd_sends(tmp
                 assert process.poll() is None
                 time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        # What systemd takes for a service that ended well.
+        # systemd treats both codes as a clean exit.
         assert process.wait(30) in (0, -signal.SIGTERM)
     finally:
         process.kill()

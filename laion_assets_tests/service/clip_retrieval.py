@@ -1,7 +1,7 @@
-"""clip-retrieval's own client and front end, unpacked from its wheel into a scratch folder. It is not imported whole.
+"""Unpacks clip-retrieval's own client and front end from its wheel for tests. The package itself is not installed.
 
-The package wants versions of numpy and torch that these tests do not have; the client's file and the built front end
-need neither. Where no package index can be asked, the tests that use them are skipped.
+The package needs versions of numpy and torch that these tests do not have; the client's file and the built front end
+need neither. If no package index can be reached, the tests that use them are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WHEEL = "clip-retrieval==2.45.0"
 
 
 def unpacked(folder: Path) -> Path:
-    """The wheel's files in this folder; a test that asks for them is skipped where the wheel cannot be had."""
+    """Unpacks the wheel into this folder; skips the test if the wheel cannot be downloaded."""
     program = [uv, "pip"] if (uv := shutil.which("uv")) else [sys.executable, "-m", "pip"]
     target = ["--python", sys.executable] if uv else []
     command = [*program, "install", "--quiet", "--no-deps", *target, "--target", str(folder), WHEEL]
@@ -36,7 +36,7 @@ def unpacked(folder: Path) -> Path:
 
 
 def client_module(folder: Path) -> ModuleType:
-    """The module of `ClipClient`, by itself."""
+    """Imports only the module of `ClipClient`."""
     spec = importlib.util.spec_from_file_location("clip_client", folder / "clip_retrieval" / "clip_client.py")
     assert spec
     assert spec.loader
@@ -46,7 +46,7 @@ def client_module(folder: Path) -> ModuleType:
 
 
 def front_end(folder: Path, scratch: Path, backend: str) -> Path:
-    """A copy of the built front end that asks this back end."""
+    """Copies the built front end and makes it ask this back end."""
     built = Path(shutil.copytree(folder / "front" / "build", scratch / "front"))
     config = {"defaultBackend": backend, "defaultIndex": "sample"}
     (built / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -55,7 +55,7 @@ def front_end(folder: Path, scratch: Path, backend: str) -> Path:
 
 @contextmanager
 def files_served(folder: Path) -> Iterator[str]:
-    """A folder over HTTP on loopback: its base URL."""
+    """Serves a folder over HTTP on loopback; yields the base URL."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:

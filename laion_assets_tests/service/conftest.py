@@ -1,4 +1,4 @@
-"""The service over two sample shards with graphs, on loopback."""
+"""The fixtures of the service's tests: a service on loopback over two sample shards with graphs."""
 
 from __future__ import annotations
 

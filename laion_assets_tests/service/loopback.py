@@ -16,7 +16,7 @@ from laion_assets.terminal.serve import server_config
 
 @contextlib.contextmanager
 def served(app: ASGIApp) -> Iterator[str]:
-    """The base URL of the application, which runs until the end of the block."""
+    """Runs the application until the block ends; yields its base URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

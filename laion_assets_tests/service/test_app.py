@@ -1,4 +1,4 @@
-"""The service's interface, asked over HTTP: answers as clip-retrieval's clients expect them, and refusals in words."""
+"""Tests of the service over HTTP: answers that clip-retrieval's clients expect, and errors that give a reason."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ids(url: str, **changed: Any) -> list[int]:
 
 
 def wait_until_given_back(url: str) -> None:
-    """The engine is given back after a second without a search."""
+    """Waits until the service has released the engine, which it does after a second without a search."""
     deadline = time.monotonic() + 60
     while httpx.get(f"{url}/healthz").json()["indexes"]["sample"]["table"] != "given back":
         assert time.monotonic() < deadline

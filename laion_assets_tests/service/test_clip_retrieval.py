@@ -1,4 +1,4 @@
-"""clip-retrieval's own client and built front end ask our service in every way they have."""
+"""Tests of the service with clip-retrieval's own client and built front end, in every way that they can ask."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def module(wheel: Path) -> ModuleType:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """A picture of one's own."""
+    """A picture of the user."""
     path = tmp_path / "red.png"
     Image.new("RGB", (64, 64), "red").save(path)
     return path
@@ -100,12 +100,12 @@ def test_the_client_is_told_of_an_index_that_is_not_there(module: ModuleType, ur
 
 
 def is_problem(message: ConsoleMessage, site: str) -> bool:
-    """An error in the console that is not about the front end's own files, of which the wheel lacks two."""
+    """Tells whether a console message is an error that is not about the front end's files; the wheel lacks two."""
     return message.type == "error" and not message.location["url"].startswith(site)
 
 
 class Front:
-    """The front end in the browser: its parts lie in a shadow root, which playwright's CSS looks into."""
+    """The front end in the browser. Its elements are in a shadow root, which playwright's CSS selectors can see."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -116,7 +116,7 @@ class Front:
         return self.page.locator("figure img.pic")
 
     def search(self, action: Any) -> dict[str, Any]:
-        """The request that an action makes. The page shows its answer afterwards."""
+        """Does an action, waits until the page shows the answer, and returns the request and the rows."""
         with self.page.expect_response(lambda answer: "knn-service" in answer.url) as answered:
             action()
         answer = answered.value
@@ -132,14 +132,14 @@ class Front:
 
 @pytest.fixture
 def front(wheel: Path, loaded: Settings, tmp_path: Path) -> Iterator[Front]:
-    """The front end on a site of its own, beside the service that allows this site."""
+    """The front end on a separate site, and a service that allows this site."""
     from playwright.sync_api import sync_playwright
 
     red = tmp_path / "picture.png"
     Image.new("RGB", (40, 40), "red").save(red)
 
     def web(route: Route) -> None:
-        """This machine is asked; the rest of the web is a red picture."""
+        """Lets requests to this machine through, and answers all others with a red picture."""
         if "//127.0.0.1:" in route.request.url or route.request.url.startswith("data:"):
             route.continue_()
         else:
@@ -150,7 +150,7 @@ def front(wheel: Path, loaded: Settings, tmp_path: Path) -> Iterator[Front]:
         limits = Limits(cors_origins=(site,), pictures=LIMITS.pictures)
         service = SearchService({"sample": ServedIndex("sample", loaded, 1.0)}, limits)
         with served(service.app()) as backend, sync_playwright() as playwright:
-            # As the service's own config.json says it, with a slash at its end.
+            # The back end's URL ends in a slash, as in the service's own config.json.
             front_end(wheel, tmp_path / "again", f"{backend}/").joinpath("config.json").replace(built / "config.json")
             browser = playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=FLAGS)
             context = browser.new_context(base_url=site, viewport={"width": 1200, "height": 800})
@@ -180,7 +180,7 @@ def test_the_front_end_searches_by_words_pictures_and_what_it_shows(front: Front
     assert 0 < shown <= len(by_words["rows"])
     assert page.locator("figcaption").first.inner_text()[:10] == by_words["rows"][0]["caption"][:10]
 
-    # The rows beyond the first have their metadata fetched when the page is scrolled.
+    # The page fetches the metadata of further rows when it is scrolled.
     with page.expect_response(lambda answer: "metadata" in answer.url) as answered:
         page.mouse.wheel(0, 50_000)
     assert answered.value.status == 200

@@ -1,4 +1,4 @@
-"""Which of several alike results stays."""
+"""Tests of which result stays when several are near duplicates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from laion_assets.service.deduplicate import SAME, first_of_each
 
 
 def plain(vectors: npt.NDArray[np.float32]) -> list[int]:
-    """The same by a search through the graph of all pairs, row by row."""
+    """Finds the same rows in a simpler way: it searches the graph of all similar pairs row by row."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     near = unit @ unit.T > SAME
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""The demo's table in the page: what a search there shows is what the command line shows."""
+"""Tests that a search in the page shows the same rows of the demo's table as the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service before clients that mean harm: endless headers, slow bodies, connections that ask nothing."""
+"""Tests of the service with hostile clients: endless headers, slow bodies, connections without requests."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from laion_assets_tests.service.loopback import served
 from laion_assets_tests.service.test_app import ask
 
 ENDLESS = 256 * HEADER_BYTES
-"""More than the system's buffers hold for a service that reads no more."""
+"""More bytes than the system buffers for a service that has stopped reading."""
 
 HEAD = b"POST /knn-service HTTP/1.1\r\nHost: a\r\n"
 
 
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[socket.socket]:
-    """A connection of a client that speaks as it likes."""
+    """Opens a connection over which the test sends raw bytes."""
     with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=20) as client:
         yield client
 
 
 def everything(client: socket.socket) -> bytes:
-    """What comes until the service closes the connection."""
+    """Returns all bytes until the service closes the connection."""
     said = b""
     with contextlib.suppress(ConnectionResetError):
         while part := client.recv(65_536):
@@ -48,7 +48,7 @@ def everything(client: socket.socket) -> bytes:
 
 @pytest.fixture
 def impatient(loaded: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A service that waits half a second for headers and bodies, and holds 16 bodies of 100,000 bytes."""
+    """A service that waits half a second for headers and bodies, and has room for 16 bodies of 100,000 bytes."""
     monkeypatch.setattr(Connection, "header_seconds", 0.5)
     limits = Limits(body_bytes=100_000, body_seconds=0.5)
     with served(SearchService({"sample": ServedIndex("sample", loaded, 1.0)}, limits).app()) as base:

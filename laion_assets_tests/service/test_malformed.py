@@ -1,4 +1,4 @@
-"""Requests that no client should send are answered in words. `python -m …torture.malformed` sends thousands."""
+"""Tests that malformed requests get an error with a reason. `python -m …torture.malformed` sends thousands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search page in a real browser: words, pictures, rows, filters, keyboard, phone size, dark, hostile text."""
+"""Tests of the search page in a real browser: words, pictures, rows, filters, keyboard, phone, dark, hostile text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(chromium_path() is None, reason="Chromium is not
 
 @contextlib.contextmanager
 def opened(url: str, *, width: int = 1200, height: int = 900, scheme: str = "light") -> Iterator[Page]:
-    """A page of the service, whose pictures from the web do not come."""
+    """Opens a page of the service; requests to other addresses, such as pictures from the web, fail."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -45,7 +45,7 @@ def opened(url: str, *, width: int = 1200, height: int = 900, scheme: str = "lig
 
 
 def wait_for_rows(page: Page) -> list[str]:
-    """The captions of the answer."""
+    """Waits for the answer and returns its captions."""
     page.locator("#status", has_text=re.compile(r"\d ms")).wait_for()
     return page.locator(".card .caption").all_inner_texts()
 

@@ -1,4 +1,4 @@
-"""Pictures by URL: from where they are fetched, and how much. The servers are real ones on loopback."""
+"""Tests of fetching pictures by URL: allowed addresses and limits. The servers are real ones on loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PICTURE = b"\x89PNG and so on"
 asked: list[str] = []
 
 held = {"now": 0, "most": 0}
-"""Requests of `/held` that are being answered, and the most at a time."""
+"""The number of requests of `/held` that are being answered, and its maximum."""
 
 
 async def _picture(request: Request) -> Response:
@@ -208,7 +208,7 @@ def test_a_packed_answer_is_refused_before_it_is_unpacked(server: str, encoding:
 
 
 def test_pictures_are_fetched_a_few_at_a_time_and_the_rest_is_refused(server: str) -> None:
-    """The service has no index, so what was fetched is searched in nothing: the statuses tell what was refused."""
+    """The service has no index, so searches with fetched pictures fail; status 503 means that a fetch was refused."""
     service = SearchService({"x": NoIndex()}, Limits(searches=2, queue=3, pictures=LOOPBACK))  # type: ignore[dict-item]
     body = json.dumps({"modality": "image", "num_images": 1, "image_url": f"{server}/held"}).encode()
 

@@ -1,4 +1,4 @@
-"""Searches side by side: how many run, how many wait, and what ends them."""
+"""Tests of parallel searches: how many run, how many wait, and what ends them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_search_is_cancelled_when_its_time_is_over_or_its_client_goes(client: 
         with pytest.raises(kind):
             await queue.run(slow, slow.cancelled.set, client)  # type: ignore[arg-type]
         assert slow.cancelled.wait(2)
-        # Its place is free again.
+        # The cancelled search's place is free again.
         assert await queue.run(lambda: "next", nothing, here) == "next"
 
     asyncio.run(story())

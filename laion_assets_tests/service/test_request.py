@@ -1,4 +1,4 @@
-"""What /knn-service and /metadata understand, and how they refuse the rest."""
+"""Tests of the requests that /knn-service and /metadata accept, and of the errors for all others."""
 
 from __future__ import annotations
 
