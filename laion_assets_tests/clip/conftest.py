@@ -1,4 +1,4 @@
-"""One sample table with indexes, encoders, functions and pictures for the tests of this room; each opens it itself."""
+"""The fixtures of clip's tests: one sample table with indexes, encoders, functions and pictures for all modules."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 
 ROWS = 10_000
-"""Every word is in 100 captions or more; two indexes over them are built in 3 s."""
+"""With so many rows, each word is in at least 100 captions, and both indexes are built in 3 s."""
 
 
 def sample_settings(folder: Path, **more: object) -> Settings:
-    """Settings of a sample dataset whose store is `folder`."""
+    """Returns settings of a sample dataset whose store is `folder`."""
     return load_settings(**{"dataset_name": "sample", "data_dir": folder, "image_root": folder / "pictures", **more})
 
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A store with everything a search needs."""
+    """Settings of a store with everything that a search needs."""
     folder = tmp_path_factory.mktemp("clip")
     settings = sample_settings(folder)
     store = ShardStore(settings.data_dir, settings.dataset)
@@ -50,7 +50,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def db(settings: Settings) -> Iterator[Database]:
-    """The table, open for one module: a process has one embedded engine at a time."""
+    """A connection to the table, open for one module because a process has only one embedded engine at a time."""
     with connect(settings) as db:
         yield db
 

@@ -1,4 +1,4 @@
-"""`laion_assets.search`: a frame of the nearest rows for a text, a picture, a vector or a row."""
+"""Tests of `laion_assets.search`: it returns a frame of the nearest rows for a text, a picture, a vector or a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`clip_encoders` leaves encoders and functions in the store and says what they are; its check encodes with them."""
+"""Tests of the asset `clip_encoders`: it puts encoders and functions in the store; its check encodes with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`clip check` tells the dataset's own model from another."""
+"""Tests that `clip check` passes for the dataset's own model and fails for another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoders give what the sample world says, in any batch, and refuse a model that does not fit the table."""
+"""Tests that encoders return the sample world's vectors, in any batch, and refuse models that do not fit the table."""
 
 from __future__ import annotations
 

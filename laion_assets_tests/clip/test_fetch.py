@@ -1,4 +1,4 @@
-"""A model is fetched whole, verified and recorded, from a hub on this machine; what goes wrong names the files."""
+"""Tests of fetching a model from a hub on this machine: it is complete, verified, recorded; errors name the files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL = ClipModel("ViT-B/32", 512, "vit-b-32", ("maker/text", "maker/vision"))
 
 
 class Hub(ThreadingHTTPServer):
-    """What of Hugging Face's API a download needs: a repository's files with their checksums, and the files."""
+    """The part of Hugging Face's API that a download needs: a list of files with checksums, and the files."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -36,7 +36,7 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The hub's address."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -44,11 +44,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def do_HEAD(self) -> None:
-        """Answers as to GET, without the body."""
+        """Answers as for GET, without the body."""
         self.do_GET()
 
     def do_GET(self) -> None:
-        """A repository's description, or a file of it."""
+        """Sends a repository's description, or one of its files."""
         if described := re.match(r"/api/models/maker/(\w+)", self.path):
             half = self.server.folder / described[1]
             files = [_described(path) for path in sorted(half.iterdir())]
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def _described(path: Path) -> dict[str, object]:
@@ -87,24 +87,24 @@ def _described(path: Path) -> dict[str, object]:
 
 
 class Seen:
-    """Notes what a fetch reports."""
+    """Records the progress that a fetch reports."""
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, int | None, str]] = []
         self.steps: list[tuple[int, int | None]] = []
 
     def begin(self, stage: str, total: int | None = None, unit: str = "") -> None:
-        """A stage begins."""
+        """Records the begin of a stage."""
         self.stages.append((stage, total, unit))
 
     def advance(self, done: int, total: int | None = None) -> None:
-        """Bytes came."""
+        """Records the bytes that have arrived."""
         self.steps.append((done, total))
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    """A hub with a text and a vision repository, and a file more that nobody needs."""
+    """A hub with a text and a vision repository, and one more file that is not needed."""
     write_sample_model(tmp_path / "hub", sample_world())
     (tmp_path / "hub" / "text" / "pytorch_model.bin").write_bytes(b"large")
     hub = Hub(tmp_path / "hub")

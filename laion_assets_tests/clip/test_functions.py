@@ -1,4 +1,4 @@
-"""encode_text and encode_image inside ClickHouse: the page's queries run, bad input is answered, workers live."""
+"""Tests of encode_text and encode_image in ClickHouse: the page's queries run, and bad input does not end a worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from laion_assets_tests.clip.test_images import png, png_header
 
 
 def workers(settings: Settings, kind: str) -> set[int]:
-    """Processes of our workers for this store, by kind."""
+    """Returns the ids of this store's worker processes of one kind."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -33,7 +33,7 @@ def workers(settings: Settings, kind: str) -> set[int]:
 
 
 def vector(db: Database, function: str, value: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """What a function answers to any bytes."""
+    """Returns a function's answer to these bytes."""
     return np.array(db.one(f"SELECT {function}(unhex('{value.hex()}'))")[0], np.float32)
 
 
@@ -65,7 +65,7 @@ def test_the_pages_queries_run(db: Database, settings: Settings) -> None:
 
 @pytest.mark.parametrize("by", ["image", "text"])
 def test_query_with_a_function_uses_the_index(db: Database, by: str) -> None:
-    """By the engine's count of graphs searched: EXPLAIN names an index also where all rows are scanned."""
+    """Uses the engine's count of searched graphs, because EXPLAIN names an index even if all rows are scanned."""
     query = (
         f"SELECT url FROM laion ORDER BY cosineDistance({by}_embedding, encode_text('a dog and a cat')) ASC LIMIT 10"
     )
@@ -74,7 +74,7 @@ def test_query_with_a_function_uses_the_index(db: Database, by: str) -> None:
 
 
 def searched_by(db: Database, query: str, **settings: object) -> int:
-    """How many graphs ClickHouse searches for a query."""
+    """Returns the number of graphs that ClickHouse searches for a query."""
     count = "SELECT sum(value) FROM system.events WHERE event = 'USearchSearchCount'"
     (before,) = db.one(count)
     assert len(db.rows(query, settings=settings)) == 10
@@ -110,7 +110,7 @@ def test_text_of_ten_million_characters_has_a_vector(db: Database) -> None:
 
 @pytest.fixture(scope="module")
 def bad_pictures(settings: Settings) -> Path:
-    """Files below the root that no vector can be made of."""
+    """A folder below the root with files from which no vector can be made."""
     assert settings.image_root
     root = settings.image_root
     files = {

@@ -1,4 +1,4 @@
-"""The page of results is one file that is safe to open, whatever captions and URLs hold."""
+"""Tests that the page of results is one file that is safe to open, whatever its captions and URLs contain."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class Elements(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Notes an element."""
+        """Records an element."""
         self.found.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        """Notes text."""
+        """Records text."""
         self.text += data
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
-        """The attributes of all elements of a kind."""
+        """Returns the attributes of all elements with this tag."""
         return [attributes for name, attributes in self.found if name == tag]
 
 
 def neighbour(rank: int = 1, **more: object) -> Neighbour:
-    """One answer."""
+    """Returns one neighbour of a result."""
     row = {"distance": 0.25, "caption": "a dog", "url": "https://example.org/dog.jpg", "shard": 0, "id": 7}
     return Neighbour(rank=rank, **{**row, "nsfw": "UNLIKELY", **more})  # type: ignore[arg-type]
 
 
 def result(*neighbours: Neighbour) -> SearchResult:
-    """A result of these answers."""
+    """Returns a result with these neighbours."""
     return SearchResult(list(neighbours), "image", exact=False, seconds=0.01)
 
 

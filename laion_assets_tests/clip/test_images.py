@@ -1,4 +1,4 @@
-"""Pictures of all kinds become upright RGB, and what cannot is refused with a reason."""
+"""Tests of reading pictures: all kinds become upright RGB, and other files are refused with a reason."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ RED = (220, 30, 40)
 
 
 def png(image: Image.Image, **options: object) -> bytes:
-    """The bytes of a picture as PNG."""
+    """Returns a picture as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises a size and has no pixels."""
+    """Returns a PNG whose header has this size, but which has no pixels."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     body = b"".join(
@@ -36,7 +36,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def middle(image: Image.Image) -> tuple[int, ...]:
-    """The colour of the pixel in the middle."""
+    """Returns the colour of the pixel in the middle."""
     return tuple(int(value) for value in np.asarray(image)[image.height // 2, image.width // 2])
 
 

@@ -1,4 +1,4 @@
-"""The model's folder is there when it is needed, or an error says which files belong where."""
+"""Tests that the model's folder is there when it is needed, or an error says which files belong where."""
 
 from __future__ import annotations
 

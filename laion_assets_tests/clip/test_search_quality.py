@@ -1,4 +1,4 @@
-"""In the sample world words and colours find what they name, by the index as by exact search, and functions agree."""
+"""Tests that in the sample world words and colours find what they name: by index, exactly, and with SQL functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from laion_assets.table.vectors import By
 
 
 def precision(found: Answer, word: str) -> float:
-    """Share of the ten captions that have the word."""
+    """Returns the share of the ten captions that have the word."""
     captions = [neighbour.caption.lower() for neighbour in found.result.neighbours]
     assert len(captions) == 10
     return sum(word in re.findall(r"[^\W_]+", caption) for caption in captions) / 10

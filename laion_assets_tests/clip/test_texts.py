@@ -1,4 +1,4 @@
-"""Texts reach the tokenizer as CLIP's own code would have them."""
+"""Tests that texts are cleaned for the tokenizer in the same way as in CLIP's own code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's protocol, run as ClickHouse runs it: through the installed script."""
+"""Tests of the worker's protocol, with the worker started as ClickHouse starts it: by the installed script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from laion_assets_tests.clip.conftest import sample_settings
 
 
 def block(*rows: bytes) -> bytes:
-    """A block of rows as ClickHouse sends it."""
+    """Returns a block of rows in the form in which ClickHouse sends it."""
     return b"%d\n" % len(rows) + b"".join(bytes(_varint(len(row))) + row for row in rows)
 
 

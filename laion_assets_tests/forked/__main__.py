@@ -1,7 +1,8 @@
-"""A Python that has imported what the command needs and forks a process for each program that it is asked to run.
+"""A server that imports the command's modules once, and forks a process for each program that it is asked to run.
 
-`python -m laion_assets_tests.forked SOCKET`; it ends with its standard input. It opens nothing and starts no thread, so
-that what it forks is as a fresh interpreter after its imports, which are most of a short command's time.
+Start it with `python -m laion_assets_tests.forked SOCKET`; it ends when its standard input is closed. It opens no files
+and starts no threads, so a forked process is like a fresh interpreter after its imports. These imports take most of a
+short command's time.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from typing import Any
 
 LIBRARIES = ("matplotlib.pyplot", "pandas", "sqlalchemy.dialects.sqlite", "dagster._core.storage.event_log")
 ROOMS = ("definitions", "service.app", "terminal")
-"""Not chDB, whose import starts threads. Not `cli`: its consoles look at the environment when they are made."""
+"""Without chDB, whose import starts threads, and without `cli`, whose consoles read the environment when made."""
 
 
 def prepare() -> None:
-    """Imports what commands use. A warning would have been a command's own words, and is an error here."""
+    """Imports the modules that commands use. A warning is an error here, because a command would have printed it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for name in LIBRARIES:
@@ -39,7 +40,7 @@ def prepare() -> None:
 
 
 def serve(path: str) -> dict[str, Any] | None:
-    """Forks for whoever connects and tells the number and the end of each process; returns in these: what to run."""
+    """Forks a process for each client, and sends the client its id and exit code; in the process, returns its task."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
@@ -85,7 +86,7 @@ def _tell_of_ends(running: dict[int, socket.socket]) -> None:
 
 
 def become(asked: dict[str, Any]) -> None:
-    """Runs `-m MODULE …` or `-c PROGRAM …` in the folder, environment and streams that were given, to its end."""
+    """Runs `-m MODULE …` or `-c PROGRAM …` to its end in the given folder, with the given environment and streams."""
     for number, descriptor in enumerate(asked["files"]):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -110,7 +111,7 @@ def become(asked: dict[str, Any]) -> None:
 
 
 class _End:
-    """Leaves the process at the end of what it does at its end: to take the interpreter apart would copy all of it."""
+    """Ends the process after all exit handlers: the interpreter's own cleanup would copy all shared memory."""
 
     code = 0
 

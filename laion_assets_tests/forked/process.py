@@ -1,4 +1,4 @@
-"""Starts Python programs in processes of their own, as `subprocess` does, forked from one that has the imports."""
+"""Runs Python programs in new processes, as `subprocess` does, but forked from a process that has done the imports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @functools.cache
 def _server() -> str:
-    """The path of the socket of this process's server, which ends when this process does."""
+    """Starts this process's server, which ends when this process ends, and returns the path of its socket."""
     path = Path(tempfile.mkdtemp(prefix="forked-")) / "socket"
     server = subprocess.Popen(
         [sys.executable, "-m", "laion_assets_tests.forked", str(path)],
@@ -37,10 +37,10 @@ def _server() -> str:
 
 
 class ForkedProcess:
-    """A process under way. Its output is read by `communicate`, or line by line from `stdout` and `stderr`.
+    """A running process. Read its output with `communicate`, or line by line from `stdout` and `stderr`.
 
-    `arguments` are those of `python`: `-m MODULE …` or `-c PROGRAM …`. What a `quiet` one says to standard error is
-    read by nobody.
+    `arguments` are those of `python`: `-m MODULE …` or `-c PROGRAM …`. The standard error of a `quiet` process goes to
+    the null device.
     """
 
     def __init__(self, *arguments: str, cwd: Path, env: Mapping[str, str], quiet: bool = False) -> None:
@@ -65,14 +65,14 @@ class ForkedProcess:
         self.pid = int(self._said(None))
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal's number; None while it runs."""
+        """Returns the exit code, negative for a signal's number, or None while the process runs."""
         if self.returncode is None:
             with contextlib.suppress(TimeoutError):
                 self.returncode = int(self._said(0.0))
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code at its end. Raises `subprocess.TimeoutExpired`."""
+        """Waits for the end and returns the exit code. Raises `subprocess.TimeoutExpired`."""
         if self.returncode is None:
             try:
                 self.returncode = int(self._said(timeout))
@@ -81,7 +81,7 @@ class ForkedProcess:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it writes to its end, after its input was closed. Raises `subprocess.TimeoutExpired`."""
+        """Closes the input, and returns all output until the end. Raises `subprocess.TimeoutExpired`."""
         self.stdin.close()
         deadline = None if timeout is None else time.monotonic() + timeout
         said: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
@@ -101,12 +101,12 @@ class ForkedProcess:
         return b"".join(said["stdout"]).decode(), b"".join(said["stderr"]).decode()
 
     def send_signal(self, number: int) -> None:
-        """Sends a signal, unless the process is over."""
+        """Sends a signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Kills the process."""
         self.send_signal(signal.SIGKILL)
 
     def __enter__(self) -> ForkedProcess:
@@ -120,7 +120,7 @@ class ForkedProcess:
         self._line.close()
 
     def _said(self, timeout: float | None) -> str:
-        """The server's next line about this process. Raises `TimeoutError`."""
+        """Returns the server's next line about this process. Raises `TimeoutError`."""
         self._line.settimeout(timeout if timeout != 0.0 else 1e-6)
         said = b""
         while not said.endswith(b"\n"):
@@ -131,7 +131,7 @@ class ForkedProcess:
 
 
 def run_forked(*arguments: str, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    """Runs a program to its end; kills it, and raises `subprocess.TimeoutExpired`, where it takes too long."""
+    """Runs a program to its end; if it takes too long, kills it and raises `subprocess.TimeoutExpired`."""
     with ForkedProcess(*arguments, cwd=cwd, env=env) as process:
         try:
             said, complained = process.communicate(timeout)
