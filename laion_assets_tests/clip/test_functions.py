@@ -1,4 +1,4 @@
-"""Tests of encode_text and encode_image in ClickHouse: the page's queries run, and bad input does not end a worker."""
+"""Tests of encode_text and encode_image in ClickHouse: the page's queries run, and workers survive bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of recall figures: ties count, a bad index has a low figure, and the named settings reach the named figure."""
+"""Tests of recall figures: ties count, a bad index has a low figure, and the chosen search settings meet the target."""
 
 from __future__ import annotations
 

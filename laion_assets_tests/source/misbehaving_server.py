@@ -31,7 +31,7 @@ class Behaviour:
     """The behaviour that a path asks for. The fields are the options; an empty string or 0 turns an option off."""
 
     times: int = 0
-    """Misbehave only at this many first requests of a path."""
+    """Misbehave for this many requests of a path, and then behave well."""
     validator: str = "etag"
     """`etag`, `weak`, `date`, `young` (the current date) or `none`."""
     ranges: str = "right"

@@ -1,4 +1,4 @@
-"""Tests of fetching the three files of a shard: in parallel, from the first source that has them, each only once."""
+"""Tests of fetching a shard's three files: in parallel, from the first source with them, each once and reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of shards cut from a large Parquet file by HTTP ranges, from a folder and from S3: complete, of one version."""
+"""Tests of shards cut from a large Parquet file over HTTP, from a folder and S3: complete, resumed, of one version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of connecting to the embedded engine's folder and to wrong servers: errors are clear and show no secrets."""
+"""Tests of connecting to the engine's folder, held or free, and to wrong servers: clear errors without secrets."""
 
 from __future__ import annotations
 

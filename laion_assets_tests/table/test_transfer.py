@@ -1,4 +1,4 @@
-"""Tests of sending a merged file to a server: it reads the file if it can, otherwise the loader pushes it."""
+"""Tests of sending a file to a server: the server reads it or the loader pushes it; both give the same partition."""
 
 from __future__ import annotations
 
