@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME …]`: runs benchmarks by name and writes their report. Their files describe them.
+"""`python -m benchmarks [NAME …]`: runs benchmarks by name and writes their report. Each benchmark's file describes it.
 
 Benchmarks of whole processes take the options below. Search, index, Dagster and CLIP benchmarks have their own options:
 `python -m benchmarks NAME --help`.
@@ -53,11 +53,11 @@ WITH_OPTIONS: dict[str, str] = {
     "clip_full_size": "--runs 1 --calls 1",
     "clip_functions": "--texts 500 --runs 1 --calls 3",
 }
-"""Benchmarks with their own options, and the options that make them quick. Their `main` returns a section."""
+"""Benchmarks with their own options, and the options that `--quick` passes to them. Their `main` returns a section."""
 
 
 def main() -> None:
-    """Runs the named benchmarks, or all; the report is written after each, so that an interruption loses only one."""
+    """Runs the named benchmarks, or all. The report is written after each benchmark: an interruption loses only one."""
     name, *rest = sys.argv[1:] or [""]
     if name in WITH_OPTIONS and not set(rest) & {*BENCHMARKS, *WITH_OPTIONS}:
         quick = "--quick" in rest
@@ -72,18 +72,24 @@ def main() -> None:
 
 @contextmanager
 def _alone_in(scratch: Path) -> Iterator[None]:
-    """Allows only one run at a time: two would measure each other."""
+    """Allows only one run at a time: two runs at once would slow each other down."""
     scratch.mkdir(parents=True, exist_ok=True)
     with (scratch / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit(f"another run works in {scratch}: two at once would measure each other")
+            sys.exit(
+                f"another benchmark run uses {scratch}: two runs at once would slow each other down; "
+                "wait until the other run has ended"
+            )
         yield
 
 
 def _run_one(name: str, options: list[str]) -> Section:
-    """Runs a benchmark with its own options, which writes its own report. Its packages may take long to import."""
+    """Runs a benchmark that has its own options and writes its own report.
+
+    It is imported only here, since its packages may take long to import.
+    """
     section: Section = importlib.import_module(f"benchmarks.{name}").main(options)
     return section
 
@@ -117,18 +123,18 @@ def _run(given: argparse.Namespace) -> None:
 def _arguments() -> argparse.Namespace:
     known = [*BENCHMARKS, *WITH_OPTIONS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all where none is given")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--runs", type=int, help="rounds: 5, or 1 with --quick")
-    parser.add_argument("--rows", type=int, help="rows of a shard, instead of each benchmark's own")
-    parser.add_argument("--without", nargs="*", default=[], metavar="PEER", help="peers of ingest to leave out")
+    parser.add_argument("--rows", type=int, help="rows of a shard; default: each benchmark's own")
+    parser.add_argument("--without", nargs="*", default=[], metavar="PEER", help="peers that `ingest` leaves out")
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes, to see that all works; the report is scratch"
+        "--quick", action="store_true", help="small sizes, to check that all works; the report goes to --scratch"
     )
-    parser.add_argument("--scratch", type=Path, default=SCRATCH, help="for sample shards and tables: 20 GB")
+    parser.add_argument("--scratch", type=Path, default=SCRATCH, help="folder for sample shards and tables: 20 GB")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in known]
     if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+        parser.error(f"unknown benchmark: {', '.join(unknown)}; the benchmarks are {', '.join(known)}")
     return given
 
 

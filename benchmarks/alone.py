@@ -1,4 +1,7 @@
-"""Runs one search benchmark by itself: options, a scratch folder, and a report that grows. It measures nothing."""
+"""What a benchmark with its own options needs: common options, a scratch folder, a report that is written step by step.
+
+It measures nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ from laion_assets.recall.figures import Evaluation
 
 @dataclass
 class GrowingReport:
-    """The section of one benchmark, written again after each addition: an interruption loses one step.
+    """The section of one benchmark. It is written again after each addition, so that an interruption loses one step.
 
-    `scratch` is an empty folder, removed at the end.
+    `scratch` is a folder that is empty at first and removed at the end.
     """
 
     section: Section
@@ -46,7 +49,7 @@ class GrowingReport:
         sys.stderr.flush()
 
     def progress(self) -> LoggedProgress:
-        """Prints the progress of a build by such lines."""
+        """The progress of a build, printed in the same form every 20 seconds."""
         return LoggedProgress(self.say, every_seconds=20)
 
     def figure(
@@ -59,17 +62,17 @@ class GrowingReport:
         self.save()
 
     def table(self, title: str, rows: list[list[str]]) -> None:
-        """Sets a table; its first row is the head."""
+        """Adds or replaces a table. Its first row is the head."""
         self.section.tables[title] = rows
         self.save()
 
     def raw(self, name: str, facts: dict[str, object]) -> None:
-        """Keeps everything that was measured for the JSON."""
+        """Puts measurements into the JSON report."""
         self.section.rounds.setdefault(name, []).append(Round({}, facts))
         self.save()
 
     def evaluation(self, name: str, evaluation: Evaluation) -> None:
-        """Keeps an evaluation for the JSON."""
+        """Puts an evaluation into the JSON report."""
         self.raw(name, asdict(evaluation))
 
     def note(self, text: str) -> None:
@@ -83,23 +86,23 @@ class GrowingReport:
 
 
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
-    """A parser with the options that all of them have: where to report and where to work."""
+    """A parser with the options of every such benchmark: the folder of the report, and the scratch folder."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     made.add_argument("--report", type=Path, default=REPORTS, help="folder of the report")
-    made.add_argument("--scratch", type=Path, default=SCRATCH, help="for tables; removed at the end")
+    made.add_argument("--scratch", type=Path, default=SCRATCH, help="folder for tables, which are removed at the end")
     return made
 
 
 @contextmanager
 def reported(name: str, about: str, given: argparse.Namespace) -> Iterator[GrowingReport]:
-    """A report and a scratch folder for the block. After SIGTERM or Ctrl-C the report stays, and the folder is
+    """A report and a scratch folder for the block. After SIGTERM or Ctrl-C the report is kept and the folder is
     removed."""
     signal.signal(signal.SIGTERM, _terminated)
-    # Compiled modules are kept, as by default in Python: compiling Dagster takes longer than a run.
+    # Python keeps compiled modules, as it does by default: compiling Dagster takes longer than a run.
     for variable in [name for name in os.environ if name.startswith("LAION_") or name == "PYTHONDONTWRITEBYTECODE"]:
         del os.environ[variable]
     given.scratch.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,9 @@ def index_parameters(text: str) -> IndexParameters:
         quantization = next(known for known in BITS if known == name)
         return IndexParameters(quantization, int(m), int(ef_construction))
     except (ValueError, StopIteration):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like bf16,64,256") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not quantization,M,ef_construction, such as bf16,64,256"
+        ) from None
 
 
 def shape(text: str) -> tuple[int, int]:
@@ -128,7 +133,7 @@ def shape(text: str) -> tuple[int, int]:
     try:
         rows, parts = (int(number) for number in text.split("x"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 200000x10") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROWSxPARTITIONS, such as 200000x10") from None
     return rows, parts
 
 

@@ -1,4 +1,7 @@
-"""Benchmark: cells and codes against exact search and graphs as rows and partitions grow: recall, cost, build."""
+"""Benchmark: search by cells and codes compared with exact search and graphs, for growing rows and partitions.
+
+It measures recall, the cost of a search, and the cost of a build.
+"""
 
 from __future__ import annotations
 
@@ -33,32 +36,33 @@ from laion_assets.table.vectors import By, Vectors
 
 TARGET = 0.95
 UNSEEN_SHARD = 407
-"""Whose rows are asked with and are in no table."""
+"""The queries are rows of this shard, which is in no table."""
 
 KINDS: tuple[tuple[By, By], ...] = (("image", "image"), ("text", "image"), ("text", "text"), ("image", "text"))
 MOST_BUILD_CORE_SECONDS, MOST_CODE_BYTES = 60.0, 140.0
 TIMES_FASTER = {1_000_000: 4.0, 4_000_000: 8.0}
-"""Than exact search, from so many rows on."""
+"""By rows of the table: how many times faster than exact search the cells should be from that number of rows on."""
 
 ABOUT = """\
-Sample rows (512 dimensions) in equal partitions; {queries} queries of each of the four kinds, from a shard that is not
-loaded. Recall@10 counts rows at most as far as the tenth true neighbour; ± is half of the 95 % interval of the mean.
-CPU milliseconds are those of this process, in which the engine runs; p50 is wall time, which other work on the machine
-makes longer. *Rows* is the share of the column's rows that the engine read, by its counter SelectedRows, the
-candidates and the answer's granules included; MB are those of SelectedBytes, which does not count graphs. Cells are
-asked with their default number of clusters, half and twice as many; graphs with the first of a list of settings whose
-lower bound is {target} or more. The table *Growth* has the recall of the worst kind and the mean cost of all."""
+Sample rows (512 dimensions) in equal partitions. There are {queries} queries of each of the four kinds, from a shard
+that is not loaded. Recall@10 counts a found row if it is no farther than the tenth true neighbour. ± is half of the
+95 % interval of the mean. CPU milliseconds are those of this process, in which the engine runs. p50 is wall time, which
+other work on the machine makes longer. *Rows* is the share of the column's rows that the engine read (its counter
+SelectedRows), with the candidates and the granules of the answer. MB are those of SelectedBytes, which does not count
+graphs. Cells are searched with the default number of clusters, with half of it and with twice as many. Graphs are
+searched with the first settings of a list whose lower bound of recall is {target} or more. The table *Growth* shows the
+recall of the worst kind and the mean cost of all kinds."""
 
 HEAD = ["rows × partitions", "kind", "method", "recall@10", "CPU ms", "p50 ms", "rows %", "MB"]
 GROWTH_HEAD = ["rows × partitions", "method", "recall@10, worst kind", "CPU ms", "p50 ms", "rows %", "MB"]
 BUILD_HEAD = [
-    "rows × partitions", "column", "what", "training core-s", "core-s a million vectors", "bytes on disk a vector",
-    "bytes in memory or page cache a vector",
+    "rows × partitions", "column", "what", "training core-s", "core-s per million vectors", "bytes on disk per vector",
+    "bytes in memory or page cache per vector",
 ]  # fmt: skip
 
 
 class _Of(NamedTuple):
-    """The table that is measured: its rows, its partitions, and the origin of its vectors, if not the sample."""
+    """The table that is measured: its rows, its partitions, and the origin of its vectors if they are not samples."""
 
     rows: int
     partitions: int
@@ -69,12 +73,13 @@ class _Of(NamedTuple):
 
 
 _Asked = list[tuple[str, By, Vectors, npt.NDArray[np.float64]]]
-"""For each kind: the query, the column, the vectors (q, d), and the distance of each tenth neighbour (q,)."""
+"""For each kind: the kind's name, the column that is searched, the query vectors (q, d), and the distance of each
+query's tenth neighbour (q,)."""
 
 
 @dataclass
 class _Tables:
-    """The report's tables while they grow, and the figures of the default settings by shape and method."""
+    """The report's tables so far, and the figures of the default settings by shape and method."""
 
     report: GrowingReport
     searches: list[list[str]] = field(default_factory=lambda: [HEAD])
@@ -82,7 +87,7 @@ class _Tables:
     growth: dict[tuple[_Of, str], list[Figures]] = field(default_factory=dict)
 
     def search(self, of: _Of, kind: str, way: Way, found: Figures, *, named: bool) -> None:
-        """Adds one row; `named` marks the row that represents the method in the table of growth."""
+        """Adds one row. With `named`, the row also represents its method in the table *Growth*."""
         share = 100 * found.rows_read / of.rows
         self.searches.append([str(of), kind, way.name, _recall(found), *_costs(found, share)])
         if named:
@@ -100,14 +105,20 @@ def main(arguments: list[str] | None = None) -> Section:
         "--shapes", type=shape, nargs="*", default=[(40_000, 1), (200_000, 1)], help="ROWSxPARTITIONS of each table"
     )
     options.add_argument("--queries", type=int, default=100, help="of each kind")
-    options.add_argument("--exact", type=int, default=10, help="exact searches that are timed a kind")
+    options.add_argument("--exact", type=int, default=10, help="exact searches that are timed for each kind")
     options.add_argument(
-        "--candidates", type=int, nargs="+", default=[CANDIDATES], help="ranked by stored vectors, a neighbour"
+        "--candidates",
+        type=int,
+        nargs="+",
+        default=[CANDIDATES],
+        help="candidates per neighbour that are ranked by their stored vectors",
     )
     options.add_argument("--graphs", type=index_parameters, nargs="*", default=[], help="such as i8,16,64 bf16,16,64")
-    options.add_argument("--graph-rows", type=int, default=200_000, help="no graph is built above so many rows")
-    options.add_argument("--real", nargs="*", choices=("glove", "minilm"), default=[], help="real vectors, too")
-    options.add_argument("--captions", type=Path, help="Parquet with a column TEXT or caption, for MiniLM")
+    options.add_argument("--graph-rows", type=int, default=200_000, help="no graph is built for tables with more rows")
+    options.add_argument(
+        "--real", nargs="*", choices=("glove", "minilm"), default=[], help="real vectors that are measured too"
+    )
+    options.add_argument("--captions", type=Path, help="Parquet file with a column TEXT or caption, for MiniLM")
     options.add_argument("--plot", type=Path, help="a PNG of CPU time by rows")
     given = options.parse_args(arguments)
     with reported("cells", ABOUT.format(queries=given.queries, target=TARGET), given) as report:
@@ -127,7 +138,8 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _measure_real(tables: _Tables, name: str, given: argparse.Namespace) -> None:
-    """Measures a table of real vectors, with some as queries that are not in it; or reports why there is none."""
+    """Measures a table of real vectors. Some of the vectors are the queries and are not in the table. If there are no
+    real vectors, it reports why."""
     report = tables.report
     try:
         real = real_vectors(name, given.captions, given.queries)
@@ -171,11 +183,11 @@ def _measure(tables: _Tables, db: Database, of: _Of, given: argparse.Namespace, 
     for parameters in given.graphs if of.rows <= given.graph_rows else ():
         _measure_graphs(tables, with_parameters(db, parameters), of, f"graph {parameters}", asked)
     if given.graphs and of.rows > given.graph_rows:
-        report.note(f"{of}: no graphs were built, which takes too long (--graph-rows).")
+        report.note(f"{of}: no graphs were built, since the table has more rows than --graph-rows.")
 
 
 def _questions(db: Database, unseen: Path) -> Iterator[tuple[str, By, Vectors, npt.NDArray[np.float64]]]:
-    """The queries of each kind to the sample's columns, from a shard that is not loaded."""
+    """The queries of each kind, from a shard that is not loaded, for the columns of the sample."""
     for query, by in KINDS:
         short = "img" if query == "image" else query
         vectors = np.load(unseen / f"{short}_emb" / f"{short}_emb_{UNSEEN_SHARD}.npy").astype(np.float32)
@@ -217,19 +229,20 @@ def _tell_build(tables: _Tables, db: Database, of: _Of, built: CellsReport) -> N
         ]
     )
     report.table("Build", tables.builds)
-    name = f"{of}, {built.by}: core seconds a million vectors, beside training"
+    name = f"{of}, {built.by}: core-seconds per million vectors, without training"
     report.figure(name, cores, sign="≤", goal=MOST_BUILD_CORE_SECONDS, form=".1f")
-    report.figure(f"{of}: bytes of codes a vector", size, sign="≤", goal=MOST_CODE_BYTES, form=".0f")
+    report.figure(f"{of}: bytes of codes per vector", size, sign="≤", goal=MOST_CODE_BYTES, form=".0f")
 
 
 def _tell_speed(tables: _Tables, of: _Of) -> None:
-    """Reports how much less CPU time and wall time the worst kind takes than exact search."""
+    """Reports how many times faster than exact search the cells are, by CPU time and by wall time, for the worst
+    kind."""
     exact, cells = tables.growth[of, "exact"], tables.growth.get((of, "cells"))
     goal = max((times for rows, times in TIMES_FASTER.items() if of.rows >= rows), default=None)
     if cells:
         for name, unit in (("p50_ms", "p50"), ("cpu_ms", "CPU time")):
             times = min(vars(one)[name] / vars(other)[name] for one, other in zip(exact, cells, strict=True))
-            tables.report.figure(f"{of}: exact over cells, {unit}", times, goal=goal, form=".1f")
+            tables.report.figure(f"{of}: times faster than exact search, by {unit}", times, goal=goal, form=".1f")
 
 
 def _recall(found: Figures) -> str:
@@ -249,7 +262,8 @@ def _mean(rows: int, figures: list[Figures]) -> list[str]:
 
 
 def _plot(tables: _Tables) -> bytes:
-    """CPU milliseconds a search against rows, a line for each method in one partition; points are other shapes."""
+    """A plot of CPU milliseconds per search by rows: a line for each method in tables of one partition, points for
+    tables of more partitions."""
     figure, axes = blank_plot()
     names = list(dict.fromkeys(name for _, name in tables.growth))
     for place, method in enumerate(names):
@@ -263,7 +277,7 @@ def _plot(tables: _Tables) -> bytes:
                 axes.annotate(f"× {partitions}", (rows, cpu), fontsize=6, xytext=(3, 3), textcoords="offset points")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("rows (triangles: in so many partitions)")
-    axes.set_ylabel("CPU ms a search, mean of four kinds of query")
+    axes.set_xlabel("rows (triangles: more than one partition, whose number is given)")
+    axes.set_ylabel("CPU ms per search, mean of four kinds of query")
     axes.legend(fontsize=7)
     return png_of(figure)

@@ -19,18 +19,19 @@ from laion_assets.table.database import Database
 from laion_assets.table.vectors import By, Vectors
 
 TOLERANCE = 5e-6
-"""The distances of the engine and of the matrix product are float32, each within 1e-6 of the exact value."""
+"""Distances may differ by this much: the engine and the matrix product compute them in float32, each within 1e-6 of the
+exact value."""
 
 GRAPH_SETTINGS = (
     *(SearchSettings(ef) for ef in (64, 256, 512, 1024)),
     *(SearchSettings(1024, multiplier=5), SearchSettings(2048, multiplier=5)),
 )
-"""Settings that are tried in this order until one reaches the target."""
+"""Settings of graphs, tried in this order until one reaches the target."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to search, `exact`, `cells`, `codes` or graphs, with its settings."""
+    """One way to search with its settings: `exact`, `cells`, `codes` or graphs."""
 
     method: str
     name: str
@@ -49,7 +50,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a method for one kind of query: means over its queries."""
+    """The figures of a method for one kind of query: means over the queries of the kind."""
 
     recall: float
     half_interval: float
@@ -68,7 +69,7 @@ EXACT = Way("exact", "exact")
 
 
 def cells_ways(probes: int, clusters: int, candidates: Sequence[int]) -> Iterator[Way]:
-    """The default number of probed clusters, half and twice as many, and codes alone."""
+    """Cells with the default number of probed clusters, with half of it and with twice as many, and codes alone."""
     for count in candidates:
         for factor in (1, 0.5, 2) if probes else ():
             settings = CellsSettings(math.ceil(probes * factor), count)
@@ -83,7 +84,8 @@ def graph_ways(name: str) -> list[Way]:
 
 
 def ask(db: Database, by: By, vectors: Vectors, farthest: npt.NDArray[np.float64], way: Way) -> Figures:
-    """Asks every vector, (q, d). A row counts as found if it is no farther than the tenth true neighbour."""
+    """Searches for every query vector, (q, d). A row counts as found if it is no farther than the tenth true
+    neighbour."""
     recalls, seconds = [], []
     way.find(db, vectors[0], by)
     rows, size, cores = *_counters(db), time.process_time()

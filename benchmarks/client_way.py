@@ -1,7 +1,8 @@
-"""Measured program: all of a shard in memory, then one insert by the ClickHouse client. It is a peer, not our code.
+"""Measured program: reads a whole shard into memory, then inserts it by one call of the ClickHouse client.
 
-`arrow` gives the client an Arrow table that polars made of the three files. `pandas` gives it a pandas frame whose
-vectors are arrays, which is what the client's documentation shows first. Nothing is checked, and parts are not merged.
+It is a peer, not our code. `arrow` gives the client an Arrow table that polars made of the three files. `pandas` gives
+the client a pandas frame whose vectors are arrays, as the client's documentation shows first. Nothing is checked, and
+parts are not merged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from benchmarks.stage import StageReport
 
 
 def polars_frame(folder: Path, number: str) -> Any:
-    """All columns of our table, by polars."""
+    """All columns of our table, read by polars."""
     import numpy as np
     import polars as pl
 
@@ -38,7 +39,7 @@ def polars_frame(folder: Path, number: str) -> Any:
 
 
 def pandas_frame(folder: Path, number: str) -> Any:
-    """The same by pandas, with vectors as one array for each row."""
+    """All columns of our table, read by pandas, with one array per vector."""
     import numpy as np
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Benchmark: text and image encoding by a pair of ViT-B/32's full size against onnxruntime alone."""
+"""Benchmark: encoding of texts and images by encoders of ViT-B/32's full size, compared with onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Work = Callable[[], object]
 Item = TypeVar("Item")
 
 ABOUT = """\
-Random weights in ViT-B/32's own shape, made when this benchmark runs. *ours* is `ClipEncoder` from a text or a decoded
-picture of {width} × {height} pixels to a unit vector; *onnxruntime* runs the same model on tokens or pixels that are
-ready, so that all of our cleaning, tokenizing, resizing and normalising is over it. Both use one session with the
-default threads. They take turns, a ratio is of two runs of the same round. Texts are encoded one and {texts} at once,
-pictures {pictures}."""
+Encoders of ViT-B/32's shape with random weights, made when this benchmark runs. *ours* is `ClipEncoder`, from a text or
+a decoded picture of {width} × {height} pixels to a unit vector. *onnxruntime* runs the same model on tokens or pixels
+that are ready. The difference is our cleaning, tokenizing, resizing and normalising. Both use one session with the
+default threads. They take turns, and a ratio compares two runs of the same round. Texts are encoded one at a time and
+{texts} at once, pictures {pictures} at once."""
 
 
 def main(arguments: list[str] | None = None) -> Section:
@@ -79,7 +79,7 @@ def _images(report: GrowingReport, encoder: ClipEncoder, runs: int) -> None:
 
 
 def _session(half: Any) -> Any:
-    """The encoder's own session: a second session would have its own weights and threads, and so other times."""
+    """The encoder's own session. A second session would have its own weights and threads, and so different times."""
     return half.model.model
 
 
@@ -105,7 +105,7 @@ def _measure(report: GrowingReport, name: str, works: dict[str, Work], items: in
         report.figure(f"{name}: {peer}", [1e3 * value for value in values], "ms each", form=".2f")
         report.figure(f"{name}: {peer}", [1 / value for value in values], "a second", form=".1f")
     ratios = [ours / alone for ours, alone in zip(seconds[OURS], seconds[ALONE], strict=True)]
-    report.figure(f"{name}: time of ours, of onnxruntime's", ratios)
+    report.figure(f"{name}: our time / onnxruntime's time", ratios)
     report.raw(f"{name}, s each", {"rounds": seconds})
 
 

@@ -1,4 +1,4 @@
-"""Benchmark: the cost of a cold first search beyond its libraries, and of encode_text in SQL beyond the model alone."""
+"""Benchmark: what our code adds to a first search in a new process, and what encode_text in SQL adds to the model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ QUERY = "a red dog"
 SEARCH, BY_HAND, IMPORTS = "first search", "same search by hand", "engine and model alone"
 
 ABOUT = """\
-The sample's encoders and a table of {texts:,} sample rows without index. *Cold*: whole processes, one uncounted run
-each before, so that modules are compiled and files in the page cache. *first search* is `laion_assets.search` with a
-text; *engine and model alone* imports clickhouse-connect, chdb and fastembed and encodes the text; *same search by
-hand* also sends the exact search as SQL and puts the answer into a polars frame. *Warm call*: `SELECT encode_text(…)`
-in the embedded engine, a worker already running, against fastembed in this process and against `SELECT 1`; each round
-has the median of {calls} calls. *Texts*: `encode_text` over the table's captions against `TextEmbedding.embed` of the
-same captions. Peers take turns, a ratio or a difference is of two runs of the same round."""
+The sample's encoders and a table of {texts:,} sample rows without index. *Cold* measures whole processes. One run of
+each is not counted, so that modules are compiled and files are in the page cache. *first search* is
+`laion_assets.search` with a text. *engine and model alone* imports clickhouse-connect, chdb and fastembed and encodes
+the text. *same search by hand* also sends the exact search as SQL and puts the answer into a polars frame. *Warm call*
+compares `SELECT encode_text(…)` in the embedded engine, whose worker is already running, with fastembed in this process
+and with `SELECT 1`. Each round has the median of {calls} calls. *Texts* compares `encode_text` over the table's
+captions with `TextEmbedding.embed` of the same captions. Peers take turns, and a ratio or a difference is of two runs
+of the same round."""
 
 SEARCH_CODE = """\
 import sys
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _load_sample(settings: Settings, rows: int) -> str:
-    """A table of one partition, the encoders and their functions; the table's name."""
+    """Makes a table of one partition, the encoders and their SQL functions. Returns the table's name."""
     store = ShardStore(settings.data_dir, settings.dataset)
     store.raw_folder.mkdir(parents=True)
     for path in write_sample_shard(settings.data_dir / "sample", SHARD, rows):
@@ -100,7 +101,7 @@ def _load_sample(settings: Settings, rows: int) -> str:
 
 
 def _cold(report: GrowingReport, settings: Settings, table: str, runs: int) -> None:
-    """Measures whole processes. The embedded engine must not be open in this process."""
+    """Measures whole processes. They open the embedded engine, so this process must not have it open."""
     store, model = str(settings.data_dir), str(ready_model(settings) / "text")
     arguments = [QUERY, store, TEXT_CLASS, model, table]
     commands: dict[str, Command] = {
@@ -116,7 +117,7 @@ def _cold(report: GrowingReport, settings: Settings, table: str, runs: int) -> N
     for name, done in rounds.items():
         report.figure(f"cold: {name}", [one.wall for one in done], "s")
     for under in (IMPORTS, BY_HAND):
-        report.figure(f"cold: {SEARCH} over {under}", _differences(rounds, SEARCH, under), "s")
+        report.figure(f"cold: {SEARCH} minus {under}", _differences(rounds, SEARCH, under), "s")
     report.table("Cold, whole processes", stages_table(rounds))
 
 
@@ -134,7 +135,7 @@ def _model_alone(settings: Settings) -> TextEmbedding:
 
 
 def _warm(report: GrowingReport, db: Database, model: TextEmbedding, given: argparse.Namespace) -> None:
-    """Calls and whole columns, with the engine open and its workers started."""
+    """Measures single calls and whole columns, with the engine open and its workers started."""
     report.say("warm: starting the workers")
     column = _sql(db, f"SELECT sum(encode_text(caption)[1]) FROM {db.table}")
     for _ in range(2):
@@ -146,12 +147,12 @@ def _warm(report: GrowingReport, db: Database, model: TextEmbedding, given: argp
     for name, seconds in rounds.items():
         report.figure(f"texts: {name}", [len(captions) / value for value in seconds], "texts/s", form=",.0f")
     pairs = zip(rounds["SQL"], rounds["fastembed"], strict=True)
-    report.figure("texts: rate of SQL, of fastembed's", [alone / sql for sql, alone in pairs])
+    report.figure("texts: rate of SQL / rate of fastembed", [alone / sql for sql, alone in pairs])
     report.raw("texts, s", {"texts": len(captions), "different": len(set(captions)), "rounds": rounds})
 
 
 def _calls(report: GrowingReport, db: Database, model: TextEmbedding, given: argparse.Namespace) -> None:
-    """Measures one short text at a time, and the cost of any query beside it."""
+    """Measures one short text at a time, and `SELECT 1`, which is the cost of any query."""
     function, alone, nothing = "encode_text", "model", "SELECT 1"
     works: dict[str, Callable[[], object]] = {
         function: _sql(db, f"SELECT length(encode_text('{QUERY}'))"),
@@ -162,9 +163,9 @@ def _calls(report: GrowingReport, db: Database, model: TextEmbedding, given: arg
     for name, seconds in rounds.items():
         report.figure(f"warm call: {name}", [1e3 * value for value in seconds], "ms")
     each = list(zip(rounds[function], rounds[alone], rounds[nothing], strict=True))
-    report.figure("warm call: encode_text over the model", [1e3 * (sql - own) for sql, own, _ in each], "ms")
+    report.figure("warm call: encode_text minus the model", [1e3 * (sql - own) for sql, own, _ in each], "ms")
     over_both = [1e3 * (sql - own - query) for sql, own, query in each]
-    report.figure("warm call: encode_text over the model and SELECT 1", over_both, "ms")
+    report.figure("warm call: encode_text minus the model and SELECT 1", over_both, "ms")
     report.raw("warm calls, s", {"rounds": rounds})
 
 
@@ -180,7 +181,7 @@ def _sql(db: Database, query: str) -> Callable[[], object]:
 def _turns(
     works: dict[str, Callable[[], object]], runs: int, timed: Callable[[Callable[[], object]], float]
 ) -> dict[str, list[float]]:
-    """Seconds of every work by round; every other round runs them in reverse order."""
+    """Seconds of each piece of work, by round. Every other round runs them in reverse order."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(runs):
         for name in list(works)[:: 1 if number % 2 == 0 else -1]:

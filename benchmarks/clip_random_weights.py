@@ -1,6 +1,6 @@
-"""Builds CLIP encoders of ViT-B/32's full size with random weights, as ONNX graphs, to measure their cost only.
+"""Builds CLIP encoders of ViT-B/32's full size with random weights, as ONNX graphs, only to measure their cost.
 
-The tokenizer is the sample's: its words have small numbers in a table of the real size.
+The tokenizer is that of the sample's encoders. Its words have small numbers, but the token table has the real size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MASKED = -1e4
 
 
 class GraphBuilder:
-    """Collects nodes and weights; every method gives the name of a tensor."""
+    """Collects nodes and weights. Every method returns the name of a tensor."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)
@@ -42,17 +42,17 @@ class GraphBuilder:
         return name
 
     def random(self, *shape: int) -> str:
-        """Random weights, small enough that twelve layers stay finite."""
+        """Random weights, small enough that values stay finite through twelve layers."""
         return self.constant(0.02 * self._random.standard_normal(shape, np.float32), np.float32)
 
     def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """The one output of an operator."""
+        """Adds an operator that has one output."""
         name = self._name()
         self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
 
     def linear(self, rows: str, width: int, to_width: int) -> str:
-        """A matrix and a bias."""
+        """A linear layer: a matrix and a bias."""
         product = self.apply("MatMul", rows, self.random(width, to_width))
         return self.apply("Add", product, self.random(to_width))
 
@@ -108,7 +108,7 @@ def write_random_pair(folder: Path) -> None:
 
 
 def _write_text(path: Path) -> None:
-    """(n, tokens) numbers and mask to vectors: those of each text's last token."""
+    """From token numbers and mask, both (n, tokens), to vectors. A text's vector is that of its last token."""
     graph = GraphBuilder()
     zero, one = graph.constant([0]), graph.constant([1])
     tokens = graph.apply("Shape", "input_ids", start=1, end=2)
@@ -133,7 +133,7 @@ def _write_text(path: Path) -> None:
 
 
 def _write_vision(path: Path) -> None:
-    """(n, 3, 224, 224) pixels to vectors: those of the class token."""
+    """From pixels, (n, 3, 224, 224), to vectors. A picture's vector is that of the class token."""
     graph = GraphBuilder()
     kernel = graph.random(VISION_WIDTH, 3, PATCH, PATCH)
     squares = graph.apply("Conv", "pixel_values", kernel, kernel_shape=[PATCH] * 2, strides=[PATCH] * 2)

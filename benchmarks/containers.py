@@ -1,4 +1,4 @@
-"""Benchmark: one shard from raw files to table, by the container of its vectors: npy, a Parquet column, npz, HDF5."""
+"""Benchmark: one shard from raw files to table, by the file format of its vectors: npy, Parquet, npz, HDF5."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ NPY, LISTS, NPZ, HDF5 = "npy", "Parquet lists", "npz, compressed", "HDF5"
 GOALS = {LISTS: 1.15, NPZ: 1.5, HDF5: None}
 
 ABOUT = """\
-Merge and load of the same {rows:,} sample rows, in one process, from two npy files and the metadata; from one Parquet
-file with two list columns of float32 beside the metadata's columns (row groups of 65,536 rows, Snappy); from what
-`numpy.savez_compressed` writes of the float16 arrays; from an HDF5 file of them, one after the other. Times are in
-those of npy, round by round."""
+Merge and load of the same {rows:,} sample rows, in one process, from four file formats. *npy* is two npy files and the
+metadata. *Parquet lists* is one Parquet file with two list columns of float32 beside the metadata's columns (row groups
+of 65,536 rows, Snappy). *npz, compressed* is what `numpy.savez_compressed` writes of the float16 arrays. *HDF5* is an
+HDF5 file of these arrays. The formats take turns. Ratios compare with npy in the same round."""
 
 LAYOUTS = {
     LISTS: ("rows_{shard}.parquet", "rows_{shard}.parquet"),
     NPZ: ("{shard}.npz", "metadata_{shard}.parquet"),
     HDF5: ("{shard}.h5", "metadata_{shard}.parquet"),
 }
-"""Names of the file of vectors and of the metadata's."""
+"""The names of the file of vectors and of the file of metadata."""
 
 
 def _toml(name: str) -> str:
@@ -54,7 +54,7 @@ url = "."
 
 
 def _as_lists(shard: SampleShard, path: Path) -> None:
-    """The metadata with the vectors beside it, block by block."""
+    """Writes the metadata and the vectors as columns of one file, block by block."""
     images, texts = (np.load(each, mmap_mode="r") for each in (shard.image, shard.text))
     writer = None
     metadata = pq.read_table(shard.metadata)
@@ -87,7 +87,7 @@ WRITERS: dict[str, Callable[[SampleShard, Path], None]] = {LISTS: _as_lists, NPZ
 
 
 def _made(shard: SampleShard, name: str) -> Path:
-    """The file of vectors in a container, made once."""
+    """The file of vectors in one format. It is made if it does not exist."""
     path = shard.image.parents[1] / LAYOUTS[name][0].replace("{shard}", str(SHARD))
     if not path.exists():
         sys.stderr.write(f"  making {path.name}\n")
@@ -120,20 +120,22 @@ def _peer(shard: SampleShard, name: str) -> Peer:
 
 
 def run(bench: Bench) -> Section:
-    """Runs it. Raises `RuntimeError` when the tables differ."""
+    """Runs the benchmark. Raises `RuntimeError` when the tables differ."""
     shard = sample_shard(bench.scratch, bench.rows(ROWS, QUICK_ROWS))
     names = [name for name in WRITERS if name not in bench.without and (name != HDF5 or installed("h5py"))]
     rounds = compare(bench, [_npy_peer(shard), *(_peer(shard, name) for name in names)])
     found = {(one.outcome["rows"], one.outcome["checksum"]) for runs in rounds.values() for one in runs}
     if len(found) != 1:
-        raise RuntimeError(f"the containers did not load the same rows: {found}")
+        raise RuntimeError(f"the file formats must load the same rows, but they loaded different ones: {found}")
     figures = []
     for name in names:
         figures.append(
-            Figure(f"merge and load from {name}, of npy's", ratio(rounds, name, NPY, wall), goal=GOALS[name])
+            Figure(f"merge and load from {name}: time / npy's time", ratio(rounds, name, NPY, wall), goal=GOALS[name])
         )
-        figures.append(Figure(f"its CPU time, of npy's, {name}", ratio(rounds, name, NPY, cpu)))
-        figures.append(Figure(f"its peak memory, of npy's, {name}", ratio(rounds, name, NPY, peak)))
+        figures.append(Figure(f"merge and load from {name}: CPU time / npy's CPU time", ratio(rounds, name, NPY, cpu)))
+        figures.append(
+            Figure(f"merge and load from {name}: peak memory / npy's peak memory", ratio(rounds, name, NPY, peak))
+        )
     figures.append(Figure("merge and load from npy", spread(rounds, NPY, wall), "s", form=".1f"))
     return Section(
         "containers", ABOUT.format(rows=shard.rows), figures, {"Time and memory": stages_table(rounds)}, rounds

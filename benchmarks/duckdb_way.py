@@ -1,6 +1,7 @@
-"""Measured program: a shard into a DuckDB file by numpy and Arrow. It is a peer, not our code.
+"""Measured program: loads a shard into a DuckDB file by numpy and Arrow. It is a peer, not our code.
 
-DuckDB reads no npy, so the three files become one Arrow table in memory first. Nothing is checked, no index is built.
+DuckDB does not read npy, so the three files become one Arrow table in memory first. Nothing is checked, no index is
+built.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ FILE = "laion.duckdb"
 
 
 def load(folder: Path, number: str, report: StageReport) -> None:
-    """Loads the raw files in `folder` into a table of the database file beside them."""
+    """Loads the raw files in `folder` into a table of a database file in the same folder."""
     with report.phase("read all"):
         raw = read_raw(folder, number)
     with report.phase("insert"), importlib.import_module("duckdb").connect(str(folder / FILE)) as db:
@@ -25,7 +26,7 @@ def load(folder: Path, number: str, report: StageReport) -> None:
 
 
 def inspect(folder: Path, _number: str, report: StageReport) -> None:
-    """Describes its table as benchmarks.engine describes ClickHouse's tables."""
+    """Describes DuckDB's table as benchmarks.engine describes ClickHouse's tables."""
     with importlib.import_module("duckdb").connect(str(folder / FILE), read_only=True) as db:
         sums = ", ".join(f"sum(list_sum({name}::DOUBLE[]))" for name in ("image_embedding", "text_embedding"))
         rows, urls, images, texts = db.execute(f"SELECT count(*), sum(strlen(url)), {sums} FROM laion").fetchone()

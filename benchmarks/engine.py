@@ -1,4 +1,4 @@
-"""The embedded engine as peers use it, their tables, and the content after a run. It imports none of our code."""
+"""The embedded engine as peers use it, their tables, and a summary of a table's content. It does not use our code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clickhouse_connect.driver.client import Client
 
 TABLE = "laion"
 FOLDER = "clickhouse"
-"""Of the engine, within a peer's folder; our own default too."""
+"""The engine's folder within a peer's folder. It is also our own default."""
 
 PAGE_TABLE = f"""
 CREATE TABLE {TABLE} (
@@ -29,12 +29,12 @@ CREATE TABLE {TABLE} (
   image_embedding Array(Float32) CODEC(NONE), text_embedding Array(Float32) CODEC(NONE), shard UInt16
 ) ENGINE = MergeTree PARTITION BY shard ORDER BY id SETTINGS index_granularity = 512
 """
-"""A table of our shape, for peers that should produce the same table as we do."""
+"""A table with our columns and settings, for peers that should produce the same table as we do."""
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Client]:
-    """The engine on its folder within a peer's folder."""
+    """Opens the engine on its folder within a peer's folder."""
     client = clickhouse_connect.get_client(interface="chdb", path=str(folder / FOLDER))
     try:
         yield client
@@ -43,11 +43,11 @@ def opened(folder: Path) -> Iterator[Client]:
 
 
 def main() -> None:
-    """`python -m benchmarks.engine FOLDER`: rows, parts, bytes and a hash of urls and vectors (captions differ: the
-    page's way strips their quotes).
+    """`python -m benchmarks.engine FOLDER` prints rows, parts, bytes, and a hash of urls and vectors.
 
-    `checksum` is what every database can say: bytes of all urls, and the sums of all vectors' elements as float64,
-    which are exact whatever their order, since the elements were float16.
+    Captions are not in the hash, since the page's way removes their quotes. `checksum` is what every database can
+    compute: the bytes of all urls, and the sums of all vectors' elements as float64. The sums are exact in any order,
+    since the elements were float16.
     """
     with opened(Path(sys.argv[1])) as client:
         rows, content, urls, images, texts = client.query(

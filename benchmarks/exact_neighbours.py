@@ -1,4 +1,4 @@
-"""Benchmark: exact neighbours of many queries by blocks of the table, against single queries and one statement."""
+"""Benchmark: exact neighbours of many queries, by blocks of the table, by single queries, and by one statement."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ K = 10
 GOAL = 5.0
 
 ABOUT = """\
-The 10 nearest of {rows:,} sample rows (512 dimensions, one part, in the page cache) to {queries:,} drawn images, the
-own row left out. *Blocks*: `recall.exact`, all queries, every row read once. *Single queries*: `search` with exact,
-timed on {singles} queries and scaled to {queries:,} in proportion. *One statement*: one SELECT that ranks for
-{statement} queries at once, scaled in the same way. The ways take turns, a ratio is of one round. Wall seconds, within
-one process."""
+The 10 nearest of {rows:,} sample rows (512 dimensions, one part, in the page cache) to {queries:,} random images of the
+same table, without the query's own row. *Blocks*: `recall.exact`, all queries, every row read once. *Single queries*:
+`search` with exact, timed on {singles} queries and scaled to {queries:,} in proportion. *One statement*: one SELECT
+that ranks for {statement} queries at once, scaled in the same way. The ways take turns, and a ratio compares two ways of
+the same round. Times are wall seconds within one process."""
 
 
 def main(arguments: list[str] | None = None) -> Section:
@@ -45,13 +45,15 @@ def main(arguments: list[str] | None = None) -> Section:
     ):
         queries = like_sets(db, draw_rows(db, OVERSAMPLE * given.queries, 0), given.queries, 0)[0]
         if len(queries) < given.queries:
-            report.note(f"There were {len(queries):,} different vectors among those drawn: so many are asked.")
+            report.note(
+                f"The random rows have only {len(queries):,} different vectors, so there are only so many queries."
+            )
         _compare(report, db, queries, given.singles, given.statement, given.runs)
     return report.section
 
 
 def _compare(report: GrowingReport, db: Database, queries: QuerySet, singles: int, statement: int, runs: int) -> None:
-    """All rounds; the report is written after each."""
+    """Runs all rounds. The report is written after each round."""
     answers: dict[str, Ids] = {}
     ways: dict[str, tuple[int, Callable[[], Ids]]] = {
         "blocks": (len(queries), lambda: _by_blocks(db, queries).ids),
@@ -88,7 +90,8 @@ def _tell(report: GrowingReport, seconds: dict[str, list[float]], queries: int) 
 
 
 def _tell_agreement(report: GrowingReport, answers: dict[str, Ids]) -> None:
-    """Reports how many neighbours the other ways found, too. Copies of one vector may replace each other."""
+    """Reports the share of the neighbours that the other ways found too. Rows with equal vectors may replace each
+    other."""
     for name in ("single queries", "one statement"):
         pairs = zip(answers[name].tolist(), answers["blocks"].tolist(), strict=False)  # the others ask fewer
         same = [len(set(a) & set(b)) / K for a, b in pairs]
@@ -106,7 +109,7 @@ def _by_singles(db: Database, queries: QuerySet, count: int) -> Ids:
 
 
 def _by_statement(db: Database, queries: QuerySet, count: int) -> Ids:
-    """Each query is its own aggregate, so that the vectors are read once."""
+    """One statement with an aggregate for each query, so that the vectors are read once."""
     count = min(count, len(queries))
     ranked = ", ".join(
         f"arrayMap(pair -> pair.2, groupArraySorted({K + 1})((cosineDistance(image_embedding, "

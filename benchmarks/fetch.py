@@ -1,4 +1,4 @@
-"""Benchmark: three large files from a loopback server, ours compared with curl; and the cost of cut connections."""
+"""Benchmark: fetches three large files from a loopback server, ours compared with curl, and with cut connections."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from benchmarks.report import Figure, Section, stages_table
 ROWS, QUICK_ROWS = 1_000_448, 48_000
 DIMENSION = 512
 CUTS = 10
-"""Connections are closed after a tenth of a file: 100 MB of LAION's."""
+"""The server closes a connection after a tenth of a file, which is 100 MB for files as large as LAION's."""
 
 OURS, OURS_CUT, CURL, CURL_SYNCED = "ours", "ours, connections cut", "curl --parallel", "curl --parallel, then sync"
 
 ABOUT = """\
-Three files of {size:.0f} MB, side by side, from a server on loopback that sends by `sendfile`, to the same disk.
-Ours checks the files and brings them to the disk (fsync) before it names them; curl does neither, so it is measured
-with a `sync` of its files behind it as well. Memory is anonymous memory while files come, over that before the first
-byte. In the last run the server closes each connection after {cut:.0f} MB; it counts what it sends."""
+Three files of {size:.0f} MB, fetched in parallel from a server on loopback that sends by `sendfile`, to the same disk.
+Ours checks the files and writes them to the disk (fsync) before it gives them their names. curl does neither, so it is
+also measured with a `sync` of its files after it. Memory is the peak of anonymous memory during the fetch, minus that
+before the first byte. In the last run the server closes each connection after {cut:.0f} MB. The server counts the bytes
+that it sends."""
 
 
 def make_files(folder: Path, rows: int) -> list[Path]:
-    """The three files of a shard of `rows` rows, made once: right at both ends, with a hole between."""
+    """The three files of a shard of `rows` rows. Each file has a valid beginning and end, and a hole between them."""
     names = ("img_emb_0.npy", "text_emb_0.npy", "metadata_0.parquet")
     paths = [folder / name for name in names]
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def make_files(folder: Path, rows: int) -> list[Path]:
 
 @contextmanager
 def served(folder: Path, cut_bytes: int) -> Iterator[str]:
-    """The URL of a server of that folder, in a process of its own."""
+    """Starts a server for that folder in another process. Yields its URL."""
     command = python("benchmarks.fetch_server", folder, cut_bytes)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None and server.stdout is not None
@@ -86,13 +87,13 @@ def curl_peer(name: str, url: str, paths: list[Path], *, synced: bool) -> Peer:
 
 
 def memory_over_base(one: Round) -> float:
-    """The most MB of anonymous memory while files came, minus the memory before."""
+    """The peak of anonymous memory during the fetch, minus that before it, in MB."""
     measured = one.stages["fetch"]
     return (measured.phase_peaks["fetch"] - float(measured.result["base_bytes"])) / 1e6
 
 
 def run(bench: Bench) -> Section:
-    """Runs it."""
+    """Runs the benchmark."""
     rows = bench.rows(ROWS, QUICK_ROWS)
     source = bench.scratch / f"files_of_{rows}"
     paths = make_files(source, rows)
@@ -101,16 +102,18 @@ def run(bench: Bench) -> Section:
         peers = [our_peer(OURS, url, source, paths)]
         peers += [curl_peer(CURL, url, paths, synced=False), curl_peer(CURL_SYNCED, url, paths, synced=True)]
         rounds = compare(bench, peers)
-        sys.stderr.write("  connections that are cut: waits between tries make this one long\n")
+        sys.stderr.write("  connections are cut: this run takes long, since the fetch waits before each new try\n")
         rounds |= compare(replace(bench, runs=1), [our_peer(OURS_CUT, url, source, paths, "/cut")])
     served_cut = Spread.of([one.figure("served") / total for one in rounds[OURS_CUT]])
     figures = [
-        Figure("our throughput, of curl's", ratio(rounds, CURL, OURS, inside), sign="≥", goal=0.8),
-        Figure("our throughput, of curl's with sync", ratio(rounds, CURL_SYNCED, OURS, inside), sign="≥", goal=0.8),
-        Figure("our memory over base", spread(rounds, OURS, memory_over_base), "MB", goal=100, form=".0f"),
-        Figure("bytes served, of the files', connections cut", served_cut, goal=1.05, form=".4f"),
+        Figure("our throughput / curl's", ratio(rounds, CURL, OURS, inside), sign="≥", goal=0.8),
+        Figure("our throughput / curl's with sync", ratio(rounds, CURL_SYNCED, OURS, inside), sign="≥", goal=0.8),
+        Figure(
+            "our memory above that before the fetch", spread(rounds, OURS, memory_over_base), "MB", goal=100, form=".0f"
+        ),
+        Figure("connections cut: bytes served / bytes of the files", served_cut, goal=1.05, form=".4f"),
         Figure("our throughput", spread(rounds, OURS, lambda one: total / inside(one) / 1e6), "MB/s", form=",.0f"),
-        Figure("tries, connections cut", spread(rounds, OURS_CUT, figure("tries")), form=".0f"),
+        Figure("connections cut: tries", spread(rounds, OURS_CUT, figure("tries")), form=".0f"),
     ]
     tables = {"Time and memory": stages_table(rounds)}
     return Section("fetch", ABOUT.format(size=size / 1e6, cut=size / CUTS / 1e6), figures, tables, rounds)
