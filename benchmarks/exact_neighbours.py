@@ -25,8 +25,8 @@ ABOUT = """\
 The 10 nearest of {rows:,} sample rows (512 dimensions, one part, in the page cache) to {queries:,} random images of the
 same table, without the query's own row. *Blocks*: `recall.exact`, all queries, every row read once. *Single queries*:
 `search` with exact, timed on {singles} queries and scaled to {queries:,} in proportion. *One statement*: one SELECT
-that ranks for {statement} queries at once, scaled in the same way. The ways take turns, and a ratio compares two ways of
-the same round. Times are wall seconds within one process."""
+that ranks for {statement} queries at once, scaled in the same way. The ways take turns, and a ratio compares two ways
+of the same round. Times are wall seconds within one process."""
 
 
 def main(arguments: list[str] | None = None) -> Section:

@@ -17,7 +17,8 @@ from laion_assets.source.fetch_limits import FetchLimits
 
 
 def main() -> None:
-    """`python -m benchmarks.fetch_ours fetch DATASET URL FOLDER`, or `served URL`: bytes that the server counted."""
+    """`python -m benchmarks.fetch_ours fetch DATASET URL FOLDER`, or `served URL`, which prints the server's byte
+    count."""
     step, *given = sys.argv[1:]
     if step == "served":
         with urllib.request.urlopen(f"{given[0]}/bytes") as answer:  # noqa: S310 - our own server on loopback
@@ -26,7 +27,7 @@ def main() -> None:
     dataset, url, folder = given
     settings = load_settings(dataset_name=dataset, source=(url,), data_dir=Path(folder))
     report = StageReport()
-    # What any program imports and loads for its first connection does not count as memory of the transfer.
+    # Memory that any program needs for imports and for a first connection does not count as memory of the fetch.
     with SourceClient(FetchLimits.of(settings), None):
         report.say(base_bytes=anonymous_bytes(os.getpid()))
     with report.phase("fetch"):

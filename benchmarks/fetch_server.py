@@ -1,7 +1,7 @@
 """Serves the files of a folder over HTTP with ranges, by sendfile, and counts the bytes. It is not a peer.
 
-`/NAME` is a file. `/cut/NAME` is the same file over connections that are closed after each `CUT_BYTES`. `/bytes` is the
-number of body bytes sent since the last request for it.
+`/NAME` is a file. `/cut/NAME` is the same file, but the server closes each connection after `CUT_BYTES`. `/bytes` is
+the number of body bytes sent since the last request for `/bytes`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        """A file, or the count."""
+        """Sends a file, or the count of bytes."""
         if self.path == "/bytes":
             with self.server.lock:
                 body, self.server.sent = str(self.server.sent).encode(), 0

@@ -1,4 +1,4 @@
-"""Benchmark: a shard that is a share of a large Parquet file, fetched by ranges, against curl on the same bytes."""
+"""Benchmark: fetches a shard that is a part of a large Parquet file by ranges, compared with curl on the same bytes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NAME = "part_0.parquet"
 OURS, CURL, CURL_SYNCED = "ours", "curl --range", "curl --range, then sync"
 
 ABOUT = """\
-Half of the row groups of a Parquet file of {file:,.0f} MB, {share:,.0f} MB, from a server on loopback that sends by
-`sendfile`, to the same disk. Ours reads the footer first, pins the file by its ETag, writes a file of its own rows,
-checks it, and brings it to the disk (fsync). curl gets the bytes of the same row groups by one range, and is measured
-with a `sync` behind it as well."""
+Half of the row groups of a Parquet file of {file:,.0f} MB, which are {share:,.0f} MB, from a server on loopback that
+sends by `sendfile`, to the same disk. Ours reads the footer first, requires the same ETag in every answer, writes a
+Parquet file of the shard's rows, checks this file, and writes it to the disk (fsync). curl gets the bytes of the same
+row groups by one range. It is also measured with a `sync` after it."""
 
 TOML = f"""name = "share"
 shards = {SHARES}
@@ -40,7 +40,7 @@ dimension = {DIMENSION}
 
 
 def make_file(folder: Path, rows: int) -> Path:
-    """The file, made once: random numbers, which cannot be compressed."""
+    """The file. It is made if it does not exist. Its vectors are random numbers, which cannot be compressed."""
     path = folder / NAME
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "share.toml").write_text(TOML, encoding="utf-8")
@@ -57,7 +57,7 @@ def make_file(folder: Path, rows: int) -> Path:
 
 
 def share_of(path: Path) -> ParquetSlice:
-    """The share of the file that is shard 0."""
+    """The part of the file that is shard 0."""
     with path.open("rb") as file:
         size = path.stat().st_size
         file.seek(size - TAIL_BYTES)
@@ -68,7 +68,7 @@ def share_of(path: Path) -> ParquetSlice:
 
 
 def run(bench: Bench) -> Section:
-    """Runs it."""
+    """Runs the benchmark."""
     rows = bench.rows(GROUP_ROWS, QUICK_GROUP_ROWS)
     source = bench.scratch / f"share_of_{rows}"
     path = make_file(source, rows)
@@ -97,9 +97,9 @@ def run(bench: Bench) -> Section:
         ]
         rounds = compare(bench, peers)
     figures = [
-        Figure("our rate, of curl's", ratio(rounds, CURL, OURS, inside), sign="≥", goal=0.8),
-        Figure("our rate, of curl's with sync", ratio(rounds, CURL_SYNCED, OURS, inside), sign="≥", goal=0.8),
-        Figure("bytes served to us, of curl's", ratio(rounds, OURS, CURL, figure("served")), goal=1.05, form=".4f"),
+        Figure("our rate / curl's", ratio(rounds, CURL, OURS, inside), sign="≥", goal=0.8),
+        Figure("our rate / curl's with sync", ratio(rounds, CURL_SYNCED, OURS, inside), sign="≥", goal=0.8),
+        Figure("bytes served to us / to curl", ratio(rounds, OURS, CURL, figure("served")), goal=1.05, form=".4f"),
         Figure("our rate", spread(rounds, OURS, lambda one: total / inside(one) / 1e6), "MB/s", form=",.0f"),
     ]
     about = ABOUT.format(file=path.stat().st_size / 1e6, share=total / 1e6)

@@ -1,4 +1,4 @@
-"""Measured program: the least that the machine needs for a shard, in two parts: plain copies, an unchecked insert."""
+"""Measured program: the least work that a shard needs on this machine: plain copies, then an insert without checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COPY_BYTES = 8 << 20
 
 
 def copies(raw: Path, ready: Path, target: Path, report: StageReport) -> None:
-    """Reads every raw file, and copies the ready file."""
+    """Reads every raw file, and copies the merged file that is ready."""
     buffer = bytearray(COPY_BYTES)
     view = memoryview(buffer)
     with report.phase("read raw files"):
@@ -29,7 +29,7 @@ def copies(raw: Path, ready: Path, target: Path, report: StageReport) -> None:
 
 
 def insert(folder: Path, ready: Path, report: StageReport) -> None:
-    """Inserts from the ready file."""
+    """Inserts the rows of the merged file that is ready."""
     structure = (
         "id Int64, url String, caption String, NSFW String, similarity Float32, "
         "image_embedding Array(Float32), text_embedding Array(Float32)"

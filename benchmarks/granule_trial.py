@@ -1,4 +1,7 @@
-"""Measured program: loads, indexes and searches one part with given granules and text blocks. It compares nothing."""
+"""Measured program: loads, indexes and searches one part with given sizes of granules and text blocks.
+
+It compares nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ QUERIES, ROUNDS = 100, 3
 
 
 def main() -> None:
-    """`python -m benchmarks.granule_trial FOLDER ROWS GRANULE BLOCK`; BLOCK 0 leaves the engine's own."""
+    """`python -m benchmarks.granule_trial FOLDER ROWS GRANULE BLOCK`. With BLOCK 0 the engine's default is used."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     for name in ("rows", "granule", "block"):
@@ -68,7 +71,7 @@ def _sizes(db: Database) -> dict[str, float]:
 
 
 def _cpu_ms(db: Database, vectors: Vectors, request: SearchRequest) -> float:
-    """CPU milliseconds of the process a search: the best of the rounds."""
+    """CPU milliseconds of the process per search: the best of the rounds."""
     found = []
     for _ in range(ROUNDS):
         search(db, vectors[0], request)

@@ -38,15 +38,16 @@ ROWS = 200
 """Rows of a tiny shard."""
 
 COPIES = 50
-"""Partitions that are filled by one statement."""
+"""Partitions that one statement fills."""
 
 SEARCHES = 50
 FIELDS = {"hnsw_m": 8, "hnsw_ef_construction": 32, "index_first": 1_000_000, "index_cache_bytes": 32 << 30}
-"""A graph of 200 rows, so that all but the graph is measured. The cache counts 16 MiB for each graph."""
+"""A graph of 200 rows costs almost nothing, so that everything but the graph is measured. The cache counts 16 MiB for
+each graph."""
 
 
 def main() -> None:
-    """`python -m benchmarks.growing fill|load|index|look FOLDER [FIRST COUNT]`: FOLDER has `tiny.toml`."""
+    """`python -m benchmarks.growing fill|load|index|look FOLDER [FIRST COUNT]`. FOLDER contains `tiny.toml`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=("fill", "load", "index", "look"))
     parser.add_argument("folder", type=Path)
@@ -69,7 +70,8 @@ def main() -> None:
 
 
 def _fill(settings: Settings, folder: Path, shards: range) -> None:
-    """Writes indexed partitions of one part each, and for each a run and materializations into Dagster's history."""
+    """Writes indexed partitions of one part each. For each partition it adds a run and materializations to Dagster's
+    history."""
     unsynced_history()
     make_instance(folder / "dagster")
     with dagster_instance() as instance, connect(settings) as db:
@@ -87,11 +89,12 @@ def _fill(settings: Settings, folder: Path, shards: range) -> None:
         states = {state.shard: (state.rows, state.parts) for state in partitions(db)}
     wrong = [shard for shard in shards if states.get(shard) != (ROWS, 1)]
     if wrong:
-        raise RuntimeError(f"partitions {wrong} are not one part of {ROWS} rows")
+        raise RuntimeError(f"each partition must be one part of {ROWS} rows, but partitions {wrong} are not")
 
 
 def unsynced_history() -> None:
-    """Makes commits to SQLite not wait for the disk: with twenty events a run, 410 partitions took ten minutes."""
+    """Makes commits to SQLite not wait for the disk. With waiting, 410 partitions took ten minutes, at twenty events
+    per run."""
     event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
 
 
@@ -115,37 +118,44 @@ def _copy_first(db: Database, start: int, stop: int) -> None:
 
 
 def _index_all(db: Database) -> None:
-    """Indexes by one mutation. The product's mutations, one a partition, each give all other parts a new version."""
+    """Builds all indexes by one mutation. The product uses one mutation per partition, and each of these mutations
+    gives all other parts a new version."""
     declare_indexes(db, print)
     both = ", ".join(f"MATERIALIZE INDEX {name}" for name in index_names(db))
     db.command(f"ALTER TABLE {db.table} {both}", settings={"mutations_sync": 2})
     if lacking := [cover for cover in index_cover(db) if not cover.covered]:
-        raise RuntimeError(f"not indexed: {lacking}")
+        raise RuntimeError(f"these partitions should be indexed, but are not: {lacking}")
     db.command(f"ALTER TABLE {db.table} MODIFY SETTING old_parts_lifetime = 1")
     _wait_for_removal(db)
 
 
 def _wait_for_removal(db: Database) -> None:
-    """Waits until parts that mutations replaced are gone: the engine keeps them for 8 minutes, and reads them when it
-    is opened. With full shards there are few such parts, since indexing one takes half an hour."""
+    """Waits until the parts that mutations replaced are removed.
+
+    The engine keeps replaced parts for 8 minutes, and reads them when it is opened. With full shards there are few
+    replaced parts, since indexing one shard takes half an hour.
+    """
     deadline = time.monotonic() + 300
     while db.one("SELECT count() FROM system.parts WHERE table = 'laion' AND NOT active")[0]:
         if time.monotonic() > deadline:
             raise RuntimeError("replaced parts are still there")
         time.sleep(1.1)
-        # Dropping a partition, even one that does not exist, removes them at once.
+        # Dropping a partition, even one that does not exist, removes replaced parts at once.
         db.command(f"ALTER TABLE {db.table} DROP PARTITION 65535")
 
 
 def _load(settings: Settings, folder: Path, shards: range, report: StageReport) -> None:
-    """As `laion-assets load FIRST-LAST` does; seconds a shard. The first one, by a call of its own, is not counted."""
+    """Loads shards as `laion-assets load FIRST-LAST` does, and reports seconds per shard.
+
+    The first shard is loaded by a separate call and is not counted.
+    """
     make_instance(folder / "dagster")
     console = Console(file=io.StringIO())
     with dagster_instance() as instance:
         for part in (shards[:1], shards[1:]):
             started, used = time.perf_counter(), time.process_time()
             if not load(settings, list(part), instance, console, again=False):
-                raise RuntimeError(f"shards {part} were not loaded")
+                raise RuntimeError(f"shards {part} should be loaded, but the load failed")
             wall, cores = time.perf_counter() - started, time.process_time() - used
     report.say(wall=wall / len(part), cores=cores / len(part))
 
@@ -165,7 +175,8 @@ def _index(settings: Settings, report: StageReport) -> None:
 
 
 def _look(settings: Settings, folder: Path, report: StageReport) -> None:
-    """Median seconds of a search by the index, an exact one, and of the state that `laion-assets status` reads."""
+    """Reports the median seconds of a search by index, of an exact search, and of reading the state that
+    `laion-assets status` shows."""
     make_instance(folder / "dagster")
     with dagster_instance() as instance:
         status, status_cores = _median(lambda: read_status(settings, instance), 5)

@@ -1,8 +1,8 @@
 """Benchmark: the costs that grow with the number of partitions: loading and indexing a shard, a search, Dagster's
 pages.
 
-`python -m benchmarks growth [--quick]`. The shards are tiny, so that the cost of rows is small. What remains is what
-each step lists and reads again, and what the engine and Dagster keep.
+`python -m benchmarks growth [--quick]`. The shards are tiny, so that the cost of rows is small. The remaining cost is
+what each step lists and reads again, and what the engine and Dagster keep.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from benchmarks.report import Section
 from laion_assets.sample.shards import write_sample_shard
 
 NEXT = 5
-"""Shards that are loaded at each step; the first of a process is not counted."""
+"""Shards that are loaded at each step. The first shard of a process is not counted."""
 
 STEPS = (1, 10, 50, 200, 410)
 QUICK_STEPS = (1, 5)
 EVENTS, QUICK_EVENTS = (1_230, 12_300), (1_230, 2_460)
 
 ABOUT = f"""\
-Partitions of {ROWS} rows are made, each one part, and Dagster's instance (SQLite) gets a run and three materializations
-of each. At each number of loaded partitions a fresh process loads {NEXT} more as `laion-assets load FIRST-LAST` does:
-fetched, merged, checked, swapped in, with every check. The first shard is left out, and peak memory is that of the
-process (anonymous). Then the new partitions are indexed (M 8), 50 searches are asked, and the state is read that
-`laion-assets status` shows. Parts that a mutation replaced are removed before: the engine keeps them for eight minutes.
-CPU seconds are what is left to compare where the machine is not quiet."""
+Partitions of {ROWS} rows are made, each of one part. Dagster's instance (SQLite) gets a run and three materializations
+for each partition. At each number of loaded partitions a new process loads {NEXT} more shards as
+`laion-assets load FIRST-LAST` does: the shards are fetched, merged, checked and swapped in, with every check. The first
+shard is not counted. Peak memory is the anonymous memory of the process. Then the new partitions are indexed (M 8), 50
+searches run, and the state that `laion-assets status` shows is read. Parts that a mutation replaced are removed before
+that, since the engine keeps them for eight minutes. On a busy machine only the CPU seconds can be compared."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class Step:
 
     @property
     def wall(self) -> float:
-        """Seconds of loading one more shard."""
+        """Wall seconds to load one more shard."""
         return float(self.load.result["wall"])
 
     @property
     def cores(self) -> float:
-        """CPU seconds of loading one more shard."""
+        """CPU seconds to load one more shard."""
         return float(self.load.result["cores"])
 
     def cells(self) -> list[str]:
-        """Its row of the table."""
+        """The step's row of the table."""
         look: dict[str, Any] = self.look.result
         index: dict[str, Any] = self.index.result
         return [
@@ -79,7 +79,7 @@ HEAD = [
 def main(arguments: list[str] | None = None) -> Section:
     """`python -m benchmarks growth`."""
     parser = alone.parser(__doc__, "growth")
-    parser.add_argument("--quick", action="store_true", help="few partitions and events, to see that all works")
+    parser.add_argument("--quick", action="store_true", help="few partitions and events, to check that all works")
     given = parser.parse_args(arguments)
     with alone.reported("growth", ABOUT, given) as report:
         steps = _partitions(report, QUICK_STEPS if given.quick else STEPS)
@@ -110,7 +110,8 @@ def _partitions(report: alone.GrowingReport, numbers: tuple[int, ...]) -> list[S
 
 
 def _link_shard(folder: Path, shard: int) -> None:
-    """Links one shard's files under the numbers of all shards: ids come from the number."""
+    """Writes the files of shard 0, and links them under the number of every other shard. The ids of rows come from the
+    shard's number."""
     if shard == 0:
         write_sample_shard(folder, 0, ROWS)
         return
@@ -120,18 +121,24 @@ def _link_shard(folder: Path, shard: int) -> None:
 
 def _figures(report: alone.GrowingReport, steps: list[Step]) -> None:
     few, many = steps[1 if len(steps) > 2 else 0], steps[-1]
-    title = f"of it with {few.loaded} partitions"
-    last = f"with {many.loaded} partitions"
-    report.figure(f"loading the next shard {last}, {title}", many.wall / few.wall, sign="≤", goal=1.2, form=".2f")
-    report.figure(f"CPU seconds of it, {title}", many.cores / few.cores, sign="≤", goal=1.2, form=".2f")
-    report.figure(f"memory of it, {title}", many.load.peak_bytes / few.load.peak_bytes, sign="≤", goal=1.2, form=".2f")
+    title = f"with {many.loaded} partitions / with {few.loaded}"
+    report.figure(f"time to load the next shard, {title}", many.wall / few.wall, sign="≤", goal=1.2, form=".2f")
+    report.figure(f"CPU time to load the next shard, {title}", many.cores / few.cores, sign="≤", goal=1.2, form=".2f")
+    report.figure(
+        f"peak memory to load the next shard, {title}",
+        many.load.peak_bytes / few.load.peak_bytes,
+        sign="≤",
+        goal=1.2,
+        form=".2f",
+    )
     for name in ("index", "exact"):
         apart = (many.look.result[name] - steps[0].look.result[name]) / (many.loaded - steps[0].loaded)
-        report.figure(f"a search ({name}): each further partition", apart * 1e3, "ms")
+        report.figure(f"a search ({name}): time for each further partition", apart * 1e3, "ms")
 
 
 def _pages(report: alone.GrowingReport, given: argparse.Namespace) -> None:
-    """Dagster's view of 410 partitions and its schedules, with a short and a ten times longer history."""
+    """Measures Dagster's view of 410 partitions and its schedules, with a short history and with one ten times as
+    long."""
     unsynced_history()
     rows = [["with 410 partitions", *(f"{events:,} events, s" for events in _events(given)), "times"]]
     measured = [

@@ -1,4 +1,7 @@
-"""Runs peers alternately, each as whole processes on a fresh folder, and compares them. It writes no report."""
+"""Runs peers alternately, each as whole processes in a new folder, and compares them. It writes no report.
+
+A peer is one way to do the work: our code, another tool, or the least work that is possible.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ Command = list[str]
 
 @dataclass(frozen=True)
 class Bench:
-    """How to run a benchmark: rounds, small sizes for a trial, the folder of big files, the wanted number of rows, and
-    peers to leave out."""
+    """How to run a benchmark: the number of rounds, whether sizes are small (`quick`), the folder of large files, the
+    number of rows if it is given, and the peers to leave out."""
 
     runs: int
     quick: bool
@@ -28,7 +31,7 @@ class Bench:
     without: Sequence[str] = ()
 
     def rows(self, full: int, quick: int) -> int:
-        """Rows to work on."""
+        """The number of rows: the given one, else the benchmark's own (`quick` or not)."""
         return self.asked_rows or (quick if self.quick else full)
 
 
@@ -36,9 +39,9 @@ class Bench:
 class Peer:
     """One way to do the work.
 
-    `prepare` puts the inputs into a fresh folder (links; not timed) and returns the commands to time, by name, in
-    order. `inspect` runs after them, not timed: its JSON describes the result. `inputs` are read once before each
-    round.
+    `prepare` puts links to the inputs into a new folder, which is not timed. It returns the commands to time, by name
+    and in order. `inspect` runs after the commands and is not timed. Its JSON describes the result. `inputs` are files
+    that are read once before each round.
     """
 
     name: str
@@ -56,22 +59,22 @@ class Round:
 
     @property
     def wall(self) -> float:
-        """Seconds of all its processes."""
+        """Wall seconds of all processes of the round."""
         return sum(stage.wall for stage in self.stages.values())
 
     @property
     def inside(self) -> float:
-        """Seconds of their named parts."""
+        """Wall seconds of the named parts of these processes."""
         return sum(stage.inside for stage in self.stages.values())
 
     @property
     def cpu(self) -> float:
-        """CPU seconds of all its processes."""
+        """CPU seconds of all processes of the round."""
         return sum(stage.cpu for stage in self.stages.values())
 
     @property
     def peak_bytes(self) -> int:
-        """Peak bytes of the largest of its processes."""
+        """Peak bytes of the process of the round that used the most memory."""
         return max(stage.peak_bytes for stage in self.stages.values())
 
     def figure(self, name: str) -> float:
@@ -84,7 +87,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, least and most of some runs."""
+    """The median, the lowest and the highest value of some runs."""
 
     median: float
     low: float
@@ -96,7 +99,7 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, form: str = ".2f") -> str:
-        """Median, and the range in brackets."""
+        """The median, and the range in parentheses."""
         return f"{self.median:{form}} ({self.low:{form}}–{self.high:{form}})"
 
 
@@ -110,22 +113,22 @@ def wall(one: Round) -> float:
 
 
 def inside(one: Round) -> float:
-    """Seconds of the named parts: without the start of the interpreter and imports."""
+    """Wall seconds of the named parts, without the start of the interpreter and without imports."""
     return one.inside
 
 
 def cpu(one: Round) -> float:
-    """CPU seconds, which can be compared even if the machine is not quiet."""
+    """CPU seconds, which can be compared even if other programs use the machine."""
     return one.cpu
 
 
 def peak(one: Round) -> float:
-    """Bytes of anonymous memory at most."""
+    """Peak bytes of anonymous memory."""
     return float(one.peak_bytes)
 
 
 def spread(rounds: Rounds, peer: str, value: Value) -> Spread:
-    """A value over a peer's rounds."""
+    """The spread of a value over a peer's rounds."""
     return Spread.of([value(one) for one in rounds[peer]])
 
 
@@ -135,7 +138,8 @@ def figure(name: str) -> Value:
 
 
 def ratio(rounds: Rounds, over: str, under: str, value: Value, under_value: Value | None = None) -> Spread:
-    """`over` divided by `under`, pair by pair: both of the same round, minutes apart at most."""
+    """The value of `over` divided by that of `under`, round by round. The two runs of a round are minutes apart at
+    most."""
     pairs = zip(rounds[over], rounds[under], strict=True)
     return Spread.of([value(a) / (under_value or value)(b) for a, b in pairs])
 
@@ -143,16 +147,17 @@ def ratio(rounds: Rounds, over: str, under: str, value: Value, under_value: Valu
 SETTLE_SECONDS = 10.0
 LARGE_BYTES = 10**9
 """Seconds between peers. A virtual machine may return free memory to its host after some seconds. Then 4 GB of new
-pages take 8 s; right after another program they take 1 s. With this pause no peer profits from memory that the peer
-before it has freed."""
+pages take 8 s, but right after another program they take 1 s. With this pause no peer is faster because the peer before
+it has just freed memory."""
 
 
 def compare(bench: Bench, peers: Sequence[Peer]) -> Rounds:
-    """Runs every peer once a round. Each round begins with another peer, so that no peer always follows the same one.
+    """Runs every peer once per round. Each round begins with another peer, so that no peer always follows the same one.
 
-    Before each peer the disk is synced, so that no peer pays for another's writes, and its input files are read once,
-    so that all peers find them in the page cache. The files that a peer wrote are removed before the next one begins,
-    and with large inputs there is a pause of `SETTLE_SECONDS`. After Ctrl-C the finished rounds are reported.
+    Before each peer the disk is synced, so that no peer waits for another peer's writes. The peer's input files are
+    read once, so that all peers find their inputs in the page cache. The files that a peer wrote are removed before the
+    next peer begins. With large inputs there is also a pause of `SETTLE_SECONDS`. After Ctrl-C the finished rounds are
+    reported.
     """
     rounds: Rounds = {peer.name: [] for peer in peers}
     large = any(sum(path.stat().st_size for path in peer.inputs) > LARGE_BYTES for peer in peers)
@@ -198,7 +203,7 @@ def _run(folder: Path, peer: Peer, settle: float) -> Round:
 
 
 def read_once(path: Path) -> None:
-    """Brings a file into the page cache."""
+    """Reads a file, so that it is in the page cache."""
     buffer = bytearray(8 << 20)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):

@@ -1,4 +1,4 @@
-"""Benchmark: core-seconds to build an index with ClickHouse, compared with usearch's own library, on the same rows."""
+"""Benchmark: core-seconds to build an index by ClickHouse, compared with the usearch library, on the same rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ENGINE, LIBRARY = "ClickHouse", "usearch"
 GOAL = 1.15
 
 ABOUT = """\
-One column of {rows:,} sample vectors (512 dimensions) and the same parameters. *ClickHouse*: `build_indexes` on a table
-of one part, with everything that it does (a scan for bad vectors, the mutation, following it). *usearch*: its Python
-package, `Index.add` with as many threads as there are cores; connectivity = M, expansion_add = ef_construction.
-Core-seconds are the process's CPU time during that build alone: loading, start and imports are left out. The peers take
-turns, a ratio is of two runs of the same round."""
+One column of {rows:,} sample vectors (512 dimensions), with the same parameters. *ClickHouse*: `build_indexes` on a
+table of one part, with everything that it does (a scan for bad vectors, the mutation, waiting for it). *usearch*: its
+Python package, `Index.add` with as many threads as there are cores, connectivity = M, expansion_add = ef_construction.
+Core-seconds are the process's CPU time during the build alone, without loading, start and imports. The peers take
+turns, and a ratio compares two runs of the same round."""
 
 
 def main(arguments: list[str] | None = None) -> Section:
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _measure(report: GrowingReport, vectors: Path, parameters: IndexParameters, runs: int) -> None:
-    """All rounds with one set of parameters; the report is written after each."""
+    """Runs all rounds with one set of parameters. The report is written after each round."""
     text = f"{parameters.quantization},{parameters.m},{parameters.ef_construction}"
 
     def engine(folder: Path) -> dict[str, Command]:
@@ -66,13 +66,13 @@ def _measure(report: GrowingReport, vectors: Path, parameters: IndexParameters, 
         report.section.figures[:] = before
         ratios = ratio(all_rounds, ENGINE, LIBRARY, figure("core_seconds"))
         report.figure(
-            f"{parameters}: core-seconds, of usearch's", [ratios.low, ratios.median, ratios.high], sign="≤", goal=GOAL
+            f"{parameters}: core-seconds / usearch's", [ratios.low, ratios.median, ratios.high], sign="≤", goal=GOAL
         )
         report.table(f"{parameters}", _rows(all_rounds))
 
 
 def _rows(rounds: Rounds) -> list[list[str]]:
-    rows = [["", "core-seconds", "wall s of the build", "bytes a vector", "peak anonymous MB of the process"]]
+    rows = [["", "core-seconds", "wall s of the build", "bytes per vector", "peak anonymous MB of the process"]]
     for name in rounds:
         peak = Spread.of([one.peak_bytes / 1e6 for one in rounds[name]])
         cores = spread(rounds, name, figure("core_seconds")).text()

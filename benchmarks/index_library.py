@@ -1,4 +1,4 @@
-"""Measured program: the same index built by usearch's own library. It compares nothing."""
+"""Measured program: the usearch library builds the same index as index_engine.py. It compares nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from benchmarks.stage import StageReport
 def main() -> None:
     """`python -m benchmarks.index_library VECTORS.npy bf16,64,256`.
 
-    ClickHouse passes M to usearch as `connectivity` (the lowest layer has twice as many links, in both),
-    ef_construction as `expansion_add`, and has no table of keys. The bytes a vector of both indexes confirm this.
+    ClickHouse passes M to usearch as `connectivity` (the lowest layer has twice as many links in both) and
+    ef_construction as `expansion_add`, and has no table of keys. Both indexes have the same number of bytes per vector,
+    which confirms this.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("vectors", type=Path)

@@ -1,4 +1,4 @@
-"""Benchmark: one shard from raw files to table, ours compared with other ways. harness.py runs the peers."""
+"""Benchmark: one shard from raw files to table, our way compared with other ways. harness.py runs the peers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from benchmarks.shards import SHARD, SampleShard, merged_file, sample_shard
 
 ROWS, QUICK_ROWS = 100_000, 5_000
 PAGE_ROWS = 100_000
-"""The page's way takes 45 kB of memory a row. With more rows its figures are scaled proportionally, and the report says
-so."""
+"""The way of ClickHouse's page takes 45 kB of memory per row, so it gets at most this many rows. For more rows its
+figures are scaled in proportion, and the report says so."""
 
 OURS, PAGE, PASTE, FLOOR = "ours", "the page's way", "PASTE JOIN", "floor"
 POLARS, PANDAS = "polars, insert_arrow", "pandas, insert_df"
@@ -21,26 +21,26 @@ DUCKDB, LANCEDB = "DuckDB", "LanceDB"
 
 ABOUT = f"""\
 The same {{rows:,}} sample rows ({{raw:.0f}} MB raw) from two npy files and a metadata file to a table.
-*{OURS}*: merge to Parquet, then load it by way of a staging table, one part, all checks, in one process.
-*{FLOOR}*: plain reads of the raw files, a plain copy of the merged file, and ClickHouse inserting the same rows from
-that ready file without checks, in as many parts as it likes.
-*{PAGE}*: its process.py (pandas, CSV), then `INSERT … FROM INFILE … FORMAT CSV` into the page's table; both processes
-are counted{{scaled}}.
-*{PASTE}*: the engine reads the npy files and the metadata side by side straight into a table of our shape,
-`max_threads = 1`, without a Parquet file, one part, or any check.
-*{POLARS}* and *{PANDAS}*: all read into a frame, which ClickHouse's client inserts into a table of our shape.
-*{DUCKDB}* and *{LANCEDB}*: all read into numpy and one Arrow table, which becomes a table of theirs, without an index
-(ours has none yet, either).
-After each run the tables were compared: the same rows, urls and vectors."""
+*{OURS}*: merge to Parquet, then load through a staging table to one part, with all checks, in one process.
+*{FLOOR}*: plain reads of the raw files, a plain copy of the merged file, and ClickHouse's insert of the same rows from
+a merged file that is ready, without checks, in any number of parts.
+*{PAGE}*: process.py of ClickHouse's page on LAION-400M (pandas, CSV), then `INSERT … FROM INFILE … FORMAT CSV` into the
+page's table. Both processes are counted{{scaled}}.
+*{PASTE}*: the engine reads the npy files and the metadata together and inserts them directly into a table like ours,
+`max_threads = 1`, without a Parquet file, without checks, and without the merge to one part.
+*{POLARS}* and *{PANDAS}*: everything is read into a frame, which ClickHouse's client inserts into a table like ours.
+*{DUCKDB}* and *{LANCEDB}*: everything is read into numpy and one Arrow table, from which the database makes a table
+without an index (our table has no index yet, either).
+After each run the tables were compared: they have the same rows, urls and vectors."""
 
 
 def inspection(folder: Path) -> Command:
-    """Describes the table's content."""
+    """The command that describes the content of the table."""
     return python("benchmarks.engine", folder)
 
 
 def ours_peer(shard: SampleShard, name: str = OURS) -> Peer:
-    """Merge and load in one process."""
+    """Our way: merge and load in one process."""
 
     def prepare(folder: Path) -> dict[str, Command]:
         shard.link_into(folder / "raw")
@@ -50,7 +50,7 @@ def ours_peer(shard: SampleShard, name: str = OURS) -> Peer:
 
 
 def floor_peer(shard: SampleShard, ready: Path) -> Peer:
-    """Copies, then the insert."""
+    """The floor: the least work that a shard needs on this machine, plain copies and then an insert."""
 
     def prepare(folder: Path) -> dict[str, Command]:
         shard.link_into(folder / "raw")
@@ -101,7 +101,7 @@ def _peers(shard: SampleShard, page_shard: SampleShard, ready: Path) -> list[Pee
 
 
 def run(bench: Bench) -> Section:
-    """Runs it. Raises `RuntimeError` when the peers' tables differ."""
+    """Runs the benchmark. Raises `RuntimeError` when the peers' tables differ."""
     shard = sample_shard(bench.scratch, bench.rows(ROWS, QUICK_ROWS))
     page_shard = sample_shard(bench.scratch, min(shard.rows, PAGE_ROWS))
     peers = _peers(shard, page_shard, merged_file(bench.scratch, shard.rows))
@@ -122,7 +122,7 @@ def run(bench: Bench) -> Section:
 
 
 def _require_equal(rounds: Rounds, rows: int) -> None:
-    """Requires the same sums of every database, and the same hash of those in ClickHouse."""
+    """Requires that all databases have the same sums, and that all tables in ClickHouse have the same hash."""
     for fact in ("checksum", "content"):
         found = {
             (one.outcome["rows"], one.outcome[fact])
@@ -131,18 +131,18 @@ def _require_equal(rounds: Rounds, rows: int) -> None:
             if fact in one.outcome and one.outcome["rows"] == rows
         }
         if len(found) != 1:
-            raise RuntimeError(f"the peers did not load the same rows: {found}")
+            raise RuntimeError(f"the peers must load the same rows, but their sums differ: {found}")
     short = {name for name, runs in rounds.items() if any(one.outcome["rows"] != rows for one in runs)}
     if short - {PAGE}:
         raise RuntimeError(f"{', '.join(sorted(short))} did not load {rows:,} rows")
 
 
 def _figures(rounds: Rounds, scale: float) -> list[Figure]:
-    """The figures with goals, then ours compared with each peer."""
+    """The figures that have goals, then our time compared with each peer's."""
     figures = [
-        Figure("ours, in floors", ratio(rounds, OURS, FLOOR, wall), goal=2.5),
-        Figure("ours, in floors, by CPU seconds", ratio(rounds, OURS, FLOOR, cpu)),
-        Figure("our peak memory, of the 41 GB that the page names", _spread_of(rounds, 41e9), goal=1 / 25, form=".3f"),
+        Figure("our time / the floor's", ratio(rounds, OURS, FLOOR, wall), goal=2.5),
+        Figure("our CPU time / the floor's", ratio(rounds, OURS, FLOOR, cpu)),
+        Figure("our peak memory / the 41 GB that the page names", _spread_of(rounds, 41e9), goal=1 / 25, form=".3f"),
     ]
     for name in rounds:
         if name in (OURS, FLOOR):
@@ -163,16 +163,16 @@ def _scaled(value: Spread, factor: float) -> Spread:
 
 
 def _summary(rounds: Rounds, rows: int, scale: float) -> list[list[str]]:
-    """A row for each peer; ratios are relative to ours, round by round."""
+    """A row for each peer. Ratios compare the peer with ours, round by round."""
     head = [
         "",
         "wall s",
         "CPU s",
         "peak memory, GB",
-        "bytes a row on disk",
-        "its time, in ours",
-        "its CPU",
-        "its memory",
+        "bytes per row on disk",
+        "its time / ours",
+        "its CPU time / ours",
+        "its memory / ours",
     ]
     table = [head]
     for name in rounds:
@@ -186,8 +186,8 @@ def _summary(rounds: Rounds, rows: int, scale: float) -> list[list[str]]:
 
 
 def _sizes(rounds: Rounds, shard: SampleShard, scale: float) -> list[list[str]]:
-    """The files that each way leaves beside its table."""
-    rows = [["", "bytes a row"], ["raw files", f"{shard.raw_bytes / shard.rows:,.0f}"]]
+    """The sizes of the raw files and of the files that a way leaves beside its table."""
+    rows = [["", "bytes per row"], ["raw files", f"{shard.raw_bytes / shard.rows:,.0f}"]]
     for name, peer, size, factor in (
         ("the page's CSV", PAGE, "csv_bytes", scale),
         ("our merged file", OURS, "merged_bytes", 1.0),

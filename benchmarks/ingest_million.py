@@ -15,8 +15,8 @@ QUICK_LARGE, QUICK_SMALL = 50_000, 5_000
 STEPS = ("merge", "load")
 
 ABOUT = """\
-Merge and load, each step a process of its own, of a sample shard of {large:,} rows ({raw:.1f} GB raw) and of one of
-{small:,}. Memory that does not grow with a shard's rows is a ratio of 1."""
+Merge and load, each in a separate process, of a sample shard of {large:,} rows ({raw:.1f} GB raw) and of a shard of
+{small:,} rows. If memory does not grow with the rows of a shard, its ratio is 1."""
 
 
 def _peer(shard: SampleShard) -> Peer:
@@ -33,7 +33,7 @@ def step_peak(step: str) -> Value:
 
 
 def run(bench: Bench) -> Section:
-    """Runs it."""
+    """Runs the benchmark."""
     small = sample_shard(bench.scratch, bench.rows(SMALL, QUICK_SMALL))
     large = sample_shard(bench.scratch, bench.rows(LARGE, QUICK_LARGE))
     peers = [_peer(small), _peer(large)]
@@ -48,8 +48,8 @@ def run(bench: Bench) -> Section:
         memory = spread(rounds, much, step_peak(step))
         growth = ratio(rounds, much, little, step_peak(step))
         figures.append(Figure(f"peak memory of the {step}, {much}", memory, "GB", goal=1.5))
-        figures.append(Figure(f"peak memory of the {step}, of that for {little}", growth, goal=1.1))
-    figures.append(Figure("rows a second, merge and load", spread(rounds, much, rate), form=",.0f"))
+        figures.append(Figure(f"peak memory of the {step}, {much} / {little}", growth, goal=1.1))
+    figures.append(Figure("rows per second, merge and load", spread(rounds, much, rate), form=",.0f"))
     load = {"Seconds of the load, by its own clock": _load_stages(rounds[much])}
     about = ABOUT.format(large=large.rows, raw=large.raw_bytes / 1e9, small=small.rows)
     return Section("ingest_million", about, figures, {"Time and memory": stages_table(rounds), **load}, rounds)

@@ -1,4 +1,4 @@
-"""Measured program: a shard into a LanceDB table by numpy and Arrow. It is a peer, not our code.
+"""Measured program: loads a shard into a LanceDB table by numpy and Arrow. It is a peer, not our code.
 
 The three files become one Arrow table in memory first. Nothing is checked, no index is built.
 """
@@ -15,7 +15,7 @@ FOLDER = "lance"
 
 
 def load(folder: Path, number: str, report: StageReport) -> None:
-    """Loads the raw files in `folder` into a table of the database beside them."""
+    """Loads the raw files in `folder` into a table of a database in the same folder."""
     with report.phase("read all"):
         raw = read_raw(folder, number)
     with report.phase("insert"):
@@ -23,7 +23,7 @@ def load(folder: Path, number: str, report: StageReport) -> None:
 
 
 def inspect(folder: Path, _number: str, report: StageReport) -> None:
-    """Describes its table as benchmarks.engine describes ClickHouse's tables."""
+    """Describes LanceDB's table as benchmarks.engine describes ClickHouse's tables."""
     import pyarrow.compute as pc
 
     table = importlib.import_module("lancedb").connect(str(folder / FOLDER)).open_table("laion")

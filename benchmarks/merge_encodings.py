@@ -1,6 +1,6 @@
-"""Benchmark: the best encoding of a merged file: bytes a row, and the cost of writing it and of reading it.
+"""Benchmark: the best encoding of a merged file: bytes per row, and the cost to write and to read the file.
 
-As a program it writes and reads one file in one way.
+As a program it writes and reads one file in one encoding.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ ROW_GROUPS = (2_048, 4_096, 8_192, 16_384)
 OURS = f"zstd-1, split, {BLOCK_ROWS:,}"
 
 ABOUT = """\
-{rows:,} rows, both vectors as float32 lists, written from memory by one writer, and read back whole by ClickHouse with
-two threads into nothing. *split* is BYTE_STREAM_SPLIT for the vectors, *plain* is PLAIN. Ours is *{ours}*."""
+{rows:,} rows, both vectors as float32 lists. One writer writes the file from memory. Then ClickHouse reads all of it
+with two threads and discards the rows. *split* is the encoding BYTE_STREAM_SPLIT for the vectors, *plain* is PLAIN.
+Ours is *{ours}*."""
 
 
 def write(source: Path, target: Path, compression: str, split: bool, group: int, report: StageReport) -> None:
-    """Writes the rows of a merged file again, in row groups of `group` rows as the merge does, one call each."""
+    """Writes the rows of a merged file again, as the merge does: one call for each row group of `group` rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -66,7 +67,7 @@ def read(folder: Path, target: Path, report: StageReport) -> None:
 
 
 Choice: TypeAlias = tuple[str, bool, int]
-"""Compression, whether vectors are split, rows a group."""
+"""Every encoding: the compression, whether vectors are split, and the rows per row group."""
 
 
 def _variants() -> Iterator[tuple[str, Choice]]:
@@ -93,7 +94,9 @@ def _cpu(phase: str) -> Value:
 
 
 def _table(rounds: Rounds) -> list[list[str]]:
-    rows = [["compression, vectors, rows a group", "bytes a row", "write, s", "write, CPU s", "read, s", "read, CPU s"]]
+    rows = [
+        ["compression, vectors, rows per group", "bytes per row", "write, s", "write, CPU s", "read, s", "read, CPU s"]
+    ]
     for name in rounds:
         size = spread(rounds, name, figure("bytes_a_row")).median
         values = (_seconds("write"), _cpu("write"), _seconds("read"), _cpu("read"))
@@ -103,7 +106,7 @@ def _table(rounds: Rounds) -> list[list[str]]:
 
 
 def run(bench: Bench) -> Section:
-    """Runs it."""
+    """Runs the benchmark."""
     rows = bench.rows(ROWS, QUICK_ROWS)
     ready = merged_file(bench.scratch, rows)
     rounds = compare(bench, [_peer(name, ready, *choice) for name, choice in _variants()])
@@ -111,8 +114,8 @@ def run(bench: Bench) -> Section:
     fastest = min(rounds, key=lambda name: spread(rounds, name, writing).median)
     smallest = min(rounds, key=lambda name: spread(rounds, name, size).median)
     figures = [
-        Figure(f"our bytes, of the smallest ({smallest})", ratio(rounds, OURS, smallest, size)),
-        Figure(f"our writing time, of the fastest ({fastest})", ratio(rounds, OURS, fastest, writing)),
+        Figure(f"our bytes / the smallest ({smallest})", ratio(rounds, OURS, smallest, size)),
+        Figure(f"our writing time / the fastest ({fastest})", ratio(rounds, OURS, fastest, writing)),
     ]
     return Section(
         "merge_encodings", ABOUT.format(rows=rows, ours=OURS), figures, {"Encodings": _table(rounds)}, rounds

@@ -1,4 +1,4 @@
-"""Benchmark: the cost of Dagster around the engine's work: imports, a run, a backfill, reading 410 partitions."""
+"""Benchmark: the cost that Dagster adds to the engine's work: imports, a run, a backfill, reading 410 partitions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MATERIALIZATIONS = 2_000
 ROWS = 200
 """Rows of a tiny shard, which gives the engine almost no work."""
 
-ABOUT = "Seconds of wall time. Runs and the backfill are real: a webserver and a daemon on a folder of their own."
+ABOUT = "Seconds of wall time. Runs and the backfill are real: Dagster's webserver and daemon run in a new folder."
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Figure:
 
 
 def main(arguments: list[str] | None = None) -> Section:
-    """`python -m benchmarks orchestration`: `--quick` with fewer rounds and shards, to see that it works."""
+    """`python -m benchmarks orchestration`. `--quick` uses fewer rounds and shards, to check that all works."""
     options = parser(__doc__, "orchestration")
     options.add_argument("--quick", action="store_true", help="fewer rounds and shards")
     given = options.parse_args(arguments)
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def import_figures(rounds: int) -> list[Figure]:
-    """The time to import the code location in a fresh process, minus that to import Dagster."""
+    """The time to import the code location in a new process, without the import of Dagster."""
     code = (
         "import time; a = time.perf_counter(); import dagster; b = time.perf_counter(); "
         "import laion_assets.definitions; c = time.perf_counter(); print(b - a, c - b)"
@@ -81,12 +81,13 @@ def import_figures(rounds: int) -> list[Figure]:
     dagster, ours = (statistics.median(column) for column in zip(*times[1:], strict=True))
     return [
         Figure("import dagster", dagster, None, f"median of {rounds} processes"),
-        Figure("import laion_assets.definitions over it", ours, 0.5, f"median of {rounds} processes"),
+        Figure("import laion_assets.definitions, without dagster", ours, 0.5, f"median of {rounds} processes"),
     ]
 
 
 def history_figures(home: Path, rounds: int, events: int) -> list[Figure]:
-    """Schedule, condition, health and the UI's partition view over a long history in SQLite."""
+    """Times of the schedule, the condition, the health report and the UI's partition view, with a long history in
+    SQLite."""
     settings = load_settings(dataset_name="laion400m", data_dir=home / "data", clickhouse=None)
     services = Services(home, {"LAION_DATASET": "laion400m", "LAION_DATA_DIR": str(home / "data")}, quick=False)
     definitions = build_definitions(settings)
@@ -142,7 +143,8 @@ def _view(services: Services) -> None:
 
 
 def _record_history(instance: dg.DagsterInstance, definitions: dg.Definitions, keys: list[str], events: int) -> None:
-    """Records all but ten shards as loaded, some of them twice, each by a run; every twentieth run failed first."""
+    """Records all but ten shards as loaded, each by a run, and some shards twice. For every twentieth shard, a failed
+    run comes first."""
     loaded, recorded = keys[:-10], 0
     job = definitions.resolve_job_def("load_shards")
     while recorded < events:
@@ -177,7 +179,7 @@ def _timed(name: str, call: Callable[[], None], rounds: int, events: int) -> Fig
 
 
 def run_figures(folder: Path, shards: int) -> list[Figure]:
-    """One shard's run from its launch to its end, then a backfill of many, in real Dagster."""
+    """Times of one shard's run from launch to end, then of a backfill of many shards, in real Dagster."""
     services = Services(folder / "home", tiny_shards(folder, shards + 3), quick=False)
     try:
         services.start_webserver()
@@ -188,15 +190,15 @@ def run_figures(folder: Path, shards: int) -> list[Figure]:
         services.stop()
     outside, inside, steps = (statistics.median(column) for column in zip(*runs, strict=True))
     return [
-        Figure("a shard's run, launch to end, less its steps", outside, 4.0, "median of 3 runs, one at a time"),
-        Figure("of it inside the run, start to end, less its steps", inside, 1.5, "median of 3 runs"),
-        Figure("the steps and checks themselves", steps, None, f"{ROWS} rows; median of 3 runs"),
+        Figure("a shard's run: from launch to end, without the steps", outside, 4.0, "median of 3 runs, one at a time"),
+        Figure("a shard's run: from start to end, without the steps", inside, 1.5, "median of 3 runs"),
+        Figure("a shard's run: the steps and checks", steps, None, f"{ROWS} rows; median of 3 runs"),
         Figure(f"a shard in a backfill of {shards}, two runs at a time", backfill / shards, None, "wall time / shards"),
     ]
 
 
 def tiny_shards(folder: Path, shards: int) -> dict[str, str]:
-    """Writes shards of next to no rows; the environment of a code location that loads them."""
+    """Writes shards of very few rows. Returns the environment of a code location that loads them."""
     for shard in range(shards):
         write_sample_shard(folder / "sample", shard, ROWS)
     (folder / "tiny.toml").write_text(
@@ -210,7 +212,7 @@ def tiny_shards(folder: Path, shards: int) -> dict[str, str]:
 
 
 def _run(services: Services, shard: str) -> tuple[float, float, float]:
-    """Seconds of one run: outside its steps since its launch, outside them since its start, and within them."""
+    """Seconds of one run: from its launch without the steps, from its start without the steps, and of the steps."""
     launched = time.time()
     selector = {"repositoryLocationName": "laion_assets", "repositoryName": "__repository__", "jobName": "load_shards"}
     tags = [{"key": PARTITION_TAG, "value": shard}]

@@ -18,18 +18,19 @@ from laion_assets.table.load import load_partition
 
 
 class _NoPandas(MetaPathFinder):
-    """Hides pandas, which is there only for the page's way: users of ours have none, but pyarrow would import it."""
+    """Hides pandas from pyarrow. pandas is installed only for the page's way. Users of our code do not have it, but
+    pyarrow imports it if it is installed."""
 
     def find_spec(self, fullname: str, *_: object) -> None:
-        """Finds nothing, and raises for pandas."""
+        """Raises for pandas. For every other module, leaves the search to Python's other finders."""
         if fullname == "pandas":
             raise ModuleNotFoundError(fullname)
 
 
 def main() -> None:
-    """`python -m benchmarks.ours merge|load|both FOLDER`: FOLDER is the store, with the raw files in `raw/`.
+    """`python -m benchmarks.ours merge|load|both FOLDER`. FOLDER is the store, with the raw files in `raw/`.
 
-    A description of another dataset than the sample's may lie there as `dataset.toml`.
+    If FOLDER contains `dataset.toml`, that dataset is used instead of the sample's.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=("merge", "load", "both"))

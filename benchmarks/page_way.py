@@ -1,9 +1,9 @@
-"""Measured program: what the scripts of ClickHouse's LAION-400M page do, written again. It is a peer.
+"""Measured program: does what the scripts of ClickHouse's LAION-400M page do. It is a peer.
 
-`process` is the page's process.py: everything into pandas, vectors as Python lists, quotes out of the captions, CSV.
-`import` is the page's `INSERT INTO laion FROM INFILE '….csv'`, which the embedded engine understands as the client
-does. One thing differs: the page's script fails on a caption that is null, of which LAION and our samples have some;
-here such a caption is empty.
+`process` is the page's process.py: it reads everything into pandas with vectors as Python lists, removes quotes from
+the captions, and writes CSV. `import` is the page's `INSERT INTO laion FROM INFILE '….csv'`, which the embedded engine
+understands as the client does. One thing differs: the page's script fails on a caption that is null, and LAION and our
+samples have such captions. Here a null caption becomes an empty caption.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.stage import StageReport, run_step
 
 
 def process(folder: Path, number: str, report: StageReport) -> None:
-    """Three raw files of a shard, side by side in `folder`, into `N.csv`; the raw files are removed."""
+    """Writes the three raw files of a shard in `folder` as `N.csv`. The raw files are removed."""
     import numpy as np
     import pandas as pd
 
@@ -39,7 +39,7 @@ def process(folder: Path, number: str, report: StageReport) -> None:
 
 
 def import_csv(folder: Path, number: str, report: StageReport) -> None:
-    """The CSV into a table as the page makes it."""
+    """Inserts the CSV into a table as the page makes it."""
     from benchmarks.engine import PAGE_TABLE, TABLE, opened
 
     with report.phase("import CSV"), opened(folder) as client:

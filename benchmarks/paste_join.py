@@ -1,7 +1,7 @@
 """Measured program: the engine reads npy and metadata together directly into a table. It is a peer, not our code.
 
-No Parquet file is made and nothing is checked: a shard with NaN, or whose files do not belong together, is loaded
-unchanged, and readers see the rows while they arrive. PASTE JOIN keeps the order of rows only in one thread.
+No Parquet file is made and nothing is checked: a shard with NaN, or a shard whose files do not belong together, is
+loaded as it is. Readers see the rows while they are inserted. PASTE JOIN keeps the order of rows only in one thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ METADATA = "url String, caption String, NSFW String, similarity Float32"
 
 
 def main() -> None:
-    """`python -m benchmarks.paste_join FOLDER NUMBER`: the raw files lie in FOLDER."""
+    """`python -m benchmarks.paste_join FOLDER NUMBER`. The raw files are in FOLDER."""
     folder, number = Path(sys.argv[1]), sys.argv[2]
     image, text = (f"'{folder / kind}_{number}.npy', 'Npy', 'array Array(Float32)'" for kind in ("img_emb", "text_emb"))
     report = StageReport()

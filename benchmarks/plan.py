@@ -1,7 +1,7 @@
-"""Benchmark: the error of `laion-assets plan` for a load of shards that it had not seen.
+"""Benchmark: the error of `laion-assets plan` for a load of shards that were not used to calibrate the plan.
 
-`python -m benchmarks plan [--quick]`. First a plan, calibration included, then the load, the index and the recall
-report that it planned, each in a process of its own.
+`python -m benchmarks plan [--quick]`. It makes a plan with its calibration first. Then it makes the load, the index and
+the recall report that were planned. Each is a separate process.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from laion_assets.sample.shards import write_sample_shard
 ROWS = (20_000, 50_000, 35_000, 28_000, 44_000, 31_000, 23_000, 47_000, 39_000, 26_000)
 QUICK_ROWS = (6_000, 15_000, 9_000)
 SEED = 77
-"""A seed other than the calibration's, so that the shards differ."""
+"""A seed that differs from the calibration's, so that the shards differ too."""
 
 GOAL = 0.20
 
 ABOUT = """\
-A plan is made for shards of {least:,} to {most:,} rows ({count} shards, {rows:,} rows) that no calibration has seen,
-by a calibration on this machine just before. Then they are loaded by `laion-assets load`, indexed, and their recall is
-measured. An error is planned / actual − 1; what is wanted is an error of at most {goal:.0%} either way. Peak disk is
-looked at every 0.2 s, memory is the peak of resident memory (VmHWM) of each step's process."""
+A plan is made for shards of {least:,} to {most:,} rows ({count} shards, {rows:,} rows), after a calibration on this
+machine that did not use these shards. Then the shards are loaded by `laion-assets load` and indexed, and their recall
+is measured. An error is planned / actual − 1. The goal is an error of at most {goal:.0%} in either direction. Peak disk
+is measured every 0.2 s. Memory is the peak of resident memory (VmHWM) of each step's process."""
 
 
 def main(arguments: list[str] | None = None) -> Section:
     """`python -m benchmarks plan`."""
     parser = alone.parser(__doc__, "plan")
-    parser.add_argument("--quick", action="store_true", help="few shards and a fast index, to see that all works")
+    parser.add_argument("--quick", action="store_true", help="few shards and a fast index, to check that all works")
     given = parser.parse_args(arguments)
     counts = QUICK_ROWS if given.quick else ROWS
     about = ABOUT.format(least=min(counts), most=max(counts), count=len(counts), rows=sum(counts), goal=GOAL)
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> Section:
         for shard, rows in enumerate(counts):
             write_sample_shard(folder / "sample", shard, rows, seed=SEED)
         extra = ["--quick"] if given.quick else []
-        report.say("shards are written")
+        report.say("the shards are written")
         planned = measure(python("benchmarks.planned", "plan", folder, *extra))
         report.say(f"planned in {planned.wall:.0f} s")
         report.raw("plan", planned.result)
@@ -72,8 +72,8 @@ def _show(report: alone.GrowingReport, planned: Measured, loaded: Measured, inde
     calibrated = planned.result["calibration"]["seconds"]
     report.figure("calibration", calibrated, "s", sign="≤", goal=60, form=".0f")
     report.note(
-        f"Others' cores: {planned.others:.2f} during the plan, {loaded.others:.2f} during the load, "
-        f"{indexed.others:.2f} during index and recall. The plan took {planned.wall:.0f} s in all."
+        f"Cores that other processes used: {planned.others:.2f} during the plan, {loaded.others:.2f} during the load, "
+        f"{indexed.others:.2f} during index and recall. The plan took {planned.wall:.0f} s in total."
     )
     head = ["", "planned", "actual", "error"]
     rows = [

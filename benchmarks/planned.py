@@ -1,4 +1,7 @@
-"""Measured program: plans a load of sample shards, or makes it, with index and recall. It compares nothing."""
+"""Measured program: plans a load of sample shards, or makes the load, or the index and the recall report.
+
+It compares nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ QUICK = {"hnsw_m": 16, "hnsw_ef_construction": 64, "recall_queries": 20}
 
 
 def main() -> None:
-    """`python -m benchmarks.planned plan|load|index FOLDER [--quick]`: FOLDER has `sample.toml`, shards, the store."""
+    """`python -m benchmarks.planned plan|load|index FOLDER [--quick]`. FOLDER contains `sample.toml`, the shards, and
+    the store."""
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=("plan", "load", "index"))
     parser.add_argument("folder", type=Path)
@@ -76,8 +80,8 @@ def _run(settings: Settings, folder: Path, report: StageReport, step: str) -> No
 
 
 class _DiskWatch(threading.Thread):
-    """Measures the bytes of a folder at intervals. Each file counts once; second names of files outside do not
-    count."""
+    """Measures the bytes of a folder at intervals. A file with several names counts once. A file that also has a name
+    outside the folder does not count."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -103,7 +107,7 @@ class _DiskWatch(threading.Thread):
 
     @property
     def peak(self) -> int:
-        """The most bytes that were added."""
+        """The peak of the bytes that were added."""
         return max(self._most - self._before, self.left)
 
     @property

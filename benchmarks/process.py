@@ -15,26 +15,27 @@ from pathlib import Path
 from typing import Any
 
 SAMPLE_SECONDS = 0.01
-"""Seconds between two readings of a process's memory; a reading takes about 0.1 ms."""
+"""Seconds between two measurements of a process's memory. A measurement takes about 0.1 ms."""
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "benchmarks" / "reports"
 SCRATCH = REPORTS / "scratch"
-"""The folder of sample shards, tables of a run, compiled modules; git ignores it."""
+"""The folder for sample shards, tables of a run, and compiled modules. git ignores it."""
 
 
 class StageFailedError(RuntimeError):
-    """A measured command failed; the message has the end of its output."""
+    """A measured command failed. The message contains the end of the command's output."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """One run of one command.
 
-    `peak_bytes` is of anonymous resident memory (RssAnon: no file-backed pages), children included. `phases` are the
-    seconds of the parts that the command named, `phase_cpu` and `phase_peaks` the CPU seconds and memory of each.
-    `result` is the rest of its JSON. `others` is how many cores all other processes of the machine used meanwhile:
-    with more than a few hundredths the times are not of a quiet machine.
+    `peak_bytes` is the peak of anonymous resident memory (RssAnon, without file-backed pages), children included.
+    `phases` are the wall seconds of the parts that the command named. `phase_cpu` and `phase_peaks` are the CPU seconds
+    and the peak memory of each part. `result` is the rest of the command's JSON. `others` is the number of cores that
+    all other processes of the machine used at the same time. If it is more than a few hundredths, the times are too
+    long.
     """
 
     wall: float
@@ -54,7 +55,8 @@ class Measured:
 
     @property
     def inside(self) -> float:
-        """Seconds of the named parts: the wall time without the interpreter's start, imports and its end."""
+        """Wall seconds of the named parts, without the start of the interpreter, imports, and the end of the
+        interpreter."""
         return sum(self.phases.values()) or self.wall
 
 
@@ -64,21 +66,22 @@ def python(module: str, *arguments: object) -> list[str]:
 
 
 def compile_all() -> None:
-    """Makes Python compile all that the measured programs import, so that the first round does not pay for it."""
+    """Makes Python compile all modules that the measured programs import, so that the first round does not take
+    longer."""
     programs = ("ours", "page_way", "paste_join", "client_way", "duckdb_way", "lance_way", "floor", "merge_encodings")
     modules = ["pandas", "laion_assets.cli", "laion_assets.sample.shards", *(f"benchmarks.{name}" for name in programs)]
     measure([sys.executable, "-c", f"import {', '.join(modules)}; pandas.DataFrame().to_csv()"])
 
 
 def _environment() -> dict[str, str]:
-    """Our environment without LAION_* variables; compiled modules are kept, as by default in Python."""
+    """Our environment without LAION_* variables. Python keeps compiled modules, as it does by default."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LAION_")}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**kept, "PYTHONPYCACHEPREFIX": str(SCRATCH / "compiled")}
 
 
 def measure(command: Sequence[str]) -> Measured:
-    """Runs the command from the project's folder. Raises `StageFailedError`."""
+    """Runs the command in the project's folder. Raises `StageFailedError` if the command fails."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         busy, started = _busy_seconds(), time.monotonic()
         process = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT, env=_environment())
@@ -98,7 +101,9 @@ def measure(command: Sequence[str]) -> Measured:
         if process.returncode:
             errors.seek(0)
             end = errors.read().decode(errors="replace")[-1_500:]
-            raise StageFailedError(f"{' '.join(command[1:])} ended with {process.returncode}: {end}{said[-500:]}")
+            raise StageFailedError(
+                f"{' '.join(command[1:])} ended with exit code {process.returncode}: {end}{said[-500:]}"
+            )
     result = _last_json(said)
     spans: list[tuple[str, float, float, float]] = [tuple(span) for span in result.pop("phases", [])]
     return Measured(
@@ -120,7 +125,7 @@ def _busy_seconds() -> float:
 
 
 def _last_json(said: str) -> dict[str, Any]:
-    """The JSON object on the last line; empty for commands that print none."""
+    """The JSON object on the last line of the output. It is empty for a command that prints none."""
     try:
         value = json.loads(said.strip().splitlines()[-1])
     except (IndexError, ValueError):
@@ -129,7 +134,7 @@ def _last_json(said: str) -> dict[str, Any]:
 
 
 class _MemoryWatch(threading.Thread):
-    """Reads the anonymous memory of a process and its descendants every `SAMPLE_SECONDS`."""
+    """Measures the anonymous memory of a process and its descendants every `SAMPLE_SECONDS`."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(name="memory-watch", daemon=True)
@@ -138,7 +143,7 @@ class _MemoryWatch(threading.Thread):
         self._seen: list[tuple[float, int]] = []
 
     def run(self) -> None:
-        """Reads until `stop`."""
+        """Measures until `stop` is called."""
         while not self._ended.wait(SAMPLE_SECONDS):
             self._seen.append((time.monotonic(), sum(map(anonymous_bytes, _family(self._pid)))))
 
@@ -148,13 +153,13 @@ class _MemoryWatch(threading.Thread):
         self.join()
 
     def peak(self, start: float = 0.0, end: float = float("inf")) -> int:
-        """The most bytes seen between two moments of the monotonic clock, which all processes share."""
+        """The peak between two times of the monotonic clock, which is the same for all processes."""
         start -= 2 * SAMPLE_SECONDS
         return max((size for moment, size in self._seen if start <= moment <= end), default=0)
 
 
 def _family(pid: int) -> list[int]:
-    """A process and its descendants that are alive."""
+    """A process and those of its descendants that run."""
     family = [pid]
     for member in family:
         try:
@@ -166,7 +171,7 @@ def _family(pid: int) -> list[int]:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """RssAnon of a process; 0 when it has ended."""
+    """RssAnon of a process. It is 0 if the process has ended."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):

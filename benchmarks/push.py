@@ -1,4 +1,7 @@
-"""Benchmark: a server that reads the merged file, compared with one to which it is pushed over HTTP. It is chDB."""
+"""Benchmark: loads where the server reads the merged file, compared with loads where we push the file over HTTP.
+
+The server is chDB.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,20 @@ ROWS, MILLION_ROWS, QUICK_ROWS = 100_000, 1_000_448, 20_000
 PULL, PUSH = "pull", "push"
 
 ABOUT = """\
-The merged file of {rows:,} sample rows ({size:.0f} MB) into one partition of a server, with all checks. *pull*: the
-server reads the file under its user_files. *push*: we send it as Arrow streams (compression: {compression}, as we do to
-a server on this machine). The server is the tests' endpoint, chDB behind HTTP on loopback in a process of its own on
-the same machine, for both. Memory is of our process alone; the server's CPU seconds are read from its process."""
+The merged file of {rows:,} sample rows ({size:.0f} MB) is loaded into one partition of a server, with all checks.
+*pull*: the server reads the file in its user_files. *push*: we send the file as Arrow streams (compression:
+{compression}, which is what we use for a server on this machine). Both use the same kind of server: the endpoint of the
+tests, which is chDB behind HTTP on loopback, in a separate process on this machine. Memory is that of our process
+alone. The server's CPU seconds are read from the server's process."""
 
 
 def run(bench: Bench) -> Section:
-    """100,000 rows."""
+    """Runs the benchmark with 100,000 rows."""
     return _run(bench, "push", bench.rows(ROWS, QUICK_ROWS))
 
 
 def run_million(bench: Bench) -> Section:
-    """A shard as large as LAION's."""
+    """Runs the benchmark with a shard as large as LAION's."""
     return _run(bench, "push_million", bench.rows(MILLION_ROWS, QUICK_ROWS))
 
 
@@ -46,11 +50,13 @@ def _run(bench: Bench, name: str, rows: int) -> Section:
     compressions = {str(one.stages[PUSH].result["compression"]) for one in rounds[PUSH]}
     about = ABOUT.format(rows=rows, size=merged.stat().st_size / 1e6, compression=", ".join(compressions))
     figures = [
-        Figure("rate of the insert, push of pull", ratio(rounds, PULL, PUSH, figure("insert")), sign="≥", goal=0.5),
-        Figure("rate of the whole load, push of pull", ratio(rounds, PULL, PUSH, figure("load")), sign="≥"),
-        Figure("CPU seconds of both processes, push of pull", ratio(rounds, PUSH, PULL, _both)),
+        Figure("rate of the insert, push / pull", ratio(rounds, PULL, PUSH, figure("insert")), sign="≥", goal=0.5),
+        Figure("rate of the whole load, push / pull", ratio(rounds, PULL, PUSH, figure("load")), sign="≥"),
+        Figure("CPU seconds of both processes, push / pull", ratio(rounds, PUSH, PULL, _both)),
         Figure(
-            "rows a second, insert by push", spread(rounds, PUSH, lambda one: rows / one.figure("insert")), form=",.0f"
+            "rows per second, insert by push",
+            spread(rounds, PUSH, lambda one: rows / one.figure("insert")),
+            form=",.0f",
         ),
         Figure("memory of our process, push", spread(rounds, PUSH, _megabytes), "MB", goal=600, form=".0f"),
         Figure("memory of our process, pull", spread(rounds, PULL, _megabytes), "MB", form=".0f"),

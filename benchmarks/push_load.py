@@ -1,4 +1,4 @@
-"""Measured program: loads a merged file into a server, pulled or pushed. It compares nothing."""
+"""Measured program: loads a merged file into a server, by pull or by push. It compares nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from laion_assets.table.load import load_partition
 
 
 def main() -> None:
-    """`python -m benchmarks.push_load pull|push URL PROCESS FILE`: PROCESS is the server's id."""
+    """`python -m benchmarks.push_load pull|push URL PROCESS FILE`. PROCESS is the server's process id."""
     parser = argparse.ArgumentParser()
     parser.add_argument("way", choices=("pull", "push"))
     parser.add_argument("url")
@@ -31,7 +31,7 @@ def main() -> None:
         with connect(settings) as db:
             loaded = load_partition(db, merged)
             if not loaded.transfer.startswith("push" if given.way == "push" else "user_files"):
-                raise RuntimeError(f"it went another way: {loaded.transfer}")
+                raise RuntimeError(f"expected a load by {given.way}, but the file was loaded by {loaded.transfer}")
     report.say(server_cpu=_cpu_seconds(given.process) - before, compression=settings.compression)
     report.say(load=loaded.total_seconds, **loaded.seconds)
     with connect(settings) as db:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _cpu_seconds(process: int) -> float:
-    """In user space and in the kernel, of all its threads."""
+    """CPU seconds of all threads of a process, in user space and in the kernel."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

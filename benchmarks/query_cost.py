@@ -1,4 +1,7 @@
-"""Benchmark: the cost of a search by the index besides the graph's own, part by part. It compares no other engine."""
+"""Benchmark: what a search by index costs beyond the search of the graph itself, part by part.
+
+It compares no other engine.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import Vectors, vector_sql
 
 ABOUT = """\
-One part of {rows:,} sample vectors, {parameters}, ef {ef}, no rescoring, k = 10. Each line
-is one statement or call with a query vector, in turns with the others, {queries} times a round, {runs} rounds. Figures
-are CPU milliseconds of the process (all threads), which other programs on the machine blur least: the median of a
-round, and the spread over rounds. Differences of two lines are what a step costs. There is no HTTP in it: the engine is
-in the process."""
+One part of {rows:,} sample vectors, {parameters}, ef {ef}, no rescoring, k = 10. Each line is one statement or call
+with a query vector. The lines take turns, {queries} times per round, for {runs} rounds. Figures are CPU milliseconds of
+the process (all threads), since other programs on the machine change CPU time least. A figure is the median of a round
+and the spread over the rounds. The difference between two lines is the cost of a step. There is no HTTP, since the
+engine runs in the process."""
 
 Call = Callable[[Vectors], object]
 
@@ -65,7 +68,7 @@ def _calls(db: Database, ef: int) -> dict[str, Call]:
             if columns is not None:
                 given = sql
                 sql = given.replace(", caption, url, shard, id, NSFW", columns)
-                assert sql != given, f"the search's columns are not those that are left out here: {sql}"
+                assert sql != given, f"the search must have the columns that this benchmark replaces: {sql}"
             return db.rows(before + sql, settings={**settings, **more}, text_as_bytes=True)
 
         return ask
@@ -90,7 +93,7 @@ def _calls(db: Database, ef: int) -> dict[str, Call]:
         "the same, one thread": asked(max_threads=1),
         "the same, without a query log": asked(log_queries=0),
         "search() of the project, as its caller sees it": lambda vector: search(db, vector, request),
-        "a look at the table's shape (once before every search, until it was taken out)": lambda _v: require_table(db),
+        "a check of the table's columns (an earlier version made it before every search)": lambda _v: require_table(db),
     }
 
 
@@ -112,7 +115,7 @@ def _measure(report: GrowingReport, calls: dict[str, Call], queries: Vectors, ru
         "CPU ms a query", [["", "CPU ms"], *([name, Spread.of(each).text(".3f")] for name, each in medians.items())]
     )
     ours, alone = (medians[name] for name in ("search() of the project, as its caller sees it", "usearch, one query"))
-    report.figure("our search, of the graph's alone", _ratios(ours, alone), sign="≤", goal=3, form=".1f")
+    report.figure("our search / the graph's alone", _ratios(ours, alone), sign="≤", goal=3, form=".1f")
 
 
 def _ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""A shard's raw files as one Arrow table, as somebody without this project reads them: all at once, nothing checked."""
+"""A shard's raw files as one Arrow table, as they are read without this project: all at once, without any check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ID_STRIDE = 10_000_000
 def read_raw(folder: Path, number: str) -> pa.Table:
     """The seven columns of ClickHouse's page, vectors as float32 in fixed-size lists, missing captions as empty text.
 
-    The files `img_emb_N.npy`, `text_emb_N.npy` and `metadata_N.parquet` lie in `folder`. Everything is in memory.
+    The files `img_emb_N.npy`, `text_emb_N.npy` and `metadata_N.parquet` are in `folder`. The whole table is in memory.
     """
     import numpy as np
     import pyarrow as pa

@@ -1,4 +1,7 @@
-"""Real embeddings that packages ship, or make from given captions, as vectors of length 1. It loads no table."""
+"""Real embeddings as vectors of length 1: packages contain them, or a package's model makes them from captions.
+
+It loads no table.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ BATCH, TOKENS = 64, 128
 
 
 class AbsentError(Exception):
-    """The origin of these vectors is missing; the error's text names it."""
+    """The package, file or captions that the vectors come from are missing. The error's text names what is missing."""
 
 
 def glove_vectors(limit: int) -> Floats:
@@ -30,9 +33,9 @@ def glove_vectors(limit: int) -> Floats:
 
 
 def minilm_vectors(captions: Path | None, limit: int) -> Floats:
-    """all-MiniLM-L6-v2's vectors of different captions, (n, 384), from a Parquet file of them. Raises `AbsentError`."""
+    """all-MiniLM-L6-v2's vectors of the different captions in a Parquet file, (n, 384). Raises `AbsentError`."""
     if captions is None or not captions.exists():
-        raise AbsentError("no captions: name a Parquet file of them with --captions")
+        raise AbsentError("there are no captions: name a Parquet file of captions with --captions")
     tokenizer, model = _package_file(*TOKENIZER_FILE), _package_file(*MODEL_FILE)
     return _unit(np.concatenate(list(_embedded(_texts(captions)[:limit], tokenizer, model))))
 
@@ -41,12 +44,13 @@ def _texts(captions: Path) -> list[str]:
     table = pq.read_table(captions)
     name = next((name for name in table.column_names if name.lower() in ("text", "caption")), None)
     if name is None:
-        raise AbsentError(f"no column of captions in {captions.name}")
+        raise AbsentError(f"{captions.name} has no column named text or caption")
     return sorted({text for text in table[name].to_pylist() if text and text.strip()})
 
 
 def _embedded(texts: list[str], tokenizer: Path, model: Path) -> Iterator[Floats]:
-    """The mean of each caption's token vectors. Texts of the same length are encoded together, with little padding."""
+    """The mean of each caption's token vectors. Texts of similar length are encoded together, so that there is little
+    padding."""
     from tokenizers import Tokenizer
 
     words: Any = Tokenizer.from_file(str(tokenizer))
@@ -73,7 +77,7 @@ def _embedded(texts: list[str], tokenizer: Path, model: Path) -> Iterator[Floats
 
 
 def _package_file(package: str, name: str) -> Path:
-    """A file that a package ships; the package is not imported, since it may need others. Raises `AbsentError`."""
+    """A file in an installed package. The package is not imported, since it may need others. Raises `AbsentError`."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise AbsentError(f"the package {package.replace('_', '-')} is not installed")
@@ -84,7 +88,7 @@ def _package_file(package: str, name: str) -> Path:
 
 
 def _unit(vectors: Floats) -> Floats:
-    """Vectors of length 1; zero vectors are left out."""
+    """The vectors scaled to length 1, without zero vectors."""
     lengths = np.linalg.norm(vectors, axis=1)
     unit: Floats = (vectors[lengths > 0] / lengths[lengths > 0, None]).astype(np.float32)
     return unit

@@ -1,4 +1,4 @@
-"""Benchmark: recall@10 of the index at the search settings that it names, on sample rows and on real vectors."""
+"""Benchmark: recall@10 of the index at the search settings that a recall report names, on sample and real vectors."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ GRID = (
 )
 
 TARGET, TARGETS = 0.95, {"image_to_image": 0.99}
-"""LAION_RECALL_TARGET and LAION_RECALL_TARGETS of this benchmark, which decide the settings that a report names."""
+"""LAION_RECALL_TARGET and LAION_RECALL_TARGETS of this benchmark. They decide which settings a recall report names."""
 
 GOALS = {"image_to_image": 0.99, "text_to_image": 0.95}
 GOAL_ROWS = 200_000
-"""Up to this many sample rows in one part the targets are goals; above, figures are only reported."""
+"""Up to this many sample rows in one part, the targets are goals. With more rows, figures have no goals."""
 
 ABOUT = """\
-{parameters}; each table is one part. {queries} queries a kind: rows that are kept out of a copy of the table, which is
-what is measured, and rows of the table itself. Recall@10 counts distances with ties, against exact neighbours of the
-same rows. The settings named are the fastest of the grid whose lower bound (bootstrap, 95 %) reaches the target, as a
-recall report names them: 0.95 (LAION_RECALL_TARGET), 0.99 for image→image (LAION_RECALL_TARGETS); where none does,
-those of the highest recall. They are chosen on one half of the queries, the figures are those of the other."""
+{parameters}. Each table is one part. There are {queries} queries per kind: rows that are not in the measured copy of
+the table, and rows of the table itself. Recall@10 compares distances with those of the exact neighbours in the same
+rows, so that ties count as found. The settings named are those that a recall report names: the fastest of the grid
+whose lower bound (bootstrap, 95 %) reaches the target. The target is 0.95 (LAION_RECALL_TARGET), and 0.99 for
+image→image (LAION_RECALL_TARGETS). If no settings reach the target, those with the highest recall are named. One half
+of the queries chooses the settings, and the other half gives the figures."""
 
 HEAD = ["vectors", "kind", "target", "settings named", "recall@10", "p50 ms", "exact p50 ms", "at ef 64, plain"]
 
@@ -51,8 +52,8 @@ def main(arguments: list[str] | None = None) -> Section:
     options.add_argument("--parameters", type=index_parameters, default=IndexParameters())
     options.add_argument("--queries", type=int, default=100)
     options.add_argument("--real", nargs="*", choices=("glove", "minilm"), default=["glove", "minilm"])
-    options.add_argument("--real-rows", type=int, default=400_000, help="at most so many real vectors")
-    options.add_argument("--captions", type=Path, help="Parquet with a column TEXT or caption, for MiniLM")
+    options.add_argument("--real-rows", type=int, default=400_000, help="the highest number of real vectors")
+    options.add_argument("--captions", type=Path, help="Parquet file with a column TEXT or caption, for MiniLM")
     given = options.parse_args(arguments)
     about = ABOUT.format(parameters=given.parameters, queries=given.queries)
     with reported("recall", about, given) as report:
@@ -88,11 +89,11 @@ def _real(report: GrowingReport, given: argparse.Namespace, kind: str, summary: 
 
 
 def _measured(report: GrowingReport, db: Database, name: str, queries: int) -> Evaluation:
-    """Builds and evaluates, and puts both into the report."""
+    """Builds the index, evaluates it, and adds both results to the report."""
     built = build_indexes(db, progress=report.progress(), log=report.say)
     size = index_sizes(built.cover).memory_bytes_a_vector
     cores = built.core_seconds or 0.0
-    report.note(f"{name}: {cores:,.0f} core-seconds to build {built.vectors:,} vectors, {size:,.0f} bytes a vector.")
+    report.note(f"{name}: {cores:,.0f} core-seconds to build {built.vectors:,} vectors, {size:,.0f} bytes per vector.")
     folder = db.settings.data_dir / "recall"
     folder.mkdir(exist_ok=True)
     targets = {"recall_target": TARGET, "recall_targets": TARGETS}
@@ -106,7 +107,7 @@ def _measured(report: GrowingReport, db: Database, name: str, queries: int) -> E
 def _summarise(
     report: GrowingReport, summary: list[list[str]], name: str, evaluation: Evaluation, goals: dict[str, float]
 ) -> None:
-    """Names the settings of each kind, and figures for the two kinds that have their own target."""
+    """Adds the settings of each kind to the table, and figures for the two kinds in `GOALS`."""
     for kind in kinds_of(evaluation):
         target, best = evaluation.target_of(kind), evaluation.chosen(kind)
         plain = next(one for one in evaluation.of_kind(kind) if one.search == SearchSettings(64)).at_10.mean

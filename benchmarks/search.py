@@ -1,4 +1,4 @@
-"""Benchmark: search at equal recall on equal vectors, ours by SQL, and libraries and databases, in one process."""
+"""Benchmark: search at equal recall on the same vectors: ours by SQL, libraries, and databases, in one process."""
 
 from __future__ import annotations
 
@@ -37,34 +37,36 @@ OURS, USEARCH = "ours, SQL", "usearch"
 EF_OF_RECALL = ((16,), (64,), (256,))
 
 ABOUT = """\
-The same unit vectors in every index, {queries} queries a kind that are not in it, k = {k}, all in one process with
-every index in memory. *{ours}* is the project's `search` on a table of one part: SQL in the embedded engine, with
-caption, url, id, NSFW and shard of each answer; LanceDB and DuckDB bring id, url and caption; libraries bring row
-numbers.
-{parameters} wherever an index takes such parameters; usearch and ours hold vectors as {quantization}, hnswlib, faiss's
-HNSW and DuckDB as float32. Recall@10 is by distance with ties, against exact neighbours in float64. *At equal recall*:
-each index at the cheapest of its settings (by CPU time a query) that reaches it, for each kind apart; then {runs}
-rounds in turns. A ratio is
-of the medians of one round. Core-seconds are CPU time of the index's build alone. Bytes a vector are those of the whole
-index with what it keeps of the vectors: LanceDB, DuckDB and ours have the vectors in their tables besides, and read
-them where they rescore (*refine*)."""
+Every index has the same unit vectors. There are {queries} queries per kind, which are not in the index, with k = {k}.
+Everything runs in one process, with every index in memory. *{ours}* is the project's `search` on a table of one part:
+SQL in the embedded engine, which returns caption, url, id, NSFW and shard of each answer. LanceDB and DuckDB return id,
+url and caption. Libraries return row numbers.
+The parameters are {parameters} for every index that has such parameters. usearch and ours keep vectors as
+{quantization}; hnswlib, faiss's HNSW and DuckDB keep them as float32. Recall@10 compares distances with those of the
+exact neighbours in float64, so that ties count as found. *At equal recall*: for each kind, each index is used with the
+cheapest of its settings (by CPU time per query) that reach the recall, in {runs} rounds in turns. A ratio compares the
+medians of one round. Core-seconds are the CPU time of the index's build alone. Bytes per vector are those of the whole
+index with the vectors that it keeps. LanceDB, DuckDB and ours also have the vectors in their tables, and read them for
+rescoring (*refine*)."""
 
 
 @dataclass
 class _Tried:
-    """One engine's setting for one kind: its recall, and CPU seconds a query, which vary least on a busy machine."""
+    """One engine's setting for one kind: its recall and its CPU seconds per query, which vary least on a busy
+    machine."""
 
     recall: float
     seconds: float
 
 
 Tries = dict[tuple[str, str, Setting], _Tried]
-"""By engine, kind and setting."""
+"""What was measured, by engine, kind and setting."""
 
 
 @dataclass
 class _Timed:
-    """What the rounds gave at one setting: CPU ms a query, p50 and p99 in ms, queries a second by threads."""
+    """The results of the rounds at one setting: CPU milliseconds per query, p50 and p99 in milliseconds, and queries
+    per second by number of threads."""
 
     cpu: list[float] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)
@@ -81,7 +83,7 @@ def main(arguments: list[str] | None = None) -> Section:
     options.add_argument("--runs", type=int, default=5, help="rounds")
     options.add_argument("--parameters", type=index_parameters, default=IndexParameters(), help="of every HNSW")
     options.add_argument("--real", nargs="*", choices=("glove", "minilm"), default=[], help="real vectors, too")
-    options.add_argument("--captions", type=Path, help="Parquet with a column TEXT or caption, for MiniLM")
+    options.add_argument("--captions", type=Path, help="Parquet file with a column TEXT or caption, for MiniLM")
     options.add_argument("--without", nargs="*", default=[], help="engines to leave out, by their names in the report")
     given = options.parse_args(arguments)
     about = ABOUT.format(
@@ -123,7 +125,7 @@ def _engines(parameters: IndexParameters, rows: int, dimension: int) -> list[Eng
 
 
 def _measure(report: GrowingReport, data: QueriedVectors, given: argparse.Namespace) -> None:
-    """Builds every index, tries every setting, and times the settings of equal recall alternately."""
+    """Builds every index, tries every setting, and times the settings that reach a target in turns."""
     engines = []
     with ExitStack() as stack:
         for engine in _engines(given.parameters, *data.vectors.shape):
@@ -133,7 +135,9 @@ def _measure(report: GrowingReport, data: QueriedVectors, given: argparse.Namesp
                 stack.callback(engine.close)
                 report.say(f"{engine.name}: building")
                 engine.build(data.vectors, report.scratch, report.say)
-                report.say(f"{engine.name}: {engine.core_seconds:.0f} core-s, {engine.bytes_a_vector:,.0f} bytes")
+                report.say(
+                    f"{engine.name}: {engine.core_seconds:.0f} core-s, {engine.bytes_a_vector:,.0f} bytes per vector"
+                )
                 engines.append(engine)
         _recall_at_same_ef(report, {engine.name: engine for engine in engines}, data)
         data = data.first(given.queries)
@@ -143,7 +147,7 @@ def _measure(report: GrowingReport, data: QueriedVectors, given: argparse.Namesp
 
 
 def _sweep(report: GrowingReport, engines: list[Engine], data: QueriedVectors) -> Tries:
-    """Recall and time of every engine at every setting, after an uncounted query."""
+    """The recall and time of every engine at every setting. One query before is not counted."""
     tries: Tries = {}
     for engine in engines:
         for setting in engine.grid:
@@ -170,13 +174,13 @@ def _asked(search: Searcher, queries: Floats) -> tuple[list[list[int]], list[flo
 
 
 def _chosen(engine: Engine, kind: str, target: float, tries: Tries) -> Setting | None:
-    """The cheapest setting that reaches the target."""
+    """The setting that reaches the target with the least CPU time."""
     reach = [one for one in engine.grid if tries[engine.name, kind, one].recall >= target]
     return min(reach, key=lambda one: tries[engine.name, kind, one].seconds, default=None)
 
 
 def _equal_recall(report: GrowingReport, engines: list[Engine], data: QueriedVectors, tries: Tries, runs: int) -> None:
-    """A table and figures for each kind and target."""
+    """Adds a table and figures for each kind and target."""
     for kind, queries in data.queries.items():
         for target in TARGETS:
             chosen = {engine.name: _chosen(engine, kind, target, tries) for engine in engines}
@@ -195,7 +199,8 @@ def _equal_recall(report: GrowingReport, engines: list[Engine], data: QueriedVec
 
 
 def _recall_at_same_ef(report: GrowingReport, engines: dict[str, Engine], data: QueriedVectors) -> None:
-    """Ours and usearch's, which has the same graph. A hundred queries give recall only to a hundredth."""
+    """Adds the recall of ours and of usearch, which has the same graph. With a hundred queries, recall is exact only to
+    a hundredth."""
     if not {OURS, USEARCH} <= engines.keys():
         return
     rows, gaps = [["", "ef", USEARCH, OURS]], []
@@ -209,8 +214,14 @@ def _recall_at_same_ef(report: GrowingReport, engines: dict[str, Engine], data: 
             rows.append([kind, str(ef), *(f"{recall:.4f}" for recall in recalls)])
     count = len(next(iter(data.queries.values())))
     report.table(f"{data.name}: recall@10 of {count:,} queries at the same ef", rows)
-    report.figure(f"{data.name}: recall@10 below usearch's at the same ef, most", max(gaps), sign="≤", goal=0.005)
-    report.figure(f"{data.name}: the same, mean", float(np.mean(gaps)), sign="≤", goal=0.005, form=".4f")
+    report.figure(f"{data.name}: usearch's recall@10 - ours at the same ef, highest", max(gaps), sign="≤", goal=0.005)
+    report.figure(
+        f"{data.name}: usearch's recall@10 - ours at the same ef, mean",
+        float(np.mean(gaps)),
+        sign="≤",
+        goal=0.005,
+        form=".4f",
+    )
 
 
 def _time(engine: Engine, setting: Setting, queries: Floats, timed: _Timed) -> None:
@@ -238,7 +249,7 @@ def _time(engine: Engine, setting: Setting, queries: Floats, timed: _Timed) -> N
 
 
 def _figures(report: GrowingReport, name: str, timed: dict[str, _Timed]) -> None:
-    """Ours compared with usearch, and with LanceDB's better index."""
+    """Adds our times compared with those of usearch and of LanceDB's faster index."""
     if OURS not in timed:
         return
     against = {USEARCH: 3} if USEARCH in timed else {}
@@ -251,11 +262,11 @@ def _figures(report: GrowingReport, name: str, timed: dict[str, _Timed]) -> None
             ("CPU time", timed[OURS].cpu, timed[engine].cpu),
         ):
             ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-            report.figure(f"{name}: our {what}, of {engine}'s", ratios, sign="≤", goal=goal, form=".2f")
+            report.figure(f"{name}: our {what} / {engine}'s", ratios, sign="≤", goal=goal, form=".2f")
 
 
 HEAD = [
-    "", "build, core-s", "bytes a vector", "at", "recall@10", "CPU ms a query", "p50 ms", "p99 ms",
+    "", "build, core-s", "bytes per vector", "at", "recall@10", "CPU ms per query", "p50 ms", "p99 ms",
     "queries/s", "queries/s, 2 threads",
 ]  # fmt: skip
 
@@ -263,7 +274,7 @@ HEAD = [
 def _table(
     engines: list[Engine], kind: str, chosen: dict[str, Setting | None], tries: Tries, timed: dict[str, _Timed]
 ) -> list[list[str]]:
-    """A row for each engine. Engines that do not reach the recall show the recall that they reach."""
+    """A row for each engine. For an engine that does not reach the recall, the row shows its highest recall."""
     rows = [HEAD]
     for engine in engines:
         cells = [engine.name, f"{engine.core_seconds:,.0f}", f"{engine.bytes_a_vector:,.0f}"]

@@ -1,4 +1,7 @@
-"""Tables for search benchmarks: sample or given vectors, loaded by the project's own chain. It times nothing."""
+"""Tables for search benchmarks: sample or given vectors, loaded by the project's own merge and load.
+
+It measures nothing.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,8 @@ def sample_table(
     partitions: int = 1,
     loading: AbstractContextManager[None] | None = None,
 ) -> Iterator[Database]:
-    """A table of sample rows in equal partitions, both columns, not indexed. Its files go where they are not needed.
+    """A table of sample rows in equal partitions, with both vector columns, without index. Files are removed as soon as
+    they are not needed.
 
     The load of the only partition runs within `loading`.
     """
@@ -76,7 +80,7 @@ def sample_table(
 def vector_table(
     folder: Path, name: str, vectors: npt.NDArray[np.floating], parameters: IndexParameters, say: Say
 ) -> Iterator[Database]:
-    """A table of one partition of given vectors of length 1, (n, d), float16 or float32, in the image column."""
+    """A table of one partition with the given vectors, (n, d), float16 or float32, of length 1, in the image column."""
     rows, dimension = vectors.shape
     folder.mkdir(parents=True, exist_ok=True)
     description = folder / f"{name}.toml"
@@ -96,8 +100,8 @@ def vector_table(
 def _settings(
     dataset: str, folder: Path, parameters: IndexParameters, granularity: int | None, vectors: int, dimension: int
 ) -> Settings:
-    """The index cache holds every index; otherwise reading indexes again and again would be measured. Granules are
-    those of the settings unless they are given."""
+    """Settings whose index cache is large enough for every index: otherwise the benchmark would measure how often
+    indexes are read. Granules have their default size unless one is given."""
     cache = cache_bytes(int(1.25 * vectors * parameters.bytes_a_vector(dimension)), graphs=200)
     return load_settings(
         dataset_name=dataset,

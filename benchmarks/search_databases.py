@@ -1,4 +1,4 @@
-"""Other databases' vector indexes, behind the interface of search_engines.py."""
+"""Vector indexes of other databases, with the interface of search_engines.py."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ def rows_of(vectors: Floats) -> pa.Table:
 
 @dataclass
 class LanceDB(Engine):
-    """A table on disk. `refine` candidates a neighbour are ranked by their stored vectors."""
+    """A LanceDB table on disk. `refine` candidates per neighbour are ranked by their stored vectors."""
 
     index: str = "IVF_PQ"
     parameters: IndexParameters = field(default_factory=IndexParameters)
     _table: Any = None
 
     def build(self, vectors: Floats, folder: Path, _say: Say) -> None:
-        """IVF_PQ: √rows lists, a byte for eight elements; IVF_HNSW_SQ: one list, a byte for one element."""
+        """Builds the index. IVF_PQ has √rows lists and a byte for eight elements. IVF_HNSW_SQ has one list and a byte
+        for each element."""
         place = folder / "lance" / self.index
         self._table = importlib.import_module("lancedb").connect(str(place)).create_table("rows", rows_of(vectors))
         before = _bytes_in(place)
@@ -54,7 +55,7 @@ class LanceDB(Engine):
 
     @contextmanager
     def searcher(self, setting: Setting) -> Iterator[Searcher]:
-        """One query a call, with url and caption of each answer."""
+        """One query per call, with url and caption of each answer."""
         width, refine = setting
 
         def find(vector: Floats) -> list[int]:
@@ -70,14 +71,14 @@ class LanceDB(Engine):
 
 @dataclass
 class DuckDB(Engine):
-    """DuckDB with its extension vss, an HNSW index of usearch in float32, in memory."""
+    """DuckDB with its extension vss, which has usearch's HNSW index in float32, in memory."""
 
     parameters: IndexParameters = field(default_factory=IndexParameters)
     _db: Any = None
     _dimension: int = 0
 
     def build(self, vectors: Floats, _folder: Path, _say: Say) -> None:
-        """The table first, then the index. Raises `RuntimeError` when a search does not use it."""
+        """Makes the table, then the index. Raises `RuntimeError` when a search does not use the index."""
         self._db, self._dimension = importlib.import_module("duckdb").connect(), vectors.shape[1]
         found = importlib.util.find_spec("duckdb_extension_vss")
         assert found is not None and found.origin is not None
@@ -107,7 +108,7 @@ class DuckDB(Engine):
 
     @contextmanager
     def searcher(self, setting: Setting) -> Iterator[Searcher]:
-        """Searches with a cursor of its own, one thread a query."""
+        """Searches with a separate cursor, with one thread per query."""
         cursor, sql = self._db.cursor(), self._sql()
         cursor.execute(f"SET hnsw_ef_search = {setting[0]}")
         yield lambda vector: [row[0] for row in cursor.execute(sql, [vector]).fetchall()]

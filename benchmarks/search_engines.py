@@ -1,4 +1,4 @@
-"""Vector indexes with one interface: ours by SQL, libraries, other databases. search.py compares them."""
+"""Vector indexes with one interface: ours by SQL, and libraries. search.py compares them with other databases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from laion_assets.table.embedded import embedded_options
 Floats = npt.NDArray[np.float32]
 Setting = tuple[int, ...]
 Searcher = Callable[[Floats], list[int]]
-"""The rows nearest to one vector, (dimension,), nearest first."""
+"""Returns the rows nearest to one vector, (dimension,), nearest first."""
 
 K = 10
 CORES = os.cpu_count() or 1
@@ -37,11 +37,10 @@ EF = tuple((ef,) for ef in (16, 32, 64, 128, 256, 512))
 
 @dataclass
 class Engine(ABC):
-    """One index over given vectors of length 1; row numbers are its keys.
+    """One index over given vectors of length 1, with row numbers as keys.
 
-    `grid` has the search settings to try; `words` names their numbers. After `build` there are the CPU seconds of the
-    index alone, and the bytes a vector that a search needs in memory (on disk, if a database reads its index from
-    there).
+    `grid` has the search settings to try, and `words` names their numbers. `build` sets the CPU seconds of the index
+    alone, and the bytes per vector that a search needs in memory (on disk, if a database reads its index from there).
     """
 
     name: str
@@ -57,10 +56,10 @@ class Engine(ABC):
 
     @abstractmethod
     def searcher(self, setting: Setting) -> AbstractContextManager[Searcher]:
-        """A searcher for one thread, at one setting. Only one setting can be in use at a time."""
+        """A searcher for one thread with one setting. Only one setting can be in use at a time."""
 
     def close(self) -> None:  # noqa: B027
-        """Releases what it holds; libraries leave that to Python."""
+        """Releases memory and files. Libraries need nothing here, since Python releases their memory."""
 
     def text(self, setting: Setting) -> str:
         """A setting in words."""
@@ -75,14 +74,14 @@ class Engine(ABC):
 
 @dataclass
 class Ours(Engine):
-    """The project's own table and its search, which returns caption, url, id, NSFW and shard of each answer."""
+    """The project's table and its search, which returns caption, url, id, NSFW and shard of each answer."""
 
     parameters: IndexParameters = field(default_factory=IndexParameters)
     _stack: ExitStack = field(default_factory=ExitStack)
     _db: Database | None = None
 
     def build(self, vectors: Floats, folder: Path, say: Say) -> None:
-        """Loads a table, then builds its index, with all that the project does for it."""
+        """Loads a table and builds its index, with everything that the project does."""
         self._db = self._stack.enter_context(vector_table(folder / "ours", "ours", vectors, self.parameters, say))
         built = build_indexes(self._db, log=say)
         self.core_seconds = built.core_seconds or 0.0
@@ -90,8 +89,8 @@ class Ours(Engine):
 
     @contextmanager
     def searcher(self, setting: Setting) -> Iterator[Searcher]:
-        """Opens a second connection, since one connection is not for two threads. `connect` would wait for the
-        engine."""
+        """Opens a second connection, since two threads must not share one. It does not use `connect`, which would wait
+        until the first connection is closed."""
         assert self._db is not None
         opened: Any = self._db.client
         ef, multiplier = setting
@@ -112,13 +111,13 @@ class Ours(Engine):
 
 @dataclass
 class Usearch(Engine):
-    """The library that ClickHouse uses for its index."""
+    """usearch, the library that ClickHouse uses for its index."""
 
     parameters: IndexParameters = field(default_factory=IndexParameters)
     _index: Any = None
 
     def build(self, vectors: Floats, _folder: Path, _say: Say) -> None:
-        """As in ClickHouse: M is `connectivity`, without a table of keys."""
+        """Builds as ClickHouse does: M is `connectivity`, and there is no table of keys."""
         self._index = importlib.import_module("usearch.index").Index(
             ndim=vectors.shape[1],
             metric="cos",
@@ -167,14 +166,14 @@ class Hnswlib(Engine):
 
 @dataclass
 class Faiss(Engine):
-    """faiss; the index is given by its name for faiss's factory."""
+    """faiss. `key` is the index's name for faiss's factory."""
 
     key: str = ""
     ef_construction: int = 0
     _index: Any = None
 
     def build(self, vectors: Floats, _folder: Path, _say: Say) -> None:
-        """Trains if the index must be trained, and adds."""
+        """Trains the index if it must be trained, and adds the vectors."""
         faiss = importlib.import_module("faiss")
         faiss.omp_set_num_threads(CORES)
         self._index = faiss.index_factory(vectors.shape[1], self.key, faiss.METRIC_INNER_PRODUCT)
@@ -187,7 +186,8 @@ class Faiss(Engine):
 
     @contextmanager
     def searcher(self, setting: Setting) -> Iterator[Searcher]:
-        """One query a call. An IVF finds its nearest lists by a graph search as wide as the number of lists to read."""
+        """One query per call. An IVF finds its nearest lists by a graph search whose ef is the number of lists to
+        read."""
         faiss, index = importlib.import_module("faiss"), self._index
         faiss.omp_set_num_threads(1)
         if "IVF" in self.key:
@@ -200,9 +200,10 @@ class Faiss(Engine):
 
 
 def autofaiss_key(rows: int, dimension: int) -> str:
-    """The index that autofaiss chooses if memory is too small for plain vectors: OPQ, lists found by a graph, PQ.
+    """The index that autofaiss chooses if memory is too small for full vectors: OPQ, lists found by a graph, PQ.
 
-    Its rule for lists up to a million rows is the power of 2 nearest to 4·√rows; 64 bytes a vector is a usual size.
+    For up to a million rows, autofaiss takes the power of 2 nearest to 4·√rows as the number of lists. 64 bytes per
+    vector is a usual size.
     """
     lists = max(64, 2 ** round(np.log2(4 * np.sqrt(rows))))
     code = 64 if dimension % 64 == 0 else dimension // 2

@@ -1,4 +1,4 @@
-"""Evaluations as tables and figures of a report. It measures nothing."""
+"""Puts evaluations into tables and figures of a report. It measures nothing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def kinds_of(evaluation: Evaluation) -> list[str]:
 
 
 def named(evaluation: Evaluation, kind: str, target: float) -> Measurement:
-    """The fastest settings whose interval's lower bound reaches a recall over the choosing half of the queries; if none
-    does, those of the highest recall."""
+    """The fastest settings whose lower bound of recall reaches the target, by the half of the queries that is for
+    choosing. If no settings reach the target, those with the highest recall."""
     return choose(evaluation.of_kind(kind), target)
 
 

@@ -1,4 +1,4 @@
-"""Vectors to search, queries that are not among them, and the true neighbours by which answers are judged."""
+"""Vectors to search, queries that are not among them, and the true neighbours that answers are compared with."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from benchmarks.search_engines import K
 from laion_assets.sample.shards import write_sample_shard
 
 TOLERANCE = 2e-6
-"""How much lower a found row's cosine may be than that of the tenth true neighbour, so that ties count as found."""
+"""A found row's cosine may be lower than that of the tenth true neighbour by this much, so that ties count as found."""
 
 REAL_ROWS = 400_000
 BLOCK = 100
-"""Queries that are compared with all vectors at once: 160 MB for 200,000 vectors, with what is sorted."""
+"""Queries that are compared with all vectors at once. This takes 160 MB for 200,000 vectors, with the sort."""
 
 
 @dataclass
 class QueriedVectors:
-    """Vectors to index, (n, d), and by kind the queries, (q, d), and the cosine of each one's tenth neighbour, (q,)."""
+    """Vectors to index, (n, d). For each kind, the queries, (q, d), and the cosine of each query's tenth neighbour,
+    (q,)."""
 
     name: str
     vectors: Floats
@@ -61,8 +62,8 @@ class QueriedVectors:
 
 
 def sample_vectors(folder: Path, rows: int, queries: int) -> QueriedVectors:
-    """Images of a sample shard; the images and texts of its last rows are the queries. Files in `folder` are
-    removed."""
+    """Image vectors of a sample shard. The image and text vectors of the shard's last rows are the queries. The shard's
+    files in `folder` are removed."""
     image, text, metadata = write_sample_shard(folder, SHARD, rows + queries)
     images, texts = (_unit(np.load(path)) for path in (image, text))
     for path in (image, text, metadata):
@@ -72,7 +73,7 @@ def sample_vectors(folder: Path, rows: int, queries: int) -> QueriedVectors:
 
 
 def real_vectors(name: str, captions: Path | None, queries: int) -> QueriedVectors:
-    """`glove` or `minilm`, without some random vectors, which are the queries. Raises `AbsentError`."""
+    """The vectors of `glove` or `minilm`, without random ones, which are the queries. Raises `AbsentError`."""
     vectors = glove_vectors(REAL_ROWS) if name == "glove" else minilm_vectors(captions, REAL_ROWS)
     order = np.random.default_rng(0).permutation(len(vectors))
     kept = np.ascontiguousarray(vectors[np.sort(order[queries:])])

@@ -1,5 +1,5 @@
-"""Benchmark: the cost of an open `Searcher` beyond its statement, of a condition, one call, and many queries at
-once."""
+"""Benchmark: what an open `Searcher` costs beyond its SQL statement, the cost of a condition, and many queries in one
+call."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from laion_assets.settings import Settings
 from laion_assets.table.vectors import Vectors
 
 ABOUT = """\
-One part of {rows:,} sample vectors, {parameters}, ef {ef}, no rescoring, k = 10, {queries} queries a round in turns,
-{runs} rounds, embedded engine. CPU is that of the process, all threads."""
+One part of {rows:,} sample vectors, {parameters}, ef {ef}, no rescoring, k = 10, embedded engine. There are {queries}
+queries per round and {runs} rounds. The ways take turns. CPU time is that of the process, all threads."""
 
 HALF = "id % 2 = 0"
 
@@ -56,7 +56,7 @@ def measure(report: GrowingReport, settings: Settings, queries: Vectors, ef: int
     with Searcher(settings) as searcher:
         calls: dict[str, Callable[[Vectors], object]] = {
             "the statement alone": lambda vector: _statement(searcher, request, vector),
-            "a held Searcher": lambda vector: searcher.answer([Query(vector=vector)], request),
+            "an open Searcher": lambda vector: searcher.answer([Query(vector=vector)], request),
             "with a condition that half of the rows meet": lambda vector: searcher.answer(
                 [Query(vector=vector)], with_half
             ),
@@ -64,18 +64,18 @@ def measure(report: GrowingReport, settings: Settings, queries: Vectors, ef: int
         walls, cpus = _in_turns(calls, few, runs)
         one_by_one, batched = [], []
         for _ in range(runs):
-            one_by_one.append(_rate(calls["a held Searcher"], queries))
+            one_by_one.append(_rate(calls["an open Searcher"], queries))
             batched.append(searcher.answer_many([Query(vector=one) for one in queries], request).rate)
-            report.say(f"one by one {one_by_one[-1]:.0f} a second, together {batched[-1]:.0f}")
+            report.say(f"one by one: {one_by_one[-1]:.0f} per second; together: {batched[-1]:.0f} per second")
     rows = [["", "p50 ms", "CPU ms"]]
     rows += [[name, Spread.of(walls[name]).text(".2f"), Spread.of(cpus[name]).text(".2f")] for name in calls]
     report.table("a search", rows)
     statement, held, half = (walls[name] for name in calls)
-    report.figure("a held Searcher, of its statement", _ratios(held, statement), sign="≤", goal=1.15, form=".2f")
-    report.figure("with a condition, of one without", _ratios(half, held), sign="≤", goal=2, form=".2f")
-    report.figure("queries one by one", one_by_one, "a second", form=".0f")
-    report.figure("queries together", batched, "a second", form=".0f")
-    report.figure("together, of one by one", _ratios(batched, one_by_one), goal=3, form=".2f")
+    report.figure("an open Searcher / its statement alone", _ratios(held, statement), sign="≤", goal=1.15, form=".2f")
+    report.figure("a search with a condition / without", _ratios(half, held), sign="≤", goal=2, form=".2f")
+    report.figure("queries one by one", one_by_one, "per second", form=".0f")
+    report.figure("queries together", batched, "per second", form=".0f")
+    report.figure("rate of queries together / one by one", _ratios(batched, one_by_one), goal=3, form=".2f")
 
 
 def _statement(searcher: Searcher, request: SearchRequest, vector: Vectors) -> object:

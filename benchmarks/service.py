@@ -1,4 +1,4 @@
-"""Benchmark: the search service under load by wrk, compared with the same statements from threads without HTTP."""
+"""Benchmark: the search service under load from wrk, compared with the same statements from threads without HTTP."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.settings import Settings
 
 ABOUT = """\
-One part of {rows:,} sample rows with graphs of both vectors, {parameters}, embedded engine. {clients} clients of wrk
-ask `POST /knn-service` for 40 rows by the vector of a text, each again as soon as it is answered, {seconds:g} s a
-round, {runs} rounds in turns with the same statements from {clients} threads of one process without HTTP. All of it is
-on this machine: what wrk takes of the cores, the service has not."""
+One part of {rows:,} sample rows with graphs of both vector columns, {parameters}, embedded engine. {clients} clients of
+wrk send `POST /knn-service` for 40 rows by the vector of a text. Each client sends its next request as soon as it has
+an answer. A round takes {seconds:g} s. {runs} rounds are in turns with the same statements from {clients} threads of
+one process without HTTP. Everything runs on this machine, so wrk takes CPU time that the service cannot use."""
 
 QUERIES = 256
 SOME = 0.1
-"""Fraction of the memory trial's requests after which the memory is first measured."""
+"""The fraction of the memory trial's requests after which the memory is compared with that at the end."""
 
 
 def main(arguments: list[str] | None = None) -> Section:
@@ -39,10 +39,10 @@ def main(arguments: list[str] | None = None) -> Section:
     options = parser(__doc__, "service")
     options.add_argument("--rows", type=int, default=200_000)
     options.add_argument("--clients", type=int, default=8)
-    options.add_argument("--seconds", type=float, default=60, help="of a round")
+    options.add_argument("--seconds", type=float, default=60, help="seconds of a round")
     options.add_argument("--runs", type=int, default=3, help="rounds")
-    options.add_argument("--requests", type=int, default=50_000, help="of the memory trial")
-    options.add_argument("--idle", type=int, default=100, help="connections that ask nothing")
+    options.add_argument("--requests", type=int, default=50_000, help="requests of the memory trial")
+    options.add_argument("--idle", type=int, default=100, help="connections that send no request")
     options.add_argument("--parameters", type=index_parameters, default=IndexParameters("bf16", 16, 64))
     given = options.parse_args(arguments)
     require_wrk()
@@ -63,18 +63,18 @@ def main(arguments: list[str] | None = None) -> Section:
 
 
 def _first_answers(report: GrowingReport, settings: Settings, runs: int) -> None:
-    """From the start of the process to the first answer to words, compared with a process that only opens both
-    parts."""
+    """Measures the time from the start of the service to its first answer to a text, without the time that another
+    process takes to open the model and the engine."""
     beside = []
     for _ in range(runs):
         with serving(settings) as server:
             beside.append(server.first_answer - _statements(report, settings, 1, 0)["open_seconds"])
-            report.say(f"first answer after {server.first_answer:.2f} s, {beside[-1]:.2f} s beside model and engine")
-    report.figure("first answer after the start, beside model and engine", beside, "s", sign="≤", goal=1.5, form=".2f")
+            report.say(f"first answer after {server.first_answer:.2f} s, {beside[-1]:.2f} s without model and engine")
+    report.figure("first answer after the start, without model and engine", beside, "s", sign="≤", goal=1.5, form=".2f")
 
 
 def _rates(report: GrowingReport, settings: Settings, script: Path, clients: int, seconds: float, runs: int) -> None:
-    """The service and its statements alone, alternately."""
+    """Measures the rate of the service and the rate of its statements alone, in turns."""
     rows = [["", "answers/s", "p50 ms", "p99 ms", "most ms", "load average"]]
     ratios, tails, errors = [], [], 0
     for number in range(runs):
@@ -89,13 +89,14 @@ def _rates(report: GrowingReport, settings: Settings, script: Path, clients: int
         tails.append(found.p99 / found.p50)
         errors += found.errors
         report.table("rates", rows)
-    report.figure("rate of the service, of its statements alone", ratios, goal=0.8, form=".2f")
-    report.figure("p99, in p50", tails, sign="≤", goal=5, form=".2f")
-    report.figure("requests without an answer of 200", errors, sign="≤", goal=0, form=".0f")
+    report.figure("rate of the service / rate of its statements alone", ratios, goal=0.8, form=".2f")
+    report.figure("p99 / p50", tails, sign="≤", goal=5, form=".2f")
+    report.figure("requests without an answer of status 200", errors, sign="≤", goal=0, form=".0f")
 
 
 def _burdened(report: GrowingReport, server: Server, script: Path, clients: int, seconds: float, idle: int) -> None:
-    """With connections that ask nothing, and clients that send a byte a second."""
+    """Measures the rate while there are connections that send no request, and a client that sends one byte per
+    second."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     rows = [["", "answers/s", "p50 ms", "p99 ms", "most ms", "load average"]]
     load(server, script, clients, min(seconds, 5))
@@ -104,11 +105,11 @@ def _burdened(report: GrowingReport, server: Server, script: Path, clients: int,
         with _idle_and_slow(server.port, idle) if busy else contextlib.nullcontext():
             found = load(server, script, clients, seconds / 2)
         rates[busy].append(found.rate)
-        rows.append(_row(f"beside {idle} idle connections and a slow client" if busy else "by themselves", found))
-        report.table("beside others", rows)
-    # The rounds are symmetric in time, so that a drift of the machine affects both in the same way.
+        rows.append(_row(f"with {idle} idle connections and a slow client" if busy else "without them", found))
+        report.table("with idle connections and a slow client", rows)
+    # The order of the rounds is symmetric in time, so that a slow change of the machine affects both rates equally.
     report.figure(
-        f"rate beside {idle} idle connections and a slow client, of the rate without",
+        f"rate with {idle} idle connections and a slow client / rate without them",
         sum(rates[True]) / sum(rates[False]), goal=0.95, form=".2f",
     )  # fmt: skip
 
@@ -136,7 +137,7 @@ def _idle_and_slow(port: int, idle: int) -> Iterator[None]:
 
 
 def _memory(report: GrowingReport, server: Server, script: Path, clients: int, requests: int) -> None:
-    """The memory after a tenth of the requests, and after all of them."""
+    """Compares the memory after all requests with that after a tenth of them."""
     done, seen = 0, [(0, server.bytes)]
     while done < requests:
         done += load(server, script, clients, 10).requests
@@ -145,7 +146,7 @@ def _memory(report: GrowingReport, server: Server, script: Path, clients: int, r
     rows = [["requests", "anonymous memory, MB"], *([f"{count:,}", f"{size / 1e6:.0f}"] for count, size in seen)]
     report.table("memory", rows)
     report.figure(
-        f"memory after {requests:,} requests, of that after a tenth of them",
+        f"memory after {requests:,} requests / after a tenth of them",
         seen[-1][1] / early, sign="≤", goal=1.05, form=".3f",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`laion-assets serve` as a separate process, and wrk, which sends requests to it. It reports nothing."""
+"""Runs `laion-assets serve` as a separate process, and wrk, which sends requests to it. It reports nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from laion_assets.settings import Settings
 from laion_assets.table.vectors import Vectors
 
 LIMIT = 40
-"""Rows a search: as many as clip-retrieval's client asks for."""
+"""Rows per search: as many as clip-retrieval's client requests."""
 
 SCRIPT = """\
 local bodies, number = {{}}, 0
@@ -41,7 +41,7 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk measured: answers a second, milliseconds, and requests that were lost or refused."""
+    """What wrk measured: answers per second, milliseconds, and requests that were lost or refused."""
 
     rate: float
     p50: float
@@ -61,14 +61,14 @@ class Server:
 
     @property
     def bytes(self) -> int:
-        """Its anonymous memory."""
+        """The anonymous memory of the service."""
         return anonymous_bytes(self.pid)
 
 
 def require_wrk() -> None:
-    """Ends the benchmark if the load generator is not installed."""
+    """Ends the benchmark if wrk is not installed."""
     if shutil.which("wrk") is None:
-        sys.exit("the service is loaded by wrk, which is not on PATH: apt-get install wrk")
+        sys.exit("this benchmark needs wrk, which is not on PATH: apt-get install wrk")
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -79,7 +79,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def write_bodies(queries: Vectors, folder: Path) -> Path:
-    """The wrk script, beside a file of a request body a line, one for each query."""
+    """Writes a file with one request body per query and line, and the script for wrk, whose path is returned."""
     bodies = folder / "bodies.jsonl"
     asked = {"modality": "image", "num_images": LIMIT, "indice_name": None}
     lines = (json.dumps({**asked, "embedding_input": [round(float(x), 6) for x in one]}) for one in queries)
@@ -91,7 +91,7 @@ def write_bodies(queries: Vectors, folder: Path) -> Path:
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Server]:
-    """The service on a free port; it is asked for words as soon as it listens."""
+    """Starts the service on a free port, and sends it a search by text as soon as it listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "laion_assets.cli", "serve", "--port", str(port)]
@@ -114,11 +114,11 @@ def _first_answer(process: subprocess.Popen[bytes], port: int) -> None:
             time.sleep(0.01)
             continue
         return
-    sys.exit(f"laion-assets serve ended with {process.returncode}")
+    sys.exit(f"laion-assets serve ended with exit code {process.returncode} before it answered")
 
 
 def load(server: Server, script: Path, clients: int, seconds: float) -> Load:
-    """`clients` clients at once; each asks again as soon as it has its answer."""
+    """Sends requests from `clients` clients at once. Each client sends its next request as soon as it has an answer."""
     command = ["wrk", "--threads", "1", "--connections", str(clients), "--duration", f"{seconds:g}s"]
     command += ["--timeout", "30s", "--script", str(script), f"http://127.0.0.1:{server.port}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Program: the service's statements from several threads of one process, without HTTP. Prints one JSON object.
+"""Program: runs the service's SQL statements from several threads of one process, without HTTP. Prints one JSON object.
 
 `python -m benchmarks.service_statements QUERIES.npy THREADS SECONDS`, with the table's LAION_* variables.
 """
@@ -27,7 +27,7 @@ REQUEST = SearchRequest(limit=LIMIT, settings=(("log_comment", "reference"),))
 
 
 def main() -> None:
-    """Opens model and engine, which is timed, then searches for `seconds`."""
+    """Measures the time to open model and engine, then searches for SECONDS."""
     queries, threads, seconds = np.load(Path(sys.argv[1])), int(sys.argv[2]), float(sys.argv[3])
     settings = load_settings()
     started = time.perf_counter()
@@ -47,7 +47,7 @@ def _ask(searcher: Searcher, vector: Vectors) -> int:
 
 
 def _rate(searcher: Searcher, queries: Vectors, threads: int, seconds: float) -> float:
-    """Statements a second."""
+    """Statements per second."""
     numbers, ended = itertools.count(), threading.Event()
 
     def ask_on() -> int:

@@ -1,4 +1,4 @@
-"""The sample shards of benchmarks, made once, and linked to where a peer expects them. It times nothing."""
+"""The sample shards of benchmarks, made once and linked into the folders of peers. It measures nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SampleShard:
 
     @property
     def paths(self) -> tuple[Path, Path, Path]:
-        """All three."""
+        """The three files."""
         return self.image, self.text, self.metadata
 
     @property
@@ -37,14 +37,14 @@ class SampleShard:
         return sum(path.stat().st_size for path in self.paths)
 
     def link_into(self, folder: Path) -> None:
-        """Links the three files into a folder: they are neither copied nor moved."""
+        """Links the three files into a folder. They are neither copied nor moved."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in self.paths:
             os.link(path, folder / path.name)
 
 
 def sample_shard(scratch: Path, rows: int) -> SampleShard:
-    """A sample shard of `rows` rows, made if it is missing (its files appear completely or not at all)."""
+    """A sample shard of `rows` rows. It is made if it is missing. Its files appear complete or not at all."""
     folder = scratch / f"shard_of_{rows}"
     names = ("img_emb", "text_emb", "metadata")
     image, text, metadata = (
@@ -57,8 +57,8 @@ def sample_shard(scratch: Path, rows: int) -> SampleShard:
 
 
 def merged_file(scratch: Path, rows: int) -> Path:
-    """Our merged file of the sample shard of `rows` rows. It is made again each time, since its writer may have
-    changed."""
+    """Our merged file of the sample shard of `rows` rows. It is made again each time, since the code that writes it may
+    have changed."""
     store = ShardStore(scratch / f"merged_of_{rows}", load_dataset("sample"))
     shutil.rmtree(store.folder, ignore_errors=True)
     sample_shard(scratch, rows).link_into(store.raw_folder)

@@ -1,4 +1,7 @@
-"""What a measured program reports to the harness: its parts with their times, and its figures. Measures no memory."""
+"""What a measured program reports to the harness: its parts with their times, and its figures.
+
+It does not measure memory: the harness does.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,16 @@ class StageReport:
         self._phases.append((name, start, time.monotonic(), time.process_time() - cpu))
 
     def say(self, **figures: object) -> None:
-        """Adds figures."""
+        """Adds figures to the report."""
         self._figures.update(figures)
 
     def close(self) -> None:
-        """Prints everything."""
+        """Prints the report."""
         sys.stdout.write(json.dumps({**self._figures, "phases": self._phases}) + "\n")
 
 
 def run_step(**steps: Callable[[Path, str, StageReport], None]) -> None:
-    """The body of `python -m benchmarks.NAME STEP FOLDER NUMBER`, NUMBER being the shard's."""
+    """Runs `python -m benchmarks.NAME STEP FOLDER NUMBER`. NUMBER is the number of the shard."""
     step, folder, number = sys.argv[1:]
     report = StageReport()
     steps[step](Path(folder), number, report)

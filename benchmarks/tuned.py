@@ -20,12 +20,13 @@ TARGET = 0.95
 FEWER_CORE_SECONDS, FEWER_BYTES, SMALL_BYTES = 4.0, 2.0, 250.0
 
 ABOUT = """\
-Sample rows (512 dimensions, both columns) in a scratch table of so many equal partitions of one part each; {queries}
-queries a kind; each build and search by `recall.tuning`. *Worst recall@10* is that of the worst of the four kinds of
-query, each at the fastest search settings with {target} or more, or at those of the most recall where none has that.
-Rescoring ranks candidates by the stored vectors; it reads whole granules, so rows a granule are varied. Times faster is
-the median of exact search over that of those settings, for the kind with the least. The reference is the page's
-{page}, on the same rows in as many partitions, at the first granularity."""
+Sample rows (512 dimensions, both columns) in a scratch table of equal partitions of one part each. There are {queries}
+queries per kind. `recall.tuning` makes each build and search. *Worst recall@10* is that of the worst of the four kinds
+of query. Each kind has the fastest search settings with recall of {target} or more, or those with the highest recall if
+none reach {target}. Rescoring ranks candidates by the stored vectors. It reads whole granules, so the rows per granule
+are varied. *Times faster* is the median of exact search divided by that of these settings, for the kind where it is
+least. The reference is {page}, the parameters of ClickHouse's page on LAION-400M, on the same rows in as many
+partitions, at the first granularity."""
 
 HEAD = [
     "rows × partitions", "parameters", "rows a granule", "core-s a million vectors", "bytes a vector",
@@ -48,7 +49,9 @@ def main(arguments: list[str] | None = None) -> Section:
         default=[IndexParameters("i8", 16, 64), IndexParameters("b1", 16, 64)],
     )  # fmt: skip
     options.add_argument("--granularities", type=int, nargs="+", default=[512, 64], help="rows a granule")
-    options.add_argument("--page-rows", type=int, default=200_000, help="no reference is built above so many rows")
+    options.add_argument(
+        "--page-rows", type=int, default=200_000, help="no reference is built for tables with more rows"
+    )
     options.add_argument("--other-forms", action="store_true", help="also scan what ClickHouse has beside HNSW")
     options.add_argument("--queries", type=int, default=100)
     given = options.parse_args(arguments)
@@ -72,7 +75,7 @@ def _try_shape(
     table: list[list[str]],
     forms: list[list[str]],
 ) -> None:
-    """The reference, then the tuned parameters at every granularity; the report is written after each build."""
+    """Tries the reference, then the tuned parameters at every granularity. The report is written after each build."""
     rows, partitions = one
     other_forms = given.other_forms
     reference: Trial | None = None
@@ -100,18 +103,20 @@ def _try_shape(
 
 
 def _compare(report: GrowingReport, one: tuple[int, int], trial: Trial, reference: Trial | None) -> None:
-    """Figures of one tuned choice. The benchmark shows whether each table layout reaches its goals."""
-    name = f"{_words(one)}, {trial.parameters}, {trial.granularity} a granule"
+    """Adds the figures of one tuned choice, which show whether this table layout reaches its goals."""
+    name = f"{_words(one)}, {trial.parameters}, {trial.granularity} rows per granule"
     report.figure(f"{name}: worst recall@10", worst_recall(trial), sign="≥", goal=TARGET)
-    report.figure(f"{name}: times faster than exact, least", _least_speedup(trial), form=".1f")
+    report.figure(f"{name}: times faster than exact search, for the slowest kind", _least_speedup(trial), form=".1f")
     small = trial.parameters.quantization == "b1"
     if small:
-        report.figure(f"{name}: bytes a vector", trial.memory_bytes_a_vector, sign="≤", goal=SMALL_BYTES, form=".0f")
+        report.figure(f"{name}: bytes per vector", trial.memory_bytes_a_vector, sign="≤", goal=SMALL_BYTES, form=".0f")
     if reference is not None:
         cores = (reference.core_seconds_a_million or 0.0) / (trial.core_seconds_a_million or 1.0)
         size = reference.memory_bytes_a_vector / trial.memory_bytes_a_vector
-        report.figure(f"{name}: times fewer core-seconds", cores, sign="≥", goal=FEWER_CORE_SECONDS, form=".1f")
-        report.figure(f"{name}: times fewer bytes", size, sign="≥", goal=FEWER_BYTES, form=".2f")
+        report.figure(
+            f"{name}: times fewer core-seconds than the reference", cores, sign="≥", goal=FEWER_CORE_SECONDS, form=".1f"
+        )
+        report.figure(f"{name}: times fewer bytes than the reference", size, sign="≥", goal=FEWER_BYTES, form=".2f")
 
 
 def _row(one: tuple[int, int], trial: Trial) -> list[str]:
@@ -164,7 +169,7 @@ def _best(trial: Trial, kind: str) -> Measurement:
 
 
 def _laion_vectors() -> int:
-    """Vectors of all shards, both columns."""
+    """The number of vectors of LAION-400M: all shards, both columns."""
     dataset = load_dataset("laion400m")
     return sum(dataset.known_rows(shard) or 0 for shard in dataset.shards) * len(dataset.vector_columns)
 

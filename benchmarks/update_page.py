@@ -1,8 +1,8 @@
-"""`python -m benchmarks.update_page`: puts the tables of the newest reports into docs/benchmarks.md, between its marks.
+"""`python -m benchmarks.update_page`: puts the tables of the newest reports into docs/benchmarks.md. Measures nothing.
 
-A mark is a comment `<!-- benchmark NAME: TABLE | TABLE -->`, up to the next `<!-- end -->`. It is filled with the
-tables of that report whose titles end with those words. Nothing is measured. Goals that were not reached are shown as
-in the report.
+docs/benchmarks.md has marks: a comment `<!-- benchmark NAME: TABLE | TABLE -->`, then text up to the next
+`<!-- end -->`. This text is replaced by those tables of the newest report of NAME whose titles end with TABLE, and by
+the goals that were not reached and those that were.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MARK = re.compile(r"(<!-- benchmark (?P<name>\w+): (?P<tables>.+?) -->\n).*?(<!-
 
 
 def main() -> None:
-    """Rewrites docs/benchmarks.md. Exits with 1 if a mark has no report."""
+    """Writes docs/benchmarks.md again. Exits with code 1 if there is no report for a mark."""
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(MARK.sub(lambda found: f"{found[1]}{_block(found['name'], found['tables'])}{found[4]}", text))
 
@@ -49,7 +49,7 @@ def _block(name: str, tables: str) -> str:
 
 
 def _told(figure: dict[str, Any]) -> str:
-    """`ours, in floors 1.80 (wanted ≤ 2.50)`."""
+    """`our time / the floor's 1.80 (wanted ≤ 2.50)`."""
     unit = f" {figure['unit']}" if figure["unit"] else ""
     median, goal = (f"{value:{figure['form']}}{unit}" for value in (figure["value"]["median"], figure["goal"]))
     return f"{figure['name']} {median} (wanted {figure['sign']} {goal})"

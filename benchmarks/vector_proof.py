@@ -23,10 +23,11 @@ from laion_assets.table.database import Database
 from laion_assets.table.load import load_partition
 
 ABOUT = """\
-One sample shard of {rows:,} rows, two vectors of 512 elements each, loaded into the embedded engine, {runs} rounds in
-turns. Figures are CPU seconds of the process (all threads): of a whole load; of one scan that computes the squared
-lengths of all vectors, as the load's check does anyway, and of the same scan with the sums over all bits; of the sums
-over blocks in memory, which the merge takes; and of what is not done: reading the file's vectors once more."""
+One sample shard of {rows:,} rows with two vectors of 512 elements per row, loaded into the embedded engine. The lines
+take turns for {runs} rounds. Figures are CPU seconds of the process (all threads). *a whole load* is a load with all
+checks. *a scan of squared lengths* computes the squared lengths of all vectors, which the check of a load needs in any
+case. The next line is the same scan with the sums over all bits. *the sums over blocks in memory* is what the merge
+does. The last line reads the vectors of the file once more, which the product does not do."""
 
 
 def main(arguments: list[str] | None = None) -> Section:
@@ -52,8 +53,8 @@ def main(arguments: list[str] | None = None) -> Section:
     rows = [["", "CPU s"], ["merge", f"{merging[0]:.2f}"]]
     report.table("CPU seconds", [*rows, *([name, Spread.of(each).text(".2f")] for name, each in took.items())])
     load, plain, summed, blocks = (np.array(took[name]) for name in (LOAD, PLAIN, SUMMED, BLOCKS))
-    report.figure("the proof in the engine, of the load", ((summed - plain) / load).tolist(), sign="≤", goal=0.1)
-    report.figure("the sums in the merge, of the merge", (blocks / merging[0]).tolist())
+    report.figure("the proof in the engine / the load", ((summed - plain) / load).tolist(), sign="≤", goal=0.1)
+    report.figure("the sums in the merge / the merge", (blocks / merging[0]).tolist())
     return report.section
 
 
