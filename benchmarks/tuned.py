@@ -29,12 +29,12 @@ least. The reference is {page}, the parameters of ClickHouse's page on LAION-400
 partitions, at the first granularity."""
 
 HEAD = [
-    "rows × partitions", "parameters", "rows a granule", "core-s a million vectors", "bytes a vector",
+    "rows × partitions", "parameters", "rows per granule", "core-s per million vectors", "bytes per vector",
     "GB for all of LAION-400M", "worst recall@10",
     *(f"{NAMES[kind]}: settings, recall@10, ms (exact ms)" for kind in KINDS), "times faster, least", "holds",
 ]  # fmt: skip
 
-FORMS_HEAD = ["rows × partitions", "stored as", "bytes on disk a row", "recall@10", "p50 ms", ""]
+FORMS_HEAD = ["rows × partitions", "stored as", "bytes on disk per row", "recall@10", "p50 ms", ""]
 
 
 def main(arguments: list[str] | None = None) -> Section:
@@ -45,10 +45,10 @@ def main(arguments: list[str] | None = None) -> Section:
         default=[(200_000, 1), (200_000, 10), (200_000, 40), (40_000, 1)],
     )  # fmt: skip
     options.add_argument(
-        "--parameters", type=index_parameters, nargs="+", help="tuned ones",
+        "--parameters", type=index_parameters, nargs="+", help="tuned parameters",
         default=[IndexParameters("i8", 16, 64), IndexParameters("b1", 16, 64)],
     )  # fmt: skip
-    options.add_argument("--granularities", type=int, nargs="+", default=[512, 64], help="rows a granule")
+    options.add_argument("--granularities", type=int, nargs="+", default=[512, 64], help="rows per granule")
     options.add_argument(
         "--page-rows", type=int, default=200_000, help="no reference is built for tables with more rows"
     )

@@ -1,7 +1,7 @@
-"""Takes the pictures of the search page for docs/images again: by words, in the dark with filters, and on a phone.
+"""Takes the screenshots of the search page for docs/images again: a search by text, dark colours with filters, a phone.
 
-Run it with `make screenshots`. It needs Chromium and `playwright`. The sample's rows have no pictures, so that simple
-ones are drawn for their URLs; every seventh is gone, as on the web.
+Run it with `make screenshots`. It needs Chromium and `playwright`. The sample's rows have no pictures, so simple
+pictures are drawn for their URLs. Every seventh picture is missing, as on the web.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PICTURE = """\
 
 
 def main() -> None:
-    """Serves a small table and takes three pictures."""
+    """Serves a small table and takes three screenshots."""
     if chromium_path() is None:
         sys.exit("Chromium is needed: apt-get install chromium")
     from playwright.sync_api import sync_playwright
@@ -67,7 +67,7 @@ def _table(folder: Path) -> Settings:
 
 
 def take_pictures(browser: Browser, url: str) -> None:
-    """The page of the service at `url`."""
+    """The search page of the service at `url`."""
     page = _page(browser, url, 1200, 860)
     _search(page)  # the first search reads the graphs
     page.goto("/")
@@ -112,7 +112,7 @@ def _search(page: Page) -> None:
 
 
 def drawn(url: str) -> str:
-    """A picture as SVG of what the words of a sample row's URL say."""
+    """An SVG picture of what the words in a sample row's URL say."""
     words = urlsplit(url).path.rpartition("/")[2].partition(".")[0].split("-")
     colour = next((COLOURS[word] for word in words if word in COLOURS), (90, 90, 100))
     subject = BICYCLE if "bicycle" in words else OTHER

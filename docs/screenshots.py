@@ -1,6 +1,7 @@
-"""Takes the pictures of docs/images again: a load of sample shards in the UI, from the first shard to its reports.
+"""Takes the screenshots of Dagster's UI for docs/images again: a load of sample shards, from the first shard to the
+reports.
 
-Run it with `make screenshots`. It needs Chromium and `playwright`, works in a folder of its own and takes some minutes.
+Run it with `make screenshots`. It needs Chromium and `playwright`, works in a temporary folder, and takes some minutes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ url = "{{data_dir}}/sample"
 
 
 def main() -> None:
-    """Loads the sample with one corrupt shard, and takes four pictures on the way."""
+    """Loads the sample with one corrupt shard, and takes four screenshots during the load."""
     if chromium_path() is None:
         sys.exit("Chromium is needed: apt-get install chromium")
     IMAGES.mkdir(exist_ok=True)
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def _services(folder: Path) -> Services:
-    """A Dagster instance over sample shards, one of which is cut off."""
+    """A Dagster instance with sample shards, one of which has a truncated file."""
     for shard in range(SHARDS):
         write_sample_shard(folder / "data" / "sample", shard, ROWS)
     (folder / "sample.toml").write_text(DATASET, encoding="utf-8")
@@ -78,7 +79,7 @@ def _take_pictures(page: Page, services: Services, folder: Path) -> None:
     images.write_bytes(images.read_bytes()[:-1000])
     backfill = services.launch_backfill(list(CHAIN), [str(shard) for shard in range(SHARDS)])
 
-    # The backfill's own page, in the middle of it: the corrupt shard failed, and others are loaded, run or wait.
+    # The backfill's page in the middle of the backfill: the corrupt shard has failed, others are loaded, run or wait.
     page.goto("/assets/clickhouse_partition?view=partitions")
     _when_partitions(page, at_least=SHARDS // 2)
     page.goto(f"/runs/b/{backfill}")
@@ -86,13 +87,13 @@ def _take_pictures(page: Page, services: Services, folder: Path) -> None:
     page.get_by_text("% completed").first.wait_for()
     save_picture(page, IMAGES / "backfill.png")
 
-    # The milestone is reached without the corrupt shard; index and recall come by themselves.
+    # The milestone is reached without the corrupt shard. The index and the recall report then start automatically.
     open_markdown(page, "recall_report", timeout=MINUTES * 60_000)
     _widen(page)
     save_picture(page, IMAGES / "recall_report.png")
     shutil.copy(folder / "data" / "recall" / "recall.png", IMAGES / "recall_plot.png")
 
-    # The report and the graph while the corrupt shard is there to be seen.
+    # The report and the graph, while the corrupt shard is still shown.
     materialize(page, "load_report")
     open_markdown(page, "load_report", timeout=MINUTES * 60_000)
     page.get_by_role("dialog").locator('img[src^="data:image/png;base64,"]').wait_for()
@@ -104,12 +105,12 @@ def _take_pictures(page: Page, services: Services, folder: Path) -> None:
     time.sleep(2)
     open_graph(page)
     page.get_by_text("load_report").first.wait_for()
-    time.sleep(45)  # the states of assets come some seconds after their names, on a busy machine half a minute
+    time.sleep(45)  # the UI shows the states of assets some seconds after their names, on a busy machine half a minute
     save_picture(page, IMAGES / "lineage.png")
 
 
 def _when_partitions(page: Page, *, at_least: int) -> None:
-    """Waits until so many partitions are materialized."""
+    """Waits until at least this many partitions are materialized."""
 
     def there() -> bool | None:
         shown = page.get_by_text("Materialized (").first.inner_text()
@@ -119,7 +120,7 @@ def _when_partitions(page: Page, *, at_least: int) -> None:
 
 
 def _widen(page: Page) -> None:
-    """A report's dialog over the whole window."""
+    """Opens a report's dialog and makes it as large as the window."""
     page.add_style_tag(content="[role=dialog] { width: 1300px !important; max-width: 1300px !important; }")
     time.sleep(2)
 

@@ -1,1 +1,1 @@
-"""Someone else's Dagster project, which has one dataset of embeddings in it."""
+"""An example of another Dagster project that contains one dataset of embeddings."""

@@ -1,4 +1,4 @@
-"""What Dagster loads: everything below defs/."""
+"""The definitions that Dagster loads: everything in defs/."""
 
 from pathlib import Path
 

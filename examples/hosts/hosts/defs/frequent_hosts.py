@@ -1,4 +1,4 @@
-"""The hosts that most pictures come from: SQL over the table that `pictures` loads, and a plot of the answer."""
+"""The hosts that most pictures come from: an SQL query of the table that `pictures` loads, and a plot of the result."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ PARTITIONS = dg.AssetKey(["pictures", "clickhouse_partition"])
     kinds={"clickhouse", "matplotlib"},
 )
 def frequent_hosts(pictures_embedding_table: EmbeddingTable) -> dg.MaterializeResult[None]:
-    """Ten hosts and how many rows each has, over all loaded partitions."""
+    """The ten hosts with the most rows in all loaded partitions, and the number of rows of each."""
     with pictures_embedding_table.connect() as db:
         rows = db.rows(f"FROM {db.table} SELECT domain(url) AS host, count() GROUP BY host ORDER BY 2 DESC, 1 LIMIT 10")
     figure = Figure(figsize=(7, 4), layout="constrained")
