@@ -156,7 +156,7 @@ def init(
 def plan(
     shards: Annotated[str, typer.Argument(help="0-409, 3, 1,4,7-9, or all")],
     hosts: Annotated[int, typer.Option(min=1, help="Machines like this one that share the shards.")] = 1,
-    bandwidth: Annotated[float | None, typer.Option(min=0.001, help="MB/s a host; else tried for 8 seconds.")] = None,
+    bandwidth: Annotated[float | None, typer.Option(min=0.001, help="MB/s per host; else measured for 8 s.")] = None,
     ask: Annotated[bool, typer.Option("--ask", help="Ask the source for sizes that are not known.")] = False,
     recalibrate: Annotated[bool, typer.Option("--recalibrate", help="Measure this machine again.")] = False,
     dataset: DatasetOption = None,
@@ -190,7 +190,7 @@ def bring_up_to_date(
     shards: Annotated[str, typer.Argument(help="0-9, 3, or 1,4,7-9; else those that were begun or asked for.")] = "",
     dataset: DatasetOption = None,
     source: SourceOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be made.")] = False,
 ) -> None:
     """Make again what is stale or missing, then index and recall if they are out of date, and nothing else.
 
@@ -260,8 +260,8 @@ def settings(dataset: DatasetOption = None, source: SourceOption = None, as_json
 
 @app.command()
 def grants(
-    user: Annotated[str, typer.Argument(help="Who is to load; the user of LAION_CLICKHOUSE where none is named.")] = "",
-    searches: Annotated[bool, typer.Option("--search", help="What a user needs who only searches.")] = False,
+    user: Annotated[str, typer.Argument(help="The user who loads; default: the user of LAION_CLICKHOUSE.")] = "",
+    searches: Annotated[bool, typer.Option("--search", help="Print the grants of a user who only searches.")] = False,
     dataset: DatasetOption = None,
 ) -> None:
     """Print the GRANT statements for a ClickHouse user who may do what is needed and no more. Nothing is connected."""

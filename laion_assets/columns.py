@@ -116,7 +116,7 @@ WELL_KNOWN: dict[str, ExtraColumn] = {
 def refuse_name(name: str) -> None:
     """Raises `ValueError` for a name that no extra column can have."""
     if name.startswith(CELLS_PREFIX) or name == DISTANCE:
-        raise ValueError(f"{name} has a meaning of its own in searches: give the column another name")
+        raise ValueError(f"{name} is a name that searches use themselves: give the column another name")
     if name in TABLES_OWN:
         raise ValueError(f"{name} is a column that every table has: describe it under [columns] and [defaults]")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,100}", name):

@@ -114,8 +114,8 @@ class Dataset(ShardKeys):
             raise DatasetError(
                 f"dataset {self.name}",
                 found=f"no {kind} file of shard {shard} in its lock file",
-                expected="every shard there",
-                advice="`laion-assets describe FILE.toml --lock` writes down the listing again",
+                expected="the files of every shard",
+                advice="`laion-assets describe FILE.toml --lock` writes the lock file again",
             )
         return found.files[kind]
 

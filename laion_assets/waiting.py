@@ -20,7 +20,7 @@ SILENT_SECONDS = 2.0
 REPORTED_AFTER_SECONDS = 1.5
 """A wait of unknown length is reported after this time, so that it is reported within `SILENT_SECONDS`."""
 
-STOP = "Ctrl-C, or ending the run, stops it; what is done stays done"
+STOP = "Ctrl-C, or ending the run, stops the wait; finished work is kept"
 
 
 def say_wait(what: str, seconds: float, stop: str = STOP) -> None:

@@ -189,7 +189,7 @@ def test_status_answers_at_once_while_another_process_holds_the_table(story: Sto
     told = {each["check"]: each["passed"] for each in found["findings"]}
     assert told["table_agrees_with_dagster"] is None
     assert told["no_shards_left_failed"] is True
-    assert f"table: not looked at (embedded ClickHouse in {story.workspace.folder}" in shown.stdout
+    assert f"table: not read (embedded ClickHouse in {story.workspace.folder}" in shown.stdout
     assert f"held by process {process.pid}" in shown.stdout
 
 

@@ -497,7 +497,7 @@ def test_a_dataset_that_does_not_exist_is_refused_when_settings_are_read(monkeyp
 def test_a_name_with_a_meaning_in_searches_is_no_extra_column(tmp_path: Path, name: str) -> None:
     toml = tmp_path / "mine.toml"
     toml.write_text(f'name = "mine"\nshards = 1\ndimension = 8\n[extra_columns]\n{name} = "Float32"\n')
-    with pytest.raises(LaionError, match=f"{name} has a meaning of its own in searches"):
+    with pytest.raises(LaionError, match=f"{name} is a name that searches use themselves"):
         load_settings(dataset_name=str(toml))
 
 
@@ -592,7 +592,7 @@ def test_the_command_shows_each_setting_with_its_origin_and_no_secret(monkeypatc
     assert found["LAION_ALERT_WEBHOOK"] == ("https://hooks.example/***", "environment")
     assert found["LAION_TABLE"] == ("laion", "default")
     shown = CliRunner().invoke(app, ["settings"], env={"COLUMNS": "200"}).output
-    assert "not settings, and not used: LAION_ASSETS_PORT" in shown
+    assert "variables that are not settings and are ignored: LAION_ASSETS_PORT" in shown
     assert SECRET not in shown
 
 

@@ -87,7 +87,7 @@ class _Sweep:
                 if isinstance(error.__context__, EngineHeldError):
                     raise
                 last, self.unread[shard] = error, _reason(error)
-                self.context.log.warning(f"shard {shard} could not be looked at: {self.unread[shard]}")
+                self.context.log.warning(f"shard {shard} could not be checked: {self.unread[shard]}")
             else:
                 self._record(shard, found)
             checked += 1
@@ -126,9 +126,9 @@ class _Sweep:
         if self.failed:
             said += f": {_named(self.failed)}"
         if self.unread:
-            said += f"; {len(self.unread)} could not be looked at: {_named(self.unread)}"
+            said += f"; {len(self.unread)} could not be checked: {_named(self.unread)}"
         if late:
-            said += f"; the other {late} were not reached within LAION_SWEEP_HOURS: execute it again"
+            said += f"; the other {late} were not reached within LAION_SWEEP_HOURS: execute the check again"
         metadata: Metadata = {"checked": looked_at, "failed": len(self.failed), "not_reached": late}
         if self.failed:
             metadata["failed_shards"] = as_ranges(self.failed)

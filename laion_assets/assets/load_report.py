@@ -74,7 +74,7 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
             # The table may have been waited for, and a load begun or ended meanwhile.
             histories = read_histories(context.instance, settings)
         if isinstance(table, EngineHeldError):
-            context.log.warning(f"the table was not looked at: {table}")
+            context.log.warning(f"the table was not read, so the report has no facts about it: {table}")
         facts = read_facts(context.instance, settings, histories)
         findings = judge(settings, histories, table, free_bytes_of(settings.data_dir), facts)
         if key in context.selected_asset_keys:

@@ -239,9 +239,9 @@ def _require_same_settings(settings: Settings, run: dg.DagsterRun) -> None:
     asked_with = run.tags.get(SETTINGS_TAG) if run.parent_run_id is None else None
     if asked_with not in (None, settings_digest(settings)):
         raise dg.Failure(
-            "this run was asked for by a command with other settings (LAION_DATASET, LAION_SOURCE, LAION_DATA_DIR, "
-            "LAION_STORE, LAION_CLICKHOUSE, LAION_TABLE or LAION_CLUSTER) than the code location has that executes it; "
-            "start both with the same environment",
+            "the command that asked for this run and the code location that executes it have different settings "
+            "(LAION_DATASET, LAION_SOURCE, LAION_DATA_DIR, LAION_STORE, LAION_CLICKHOUSE, LAION_TABLE or "
+            "LAION_CLUSTER); start both with the same environment",
             allow_retries=False,
         )
 

@@ -41,7 +41,7 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         failed = {shard: version for shard, version in seen.items() if isinstance(version, LaionError)}
         for error in failed.values():
             context.log.warning(f"not observed: {error}")
-        context.log.info(f"{len(seen) - len(failed)} shards observed, {len(failed)} could not be")
+        context.log.info(f"{len(seen) - len(failed)} shards observed, {len(failed)} could not be observed")
         return dg.DataVersionsByPartition(
             {dataset.key_of(shard): version for shard, version in seen.items() if isinstance(version, str)}
         )

@@ -83,7 +83,9 @@ def read_below(root: Path | None, path: str) -> bytes:
     """
     subject = f"picture {path[:500]!r}"
     if root is None:
-        raise ClipError(subject, found="no folder that may be read", advice="name one in LAION_IMAGE_ROOT")
+        raise ClipError(
+            subject, found="no LAION_IMAGE_ROOT", advice="set it to the folder that pictures may be read from"
+        )
     try:
         if ".." in Path(path).parts:
             raise ClipError(subject, found="'..' in the path", expected=f"a path below {root}")

@@ -34,7 +34,7 @@ def disk_space_suffices(
     """
     needed = bytes_still_needed(settings, histories, table)
     if needed is None:
-        seen = f"{free_bytes / 1e9:,.0f} GB free; what the load needs can be told when a shard is loaded"
+        seen = f"{free_bytes / 1e9:,.0f} GB free; the disk space that the load needs is known when a shard is loaded"
         return Finding("disk_space_suffices", None, seen, {"free_gb": free_bytes / 1e9})
     figures = {"free_gb": free_bytes / 1e9, "needed_gb": needed.store / 1e9}
     seen = f"{free_bytes / 1e9:,.0f} GB free, about {needed.store / 1e9:,.0f} GB needed for the rest"

@@ -69,7 +69,7 @@ def _failure(history: ShardHistory) -> str:
 def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -> Finding:
     """Whether the table and Dagster's records have the same partitions and rows. Shards with a run are left out."""
     if isinstance(table, EngineHeldError):
-        return Finding("table_agrees_with_dagster", None, f"not looked at: {table.subject}: {table.found}")
+        return Finding("table_agrees_with_dagster", None, f"the table was not read: {table.subject}: {table.found}")
     in_table = {state.shard: state.rows for state in table}
     known = {history.shard for history in histories}
     drift = [f"shard {shard}: in the table, unknown to the dataset" for shard in in_table if shard not in known]

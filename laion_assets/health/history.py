@@ -169,7 +169,7 @@ def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], observed:
             elif source is not None and taken and source.data and not was_taken(taken, source.data):
                 history.stale[name] = f"{before} was made again with other contents"
             elif history.stale:
-                history.stale[name] = "what it is made from is stale"
+                history.stale[name] = f"{before} is stale"
 
 
 def _has_changed(fetched: str, observed: str | None) -> bool:

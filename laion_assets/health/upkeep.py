@@ -131,13 +131,13 @@ def recall_is_void(facts: LoadFacts) -> str:
     if not facts.evaluations or facts.recall_at is None:
         return f"the {what} {'were' if 'cells' in built else 'was'} never measured"
     if any(record.loaded_again for record in built.values()):
-        return "partitions were loaded again after recall was measured: its figures are void"
+        return "partitions were loaded again after recall was measured: recall figures are out of date"
     if facts.other_targets:
-        return "recall was measured for other targets than those of the settings, by which search settings are chosen"
+        return "recall was measured for other targets than those of the settings: its search settings may be wrong"
     later = [name for name, record in built.items() if facts.recall_at < record.made_at]
     if later:
         verb = "were" if "cells" in later else "was"
-        return f"the {' and '.join(later)} {verb} built again after recall was measured: its figures are void"
+        return f"the {' and '.join(later)} {verb} built again after recall was measured: recall figures are out of date"
     return ""
 
 

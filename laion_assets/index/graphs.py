@@ -202,10 +202,10 @@ def _refuse_if_stuck(db: Database, mutation: Mutation, log: Log) -> None:
         raise TableError(
             db.subject,
             found=f"{mutation.id} ({mutation.commands[:200]}), which is not of laion_assets and fails: {state.failure}",
-            expected="no mutation that others would wait behind",
-            advice="let its owner correct it, or end it with KILL MUTATION; then build again",
+            expected="no failing mutation, since later mutations wait until it ends",
+            advice="correct that mutation, or end it with KILL MUTATION; then build again",
         )
-    log(f"{mutation.id} ({mutation.commands[:200]}) is not ours and is under way; indexes are built after it")
+    log(f"{mutation.id} ({mutation.commands[:200]}) is not of laion_assets and still runs; indexes are built after it")
 
 
 def say_nothing(_line: str) -> None:

@@ -104,6 +104,6 @@ def _refuse_unfinished(db: Database, shard: int) -> None:
         raise TableError(
             f"{db.subject}, partition {shard}",
             found=f"{mutation.id} ({mutation.commands[:200]}), which was begun while the graphs were built",
-            expected="no mutation that the swap would undo",
-            advice="wait for its end, then build again",
+            expected="no mutation during the build, since the swap would undo it",
+            advice="wait until the mutation ends, then build again",
         )

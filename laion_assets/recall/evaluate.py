@@ -110,7 +110,7 @@ def _evaluated(
         raise TableError(
             db.subject,
             found="other partitions, or another index, than when the evaluation began",
-            expected="the same throughout",
+            expected="the same partitions and the same index until its end",
             advice="materialize recall_report again",
         )
     rows = sum(state.rows for state in states)
@@ -152,7 +152,7 @@ class _Run:
         if not all(map(len, sets)):
             raise TableError(
                 asked.db.subject,
-                found="no vector to ask with",
+                found="no vector that can be a query",
                 expected=f"vectors of {asked.db.settings.dataset.dimension} elements in every column",
             )
         exact = self._true_neighbours(asked.db, sets, folder)

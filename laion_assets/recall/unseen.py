@@ -123,4 +123,6 @@ def _holding(db: Database, shard: int) -> Iterator[Database]:
             if any(state.shard == shard for state in partitions(here)):
                 yield here
                 return
-    raise TableError(db.subject, found=f"partition {shard} on no node", expected="it on one of the cluster's")
+    raise TableError(
+        db.subject, found=f"partition {shard} on no node", expected="the partition on a node of the cluster"
+    )

@@ -91,7 +91,7 @@ def check_condition(db: Database, where: str) -> Condition:
     if len(where) > MOST_CHARACTERS:
         raise SearchError("where", found=f"{len(where):,} characters", expected=f"at most {MOST_CHARACTERS:,}")
     if re.search(r"[\ud800-\udfff]", where):
-        raise SearchError("where", found="characters that UTF-8 does not have", expected=EXAMPLE)
+        raise SearchError("where", found="characters that cannot be written in UTF-8", expected=EXAMPLE)
     found = list(_walk(_parse(db, where), frozenset()))
     columns = set(table_columns(db))
     for node, parameters in found:
@@ -106,7 +106,7 @@ def check_condition(db: Database, where: str) -> Condition:
 
 
 def _refusal(found: str, expected: str = EXAMPLE) -> SearchError:
-    return SearchError("where", found=found, expected=expected, advice="a condition can look at a row's columns only")
+    return SearchError("where", found=found, expected=expected, advice="a condition may use only the row's columns")
 
 
 def _parse(db: Database, where: str) -> _Node:
@@ -127,7 +127,8 @@ def _parse(db: Database, where: str) -> _Node:
         if "parseQueryToJSON" in error.found and "nknown function" in error.found:
             found = f"ClickHouse {db.client.server_version}"
             advice = "upgrade the server, or search without a condition"
-            raise SearchError("where", found=found, expected="26.8 or newer, which parses it", advice=advice) from error
+            needed = "26.8 or newer, which can parse a condition"
+            raise SearchError("where", found=found, expected=needed, advice=advice) from error
         raise SearchError("where", found=error.found, expected=EXAMPLE) from error
     except RecursionError as error:
         raise SearchError("where", found="brackets that are nested too deeply", expected=EXAMPLE) from error

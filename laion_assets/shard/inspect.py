@@ -54,7 +54,7 @@ def inspect_shard(files: ShardFiles, extra_columns: dict[str, ColumnType] | None
             f"shard {files.shard}",
             found=", ".join(f"{rows:,} rows in {name}" for name, rows in counts.items()),
             expected="the same number in each",
-            advice="one of them is of another release, or was cut: fetch it again",
+            advice="one of these files is of another release or is incomplete: fetch it again",
         )
     if image.rows > ID_STRIDE:
         raise ShardFileError(

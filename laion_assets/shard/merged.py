@@ -83,7 +83,9 @@ def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
         facts["alignment"] = Alignment(**facts["alignment"])
         merged = MergedShard(path=path, file_bytes=size, **facts)
     except (KeyError, TypeError, ValueError) as error:
-        raise ShardFileError(subject, found="no facts of ours in its footer", advice=again) from error
+        raise ShardFileError(
+            subject, found="a footer without laion_assets metadata", expected="a merged Parquet file", advice=again
+        ) from error
     columns = {metadata.schema.column(number).path.partition(".")[0] for number in range(metadata.num_columns)}
     found = _identity(merged.format, merged.dataset, merged.shard, metadata.num_rows, "text_embedding" in columns)
     expected = _identity(FORMAT, dataset.name, shard, merged.rows, dataset.has_text)

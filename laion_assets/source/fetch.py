@@ -207,7 +207,8 @@ def _has_another(partial: PartialFile, sources: Sequence[Source], limits: FetchL
         # The lock file decides which file it must be, whatever the source has now.
         if not is_other(wanted.locked, then) and (not strange or is_surely_same(wanted.locked, then)):
             return False
-        transfer.say(f"{wanted.subject}: here is {then.version}, the lock file has {wanted.locked.version}; {AGAIN}")
+        said = f"the store has {then.version}, the lock file has {wanted.locked.version}"
+        transfer.say(f"{wanted.subject}: {said}; {AGAIN}")
         return True
     return _differs(partial, sources, limits, then, strange=strange)
 
@@ -222,14 +223,16 @@ def _differs(
         now = Mirrors(wanted, sources, hasty, transfer).run(lambda source: source.observe())
     except SourceError as error:
         if strange:
-            transfer.say(f"{wanted.subject}: here is a file of {then.url}, which is none of the sources; {AGAIN}")
+            transfer.say(
+                f"{wanted.subject}: the store's file is from {then.url}, which is not one of the sources; {AGAIN}"
+            )
             return True
         transfer.say(f"{wanted.subject}: the file of the store is used, since it cannot be compared: {error}")
         return False
     if not is_other(then, now) and (not strange or is_surely_same(then, now)):
         return False
     whose = f"{then.version} of {then.url}" if strange else then.version
-    transfer.say(f"{wanted.subject}: {now.url} has {now.version}, here is {whose}; {AGAIN}")
+    transfer.say(f"{wanted.subject}: {now.url} has {now.version}, the store has {whose}; {AGAIN}")
     return True
 
 

@@ -180,7 +180,7 @@ class HttpFile:
             return replace(known, total=old.total if total is None else total)
         partial.discard()
         raise SourceError(
-            self._subject, found=f"206 with Content-Range {problem[0]}", expected=f"{problem[1]}; it starts over"
+            self._subject, found=f"206 with Content-Range {problem[0]}", expected=f"{problem[1]}; the fetch starts over"
         )
 
     def _compare(self, response: BaseHTTPResponse, partial: PartialFile) -> Arrival:
@@ -194,7 +194,7 @@ class HttpFile:
         raise SourceError(
             self._subject,
             found=f"416, a file of {'unknown size' if total is None else f'{total} bytes'}",
-            expected=f"more than the {size} bytes that are here; it starts over",
+            expected=f"more than the {size} bytes that are fetched already; the fetch starts over",
         )
 
     def _origin(self, response: BaseHTTPResponse) -> Origin:

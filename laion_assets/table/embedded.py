@@ -71,7 +71,7 @@ def open_embedded(folder: Path, settings: Settings, wait_seconds: float | None) 
             raise EngineHeldError(
                 subject,
                 found=f"held by {holder}",
-                expected=f"it to be free within {wait_seconds:g} s",
+                expected=f"the folder to be free within {wait_seconds:g} s",
                 advice="wait for that step to end, or use a ClickHouse server (LAION_CLICKHOUSE)",
             )
         time.sleep(0.25)

@@ -94,12 +94,12 @@ class Lease:
             time.sleep(LOOK_AGAIN_SECONDS)
 
     def _lost(self, newer: list[Claim]) -> LeaseLostError:
-        taken = f"it taken over by {newer[-1].holder}" if newer else "it not renewed in time"
+        taken = f"the lease taken over by {newer[-1].holder}" if newer else "the lease not renewed in time"
         return LeaseLostError(
             f"{self.db.subject}, the lease of {self.subject}",
             found=taken,
             expected=f"a renewal every {RENEW_SECONDS:g} s, at the latest after {LEASE_SECONDS:g} s",
-            advice="nothing was swapped in; run it again",
+            advice="no partition was replaced; run it again",
         )
 
 
@@ -279,7 +279,7 @@ def _write(db: Database, token: str, renewal: str, until: str) -> None:
 def _held_by(db: Database, subject: str, holder: str, wait_seconds: float) -> LeaseHeldError:
     return LeaseHeldError(
         f"{db.subject}, the lease of {subject}",
-        found=f"it held by {holder}",
-        expected=f"it to be free within {wait_seconds:g} s",
-        advice="wait for that process to end; a lease that is not renewed any more ends by itself",
+        found=f"the lease held by {holder}",
+        expected=f"the lease to be free within {wait_seconds:g} s",
+        advice="wait for that process to end; a lease that is no longer renewed ends automatically",
     )

@@ -111,7 +111,7 @@ def nodes(entry: Database) -> list[Node]:
         raise TableError(
             f"cluster {entry.settings.cluster}",
             found=f"{', '.join(names) or 'no cluster'} in system.clusters",
-            expected="it among them",
+            expected=f"{entry.settings.cluster} among them",
             advice="set LAION_CLUSTER to a name of remote_servers",
         )
     return [Node(int(row[0]), int(row[1]), str(row[2]), bool(row[3]), int(row[4])) for row in rows]
@@ -151,9 +151,9 @@ def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
     if len(homes) > 1:
         raise TableError(
             f"{entry.subject}, partition {shard}",
-            found=f"it on cluster shards {' and '.join(map(str, homes))}",
-            expected="it on one",
-            advice="drop the older one, see docs/operations.md",
+            found=f"the partition on cluster shards {' and '.join(map(str, homes))}",
+            expected="the partition on one cluster shard",
+            advice="drop the older copy: see docs/operations.md",
         )
     if homes:
         return homes[0]
@@ -164,9 +164,9 @@ def home_of(entry: Database, shard: int, known: Sequence[Node]) -> int:
         raise ServerUnreachableError(
             f"{entry.subject}, partition {shard}",
             found=f"no replica of cluster shard {' and '.join(map(str, sorted(silent)))} that answers, and the "
-            "partition on no other",
-            expected="an answer of each cluster shard before a partition is placed: it may be there already",
-            advice="load it again when a replica is back",
+            "partition on no other cluster shard",
+            expected="an answer from each cluster shard, since one that does not answer may have the partition already",
+            advice="load the partition again when a replica is back",
         )
     return placed_on(shard, sorted(every))
 

@@ -209,7 +209,7 @@ def _require_changeable_settings(client: Client, address: Address) -> None:
     if readonly is not None and str(readonly.value) == "1":
         raise ServerRefusedError(
             address.subject,
-            found=f"user {address.user} with a profile of readonly = 1, under which a statement can bring no setting",
-            expected="readonly = 2 for who only searches, 0 for who loads",
+            found=f"user {address.user} with readonly = 1, which does not allow settings in a statement",
+            expected="readonly = 2 for a user who only searches, readonly = 0 for a user who loads",
             advice="`laion-assets grants` prints what the user needs",
         )

@@ -44,7 +44,7 @@ def _changed(staging: Staging, where: str, checked: tuple[Part, ...], found: tup
         staging.subject,
         found=f"{_part_names(found)} {where}",
         expected=f"{_part_names(checked)} that was checked",
-        advice="another program has written there meanwhile: stop it, then run this again",
+        advice="another program has written to the table at the same time: stop it, then run this again",
     )
 
 
@@ -65,5 +65,5 @@ def _require_room(staging: Staging) -> None:
             staging.subject,
             found=f"{smallest:,} bytes left on the disk of the table",
             expected=f"at least {COVER_BYTES:,}, or a swap could leave the replaced rows beside the new ones",
-            advice="free some space and do it again; the table is as it was",
+            advice="free some space and run this again; the table is unchanged",
         )

@@ -27,7 +27,7 @@ def show_description(place: str, output: Path | None, name: str | None, say: Con
         raise DatasetError(str(path), found="another ending", expected="a file that ends in .toml")
     if path is None and lock:
         raise SettingsError(
-            "--lock", found="no --output", expected="the TOML file that the lock file is to lie beside, or to be of"
+            "--lock", found="no --output", expected="--output FILE.toml: the lock file is written next to FILE.toml"
         )
     preset = place in preset_names() and not user_path(place).exists()
     text = preset_text(place) if preset else describe(place, name, locked=lock)
@@ -63,7 +63,12 @@ def show_listing(
     before = read_listing(toml)
     path = lock_path(toml)
     if before is None and check:
-        raise DatasetError(f"dataset file {toml}", found="no lock file", expected=f"{path.name} beside it")
+        raise DatasetError(
+            f"dataset file {toml}",
+            found="no lock file",
+            expected=f"{path.name} in the same folder",
+            advice=f"`laion-assets describe {toml} --lock` writes it",
+        )
     now = look_at_listing(toml, before, source=source, digests=digests)
     if before is not None:
         now = _with_known_digests(before, now)

@@ -43,7 +43,7 @@ UNSET_VARIABLE = re.compile(r'environment variable "([^"]+)" which is not set')
 RETRYING = "Retrying failed database"
 """The beginnings of messages of dagster-postgres and Dagster's storage about a failed try."""
 
-OTHER_USER = "run it as the user who may, or choose another folder (DAGSTER_HOME, LAION_DATA_DIR)"
+OTHER_USER = "run it as a user who has access, or choose another folder (DAGSTER_HOME, LAION_DATA_DIR)"
 
 SQLITE = {
     "readonly database": OTHER_USER,
@@ -55,8 +55,8 @@ SQLITE = {
 """What to do about an error of SQLite, by its message; for any other message the file is damaged."""
 
 ADVICE = {
-    sqlite3.DatabaseError: "its storage is damaged, or no SQLite file: move the .db files of the instance away, or "
-    "restore them; what is in the table and the store stays",
+    sqlite3.DatabaseError: "its storage is damaged or is not an SQLite file: restore the .db files of the instance, or "
+    "move them away; the table and the store are not affected",
     PermissionError: OTHER_USER,
 }
 
@@ -195,7 +195,7 @@ def _foreign(error: BaseException) -> tuple[str, int]:
             return str(cause), 2
     about = next((FORESEEN[package] for each in causes if (package := _package(each)) in FORESEEN), None)
     if about is None:
-        return f"found {one_line(error)}, which was not foreseen; the traceback is in {_kept(error)}", 1
+        return f"found an unexpected error: {one_line(error)}; the traceback is in {_kept(error)}", 1
     innermost = causes[-1]
     advice = next((words for begin, words in SQLITE.items() if begin in str(innermost)), "")
     advice = advice or next((words for kind, words in ADVICE.items() if isinstance(innermost, kind)), "")

@@ -123,4 +123,5 @@ def print_settings(shown: list[ShownSetting], console: Console) -> None:
         console.print(table)
     foreign = foreign_variables()
     if foreign:
-        console.print(f"not settings, and not used: {', '.join(foreign)}", markup=False, highlight=False)
+        said = f"variables that are not settings and are ignored: {', '.join(foreign)}"
+        console.print(said, markup=False, highlight=False)

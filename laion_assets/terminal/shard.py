@@ -67,7 +67,7 @@ def read_shard(settings: Settings, instance: dg.DagsterInstance, shard: int) -> 
     (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)])
     table = look_at_table(settings, wait_seconds=0)
     if isinstance(table, EngineHeldError):
-        partition = f"not looked at: {table.found}"
+        partition = f"the table was not read: {table.found}"
     else:
         found = [state for state in table if state.shard == shard]
         partition = "; ".join(

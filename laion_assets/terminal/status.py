@@ -189,7 +189,7 @@ def print_status(status: Status, console: Console) -> None:
 def _table_line(status: Status) -> str:
     table = status.table
     if table is None:
-        return f"table: not looked at ({status.table_held}); what follows is what Dagster recorded"
+        return f"table: not read ({status.table_held}); the other lines show what Dagster recorded"
     return (
         f"table: {counted(table.rows, 'row')} in {counted(table.partitions, 'partition')}, "
         f"{table.bytes_on_disk / 1e9:.2f} GB on disk; {table.indexed_partitions} of them with a vector index"

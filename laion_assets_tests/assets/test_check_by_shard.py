@@ -132,7 +132,7 @@ def test_a_shard_that_cannot_be_read_does_not_keep_the_others_from_their_checks(
         matches = execute(settings, instance, MATCHES)["partition_matches_parquet"]
         assert not matches.passed
         assert "2 of 3 shards checked" in matches.description
-        assert "1 could not be looked at: shard 0: merged_0.parquet: found Input/output error" in matches.description
+        assert "1 could not be checked: shard 0: merged_0.parquet: found Input/output error" in matches.description
         assert matches.metadata["not_looked_at_shards"].value == "0"
     after = last_audits(instance, settings)
     assert after["0"] == before["0"], "nothing is known about it"

@@ -176,7 +176,7 @@ def test_while_the_table_is_held_the_report_is_made_and_only_that_check_is_left_
     told = set(CHECKS) - {"table_agrees_with_dagster"}
     assert {name: check.passed for name, check in checks.items()} == dict.fromkeys(told, True) | NEVER_AUDITED
     assert f"held by process {process.pid}" in str(checks["engine_is_given_back"].description)
-    assert "- *not told* `table_agrees_with_dagster`: not looked at: embedded" in str(metadata["report"])
+    assert "- *not told* `table_agrees_with_dagster`: the table was not read: embedded" in str(metadata["report"])
     assert f"held by process {process.pid}" in str(metadata["report"])
     assert "**2 of 4 shards loaded, 140 rows.**" in str(metadata["report"])
 

@@ -84,7 +84,7 @@ def test_a_table_that_is_held_is_neither_well_nor_bad() -> None:
     held = EngineHeldError("embedded ClickHouse in /x", found="held by process 7")
     finding = table_agrees_with_dagster([shard(0)], held)
     assert finding.passed is None
-    assert finding.seen == "not looked at: embedded ClickHouse in /x: held by process 7"
+    assert finding.seen == "the table was not read: embedded ClickHouse in /x: held by process 7"
 
 
 def test_of_much_drift_the_first_shards_are_named_and_the_others_counted() -> None:
@@ -127,7 +127,7 @@ def test_disk_space_is_held_against_what_the_rest_needs(settings: Settings) -> N
 def test_before_a_shard_is_loaded_what_a_dataset_of_one_s_own_needs_cannot_be_told(settings: Settings) -> None:
     finding = disk_space_suffices(settings, [shard(0, "running"), shard(1, "missing")], 5 * 10**9)
     assert finding.passed is None
-    assert finding.seen == "5 GB free; what the load needs can be told when a shard is loaded"
+    assert finding.seen == "5 GB free; the disk space that the load needs is known when a shard is loaded"
     known = load_settings(dataset_name="laion400m", data_dir=settings.data_dir)
     assert disk_space_suffices(known, [shard(0, "missing")], 10**9).passed is False
 

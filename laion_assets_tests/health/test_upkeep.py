@@ -121,7 +121,8 @@ def test_recall_is_void_when_cells_are_newer_where_they_alone_are_built() -> Non
     cells = IndexRecord(100.0, frozenset({0}), frozenset(), "")
     assert recall_is_void(LoadFacts(cells=cells)) == "the cells were never measured"
     facts = LoadFacts(cells=cells, recall_at=90.0, evaluations=[measured(0.99)])
-    assert recall_is_void(facts) == "the cells were built again after recall was measured: its figures are void"
+    said = "the cells were built again after recall was measured: recall figures are out of date"
+    assert recall_is_void(facts) == said
     assert recall_is_void(replace(facts, recall_at=110.0)) == ""
     assert not recall_is_current(facts).passed
 

@@ -381,7 +381,7 @@ def test_files_that_we_did_not_merge_are_refused(store: ShardStore, sample_folde
     path.parent.mkdir(parents=True)
     for content, said in (
         (None, "no such file"),
-        ((sample_folder / "metadata" / "metadata_0.parquet").read_bytes(), "no facts of ours"),
+        ((sample_folder / "metadata" / "metadata_0.parquet").read_bytes(), "without laion_assets metadata"),
         (b"", "expected a merged Parquet file"),
         (b"PAR1 but no more PAR1", "expected a merged Parquet file"),
     ):

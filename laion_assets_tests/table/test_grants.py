@@ -85,7 +85,7 @@ def test_the_printed_grants_suffice_for_everything_and_a_searcher_needs_fewer(tm
 @pytest.mark.parametrize(
     ("profile", "words"),
     [
-        ("<readonly>1</readonly>", ("readonly = 1", "readonly = 2 for who only searches", "laion-assets grants")),
+        ("<readonly>1</readonly>", ("readonly = 1", "readonly = 2 for a user who only", "laion-assets grants")),
         ("<use_query_cache>1</use_query_cache>", ("query", "ALTER USER … SETTINGS use_query_cache = 0")),
     ],
 )

@@ -93,7 +93,7 @@ def exchange_shard(
             raise TableError(
                 subject,
                 found="the shard loaded again, or removed, while its cells were made",
-                expected="the same partition throughout",
+                expected="an unchanged shard until its cells are made",
                 advice="materialize vector_cells again; searches scan the shard until then",
             )
         cells = db.name_of(cells_table(db, by))

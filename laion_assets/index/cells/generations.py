@@ -117,9 +117,9 @@ def read_centroids(db: Database, by: By, generation: int) -> Centroids:
     if not len(records) or not np.array_equal(records["cluster"], np.arange(len(records))):
         raise TableError(
             db.subject,
-            found=f"{len(records):,} {by} centroids of generation {generation}, some lacking or twice",
+            found=f"{len(records):,} {by} centroids of generation {generation}, some missing or twice",
             expected="each once",
-            advice=f"drop {centroids_table(db)}, it is derived, and materialize vector_cells again",
+            advice=f"drop {centroids_table(db)} and materialize vector_cells, which makes the table again",
         )
     return Centroids.of(np.ascontiguousarray(records["centroid"][:, : db.settings.dataset.dimension]))
 
