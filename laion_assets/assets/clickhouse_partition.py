@@ -45,8 +45,8 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
             "docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/getting-started/example-datasets/laion-400m-dataset")
         },
         description="Partition N of the table: one part, equal to the merged file of shard N. It is staged and "
-        "checked, then swapped in whole: readers see the old rows or the new ones, never a part and "
-        "never both. A partition that is loaded again comes with its graphs where it had them.",
+        "checked, then swapped in as a whole. Readers see the old rows or the new rows, never a part of them and "
+        "never both. If a partition that had graphs is loaded again, its new graphs are built before the swap.",
     )
     def clickhouse_partition(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         shard = location.shard(context)
@@ -87,9 +87,9 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         AUDIT_CHECK,
         touches_table=True,
         description="Rows, a hash over ids, urls, captions and scores, and a sum over the bits of every vector of the "
-        "partition equal those of the merged file; every vector is sound, and vectors from four places of the file are "
-        "in the table bit for bit. Where the file was removed (LAION_KEEP_MERGED), the check uses "
-        "what was recorded at loading.",
+        "partition equal those of the merged file. Every vector is sound. Vectors from four places of the file are in "
+        "the table bit for bit. If the file was removed (LAION_KEEP_MERGED), the check uses what was recorded at "
+        "loading.",
     )
     def partition_matches_parquet(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
         path = location.store.merged_path(shard)

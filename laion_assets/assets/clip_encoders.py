@@ -24,9 +24,9 @@ def clip_encoders_asset(location: CodeLocation) -> dg.AssetsDefinition:
         group="search",
         kinds={"onnx"},
         description="The CLIP encoders of texts and images that the dataset was made with, in the store or in "
-        "LAION_CLIP_DIR. They are fetched once, with revision and checksums; the sample's are built. The "
-        "embedded ClickHouse gets the functions encode_text and encode_image. For a server there is the "
-        "command laion-assets udf install.",
+        "LAION_CLIP_DIR. They are fetched once, with revision and checksums. Those of the sample are built. The "
+        "embedded ClickHouse gets the functions encode_text and encode_image. For a server, use the command "
+        "laion-assets udf install.",
     )
     def clip_encoders(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with failing_clearly():

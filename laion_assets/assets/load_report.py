@@ -18,19 +18,19 @@ from laion_assets.health.versions import code_version
 from laion_assets.plan.kept_plan import Compared
 
 CHECKS = {
-    "no_shards_left_failed": "No shard is left whose last run failed. A canceled run is no failure.",
-    "table_agrees_with_dagster": "Partitions and rows in ClickHouse are those that Dagster recorded; drift either "
-    "way is named by shard.",
-    "ingest_is_moving": "Where shards that were asked for are missing, one was loaded within LAION_STALLED_HOURS.",
-    "nothing_is_stale": "No source of a loaded shard has other files than were loaded, and no setting that decides a "
-    "result has changed since.",
-    "index_follows_loads": "The index covers what was loaded at the last milestone, with the settings' parameters, and "
-    "no partition that it covered was loaded again since.",
-    "cells_follow_loads": "The cells cover what was loaded at the last milestone, where LAION_INDEX asks for them.",
-    "recall_is_current": "Recall was measured on the index that is there, and each kind of query reaches its target.",
+    "no_shards_left_failed": "No shard's last run failed. A canceled run does not count as failed.",
+    "table_agrees_with_dagster": "The table has the partitions and rows that Dagster recorded. Shards that differ are "
+    "named.",
+    "ingest_is_moving": "If shards that were asked for are missing, a shard was loaded within LAION_STALLED_HOURS.",
+    "nothing_is_stale": "No source file of a loaded shard has changed since it was loaded, and no setting that "
+    "affects a result has changed.",
+    "index_follows_loads": "The index covers what was loaded at the last milestone and has the parameters of the "
+    "settings. No partition that it covers was loaded again since the build.",
+    "cells_follow_loads": "If LAION_INDEX asks for cells, they cover what was loaded at the last milestone.",
+    "recall_is_current": "Recall was measured on the present index, and each kind of query reaches its target.",
     "partitions_were_audited": "Each loaded partition was compared with its merged file within LAION_AUDIT_DAYS.",
     "engine_is_given_back": "No process holds the embedded engine for longer than LAION_STALLED_HOURS.",
-    "disk_space_suffices": "The store's disk has room for what the rest of the load needs.",
+    "disk_space_suffices": "The store's disk has enough space for the rest of the load.",
 }
 
 
@@ -57,9 +57,9 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 tags={"stage": "report"},
                 code_version=code_version(location.settings, "load_report"),
                 freshness_policy=location.freshness,
-                description="Whether all is well with the load, on one page. A row a shard has its state, rows, "
-                "quarantined rows, seconds a stage, run and last error; below are totals and an estimate of the time "
-                "to the end.",
+                description="The state of the whole load on one page, and checks of it. A row per shard has its "
+                "state, rows, quarantined rows, seconds per stage, run and last error. Below are totals and an "
+                "estimate of the time to the end.",
             )
         ],
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=said) for name, said in CHECKS.items()],

@@ -31,9 +31,8 @@ def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
         deps=["raw_shard"],
         stage="merged",
         by_shard=True,
-        description="One Parquet file of shard N: a row a sample, both vectors as lists of Float32, captions byte "
-        "for byte. Rows whose vectors may not reach the table are in a second file, the quarantine, with "
-        "the reason.",
+        description="One Parquet file of shard N: a row per sample, both vectors as lists of Float32, captions byte "
+        "for byte. Rows whose vectors must not be loaded are in a second file, the quarantine, with the reason.",
         metadata={"dagster/column_schema": _column_schema(location)},
     )
     def merged_shard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
@@ -101,13 +100,14 @@ def merged_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefini
         ),
         check(
             "rows_are_aligned",
-            "dot(image, text) of a row beats that of rows with another caption by a wide margin, and correlates with "
-            "the crawl's similarity: this finds a metadata file of another shard, which row counts alone do not.",
+            "dot(image, text) of a row is higher than that of rows with another caption by a wide margin, and "
+            "correlates with the crawl's similarity. This finds a metadata file of another shard, which row counts "
+            "alone do not.",
             lambda merged: _rows_are_aligned(merged, location.settings.dataset),
         ),
         check(
             "metadata_is_sound",
-            "Captions and URLs are there in most rows, unless the dataset declares a default for them; nulls that were "
+            "Most rows have a caption and a URL, unless the dataset declares a default for them. Nulls that were "
             "filled are counted by column.",
             lambda merged: _metadata_is_sound(location, merged, sample_rows(merged, location.settings.dataset)),
         ),

@@ -82,8 +82,8 @@ def raw_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinitio
         "raw_shard",
         "rows_agree",
         there=lambda shard: not location.store.raw_files(shard).missing(),
-        description="The two npy headers and the metadata's footer promise the same number of rows, and the files' "
-        "sizes hold what they promise: row k of the three is one sample.",
+        description="The headers of both npy files and the footer of the metadata give the same number of rows, and "
+        "the sizes of the files fit it. So row k of the three files is one sample.",
     )
     def rows_agree(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
         try:

@@ -105,7 +105,7 @@ def recall_report_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefin
         "recall_report",
         "index_beats_scan",
         description="Searching with the chosen settings is faster than an exact search, for each kind of query. Below "
-        f"{SMALL_ROWS:,} rows a scan is as fast: slower searches are then a warning.",
+        f"{SMALL_ROWS:,} rows a scan is as fast, so slower searches are only a warning.",
     )
     def index_beats_scan() -> dg.AssetCheckResult:
         evaluations = kept_evaluations(location.settings)

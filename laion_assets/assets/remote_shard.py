@@ -25,7 +25,7 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         metadata=source_of(location.settings, remote_shard_asset),
         tags={"stage": "remote", f"{KIND_PREFIX}http": ""},
         description="The remote files of shard N: size with ETag or date, as the data version that raw_shard is made "
-        "from. A changed file marks the partitions behind it as stale.",
+        "from. If a file changes, the partitions that were made from it are shown as stale.",
     )
     def remote_shard(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
         fetched = context.instance.get_latest_storage_id_by_partition(

@@ -44,9 +44,8 @@ def vector_cells_asset(location: CodeLocation) -> dg.AssetsDefinition:
         touches_table=True,
         automation_condition=condition if location.settings.builds_cells else None,
         description="Tables of cells: every loaded row by the cluster of its vector, for tables whose graphs would "
-        "not fit into memory. A row has a code of two bits a dimension beside a BFloat16 copy of its "
-        "vector. Centroids are trained on a sample of all shards. A shard that is loaded again is "
-        "exchanged alone.",
+        "not fit into memory. A row has a code of two bits per dimension and a BFloat16 copy of its vector. Centroids "
+        "are trained on a sample of all shards. If a shard is loaded again, only its cells are made again.",
     )
     def vector_cells(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         loads_seen = last_load(context.instance, location.settings)
@@ -81,8 +80,8 @@ def _every_shard_is_in_cells(location: CodeLocation) -> dg.AssetChecksDefinition
         location,
         "vector_cells",
         "every_shard_is_in_cells",
-        "Rows and a hash of ids of every shard in the cells of each vector column equal the table's, and no shard was "
-        "changed since.",
+        "For each shard and vector column, the rows and a hash of the ids in the cells equal those of the table, and "
+        "no shard was changed since the cells were made.",
         blocking=True,
         touches_table=True,
     )
@@ -108,8 +107,8 @@ def _cells_are_used(location: CodeLocation) -> dg.AssetChecksDefinition:
         location,
         "vector_cells",
         "cells_are_used",
-        "The plan of a search by each column has a shortlist of codes, and the engine's counters say that it read "
-        "codes of the clusters asked, not the vectors of all rows.",
+        "The plan of a search by each column has a shortlist of codes, and the engine's counters show that it read "
+        "the codes of the probed clusters, not the vectors of all rows.",
         blocking=True,
         touches_table=True,
     )
@@ -135,7 +134,8 @@ def _centroids_fit(location: CodeLocation) -> dg.AssetChecksDefinition:
         "vector_cells",
         "centroids_fit",
         "Rows of every shard are at most 1.1 times as far from their nearest centroids as the rows that the centroids "
-        "were trained on. Where they are farther, searches miss more of them until a new generation is trained.",
+        "were trained on. If the rows of a shard are farther, searches miss more of them until a new generation is "
+        "trained.",
         touches_table=True,
     )
     def centroids_fit() -> dg.AssetCheckResult:

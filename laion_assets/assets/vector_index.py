@@ -45,8 +45,8 @@ def vector_index_asset(location: CodeLocation) -> dg.AssetsDefinition:
         metadata={"docs": dg.MetadataValue.url(f"{CLICKHOUSE_DOCS}/engines/table-engines/mergetree-family/annindexes")},
         automation_condition=condition if location.settings.builds_graphs else None,
         description="The HNSW indexes image_index and text_index (cosine distance) of every loaded partition. They "
-        "are built where they are missing and only there. Other parameters are built beside the old indexes, which "
-        "are then dropped.",
+        "are built only where they are missing. If the parameters of the settings change, new indexes are built "
+        "beside the old ones, which are then dropped.",
     )
     def vector_index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         loads_seen = last_load(context.instance, location.settings)
@@ -78,7 +78,7 @@ def _every_part_is_indexed(location: CodeLocation) -> dg.AssetChecksDefinition:
         location,
         "vector_index",
         "every_part_is_indexed",
-        "Every loaded partition is one part and has each index, counted for each index apart.",
+        "Every loaded partition is one part and has each index. Each index is counted separately.",
         blocking=True,
         touches_table=True,
     )
@@ -103,8 +103,8 @@ def _index_is_used(location: CodeLocation) -> dg.AssetChecksDefinition:
         location,
         "vector_index",
         "index_is_used",
-        "A search by image and one by text read _distance out of the index, and ClickHouse counted a search in the "
-        "graph of every part. EXPLAIN alone names an index also when all rows are scanned.",
+        "A search by image and one by text read _distance from the index, and ClickHouse counted a search in the "
+        "graph of every part. EXPLAIN alone does not prove this: it names an index even when all rows are scanned.",
         blocking=True,
         touches_table=True,
     )

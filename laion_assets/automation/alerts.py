@@ -52,8 +52,9 @@ def build_alerts(settings: Settings) -> list[dg.SensorDefinition]:
         ),
         _sensor(
             job_name(settings, "alert_on_failed_check"),
-            "Posts each check that begins to fail or to warn, and that recovers, to the webhook, once: a failed check "
-            "that blocks nothing fails no run, and a check that stays failed is not posted again.",
+            "Posts each check that begins to fail or to warn, or that recovers, to the webhook, once. A check that "
+            "stays failed is not posted again. Without this sensor a failed check that does not block would not be "
+            "posted, since it does not fail its run.",
             settings,
             changed_checks,
             _newest_check,

@@ -37,25 +37,31 @@ def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
         job(
             LOAD_JOB,
             *CHAIN,
-            description="One shard from its source to its partition of the table, with every check: a run a partition.",
+            description="Loads a shard from its source into its partition of the table, with every check. Each run "
+            "loads one shard.",
         ),
         job(
             BUILD_JOB,
             *built_assets(settings),
-            description="What LAION_INDEX names, for all loaded partitions that lack it, and recall against exact "
-            "search.",
+            description="Builds what LAION_INDEX names for all loaded partitions that lack it, and measures recall "
+            "against exact search.",
         ),
         job(
             OBSERVE_JOB,
             "remote_shard",
-            description="Sizes, ETags and dates of the remote files of shards that are loaded.",
+            description="Reads sizes, ETags and dates of the remote files of loaded shards.",
         ),
-        job(REPORT_JOB, "load_report", description="The report of the whole load, and whether all is well."),
+        job(
+            REPORT_JOB,
+            "load_report",
+            description="Writes the report of the whole load and evaluates its health checks.",
+        ),
         define_asset_job(
             job_name(settings, AUDIT_JOB),
             selection=AssetSelection.checks(AssetCheckKey(asset_key(settings, CHAIN[-1]), AUDIT_CHECK)),
             executor_def=watched_executor,
-            description="Compares loaded partitions with their merged files again: that of the tag dagster/partition, "
-            "or without it all, those first that were compared longest ago. Nothing is loaded.",
+            description="Compares loaded partitions with their merged files again. With the tag dagster/partition it "
+            "compares that partition. Without the tag it compares all, first those that were compared longest ago. "
+            "Nothing is loaded.",
         ),
     ]

@@ -28,8 +28,8 @@ def overdue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         name=job_name(settings, "alert_digest"),
         minimum_interval_seconds=SECONDS_BETWEEN,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Posts in one message what still fails, at the times of LAION_DIGEST_CRON; nothing where all is "
-        "well.",
+        description="Posts in one message what still fails, at the times of LAION_DIGEST_CRON. If nothing fails, it "
+        "posts nothing.",
     )
     def alert_digest(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         now = time.time()

@@ -56,8 +56,8 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name=job_name(settings, "load_next_shards"),
         job_name=job_name(settings, LOAD_JOB),
         cron_schedule=settings.load_cron,
-        description=f"Asks for the next shards that are missing, {settings.load_shards} at a time, in order; none that "
-        "is queued, running, failed, or waits in a backfill.",
+        description=f"Requests runs of the next missing shards, {settings.load_shards} at a time, in order. It leaves "
+        "out shards that are queued, running, failed, or waiting in a backfill.",
     )
     def load_next_shards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         histories = read_histories(context.instance, settings, with_errors=False)
@@ -71,7 +71,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name=job_name(settings, "retry_failed_shards"),
         job_name=job_name(settings, LOAD_JOB),
         cron_schedule=settings.retry_cron,
-        description=f"Asks again for shards that failed, until {settings.retry_limit} retries failed, too.",
+        description=f"Requests runs of failed shards again, until {settings.retry_limit} retries have failed too.",
     )
     def retry_failed_shards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         histories = read_histories(context.instance, settings, with_errors=False)
@@ -88,7 +88,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         job_name=job_name(settings, OBSERVE_JOB),
         cron_schedule=settings.observe_cron,
         tags=SCHEDULED,
-        description="Looks at the remote files of loaded shards: a changed one shows as a stale partition.",
+        description="Checks the remote files of loaded shards. If a file has changed, its partition is shown as stale.",
     )
     report = dg.ScheduleDefinition(
         name=job_name(settings, "report_load"),
@@ -101,7 +101,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         name=job_name(settings, "audit_partitions"),
         job_name=job_name(settings, AUDIT_JOB),
         cron_schedule=settings.audit_cron,
-        description=f"Compares {settings.audit_shards} loaded partitions with their merged files again, those first "
+        description=f"Compares {settings.audit_shards} loaded partitions with their merged files again, first those "
         "that were compared longest ago.",
     )
     def audit_partitions(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
@@ -120,6 +120,7 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         job_name=job_name(settings, UPDATE_JOB),
         cron_schedule=settings.update_cron,
         tags=SCHEDULED,
-        description="Launches bring_up_to_date: everything stale or missing, in order, and nothing else.",
+        description="Launches bring_up_to_date, which makes everything that is stale or missing, in order, and "
+        "nothing else.",
     )
     return [load_next_shards, retry_failed_shards, observe, report, audit_partitions, update]

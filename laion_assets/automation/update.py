@@ -81,8 +81,8 @@ def update_job(settings: Settings) -> dg.JobDefinition:
 
     @dg.job(
         name=job_name(settings, UPDATE_JOB),
-        description="Makes again what is stale or missing of the shards that were begun or asked for, then the "
-        "index and its recall where they are behind: one backfill of exactly these, in order, and nothing else.",
+        description="Makes what is stale or missing of the shards that were begun or asked for, then the index and "
+        "its recall if they are out of date. It launches one backfill of exactly these, in order.",
         executor_def=watched_executor,
     )
     def bring_up_to_date() -> None:
