@@ -18,10 +18,11 @@ from laion_assets.source.wanted import WantedFile
 
 
 def fetch_given(settings: Settings, given: Given, log: LogCallback | None = None) -> tuple[Path, Path]:
-    """The files of queries and of neighbours, in `given/` of the store; existing files are not fetched again.
+    """The files of queries and of neighbours, in `given/` of the store.
 
-    It gives up earlier than a fetch of a shard, since a report can be made without them. Raises `SourceError`,
-    `StoreError`, `SettingsError`.
+    A file of the store is used unless its source has another version, or the file came from none of the sources. If no
+    source can be reached, a file that came from one of them is used. The fetch gives up earlier than that of a shard,
+    since a report can be made without these files. Raises `SourceError`, `StoreError`, `SettingsError`.
     """
     folder = settings.data_dir / "given" / settings.dataset.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,10 +35,5 @@ def fetch_given(settings: Settings, given: Given, log: LogCallback | None = None
         closing(ShardPlaces(settings, limits, transfer)) as places,
         file_lock(folder / ".given.lock", f"given queries in {folder}", wait_seconds=2 * OBSERVE_SECONDS),
     ):
-        queries, neighbours = (
-            folder / file.name
-            if (folder / file.name).exists()
-            else fetch_file(file, places.of(file), folder, limits, transfer).path
-            for file in wanted
-        )
+        queries, neighbours = (fetch_file(file, places.of(file), folder, limits, transfer).path for file in wanted)
     return queries, neighbours
