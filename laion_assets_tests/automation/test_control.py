@@ -28,9 +28,9 @@ from laion_assets.words import shards_of
 from laion_assets_tests.automation.services import PROJECT, Services, wait_for
 from laion_assets_tests.torture.termination import limit_seconds
 
-SHARDS = 24
-BACKFILL = [str(shard) for shard in range(20)]
-ALONE, HANDED, INTERRUPTED = 20, 21, (22, 23)
+SHARDS = 18
+BACKFILL = [str(shard) for shard in range(14)]
+ALONE, HANDED, INTERRUPTED = 14, 15, (16, 17)
 """Shards of the tests that launch no backfill."""
 
 ROWS = 150
