@@ -31,7 +31,7 @@ env: .venv/.made ## make .venv from pyproject.toml and constraints.txt (most oth
 	fi
 	@touch .venv/.made
 
-demo: env ## fetch, merge, load and search four sample shards (about a minute)
+demo: env ## fetch, merge, load and search four sample shards (about two minutes)
 	@$(BIN)/laion-assets demo
 
 demo-ui: env ## show the demo in Dagster's UI, at http://127.0.0.1:3000
