@@ -164,7 +164,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what loading shards will cost: bytes, time, disk and memory, by a calibration of this machine."""
-    from laion_assets.terminal.plan import methods_of, plan_load, print_methods, print_plan
+    from laion_assets.terminal.plan import plan_load, print_methods, print_plan
     from laion_assets.terminal.settings import settings_of
 
     settings = settings_of(dataset, source)
@@ -181,8 +181,8 @@ def plan(
         print_json(made.as_json())
     else:
         print_plan(made, console)
-        if made.rows:
-            print_methods(methods_of(settings, made), made.rows, console)
+        if made.table_rows:
+            print_methods(settings, made, console)
 
 
 @app.command("bring-up-to-date")

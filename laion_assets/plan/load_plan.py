@@ -85,7 +85,10 @@ class MemoryUse:
 @dataclass(frozen=True)
 class LoadPlan:
     """A plan. `shards` are to be loaded. `already` are in the table, so they are left out. `index_rows` are the rows of
-    all partitions that will be indexed, `index_measured_rows` those of the largest part that was measured."""
+    all partitions that will be indexed, `index_measured_rows` those of the largest part that was measured.
+
+    `table_rows` and `table_parts` are those of the table after the load, on the host with most rows.
+    """
 
     made_at: float
     dataset: str
@@ -105,6 +108,8 @@ class LoadPlan:
     calibrated: str
     calibrated_here: bool
     index_measured_rows: int = 0
+    table_rows: int = 0
+    table_parts: int = 0
     warnings: list[str] = field(default_factory=list)
 
     @property

@@ -75,6 +75,8 @@ def make_plan(
         calibrated=str(model.calibration),
         calibrated_here=model.calibration.is_of(model.settings),
         index_measured_rows=model.calibration.indexes[-1].rows,
+        table_rows=rows_here,
+        table_parts=parts_here,
     )
     plan.warnings.extend(_warnings(model, plan))
     if index.cells:

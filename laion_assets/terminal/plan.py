@@ -132,9 +132,11 @@ def print_plan(plan: LoadPlan, console: Console) -> None:
         console.print(f"! {warning}", style="yellow", markup=False, highlight=False)
 
 
-def print_methods(methods: Methods, rows: int, console: Console) -> None:
+def print_methods(settings: Settings, plan: LoadPlan, console: Console) -> None:
     """Prints what each method of searching takes, and which one fits this machine."""
-    title = f"ways to search {rows:,} rows: what each takes beside the table"
+    methods = methods_of(settings, plan)
+    each = " of a host" if plan.hosts > 1 else ""
+    title = f"ways to search all {plan.table_rows:,} rows{each} after this load: what each takes beside the table"
     table = Table("--method", "memory", "disk", "core hours", "a search", "how sure", title=title)
     for column in table.columns[1:5]:
         column.justify = "right"
@@ -147,14 +149,14 @@ def print_methods(methods: Methods, rows: int, console: Console) -> None:
 
 
 def methods_of(settings: Settings, plan: LoadPlan) -> Methods:
-    """What each method of searching all shards of the plan takes on this machine."""
+    """What each method of searching takes on this machine, for all rows that a host's table has after the load."""
     dataset, machine = settings.dataset, Machine.here()
     return method_costs(
-        plan.rows,
+        plan.table_rows,
         len(dataset.vector_columns),
         dataset.dimension,
         IndexParameters.of(settings),
-        partitions=len(plan.shards),
+        partitions=plan.table_parts,
         cores=machine.cores,
         memory=machine.memory_bytes,
     )

@@ -10,12 +10,18 @@ from rich.console import Console
 
 from laion_assets.errors import CalibrationError, DatasetError
 from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_calibration, read_calibration
+from laion_assets.plan.bandwidth import given_bandwidth
 from laion_assets.plan.kept_plan import plan_path
+from laion_assets.plan.load_plan import LoadPlan
+from laion_assets.plan.make_plan import make_plan
+from laion_assets.plan.model import Model
+from laion_assets.plan.sizes import shard_sizes
 from laion_assets.recall.methods import DEFAULT_GRID
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.settings import Settings, load_settings
+from laion_assets.table.schema import PartitionState
 from laion_assets.terminal.calibrate import Sizes, calibrate
-from laion_assets.terminal.plan import keep_plan_for, plan_load, print_plan
+from laion_assets.terminal.plan import keep_plan_for, methods_of, plan_load, print_methods, print_plan
 from laion_assets.words import between, duration, size, two_digits
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.plan.made_up import calibration
@@ -77,6 +83,37 @@ def test_a_plan_of_all_of_laion_is_shown_in_plain_words(tmp_path: Path) -> None:
     ):
         assert said in page
     assert "Traceback" not in page
+
+
+def of_laion(settings: Settings, shards: list[int], loaded: int = 0, hosts: int = 1) -> LoadPlan:
+    """Returns the plan for these shards of LAION-400M, beside its first `loaded` ones."""
+    states = [PartitionState(shard, 993_450, 1, 1, index_bytes=5) for shard in range(loaded)]
+    model = Model(calibration(settings), settings)
+    return make_plan(
+        model, shard_sizes(settings, shards), states, given_bandwidth(100), free_bytes=10**15, hosts=hosts
+    )
+
+
+def test_the_method_is_named_for_the_table_as_it_will_be_and_not_for_the_shards_that_are_missing(
+    tmp_path: Path,
+) -> None:
+    settings = load_settings(dataset_name="laion400m", data_dir=tmp_path)
+    last = of_laion(settings, [409], loaded=409)
+    graphs = {one.name: one.memory_bytes for one in methods_of(settings, last).costs}["graph"]
+    assert graphs == pytest.approx(last.memory.graphs_bytes, rel=0.01), "both tables of the page say the same"
+    assert graphs == pytest.approx(1.27e12, rel=0.01)
+    out = io.StringIO()
+    print_methods(settings, last, Console(file=out, width=200))
+    assert f"all {last.table_rows:,} rows after this load" in out.getvalue()
+    assert "for this machine: cells" in out.getvalue()
+
+
+def test_the_method_is_named_for_the_rows_of_one_host(tmp_path: Path) -> None:
+    settings = load_settings(dataset_name="laion400m", data_dir=tmp_path)
+    plan = of_laion(settings, list(range(410)), hosts=205)
+    assert plan.table_parts == 2
+    graphs = {one.name: one.memory_bytes for one in methods_of(settings, plan).costs}["graph"]
+    assert graphs == pytest.approx(plan.memory.graphs_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
