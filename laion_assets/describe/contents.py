@@ -30,6 +30,10 @@ LOOKED_AT = 4
 
 FIRST_ROWS = 64
 
+BUFFER_BYTES = 1 << 20
+"""Bytes that are read of a Parquet column at a time. pyarrow would else read the columns' first row group whole: a file
+of a million rows and 768 dimensions usually has one row group, of 3 GB a column."""
+
 
 @dataclass(frozen=True)
 class Vectors:
@@ -158,9 +162,10 @@ def read_hdf5(file: IO[bytes], name: str) -> dict[str, Vectors]:
 def read_columns(file: IO[bytes], name: str) -> dict[str, Vectors]:
     """The list columns of a Parquet file that are vectors, by name. Raises `DatasetError`."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with _parquet(file) as parquet:
             kinds = {field.name: kind for field in parquet.schema_arrow if (kind := list_kind(field.type)) is not None}
-            first = next(parquet.iter_batches(FIRST_ROWS, columns=[*kinds]), None) if kinds else None
+            batches = parquet.iter_batches(FIRST_ROWS, columns=[*kinds], use_threads=False)
+            first = next(batches, None) if kinds else None
             rows = parquet.metadata.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(name, found=first_line(error), expected="a Parquet file") from error
@@ -201,7 +206,7 @@ def read_vectors(file: IO[bytes], name: str) -> Vectors:
 def read_metadata(file: IO[bytes], name: str) -> Metadata:
     """Schema and footer of a Parquet file. Raises `DatasetError`."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with _parquet(file) as parquet:
             footer, schema = parquet.metadata, parquet.schema_arrow
             nulls = {column: _null_fraction(footer, column) for column in schema.names}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -213,6 +218,10 @@ def read_metadata(file: IO[bytes], name: str) -> Metadata:
         {name: part for name, part in nulls.items() if part is not None},
         footer.num_row_groups,
     )
+
+
+def _parquet(file: IO[bytes]) -> pq.ParquetFile:
+    return pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
 
 
 def _null_fraction(footer: pq.FileMetaData, column: str) -> float | None:
