@@ -9,6 +9,7 @@ from typing import IO
 from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.redact import redact
 from laion_assets.settings import load_settings
+from laion_assets.shard_numbers import MAX_SHARDS
 from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
 from laion_assets.source.fetch_limits import FetchLimits
@@ -25,6 +26,9 @@ KNOWN_NAMES = (
     ("img_emb_{}.npy", "text_emb_{}.npy", "metadata_{}.parquet"),
 )
 """Names to try on a server that lists nothing: clip-retrieval's, those of a LAION-400M host, all in one folder."""
+
+NO_NAME = "laion-assets-asks-for-a-name-that-no-file-has.npy"
+"""Asked for first: a server that has this file answers to every name."""
 
 WHOLE_BYTES = 256 << 20
 """On a server without ranges, a file of up to this size is read whole."""
@@ -71,6 +75,14 @@ class WebPlace:
 
     def _asked(self) -> list[str]:
         """Files with known names, found one by one: first the first shard, then the last number."""
+        subject = f"describe {redact(self.url)}"
+        if self._exists(NO_NAME):
+            raise PermanentSourceError(
+                subject,
+                found="a server that has no index page, and answers to every name as if the file existed",
+                expected="status 404 for a file that does not exist",
+                advice="write the TOML file by hand (docs/datasets.md)",
+            )
         for names in KNOWN_NAMES:
             for digits in range(1, 7):
                 for first in (0, 1):
@@ -81,11 +93,18 @@ class WebPlace:
                         return self._exists(name.format(f"{number:0{width}d}"))
 
                     last = _last(there, first)
+                    if last is None:
+                        raise PermanentSourceError(
+                            subject,
+                            found=f"more files like {names[0].format(f'{first:0{digits}d}')} than {MAX_SHARDS:,}",
+                            expected=f"at most {MAX_SHARDS:,} shards",
+                            advice="write the TOML file by hand (docs/datasets.md)",
+                        )
                     numbers = [f"{number:0{digits}d}" for number in range(first, last + 1)]
                     kinds = [name for name in names if self._exists(name.format(numbers[0]))]
                     return [name.format(number) for name in kinds for number in numbers]
         raise PermanentSourceError(
-            f"describe {redact(self.url)}",
+            subject,
             found="no index page, and none of the known names",
             expected="a directory that lists its files, or img_emb/img_emb_0.npy and the like in it",
             advice="name the folder that has them, or write the TOML file by hand (docs/datasets.md)",
@@ -150,10 +169,15 @@ class RangedFile(io.RawIOBase):
             return whole_body(response, self._url, "describe", end - start, SECONDS)
 
 
-def _last(there: Callable[[int], bool], first: int) -> int:
-    """The last number of a sequence without holes that begins at `first`: steps are doubled, then halved."""
+def _last(there: Callable[[int], bool], first: int) -> int | None:
+    """The last number of a sequence without holes that begins at `first`: steps are doubled, then halved.
+
+    None if the sequence has more than `MAX_SHARDS` numbers.
+    """
     step = 1
     while there(first + step):
+        if step >= MAX_SHARDS:
+            return None
         step *= 2
     low, high = first + step // 2, first + step
     while high - low > 1:

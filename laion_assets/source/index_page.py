@@ -33,11 +33,14 @@ def listed_names(client: SourceClient, url: str, subject: str, seconds: float) -
 
 
 def has_file(client: SourceClient, url: str, subject: str, seconds: float) -> bool:
-    """Whether a file exists, by HEAD, or by a GET of one byte if HEAD is refused. Raises `SourceError`."""
+    """Whether a file exists, by HEAD, or by a GET of one byte if HEAD is refused. Raises `SourceError`.
+
+    A page in HTML is no file of a dataset: some servers answer with one, and status 200, to every name.
+    """
     for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
         with client.open(method, url, headers, subject, seconds_left=seconds) as response:
             if response.status in (200, 206):
-                return True
+                return "html" not in response.headers.get("Content-Type", "")
             if response.status in (404, 410):
                 return False
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_assets.dataset import Dataset, parse_dataset
+from laion_assets.describe.contents import BUFFER_BYTES, read_columns
 from laion_assets.describe.describe import describe
+from laion_assets.describe.web import WebPlace
 from laion_assets.errors import DatasetError, PermanentSourceError, SourceError
 from laion_assets_tests.bucket import S3Server, s3_server
 from laion_assets_tests.conftest import assert_one_line, copy_sample
+from laion_assets_tests.source.misbehaving_server import misbehaving_server
 
 ROWS, DIMENSION = 20, 8
 
@@ -193,6 +197,48 @@ def test_a_web_server_that_lists_nothing_is_asked_for_the_known_names(tmp_path: 
         assert_one_line(caught.value, f"{url}/nothing", "none of the known names")
 
 
+class Answering(Quiet):
+    """A server that answers 200 to every name, with `kind` as the type of what it sends; it counts the requests.
+
+    With `known` it does so only for names that contain this text.
+    """
+
+    kind = "application/octet-stream"
+    known = ""
+    asked = 0
+
+    def send_head(self) -> Any:
+        """Sends the same line for every name, and no page that lists names."""
+        type(self).asked += 1
+        assert self.asked < 1_000, "describe asks without end"
+        if self.path.endswith("/") or self.known not in self.path:
+            self.send_error(404)
+            return None
+        self.send_response(200)
+        self.send_header("Content-Type", self.kind)
+        self.end_headers()
+        return io.BytesIO(b"<html>hi</html>")
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "said"),
+    [
+        ("text/html; charset=utf-8", "", "none of the known names"),
+        ("application/octet-stream", "", "answers to every name as if the file existed"),
+        ("application/octet-stream", "img_emb", "more files like img_emb/img_emb_0.npy than 65,536"),
+    ],
+)
+def test_a_server_that_answers_to_every_name_is_refused_after_few_requests(
+    kind: str, known: str, said: str, tmp_path: Path
+) -> None:
+    handler = type("Handler", (Answering,), {"kind": kind, "known": known})
+    with serving(tmp_path, handler) as url:
+        with pytest.raises(PermanentSourceError) as caught:
+            describe(f"{url}/data")
+        assert_one_line(caught.value, f"{url}/data", said)
+    assert handler.asked < 100  # type: ignore[attr-defined]
+
+
 class Gated(Quiet):
     """A server that requires a bearer token."""
 
@@ -290,6 +336,19 @@ def test_vectors_in_columns_of_the_metadatas_own_file_are_found(tmp_path: Path) 
     assert (dataset.shards, dataset.digits, dataset.dimension, dataset.has_text) == ((0, 1, 2), 2, DIMENSION, False)
     assert dataset.remote_name("metadata", 2) == dataset.remote_name("image", 2) == "train-02-of-03.parquet"
     assert (dataset.image_array, dataset.file_kinds) == ("emb", ("metadata",))
+
+
+def test_a_few_rows_of_a_file_of_one_row_group_are_read_and_not_all_of_it() -> None:
+    rows, dimension = 20_000, 256
+    numbers = np.random.default_rng(1).standard_normal(rows * dimension).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(numbers, dimension).cast(pa.list_(pa.float32()))
+    written = io.BytesIO()
+    pq.write_table(pa.table({"emb": lists}), written)
+    content = written.getvalue()
+    with misbehaving_server({"0.parquet": content}) as server:
+        with WebPlace(server.base()).open("0.parquet") as file:
+            assert read_columns(file, "0.parquet")["emb"].rows == rows
+        assert server.sent("0.parquet") < 3 * BUFFER_BYTES < len(content) / 6
 
 
 def test_two_columns_of_vectors_are_taken_by_their_names(tmp_path: Path) -> None:
