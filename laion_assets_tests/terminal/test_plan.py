@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from laion_assets.errors import CalibrationError, DatasetError
-from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_calibration, read_calibration
 from laion_assets.plan.bandwidth import given_bandwidth
+from laion_assets.plan.calibration import SHARD_STAGES, calibration_path, keep_calibration, read_calibration
 from laion_assets.plan.kept_plan import plan_path
 from laion_assets.plan.load_plan import LoadPlan
 from laion_assets.plan.make_plan import make_plan
@@ -89,9 +89,7 @@ def of_laion(settings: Settings, shards: list[int], loaded: int = 0, hosts: int 
     """Returns the plan for these shards of LAION-400M, beside its first `loaded` ones."""
     states = [PartitionState(shard, 993_450, 1, 1, index_bytes=5) for shard in range(loaded)]
     model = Model(calibration(settings), settings)
-    return make_plan(
-        model, shard_sizes(settings, shards), states, given_bandwidth(100), free_bytes=10**15, hosts=hosts
-    )
+    return make_plan(model, shard_sizes(settings, shards), states, given_bandwidth(100), free_bytes=10**15, hosts=hosts)
 
 
 def test_the_method_is_named_for_the_table_as_it_will_be_and_not_for_the_shards_that_are_missing(
