@@ -108,6 +108,10 @@ class SearchError(LaionError):
     """A search that cannot be answered because of its vector, limit or filter."""
 
 
+class EndedError(LaionError):
+    """The work was ended by another thread, since nobody waits for its result. Says nothing about the table."""
+
+
 class ClipError(LaionError):
     """A text or picture that cannot be encoded, or a CLIP model that is missing or has another dimension."""
 

@@ -28,6 +28,7 @@ from laion_assets.searching.statement import vector_of
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connections import Connections
 from laion_assets.table.database import Database
+from laion_assets.table.endable import Endable
 from laion_assets.table.vectors import By
 from laion_assets.tuned_request import answer_facts, request_of, tuned
 
@@ -95,9 +96,15 @@ class Searcher:
         """
         self._connections.give_back()
 
-    def connection(self) -> AbstractContextManager[Database]:
-        """The table's connection for one thread, for a `with` block. Raises `TableError`."""
-        return self._connections.borrowed()
+    @property
+    def is_open(self) -> bool:
+        """Whether a connection is open, so that no other process can open an embedded engine's folder."""
+        return self._connections.is_open
+
+    def connection(self, task: Endable | None = None) -> AbstractContextManager[Database]:
+        """The table's connection for one thread, for a `with` block. Raises `TableError`, and `EndedError` if another
+        thread ended `task`."""
+        return self._connections.borrowed(task)
 
     def search(
         self,
@@ -136,16 +143,17 @@ class Searcher:
         request = request_of(by=by, exact=exact, where=where, shards=shards, limit=limit, method=method)
         return self.answer_many([Query(text=one) if isinstance(one, str) else one for one in queries], request)
 
-    def answer(self, queries: Sequence[Query], request: SearchRequest) -> list[Answer]:
+    def answer(self, queries: Sequence[Query], request: SearchRequest, *, task: Endable | None = None) -> list[Answer]:
         """The answers to a few queries, encoded together, one after the other over one connection.
 
         Raises `SearchError` for a query or request that cannot be answered, `ClipError` for a picture that cannot be
         read or a model that is missing or has another dimension, `TableError` when there is no table. All queries are
         checked and encoded before the table is opened, so that the embedded engine, which belongs to one process at a
-        time, is held for a short time.
+        time, is held for a short time. If another thread ends `task`, no further statement begins, and `EndedError` is
+        raised.
         """
-        vectors, model, seconds = self._prepared(queries, request)
-        with self._connections.borrowed() as db:
+        vectors, model, seconds = self._prepared(queries, request, task)
+        with self._connections.borrowed(task) as db:
             named = self._named_settings(db, request)
             asked = [tuned(request, query, named) for query in queries]
             results = [
@@ -172,32 +180,32 @@ class Searcher:
             answers += _answers(some, vectors, results, model, seconds, answer_facts(request, some, asked, named))
         return Batch(answers, encoding, searching)
 
-    def warm(self) -> list[Warmth]:
+    def warm(self, task: Endable | None = None) -> list[Warmth]:
         """Reads the graphs of all parts into ClickHouse's cache, by two searches of each kind of vectors.
 
-        Raises `TableError`.
+        Raises `TableError`, and `EndedError` if another thread ended `task`.
         """
         target = np.ones(self.settings.dataset.dimension, np.float32)
         kinds: list[By] = ["image", "text"] if self.settings.dataset.has_text else ["image"]
         found = []
         for by in kinds:
-            with self._connections.borrowed() as db:
+            with self._connections.borrowed(task) as db:
                 first, second = (search_by_method(db, target, SearchRequest(by=by)) for _ in range(2))
             found.append(Warmth(by, first.seconds, second.seconds, first.graphs, first.parts))
         return found
 
     def _prepared(
-        self, queries: Sequence[Query], request: SearchRequest
+        self, queries: Sequence[Query], request: SearchRequest, task: Endable | None = None
     ) -> tuple[list[npt.ArrayLike | None], str | None, float]:
         """Checks the queries; returns their vectors as `_encoded` does, the model's name, and the seconds."""
         check_request(request, self.settings.dataset)
         for query in queries:
             query.check(self.settings.dataset.dimension)
         started = time.perf_counter()
-        vectors, model = self._encoded(queries)
+        vectors, model = self._encoded(queries, task)
         return vectors, model, time.perf_counter() - started
 
-    def _encoded(self, queries: Sequence[Query]) -> tuple[list[npt.ArrayLike | None], str | None]:
+    def _encoded(self, queries: Sequence[Query], task: Endable | None) -> tuple[list[npt.ArrayLike | None], str | None]:
         """The vector of each query, None for a query that has its own, and the model's name if the model was used."""
         texts = {number: query.text for number, query in enumerate(queries) if query.text is not None}
         images = {number: query.image for number, query in enumerate(queries) if query.image is not None}
@@ -209,6 +217,8 @@ class Searcher:
         from laion_assets.clip.ready import open_encoder
 
         with self._encoding:
+            if task is not None:
+                task.check()
             self._encoder = self._encoder or open_encoder(self.settings)
             for number, vector in zip(texts, self._encoder.encode_texts(texts.values()), strict=True):
                 vectors[number] = vector

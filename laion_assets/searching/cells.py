@@ -167,7 +167,6 @@ class _Search:
         self._db, self._target, self._request, self._live = db, target, request, live
         self._settings = settings or CellsSettings(default_probes(live.clusters, live.rows))
         self._wanted = request.limit + MARGIN
-        self._comment = {name: value for name, value in request.settings if name == "log_comment"}
         self.probed: tuple[int, int] | None = None
         """Number of clusters that were probed, and of all clusters; None if every row was compared."""
         self.shards_scanned = 0
@@ -200,7 +199,7 @@ class _Search:
 
     def _rows_of_cells(self, probes: int) -> list[tuple[int, int]]:
         sql = candidates_sql(self._db, self._request, self._target, self._live, probes, self._wanted)
-        settings = self._settings.engine_settings(self._request.limit, self._wanted) | LARGE_STATEMENTS | self._comment
+        settings = self._settings.engine_settings(self._request.limit, self._wanted) | LARGE_STATEMENTS
         rows = self._db.rows(sql, settings=settings)
         return [(int(row_id), int(shard)) for row_id, shard, _ in rows]
 
@@ -213,7 +212,7 @@ class _Search:
         table = self._db.name_of(cells_table(self._db, self._request.by))
         ((meeting, rows),) = self._db.rows(
             f"SELECT (SELECT count() FROM {table} WHERE {conditions}), (SELECT count() FROM {table} WHERE {all_rows})",
-            settings={"readonly": 2, **LARGE_STATEMENTS, **self._comment},
+            settings={"readonly": 2, **LARGE_STATEMENTS},
         )
         share = (int(meeting) + 1) / (int(rows) + 1)
         return math.ceil(probes * math.pow(share, -SHARE_EXPONENT))
@@ -228,15 +227,12 @@ class _Search:
             f"SELECT cosineDistance({self._request.by}_embedding, {vector_sql(self._target)}) AS {DISTANCE}, "
             f"{answer_columns(self._request)} FROM {self._db.table} WHERE shard IN ({shards}) AND id IN ({ids}) "
             f"ORDER BY {DISTANCE} LIMIT {self._request.limit}",
-            settings={"readonly": 2, **LARGE_STATEMENTS, "use_skip_indexes": 0, **self._comment},
+            settings={"readonly": 2, **LARGE_STATEMENTS, "use_skip_indexes": 0},
             text_as_bytes=True,
         )
         return [Neighbour(0, *typed_row(row)) for row in rows]
 
     def _scanned(self, shards: tuple[int, ...] | None) -> list[Neighbour]:
         """The nearest rows of shards that are not in the cells, by comparing all their vectors."""
-        return search(
-            self._db,
-            self._target,
-            replace(self._request, shards=shards, exact=True, settings=tuple(self._comment.items())),
-        ).neighbours
+        everything = replace(self._request, shards=shards, exact=True, settings=())
+        return search(self._db, self._target, everything).neighbours

@@ -70,5 +70,4 @@ def known_of(db: Database) -> Known:
 
 def kind_of(request: SearchRequest) -> object:
     """All that decides the plan of a search, besides the vector."""
-    settings = tuple(pair for pair in request.settings if pair[0] != "log_comment")
-    return (request.by, request.limit, request.where, request.shards, settings, request.ids_alone)
+    return (request.by, request.limit, request.where, request.shards, request.settings, request.ids_alone)

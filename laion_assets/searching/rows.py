@@ -16,7 +16,7 @@ MOST_SHARD = 65_535
 """The largest shard number, since the table's partition key is a UInt16."""
 
 
-def rows_of(db: Database, ids: Sequence[int], *, log_comment: str = "") -> dict[int, dict[str, Any]]:
+def rows_of(db: Database, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     """The rows with these ids, by id, each a dict of its columns; ids without a row are left out. NaN becomes None.
 
     Only the partitions of these ids are read. Raises `TableError`.
@@ -31,8 +31,7 @@ def rows_of(db: Database, ids: Sequence[int], *, log_comment: str = "") -> dict[
         f"WHERE shard IN ({', '.join(map(str, shards))}) AND id IN ({', '.join(map(str, wanted))})"
     )
     try:
-        settings = {"readonly": 2, "max_query_size": 1 << 24, "log_comment": log_comment}
-        rows = db.rows(sql, settings=settings, text_as_bytes=True)
+        rows = db.rows(sql, settings={"readonly": 2, "max_query_size": 1 << 24}, text_as_bytes=True)
     except TableError:
         require_table(db)
         raise

@@ -13,6 +13,7 @@ from laion_assets.service.deduplicate import first_of_each
 from laion_assets.service.metrics import Metrics
 from laion_assets.service.request import KnnRequest
 from laion_assets.service.served import ServedIndex
+from laion_assets.table.endable import Endable
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Answered:
 
 
 def answer_knn(
-    index: ServedIndex, asked: KnnRequest, picture: bytes | None, statement: str, metrics: Metrics
+    index: ServedIndex, asked: KnnRequest, picture: bytes | None, task: Endable, metrics: Metrics
 ) -> Answered:
     """The nearest rows: the first `num_images` with their metadata, the others with only id and similarity.
 
@@ -34,11 +35,11 @@ def answer_knn(
     with metrics.timed("encode"):
         query = index.query(asked, picture)
     with metrics.timed("search"):
-        found = index.search(query, asked, statement)
+        found = index.search(query, asked, task)
     neighbours = found.neighbours
     if asked.deduplicate and neighbours:
         with metrics.timed("deduplicate"):
-            neighbours = _without_duplicates(index, asked, neighbours)
+            neighbours = _without_duplicates(index, asked, neighbours, task)
     rows = [
         _row(neighbour, whole=place < asked.num_images)
         for place, neighbour in enumerate(neighbours[: asked.num_result_ids])
@@ -46,15 +47,17 @@ def answer_knn(
     return Answered(rows, found.method, found.notes)
 
 
-def answer_metadata(index: ServedIndex, ids: Sequence[int], statement: str, metrics: Metrics) -> list[dict[str, Any]]:
+def answer_metadata(index: ServedIndex, ids: Sequence[int], task: Endable, metrics: Metrics) -> list[dict[str, Any]]:
     """The metadata of rows by id, in the order of the request; ids without a row are left out."""
     with metrics.timed("metadata"):
-        found = index.metadata(ids, statement)
+        found = index.metadata(ids, task)
     return [{"id": row_id, "metadata": found[row_id]} for row_id in ids if row_id in found]
 
 
-def _without_duplicates(index: ServedIndex, asked: KnnRequest, neighbours: Sequence[Neighbour]) -> list[Neighbour]:
-    vectors = index.vectors([neighbour.id for neighbour in neighbours], asked.by)
+def _without_duplicates(
+    index: ServedIndex, asked: KnnRequest, neighbours: Sequence[Neighbour], task: Endable
+) -> list[Neighbour]:
+    vectors = index.vectors([neighbour.id for neighbour in neighbours], asked.by, task)
     # A row that a load has just removed has no vector any more, so it is left out.
     present = [neighbour for neighbour in neighbours if neighbour.id in vectors]
     if not present:

@@ -31,6 +31,7 @@ from laion_assets.service.protection import Protection, refused
 from laion_assets.service.queue import ClientGoneError, SearchQueue
 from laion_assets.service.request import KnnRequest, knn_request, metadata_request
 from laion_assets.service.served import ServedIndex, refusal_of
+from laion_assets.table.endable import Endable
 
 HEALTH_SECONDS = 1.0
 
@@ -134,10 +135,10 @@ class SearchService:
         asked = knn_request(await request.body())
         index = self.index(asked.index)
         picture = await self._picture(asked)
-        statement = f"laion-assets-{uuid.uuid4()}"
+        task = _task()
         started = time.perf_counter()
-        search = partial(answer_knn, index, asked, picture, statement, self.metrics)
-        answered: Answered = await self._run(search, index, statement, request)
+        search = partial(answer_knn, index, asked, picture, task, self.metrics)
+        answered: Answered = await self._run(search, index, task, request)
         headers = {
             "X-Search-Method": answered.method,
             "X-Search-Milliseconds": f"{(time.perf_counter() - started) * 1000:.0f}",
@@ -150,9 +151,9 @@ class SearchService:
         """`POST /metadata`."""
         asked = metadata_request(await request.body())
         index = self.index(asked.index)
-        statement = f"laion-assets-{uuid.uuid4()}"
-        search = partial(answer_metadata, index, asked.ids, statement, self.metrics)
-        return json_answer(await self._run(search, index, statement, request))
+        task = _task()
+        search = partial(answer_metadata, index, asked.ids, task, self.metrics)
+        return json_answer(await self._run(search, index, task, request))
 
     async def indices(self, _: Request) -> Response:
         """`GET /indices-list`."""
@@ -214,10 +215,15 @@ class SearchService:
         with self.metrics.timed("picture"):
             return await self.pictures.fetch(asked.picture_url)
 
-    async def _run(self, search: Callable[[], Any], index: ServedIndex, statement: str, request: Request) -> Any:
+    async def _run(self, search: Callable[[], Any], index: ServedIndex, task: Endable, request: Request) -> Any:
         if self.queue is None:
             raise RefusedError(503, "the service is starting", retry_after=1)
-        return await self.queue.run(search, partial(index.cancel, statement), request.is_disconnected)
+        return await self.queue.run(search, partial(index.cancel, task), request.is_disconnected)
+
+
+def _task() -> Endable:
+    """A new search, with a comment that no other statement has."""
+    return Endable(f"laion-assets-{uuid.uuid4()}")
 
 
 def json_answer(

@@ -36,6 +36,8 @@ class SearchQueue:
     def __init__(self, running: int, waiting: int, seconds: float, metrics: Metrics) -> None:
         self._places = asyncio.Semaphore(running)
         self._threads = ThreadPoolExecutor(running, thread_name_prefix="search")
+        # Ending a search may take as long as its last statement, so each search has a thread for this, too.
+        self._enders = ThreadPoolExecutor(running, thread_name_prefix="end")
         self._most_waiting = waiting
         self._seconds = seconds
         self._metrics = metrics
@@ -45,7 +47,8 @@ class SearchQueue:
         """The result of `search`, which runs in a thread.
 
         When the time is over or the client goes away, a search that still waits is dropped. For a running search
-        `cancel` is called: it ends the statement in ClickHouse, so that the thread is free again. Raises `RefusedError`
+        `cancel` is called in a thread of its own. It must end the search, so that the search's thread is free again,
+        also if the search has not begun its statement yet. Raises `RefusedError`
         503 when the queue is full and 504 when the time is over, `ClientGoneError`, and all errors of `search`.
         """
         if self._places.locked() and self._waiting >= self._most_waiting:
@@ -60,7 +63,7 @@ class SearchQueue:
         except BaseException:
             task.add_done_callback(_nobody_reads)
             if turn.begun:
-                loop.run_in_executor(None, cancel)
+                loop.run_in_executor(self._enders, cancel)
             else:
                 task.cancel()
             raise
@@ -75,6 +78,7 @@ class SearchQueue:
     def close(self) -> None:
         """Ends the threads when their searches end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._enders.shutdown(wait=False)
 
     async def _in_turn(self, search: Callable[[], Result], turn: _Turn) -> Result:
         self._waiting += 1

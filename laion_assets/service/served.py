@@ -14,7 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from laion_assets.clip.images import load_image
-from laion_assets.errors import ClipError, EngineHeldError, LaionError, SearchError, ServerUnreachableError, TableError
+from laion_assets.errors import (
+    ClipError,
+    EndedError,
+    EngineHeldError,
+    LaionError,
+    SearchError,
+    ServerUnreachableError,
+    TableError,
+)
 from laion_assets.query import Query
 from laion_assets.recall.compare import kept_evaluations
 from laion_assets.recall.figures import recall_folder
@@ -25,6 +33,7 @@ from laion_assets.searching.rows import rows_of
 from laion_assets.service.errors import RefusedError
 from laion_assets.service.request import KnnRequest
 from laion_assets.settings import Settings
+from laion_assets.table.endable import Endable
 from laion_assets.table.schema import PAGE_COLUMNS, partitions
 from laion_assets.table.vectors import By, vectors_of
 
@@ -56,9 +65,11 @@ class ServedIndex:
         self.searcher = Searcher(self.settings)
         self.embedded = settings.clickhouse_url.get_secret_value().startswith("chdb:")
         self._idle_seconds = idle_seconds
+        self._counting = threading.Lock()
+        self._in_flight = 0
         self._used = time.monotonic()
-        self._open = False
         self._closed = threading.Event()
+        self._warm_up = Endable(f"laion-assets warm-up of {name}")
 
     def start(self) -> None:
         """Reads the graphs and the text model into memory, in a thread. The table need not exist yet."""
@@ -67,8 +78,9 @@ class ServedIndex:
             threading.Thread(target=self._give_back_when_idle, name=f"idle {self.name}", daemon=True).start()
 
     def close(self) -> None:
-        """Closes the connection and drops the model."""
+        """Closes the connection and drops the model. Ends the warm-up, which would open the engine again."""
         self._closed.set()
+        self._warm_up.end()
         self.searcher.close()
 
     def query(self, asked: KnnRequest, picture: bytes | None) -> Query:
@@ -82,38 +94,36 @@ class ServedIndex:
                 raise RefusedError(400, f"{error.subject}: found {error.found}") from error
         return Query(vector=asked.vector) if asked.vector is not None else Query(like=asked.like)
 
-    def search(self, query: Query, asked: KnnRequest, statement: str) -> Found:
-        """The nearest rows. `statement` becomes the statement's `log_comment`, by which `cancel` finds it."""
+    def search(self, query: Query, asked: KnnRequest, task: Endable) -> Found:
+        """The nearest rows; `cancel` ends the search by its task."""
         request = SearchRequest(
             by=asked.by,
             limit=asked.num_result_ids,
             exact=asked.exact,
             where=asked.where,
-            settings=(("log_comment", statement),),
             method=asked.method,
         )
         with self._using():
-            answer = self.searcher.answer([query], request)[0]
+            answer = self.searcher.answer([query], request, task=task)[0]
         chosen = None if answer.why is None else f"method {answer.method}: {answer.why}"
         notes = tuple(note for note in (answer.untuned, chosen) if note is not None)
         return Found(answer.result.neighbours, answer.result.way, notes)
 
-    def cancel(self, statement: str) -> None:
-        """Ends a search by its statement's `log_comment`. A failure is only logged, since nobody waits for it."""
+    def cancel(self, task: Endable) -> None:
+        """Ends a search; returns when none of its statements runs. A failure is only logged, since nobody waits."""
         try:
-            with self._using():
-                end_search(self.settings, statement)
+            end_search(self.settings, task)
         except LaionError as error:
             log.warning("a search could not be ended: %s", error)
 
-    def metadata(self, ids: Sequence[int], statement: str) -> dict[int, dict[str, Any]]:
-        """The rows with these ids, by id, without vectors; `statement` as in `search`."""
-        with self._using(), self.searcher.connection() as db:
-            return rows_of(db, ids, log_comment=statement)
+    def metadata(self, ids: Sequence[int], task: Endable) -> dict[int, dict[str, Any]]:
+        """The rows with these ids, by id, without vectors; `task` as in `search`."""
+        with self._using(), self.searcher.connection(task) as db:
+            return rows_of(db, ids)
 
-    def vectors(self, ids: Sequence[int], by: By) -> dict[int, npt.NDArray[np.float32]]:
-        """The stored vectors of these rows by id, each (dimension,)."""
-        with self._using(), self.searcher.connection() as db:
+    def vectors(self, ids: Sequence[int], by: By, task: Endable) -> dict[int, npt.NDArray[np.float32]]:
+        """The stored vectors of these rows by id, each (dimension,); `task` as in `search`."""
+        with self._using(), self.searcher.connection(task) as db:
             block = vectors_of(db, by, list(ids))
         return dict(zip(block.ids.tolist(), block.vectors, strict=True))
 
@@ -129,7 +139,7 @@ class ServedIndex:
         An embedded engine that was released is not opened for this, since a load may need it now.
         """
         state: dict[str, Any] = {"table": "given back", "recall": self._recall()}
-        if self.embedded and not self._open:
+        if self.embedded and not self.searcher.is_open:
             return state
         try:
             with self.searcher.connection() as db:
@@ -151,25 +161,35 @@ class ServedIndex:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        self._open = True
+        """Counts a search in flight, from before it opens the engine until it has its answer."""
+        with self._counting:
+            self._in_flight += 1
         try:
             yield
         finally:
-            self._used = time.monotonic()
+            with self._counting:
+                self._in_flight -= 1
+                self._used = time.monotonic()
 
     def _warm(self) -> None:
-        try:
-            with self._using():
-                self.searcher.warm()
-            self.searcher.answer([Query(text="warm")], SearchRequest(limit=1))
-        except LaionError as error:
-            log.warning("index %s is not warm yet: %s", self.name, error)
+        """The text first: its model is read before the search opens the engine, which a load may need until then."""
+        query, request, task = Query(text="warm"), SearchRequest(limit=1), self._warm_up
+        for search in (lambda: self.searcher.answer([query], request, task=task), lambda: self.searcher.warm(task)):
+            try:
+                with self._using():
+                    search()
+            except EndedError:
+                return
+            except LaionError as error:
+                log.warning("index %s is not warm yet: %s", self.name, error)
 
     def _give_back_when_idle(self) -> None:
         while not self._closed.wait(min(self._idle_seconds / 4, 1.0)):
-            if self._open and time.monotonic() - self._used >= self._idle_seconds:
-                self._open = False
-                self.searcher.give_back()
+            # A search that begins now waits for the lock, and then opens the engine again.
+            with self._counting:
+                idle = not self._in_flight and time.monotonic() - self._used >= self._idle_seconds
+                if idle and self.searcher.is_open:
+                    self.searcher.give_back()
 
 
 def refusal_of(error: Exception) -> RefusedError | None:

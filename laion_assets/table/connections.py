@@ -12,6 +12,10 @@ from laion_assets.machine import available_cores
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
+from laion_assets.table.endable import Endable
+
+ENDED_SECONDS = 0.25
+"""Interval at which work that waits for a connection checks whether it was ended."""
 
 
 class Connections:
@@ -33,13 +37,20 @@ class Connections:
         self._lent = 0
         self._giving_back = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a connection is open, so that an embedded engine is held."""
+        with self._changed:
+            return bool(self._idle) or self._lent > 0
+
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[Database]:
-        """A connection for one thread. Raises as `connect` does."""
-        connection = self._take()
+    def borrowed(self, task: Endable | None = None) -> Iterator[Database]:
+        """A connection for one thread, and for `task` if that may be ended. Raises as `connect` does, and `EndedError`
+        if the work is ended before it has a connection."""
+        connection = self._take(task)
         broken = False
         try:
-            yield connection.db
+            yield replace(connection.db, task=task)
         except ServerUnreachableError:
             broken = True
             raise
@@ -61,9 +72,9 @@ class Connections:
 
     close = give_back
 
-    def _take(self) -> _Open:
+    def _take(self, task: Endable | None) -> _Open:
         with self._changed:
-            self._changed.wait_for(lambda: not self._giving_back and (self._shared or self._lent < self.size))
+            self._wait_until_free(task)
             self._lent += 1
             if self._idle:
                 return self._idle[-1] if self._shared else self._idle.pop()
@@ -77,6 +88,16 @@ class Connections:
             if self._shared:
                 self._idle.append(connection)
             return connection
+
+    def _wait_until_free(self, task: Endable | None) -> None:
+        free = False
+        while not free:
+            free = self._changed.wait_for(
+                lambda: not self._giving_back and (self._shared or self._lent < self.size),
+                None if task is None else ENDED_SECONDS,
+            )
+            if task is not None:
+                task.check()
 
     def _bring(self, connection: _Open, broken: bool) -> None:
         with self._changed:

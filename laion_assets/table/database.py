@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from laion_assets.errors import TableError
 from laion_assets.settings import Settings
+from laion_assets.table.endable import Endable
 from laion_assets.table.failures import typed_errors
 from laion_assets.table.server import Address, limit_answers, limit_every_wait
 
@@ -84,7 +85,8 @@ class Database:
     there is no session; on a server a statement may take `seconds`. `kept` is what was found out over this connection,
     for later calls. `others` are connections to other nodes, which are open as long as this one. `replicas` is set on a
     node of a cluster if the leases on its other replicas count, too. `closed` is set when the client was closed because
-    its next answer could be wrong: no statement runs any more.
+    its next answer could be wrong: no statement runs any more. `task` is set while the connection is used for work that
+    another thread may end; every statement then has its comment.
     """
 
     client: Client
@@ -96,6 +98,7 @@ class Database:
     others: OpenNodes = field(default_factory=OpenNodes, repr=False, compare=False)
     replicas: Replicas | None = None
     closed: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    task: Endable | None = field(default=None, repr=False, compare=False)
 
     @property
     def table(self) -> str:
@@ -145,12 +148,25 @@ class Database:
 
     @contextlib.contextmanager
     def limited(self, settings: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
-        """For a call of the client: gives the statement's settings with its time limit, and raises our errors."""
+        """For a call of the client: gives the statement's settings with its time limit, and raises our errors.
+
+        Raises `EndedError` if the connection's work was ended.
+        """
         given: dict[str, Any] = dict(settings or {})
+        if self.task is None:
+            with self._limited(given):
+                yield given
+            return
+        given["log_comment"] = self.task.comment
+        with self.task.statement(), self._limited(given):
+            yield given
+
+    @contextlib.contextmanager
+    def _limited(self, given: dict[str, Any]) -> Iterator[None]:
         if self.embedded:
             try:
                 with typed_errors(self.subject):
-                    yield given
+                    yield
             except BaseException:
                 self._discard_partial_answer()
                 raise
@@ -161,7 +177,7 @@ class Database:
         limit_answers(self.client, self.settings, seconds)
         try:
             with typed_errors(self.subject, Address.of(self.settings.clickhouse_url.get_secret_value()).password):
-                yield given
+                yield
         except BaseException as error:
             if not isinstance(error, Exception):
                 self._kill(given["query_id"])

@@ -49,7 +49,7 @@ def _on_node(entry: Database, node: Node, work: Callable[[Database], Found]) -> 
     if node.here:
         return work(replace(entry, settings=settings))
     try:
-        return work(entry.others.get(node.name, lambda: connect(settings)))
+        return work(replace(entry.others.get(node.name, lambda: connect(settings)), task=entry.task))
     except ServerUnreachableError:
         entry.others.silent[node.name] = time.monotonic()
         raise

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from laion_assets.errors import ServerUnreachableError, TableError
+from laion_assets.errors import EndedError, ServerUnreachableError
 from laion_assets.index.cells.nodes import build_cells_everywhere
 from laion_assets.index.cells.schema import cells_exist
 from laion_assets.index.cover import index_cover
@@ -25,6 +25,9 @@ from laion_assets.searching.statement import SearchRequest, vector_of
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.connections import Connections
+from laion_assets.table.endable import Endable
+from laion_assets.table.nodes import every_node
+from laion_assets.table.replicas import by_cluster_shard, on_a_replica
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.endpoint.process import ServerProcess, endpoint_process
 from laion_assets_tests.searching.test_rows import LONG
@@ -129,13 +132,14 @@ def test_a_search_by_cells_asks_a_replica_that_answers_over_a_connection_that_st
 
 
 def test_a_search_is_ended_on_every_node(nodes: TwoNodes) -> None:
-    ended: list[TableError] = []
+    ended: list[EndedError] = []
+    task = Endable("nobody waits")
 
     def search() -> None:
         with connect(nodes.alone(1)) as db:
             try:
-                db.rows(LONG, settings={"log_comment": "nobody waits"})
-            except TableError as error:
+                replace(db, task=task).rows(LONG)
+            except EndedError as error:
                 ended.append(error)
 
     thread = threading.Thread(target=search, daemon=True)
@@ -145,6 +149,17 @@ def test_a_search_is_ended_on_every_node(nodes: TwoNodes) -> None:
         while not db.one("SELECT count() FROM system.processes WHERE Settings['log_comment'] = 'nobody waits'")[0]:
             assert time.monotonic() < deadline
     with pytest.raises(ServerUnreachableError, match=r"127\.0\.0\.3"):
-        end_search(nodes.settings("gap"), "nobody waits")
+        end_search(nodes.settings("gap"), task)
     thread.join(60)
     assert len(ended) == 1
+
+
+def test_the_statements_of_a_search_have_its_comment_on_every_node(nodes: TwoNodes) -> None:
+    comment = "SELECT getSetting('log_comment')"
+    with connect(nodes.settings("pair")) as db:
+        entry = replace(db, task=Endable("one search"))
+        shards = by_cluster_shard(every_node(entry.settings))
+        assert [on_a_replica(entry, replicas, lambda node: node.one(comment)[0]) for replicas in shards] == [
+            "one search",
+            "one search",
+        ]
