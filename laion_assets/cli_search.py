@@ -54,7 +54,8 @@ def serve(
     host: Annotated[str, typer.Option(help="The address that is listened on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 1234,
     index: Annotated[
-        list[str] | None, typer.Option(help="DATASET or DATASET=TABLE: one more index; may be given several times.")
+        list[Path] | None,
+        typer.Option(help="A file with the LAION_* variables of another dataset: one more index. Can be repeated."),
     ] = None,
     demo_table: Demo = False,
     dataset: DatasetOption = None,

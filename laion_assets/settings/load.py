@@ -142,6 +142,21 @@ def given_settings(kind: type[GivenSettings], **values: object) -> Settings:
     return _checked(kind, str, values)
 
 
+def settings_from(variables: Mapping[str, str]) -> Settings:
+    """Settings from these LAION_* variables alone: the environment is not read. Other variables are ignored.
+
+    An empty variable counts as unset. Raises `SettingsError`, also for a LAION_* variable that is no setting, and
+    `DatasetError`.
+    """
+    fields = {variable(field): field for field in Settings.model_fields}
+    values = {
+        fields.get(name, name): value.strip()
+        for name, value in variables.items()
+        if name.startswith(PREFIX) and value.strip()
+    }
+    return _checked(GivenSettings, lambda field: field if field.startswith(PREFIX) else variable(field), values)
+
+
 def _checked(kind: type[Settings], name: Callable[[str], str], values: Mapping[str, object]) -> Settings:
     try:
         settings = kind(**values)  # type: ignore[arg-type]  # pydantic checks each value

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from laion_assets.errors import SettingsError
 from laion_assets.settings import Settings
+from laion_assets.terminal.more_indexes import indexes_of
 
 if TYPE_CHECKING:
     import uvicorn
@@ -18,10 +20,10 @@ if TYPE_CHECKING:
 OPEN_FILES = 65_536
 
 
-def serve_indexes(settings: Settings, more: Sequence[str], host: str, port: int, console: Console) -> None:
-    """Serves the settings' dataset, and further ones of the same ClickHouse, each `DATASET` or `DATASET=TABLE`.
+def serve_indexes(settings: Settings, more: Sequence[Path], host: str, port: int, console: Console) -> None:
+    """Serves the settings' dataset, and those of further files of settings (`indexes_of`).
 
-    Raises `SettingsError` for an invalid index, and for an address on which it cannot listen.
+    Raises `SettingsError` for an index that cannot be served, and for an address on which it cannot listen.
     """
     # Imported late: uvicorn and starlette take 0.2 s, and no other command needs them.
     import uvicorn
@@ -31,14 +33,7 @@ def serve_indexes(settings: Settings, more: Sequence[str], host: str, port: int,
     from laion_assets.service.served import ServedIndex
 
     limits = Limits.of(settings)
-    named = {settings.dataset.name: settings}
-    for index in more:
-        dataset, _, table = index.partition("=")
-        other = settings_beside(settings, dataset, table or settings.table)
-        name = other.dataset.name
-        if name in named:
-            raise SettingsError(f"index {index}", found=f"{name} twice", expected="each dataset once")
-        named[name] = other
+    named = indexes_of(settings, more)
     service = SearchService(
         {name: ServedIndex(name, each, limits.idle_seconds) for name, each in named.items()}, limits
     )
@@ -64,12 +59,6 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-
-
-def settings_beside(settings: Settings, dataset: str, table: str) -> Settings:
-    """The same settings for another dataset and table. Raises `SettingsError`, `DatasetError`."""
-    values = {name: value for name, value in settings.model_dump().items() if name in settings.model_fields_set}
-    return type(settings)(**{**values, "dataset_name": dataset, "table": table})
 
 
 def _allow_many_connections() -> None:

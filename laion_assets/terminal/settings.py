@@ -47,14 +47,19 @@ def read_env_file() -> None:
     path = Path(".env")
     if not path.is_file():
         return
+    for name, value in variables_of(path).items():
+        if not os.environ.get(name):
+            os.environ[name] = value
+            ORIGINS[name] = ".env"
+
+
+def variables_of(path: Path) -> dict[str, str]:
+    """The variables of a file of lines NAME=value, without empty ones. Raises `SettingsError` if it cannot be read."""
     try:
         found = dotenv_values(stream=io.StringIO(read_text(path)))
     except (OSError, ValueError) as error:
         raise SettingsError(f"file {path.absolute()}", found=str(error), expected="lines NAME=value") from error
-    for name, value in found.items():
-        if value and not os.environ.get(name):
-            os.environ[name] = value
-            ORIGINS[name] = ".env"
+    return {name: value for name, value in found.items() if value}
 
 
 def quoted(value: str) -> str:
