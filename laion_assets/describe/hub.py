@@ -15,7 +15,7 @@ from laion_assets.source.client import SourceClient
 from laion_assets.source.credentials import Credentials
 from laion_assets.source.fetch_limits import FetchLimits
 from laion_assets.source.hub import ADVICE, HubRepository, endpoint, hub_token
-from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.remote_file import RemoteFile
 
 MOST_FILES = 200_000
 

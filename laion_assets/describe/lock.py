@@ -22,8 +22,9 @@ from laion_assets.shard_numbers import MAX_SHARDS
 from laion_assets.source.fetch_limits import FetchLimits
 from laion_assets.source.fetch_progress import ShardTransfer
 from laion_assets.source.hub import is_hub
-from laion_assets.source.mirrors import Mirrors, RemoteFile
+from laion_assets.source.mirrors import Mirrors
 from laion_assets.source.places import ShardPlaces
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.side_by_side import side_by_side
 from laion_assets.source.wanted import WantedFile
 from laion_assets.source_layout import SourceLayout

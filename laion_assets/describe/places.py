@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from laion_assets.errors import PermanentSourceError
 from laion_assets.redact import redact
-from laion_assets.source.mirrors import RemoteFile
 from laion_assets.source.object_store import described, in_store
 from laion_assets.source.places import local_folder
+from laion_assets.source.remote_file import RemoteFile
 
 if TYPE_CHECKING:
     from upath import UPath

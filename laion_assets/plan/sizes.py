@@ -17,9 +17,9 @@ from laion_assets.shard.npy import parse_header
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.fetch_limits import FetchLimits
 from laion_assets.source.fetch_progress import ShardTransfer
-from laion_assets.source.mirrors import RemoteFile
 from laion_assets.source.observe import OBSERVE_SECONDS, observe_shard
 from laion_assets.source.places import ShardPlaces
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.wanted import START_BYTES, wanted_files
 
 Origin = Literal["known", "asked", "estimated"]

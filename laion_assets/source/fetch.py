@@ -22,13 +22,14 @@ from laion_assets.source.failures import WrongFileError, reason
 from laion_assets.source.fetch_limits import FetchLimits, Pace
 from laion_assets.source.fetch_progress import LogCallback, ProgressCallback, ShardTransfer
 from laion_assets.source.folder import LocalFile
-from laion_assets.source.mirrors import Arrival, Mirrors, RemoteFile, Source
+from laion_assets.source.mirrors import Arrival, Mirrors, Source
 from laion_assets.source.missing import with_near_misses
 from laion_assets.source.observe import OBSERVE_SECONDS, RELOCK
 from laion_assets.source.one_release import OneRelease
 from laion_assets.source.origin_note import read_origin, write_origin
-from laion_assets.source.partial import Origin, PartialFile
+from laion_assets.source.partial import PartialFile
 from laion_assets.source.places import ShardPlaces
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.side_by_side import side_by_side
 from laion_assets.source.wanted import WantedFile, check_file, wanted_files
 
@@ -121,12 +122,9 @@ def fetch_file(
     started = time.monotonic()
     partial = PartialFile(folder, wanted, transfer)
     mirrors = Mirrors(wanted, sources, limits, transfer, partial)
-    arrival = _fetched_before(partial, sources, limits) or _complete(partial, sources)
+    arrival = _fetched_before(partial, sources, limits) or _complete(partial, sources, limits)
     if arrival is None:
         arrival = mirrors.run(bind(_take, partial, Pace(wanted.subject, limits)))
-    if arrival.remote is not None:
-        with partial.disk_errors():
-            write_origin(partial.final, arrival.remote)
     transfer.moved(wanted.name, 0, report=True)
     return FetchedFile(
         kind=wanted.kind,
@@ -155,7 +153,10 @@ def _take(partial: PartialFile, pace: Pace, source: Source) -> Arrival:
             partial.discard()
             raise
     if not arrival.linked:
-        partial.finish()
+        partial.finish(arrival.remote)
+    elif arrival.remote is not None:
+        with partial.disk_errors():
+            write_origin(partial.final, arrival.remote)
     return arrival
 
 
@@ -183,7 +184,8 @@ def _fetched_before(partial: PartialFile, sources: Sequence[Source], limits: Fet
             transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
             return None
         facts = final.stat()
-    if _has_another(partial, sources, limits):
+        then = read_origin(final) or (None if partial.size else partial.left_from())
+    if then is not None and _has_another(partial, sources, limits, then):
         return None
     partial.discard()
     transfer.expect(wanted.name, facts.st_size)
@@ -191,16 +193,14 @@ def _fetched_before(partial: PartialFile, sources: Sequence[Source], limits: Fet
     return Arrival(str(final), linked=final.is_symlink() or facts.st_nlink > 1)
 
 
-def _has_another(partial: PartialFile, sources: Sequence[Source], limits: FetchLimits) -> bool:
-    """Whether the first source that answers has another file than the store. Each source is asked once.
+def _has_another(partial: PartialFile, sources: Sequence[Source], limits: FetchLimits, then: RemoteFile) -> bool:
+    """Whether the first source that answers has another file than `then`, the store's. Each source is asked once.
 
     If the manifest has a SHA-256, the file is known to be right. If no source can be asked, a file of these sources
     stays. A file of any other source counts as another one, also if it has the same size.
     """
     wanted, transfer = partial.wanted, partial.transfer
-    with partial.disk_errors():
-        then = read_origin(partial.final)
-    if then is None or (wanted.sha256 is not None and wanted.locked is None):
+    if wanted.sha256 is not None and wanted.locked is None:
         return False
     strange = _is_strange(wanted, sources, then)
     if wanted.locked is not None:
@@ -236,31 +236,28 @@ def _differs(
     return True
 
 
-def _is_strange(wanted: WantedFile, sources: Sequence[Source], then: FileFacts | Origin) -> bool:
+def _is_strange(wanted: WantedFile, sources: Sequence[Source], then: FileFacts) -> bool:
     """Whether a file of the store came from none of the sources, as after LAION_SOURCE was set to another dataset."""
     return then.url not in {source.url for source in sources} | {wanted.locked.url if wanted.locked else ""}
 
 
-def _complete(partial: PartialFile, sources: Sequence[Source]) -> Arrival | None:
-    """The file, if an earlier run ended between its last byte and its final name."""
-    origin = partial.origin
-    locked = partial.wanted.locked
-    if origin is None or not partial.is_complete:
+def _complete(partial: PartialFile, sources: Sequence[Source], limits: FetchLimits) -> Arrival | None:
+    """The file, if an earlier run ended between its last byte and its final name, and its source has not changed it.
+
+    The same rules apply as to a file with its final name: a run may have ended long ago.
+    """
+    origin, then = partial.origin, partial.left_from()
+    if origin is None or then is None or not partial.is_complete:
         return None
-    if partial.wanted.sha256 is None and _is_strange(partial.wanted, sources, origin):
-        return None
-    # For a share of a file the origin's size is that of the share.
-    size = None if partial.wanted.slice else origin.total
-    if locked is not None and is_other(locked, RemoteFile(origin.url, size, origin.etag, origin.modified)):
+    if _has_another(partial, sources, limits, then):
+        partial.discard()
         return None
     try:
-        partial.finish()
+        partial.finish(then)
     except WrongFileError as error:
         partial.transfer.say(f"{error.subject}: {reason(error)}; it is fetched again")
         return None
-    # For a share of a file the origin has the share's size, but the source states the size of the whole file.
-    whole = None if partial.wanted.slice else RemoteFile(origin.url, origin.total, origin.etag, origin.modified)
-    return Arrival(origin.url, origin.etag, remote=whole)
+    return Arrival(origin.url, origin.etag, remote=then)
 
 
 def _refuse_own_folder(sources: list[list[Source]], folder: Path) -> None:

@@ -18,9 +18,10 @@ from laion_assets.errors import PermanentSourceError, SourceError
 from laion_assets.shard.files import sync_folder
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.fetch_limits import Pace
-from laion_assets.source.mirrors import Arrival, RemoteFile
+from laion_assets.source.mirrors import Arrival
 from laion_assets.source.partial import PartialFile, temporary_link
 from laion_assets.source.reading import LASTING, pieces, require_same
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.wanted import WantedFile, check_file
 
 NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}

@@ -40,8 +40,9 @@ from laion_assets.source.failures import BusySourceError
 from laion_assets.source.fetch_limits import FetchLimits, Pace
 from laion_assets.source.hub import ADVICE as HUB_ADVICE
 from laion_assets.source.index_page import has_file, listed_names
-from laion_assets.source.mirrors import Arrival, RemoteFile
+from laion_assets.source.mirrors import Arrival
 from laion_assets.source.partial import Origin, PartialFile
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.wanted import WantedFile
 
 PASSING_STATUS = {408, 421, 425, 429}
@@ -177,7 +178,8 @@ class HttpFile:
             problem = f"{found} of {_modified(response)}", f"the file of {old.modified}"
         else:
             known = old if old.url == self.url else new
-            return replace(known, total=old.total if total is None else total)
+            total = old.total if total is None else total
+            return replace(known, total=total, remote=self._remote(response, total))
         partial.discard()
         raise SourceError(
             self._subject, found=f"206 with Content-Range {problem[0]}", expected=f"{problem[1]}; the fetch starts over"
@@ -188,7 +190,9 @@ class HttpFile:
         total = _content_range(response.headers.get("Content-Range", ""))[2]
         known = partial.origin.total if partial.origin else None
         if partial.size in (total, known) and (total is None or known is None or total == known):
-            return Arrival(self.url, partial.origin.etag if partial.origin else None)
+            left = partial.left_from()
+            remote = left and replace(left, url=self.url, size=partial.size)
+            return Arrival(self.url, partial.origin.etag if partial.origin else None, remote=remote)
         size = partial.size
         partial.discard()
         raise SourceError(
@@ -198,14 +202,15 @@ class HttpFile:
         )
 
     def _origin(self, response: BaseHTTPResponse) -> Origin:
-        """The file that an answer's bytes belong to; weak ETags and dates are left out."""
+        """The file that an answer's bytes belong to; weak ETags and dates are only in what the source said."""
         headers = response.headers
         if response.status == 206:
             total = _content_range(headers.get("Content-Range", ""))[2]
         else:
             total = int(headers["Content-Length"]) if headers.get("Content-Length", "").isdecimal() else None
         etag = headers.get("ETag", "")
-        return Origin(self.url, etag if etag.startswith('"') else None, _strong_date(headers), total)
+        strong = etag if etag.startswith('"') else None
+        return Origin(self.url, strong, _strong_date(headers), total, self._remote(response, total))
 
     def _remote(self, response: BaseHTTPResponse, total: int | None) -> RemoteFile:
         return RemoteFile(self.url, total, response.headers.get("ETag"), _modified(response))

@@ -66,7 +66,12 @@ def load_manifest(path: Path) -> Manifest:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        fields = _fields(line)
+        try:
+            fields = _fields(line)
+        except csv.Error as error:
+            raise SettingsError(
+                f"manifest {path}, line {number}", found=f"{error}", expected="fields separated by tabs or commas"
+            ) from error
         if number == 1 and len(fields) > 1 and not any(_is_hash(field) or _is_size(field) for field in fields):
             continue  # the line of titles
         for name, entry in _entries(fields, subject=f"manifest {path}, line {number}"):

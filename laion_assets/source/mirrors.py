@@ -32,31 +32,13 @@ from laion_assets.source.failures import BusySourceError, SlowSourceError, Wrong
 from laion_assets.source.fetch_limits import FetchLimits, Pace
 from laion_assets.source.fetch_progress import ShardTransfer
 from laion_assets.source.partial import PartialFile
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.wanted import WantedFile
 from laion_assets.waiting import say_wait
 
 Result = TypeVar("Result")
 
 LOST = (PermanentSourceError, UnreachableSourceError)
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file as its source describes it: URL (without secrets), bytes, ETag, date or version; None means unknown.
-
-    `sha256` is set if the source states it, as the hub does for large files.
-    """
-
-    url: str
-    size: int | None
-    etag: str | None
-    modified: str | None
-    sha256: str | None = None
-
-    @property
-    def version(self) -> str:
-        """A text that changes with the file: its ETag, else its date, and its size."""
-        return f"{self.etag or self.modified or 'unknown'}, {'?' if self.size is None else self.size} bytes"
 
 
 @dataclass(frozen=True)

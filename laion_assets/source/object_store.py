@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
 from laion_assets.redact import redact, redact_chain, redact_text
 from laion_assets.source.fetch_limits import Pace
-from laion_assets.source.mirrors import Arrival, RemoteFile
+from laion_assets.source.mirrors import Arrival
 from laion_assets.source.partial import Origin, PartialFile
 from laion_assets.source.reading import BLOCK_BYTES, LASTING, pieces, require_same
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.wanted import WantedFile
 from laion_assets.waiting import reporting_silence, waiting
 
@@ -91,7 +92,7 @@ class ObjectFile:
 
     def _origin(self, facts: dict[str, Any]) -> Origin:
         found = described(self.url, facts)
-        return Origin(found.url, found.etag, found.modified, found.size)
+        return Origin(found.url, found.etag, found.modified, found.size, found)
 
     def _continues(self, old: Origin | None, new: Origin) -> bool:
         if old is None or old.total is None or old.total != new.total:

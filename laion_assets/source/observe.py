@@ -11,8 +11,9 @@ from laion_assets.listing import is_other
 from laion_assets.settings import Settings
 from laion_assets.source.fetch_limits import FetchLimits
 from laion_assets.source.fetch_progress import LogCallback, ShardTransfer
-from laion_assets.source.mirrors import Mirrors, RemoteFile
+from laion_assets.source.mirrors import Mirrors
 from laion_assets.source.places import ShardPlaces
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.side_by_side import side_by_side
 from laion_assets.source.versions import shard_version
 from laion_assets.source.wanted import WantedFile, wanted_files

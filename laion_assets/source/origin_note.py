@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from laion_assets.shard.places import new_origin_path, origin_path
-from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.remote_file import RemoteFile
 
 REMOTE_FILES = TypeAdapter(RemoteFile)
 
@@ -18,8 +18,9 @@ REMOTE_FILES = TypeAdapter(RemoteFile)
 def write_origin(final: Path, remote: RemoteFile) -> None:
     """Writes down from which remote file `final` was made. Raises `OSError`.
 
-    The note is written after the file. If a crash leaves a file without a note, or with the note of the file before,
-    the file is fetched once more, or not compared.
+    The note is written after the file. If a crash leaves a file with the note of the file before, the file is fetched
+    once more. If it leaves a file without a note, the note beside the partial file is used. A file that somebody put
+    there has neither, and is not compared.
     """
     temporary = new_origin_path(final)
     temporary.write_bytes(REMOTE_FILES.dump_json(remote))

@@ -22,17 +22,25 @@ from laion_assets.shard.store_errors import store_errors
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.fetch_limits import Pace
 from laion_assets.source.fetch_progress import ShardTransfer
+from laion_assets.source.origin_note import write_origin
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.wanted import WantedFile, check_file, check_size, check_start
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The file that bytes belong to: the URL as it may be shown, a strong ETag, a date or version, the whole size."""
+    """The file that bytes belong to: the URL as it may be shown, a strong ETag, a date or version, the size of all its
+    bytes, which for a share of a file is that of the share.
+
+    `remote` is all that the source said about its file, also weak ETags, and the size of the whole file. It decides
+    whether a finished file is still the source's. None if an earlier version wrote the note.
+    """
 
     url: str
     etag: str | None = None
     modified: str | None = None
     total: int | None = None
+    remote: RemoteFile | None = None
 
 
 ORIGINS = TypeAdapter(Origin)
@@ -72,6 +80,19 @@ class PartialFile:
         """Whether every byte is there, if the size is known."""
         return self.size > 0 and self.origin is not None and self.size == self.origin.total
 
+    def left_from(self) -> RemoteFile | None:
+        """The remote file that the existing bytes are of, as its source described it; None if it is unknown.
+
+        A share's origin has the size of the share, which says nothing about the size of the file.
+        """
+        origin = self.origin
+        if origin is None:
+            return None
+        if origin.remote is not None:
+            return origin.remote
+        size = None if self.wanted.slice else origin.total
+        return RemoteFile(origin.url, size, origin.etag, origin.modified)
+
     def disk_errors(self) -> AbstractContextManager[None]:
         """The context in which an `OSError` is the store's."""
         return store_errors(self._place)
@@ -104,8 +125,9 @@ class PartialFile:
                 pace.add(len(chunk), origin.url)
         self._check_length(origin)
 
-    def finish(self) -> None:
-        """Checks the whole file and gives it its final name, once its bytes are on the disk.
+    def finish(self, remote: RemoteFile | None) -> None:
+        """Checks the whole file and gives it its final name, once its bytes are on the disk, and the note that it is
+        of `remote`. The note beside the partial file is removed last: after a crash it says what the file is.
 
         Raises `WrongFileError` if it is not the wanted file (it is then thrown away) and `StoreError` if the disk
         cannot be written. An old file with the final name stays until the new file is complete.
@@ -122,6 +144,8 @@ class PartialFile:
             self.transfer.check_stop()
             self.path.replace(self.final)
             sync_folder(self.final.parent)
+            if remote is not None:
+                write_origin(self.final, remote)
             self._forget()
 
     def discard(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from laion_assets.errors import SourceError
-from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.wanted import WantedFile
 
 BLOCK_BYTES = 8 << 20

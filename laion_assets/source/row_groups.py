@@ -20,8 +20,9 @@ from laion_assets.shard.parquet_slice import (
 )
 from laion_assets.source.failures import WrongFileError
 from laion_assets.source.fetch_limits import Pace
-from laion_assets.source.mirrors import Arrival, RemoteFile
+from laion_assets.source.mirrors import Arrival
 from laion_assets.source.partial import Origin, PartialFile
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.wanted import WantedFile
 
 FIRST_TAIL_BYTES = 1 << 16
@@ -60,7 +61,7 @@ class SlicedFile:
         remote = self.observe()
         found = self._slice(remote, partial, pace)
         etag = remote.etag if remote.etag and not remote.etag.startswith("W/") else None
-        origin = Origin(self.url, etag, remote.modified, found.size)
+        origin = Origin(self.url, etag, remote.modified, found.size, remote)
         continues = partial.origin == origin and (etag or remote.modified)
         first = partial.size if continues else 0
         partial.receive(origin, self._content(found, first, remote, pace), pace, restart=first == 0)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from laion_assets.file_layout import FileKind
 from laion_assets.listing import is_strong
-from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.remote_file import RemoteFile
 
 
 def shard_version(files: Mapping[FileKind, RemoteFile], before: str | None, urls: Collection[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from laion_assets.errors import PermanentSourceError, SourceError, UnreachableSourceError
-from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets_tests.source.fetching import QUICK
 from laion_assets_tests.source.misbehaving_server import MisbehavingServer, misbehaving_server
 from laion_assets_tests.source.served_shard import (

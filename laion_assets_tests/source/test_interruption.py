@@ -109,7 +109,7 @@ def test_a_thread_that_a_stop_left_behind_touches_nothing(tmp_path: Path) -> Non
     attempts: list[Callable[[], None]] = [
         lambda: partial.receive(origin, iter([CONTENT]), pace, restart=True),
         lambda: partial.receive(origin, iter([CONTENT[-9:]]), pace, restart=False),
-        partial.finish,
+        lambda: partial.finish(None),
         partial.discard,
     ]
     for late in attempts:

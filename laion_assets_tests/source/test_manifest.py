@@ -49,6 +49,7 @@ def test_forms_that_people_have_are_read(tmp_path: Path, text: str, entry: Manif
         (f"{SHA256[:-1]}  {IMAGE}", "64 hexadecimal digits"),
         (f"{SHA256}\t{OTHER}\t{IMAGE}", "2 SHA-256"),
         (f"{SHA256}\t{SIZE}", "0 names"),
+        (f"{SHA256},{SIZE},{IMAGE}\n{'x' * 140_000}", "line 2: found field larger than field limit"),
         (f"{SHA256}  {IMAGE}\n{OTHER}  ./{IMAGE}", "as an earlier line says"),
     ],
 )

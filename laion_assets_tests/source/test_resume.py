@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from laion_assets.source import partial
+from laion_assets.source.origin_note import read_origin
 from laion_assets.source.partial import Origin
+from laion_assets_tests.source import misbehaving_server
 from laion_assets_tests.source.fetching import QUICK
 from laion_assets_tests.source.misbehaving_server import MisbehavingServer
 from laion_assets_tests.source.served_shard import (
@@ -19,8 +24,23 @@ from laion_assets_tests.source.served_shard import (
     OneFile,
     etag_of,
     leave_part,
+    npy_bytes,
     wanted_image,
 )
+
+OTHER = npy_bytes(seed=9)
+"""Another release of the image file, of the same size."""
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, one: OneFile, base: str) -> None:
+    """Fetches the file until a function is called, as a run that is killed there."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(place, name, die)
+        one.fetch(base)
 
 
 @pytest.mark.parametrize("validator", ["etag", "date"])
@@ -113,6 +133,8 @@ def test_416_is_compared(server: MisbehavingServer, one: OneFile, part: bytes) -
     assert fetched.path.read_bytes() == CONTENT
     assert server.requests[0].status == 416
     assert fetched.bytes_fetched == (0 if part == CONTENT else SIZE)
+    noted = read_origin(fetched.path)
+    assert noted is not None and (noted.size, noted.etag) == (SIZE, etag_of(CONTENT)), "later runs can compare it"
 
 
 def test_without_a_validator_a_part_of_unannounced_size_is_not_asked_to_go_on(
@@ -133,6 +155,35 @@ def test_a_complete_part_needs_no_server(one: OneFile) -> None:
     fetched = one.fetch("http://gone.invalid")
     assert (fetched.bytes_fetched, fetched.tries, fetched.url) == (0, 0, url)
     assert sorted(path.name for path in one.folder.iterdir()) == [f".{IMAGE}.origin.json", IMAGE]
+
+
+KILLED = pytest.mark.parametrize(
+    ("place", "name"), [(os, "fsync"), (partial, "write_origin")], ids=["before its name", "before its note"]
+)
+
+
+@KILLED
+@pytest.mark.parametrize("validator", ["etag", "weak", "date"])
+def test_a_finished_file_of_a_killed_run_is_compared_with_its_source(
+    place: Any, name: str, validator: str, server: MisbehavingServer, one: OneFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = server.base(f"validator={validator}")
+    killed(monkeypatch, place, name, one, base)
+    monkeypatch.setattr(server, "files", {**server.files, IMAGE: OTHER})
+    monkeypatch.setattr(misbehaving_server, "OLD_DATE", "Tue, 03 Aug 2021 10:00:00 GMT")
+    fetched = one.fetch(base)
+    assert fetched.path.read_bytes() == OTHER
+    assert "it is fetched again" in one.log[0]
+
+
+@KILLED
+@pytest.mark.parametrize("validator", ["etag", "weak", "date", "none"])
+def test_a_finished_file_of_a_killed_run_is_used_if_its_source_has_not_changed(
+    place: Any, name: str, validator: str, server: MisbehavingServer, one: OneFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = server.base(f"validator={validator}")
+    killed(monkeypatch, place, name, one, base)
+    assert (one.fetch(base).bytes_fetched, one.log) == (0, [])
 
 
 @pytest.mark.parametrize(

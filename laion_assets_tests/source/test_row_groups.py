@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from laion_assets.file_layout import Slice
 from laion_assets.shard.parquet_slice import MAGIC, NoRowGroupsError, ParquetSlice, footer_length, slice_parquet
 from laion_assets.shard.thrift_compact import read_struct, write_struct
 from laion_assets.source.fetch import FetchedFile, fetch_shard
+from laion_assets.source.origin_note import read_origin
 from laion_assets_tests.bucket import s3_server, upload
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.source.fetching import QUICK, settings_for
@@ -184,6 +186,32 @@ def test_a_shard_is_fetched_again_only_where_its_file_has_changed(server: Misbeh
     assert (again.tries, again.bytes_fetched) == (0, 0)
     server.files[NAMES[0]] = FILES["grown"]
     assert fetch(server.base(), 0, toml).path.read_bytes() == sliced(FILES["grown"], Slice(0, SHARDS))[1]
+
+
+@pytest.mark.parametrize("behaviour", ["well-behaved", "validator=weak"])
+def test_a_finished_share_of_a_killed_run_is_compared_with_its_source(
+    behaviour: str, server: MisbehavingServer, toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def killed() -> None:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(os, "fsync", die)
+            fetch(server.base(behaviour), 0, toml)
+
+    killed()
+    log: list[str] = []
+    file = fetch(server.base(behaviour), 0, toml, log)
+    assert (file.bytes_fetched, log) == (0, [])
+    noted = read_origin(file.path)
+    assert noted is not None and noted.size == len(FILES[NAMES[0]])
+    file.path.unlink()
+    killed()
+    server.files[NAMES[0]] = written(table_of(7))
+    file = fetch(server.base(behaviour), 0, toml, log)
+    assert file.path.read_bytes() == sliced(server.files[NAMES[0]], Slice(0, SHARDS))[1]
+    assert "it is fetched again" in log[0]
 
 
 @pytest.mark.parametrize(

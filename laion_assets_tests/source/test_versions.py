@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from laion_assets.file_layout import FileKind
-from laion_assets.source.mirrors import RemoteFile
+from laion_assets.source.remote_file import RemoteFile
 from laion_assets.source.versions import shard_version
 
 
