@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +150,7 @@ def _read(path: Path, sets: int) -> list[TrueNeighbours] | None:
     try:
         with np.load(path, allow_pickle=False) as kept:
             return [TrueNeighbours(kept[f"ids_{place}"], kept[f"distances_{place}"]) for place in range(sets)]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
         return None
 
 
