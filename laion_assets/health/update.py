@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from laion_assets.errors import ShardFileError
 from laion_assets.health.facts import IndexRecord, LoadFacts
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.upkeep import recall_is_void
 from laion_assets.health.versions import code_version
 from laion_assets.settings import Settings
+from laion_assets.shard.loadable import require_loadable
+from laion_assets.shard.merged import read_merged
 from laion_assets.shard.places import file_exists
 from laion_assets.shard.store import ShardStore
 from laion_assets.shard_numbers import as_ranges
@@ -70,22 +73,51 @@ def what_to_update(
     )
 
 
-def chain_steps(settings: Settings, history: ShardHistory) -> tuple[str, ...]:
-    """The assets that a shard needs, in order: from the first stale or missing asset on. If the files that this asset
-    needs are gone, the asset that makes the files comes before it. Empty if all is there."""
+def chain_steps(settings: Settings, history: ShardHistory, rows_in_table: int | None = None) -> tuple[str, ...]:
+    """The assets that a shard needs, in order: from the first stale or missing asset on. Empty if all is there.
+
+    If the files that this asset needs are gone, the asset that makes the files comes before it. A merged file that the
+    load would refuse is made again from its source, since somebody may have corrected the source. After a failed run
+    the raw files are compared with their source for the same reason.
+
+    `rows_in_table` are those of the shard's partition, if they are known: if Dagster recorded another number, the
+    partition is loaded again. Raises `StoreError` if a bucket does not answer.
+    """
     made = {"missing": 0, "fetched": 1, "merged": 2, "loaded": 3}[history.progress]
-    if history.last_run in ("failed", "canceled") and history.progress == "loaded":
+    if made == len(CHAIN) and (_last_run_broke(history) or rows_in_table not in (None, history.rows)):
         made = 2  # a run that ended after the load did not check what it loaded
     stale = [CHAIN.index(name) for name in history.stale]
     first = min([made, *stale])
-    if first >= len(CHAIN):
-        return ()
-    store, shard = ShardStore.of(settings), history.shard
-    if first == 2 and not file_exists(store.merged_path(shard)):
-        first = 1
-    if first == 1 and store.raw_files(shard).missing():
+    if first == 2:
+        # Reading each file of many shards in a bucket takes long. What was loaded once needs no such look.
+        first = _first_by_merged(settings, history.shard, look=_last_run_broke(history) or rows_in_table is not None)
+    if first == 1 and (_last_run_broke(history) or ShardStore.of(settings).raw_files(history.shard).missing()):
         first = 0
     return CHAIN[first:]
+
+
+def _last_run_broke(history: ShardHistory) -> bool:
+    return history.last_run in ("failed", "canceled")
+
+
+def _first_by_merged(settings: Settings, shard: int, *, look: bool) -> int:
+    """The first asset of the chain that is needed to load a shard: 2 if its merged file can be loaded, 1 if there is
+    none, 0 if the load would refuse it. Without a `look` into the file, every file counts as one that can be loaded."""
+    store = ShardStore.of(settings)
+    path = store.merged_path(shard)
+    if not file_exists(path):
+        return 1
+    try:
+        if look:
+            require_loadable(
+                read_merged(path, dataset=store.dataset, shard=shard),
+                store.dataset,
+                max_bad_fraction=settings.max_bad_fraction,
+                extra_columns=settings.extra_column_types,
+            )
+    except ShardFileError:
+        return 0
+    return 2
 
 
 def _is_behind(settings: Settings, loaded: set[int], index: IndexRecord | None, asset: str) -> bool:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
 
-from laion_assets.columns import PAGE_TYPES
 from laion_assets.dagster_internals.names import CODE_VERSION_TAG, DATA_VERSION_TAG, INPUT_DATA_VERSION_PREFIX
-from laion_assets.dataset import Dataset
 from laion_assets.health.keys import asset_key
 from laion_assets.index.cells.schema import METHOD
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.settings import Settings
 from laion_assets.shard import merged
+from laion_assets.shard.merge_rules import array_rules, column_rules
 
 RECORDS_AT_ONCE = 500
 """Values bound in one query: older versions of SQLite take at most 999."""
@@ -60,29 +59,19 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _arrays(dataset: Dataset) -> str:
-    """Where the vectors are in their files, and how metadata rows are matched to them; "" for npy files."""
-    arrays = [array for part in dataset.parts if (array := dataset.array(part)) is not None]
-    said = f"; arrays {', '.join(arrays)}" if arrays else ""
-    if dataset.join is not None:
-        said += f"; metadata by {dataset.join.metadata} of {dataset.join.image}"
-    return said
-
-
 def code_version(settings: Settings, asset: str) -> str:
     """All that decides an asset's result besides its inputs, as one text. A changed text marks the asset as stale.
 
     Limits, retries and paths are left out: they decide whether a step succeeds, but not what it makes.
     """
     dataset = settings.dataset
-    carried = {**PAGE_TYPES, **settings.extra_column_types}
-    columns = digest([(*column, dataset.aliases(column[0]), dataset.default(column[0])) for column in carried.items()])
+    columns = digest(column_rules(dataset, settings.extra_column_types))
     index = str(IndexParameters.of(settings))
     versions = {
         "raw_shard": f"{dataset.name}; {dataset.image_file}, {dataset.text_file}, {dataset.metadata_file}"
         f"{dataset.cut and f', {dataset.cut}'}",
         "merged_shard": f"format {merged.FORMAT}; {dataset.dimension} dimensions, {', '.join(dataset.vector_columns)}, "
-        f"{'normalised' if dataset.normalised else 'not normalised'}; columns {columns}{_arrays(dataset)}",
+        f"{'normalised' if dataset.normalised else 'not normalised'}; columns {columns}{array_rules(dataset)}",
         "clickhouse_partition": f"codec {settings.vector_codec}, granules of {settings.index_granularity}; "
         f"columns {columns}",
         "vector_index": index,

@@ -23,6 +23,7 @@ from laion_assets.shard.alignment import AlignmentCounter
 from laion_assets.shard.any_metadata import open_metadata
 from laion_assets.shard.files import Location, remove_file, sha256_of, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
+from laion_assets.shard.merge_rules import merge_rules
 from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
 from laion_assets.shard.soundness import vector_faults
 from laion_assets.shard.store import ShardFiles, ShardStore
@@ -174,6 +175,7 @@ class _Merger:
             source_bytes={path.name: path.stat().st_size for path in self._files.paths().values()},
             alignment=self.tally.counter.alignment,
             dimension=self._dataset.dimension,
+            rules=merge_rules(self._dataset, self._extra),
             vector_sums={name: total % MODULUS for name, total in self.tally.vector_sums.items()},
         )
 

@@ -32,6 +32,9 @@ class MergedShard:
     `rows` are in the file, `quarantined` were refused (`reasons` counts them by reason), `nulls` counts the nulls that
     were replaced, by column, `unmatched` counts rows of joined metadata without a vector, `source_bytes` are the sizes
     of the raw files, by name. `digest` is the file's SHA-256 if it was just written.
+
+    `rules` is the digest of the description that the file was merged by (`merge_rules`), "" in files of versions that
+    did not write it. Such files are used as before: what Dagster recorded tells whether they are stale.
     """
 
     path: Location
@@ -47,6 +50,7 @@ class MergedShard:
     dimension: int = 0
     unmatched: int = 0
     vector_sums: dict[str, int] = field(default_factory=dict)
+    rules: str = ""
     file_bytes: int = 0
     digest: str = field(default="", compare=False)
     format: int = field(default=FORMAT)
@@ -70,7 +74,7 @@ def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
     (another dimension, with or without texts, from other files or other shares of them), and `StoreError`.
     """
     subject = f"shard {shard}, {path.name}"
-    again = f"materialize merged_shard for partition {shard}"
+    again = remedy(shard)
     try:
         with readable(path, subject=subject) as source:
             metadata = pq.read_metadata(source)
@@ -101,6 +105,11 @@ def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
     return merged
 
 
+def remedy(shard: int) -> str:
+    """How to replace a merged file that cannot be used. Its raw files were probably removed after its merge."""
+    return f"run `laion-assets load --again {shard}`, or materialize raw_shard and merged_shard for partition {shard}"
+
+
 def _identity(format_number: int, dataset: str, shard: int, rows: int, has_text: bool) -> str:
     texts = "with" if has_text else "without"
     return f"format {format_number}, dataset {dataset}, shard {shard}, {rows:,} rows {texts} text vectors"
@@ -117,7 +126,7 @@ def reading(merged: MergedShard) -> Iterator[Path | IO[bytes]]:
             merged.subject,
             found=first_line(error),
             expected="a whole Parquet file",
-            advice=f"materialize merged_shard for partition {merged.shard}",
+            advice=remedy(merged.shard),
         ) from error
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from laion_assets.dataset import Dataset
 from laion_assets.errors import ShardFileError
-from laion_assets.shard.merged import MergedShard
+from laion_assets.shard.merged import MergedShard, remedy
 from laion_assets.shard.places import readable
 from laion_assets.shard.soundness import vector_faults
 
@@ -65,7 +65,7 @@ def _read(merged: MergedShard, columns: list[str], row_groups: int) -> pa.Table:
             merged.subject,
             found=(str(error).splitlines() or [type(error).__name__])[0][:200],
             expected=f"a sound Parquet file with {', '.join(columns)}",
-            advice=f"materialize merged_shard for partition {merged.shard} again",
+            advice=remedy(merged.shard),
         ) from error
 
 

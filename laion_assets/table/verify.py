@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import PartitionCheckError
 from laion_assets.shard.alignment import Strangers, alignment_fault
-from laion_assets.shard.merged import MergedShard, reading
+from laion_assets.shard.merged import MergedShard, reading, remedy
 from laion_assets.shard.soundness import SQUARED_LENGTH_RANGE, SQUARED_LENGTH_TOLERANCE
 from laion_assets.shard.vector_sum import vector_sum_sql
 from laion_assets.table.database import Database
@@ -92,7 +92,7 @@ def check_equal_to_file(
             merged.subject,
             found="; ".join(faults),
             expected="a sound partition equal to the file",
-            advice=f"the table is unchanged: materialize merged_shard for partition {merged.shard} again",
+            advice=f"the table is unchanged: {remedy(merged.shard)}",
         )
     return figures
 

@@ -3,19 +3,16 @@ runs, else in this process."""
 
 from __future__ import annotations
 
-import contextlib
-
 import dagster as dg
 from rich.console import Console
 
-from laion_assets.errors import EngineHeldError, LaionError
+from laion_assets.errors import EngineHeldError, StoreError
 from laion_assets.health.finding import TableLook
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import CHAIN
+from laion_assets.health.update import chain_steps
 from laion_assets.settings import Settings
-from laion_assets.shard.loadable import require_loadable
-from laion_assets.shard.merged import read_merged
 from laion_assets.shard.store import ShardStore
 from laion_assets.shard_numbers import as_ranges
 from laion_assets.terminal.bars import ShardBars
@@ -178,24 +175,16 @@ def _load_alone(
 
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
     """The steps of the chain that a shard still needs, in order. Empty if Dagster and the table agree that the shard is
-    loaded and its last run succeeded: a run that was killed after its load has not checked what it loaded."""
+    loaded and its last run succeeded: a run that was killed after its load has not checked what it loaded. A shard that
+    is loaded but stale is left to `laion-assets bring-up-to-date`. If a bucket does not answer, all steps are needed:
+    the run of the shard waits and tries again, and other shards are not affected."""
     if (
         history.loaded_at is not None
         and history.rows == rows_in_table
         and history.last_run not in ("failed", "canceled")
     ):
         return []
-    if "merged_shard" in history.seconds:
-        shard = history.shard
-        store = ShardStore.of(settings)
-        # A file that the load would refuse is made again, since its source may have been corrected.
-        with contextlib.suppress(LaionError):
-            merged = read_merged(store.merged_path(shard), dataset=store.dataset, shard=shard)
-            require_loadable(
-                merged,
-                store.dataset,
-                max_bad_fraction=settings.max_bad_fraction,
-                extra_columns=settings.extra_column_types,
-            )
-            return ["clickhouse_partition"]
-    return list(CHAIN)
+    try:
+        return list(chain_steps(settings, history, rows_in_table))
+    except StoreError:
+        return list(CHAIN)

@@ -301,7 +301,7 @@ def test_the_partition_launched_alone_on_a_faulty_merged_file_refuses(
     assert "shard 1, merged_1.parquet" in failures(run(settings, 1, instance, "clickhouse_partition"))[0]
     merged.unlink()
     alone = run(settings, 1, instance, "clickhouse_partition")
-    assert "materialize merged_shard for partition 1" in failures(alone)[0]
+    assert "materialize raw_shard and merged_shard for partition 1" in failures(alone)[0]
     assert "STEP_UP_FOR_RETRY" not in {event.event_type_value for event in alone.all_events}
     assert table_state(settings) == before
 

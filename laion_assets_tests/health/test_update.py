@@ -12,9 +12,11 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.definitions import build_definitions
+from laion_assets.health.history import read_histories
 from laion_assets.health.keys import BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
 from laion_assets.health.runs import RunUnderWay, other_active_runs
 from laion_assets.sample.shards import write_sample_shard
+from laion_assets.terminal.load import missing_steps
 from laion_assets_tests.health.test_versions import Chain
 
 
@@ -91,6 +93,17 @@ def test_a_changed_codec_loads_partitions_again_from_their_merged_files(chain: C
     merged = chain.folder / "data" / "merged" / "merged_0.parquet"
     merged.unlink()
     assert read_update(chain.settings, chain.instance).shards == {0: CHAIN}, "raw files went after the merge"
+
+
+def test_a_load_begins_at_the_first_stale_asset_too(chain: Chain) -> None:
+    chain.run(0, "raw_shard", "merged_shard")
+    chain.observe()
+    (history,) = read_histories(chain.instance, chain.settings, ["0"])
+    assert missing_steps(chain.settings, history, rows_in_table=0) == ["clickhouse_partition"]
+    write_sample_shard(chain.folder / "sample", 0, 70)
+    chain.observe()
+    (history,) = read_histories(chain.instance, chain.settings, ["0"])
+    assert missing_steps(chain.settings, history, rows_in_table=0) == list(CHAIN)
 
 
 def test_other_parameters_of_the_index_build_the_index_alone(chain: Chain) -> None:

@@ -346,7 +346,9 @@ def test_a_merged_file_of_another_shard_is_refused(
     merged.path.rename(str(store.merged_path(1)))
     with pytest.raises(ShardFileError) as caught:
         read_merged(store.merged_path(1), dataset=store.dataset, shard=1)
-    assert_one_line(caught.value, "shard 1, merged_1.parquet", "shard 3, 250 rows", "materialize merged_shard")
+    assert_one_line(
+        caught.value, "shard 1, merged_1.parquet", "shard 3, 250 rows", "materialize raw_shard and merged_shard"
+    )
 
 
 def test_a_merged_file_of_another_dataset_is_refused(merged_from: Merge, sample_shards: list[Shard]) -> None:
@@ -354,7 +356,10 @@ def test_a_merged_file_of_another_dataset_is_refused(merged_from: Merge, sample_
     with pytest.raises(ShardFileError) as caught:
         read_merged(merged.path, dataset=load_dataset("laion400m"), shard=3)
     assert_one_line(
-        caught.value, "dataset sample", f"expected format {FORMAT}, dataset laion400m", "materialize merged_shard"
+        caught.value,
+        "dataset sample",
+        f"expected format {FORMAT}, dataset laion400m",
+        "materialize raw_shard and merged_shard",
     )
 
 
@@ -372,7 +377,11 @@ def test_a_merged_file_of_the_dataset_as_it_was_described_before_is_refused(
     with pytest.raises(ShardFileError) as caught:
         read_merged(merged.path, dataset=sample_dataset(**{field: value}), shard=3)
     assert_one_line(
-        caught.value, "found format 2, dataset sample, shard 3", found, expected, "materialize merged_shard"
+        caught.value,
+        "found format 2, dataset sample, shard 3",
+        found,
+        expected,
+        "materialize raw_shard and merged_shard",
     )
 
 
@@ -389,7 +398,9 @@ def test_files_that_we_did_not_merge_are_refused(store: ShardStore, sample_folde
             path.write_bytes(content)
         with pytest.raises(ShardFileError) as caught:
             read_merged(path, dataset=store.dataset, shard=0)
-        assert_one_line(caught.value, "shard 0, merged_0.parquet", said, "materialize merged_shard for partition 0")
+        assert_one_line(
+            caught.value, "shard 0, merged_0.parquet", said, "materialize raw_shard and merged_shard for partition 0"
+        )
 
 
 def test_raw_files_that_are_gone_are_named_with_what_to_do(

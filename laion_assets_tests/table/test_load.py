@@ -440,7 +440,7 @@ def test_a_truncated_file_leaves_the_table_as_it_was(
     load_partition(db, merged)
     content = merged.path.read_bytes()
     merged.path.write_bytes(content[: int(len(content) * kept)])
-    unchanged_by(db, merged, merged.path.name, "materialize merged_shard for partition 0 again")
+    unchanged_by(db, merged, merged.path.name, "materialize raw_shard and merged_shard for partition 0")
 
 
 def test_a_damaged_page_leaves_the_table_as_it_was(

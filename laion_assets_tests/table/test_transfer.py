@@ -191,7 +191,7 @@ def test_a_file_that_breaks_off_while_it_is_pushed_is_the_files_fault(on_server:
     merged.path.write_bytes(bytes(content))
     with connect(on_server) as db, pytest.raises(ShardFileError) as caught:
         load_partition(db, merged)
-    assert_one_line(caught.value, "shard 0, merged_0.parquet", "materialize merged_shard for partition 0")
+    assert_one_line(caught.value, "shard 0, merged_0.parquet", "materialize raw_shard and merged_shard for partition 0")
 
 
 @pytest.mark.parametrize("place", ["ftp://host/x", "with blank", "it's", "all*", "a\\b"])
