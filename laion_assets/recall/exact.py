@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-import zlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +14,15 @@ import numpy.typing as npt
 from laion_assets.dataset import ID_STRIDE
 from laion_assets.recall.queries import QuerySet
 from laion_assets.shard.files import replacing, sweep
+from laion_assets.shard.npz import UNREADABLE
 from laion_assets.table.database import Database
 from laion_assets.table.parts import partition_contents
 from laion_assets.table.vectors import Block, By, Ids, Vectors, stream_vectors
 
 Distances = npt.NDArray[np.float64]
+
+COMPARED_AT_ONCE = 1 << 24
+"""Similarities that are in memory at a time, 67 MB of float32: those of 1,024 queries and a block of 16,384 rows."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path | N
     """
     started = time.perf_counter()
     path = None if folder is None else folder / f"exact_{_key(db, sets, k)}.npz"
-    kept = None if path is None else _read(path, len(sets))
+    kept = None if path is None else _read(path, [len(queries) for queries in sets], k)
     if kept is not None:
         return ExactAnswers(kept, time.perf_counter() - started, from_store=True)
     neighbours: dict[int, TrueNeighbours] = {}
@@ -85,6 +88,9 @@ def nearest_by_blocks(
 
     The rows `own`, (q,), and the rows of the partitions `own_shards`, (q,), are left out of their query's answers.
 
+    Besides one block, the queries and the answers, memory is that of `COMPARED_AT_ONCE` similarities: at most 0.2 GB,
+    whatever the number of queries.
+
     This is the fastest of three ways (benchmarks/exact_neighbours.py). A SQL query for each query, and one statement
     for all, read or rank every vector once for each query. Here a block is read once and multiplied with all queries at
     once.
@@ -105,21 +111,22 @@ class _Best:
         self._ids = np.full((queries, k), -1, dtype=np.int64)
 
     def add(self, block: Block, unit: Vectors, own: Ids, own_shards: Ids | None) -> None:
+        """Compares a block of rows with all queries, some queries at a time."""
         norms = np.sqrt(np.einsum("ij,ij->i", block.vectors, block.vectors))
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            similar = (unit @ block.vectors.T) / norms
-        # Bad vectors have no distance, so they are nobody's neighbours.
-        np.nan_to_num(similar, copy=False, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
-        at = np.clip(np.searchsorted(block.ids, own), 0, len(block.ids) - 1)
-        here = np.flatnonzero(block.ids[at] == own)
-        similar[here, at[here]] = -np.inf
-        if own_shards is not None:  # all rows of a block are of one partition
-            similar[own_shards == block.ids[0] // ID_STRIDE] = -np.inf
-        better = similar > self._similar.min(axis=1, keepdims=True)
-        for query in np.flatnonzero(better.any(axis=1)):
-            rows = np.flatnonzero(better[query])
-            values = np.concatenate([self._similar[query], similar[query, rows]])
-            ids = np.concatenate([self._ids[query], block.ids[rows]])
+        at_once = max(1, COMPARED_AT_ONCE // len(block.ids))
+        for start in range(0, len(unit), at_once):
+            some = slice(start, start + at_once)
+            shards = None if own_shards is None else own_shards[some]
+            # No name here, which would keep these similarities while the next ones are computed.
+            self._keep_best(start, _similar(block, norms, unit[some], own[some], shards), block.ids)
+
+    def _keep_best(self, start: int, similar: Vectors, block_ids: Ids) -> None:
+        """Keeps the best rows of a block for the queries from `start` on, by their similarities (queries, rows)."""
+        better = similar > self._similar[start : start + len(similar)].min(axis=1, keepdims=True)
+        for place in np.flatnonzero(better.any(axis=1)):
+            rows, query = np.flatnonzero(better[place]), start + place
+            values = np.concatenate([self._similar[query], similar[place, rows]])
+            ids = np.concatenate([self._ids[query], block_ids[rows]])
             kept = np.argpartition(-values, self._k - 1)[: self._k]
             self._similar[query], self._ids[query] = values[kept], ids[kept]
 
@@ -127,6 +134,21 @@ class _Best:
         order = np.argsort(-self._similar, axis=1, kind="stable")
         similar = np.take_along_axis(self._similar, order, axis=1).astype(np.float64)
         return TrueNeighbours(np.take_along_axis(self._ids, order, axis=1), 1 - similar)
+
+
+def _similar(block: Block, norms: Vectors, unit: Vectors, own: Ids, own_shards: Ids | None) -> Vectors:
+    """Cosine similarities, float32 (queries, rows); minus infinity for rows that are no answer of a query."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        similar: Vectors = unit @ block.vectors.T
+        similar /= norms
+    # Bad vectors have no distance, so they are nobody's neighbours.
+    np.nan_to_num(similar, copy=False, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
+    at = np.clip(np.searchsorted(block.ids, own), 0, len(block.ids) - 1)
+    here = np.flatnonzero(block.ids[at] == own)
+    similar[here, at[here]] = -np.inf
+    if own_shards is not None:  # all rows of a block are of one partition
+        similar[own_shards == block.ids[0] // ID_STRIDE] = -np.inf
+    return similar
 
 
 def cosine_distances(query: Vectors, vectors: Vectors) -> Distances:
@@ -146,12 +168,19 @@ def _key(db: Database, sets: list[QuerySet], k: int) -> str:
     return digest.hexdigest()[:24]
 
 
-def _read(path: Path, sets: int) -> list[TrueNeighbours] | None:
+def _read(path: Path, queries: list[int], k: int) -> list[TrueNeighbours] | None:
+    """The kept neighbours of sets of so many queries; None if there is no file, or if it is damaged in any way."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            # numpy reads an array's header before the checksum of the array is known.
+            if archive.testzip() is not None:
+                return None
         with np.load(path, allow_pickle=False) as kept:
-            return [TrueNeighbours(kept[f"ids_{place}"], kept[f"distances_{place}"]) for place in range(sets)]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+            found = [TrueNeighbours(kept[f"ids_{place}"], kept[f"distances_{place}"]) for place in range(len(queries))]
+    except (*UNREADABLE, KeyError):
         return None
+    whole = all(one.ids.shape == one.distances.shape == (count, k) for one, count in zip(found, queries, strict=True))
+    return found if whole else None
 
 
 def _write(path: Path, neighbours: list[TrueNeighbours]) -> None:

@@ -18,6 +18,9 @@ COPY_DISTANCE = 1e-6
 OVERSAMPLE = 3
 """Rows drawn for each wanted query: LAION has some vectors up to 902 times, and each vector is asked only once."""
 
+COMPARED_AT_ONCE = 1 << 23
+"""Similarities of drawn rows that are in memory at a time: 34 MB of float32."""
+
 LeftOut = Literal["nothing", "row", "partition"]
 """What is left out of a query's true neighbours and of its search: nothing, its own row, or its own partition."""
 
@@ -106,7 +109,20 @@ def _different_of(db: Database, by: By, drawn: Ids, count: int, seed: int) -> tu
 
 
 def _different(vectors: Vectors, count: int) -> npt.NDArray[np.int64]:
-    """Positions of the first `count` vectors that are not copies of an earlier one."""
+    """Positions of the first `count` vectors, of (n, d), that are not copies of an earlier one.
+
+    Each block of vectors is compared with those before it, until there are enough. Besides the vectors and copies of
+    them, memory is that of `COMPARED_AT_ONCE` similarities: at most 0.1 GB, whatever the number of vectors.
+    """
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
-    copies = np.tril(unit @ unit.T > 1 - COPY_DISTANCE, k=-1).any(axis=1)
-    return np.flatnonzero(~copies)[:count]
+    at_once = max(1, COMPARED_AT_ONCE // max(len(unit), 1))
+    found = np.empty(0, np.int64)
+    for start in range(0, len(unit), at_once):
+        some = unit[start : start + at_once]
+        alike = some @ unit[: start + len(some)].T > 1 - COPY_DISTANCE
+        # Only earlier vectors count: for vector i those before i.
+        copies = np.tril(alike, k=start - 1).any(axis=1)
+        found = np.concatenate([found, start + np.flatnonzero(~copies)])
+        if len(found) >= count:
+            break
+    return found[:count]

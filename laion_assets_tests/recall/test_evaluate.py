@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from laion_assets.errors import TableError
 from laion_assets.index.graphs import build_indexes
+from laion_assets.recall import queries as queries_module
 from laion_assets.recall.compare import best_by_kind
 from laion_assets.recall.evaluate import evaluate
 from laion_assets.recall.exact import nearest_by_blocks
@@ -95,6 +97,25 @@ def test_copies_of_one_vector_are_asked_once(copied: Settings) -> None:
         assert (np.triu(unit @ unit.T, k=1) < 1 - 1e-6).all()
         assert len(queries) == 100
     assert all((a.vectors == b.vectors).all() for a, b in zip(sets, again, strict=True))
+
+
+def test_different_vectors_are_the_same_whatever_is_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((200, 8)).astype(np.float32)[random.integers(0, 200, 300)]
+    _, first = np.unique(vectors, axis=0, return_index=True)
+    for at_once in (300 * 300, 300 * 7, 1):
+        monkeypatch.setattr(queries_module, "COMPARED_AT_ONCE", at_once)
+        assert queries_module._different(vectors, 300).tolist() == sorted(first.tolist())
+        assert queries_module._different(vectors, 20).tolist() == sorted(first.tolist())[:20]
+
+
+def test_memory_for_drawing_does_not_grow_with_the_square_of_the_queries() -> None:
+    vectors = np.random.default_rng(0).standard_normal((9_000, 8)).astype(np.float32)
+    tracemalloc.start()
+    assert len(queries_module._different(vectors, 9_000)) == 9_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6, "each with each other they have 324 MB of similarities"
 
 
 def test_a_bad_index_is_seen(tmp_path: Path, transport: Transport) -> None:
