@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
 from laion_assets.index.cells.build import build_cells
+from laion_assets.index.cells.nodes import cells_facts, live_everywhere
 from laion_assets.index.cells.schema import code_bytes, code_dimension, vector_columns
-from laion_assets.index.cells.verify import cells_cover
+from laion_assets.index.cells.verify import CellsCover, cells_cover
 from laion_assets.index.nodes import IndexFacts, index_facts
 from laion_assets.recall.figures import SearchSettings
 from laion_assets.recall.methods import Found, Question
-from laion_assets.searching.cells import require_cells, search_cells
+from laion_assets.searching.cells import MARGIN, search_cells
 from laion_assets.searching.cells_settings import CANDIDATES, CellsSettings, default_probes
 from laion_assets.searching.cells_use import cells_use
 from laion_assets.searching.statement import SearchRequest
 from laion_assets.table.database import Database
-from laion_assets.table.vectors import By, Vectors
+from laion_assets.table.nodes import connect_to_node, nodes
+from laion_assets.table.parts import partition_contents
+from laion_assets.table.vectors import Vectors
 
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)
 """The default number of clusters probed is multiplied by these."""
@@ -31,7 +34,8 @@ class Codes:
     in_graphs = False
 
     def require_whole(self, db: Database) -> IndexFacts:
-        """Raises `TableError` unless the cells of each column have every loaded shard, as the table has it now."""
+        """Raises `TableError` unless the cells of each column have every loaded shard, as the table has it now; in a
+        cluster, on every node."""
         return _whole(db, self.name)
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002
@@ -44,8 +48,18 @@ class Codes:
         return _found(db, vector, question, settings)
 
     def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
-        """Raises `TableError` unless the plan has a shortlist of codes."""
-        _require_codes(db, vector, question, settings)
+        """Raises `TableError` unless the plan has a shortlist of codes; in a cluster, on every node with rows."""
+        if db.settings.cluster is None:
+            _require_codes(db, vector, question, settings)
+            return
+        for node in nodes(db):
+            with connect_to_node(db, node) as there:
+                if partition_contents(there):
+                    _require_codes(there, vector, question, settings)
+
+    def candidates(self, settings: SearchSettings, limit: int) -> int:
+        """The settings' number: codes have no limit of 1,000 candidates a search."""
+        return _cells_settings(settings).candidates_for(limit, limit + MARGIN)
 
     def make_cold(self, db: Database) -> bool:  # noqa: ARG002
         """False: codes are in the operating system's page cache, which we do not empty."""
@@ -62,7 +76,8 @@ class Codes:
 
 @dataclass(frozen=True)
 class Cells(Codes):
-    """Searches the codes of the nearest clusters; `probes` are the numbers of clusters to try."""
+    """Searches the codes of the nearest clusters; `probes` are the numbers of clusters to try, in a cluster of servers
+    the same on each node."""
 
     probes: tuple[int, ...]
     name = "cells"
@@ -70,10 +85,14 @@ class Cells(Codes):
     @classmethod
     def of(cls, db: Database) -> Cells:
         """The method for the table's own cells. Raises `TableError` if there are none, or only one cluster."""
-        live = require_cells(db, "image")
-        usual = default_probes(live.clusters, live.rows) or live.clusters
+        found = live_everywhere(db)
+        if found is None:
+            raise TableError(db.subject, found="no cells", expected="them", advice="materialize vector_cells")
+        # A node with fewer rows reads all its clusters where it has no more than are probed.
+        usual = max(default_probes(live.clusters, live.rows) or live.clusters for live in found.live.values())
+        clusters = max(live.clusters for live in found.live.values())
         tried = {math.ceil(usual * factor) for factor in FACTORS}
-        probes = tuple(sorted(number for number in tried if number < live.clusters))
+        probes = tuple(sorted(number for number in tried if number < clusters))
         if not probes:
             raise TableError(db.subject, found="one cluster", expected="several", advice="measure the method codes")
         return cls(probes)
@@ -83,14 +102,9 @@ class Cells(Codes):
         return [SearchSettings(multiplier=CANDIDATES, probes=probes) for probes in self.probes]
 
 
-def cells_description(name: str, generations: Mapping[By, int]) -> str:
-    """The text with which an evaluation names what it measured, by the generation of each vector column's centroids."""
-    return ", ".join([name, *(f"generation {number} of {by}" for by, number in generations.items())])
-
-
 def _whole(db: Database, name: str) -> IndexFacts:
-    covers = [cells_cover(db, by) for by in vector_columns(db)]
-    faults = [fault for cover in covers for fault in cover.faults]
+    covers = _covers(db)
+    faults = [f"{fault}{at}" for at, cover in covers for fault in cover.faults]
     if faults:
         raise TableError(
             db.subject,
@@ -98,9 +112,21 @@ def _whole(db: Database, name: str) -> IndexFacts:
             expected="every loaded shard in the cells",
             advice="materialize vector_cells, and measure again",
         )
-    return IndexFacts(
-        cells_description(name, {cover.by: cover.generation for cover in covers}), {}, index_facts(db).parts
-    )
+    # A node without rows has no cells, and no generation.
+    generations = {f"{cover.by}{at}": cover.generation for at, cover in covers if cover.generation}
+    description, declared = cells_facts(name, db, generations)
+    return IndexFacts(description, declared, index_facts(db).parts)
+
+
+def _covers(entry: Database) -> list[tuple[str, CellsCover]]:
+    """The cells of each column; in a cluster of each node, with the text " on" and the node's name."""
+    if entry.settings.cluster is None:
+        return [("", cells_cover(entry, by)) for by in vector_columns(entry)]
+    covers = []
+    for node in nodes(entry):
+        with connect_to_node(entry, node) as db:
+            covers += [(f" on {node.name}", cells_cover(db, by)) for by in vector_columns(db)]
+    return covers
 
 
 def _cells_settings(settings: SearchSettings) -> CellsSettings:

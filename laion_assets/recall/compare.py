@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from laion_assets.errors import TableError
-from laion_assets.index.cells.schema import cells_exist
+from laion_assets.index.cells.nodes import cells_anywhere
 from laion_assets.progress import Log
 from laion_assets.recall.cells import Cells, Codes
 from laion_assets.recall.evaluate import evaluate_methods
 from laion_assets.recall.figures import Evaluation, read_evaluations, recall_folder
-from laion_assets.recall.judge import has_targets_of, judged_by
+from laion_assets.recall.judge import has_targets_of, judged_by, meets_target
 from laion_assets.recall.methods import Hnsw, Method
 from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.searching.request import METHODS
@@ -22,11 +22,11 @@ from laion_assets.table.database import Database
 def built_methods(db: Database) -> list[Method]:
     """Graphs if LAION_INDEX asks for them; codes and cells if there are cells and LAION_INDEX asks for them.
 
-    Graphs also if there is no other method: the evaluation then reports that they are missing. With one cluster there
-    are codes, but no cells.
+    If there is no other method, also codes that LAION_INDEX asks for, or else graphs: the evaluation then reports that
+    they are missing. With one cluster there are codes, but no cells.
     """
     methods: list[Method] = [Hnsw()] if db.settings.builds_graphs else []
-    if db.settings.builds_cells and db.settings.cluster is None and cells_exist(db):
+    if db.settings.builds_cells and (not methods or cells_anywhere(db)):
         methods.append(Codes())
         with suppress(TableError):  # raised for a table so small that it has one cluster
             methods.append(Cells.of(db))
@@ -73,3 +73,9 @@ def best_by_kind(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
         for kind in evaluation.kinds:
             measured.setdefault(kind.kind, []).append(evaluation)
     return {kind: max(of_kind, key=lambda one: one.chosen(kind).at_10.low) for kind, of_kind in measured.items()}
+
+
+def targets_are_met(evaluations: Sequence[Evaluation]) -> bool:
+    """Whether every kind of query meets its target with one of the methods; false without evaluations."""
+    best = best_by_kind(evaluations)
+    return bool(best) and all(meets_target(found, kind) for kind, found in best.items())

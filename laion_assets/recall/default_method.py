@@ -26,10 +26,15 @@ class Choice:
     why: str
 
 
-def usual_choice(settings: Settings, *, cells: bool) -> Choice:
-    """The choice without measurements: what LAION_INDEX builds; `cells` is whether there are cells."""
+def usual_choice(settings: Settings, *, cells: bool, graphs: bool = True) -> Choice:
+    """The choice without measurements: what LAION_INDEX builds. `cells` is whether there are cells, `graphs` whether
+    there may be graphs. In a cluster nothing tells that a search by graphs found none, so it must not be chosen."""
     why = f"LAION_INDEX={settings.index}, and no report of recall compares it"
-    return Choice("cells" if settings.index == "cells" and cells else "graph", why)
+    if settings.index != "cells" or (graphs and not cells):
+        return Choice("graph", why)
+    if cells:
+        return Choice("cells", why)
+    return Choice("exact", "LAION_INDEX=cells, and cells are missing, and so are graphs")
 
 
 def measured_choice(kind: str, evaluations: Mapping[MethodName, Evaluation]) -> Choice | None:

@@ -111,8 +111,8 @@ class Latency:
 class Measurement:
     """One kind of query at one setting. `at_100` is None if it was not asked for.
 
-    `multiplier_at_100` is the number of candidates a neighbour that were rescored for it. ClickHouse has 1,000
-    candidates a search: 10 each for 100 rows, 9 each for 101. `cost` is measured only for chosen settings.
+    `multiplier_at_100` is the number of candidates a neighbour that were rescored for it. A search by graphs has 1,000
+    candidates: 10 each for 100 rows, 9 each for 101. `cost` is measured only for chosen settings.
     """
 
     kind: str

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from laion_assets.errors import TableError
-from laion_assets.index.cells.events import LiveCells, live_cells
-from laion_assets.index.cells.schema import cells_exist, vector_columns
+from laion_assets.index.cells.nodes import LiveEverywhere, cells_facts, live_everywhere
+from laion_assets.index.declared import declared_indexes
 from laion_assets.index.nodes import IndexFacts, index_facts
 from laion_assets.index.parameters import IndexParameters
-from laion_assets.recall.cells import cells_description
 from laion_assets.recall.default_method import Choice, measured_choice, usual_choice
 from laion_assets.recall.figures import Evaluation, SearchSettings, read_evaluations, recall_folder
 from laion_assets.recall.judge import judged_by
@@ -17,7 +16,6 @@ from laion_assets.searching.cells_settings import CellsSettings
 from laion_assets.searching.request import MethodName
 from laion_assets.settings import Settings
 from laion_assets.table.database import Database
-from laion_assets.table.vectors import By
 
 NAMED = 5
 """How many partitions a message names."""
@@ -43,13 +41,14 @@ def named_settings(settings: Settings, db: Database | None = None) -> NamedSetti
     """What the last report named for graphs, codes and cells. If it does not fit the table, there is a reason instead
     of settings.
 
-    A few statements read the table of `db`; without `db` only the settings are compared.
+    A few statements read the table of `db`; without `db` only the settings are compared. In a cluster whose nodes have
+    cells, one replica of each cluster shard is asked for them, the same that a search asks.
     """
     kept = {name: judged_by(settings, found) for name, found in read_evaluations(recall_folder(settings)).items()}
     graph = kept.pop("graph", None)
     ignored = None if graph is None else _misfit_of_graphs(graph, settings, db)
-    live = {} if db is None else _live_cells(db)
-    fitting = {name: found for name, found in kept.items() if _fits_cells(found, live)}
+    live = None if db is None else _live_cells(db)
+    fitting = {name: found for name, found in kept.items() if db and live and _fits_cells(found, db, live)}
     cells = {
         name: {kind: CellsSettings(one.probes, one.multiplier) for kind, one in found.named.items()}
         for name, found in fitting.items()
@@ -59,31 +58,42 @@ def named_settings(settings: Settings, db: Database | None = None) -> NamedSetti
     kinds = {kind for found in fitting.values() for kind in found.named}
     choices = {kind: choice for kind in kinds if (choice := measured_choice(kind, fitting)) is not None}
     by_kind = graph.named if graph is not None and ignored is None else {}
-    return NamedSettings(by_kind, ignored, cells, choices, usual_choice(settings, cells=bool(live)))
+    graphs = settings.index != "cells" or db is None or _may_have_graphs(db)
+    return NamedSettings(
+        by_kind, ignored, cells, choices, usual_choice(settings, cells=live is not None, graphs=graphs)
+    )
 
 
-def _live_cells(db: Database) -> dict[By, LiveCells]:
-    """What a search of the cells of each column would read; empty if there are no cells, and in a cluster, where each
-    node has its own."""
-    if db.settings.cluster is not None:
-        return {}
+def _live_cells(db: Database) -> LiveEverywhere | None:
+    """What a search of the cells would read; None if there are no cells, or not on every node that has rows.
+
+    In a cluster that should have no cells, the other nodes are not connected to: searches by graphs do without that.
+    """
+    if db.settings.cluster is not None and not db.settings.builds_cells:
+        return None
     try:
-        if not cells_exist(db):
-            return {}
-        found = {by: live_cells(db, by) for by in vector_columns(db)}
+        return live_everywhere(db)
     except TableError:  # a user who may only search the main table
-        return {}
-    return {by: live for by, live in found.items() if live is not None}
+        return None
 
 
-def _fits_cells(evaluation: Evaluation, live: dict[By, LiveCells]) -> bool:
-    """Whether an evaluation of codes or cells is about the present generations, and every shard is in them."""
-    generations = {by: one.generation for by, one in live.items()}
+def _may_have_graphs(db: Database) -> bool:
+    """Whether the table declares graphs; true if the user may not know it."""
+    try:
+        return bool(declared_indexes(db))
+    except TableError:
+        return True
+
+
+def _fits_cells(evaluation: Evaluation, db: Database, live: LiveEverywhere) -> bool:
+    """Whether an evaluation of codes or cells is about the present generations, and every shard is in them. In a
+    cluster all replicas were measured, and those that a search asks now are compared."""
+    description, declared = cells_facts(evaluation.method, db, live.generations)
     return (
-        bool(live)
-        and evaluation.index == cells_description(evaluation.method, generations)
-        and evaluation.rows == max(one.rows for one in live.values())
-        and not any(one.scanned for one in live.values())
+        evaluation.index == description
+        and declared.items() <= evaluation.declared.items()
+        and evaluation.rows == live.rows
+        and live.whole
     )
 
 

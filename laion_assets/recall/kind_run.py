@@ -83,7 +83,7 @@ class KindRun:
                     if self.queries.left_out == "partition"
                     else at_ten.seconds
                 ),
-                settings.multiplier_for(self._question(start, 100).limit) if at_hundred.ids else 0,
+                self._method.candidates(settings, self._question(start, 100).limit) if at_hundred.ids else 0,
             )
             for settings, at_ten, at_hundred in zip(grid, ten, hundred, strict=True)
         ]

@@ -68,6 +68,9 @@ class Method(Protocol):
     def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
         """Raises `TableError` unless such a search uses what is measured, by the engine's own counters."""
 
+    def candidates(self, settings: SearchSettings, limit: int) -> int:
+        """Candidates a neighbour that a search for `limit` rows ranks by their stored vectors; 0 if it ranks none."""
+
     def make_cold(self, db: Database) -> bool:
         """Removes what is measured from the engine's memory; False if we may not do that."""
 
@@ -99,6 +102,10 @@ class Exact:
 
     def require_use(self, db: Database, vector: Vectors, question: Question, settings: SearchSettings) -> None:
         """Does nothing: a scan uses no index."""
+
+    def candidates(self, settings: SearchSettings, limit: int) -> int:  # noqa: ARG002
+        """0: every row is compared by its stored vector."""
+        return 0
 
     def make_cold(self, db: Database) -> bool:  # noqa: ARG002
         """False: we do not empty the operating system's page cache."""
@@ -145,6 +152,10 @@ class Hnsw:
                 expected="a search by the index: the recall of a scan says nothing about it",
                 advice="materialize vector_index, and look at its check index_is_used",
             )
+
+    def candidates(self, settings: SearchSettings, limit: int) -> int:
+        """The settings' number, or fewer: ClickHouse has at most 1,000 candidates a search."""
+        return settings.multiplier_for(limit)
 
     def make_cold(self, db: Database) -> bool:
         """Empties the embedded engine's cache of graphs. False on a server, whose cache is for all clients."""

@@ -89,7 +89,7 @@ def _interval(recall: Recall) -> str:
 
 
 def _hundred(one: Measurement) -> str:
-    """Recall@100; and the candidates a neighbour if these were fewer than named, since a search has at most 1,000."""
+    """Recall@100; and the candidates a neighbour if fewer than named, as a search by graphs has at most 1,000."""
     if one.at_100 is None:
         return "–"
     rescored = one.multiplier_at_100

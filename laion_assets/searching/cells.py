@@ -31,6 +31,7 @@ from laion_assets.searching.statement import (
 )
 from laion_assets.table.database import Database
 from laion_assets.table.nodes import nodes
+from laion_assets.table.parts import partition_contents
 from laion_assets.table.replicas import by_cluster_shard, on_a_replica
 from laion_assets.table.vectors import By, vector_sql
 
@@ -86,10 +87,14 @@ def _search_nodes(
     entry: Database, vector: npt.ArrayLike, request: SearchRequest, settings: CellsSettings | None
 ) -> SearchResult:
     """The nearest rows in a cluster: one replica of each cluster shard searches its own cells, one after the other."""
-    results = [
-        on_a_replica(entry, replicas, lambda db: search_cells(db, vector, request, settings))
-        for replicas in by_cluster_shard(nodes(entry))
-    ]
+
+    def search_node(db: Database) -> SearchResult:
+        live = _cells_of(db, request.by)
+        if live is None and not partition_contents(db):
+            return SearchResult([], request.by, exact=False, seconds=0.0)
+        return search_cells(db, vector, request, settings, live=live)
+
+    results = [on_a_replica(entry, replicas, search_node) for replicas in by_cluster_shard(nodes(entry))]
     found = ranked([one for result in results for one in result.neighbours], request.limit)
     probed = [result.clusters for result in results if result.clusters is not None]
     return SearchResult(
@@ -104,7 +109,7 @@ def _search_nodes(
 
 def require_cells(db: Database, by: By) -> LiveCells:
     """What a search of the cells reads. Raises `TableError` if the cells were never built."""
-    live = live_cells(db, by) if cells_exist(db) else None
+    live = _cells_of(db, by)
     if live is None:
         raise TableError(
             db.subject,
@@ -113,6 +118,10 @@ def require_cells(db: Database, by: By) -> LiveCells:
             advice="materialize vector_cells (LAION_INDEX=cells or both), or search with --method exact",
         )
     return live
+
+
+def _cells_of(db: Database, by: By) -> LiveCells | None:
+    return live_cells(db, by) if cells_exist(db) else None
 
 
 def needs_vectors(condition: Condition) -> bool:

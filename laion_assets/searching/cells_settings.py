@@ -23,6 +23,10 @@ LAZY_ROWS = 1_000_000
 Above it they are read for all rows of the clusters, and codes save nothing."""
 
 
+MOST_FETCHED = 1000.0
+"""Most candidates for each row that a statement returns, whatever number of candidates is asked for."""
+
+
 @dataclass(frozen=True)
 class CellsSettings:
     """How much a search by cells reads: clusters, and candidates a neighbour.
@@ -37,16 +41,26 @@ class CellsSettings:
         """ClickHouse's settings for a statement that returns `rows` rows, of which `limit` are wanted."""
         # With more rows than this setting, which is 1,000 unless it is set, the engine reads all vectors.
         most = {"max_limit_for_vector_search_queries": rows} if rows > 1000 else {}
-        multiplier = min(1000.0, max(1.0, self.candidates * limit / rows))
         return {
             "readonly": 2,
             **most,
             "vector_search_use_quantized_codes": 1,
             "vector_search_with_rescoring": 1,
-            "vector_search_index_fetch_multiplier": multiplier,
+            "vector_search_index_fetch_multiplier": self._multiplier(limit, rows),
             "query_plan_optimize_lazy_materialization": 1,
             "query_plan_max_limit_for_lazy_materialization": LAZY_ROWS,
         }
+
+    def candidates_for(self, limit: int, rows: int) -> int:
+        """Candidates a neighbour of a search for `limit` neighbours, whose statement returns `rows` rows.
+
+        These are fewer than `candidates` only where the engine's multiplier has its maximum.
+        """
+        return round(self._multiplier(limit, rows) * rows / limit)
+
+    def _multiplier(self, limit: int, rows: int) -> float:
+        """The engine's setting: candidates for each row that the statement returns."""
+        return min(MOST_FETCHED, max(1.0, self.candidates * limit / rows))
 
 
 def default_probes(clusters: int, rows: int) -> int:

@@ -31,8 +31,13 @@ def by_cluster_shard(known: Sequence[Node]) -> list[list[Node]]:
 
 
 def on_a_replica(entry: Database, replicas: Sequence[Node], work: Callable[[Database], Found]) -> Found:
-    """The result of `work` on one of these replicas: the node that `entry` is connected to, or else the first that
-    answers.
+    """The result of `work` on one of these replicas, as `with_a_replica` chooses it."""
+    return with_a_replica(entry, replicas, work)[1]
+
+
+def with_a_replica(entry: Database, replicas: Sequence[Node], work: Callable[[Database], Found]) -> tuple[Node, Found]:
+    """One of these replicas and the result of `work` there: the node that `entry` is connected to, or else the first
+    that answers.
 
     Connections to other nodes stay open as long as that of `entry`. Raises `ServerUnreachableError` if no replica
     answers, and what `work` raises.
@@ -40,8 +45,8 @@ def on_a_replica(entry: Database, replicas: Sequence[Node], work: Callable[[Data
     ordered = sorted(replicas, key=lambda node: (_was_silent(entry, node), not node.here, node.replica))
     for node in ordered[:-1]:
         with contextlib.suppress(ServerUnreachableError):
-            return _on_node(entry, node, work)
-    return _on_node(entry, ordered[-1], work)
+            return node, _on_node(entry, node, work)
+    return ordered[-1], _on_node(entry, ordered[-1], work)
 
 
 def _on_node(entry: Database, node: Node, work: Callable[[Database], Found]) -> Found:

@@ -18,13 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from laion_assets.api import search
+from laion_assets.api import answer, search
 from laion_assets.assets.location import CodeLocation
 from laion_assets.assets.recall_report import recall_report_asset
 from laion_assets.assets.vector_index import vector_index_asset, vector_index_checks
 from laion_assets.errors import ServerUnreachableError, TableError
-from laion_assets.recall.figures import SearchSettings
+from laion_assets.index.cells import centroids
+from laion_assets.index.cells.nodes import build_cells_everywhere
+from laion_assets.query import Query
+from laion_assets.recall.compare import built_methods, compare
+from laion_assets.recall.figures import SearchSettings, recall_folder, save_evaluations
+from laion_assets.recall.kept_report import named_settings
 from laion_assets.recall.recall_plan import RecallPlan
+from laion_assets.searching.request import SearchRequest
 from laion_assets.settings import Settings
 from laion_assets.table import embedded
 from laion_assets.table import nodes as nodes_module
@@ -350,6 +356,47 @@ def test_a_load_an_index_a_report_and_a_search_on_a_cluster_of_one(whole: Settin
         assert {str(name) for (name,) in db.rows("SHOW TABLES")} == {"laion", "laion_local", "laion_local_part_sizes"}
     with connect_to_own_rows(whole) as db:
         assert (db.settings.table, sum(state.rows for state in partitions(db))) == ("laion_local", 870)
+
+
+def test_with_cells_on_a_cluster_they_are_measured_and_searched_without_a_method(
+    whole: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(centroids, "ROWS_A_CENTROID_LEAST", 5)
+    settings = whole.model_copy(update={"index": "cells"})
+    with dg.DagsterInstance.ephemeral() as instance:
+        for shard in (1, 2):
+            assert run(settings, shard, instance).success
+    query, request, plan = Query(like=20_000_007), SearchRequest(limit=3), RecallPlan(queries=4, queries_at_100=0)
+    (found,) = answer([query], request, settings)
+    assert (found.method, found.result.way) == ("exact", "every row compared")
+    assert "cells are missing, and so are graphs" in str(found.why)
+    with connect(settings) as db, pytest.raises(TableError, match=r"no cells.*materialize vector_cells"):
+        compare(db, plan)
+
+    build_cells_everywhere(settings)
+    (found,) = answer([query], request, settings)
+    assert (found.method, found.result.neighbours[0].id) == ("cells", 20_000_007)
+    assert found.result.way == "by codes: codes of all rows", "a small table probes all clusters"
+    with connect(settings) as db:
+        measured = compare(db, plan)
+        save_evaluations(measured, recall_folder(settings))
+        named = named_settings(settings, db)
+        node = "127.0.0.1 (cluster shard 1, replica 1)"
+        assert [one.method for one in measured] == ["codes", "cells"]
+        for one in measured:
+            assert one.declared == {f"{by} on {node}": "generation 1" for by in ("image", "text")}
+            assert {kind.chosen.at_10.mean >= 0.9 for kind in one.kinds} == {True}
+        assert named.cells.keys() == {"codes", "cells"}
+        assert named.choices.keys() == measured[0].named.keys()
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(settings, 0, instance).success
+    with connect(settings) as db:
+        assert named_settings(settings, db).cells == {}, "the report is about fewer rows"
+        with pytest.raises(TableError, match="shard 0 is not in the image cells"):
+            compare(db, plan)
+        both = settings.model_copy(update={"index": "both"})
+        with connect(both) as opened:
+            assert [method.name for method in built_methods(opened)] == ["graph", "codes", "cells"]
 
 
 def test_a_node_that_is_a_server_is_asked_over_http(whole: Settings, tmp_path: Path, sample_folder: Path) -> None:

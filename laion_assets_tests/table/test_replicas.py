@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from laion_assets.assets.location import CodeLocation
+from laion_assets.assets.vector_cells import vector_cells_checks
 from laion_assets.errors import EndedError, ServerUnreachableError
-from laion_assets.index.cells.nodes import build_cells_everywhere
-from laion_assets.index.cells.schema import cells_exist
+from laion_assets.index.cells.nodes import build_cells_everywhere, live_everywhere
+from laion_assets.index.cells.schema import cells_exist, drop_cells_tables
 from laion_assets.index.cover import index_cover
 from laion_assets.index.nodes import build_everywhere
+from laion_assets.recall.kept_report import named_settings
 from laion_assets.searching.cells import search_cells
 from laion_assets.searching.ending import end_search
 from laion_assets.searching.statement import SearchRequest, vector_of
@@ -163,3 +167,52 @@ def test_the_statements_of_a_search_have_its_comment_on_every_node(nodes: TwoNod
             "one search",
             "one search",
         ]
+
+
+def test_cells_are_chosen_where_each_node_that_a_search_asks_has_them(nodes: TwoNodes) -> None:
+    build_cells_everywhere(nodes.settings("pair"))
+    for cluster in ("pair", "spare"):
+        settings = nodes.settings(cluster).model_copy(update={"index": "cells"})
+        with connect(settings) as db:
+            found = live_everywhere(db)
+            assert found is not None
+            assert (found.rows, found.whole, len(found.live)) == (900, True, 4)
+            assert {where.partition(" (")[0] for where in found.live} == {
+                f"{by} on 127.0.0.{node}" for by in ("image", "text") for node in (1, 2)
+            }
+            named = named_settings(settings, db)
+            assert named.usual is not None
+            assert named.usual.method == "cells"
+    with connect(nodes.settings("gap")) as db, pytest.raises(ServerUnreachableError):
+        live_everywhere(db)
+    with connect(nodes.alone(1)) as db:
+        drop_cells_tables(db)
+    with connect(nodes.settings("pair")) as db:
+        assert live_everywhere(db) is None, "the 400 rows of node 1 have no cells"
+
+
+def test_a_node_without_rows_needs_no_cells(nodes: TwoNodes) -> None:
+    with connect(nodes.alone(1)) as db:
+        drop_cells_tables(db)
+        db.command("RENAME TABLE laion_local TO laion_away")
+        db.command("CREATE TABLE laion_local AS laion_away")
+    try:
+        settings = nodes.settings("pair")
+        assert {report.by for report in build_cells_everywhere(settings)} == {"image", "text"}
+        with connect(settings) as db:
+            found = live_everywhere(db)
+            assert found is not None
+            assert (found.rows, len(found.live)) == (500, 2)
+        with connect(nodes.alone(0)) as db:
+            vector = vector_of(db, 5, "image")
+        with connect(settings) as db:
+            assert search_cells(db, vector, SearchRequest(limit=3)).neighbours[0].id == 5
+        location = CodeLocation(settings.model_copy(update={"index": "cells"}))
+        for check in vector_cells_checks(location):
+            verdict = check()
+            assert isinstance(verdict, dg.AssetCheckResult)
+            assert verdict.passed, verdict.description
+    finally:
+        with connect(nodes.alone(1)) as db:
+            db.command("DROP TABLE laion_local SYNC")
+            db.command("RENAME TABLE laion_away TO laion_local")

@@ -30,8 +30,10 @@ class CellsCover:
 
 
 def cells_cover(db: Database, by: By) -> CellsCover:
-    """Compares rows and a hash of ids, shard by shard. Raises `TableError` when there are no tables of cells."""
+    """Compares rows and a hash of ids, shard by shard. A table without rows needs no cells. Raises `TableError`."""
     live = live_cells(db, by) if cells_exist(db) else None
+    if live is None and not partition_contents(db):
+        return CellsCover(by, 0, [], [])
     if live is None:
         return CellsCover(by, 0, [], [f"no cells of {by} vectors: materialize vector_cells"])
     faults = [f"shard {shard} is not in the {by} cells, or was changed since" for shard in live.scanned]
@@ -76,8 +78,9 @@ def misfits(history: Record, loaded: set[int]) -> dict[int, float]:
 
 
 def centroid_misfits(db: Database, by: By) -> dict[int, float]:
-    """`misfits` of the loaded shards. Raises `TableError` when there are no tables of cells."""
-    return misfits(read_record(db, by), set(partition_contents(db)))
+    """`misfits` of the loaded shards. Raises `TableError` when there are rows and no tables of cells."""
+    loaded = set(partition_contents(db))
+    return misfits(read_record(db, by), loaded) if loaded else {}
 
 
 def cells_bytes(db: Database, by: By) -> int:
