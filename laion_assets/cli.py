@@ -91,18 +91,22 @@ def load(
 
 @app.command()
 def index(dataset: DatasetOption = None, source: SourceOption = None, as_json: Json = False) -> None:
-    """Build what is missing of the indexes, and measure their recall; exit code 1 where a target is not met."""
+    """Build what is missing of the indexes, and measure their recall.
+
+    Exit code 1 if that failed, or if a kind of query is below its target.
+    """
+    from laion_assets.recall.compare import targets_are_met
     from laion_assets.terminal.index import build_and_measure
     from laion_assets.terminal.instance import dagster_instance
-    from laion_assets.terminal.recall import evaluation_json, kept_evaluation
+    from laion_assets.terminal.recall import evaluation_json
     from laion_assets.terminal.settings import settings_of
 
     settings = settings_of(dataset, source)
     with dagster_instance() as instance:
-        built = build_and_measure(settings, instance, errors if as_json else console)
-    if as_json and built:
-        print_json(evaluation_json(settings, kept_evaluation(settings)))
-    raise typer.Exit(0 if built else 1)
+        measured = build_and_measure(settings, instance, errors if as_json else console)
+    if as_json and measured:
+        print_json(evaluation_json(settings, measured[0]))
+    raise typer.Exit(0 if targets_are_met(measured) else 1)
 
 
 @app.command()
@@ -112,7 +116,7 @@ def recall(
     source: SourceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Show the last report of recall; exit code 1 if a kind of query is below its target."""
+    """Show the last report of recall. Exit code 1 if a kind of query is below its target, or if --measure failed."""
     from laion_assets.terminal.recall import evaluation_json, kept_evaluation, measure, print_recall
     from laion_assets.terminal.settings import settings_of
 
@@ -194,7 +198,8 @@ def bring_up_to_date(
 ) -> None:
     """Make again what is stale or missing, then index and recall if they are out of date, and nothing else.
 
-    If a Dagster daemon runs, it is asked for a backfill; else everything is made in this process.
+    If a Dagster daemon runs, it is asked for a backfill; else everything is made in this process. Exit code 1 if
+    something could not be made; recall below its target is told, and is none.
     """
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.settings import settings_of
@@ -217,8 +222,9 @@ def status(
 ) -> None:
     """Show shards at each stage, what the table holds, the last recall, and whether all is well.
 
-    Exit code 1 if a finding is bad. While a load or another command holds the embedded engine, it shows at once what
-    Dagster recorded, says which process holds the table, and judges only by what could be read.
+    Exit code 1 if a finding is bad; with --shard, if that shard failed; with --watch always 0. While a load or another
+    command holds the embedded engine, it shows at once what Dagster recorded, says which process holds the table, and
+    judges only by what could be read.
     """
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.settings import settings_of

@@ -14,8 +14,6 @@ from laion_assets.definitions import build_definitions
 from laion_assets.errors import TableError
 from laion_assets.health.keys import BUILD_JOB, asset_key, job_name, measured_assets
 from laion_assets.health.runs import failure_reason
-from laion_assets.index.cells.events import live_cells
-from laion_assets.index.cells.schema import cells_exist, vector_columns
 from laion_assets.index.nodes import require_whole_index
 from laion_assets.recall.compare import have_other_targets, kept_evaluations
 from laion_assets.recall.figures import Evaluation
@@ -30,8 +28,9 @@ from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.runs import STOPPED, execute_here
 
 
-def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console: Console) -> bool:
-    """Builds missing indexes, measures their recall, prints it; returns whether all succeeded.
+def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console: Console) -> list[Evaluation]:
+    """Builds missing indexes, measures their recall, prints it; returns the evaluations, of which there are none if
+    something failed. Whether they meet their targets is said by `targets_are_met`.
 
     If nothing has changed since the last report, it says so and shows that report. Raises `KeyboardInterrupt` if
     Ctrl-C, SIGTERM or *Terminate* in the UI ended the run. Partitions that were indexed before keep their indexes.
@@ -41,8 +40,9 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
         found, measured_at = current
         when = datetime.fromtimestamp(measured_at).astimezone().strftime("%Y-%m-%d %H:%M")
         console.print(f"index and recall are those that were built and measured at {when}: nothing has changed since")
-        _print_measured(found, kept_evaluations(settings), console)
-        return True
+        kept = kept_evaluations(settings)
+        _print_measured(found, kept, console)
+        return kept
     with ShardBars(console) as bars:
         job = build_definitions(settings, bars.for_step).resolve_job_def(job_name(settings, BUILD_JOB))
         run = execute_here(job, instance)
@@ -52,9 +52,9 @@ def build_and_measure(settings: Settings, instance: dg.DagsterInstance, console:
     measured = kept_evaluations(settings)
     if not run.is_success or not measured:
         console.print(f"failed: {failure_reason(instance, run.run_id)}", style="red", markup=False)
-        return False
+        return []
     _print_measured(measured[0], measured, console)
-    return True
+    return measured
 
 
 def _print_measured(evaluation: Evaluation, compared: Sequence[Evaluation], console: Console) -> None:
@@ -98,17 +98,8 @@ def _are_current(kept: Sequence[Evaluation], db: Database) -> bool:
             return False
     if not settings.builds_cells:
         return True
-    # Cells of a cluster are not measured.
-    measured = settings.cluster is not None or "codes" in methods
-    return measured and methods - {"graph"} <= named.cells.keys() and _cells_are_whole(db)
-
-
-def _cells_are_whole(db: Database) -> bool:
-    """Whether every loaded shard is in the cells of each vector column, as it was loaded last."""
-    if not cells_exist(db):
-        return False
-    found = [live_cells(db, by) for by in vector_columns(db)]
-    return all(live is not None and not live.scanned for live in found)
+    # Settings are named for cells only if every loaded shard is in them, as it was loaded last.
+    return "codes" in methods and methods - {"graph"} <= named.cells.keys()
 
 
 def recall_table(evaluation: Evaluation) -> Table:

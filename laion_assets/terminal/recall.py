@@ -11,9 +11,8 @@ from laion_assets.definitions import build_definitions
 from laion_assets.errors import TableError
 from laion_assets.health.keys import BUILD_JOB, job_name
 from laion_assets.health.runs import failure_reason
-from laion_assets.recall.compare import best_by_kind, kept_evaluations
+from laion_assets.recall.compare import kept_evaluations, targets_are_met
 from laion_assets.recall.figures import Evaluation
-from laion_assets.recall.judge import meets_target
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.index import methods_table, recall_table
@@ -63,4 +62,4 @@ def print_recall(settings: Settings, evaluation: Evaluation, console: Console) -
     compared = kept_evaluations(settings) or [evaluation]
     if len(compared) > 1:
         console.print(methods_table(compared))
-    return all(meets_target(found, kind) for kind, found in best_by_kind(compared).items())
+    return targets_are_met(compared)

@@ -41,7 +41,7 @@ def bring_up_to_date(
     outcomes = _make_shards(settings, instance, console, update)
     if outcomes:
         console.print(outcome_table(outcomes))
-    built = not (update.index or update.cells or update.recall) or build_and_measure(settings, instance, console)
+    built = not (update.index or update.cells or update.recall) or bool(build_and_measure(settings, instance, console))
     return built and not any(outcome.error for outcome in outcomes)
 
 

@@ -95,6 +95,18 @@ def test_the_index_is_built_and_its_recall_shown(folder: Folder) -> None:
     assert {kind["kind"] for kind in json.loads(measured.stdout)["kinds"]} == kinds
 
 
+def test_index_exits_with_1_while_a_target_is_not_met(folder: Folder) -> None:
+    """Graphs of so few links lose neighbours. The second call finds that nothing has changed, and builds nothing."""
+    bad = {"LAION_HNSW_M": "2", "LAION_HNSW_EF_CONSTRUCTION": "4", "LAION_RECALL_QUERIES": "8"}
+    for said in ("", "nothing has changed since"):
+        below = folder.run("index", "--json", **bad, LAION_RECALL_TARGET="1")
+        assert below.returncode == 1, below.stderr
+        assert said in " ".join(below.stderr.split())
+        found = json.loads(below.stdout)
+        assert min(kind["chosen"]["at_10"]["low"] for kind in found["kinds"]) < found["target"] == 1
+    assert folder.run("index", **bad, LAION_RECALL_TARGET="0.01").returncode == 0
+
+
 def test_the_version_is_told(folder: Folder) -> None:
     ended = folder.run("--version")
     assert (ended.returncode, ended.stdout.split()[0]) == (0, "laion-assets")
