@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -218,7 +219,8 @@ def load(settings: Settings, db: Database, shard: int = 0) -> int:
     fetch_shard(settings, shard, store.raw_folder, limits=QUICK)
     merged = merge_shard(store, shard, max_bad_fraction=settings.max_bad_fraction)
     require_loadable(merged, settings.dataset, max_bad_fraction=settings.max_bad_fraction, extra_columns={})
-    return load_partition(db, merged).rows
+    # The table is shared by all tests, but each shard is checked by its own description.
+    return load_partition(replace(db, settings=settings), merged).rows
 
 
 @pytest.fixture(scope="module")
