@@ -272,7 +272,7 @@ def test_a_file_that_was_merged_with_other_extra_columns_is_refused(
     merged = merge_shard(store, 0, max_bad_fraction=0, extra_columns={"LICENSE": "String"})
     with pytest.raises(ShardFileError) as caught:
         load_partition(db, merged)
-    assert_one_line(caught.value, "the extra columns LICENSE where LAION_EXTRA_COLUMNS says none")
+    assert_one_line(caught.value, "the extra columns LICENSE String where the dataset and LAION_EXTRA_COLUMNS say none")
 
 
 def test_captions_that_look_like_sql_or_are_not_text_are_loaded_byte_for_byte(
