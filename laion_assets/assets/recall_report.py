@@ -9,6 +9,7 @@ from laion_assets.assets.location import CodeLocation, Metadata, asset, asset_ch
 from laion_assets.automation.milestones import report_condition
 from laion_assets.health.facts import build_core_seconds
 from laion_assets.health.keys import measured_assets
+from laion_assets.health.loaded_since import LOADED_SINCE, loaded_since
 from laion_assets.machine import StepMeter
 from laion_assets.recall.compare import best_by_kind, compare, kept_evaluations
 from laion_assets.recall.figures import Evaluation, recall_folder, save_evaluations
@@ -19,7 +20,9 @@ from laion_assets.recall.recall_plan import RecallPlan
 from laion_assets.recall.report import recall_markdown
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
+from laion_assets.shard_numbers import as_ranges
 from laion_assets.table.connect import connect
+from laion_assets.table.schema import partitions
 
 SMALL_ROWS = 100_000
 """With fewer rows than this an exact search takes a few milliseconds, and an index cannot be faster."""
@@ -49,7 +52,9 @@ def recall_report_asset(location: CodeLocation, plan: RecallPlan | None = None) 
             progress.begin("recall")
             with connect(location.settings) as db:
                 # Each line is shown as a stage, in Dagster's log or at a terminal.
-                measured = compare(db, plan, log=progress.begin)
+                since = loaded_since(context.instance, location.settings, *measured_assets(location.settings))
+                later = since & {state.shard for state in partitions(db)}
+                measured = compare(db, plan, leaving_out=later, log=progress.begin)
             evaluations = [_with_build(context.instance, location.settings, one) for one in measured]
             evaluation = evaluations[0]
             picture, methods = recall_plot(evaluation), methods_plot(evaluations)
@@ -58,7 +63,7 @@ def recall_report_asset(location: CodeLocation, plan: RecallPlan | None = None) 
             with replacing(folder / "methods.png", subject="methods.png") as temporary:
                 temporary.write_bytes(methods)
             save_evaluations(evaluations, folder)
-        metadata = _metadata(evaluation) | meter.metadata()
+        metadata = _metadata(evaluation) | meter.metadata() | {LOADED_SINCE: as_ranges(later)}
         metadata["report"] = dg.MetadataValue.md(
             recall_markdown(evaluation, inline_image(picture, "recall against latency"))
         )

@@ -1,6 +1,6 @@
 """`vector_index`: both HNSW indexes in every loaded partition; checks that they are there and are used."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import dagster as dg
 
@@ -15,6 +15,7 @@ from laion_assets.assets.location import (
 )
 from laion_assets.errors import LaionError
 from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN
+from laion_assets.health.loaded_since import LOADED_SINCE, loaded_since, said
 from laion_assets.health.versions import index_version, last_load, partition_versions
 from laion_assets.index.cover import index_sizes
 from laion_assets.index.graphs import BuildReport
@@ -27,6 +28,7 @@ from laion_assets.searching.statement import SearchRequest
 from laion_assets.shard_numbers import as_ranges
 from laion_assets.table.connect import connect
 from laion_assets.table.nodes import table_name
+from laion_assets.table.schema import partitions, without_shards
 from laion_assets.table.vectors import By, draw_rows, vectors_of
 
 
@@ -78,21 +80,27 @@ def _every_part_is_indexed(location: CodeLocation) -> dg.AssetChecksDefinition:
         location,
         "vector_index",
         "every_part_is_indexed",
-        "Every loaded partition is one part and has each index. Each index is counted separately.",
+        "Every partition that was loaded before the last build is one part and has each index. Each index is counted "
+        "separately. Partitions that were loaded since are named, not judged.",
         blocking=True,
         touches_table=True,
     )
-    def every_part_is_indexed() -> dg.AssetCheckResult:
+    def every_part_is_indexed(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         try:
-            cover = cover_everywhere(location.settings)
+            found = cover_everywhere(location.settings)
         except LaionError as error:
             return check_failed(error)
+        # Asked after the table: what the table has by now is loaded, or is still being loaded.
+        since = loaded_since(context.instance, location.settings, "vector_index")
+        later = since & {state.shard for _, state in found}
+        cover = [(at, state) for at, state in found if state.shard not in later]
         faults = [f"partition {state.shard} has no {name}{at}" for at, state in cover for name in state.missing]
         faults += [f"partition {state.shard} has {state.parts} parts{at}" for at, state in cover if state.parts != 1]
         return dg.AssetCheckResult(
-            passed=bool(cover) and not faults,
-            description="; ".join(faults[:10]) or (None if cover else "no partition is loaded"),
-            metadata={"partitions": len({state.shard for _, state in cover}), "faults": len(faults)},
+            passed=bool(found) and not faults,
+            description=said(faults[:10], later, "" if found else "no partition is loaded"),
+            metadata={"partitions": len({state.shard for _, state in cover}), "faults": len(faults)}
+            | {LOADED_SINCE: as_ranges(later)},
         )
 
     return every_part_is_indexed
@@ -103,33 +111,43 @@ def _index_is_used(location: CodeLocation) -> dg.AssetChecksDefinition:
         location,
         "vector_index",
         "index_is_used",
-        "A search by image and one by text read _distance from the index, and ClickHouse counted a search in the "
-        "graph of every part. EXPLAIN alone does not prove this: it names an index even when all rows are scanned.",
+        "A search by image and one by text of the partitions that the last build covers read _distance from the index, "
+        "and ClickHouse counted a search in the graph of each of their parts. EXPLAIN alone does not prove this: it "
+        "names an index even when all rows are scanned.",
         blocking=True,
         touches_table=True,
     )
-    def index_is_used() -> dg.AssetCheckResult:
+    def index_is_used(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        since = loaded_since(context.instance, location.settings, "vector_index")
         try:
-            uses = index_uses(location)
+            later, uses = index_uses(location, since)
         except LaionError as error:
             return check_failed(error)
         faults = [f"by {by}: {use.fault}" for by, use in uses.items() if use.fault]
         return dg.AssetCheckResult(
-            passed=bool(uses) and not faults,
-            description="; ".join(faults) or (None if uses else "no row is loaded"),
-            metadata={f"graphs_searched_by_{by}": use.searches for by, use in uses.items()},
+            passed=bool(uses or later) and not faults,
+            description=said(faults, later, "" if uses or later else "no row is loaded"),
+            metadata={f"graphs_searched_by_{by}": use.searches for by, use in uses.items()}
+            | {LOADED_SINCE: as_ranges(later)},
         )
 
     return index_is_used
 
 
-def index_uses(location: CodeLocation, settings: tuple[tuple[str, object], ...] = ()) -> dict[By, IndexUse]:
-    """What a search by each column does, with the vector of a random row and ClickHouse's `settings`."""
+def index_uses(
+    location: CodeLocation, since: Set[int] = frozenset(), settings: tuple[tuple[str, object], ...] = ()
+) -> tuple[Set[int], dict[By, IndexUse]]:
+    """The loaded partitions among `since`, and what a search of the others by each column does, with the vector of a
+    random row and ClickHouse's `settings`."""
     columns: tuple[By, ...] = ("image", "text")
     with connect(location.settings) as db:
-        drawn = draw_rows(db, 1, seed=0)
-        return {
-            by: use_everywhere(db, vectors_of(db, by, drawn).vectors[0], SearchRequest(by=by, settings=settings))
+        shards = without_shards(db, since)
+        drawn = draw_rows(db, 1, seed=0, shards=shards)
+        later = frozenset() if shards is None else {state.shard for state in partitions(db)} & since
+        return later, {
+            by: use_everywhere(
+                db, vectors_of(db, by, drawn).vectors[0], SearchRequest(by=by, shards=shards, settings=settings)
+            )
             for by in columns
             if f"{by}_embedding" in location.settings.dataset.vector_columns and len(drawn)
         }

@@ -17,8 +17,9 @@ from laion_assets.dagster_internals.records import (
     COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
     AssetCheckExecutionRecordStatus,
 )
-from laion_assets.health.history import COVERED_SHARDS, LOADS_SEEN, ShardHistory
+from laion_assets.health.history import COVERED_SHARDS, ShardHistory
 from laion_assets.health.keys import asset_key, job_name, measured_assets
+from laion_assets.health.loaded_since import loads_seen
 from laion_assets.health.runs import other_active_runs
 from laion_assets.health.versions import RecordedVersions
 from laion_assets.plan.kept_plan import plan_path, read_plan
@@ -132,8 +133,7 @@ def _build(instance: DagsterInstance, settings: Settings, asset: str) -> IndexRe
         return None
     metadata = record.asset_materialization.metadata
     covered = shards_of(str(metadata[COVERED_SHARDS].value)) if COVERED_SHARDS in metadata else set()
-    seen = metadata.get(LOADS_SEEN)
-    since = seen.value if seen is not None and isinstance(seen.value, int) else record.storage_id
+    since = loads_seen(record)
     loads = instance.get_latest_storage_id_by_partition(
         asset_key(settings, "clickhouse_partition"), DagsterEventType.ASSET_MATERIALIZATION
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -35,29 +35,30 @@ class IndexFacts:
     parts: list[str]
 
 
-def index_facts(entry: Database) -> IndexFacts:
-    """What the table has now, by two statements. They do not check whether the indexes are built. Raises `TableError`.
+def index_facts(entry: Database, shards: Collection[int] | None = None) -> IndexFacts:
+    """What the table has now, by two statements. They do not check whether the indexes are built. The parts are those
+    of these partitions, or of all. Raises `TableError`.
 
     In a cluster the declared indexes are those of the node that is asked, and the parts are those of all cluster
     shards.
     """
     declared = {name: kind for name, (_, kind) in sorted(declared_indexes(entry).items())}
-    return IndexFacts(str(IndexParameters.of(entry.settings)), declared, part_identities(entry))
+    return IndexFacts(str(IndexParameters.of(entry.settings)), declared, part_identities(entry, shards))
 
 
-def require_whole_index(entry: Database) -> IndexFacts:
+def require_whole_index(entry: Database, shards: Collection[int] | None = None) -> IndexFacts:
     """What the table has now. Raises `TableError` unless the declared indexes are those of the settings, and every part
-    has all of them; in a cluster, on every replica."""
+    of these partitions (None: of all) has all of them; in a cluster, on every replica."""
     if entry.settings.cluster is None:
-        _require_whole(entry, entry.subject)
-        return index_facts(entry)
+        _require_whole(entry, entry.subject, shards)
+        return index_facts(entry, shards)
     for node in nodes(entry):
         with connect_to_node(entry, node) as db:
-            _require_whole(db, f"{entry.subject} on {node.name}")
-    return index_facts(entry)
+            _require_whole(db, f"{entry.subject} on {node.name}", shards)
+    return index_facts(entry, shards)
 
 
-def _require_whole(db: Database, subject: str) -> None:
+def _require_whole(db: Database, subject: str, shards: Collection[int] | None) -> None:
     declared = declared_indexes(db)
     advice = "materialize vector_index (laion-assets index)"
     for name, (column, kind) in wanted_indexes(db, declared).items():
@@ -72,7 +73,7 @@ def _require_whole(db: Database, subject: str) -> None:
             expected=f"{kind} over {column}, as the settings say",
             advice=advice,
         )
-    lacking = [f"partition {state.shard} has no {name}" for state in index_cover(db) for name in state.missing]
+    lacking = [f"partition {state.shard} has no {name}" for state in index_cover(db, shards) for name in state.missing]
     if lacking:
         more = f"; and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
         raise TableError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from laion_assets.errors import TableError
@@ -33,10 +33,10 @@ class Codes:
     name = "codes"
     in_graphs = False
 
-    def require_whole(self, db: Database) -> IndexFacts:
-        """Raises `TableError` unless the cells of each column have every loaded shard, as the table has it now; in a
-        cluster, on every node."""
-        return _whole(db, self.name)
+    def require_whole(self, db: Database, shards: Collection[int] | None = None) -> IndexFacts:
+        """Raises `TableError` unless the cells of each column have these shards (None: all loaded ones), as the table
+        has them now; in a cluster, on every node."""
+        return _whole(db, self.name, shards)
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002
         """Numbers of candidates a neighbour."""
@@ -102,8 +102,8 @@ class Cells(Codes):
         return [SearchSettings(multiplier=CANDIDATES, probes=probes) for probes in self.probes]
 
 
-def _whole(db: Database, name: str) -> IndexFacts:
-    covers = _covers(db)
+def _whole(db: Database, name: str, shards: Collection[int] | None) -> IndexFacts:
+    covers = _covers(db, shards)
     faults = [f"{fault}{at}" for at, cover in covers for fault in cover.faults]
     if faults:
         raise TableError(
@@ -115,17 +115,17 @@ def _whole(db: Database, name: str) -> IndexFacts:
     # A node without rows has no cells, and no generation.
     generations = {f"{cover.by}{at}": cover.generation for at, cover in covers if cover.generation}
     description, declared = cells_facts(name, db, generations)
-    return IndexFacts(description, declared, index_facts(db).parts)
+    return IndexFacts(description, declared, index_facts(db, shards).parts)
 
 
-def _covers(entry: Database) -> list[tuple[str, CellsCover]]:
+def _covers(entry: Database, shards: Collection[int] | None) -> list[tuple[str, CellsCover]]:
     """The cells of each column; in a cluster of each node, with the text " on" and the node's name."""
     if entry.settings.cluster is None:
-        return [("", cells_cover(entry, by)) for by in vector_columns(entry)]
+        return [("", cells_cover(entry, by, shards)) for by in vector_columns(entry)]
     covers = []
     for node in nodes(entry):
         with connect_to_node(entry, node) as db:
-            covers += [(f" on {node.name}", cells_cover(db, by)) for by in vector_columns(db)]
+            covers += [(f" on {node.name}", cells_cover(db, by, shards)) for by in vector_columns(db)]
     return covers
 
 

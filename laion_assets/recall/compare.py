@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 
 from laion_assets.errors import TableError
@@ -33,12 +33,20 @@ def built_methods(db: Database) -> list[Method]:
     return methods or [Hnsw()]
 
 
-def compare(db: Database, plan: RecallPlan | None = None, *, log: Log | None = None) -> list[Evaluation]:
+def compare(
+    db: Database,
+    plan: RecallPlan | None = None,
+    *,
+    leaving_out: Set[int] = frozenset(),
+    log: Log | None = None,
+) -> list[Evaluation]:
     """An evaluation of each built method, all with the same queries; exact search is timed with each of them.
+
+    Partitions `leaving_out`, which were loaded since the methods were built, are neither searched nor judged.
 
     Raises `TableError` as `evaluate` does, and if a method that is asked for is not complete.
     """
-    return evaluate_methods(db, built_methods(db), plan, log=log)
+    return evaluate_methods(db, built_methods(db), plan, leaving_out=leaving_out, log=log)
 
 
 def by_method(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 from laion_assets.errors import TableError
@@ -24,8 +25,9 @@ from laion_assets.recall.queries import OVERSAMPLE, QuerySet, like_sets
 from laion_assets.recall.recall_plan import RecallPlan, plan_for
 from laion_assets.recall.unseen import OWN_ROW, UnseenQueries, unseen_queries
 from laion_assets.table.database import Database
-from laion_assets.table.schema import partitions, require_table
+from laion_assets.table.schema import PartitionState, partitions, require_table
 from laion_assets.table.vectors import By, draw_rows
+from laion_assets.words import counted
 
 
 def evaluate(
@@ -55,24 +57,26 @@ def evaluate_methods(
     methods: Sequence[Method],
     plan: RecallPlan | None = None,
     *,
+    leaving_out: Set[int] = frozenset(),
     folder: Path | None = None,
     log: Log | None = None,
 ) -> list[Evaluation]:
     """An evaluation of each method, all with the same queries. If one of the methods uses graphs, these are queries
-    that the graphs have not seen. Raises `TableError` as `evaluate` does."""
-    plan, say = _ready(db, plan), log or say_nothing
+    that the graphs have not seen. Partitions `leaving_out` are neither searched nor required in the index. Raises
+    `TableError` as `evaluate` does."""
+    plan, say = _ready(db, plan, leaving_out), log or say_nothing
     folder = folder or recall_folder(db.settings)
-    likes = like_sets(db, draw_rows(db, OVERSAMPLE * plan.queries, plan.seed), plan.queries, plan.seed)
+    likes = like_sets(db, draw_rows(db, OVERSAMPLE * plan.queries, plan.seed, plan.shards), plan.queries, plan.seed)
     in_graphs = any(method.in_graphs for method in methods)
     for method in methods:
-        method.require_whole(db)
-    given = given_queries(db, plan.queries, say)
-    with unseen_queries(db, plan.queries, plan.seed, in_graphs=in_graphs, log=say) as queries:
+        method.require_whole(db, plan.shards)
+    given = given_queries(db, plan.queries, say, plan.shards)
+    with unseen_queries(db, plan.queries, plan.seed, in_graphs=in_graphs, log=say, shards=plan.shards) as queries:
         asked: list[Asked] = [(queries, folder, likes)]
         if queries.db is not db:  # a copy, which is dropped after this evaluation
             for method in methods:
                 method.build_in_copy(queries.db)
-            asked = [(queries, None, ()), (UnseenQueries(db, [], OWN_ROW), folder, likes)]
+            asked = [(queries, None, ()), (UnseenQueries(db, [], OWN_ROW, plan.shards), folder, likes)]
         return [_evaluated(db, plan, method, asked, say, given) for method in methods]
 
 
@@ -80,13 +84,28 @@ Asked = tuple[UnseenQueries, Path | None, Sequence[QuerySet]]
 """Queries of one table, the folder of their true neighbours, and rows of the table as `--like` asks for them."""
 
 
-def _ready(db: Database, plan: RecallPlan | None) -> RecallPlan:
-    """The plan, or the default for the table's size. Raises `TableError` if there is nothing to measure."""
+def _ready(db: Database, plan: RecallPlan | None, leaving_out: Set[int] = frozenset()) -> RecallPlan:
+    """The plan, or the default for the table's size, without these partitions. Raises `TableError` if there is nothing
+    to measure."""
     require_table(db)
     states = partitions(db)
     if not states:
         raise TableError(db.subject, found="no rows", advice="load a shard first: laion-assets load 0")
-    return plan or plan_for(states, db.settings.recall_queries)
+    kept = [state for state in states if state.shard not in leaving_out]
+    if not kept:
+        raise TableError(
+            db.subject,
+            found=f"{counted(len(states), 'partition')}, loaded since the index was built",
+            expected="a partition that the index covers",
+            advice="materialize vector_index (laion-assets index)",
+        )
+    plan = plan or plan_for(kept, db.settings.recall_queries)
+    # Without a condition, the searches are those that users make.
+    return plan if len(kept) == len(states) else replace(plan, shards=tuple(state.shard for state in kept))
+
+
+def _measured_states(states: Sequence[PartitionState], plan: RecallPlan) -> list[PartitionState]:
+    return [state for state in states if plan.shards is None or state.shard in plan.shards]
 
 
 def _evaluated(
@@ -98,15 +117,15 @@ def _evaluated(
     given: Sequence[GivenQueries] = (),
 ) -> Evaluation:
     """One method's evaluation. Its index must be the same at the beginning and the end."""
-    started, states = time.perf_counter(), partitions(db)
-    facts = method.require_whole(db)
+    started, states = time.perf_counter(), _measured_states(partitions(db), plan)
+    facts = method.require_whole(db, plan.shards)
     with reporting_each_minute(say) as doing:
         run = _Run(plan, method, say, doing)
         for queries, folder, likes in asked:
             run.measure(queries, folder, likes)
     for each in given:
         run.measure_given(db, each)
-    if method.require_whole(db) != facts:
+    if method.require_whole(db, plan.shards) != facts:
         raise TableError(
             db.subject,
             found="other partitions, or another index, than when the evaluation began",
@@ -155,10 +174,11 @@ class _Run:
                 found="no vector that can be a query",
                 expected=f"vectors of {asked.db.settings.dataset.dimension} elements in every column",
             )
-        exact = self._true_neighbours(asked.db, sets, folder)
+        exact = self._true_neighbours(asked, sets, folder)
+        plan = replace(self.plan, shards=asked.shards)
         self._cold.clear()
         for queries, truth in zip(sets, exact.neighbours, strict=True):
-            kind = KindRun(asked.db, self.plan, self._method, queries, truth, self._doing)
+            kind = KindRun(asked.db, plan, self._method, queries, truth, self._doing)
             cold = self._cold_ms(asked.db, kind)
             summary, measured = kind.run(OWN_ROW if queries.kind.like else asked.origin, cold)
             self.summaries.append(summary)
@@ -173,9 +193,9 @@ class _Run:
         self.measurements += measured
         self._log(f"{summary.kind}: recall@10 {summary.chosen.at_10} at {summary.chosen.search}")
 
-    def _true_neighbours(self, db: Database, sets: list[QuerySet], folder: Path | None) -> ExactAnswers:
+    def _true_neighbours(self, asked: UnseenQueries, sets: list[QuerySet], folder: Path | None) -> ExactAnswers:
         self._doing(f"comparing {sum(map(len, sets)):,} queries with every row")
-        exact = true_neighbours(db, sets, 100 if self.plan.queries_at_100 else 10, folder)
+        exact = true_neighbours(asked.db, sets, 100 if self.plan.queries_at_100 else 10, folder, asked.shards)
         self.exact_seconds += exact.seconds
         self.exact_from_store &= exact.from_store
         source = "from the store" if exact.from_store else f"in {exact.seconds:.1f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +47,18 @@ class ExactAnswers:
     from_store: bool
 
 
-def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path | None) -> ExactAnswers:
-    """The true neighbours of every set; each column is read once, whatever the number of sets. Raises `TableError`.
+def true_neighbours(
+    db: Database, sets: list[QuerySet], k: int, folder: Path | None, shards: Collection[int] | None = None
+) -> ExactAnswers:
+    """The true neighbours of every set; each column is read once, whatever the number of sets. With `shards`, only rows
+    of these partitions are neighbours. Raises `TableError`.
 
     They are kept in `folder`, if it is given, under a name that depends on the table, its loaded partitions and the
     queries. The name changes when a partition is loaded again. It does not change with a mutation that changes vectors
     in place, since building an index looks the same.
     """
     started = time.perf_counter()
-    path = None if folder is None else folder / f"exact_{_key(db, sets, k)}.npz"
+    path = None if folder is None else folder / f"exact_{_key(db, sets, k, shards)}.npz"
     kept = None if path is None else _read(path, [len(queries) for queries in sets], k)
     if kept is not None:
         return ExactAnswers(kept, time.perf_counter() - started, from_store=True)
@@ -71,6 +75,7 @@ def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path | N
             np.concatenate([sets[place].own_rows for place in places]),
             k,
             np.concatenate([sets[place].own_shards for place in places]),
+            shards,
         )
         bounds = np.cumsum([0, *(len(sets[place]) for place in places)])
         for place, start, end in zip(places, bounds[:-1], bounds[1:], strict=True):
@@ -82,11 +87,18 @@ def true_neighbours(db: Database, sets: list[QuerySet], k: int, folder: Path | N
 
 
 def nearest_by_blocks(
-    db: Database, by: By, queries: Vectors, own: Ids, k: int, own_shards: Ids | None = None
+    db: Database,
+    by: By,
+    queries: Vectors,
+    own: Ids,
+    k: int,
+    own_shards: Ids | None = None,
+    shards: Collection[int] | None = None,
 ) -> TrueNeighbours:
     """The k nearest rows of each query, (q, d), by matrix products over blocks of the table.
 
     The rows `own`, (q,), and the rows of the partitions `own_shards`, (q,), are left out of their query's answers.
+    With `shards`, only these partitions are read.
 
     Besides one block, the queries and the answers, memory is that of `COMPARED_AT_ONCE` similarities: at most 0.2 GB,
     whatever the number of queries.
@@ -97,7 +109,7 @@ def nearest_by_blocks(
     """
     unit = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-30)
     best = _Best(len(queries), k)
-    for block in stream_vectors(db, by):
+    for block in stream_vectors(db, by, shards):
         best.add(block, unit, own, own_shards)
     return best.sorted()
 
@@ -159,8 +171,9 @@ def cosine_distances(query: Vectors, vectors: Vectors) -> Distances:
     return distances
 
 
-def _key(db: Database, sets: list[QuerySet], k: int) -> str:
-    digest = hashlib.sha256(repr((db.database, db.settings.table, k, [*partition_contents(db).values()])).encode())
+def _key(db: Database, sets: list[QuerySet], k: int, shards: Collection[int] | None) -> str:
+    contents = [one for shard, one in partition_contents(db).items() if shards is None or shard in shards]
+    digest = hashlib.sha256(repr((db.database, db.settings.table, k, contents)).encode())
     for queries in sets:
         digest.update(f"{queries.kind.name} {queries.left_out}".encode())
         digest.update(queries.ids.tobytes())

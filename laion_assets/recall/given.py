@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import LaionError, ShardFileError, first_line
 from laion_assets.file_layout import Given
 from laion_assets.recall.exact import Distances, TrueNeighbours, cosine_distances, true_neighbours
@@ -48,13 +49,15 @@ class GivenQueries:
     origin: str
 
 
-def given_queries(db: Database, count: int, log: Callable[[str], None]) -> list[GivenQueries]:
+def given_queries(
+    db: Database, count: int, log: Callable[[str], None], shards: Collection[int] | None = None
+) -> list[GivenQueries]:
     """Up to `count` of the queries that the dataset names under `[given]`; empty if it names none.
 
     The given neighbours were computed over a whole dataset. Those that are loaded are, in their order, the nearest of
-    the loaded rows. Queries with fewer than ten loaded neighbours are left out. If the queries cannot be asked, or if
-    fewer than `LEAST_AGREEMENT` of the given neighbours are as near as those of our exact search, the reason is logged
-    and the report is made without them. Raises `TableError`.
+    the loaded rows; with `shards`, those in these partitions. Queries with fewer than ten such neighbours are left out.
+    If the queries cannot be asked, or if fewer than `LEAST_AGREEMENT` of the given neighbours are as near as those of
+    our exact search, the reason is logged and the report is made without them. Raises `TableError`.
     """
     given = db.settings.dataset.given
     if given is None:
@@ -68,14 +71,14 @@ def given_queries(db: Database, count: int, log: Callable[[str], None]) -> list[
     except LaionError as error:
         log(f"given queries are left out: {error}")
         return []
-    ours = _our_ids(db, given, neighbours)
+    ours = _our_ids(db, given, neighbours, shards)
     chosen = np.flatnonzero((ours >= 0).sum(axis=1) >= LEAST_NEIGHBOURS)[:count]
     if not len(chosen):
         log(f"given queries are left out: none has {LEAST_NEIGHBOURS} neighbours that are loaded")
         return []
     kind = Kind("image", "image", given=True)
     queries = QuerySet(kind, np.full(len(chosen), -1, np.int64), vectors[chosen])
-    (exact,) = true_neighbours(db, [queries], MOST_NEIGHBOURS, None).neighbours
+    (exact,) = true_neighbours(db, [queries], MOST_NEIGHBOURS, None, shards).neighbours
     same = _agreement(db, queries.vectors, ours[chosen], exact.distances)
     if same < LEAST_AGREEMENT:
         log(
@@ -118,9 +121,13 @@ def read_neighbours(path: Path, given: Given, queries: int) -> list[npt.NDArray[
     return found
 
 
-def _our_ids(db: Database, given: Given, neighbours: list[npt.NDArray[np.int64]]) -> Ids:
+def _our_ids(
+    db: Database, given: Given, neighbours: list[npt.NDArray[np.int64]], shards: Collection[int] | None
+) -> Ids:
     """Our ids of the first loaded neighbours of each query, each once, (q, 100); -1 if there are no more."""
     known = ids_by(db, given.ids, np.unique(np.concatenate(neighbours)))
+    if shards is not None:
+        known = {theirs: own for theirs, own in known.items() if own // ID_STRIDE in shards}
     ours = np.full((len(neighbours), MOST_NEIGHBOURS), -1, np.int64)
     for query, theirs in enumerate(neighbours):
         loaded = [*dict.fromkeys(known[each] for each in theirs.tolist() if each in known)][:MOST_NEIGHBOURS]

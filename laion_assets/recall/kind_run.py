@@ -33,7 +33,7 @@ class KindRun:
     ) -> None:
         self._db, self._plan, self._method, self.queries, self._truth = db, plan, method, queries, truth
         self._doing = doing
-        states = partitions(db)
+        states = [state for state in partitions(db) if plan.shards is None or state.shard in plan.shards]
         self._shards = [state.shard for state in states]
         largest = max(state.rows for state in states)
         self._grid = plan.grid if plan.grid is not None else method.settings_to_try(largest)
@@ -43,7 +43,7 @@ class KindRun:
 
     def first_search(self) -> float:
         """Seconds of one search of all partitions. What this search reads then stays in the engine's cache."""
-        question = Question(self.queries.kind.target, 10)
+        question = Question(self.queries.kind.target, 10, self._plan.shards)
         return self._method.find(self._db, self.queries.vectors[0], question, self._grid[0]).seconds
 
     def run(self, origin: str, cold_ms: float | None) -> tuple[KindSummary, list[Measurement]]:
@@ -103,14 +103,14 @@ class KindRun:
 
     def _timed(self, method: Method, settings: SearchSettings, start: int, count: int) -> list[float]:
         """Seconds of up to `count` searches of all partitions."""
-        question = Question(self.queries.kind.target, 10)
+        question = Question(self.queries.kind.target, 10, self._plan.shards)
         vectors = self.queries.vectors[start : start + count]
         return [method.find(self._db, vector, question, settings).seconds for vector in vectors]
 
     def _question(self, place: int, k: int) -> Question:
         """A query's search for k rows: k + 1 if its own row is to be left out, and without its own partition."""
         queries = self.queries
-        shards = None
+        shards = self._plan.shards
         if queries.left_out == "partition":
             own = queries.own_shards[place]
             shards = tuple(shard for shard in self._shards if shard != own)

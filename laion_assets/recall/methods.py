@@ -4,7 +4,7 @@ exact search and HNSW. Another method is a class with the same interface.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,8 +56,9 @@ class Method(Protocol):
     def in_graphs(self) -> bool:
         """Whether a row is found through its neighbours. Then a query that is itself a row of the index finds more."""
 
-    def require_whole(self, db: Database) -> IndexFacts:
-        """What will be measured. Raises `TableError` unless it has all loaded rows, with the settings' parameters."""
+    def require_whole(self, db: Database, shards: Collection[int] | None = None) -> IndexFacts:
+        """What will be measured. Raises `TableError` unless it has all rows of these partitions (None: of all), with
+        the settings' parameters."""
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:
         """Search settings that make a difference if the largest part has `largest_part` rows."""
@@ -87,9 +88,9 @@ class Exact:
     name = "exact"
     in_graphs = False
 
-    def require_whole(self, db: Database) -> IndexFacts:
+    def require_whole(self, db: Database, shards: Collection[int] | None = None) -> IndexFacts:
         """The table itself, which is always complete."""
-        return IndexFacts("none", {}, index_facts(db).parts)
+        return IndexFacts("none", {}, index_facts(db, shards).parts)
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:  # noqa: ARG002  # there is one way
         """One empty setting: exact search has no settings."""
@@ -125,9 +126,10 @@ class Hnsw:
     name = "graph"
     in_graphs = True
 
-    def require_whole(self, db: Database) -> IndexFacts:
-        """Raises `TableError` unless the declared indexes are those of the settings, and every part has all of them."""
-        return require_whole_index(db)
+    def require_whole(self, db: Database, shards: Collection[int] | None = None) -> IndexFacts:
+        """Raises `TableError` unless the declared indexes are those of the settings, and every part of the partitions
+        has all of them."""
+        return require_whole_index(db, shards)
 
     def settings_to_try(self, largest_part: int) -> Sequence[SearchSettings]:
         """`hnsw_grid` without settings that would compare all rows of the largest part.

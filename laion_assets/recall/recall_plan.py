@@ -26,13 +26,15 @@ class RecallPlan:
     this size) and chooses a setting. The second half is asked only at the chosen settings, and its figures are
     reported: the best of many figures is too good for the queries that chose it. Recall@100 is measured with
     `queries_at_100` of the queries, 0 means not at all. With rescoring such a search reads ten times the rows, and a
-    quarter of the queries gives a mean that varies no more.
+    quarter of the queries gives a mean that varies no more. With `shards`, queries, searches and true neighbours are
+    those of these partitions.
     """
 
     queries: int = 200
     seed: int = 0
     grid: Sequence[SearchSettings] | None = None
     queries_at_100: int = 50
+    shards: tuple[int, ...] | None = None
 
 
 def plan_for(states: Sequence[PartitionState], queries: int) -> RecallPlan:

@@ -35,38 +35,48 @@ KEPT_OUT = "rows of the table that were kept out of the trial"
 
 @dataclass(frozen=True)
 class UnseenQueries:
-    """Query sets, the database whose table they are asked on, and their origin in words."""
+    """Query sets, the database whose table they are asked on, their origin in words, and the partitions of that table
+    that are searched; None means all."""
 
     db: Database
     sets: list[QuerySet]
     origin: str
+    shards: tuple[int, ...] | None = None
 
 
 @contextmanager
 def unseen_queries(
-    db: Database, count: int, seed: int, *, in_graphs: bool, log: Callable[[str], None]
+    db: Database,
+    count: int,
+    seed: int,
+    *,
+    in_graphs: bool,
+    log: Callable[[str], None],
+    shards: tuple[int, ...] | None = None,
 ) -> Iterator[UnseenQueries]:
     """Up to `count` queries of each kind. If `in_graphs` is false, a row is never found through its own neighbours, so
-    leaving out the row itself is enough.
+    leaving out the row itself is enough. With `shards`, only these partitions are used.
 
     Raises `TableError`.
     """
-    states = partitions(db)
+    states = [state for state in partitions(db) if shards is None or state.shard in shards]
     largest = max(states, key=lambda state: state.rows)
     others = _of_half_or_less(states)
     wanted = OVERSAMPLE * count
     if not in_graphs:
-        yield UnseenQueries(db, unseen_sets(db, draw_rows(db, wanted, seed), count, seed, "row"), OWN_ROW)
+        drawn = draw_rows(db, wanted, seed, shards)
+        yield UnseenQueries(db, unseen_sets(db, drawn, count, seed, "row"), OWN_ROW, shards)
     elif sum(state.rows for state in others) >= wanted:
         drawn = draw_rows(db, wanted, seed, [state.shard for state in others])
-        yield UnseenQueries(db, unseen_sets(db, drawn, count, seed, "partition"), OTHER_PARTITIONS)
+        yield UnseenQueries(db, unseen_sets(db, drawn, count, seed, "partition"), OTHER_PARTITIONS, shards)
     elif largest.rows >= FEWEST_ROWS:
         # The graphs must keep nearly all rows, since recall rises as a part gets smaller.
         kept_out = min(wanted, max(count, largest.rows // 20), largest.rows // 4)
         with _copied_without(db, largest, kept_out, seed, log) as (source, copy, drawn):
             yield UnseenQueries(copy, unseen_sets(source, drawn, count, seed, "nothing"), COPY)
     else:
-        yield UnseenQueries(db, unseen_sets(db, draw_rows(db, wanted, seed), count, seed, "row"), OWN_ROW)
+        drawn = draw_rows(db, wanted, seed, shards)
+        yield UnseenQueries(db, unseen_sets(db, drawn, count, seed, "row"), OWN_ROW, shards)
 
 
 def kept_out_queries(db: Database, trial: Database, count: int, seed: int) -> UnseenQueries:

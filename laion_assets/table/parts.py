@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import NamedTuple
 
 from laion_assets.table.database import Database
@@ -42,19 +43,19 @@ def partition_contents(db: Database) -> dict[int, PartitionContent]:
     return {int(shard): PartitionContent(int(shard), int(count), int(content)) for shard, count, content in rows}
 
 
-def part_identities(db: Database) -> list[str]:
-    """Every active part with rows as `<partition>_<hash over its files>`, by partition; replicas of a part are equal.
+def part_identities(db: Database, shards: Collection[int] | None = None) -> list[str]:
+    """Every active part with rows, of these partitions or of all, as `<partition>_<hash over its files>`, by partition.
 
-    Another load and another build of graphs give another hash. A name is not enough: a later process can give the name
-    of a partition that was dropped to the next one. Raises `TableError`.
+    Replicas of a part are equal. Another load and another build of graphs give another hash. A name is not enough: a
+    later process can give the name of a partition that was dropped to the next one. Raises `TableError`.
     """
     rows = db.rows(
-        f"SELECT concat(partition, '_', hash_of_all_files) FROM {parts_table(db)} "
+        f"SELECT toInt64(partition), concat(partition, '_', hash_of_all_files) FROM {parts_table(db)} "
         "WHERE database = {database:String} AND table = {table:String} "
         "AND active AND rows > 0 ORDER BY toInt64(partition), name",
         parameters={"database": db.database, "table": local_table(db.settings)},
     )
-    return [str(identity) for (identity,) in rows]
+    return [str(identity) for shard, identity in rows if shards is None or int(shard) in shards]
 
 
 def active_parts(db: Database, table: str, shard: int) -> tuple[Part, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.binding import format_str, quote_identifier
@@ -176,6 +177,12 @@ def partitions(db: Database) -> list[PartitionState]:
         parameters={"database": db.database, "table": local_table(db.settings)},
     )
     return [PartitionState(*(int(value) for value in row)) for row in rows]
+
+
+def without_shards(db: Database, shards: Set[int]) -> tuple[int, ...] | None:
+    """The loaded partitions that are not among these; None if that is every loaded one. Raises `TableError`."""
+    loaded = [state.shard for state in partitions(db)]
+    return None if shards.isdisjoint(loaded) else tuple(shard for shard in loaded if shard not in shards)
 
 
 def local_table(settings: Settings) -> str:

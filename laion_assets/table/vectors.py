@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -33,12 +33,16 @@ class Block(NamedTuple):
     vectors: Vectors
 
 
-def stream_vectors(db: Database, by: By) -> Iterator[Block]:
+def stream_vectors(db: Database, by: By, shards: Collection[int] | None = None) -> Iterator[Block]:
     """All vectors of one column, block by block, by shard and id; memory is that of a block. Raises `TableError`.
+
+    With `shards`, only vectors of these partitions.
 
     Vectors of another length are left out: an array cannot hold them, and they have no distance.
     """
     for state in partitions(db):
+        if shards is not None and state.shard not in shards:
+            continue
         first = state.shard * ID_STRIDE
         low, high = db.one(f"SELECT min(id), max(id) FROM {db.table} WHERE shard = {state.shard}")
         for start in range(min(first, int(low)), int(high) + 1, BLOCK_ROWS):

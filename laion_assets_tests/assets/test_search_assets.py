@@ -108,7 +108,7 @@ def built(loaded: Settings) -> Settings:
 
 
 def test_a_search_that_scans_silently_fails_index_is_used(built: Settings) -> None:
-    silent = index_uses(CodeLocation(built), settings=(("query_plan_try_use_vector_search", 0),))
+    _, silent = index_uses(CodeLocation(built), settings=(("query_plan_try_use_vector_search", 0),))
     assert {by: bool(use.fault) for by, use in silent.items()} == {"image": True, "text": True}
 
 
@@ -116,10 +116,10 @@ def test_a_part_without_index_fails_every_part_is_indexed(built: Settings) -> No
     with connect(built) as db:
         db.command(f"ALTER TABLE {db.table} CLEAR INDEX text_index IN PARTITION 2", settings={"mutations_sync": 2})
     every, used = vector_index_checks(CodeLocation(built))
-    verdict = every()
+    verdict = every(dg.build_asset_check_context())
     assert isinstance(verdict, dg.AssetCheckResult)
     assert (verdict.passed, verdict.description) == (False, "partition 2 has no text_index")
-    verdict = used()
+    verdict = used(dg.build_asset_check_context())
     assert isinstance(verdict, dg.AssetCheckResult)
     assert not verdict.passed
     assert str(verdict.description).startswith("by text: 1 graphs searched where 2 parts have one")
@@ -128,14 +128,14 @@ def test_a_part_without_index_fails_every_part_is_indexed(built: Settings) -> No
 def test_the_checks_look_at_the_index_that_the_settings_ask_for(built: Settings) -> None:
     changed = built.model_copy(update={"hnsw_m": 8})
     every, used = vector_index_checks(CodeLocation(changed))
-    verdict = every()
+    verdict = every(dg.build_asset_check_context())
     assert isinstance(verdict, dg.AssetCheckResult)
     assert not verdict.passed, "another M is not built yet"
     assert "partition 0 has no image_index_2" in str(verdict.description)
     with connect(changed) as db:
         build_indexes(db)
     for check in (every, used):
-        verdict = check()
+        verdict = check(dg.build_asset_check_context())
         assert isinstance(verdict, dg.AssetCheckResult)
         assert verdict.passed, verdict.description
     assert verdict.metadata["graphs_searched_by_text"].value == 2
@@ -146,7 +146,7 @@ def test_a_check_that_cannot_look_since_the_table_is_held_is_not_failed_but_trie
     with holder(loaded.data_dir) as process:
         for check in vector_index_checks(CodeLocation(hasty)):
             with pytest.raises(dg.RetryRequested) as raised:
-                check()
+                check(dg.build_asset_check_context())
             assert f"held by process {process.pid}" in str(raised.value.__cause__)
 
 
@@ -155,7 +155,7 @@ def test_a_check_whose_server_does_not_answer_is_not_failed_but_tried_again(load
     gone.__dict__.pop("clickhouse_url", None)
     for check in vector_index_checks(CodeLocation(gone)):
         with pytest.raises(dg.RetryRequested) as raised:
-            check()
+            check(dg.build_asset_check_context())
         assert "refused" in str(raised.value.__cause__)
 
 

@@ -43,7 +43,7 @@ def test_a_run_builds_cells_and_passes_and_a_shard_loaded_again_fails_the_check(
     assert float(str(facts["disk_bytes_a_vector"])) > 1156
     load_sample(settings, {2: 300}, seed=11)
     every, used, _ = vector_cells_checks(CodeLocation(settings))
-    verdict = every()
+    verdict = every(dg.build_asset_check_context())
     assert isinstance(verdict, dg.AssetCheckResult)
     assert not verdict.passed
     assert "shard 2 is not in the image cells, or was changed since" in str(verdict.description)
@@ -55,8 +55,8 @@ def test_a_run_builds_cells_and_passes_and_a_shard_loaded_again_fails_the_check(
 def test_without_cells_the_checks_say_what_to_do(tmp_path: Path) -> None:
     settings = sample_settings(tmp_path)
     load_sample(settings, {0: 300})
-    for check in vector_cells_checks(CodeLocation(settings))[:2]:
-        verdict = check()
+    every, used, _ = vector_cells_checks(CodeLocation(settings))
+    for verdict in (every(dg.build_asset_check_context()), used()):
         assert isinstance(verdict, dg.AssetCheckResult)
         assert not verdict.passed
         assert "materialize vector_cells" in str(verdict.description)

@@ -246,6 +246,12 @@ def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_r
     covered = builds(load)
     assert 5 <= covered[0] < 10, f"the milestone at 5 was built over {covered[0]} partitions"
     assert any(10 <= count < 15 for count in covered), f"builds over {covered} partitions"
+    # Loads that wait for the engine get it before the checks of the build do.
+    measured = wait_for(lambda: reports_of(load, covered[0]) or None, seconds=PATIENCE, what="the first build's recall")
+    assert measured[0]["rows"] == covered[0] * ROWS
+    first = build_runs(load)[0]
+    assert load.ended(first) == dg.DagsterRunStatus.SUCCESS
+    assert checks_of(load, first) == {"every_part_is_indexed": True, "index_is_used": True}
     with connect(load.settings, wait_seconds=60) as db:
         rows = {state.shard: state.rows for state in partitions(db)}
     assert {shard: rows.get(shard) for shard in map(int, BACKFILL)} == dict.fromkeys(map(int, BACKFILL), ROWS)
@@ -279,6 +285,31 @@ def builds(load: Load) -> list[int]:
     records = instance.fetch_materializations(dg.AssetKey("vector_index"), limit=50).records
     made = [record.asset_materialization for record in records]
     return [len(shards_of(str(one.metadata[COVERED_SHARDS].value))) for one in reversed(made) if one is not None]
+
+
+def build_runs(load: Load) -> list[str]:
+    """The runs that built the index, oldest first."""
+    instance = load.services.instance
+    records = instance.fetch_materializations(dg.AssetKey("vector_index"), limit=50).records
+    return [record.run_id for record in reversed(records)]
+
+
+def reports_of(load: Load, partitions: int) -> list[dict[str, Any]]:
+    """The metadata of each recall report over so many partitions."""
+    instance = load.services.instance
+    records = instance.fetch_materializations(dg.AssetKey("recall_report"), limit=50).records
+    made = [record.asset_materialization for record in records]
+    found = [{name: one.value for name, one in event.metadata.items()} for event in made if event is not None]
+    return [metadata for metadata in found if metadata["partitions"] == partitions]
+
+
+def checks_of(load: Load, run_id: str) -> dict[str, bool]:
+    """Whether each check of a run passed."""
+    instance = load.services.instance
+    logs = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    events = [entry.dagster_event for entry in logs if entry.dagster_event is not None]
+    found = [event.asset_check_evaluation_data for event in events]
+    return {check.check_name: check.passed for check in found}
 
 
 def test_a_cancelled_backfill_leaves_no_run_and_what_was_loaded(load: Load) -> None:

@@ -15,7 +15,7 @@ from laion_assets.errors import TableError
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.nodes import index_facts
 from laion_assets.query import Query
-from laion_assets.recall.evaluate import evaluate
+from laion_assets.recall.evaluate import evaluate, evaluate_methods
 from laion_assets.recall.figures import Evaluation, SearchSettings, recall_folder, save_evaluation
 from laion_assets.recall.kept_report import difference, named_settings
 from laion_assets.recall.methods import Hnsw, Question
@@ -105,6 +105,22 @@ def test_a_table_that_changes_while_it_is_measured_is_not_reported(settings: Set
         build_indexes(db)
         with pytest.raises(TableError, match="other partitions, or another index, than when the evaluation began"):
             evaluate(db, PLAN, method=_LoadsMeanwhile())
+
+
+def test_partitions_that_were_loaded_since_are_neither_searched_nor_judged(settings: Settings) -> None:
+    with connect(settings) as db:
+        build_indexes(db)
+    load_sample(settings, {3: 300})
+    with connect(settings) as db:
+        with pytest.raises(TableError, match="partition 3 has no image_index"):
+            evaluate_methods(db, [Hnsw()], PLAN)
+        (found,) = evaluate_methods(db, [Hnsw()], replace(PLAN, queries=20), leaving_out={3, 9})
+        with pytest.raises(TableError, match="found 4 partitions, loaded since the index was built"):
+            evaluate_methods(db, [Hnsw()], PLAN, leaving_out={0, 1, 2, 3})
+    assert (found.shards, found.rows) == ([0, 1, 2], 900)
+    assert [name.split("_")[0] for name in found.parts] == ["0", "1", "2"]
+    # A quarter of the neighbours would be in partition 3.
+    assert min(kind.chosen.at_10.mean for kind in found.kinds) > 0.9
 
 
 def test_a_report_names_the_index_and_the_parts_that_it_measured(settings: Settings) -> None:

@@ -422,4 +422,4 @@ def test_a_node_without_its_index_fails_both_checks(whole: Settings) -> None:
         assert run(whole, 2, instance).success
     for check in vector_index_checks(CodeLocation(whole)):
         judge = check.op.compute_fn.decorated_fn  # type: ignore[union-attr]
-        assert not judge().passed
+        assert not judge(dg.build_asset_check_context()).passed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from laion_assets.index.cells.events import LiveCells, Record, live_cells, read_record, rows_of_loads
@@ -29,14 +30,16 @@ class CellsCover:
     faults: list[str]
 
 
-def cells_cover(db: Database, by: By) -> CellsCover:
-    """Compares rows and a hash of ids, shard by shard. A table without rows needs no cells. Raises `TableError`."""
+def cells_cover(db: Database, by: By, shards: Collection[int] | None = None) -> CellsCover:
+    """Compares rows and a hash of ids, shard by shard; only of these `shards`, if they are given. A table without rows
+    needs no cells. Raises `TableError`."""
     live = live_cells(db, by) if cells_exist(db) else None
     if live is None and not partition_contents(db):
         return CellsCover(by, 0, [], [])
     if live is None:
         return CellsCover(by, 0, [], [f"no cells of {by} vectors: materialize vector_cells"])
-    faults = [f"shard {shard} is not in the {by} cells, or was changed since" for shard in live.scanned]
+    scanned = [shard for shard in live.scanned if _is_of(shard, shards)]
+    faults = [f"shard {shard} is not in the {by} cells, or was changed since" for shard in scanned]
     content = "SELECT shard, count(), sum(cityHash64(id)) FROM"
     cells = db.name_of(cells_table(db, by))
     held = db.rows(f"{content} {cells} WHERE {rows_of_loads(live)} GROUP BY shard")
@@ -45,13 +48,13 @@ def cells_cover(db: Database, by: By) -> CellsCover:
         int(shard): (int(rows), int(hashed)) for shard, rows, hashed in db.rows(f"{content} {db.table} GROUP BY shard")
     }
     for shard in sorted((in_cells.keys() | in_table.keys()) - set(live.scanned)):
-        if in_cells.get(shard) != in_table.get(shard):
+        if _is_of(shard, shards) and in_cells.get(shard) != in_table.get(shard):
             rows, wanted = in_cells.get(shard, (0, 0))[0], in_table.get(shard, (0, 0))[0]
             faults.append(
                 f"shard {shard} has {rows:,} rows in the {by} cells and {wanted:,} in the table, or other ids"
             )
     whole = [shard for shard in sorted(in_table) if in_cells.get(shard) == in_table[shard]]
-    if live.loads and not faults and not _drawn_rows_agree(db, by, live):
+    if live.loads and not faults and not _drawn_rows_agree(db, by, live, shards):
         faults.append(
             f"{by} vectors in the cells that are not the table's, as after the table was dropped and loaded again: "
             "drop the tables of cells too, and materialize vector_cells"
@@ -59,9 +62,14 @@ def cells_cover(db: Database, by: By) -> CellsCover:
     return CellsCover(by, live.generation, whole, faults)
 
 
-def _drawn_rows_agree(db: Database, by: By, live: LiveCells) -> bool:
-    """Whether random rows have the same vectors in the cells and in the table."""
-    ids = ", ".join(map(str, draw_rows(db, COMPARED_ROWS, seed=0).tolist()))
+def _is_of(shard: int, shards: Collection[int] | None) -> bool:
+    return shards is None or shard in shards
+
+
+def _drawn_rows_agree(db: Database, by: By, live: LiveCells, shards: Collection[int] | None) -> bool:
+    """Whether random rows of these shards have the same vectors in the cells and in the table."""
+    of = None if shards is None else sorted(shards)
+    ids = ", ".join(map(str, draw_rows(db, COMPARED_ROWS, seed=0, shards=of).tolist()))
     own = f"{rows_of_loads(live)} AND id IN ({ids})"
     return cells_content(db, cells_table(db, by), own) == table_content(db, by, f"id IN ({ids})")
 
