@@ -128,11 +128,19 @@ def test_an_ended_search_begins_no_statement_and_waits_for_no_connection(setting
     with connections.borrowed() as db:
         assert db.one("SELECT getSetting('log_comment')")[0] != task.comment
     waiting = Endable("waits for a connection")
-    with ExitStack() as stack:
-        for _ in range(connections.size):
-            stack.enter_context(connections.borrowed())
-        threading.Timer(0.2, waiting.end).start()
+
+    def wait() -> None:
         with pytest.raises(EndedError), connections.borrowed(waiting) as db:
             time.sleep(0.3)  # a server has a connection for every search
             db.one("SELECT 1")
+
+    with ExitStack() as stack:
+        for _ in range(connections.size):
+            stack.enter_context(connections.borrowed())
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        time.sleep(0.2)
+        waiting.end()
+        thread.join(10)
+        assert not thread.is_alive()
     connections.close()
