@@ -215,7 +215,7 @@ def in_run(settings: Settings, asset: str) -> Iterator[None]:
     except dg.DagsterInvariantViolationError:  # called outside a run
         yield
         return
-    _require_same_settings(settings, run)
+    require_same_settings(settings, run)
     partition = run.tags.get(PARTITION_TAG)
     with labelled(run_id=run.run_id, asset=asset, **({"partition": partition} if partition else {})):
         yield
@@ -235,7 +235,8 @@ def settings_digest(settings: Settings) -> str:
     return hashlib.sha256(repr(places).encode()).hexdigest()[:16]
 
 
-def _require_same_settings(settings: Settings, run: dg.DagsterRun) -> None:
+def require_same_settings(settings: Settings, run: dg.DagsterRun) -> None:
+    """Raises `dagster.Failure` for a run that was asked for under other settings."""
     asked_with = run.tags.get(SETTINGS_TAG) if run.parent_run_id is None else None
     if asked_with not in (None, settings_digest(settings)):
         raise dg.Failure(

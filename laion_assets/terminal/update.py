@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 from rich.console import Console
 
+from laion_assets.assets.location import SETTINGS_TAG, settings_digest
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import read_histories
@@ -34,7 +35,8 @@ def bring_up_to_date(
         return True
     if daemon_is_live(instance):
         graph = build_definitions(settings).get_repository_def().asset_graph
-        backfill = submit_update(settings, instance, graph, update, {})
+        # Its runs fail in a code location with other settings: there they would make something else.
+        backfill = submit_update(settings, instance, graph, update, {SETTINGS_TAG: settings_digest(settings)})
         console.print(f"asked for in backfill {backfill}: see Runs, Backfills in the UI", highlight=False)
         return True
     console.print("no daemon runs on this instance: it is made in this process", style="dim")

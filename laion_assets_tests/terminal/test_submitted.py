@@ -18,6 +18,7 @@ import pytest
 from dagster._daemon.types import DaemonHeartbeat
 from rich.console import Console
 
+from laion_assets.assets.location import require_same_settings
 from laion_assets.dagster_internals.names import QUEUE_DAEMON
 from laion_assets.settings import load_settings
 from laion_assets.terminal.bars import ShardBars
@@ -42,15 +43,19 @@ class Queue:
         self.instance = dg.DagsterInstance.from_config(str(path / "home"))
         self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() + 600, QUEUE_DAEMON, "the test", []))
 
-    def load(self, shards: str) -> ForkedProcess:
-        """Starts `laion-assets load`."""
+    def load(self, shards: str, command: str = "load") -> ForkedProcess:
+        """Starts `laion-assets load`, or another command for shards."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LAION_")} | {
             "COLUMNS": "200",
             "DAGSTER_HOME": str(self.path / "home"),
             "LAION_DATASET": str(self.path / "many.toml"),
             "LAION_DATA_DIR": str(self.path / "data"),
         }
-        return ForkedProcess("-m", "laion_assets.cli", "load", shards, cwd=self.path, env=environment)
+        return ForkedProcess("-m", "laion_assets.cli", command, shards, cwd=self.path, env=environment)
+
+    def backfills_tags(self) -> list[dict[str, str]]:
+        """The tags of each backfill, which its runs get."""
+        return [dict(backfill.tags) for backfill in self.instance.get_backfills()]
 
     def states(self) -> Counter[str]:
         """Returns the number of runs in each state."""
@@ -125,3 +130,16 @@ def test_of_runs_that_wait_nothing_but_their_ids_is_read(queue: Queue, monkeypat
     ending.join()
     assert run is not None
     assert (shard, run.run_id, asked) == (1100, runs[1100], [runs[1100]])
+
+
+def test_an_update_that_the_daemon_makes_is_refused_by_a_code_location_with_other_settings(queue: Queue) -> None:
+    process = queue.load("0", "bring-up-to-date")
+    said, error = process.communicate()
+    assert process.returncode == 0, error
+    assert "asked for in backfill" in said
+    (tags,) = queue.backfills_tags()
+    mine = load_settings(dataset_name=str(queue.path / "many.toml"), data_dir=queue.path / "data")
+    run = dg.DagsterRun("__ASSET_JOB", tags=tags)
+    require_same_settings(mine, run)
+    with pytest.raises(dg.Failure, match="have different settings"):
+        require_same_settings(mine.model_copy(update={"table": "another"}), run)
