@@ -8,8 +8,8 @@ import dagster as dg
 from laion_assets.assets.location import CodeLocation, Metadata, asset_check
 from laion_assets.dagster_internals.records import AssetCheckEvaluationTargetMaterializationData
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.facts import SWEEP_RUN
 from laion_assets.health.finding import naming
+from laion_assets.health.runs import FAILED_SHARDS, SWEEP_RUN, UNREAD_SHARDS
 from laion_assets.shard_numbers import as_ranges
 from laion_assets.words import counted, lasting
 
@@ -55,8 +55,9 @@ class _Sweep:
     """One check of all loaded shards, in the order of their last check, oldest first, for LAION_SWEEP_HOURS at most.
 
     The result of each shard is recorded for its partition at once, so that it is kept if the process ends in the
-    middle. A shard that could not be looked at has no result and does not end the sweep: with the oldest result it
-    comes first in each, so that no other shard would be checked any more.
+    middle. If a shard failed, the run fails: its alert names the shards, also if others failed in the last sweep. If no
+    shard was looked at, the result is a warning. A shard that could not be looked at has no result and does not end the
+    sweep: with the oldest result it comes first in each, so that no other shard would be checked any more.
     """
 
     def __init__(
@@ -129,15 +130,19 @@ class _Sweep:
             said += f"; {len(self.unread)} could not be checked: {_named(self.unread)}"
         if late:
             said += f"; the other {late} were not reached within LAION_SWEEP_HOURS: execute the check again"
+        if not shards:
+            said = "nothing was checked: no loaded shard has the files that this check reads"
         metadata: Metadata = {"checked": looked_at, "failed": len(self.failed), "not_reached": late}
         if self.failed:
-            metadata["failed_shards"] = as_ranges(self.failed)
+            metadata[FAILED_SHARDS] = as_ranges(self.failed)
         if self.unread:
-            metadata["not_looked_at_shards"] = as_ranges(self.unread)
+            metadata[UNREAD_SHARDS] = as_ranges(self.unread)
         return dg.AssetCheckEvaluation(
             self.key.asset_key,
             self.key.name,
-            passed=not self.failed and not self.unread,
+            passed=bool(looked_at) and not self.failed and not self.unread,
+            # As for a single shard: the run of a check that found bad shards fails.
+            blocking=True,
             # That a shard could not be looked at says nothing about it.
             severity=dg.AssetCheckSeverity.ERROR if self.failed else dg.AssetCheckSeverity.WARN,
             metadata=metadata,

@@ -19,9 +19,8 @@ from laion_assets.dagster_internals.records import (
     PartitionKeyFilter,
     SqlEventLogStorage,
 )
-from laion_assets.health.facts import SWEEP_RUN
 from laion_assets.health.keys import CHAIN, LOAD_JOB, is_ours, job_name, our_keys
-from laion_assets.health.runs import failure_reason
+from laion_assets.health.runs import FAILED_SHARDS, SWEEP_RUN, UNREAD_SHARDS, failure_reason
 from laion_assets.settings import Settings
 
 SECONDS_A_TICK = 30.0
@@ -153,7 +152,7 @@ def changed_checks(settings: Settings, instance: DagsterInstance, after: int, lo
 
     A blocking check that fails ends its run, and the run's alert gives the reason. So the check has no alert of its
     own. A check of all shards has one alert, which names the shards that failed; its results for single shards have
-    none.
+    none. If it names other shards than before, that is a difference.
 
     The result before is read from Dagster's log and not kept in a cursor, so that it is right after restarts and
     resets.
@@ -167,7 +166,7 @@ def changed_checks(settings: Settings, instance: DagsterInstance, after: int, lo
             check is None
             or check.asset_key not in ours
             or SWEEP_RUN in check.metadata
-            or _severity(check) == _severity_before(instance, check, record.timestamp)
+            or _verdict(check) == _verdict_before(instance, check, record.timestamp)
         ):
             continue
         run = instance.get_run_by_id(record.run_id)
@@ -210,10 +209,19 @@ def _severity(check: dg.AssetCheckEvaluation) -> Literal["ERROR", "WARN", ""]:
     return "WARN" if check.severity == dg.AssetCheckSeverity.WARN else "ERROR"
 
 
-def _severity_before(
-    instance: DagsterInstance, check: dg.AssetCheckEvaluation, timestamp: float
-) -> Literal["ERROR", "WARN", ""]:
-    """The severity of the previous result of this check and partition; empty if it passed or was never evaluated."""
+Verdict = tuple[Literal["ERROR", "WARN", ""], object, object]
+"""The severity of a result, and the shards that a check of all shards names: other shards are news."""
+
+PASSED: Verdict = ("", None, None)
+
+
+def _verdict(check: dg.AssetCheckEvaluation) -> Verdict:
+    failed, unread = check.metadata.get(FAILED_SHARDS), check.metadata.get(UNREAD_SHARDS)
+    return _severity(check), failed and failed.value, unread and unread.value
+
+
+def _verdict_before(instance: DagsterInstance, check: dg.AssetCheckEvaluation, timestamp: float) -> Verdict:
+    """The verdict of the previous result of this check and partition; `PASSED` if it was never evaluated."""
     cursor = None
     while records := instance.event_log_storage.get_asset_check_execution_history(
         check.asset_check_key,
@@ -225,9 +233,9 @@ def _severity_before(
         events = [record for record in records if record.event is not None and record.event.timestamp < timestamp]
         if events:
             latest = max(events, key=lambda record: record.event.timestamp if record.event is not None else 0.0)
-            return _severity(latest.evaluation) if latest.evaluation is not None else ""
+            return _verdict(latest.evaluation) if latest.evaluation is not None else PASSED
         cursor = records[-1].id
-    return ""
+    return PASSED
 
 
 def _is_elsewhere(run: dg.DagsterRun, location: str | None) -> bool:

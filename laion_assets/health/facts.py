@@ -32,10 +32,6 @@ from laion_assets.words import shards_of
 AUDIT_CHECK = "partition_matches_parquet"
 """The check of a partition that the audit repeats."""
 
-SWEEP_RUN = "part_of_run"
-"""Metadata key in a shard's result of a check of all shards: the run whose own result names all failed shards."""
-
-
 RECENT_BUILDS = 20
 """Number of the newest builds in which the last build that recorded its cost is searched."""
 

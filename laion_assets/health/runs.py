@@ -44,6 +44,13 @@ COUNTED_RUNS = 20
 
 IDS_AT_ONCE = 500
 
+SWEEP_RUN = "part_of_run"
+"""Metadata key in a shard's result of a check of all shards: the run whose own result names all failed shards."""
+
+FAILED_SHARDS, UNREAD_SHARDS = "failed_shards", "not_looked_at_shards"
+"""Metadata keys in the result of a check of all shards: those that failed, and those that could not be looked at, as
+ranges."""
+
 
 @dataclass(frozen=True)
 class LastRun:
@@ -253,7 +260,7 @@ def failure_reason(instance: DagsterInstance, run_id: str) -> str:
             reasons.append((failure.error.cause or failure.error).message)
     for entry in instance.all_logs(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION):
         check = entry.dagster_event.asset_check_evaluation_data if entry.dagster_event is not None else None
-        if check is not None and not check.passed:
+        if check is not None and not check.passed and SWEEP_RUN not in check.metadata:
             reasons.append(f"check {check.check_name}: {check.description or 'failed'}")
     for ending in () if reasons else (DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED):
         events = (entry.dagster_event for entry in instance.all_logs(run_id, of_type=ending))

@@ -10,6 +10,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from laion_assets.assets.check_by_shard import shard_check
+from laion_assets.assets.location import CodeLocation
 from laion_assets.automation.alerts import build_alerts
 from laion_assets.automation.webhook import TRIES, Alert, WebhookError, alert, post
 from laion_assets.definitions import build_definitions
@@ -404,6 +406,44 @@ def test_a_failed_blocking_check_and_its_run_are_one_message(webhook: Webhook, i
     for sensor in sensors:
         sensor.tick()
     assert [(one["kind"], one["state"]) for one in webhook.bodies] == [("run", "failed"), ("check", "recovered")]
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_each_check_of_all_shards_that_names_other_shards_is_posted(
+    webhook: Webhook, sqlite: dg.DagsterInstance, unread: bool
+) -> None:
+    settings = load_settings(dataset_name="laion400m")
+    location, bad = CodeLocation(settings), set[int]()
+    Recorder(sqlite, settings).load(0, 1, 2)
+
+    def look(_: object, shard: int) -> dg.AssetCheckResult:
+        if unread and shard in bad:
+            raise OSError("unreadable")
+        return dg.AssetCheckResult(passed=shard not in bad, description="differs" if shard in bad else None)
+
+    @dg.asset(partitions_def=location.shards)
+    def clickhouse_partition() -> None: ...
+
+    check = shard_check(location, "clickhouse_partition", "partition_matches_parquet", "")(look)
+    definitions = dg.Definitions([clickhouse_partition], asset_checks=[check], executor=dg.in_process_executor)
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection=set(), asset_check_selection=set(check.check_keys)
+    )
+    sensors = [Sensor(name, webhook.url, sqlite) for name in ("alert_on_run_failure", "alert_on_failed_check")]
+    kind, told = "check" if unread else "run", list[tuple[str, bool]]()
+    for found in ({0}, {0, 1}, {2}, set[int]()):
+        webhook.bodies.clear()
+        bad.clear()
+        bad.update(found)
+        done = job.execute_in_process(instance=sqlite, raise_on_error=False)
+        assert done.success == (unread or not found)
+        for sensor in sensors:
+            sensor.tick()
+        (body,) = webhook.bodies
+        assert body["kind"] == (kind if found else "check")
+        told.append((body["state"], all(f"shard {shard}: " in body["reason"] for shard in found)))
+        assert not any(f"shard {shard}: " in body["reason"] for shard in {0, 1, 2} - found)
+    assert told == [*[("failed", True)] * 3, ("recovered", True)]
 
 
 def test_a_message_has_a_link_and_an_owner(webhook: Webhook, instance: dg.DagsterInstance) -> None:
