@@ -8,8 +8,9 @@ from laion_assets.assets.location import CodeLocation
 from laion_assets.assets.source_links import source_of
 from laion_assets.dagster_internals.names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG, KIND_PREFIX
 from laion_assets.errors import LaionError
-from laion_assets.health.versions import observed_versions
+from laion_assets.health.versions import Observed, last_observed
 from laion_assets.source.observe import observe_version
+from laion_assets.words import counted
 
 SHARDS_AT_ONCE = 8
 """Shards that are asked for side by side. Each takes three small requests, a load that a mirror does not notice."""
@@ -25,7 +26,8 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         metadata=source_of(location.settings, remote_shard_asset),
         tags={"stage": "remote", f"{KIND_PREFIX}http": ""},
         description="The remote files of shard N: size with ETag or date, as the data version that raw_shard is made "
-        "from. If a file changes, the partitions that were made from it are shown as stale.",
+        "from. If a file changes, the partitions that were made from it are shown as stale. The run fails "
+        "if no source could be observed.",
     )
     def remote_shard(context: dg.OpExecutionContext) -> dg.DataVersionsByPartition:
         fetched = context.instance.get_latest_storage_id_by_partition(
@@ -34,7 +36,7 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         # In the order of their numbers. Keys of another dataset that this instance had before are left out.
         dataset = location.settings.dataset
         shards = [number for number in dataset.shards if dataset.key_of(number) in fetched]
-        recorded = observed_versions(context.instance, location.settings)
+        recorded = last_observed(context.instance, location.settings)
         with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
             versions = pool.map(lambda shard: _version(location, shard, recorded.get(dataset.key_of(shard))), shards)
             seen = dict(zip(shards, versions, strict=True))
@@ -42,6 +44,12 @@ def remote_shard_asset(location: CodeLocation) -> dg.SourceAsset:
         for error in failed.values():
             context.log.warning(f"not observed: {error}")
         context.log.info(f"{len(seen) - len(failed)} shards observed, {len(failed)} could not be observed")
+        if failed and len(failed) == len(seen):
+            first = next(iter(failed.values()))
+            raise dg.Failure(
+                f"no source could be observed, so whether {counted(len(seen), 'shard')} are stale is unknown: {first}",
+                allow_retries=False,
+            )
         return dg.DataVersionsByPartition(
             {dataset.key_of(shard): version for shard, version in seen.items() if isinstance(version, str)}
         )
@@ -56,7 +64,7 @@ def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocati
     Otherwise the first observation after the fetch would look like a change. Dagster reads the versions of inputs
     before a step begins, so this function makes Dagster read them once more.
     """
-    recorded = observed_versions(context.instance, location.settings, {context.partition_key})
+    recorded = last_observed(context.instance, location.settings, {context.partition_key})
     version = _version(location, shard, recorded.get(context.partition_key))
     if isinstance(version, LaionError):
         context.log.warning(f"not observed: {version}")
@@ -67,9 +75,9 @@ def observe_before_fetch(context: dg.AssetExecutionContext, location: CodeLocati
     return version
 
 
-def _version(location: CodeLocation, shard: int, before: str | None) -> str | LaionError:
+def _version(location: CodeLocation, shard: int, before: Observed | None) -> str | LaionError:
     """The version of the shard's files as they are now, or the error why it is not known."""
     try:
-        return observe_version(location.settings, shard, before)
+        return observe_version(location.settings, shard, None if before is None else before.version)
     except LaionError as error:
         return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,8 +17,9 @@ from laion_assets.health.versions import (
     UNOBSERVED,
     RecordedVersions,
     code_version,
+    first_observed,
+    last_observed,
     latest_materializations,
-    observed_versions,
     source_version,
     was_taken,
 )
@@ -45,9 +46,10 @@ class ShardHistory:
     the chain, `raw_bytes` are the bytes of its source files.
 
     The stage of a shard and the state of its last run are two facts: a loaded shard stays loaded when its next run
-    fails or is canceled. `peak_bytes` is the most resident memory of a step. `loaded_at` is a Unix time. `failures`
-    counts the failed runs since the last successful one, and `error` is the last one's reason. `stale` says, by asset
-    and in order, why an asset is not what would be made now.
+    fails or is canceled. `peak_bytes` is the most resident memory of a step. `loaded_at` is a Unix time, and so is
+    `observed_at`, when its source was observed last. `failures` counts the failed runs since the last successful one,
+    and `error` is the last one's reason. `stale` says, by asset and in order, why an asset is not what would be made
+    now.
     """
 
     key: str
@@ -66,6 +68,7 @@ class ShardHistory:
     versions: dict[str, RecordedVersions] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
     number: int | None = None
+    observed_at: float | None = None
 
     @property
     def shard(self) -> int:
@@ -117,7 +120,7 @@ def read_histories(
     for shard, last in last_runs(instance, settings, recorded_by, only, with_errors=with_errors).items():
         if shard in histories:
             _take_run(histories[shard], last)
-    _mark_stale(settings, histories.values(), observed_versions(instance, settings, only))
+    _mark_stale(settings, histories.values(), _changed_sources(instance, settings, histories, only))
     return list(histories.values())
 
 
@@ -152,9 +155,9 @@ def _take_run(history: ShardHistory, last: LastRun) -> None:
     history.last_run, history.run_id, history.error = last.state, last.run_id, last.error
 
 
-def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], observed: Mapping[str, str]) -> None:
+def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], changed: Container[str]) -> None:
     """Says why an asset of a shard is stale, as Dagster's own marks do: other code, or a changed input. Assets after a
-    stale asset are stale, too. `observed` are the versions of the shards' remote files."""
+    stale asset are stale, too. `changed` are the shards whose sources have other files than were fetched."""
     keys = {name: key.to_user_string() for name, key in chain_keys(settings).items()}
     codes = {name: code_version(settings, name) for name in CHAIN}
     for history in histories:
@@ -164,7 +167,7 @@ def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], observed:
             taken = versions.inputs.get(keys.get(before, ""), "")
             if versions.code and versions.code != codes[name]:
                 history.stale[name] = f"{name} was made with {versions.code!r}, the settings ask for {codes[name]!r}"
-            elif name == "raw_shard" and _has_changed(versions.data, observed.get(history.key)):
+            elif name == "raw_shard" and history.key in changed:
                 history.stale[name] = "its source has other files"
             elif source is not None and taken and source.data and not was_taken(taken, source.data):
                 history.stale[name] = f"{before} was made again with other contents"
@@ -172,10 +175,31 @@ def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], observed:
                 history.stale[name] = f"{before} is stale"
 
 
-def _has_changed(fetched: str, observed: str | None) -> bool:
-    """Whether the source's files differ from the fetched ones; False if one of the two versions is unknown."""
-    unknown = not fetched or not observed or fetched.startswith(UNOBSERVED)
-    return not unknown and observed is not None and fetched != source_version(observed)
+def _changed_sources(
+    instance: DagsterInstance, settings: Settings, histories: Mapping[str, ShardHistory], only: set[str] | None
+) -> set[str]:
+    """The shards whose sources have other files than were fetched, by the last observation of each; also notes when it
+    was made.
+
+    If the source could not be observed when its files were fetched, the first observation after that counts as theirs.
+    """
+    changed = set()
+    for key, observed in last_observed(instance, settings, only).items():
+        history = histories.get(key)
+        if history is None:
+            continue
+        history.observed_at = observed.at
+        fetched = history.versions.get("raw_shard")
+        if fetched is None or not fetched.data or not observed.version:
+            continue
+        if fetched.data.startswith(UNOBSERVED):
+            first = first_observed(instance, settings, key, fetched.event)
+            has_changed = first is not None and first.version != observed.version
+        else:
+            has_changed = fetched.data != source_version(observed.version)
+        if has_changed:
+            changed.add(key)
+    return changed
 
 
 def hours_since_last_load(histories: list[ShardHistory]) -> float | None:

@@ -29,13 +29,28 @@ def milestone(loaded: int, *, first: int, step: int, total: int) -> int:
 
 def nothing_is_stale(histories: list[ShardHistory]) -> Finding:
     """Whether each shard's assets are what would be made now: its source has the same files, and the settings that
-    decide a result are the same."""
+    decide a result are the same. The finding names the age of what is known about the sources."""
     stale = [history for history in histories if history.stale and not history.active]
-    figures = {"stale": len(stale)}
+    known, age = _sources_known(histories)
+    figures: dict[str, float] = {"stale": len(stale)}
+    figures |= {} if age is None else {"days_since_the_oldest_observation": round(age / 86400, 2)}
     if not stale:
-        return Finding("nothing_is_stale", True, "no shard is stale", figures)
+        return Finding("nothing_is_stale", True, f"no shard is stale{known}", figures)
     said = naming([f"shard {history.key}: {next(iter(history.stale.values()))}" for history in stale])
     return Finding("nothing_is_stale", False, f"{counted(len(stale), 'shard')} stale: {said}. {UPDATE}", figures)
+
+
+def _sources_known(histories: list[ShardHistory]) -> tuple[str, float | None]:
+    """When the sources of fetched shards were observed, in words; and the age of the oldest of these observations."""
+    fetched = [history for history in histories if history.progress != "missing"]
+    times = {history.key: history.observed_at for history in fetched if history.observed_at is not None}
+    never = [history.key for history in fetched if history.key not in times]
+    said = f"; sources never observed: {keys_in_short(never)}" if never else ""
+    if not times:
+        return said, None
+    oldest = min(times, key=lambda key: times[key])
+    age = max(0.0, time.time() - times[oldest])
+    return f"; the oldest observation of a source is that of shard {oldest}, {lasting(age)} ago{said}", age
 
 
 def index_follows_loads(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
@@ -24,11 +25,13 @@ RECORDS_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class RecordedVersions:
-    """The versions that one materialization recorded: its data version, code version, and its inputs' data versions."""
+    """The versions that one materialization recorded: its data version, code version, and its inputs' data versions;
+    `event` is its number."""
 
     data: str = ""
     code: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
+    event: int = 0
 
     @classmethod
     def of(cls, record: dg.EventLogRecord) -> RecordedVersions:
@@ -37,11 +40,19 @@ class RecordedVersions:
         tags = {} if materialization is None else materialization.tags or {}
         start = INPUT_DATA_VERSION_PREFIX
         inputs = {name.removeprefix(start): value for name, value in tags.items() if name.startswith(start)}
-        return cls(tags.get(DATA_VERSION_TAG, ""), tags.get(CODE_VERSION_TAG, ""), inputs)
+        return cls(tags.get(DATA_VERSION_TAG, ""), tags.get(CODE_VERSION_TAG, ""), inputs, record.storage_id)
 
 
 UNOBSERVED = "unobserved "
-"""Prefix of the data version of raw files whose source could not be asked: whether it changed is unknown."""
+"""Prefix of the data version of raw files whose source could not be asked. Whether the source has changed is known only
+from two later observations."""
+
+
+class Observed(NamedTuple):
+    """The version of a shard's remote files, and when it was observed (Unix time)."""
+
+    version: str
+    at: float
 
 
 def source_version(observed: str) -> str:
@@ -98,21 +109,35 @@ def latest_materializations(
     return records
 
 
-def observed_versions(
+def last_observed(
     instance: DagsterInstance, settings: Settings, partitions: set[str] | None = None
-) -> dict[str, str]:
-    """The last observed version of each shard's remote files; of these shards, or of all."""
+) -> dict[str, Observed]:
+    """The last observation of each shard's remote files; of these shards, or of all."""
     key = asset_key(settings, "remote_shard")
     latest = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_OBSERVATION, partitions)
     ids = sorted(latest.values())
-    versions: dict[str, str] = {}
+    found: dict[str, Observed] = {}
     for start in range(0, len(ids), RECORDS_AT_ONCE):
         wanted = dg.AssetRecordsFilter(key, storage_ids=ids[start : start + RECORDS_AT_ONCE])
-        for record in instance.fetch_observations(wanted, limit=RECORDS_AT_ONCE).records:
-            observation = record.asset_observation
-            if observation is not None and observation.partition is not None:
-                versions[observation.partition] = observation.tags.get(DATA_VERSION_TAG, "")
-    return versions
+        found.update(_observed(instance.fetch_observations(wanted, limit=RECORDS_AT_ONCE).records))
+    return found
+
+
+def first_observed(instance: DagsterInstance, settings: Settings, shard: str, after: int) -> Observed | None:
+    """The first observation of a shard's remote files after an event; None if there is none."""
+    wanted = dg.AssetRecordsFilter(
+        asset_key(settings, "remote_shard"), asset_partitions=[shard], after_storage_id=after
+    )
+    return _observed(instance.fetch_observations(wanted, limit=1, ascending=True).records).get(shard)
+
+
+def _observed(records: Sequence[dg.EventLogRecord]) -> dict[str, Observed]:
+    found = {}
+    for record in records:
+        observation = record.asset_observation
+        if observation is not None and observation.partition is not None:
+            found[observation.partition] = Observed(observation.tags.get(DATA_VERSION_TAG, ""), record.timestamp)
+    return found
 
 
 def partition_versions(instance: DagsterInstance, settings: Settings) -> dict[int, str]:

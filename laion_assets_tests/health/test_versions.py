@@ -11,12 +11,14 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from laion_assets.assets import clickhouse_partition
+from laion_assets.assets import clickhouse_partition, raw_shard
 from laion_assets.dagster_internals.names import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN, LOAD_JOB, OBSERVE_JOB, asset_key, job_name
-from laion_assets.health.versions import RecordedVersions, code_version, latest_materializations
+from laion_assets.health.runs import failure_reason
+from laion_assets.health.upkeep import nothing_is_stale
+from laion_assets.health.versions import UNOBSERVED, RecordedVersions, code_version, latest_materializations
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings
 from laion_assets.table.load import load_partition
@@ -85,6 +87,44 @@ def test_a_changed_remote_file_makes_all_behind_it_stale_until_each_was_made_aga
         assert chain.version(1, asset) != before[asset]
         assert chain.stale(1) == list(CHAIN[done:])
         assert chain.stale_by_dagster(1) == list(CHAIN[done : done + 1])
+
+
+def test_an_observation_that_reaches_no_source_fails_and_the_age_of_what_is_known_is_told(chain: Chain) -> None:
+    chain.run(0)
+    assert "the oldest observation of a source is that of shard 0, less than a minute ago" in _not_stale(chain)
+    chain.instance.report_runless_asset_event(dg.AssetMaterialization("raw_shard", partition="1"))
+    assert "sources never observed: 1" in _not_stale(chain)
+    (chain.folder / "sample").rename(chain.folder / "moved")
+    job = build_definitions(chain.settings).resolve_job_def(job_name(chain.settings, OBSERVE_JOB))
+    done = job.execute_in_process(instance=chain.instance, raise_on_error=False)
+    assert not done.success
+    assert "no source could be observed, so whether 2 shards are stale is unknown: " in failure_reason(
+        chain.instance, done.run_id
+    )
+
+
+def _not_stale(chain: Chain) -> str:
+    found = nothing_is_stale(read_histories(chain.instance, chain.settings))
+    assert found.passed
+    return found.seen
+
+
+def test_a_shard_that_was_fetched_unobserved_is_stale_when_later_observations_differ(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.observe()
+    with monkeypatch.context() as patched:
+        patched.setattr(raw_shard, "observe_before_fetch", lambda *_: None)
+        chain.run(0)
+    assert chain.version(0, "raw_shard").startswith(UNOBSERVED)
+    for _ in range(2):
+        chain.observe()
+        assert chain.stale(0) == []
+    write_sample_shard(chain.folder / "sample", 0, 70)
+    chain.observe()
+    assert chain.stale(0) == list(CHAIN)
+    chain.run(0)
+    assert chain.stale(0) == []
 
 
 def test_the_same_contents_made_again_have_the_same_versions_and_nothing_behind_them_is_stale(chain: Chain) -> None:
