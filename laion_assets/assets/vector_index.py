@@ -94,7 +94,7 @@ def _every_part_is_indexed(location: CodeLocation) -> dg.AssetChecksDefinition:
         since = loaded_since(context.instance, location.settings, "vector_index")
         later = since & {state.shard for _, state in found}
         cover = [(at, state) for at, state in found if state.shard not in later]
-        faults = [f"partition {state.shard} has no {name}{at}" for at, state in cover for name in state.missing]
+        faults = [f"{fault}{at}" for at, state in cover for fault in state.faults]
         faults += [f"partition {state.shard} has {state.parts} parts{at}" for at, state in cover if state.parts != 1]
         return dg.AssetCheckResult(
             passed=bool(found) and not faults,

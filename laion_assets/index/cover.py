@@ -27,7 +27,8 @@ class PartitionCover:
     """One loaded partition: its rows and parts, and bytes on disk of each index by name, 0 if it lacks the index.
 
     `uncompressed` is what the indexes take in memory. If a partition has several parts, it has an index only when every
-    part has it.
+    part has it. With `deleted_rows` it counts as without indexes: ClickHouse takes candidates from the graphs, and
+    leaves out the deleted rows among them afterwards, so that a search finds too few rows, or wrong ones.
     """
 
     shard: int
@@ -35,6 +36,14 @@ class PartitionCover:
     parts: int
     compressed: dict[str, int]
     uncompressed: dict[str, int]
+    deleted_rows: bool = False
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, in words."""
+        if self.deleted_rows:
+            return [f"partition {self.shard} has rows that a DELETE removed and its graphs would still have"]
+        return [f"partition {self.shard} has no {name}" for name in self.missing]
 
     @property
     def missing(self) -> list[str]:
@@ -97,7 +106,7 @@ def index_cover(db: Database, shards: Collection[int] | None = None) -> list[Par
     """
     names = index_names(db)
     states = [state for state in partitions(db) if shards is None or state.shard in shards]
-    sizes = part_sizes(db, [state.shard for state in states if state.index_bytes])
+    sizes = part_sizes(db, [state.shard for state in states if state.index_bytes and not state.deleted_rows])
     return [_cover(state, names, sizes.get(state.shard, [])) for state in states]
 
 
@@ -110,6 +119,7 @@ def _cover(state: PartitionState, names: Iterable[str], parts: Sequence[Sizes]) 
         state.parts,
         compressed={name: sum(part[name][0] for part in parts) if name in whole else 0 for name in names},
         uncompressed={name: sum(part[name][1] for part in parts) if name in whole else 0 for name in names},
+        deleted_rows=state.deleted_rows,
     )
 
 

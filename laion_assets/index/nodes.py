@@ -73,7 +73,7 @@ def _require_whole(db: Database, subject: str, shards: Collection[int] | None) -
             expected=f"{kind} over {column}, as the settings say",
             advice=advice,
         )
-    lacking = [f"partition {state.shard} has no {name}" for state in index_cover(db, shards) for name in state.missing]
+    lacking = [fault for state in index_cover(db, shards) for fault in state.faults]
     if lacking:
         more = f"; and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
         raise TableError(

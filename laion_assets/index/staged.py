@@ -3,7 +3,8 @@
 The partition's parts are linked into a staging table by hard links, and the mutation that builds the graphs belongs to
 that staging table alone. The table itself gets one REPLACE PARTITION, under the partition's lease, and only if its
 parts are still those from which the graphs were built. So a build can end at any moment: the table is unchanged, and
-the next load or build removes the staging table. Vectors are neither copied nor written again.
+the next load or build removes the staging table. Vectors are neither copied nor written again, unless rows of the
+partition were deleted: then the remaining rows are written again, since the graphs must not have the deleted ones.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from laion_assets.table.mutations import STALL_SECONDS, RowsRead, start_mutation
 from laion_assets.table.parts import active_parts, partition_contents
 from laion_assets.table.schema import partitions
 from laion_assets.table.scratch import drop_stale_staging
-from laion_assets.table.staging import Staging, dropping, staging_name
+from laion_assets.table.staging import SYNCED, Staging, dropping, staging_name
 from laion_assets.table.swap import swap_in
 
 
@@ -41,11 +42,14 @@ def index_partition(
         found = active_parts(db, db.settings.table, shard)
         source = partition_contents(db).get(shard) if cells_exist(db) else None
         with _linked(held, shard) as staging:
-            _build(staging, names, rows_read, stall)
+            _leave_out_deleted_rows(staging, say)
+            if staging.parts():
+                _build(staging, names, rows_read, stall)
             _refuse_unfinished(db, shard)
             swap_in(held, staging, staging.parts(), replaces=found)
-        if source is not None:
-            keep_cells(db, source, partition_contents(db)[shard], say)
+        now = partition_contents(db).get(shard)
+        if source is not None and now is not None:
+            keep_cells(db, source, now, say)
 
 
 def graphs_like_the_replaced(db: Database, say: Callable[[str], None]) -> Callable[[Staging], None]:
@@ -77,6 +81,26 @@ def _linked(held: Lease, shard: int) -> Iterator[Staging]:
     with dropping(staging):
         db.command(f"ALTER TABLE {staging.quoted} ATTACH PARTITION {shard} FROM {db.table}")
         yield staging
+
+
+def _leave_out_deleted_rows(staging: Staging, say: Callable[[str], None]) -> None:
+    """Writes a staged partition again, without its graphs and without the rows that a lightweight DELETE has marked.
+
+    Other partitions stay as they are. If all rows were deleted, no part with rows is left.
+    """
+    db = staging.db.for_long_statements()
+    before = sum(part.rows for part in staging.parts())
+    if not db.rows(
+        "SELECT 1 FROM system.parts WHERE database = {database:String} AND table = {table:String} "
+        "AND active AND has_lightweight_delete",
+        parameters={"database": db.database, "table": staging.name},
+    ):
+        return
+    # The files that were linked are synced; those of a merge are only if the table says so.
+    db.command(f"ALTER TABLE {staging.quoted} MODIFY SETTING {SYNCED.removeprefix(', ')}")
+    db.command(f"OPTIMIZE TABLE {staging.quoted} PARTITION {staging.shard} FINAL", settings={"alter_sync": 2})
+    left = sum(part.rows for part in staging.parts())
+    say(f"partition {staging.shard} is written again without {before - left:,} rows that were deleted by DELETE")
 
 
 def _keys_and_settings(db: Database) -> str:

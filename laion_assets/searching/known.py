@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from laion_assets.searching.condition import Condition
 from laion_assets.searching.counters import READ_SECONDS, Use
+from laion_assets.searching.graph_facts import GraphFacts
 from laion_assets.searching.request import SearchRequest
 from laion_assets.table.database import Database
 
@@ -18,7 +19,7 @@ MOST_CONDITIONS = 1_000
 
 @dataclass
 class Known:
-    """Checked conditions, by their text; and the counters of each kind of search, for ten seconds.
+    """Checked conditions, by their text; for ten seconds, the counters of each kind of search and facts about graphs.
 
     Safe for several threads. After a failure all is dropped, since the table may be another one now.
     """
@@ -26,6 +27,7 @@ class Known:
     conditions: dict[str, Condition] = field(default_factory=dict)
     uses: dict[object, tuple[float, Use | None]] = field(default_factory=dict)
     counts: bool = True
+    graphs: tuple[float, GraphFacts] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def condition(self, text: str, check: Callable[[str], Condition]) -> Condition:
@@ -53,12 +55,24 @@ class Known:
                 self.uses.clear()
             self.uses[kind] = (time.monotonic(), use)
 
+    def graph_facts(self, read: Callable[[], GraphFacts]) -> GraphFacts:
+        """The facts that were read within the last ten seconds; `read` is called if there are none."""
+        with self._lock:
+            kept = self.graphs
+        if kept is not None and time.monotonic() - kept[0] < READ_SECONDS:
+            return kept[1]
+        found = read()
+        with self._lock:
+            self.graphs = (time.monotonic(), found)
+        return found
+
     def forget(self) -> None:
         """Drops everything."""
         with self._lock:
             self.conditions.clear()
             self.uses.clear()
             self.counts = True
+            self.graphs = None
 
 
 def known_of(db: Database) -> Known:
@@ -70,4 +84,5 @@ def known_of(db: Database) -> Known:
 
 def kind_of(request: SearchRequest) -> object:
     """All that decides the plan of a search, besides the vector."""
-    return (request.by, request.limit, request.where, request.shards, request.settings, request.ids_alone)
+    shards = (request.shards, request.without)
+    return (request.by, request.limit, request.where, shards, request.settings, request.ids_alone)

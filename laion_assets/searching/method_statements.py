@@ -27,6 +27,8 @@ SERVER_LIMIT = 1000
 
 MULTIPLIER = "vector_search_index_fetch_multiplier"
 
+RESCORING = "vector_search_with_rescoring"
+
 MOST_RESCORED = 10_000
 """Most candidates of a part that are ranked by their stored vectors: each may be in a different granule."""
 
@@ -160,6 +162,8 @@ def where_sql(request: SearchRequest, condition: Condition | None = None) -> str
     conditions: list[str] = []
     if request.shards is not None:
         conditions.append(f"shard IN ({', '.join(str(int(shard)) for shard in request.shards) or 'NULL'})")
+    if request.without:
+        conditions.append(f"shard NOT IN ({', '.join(str(int(shard)) for shard in request.without)})")
     if condition is not None:
         # The line break ends a comment that the condition may end with.
         conditions.append(f"({condition.text}\n)")
@@ -173,9 +177,9 @@ def _graph_settings(
     if condition is not None and condition.names_distance:
         # The graph's own distances have few bits. Whether a distance is below a bound needs those of the stored
         # vectors.
-        own["vector_search_with_rescoring"] = 1
+        own[RESCORING] = 1
     asked = limit
-    if own.get("vector_search_with_rescoring"):
+    if own.get(RESCORING):
         # The multiplier was chosen for the rows of an answer. With a condition there are many times more candidates.
         multiplier = min(float(str(own.get(MULTIPLIER, 1))), max(1.0, MOST_RESCORED / limit))
         own[MULTIPLIER] = multiplier

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy.typing as npt
 
 from laion_assets.index.counter import graphs_searched
+from laion_assets.searching.method_statements import RESCORING
 from laion_assets.searching.statement import (
     SearchRequest,
     checked_vector,
@@ -57,7 +58,7 @@ def index_use(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> In
         in_plan=any("_distance" in (name.strip() for name in names) for names in outputs),
         searches=rise,
         expected=searched_parts(db, request),
-        rescored=str(dict(request.settings).get("vector_search_with_rescoring", 0)) in ("1", "True"),
+        rescored=str(statement.settings.get(RESCORING, 0)) in ("1", "True"),
     )
 
 

@@ -52,6 +52,9 @@ class SearchResult:
 
     `clusters`, for a search by cells or codes, is the number of probed clusters and of all clusters. `scanned` is the
     number of shards that were not in the cells and had every row compared.
+
+    `with_deleted_rows` is the number of shards that had every row compared because a DELETE removed rows that their
+    graphs still have.
     """
 
     neighbours: list[Neighbour]
@@ -63,12 +66,16 @@ class SearchResult:
     parts: int | None = None
     clusters: tuple[int, int] | None = None
     scanned: int = 0
+    with_deleted_rows: int = 0
 
     @property
     def way(self) -> str:
         """How the answers were found, in words."""
         if self.exact and self.candidates_that_met is not None:
             return f"every row compared: of the index's candidates {self.candidates_that_met:,} met the condition"
+        deleted = f"{counted(self.with_deleted_rows, 'shard')} with deleted rows that graphs still have"
+        if self.exact and self.with_deleted_rows:
+            return f"every row compared: {deleted}"
         if self.exact:
             return "every row compared" + (f": no graph in {counted(self.parts, 'part')}" if self.parts else "")
         if self.clusters is not None:
@@ -76,11 +83,12 @@ class SearchResult:
             of = f"{probed:,} of {all_clusters:,} clusters" if probed < all_clusters else "codes of all rows"
             more = f", and {counted(self.scanned, 'shard')} not in the cells compared whole" if self.scanned else ""
             return f"by {'cells' if probed < all_clusters else 'codes'}: {of}{more}"
+        compared = f", and {deleted} compared whole" if self.with_deleted_rows else ""
         if self.graphs is None or self.parts is None:
-            return "by the index"
+            return f"by the index{compared}"
         scanned = self.parts - self.graphs
         more = f", and {counted(scanned, 'part')} without a graph scanned" if scanned > 0 else ""
-        return f"by the index: {counted(self.graphs, 'graph')} searched{more}"
+        return f"by the index: {counted(self.graphs, 'graph')} searched{more}{compared}"
 
     def frame(self) -> pl.DataFrame:
         """The neighbours as a polars frame, one row each. An empty frame has the columns of `laion_assets.search`,
@@ -105,7 +113,8 @@ class SearchRequest:
 
     `method` is the method that is asked for; None means the cheapest that meets the recall target. `exact` is the same
     as the method exact. `cells` says how much a search by cells or codes reads; None means the default for the table's
-    size. With `ids_alone` captions, URLs and flags of the answer are empty.
+    size. With `ids_alone` captions, URLs and flags of the answer are empty. `without` are shards that are left out,
+    since they are searched in another way.
     """
 
     by: By = "image"
@@ -117,6 +126,7 @@ class SearchRequest:
     ids_alone: bool = False
     method: MethodName | None = None
     cells: CellsSettings | None = None
+    without: tuple[int, ...] = ()
 
 
 def check_request(request: SearchRequest, dataset: Dataset) -> None:

@@ -14,8 +14,18 @@ from laion_assets.dataset import ID_STRIDE
 from laion_assets.errors import SearchError, ServerRefusedError, TableError
 from laion_assets.searching.condition import Condition, check_condition
 from laion_assets.searching.counters import Use, counted, counting
+from laion_assets.searching.graph_facts import GraphFacts, graph_facts
 from laion_assets.searching.known import Known, kind_of, known_of
-from laion_assets.searching.method_statements import ALL, EXACT, Extent, Method, Statement, method_of, where_sql
+from laion_assets.searching.method_statements import (
+    ALL,
+    EXACT,
+    RESCORING,
+    Extent,
+    Method,
+    Statement,
+    method_of,
+    where_sql,
+)
 from laion_assets.searching.query_vector import checked_vector
 from laion_assets.searching.request import (
     MAX_LIMIT,
@@ -63,13 +73,15 @@ class _Found:
     exact: bool
     use: Use | None = None
     candidates_that_met: int | None = None
+    with_deleted_rows: int = 0
 
 
 def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> SearchResult:
     """The rows nearest to `vector`, (dimension,), of any length but 0, by cosine distance.
 
     With a condition the index gives more and more candidates until as many as asked for meet it. If a scan is no
-    slower, all rows are compared instead. What was found out about the table is kept with the connection.
+    slower, all rows are compared instead. Shards whose graphs have deleted rows are compared whole. What was found out
+    about the table is kept with the connection for ten seconds.
 
     Raises `SearchError` for an invalid vector, limit or condition, and `TableError` when there is no table.
     """
@@ -79,7 +91,7 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
     started = time.perf_counter()
     try:
         condition = known.condition(request.where, lambda text: check_condition(db, text)) if request.where else None
-        found = _find(db, known, request, target, condition)
+        found = _find_beside_deleted_rows(db, known, request, target, condition)
     except TableError:
         known.forget()
         # Checked only after a failure: three more queries before each search took as long as the search itself.
@@ -88,7 +100,46 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
     seconds = time.perf_counter() - started
     neighbours = [Neighbour(rank, *typed_row(row)) for rank, row in enumerate(found.rows, start=1)]
     graphs, parts = (None, None) if found.use is None else (found.use.graphs, found.use.parts)
-    return SearchResult(neighbours, request.by, found.exact, seconds, found.candidates_that_met, graphs, parts)
+    return SearchResult(
+        neighbours,
+        request.by,
+        found.exact,
+        seconds,
+        found.candidates_that_met,
+        graphs,
+        parts,
+        with_deleted_rows=found.with_deleted_rows,
+    )
+
+
+def _find_beside_deleted_rows(
+    db: Database, known: Known, request: SearchRequest, target: npt.NDArray[np.float32], condition: Condition | None
+) -> _Found:
+    """The rows of the shards whose graphs can be used, and of the others by comparing every row.
+
+    ClickHouse takes candidates from a graph first, and leaves out deleted rows among them afterwards. So a graph with
+    deleted rows gives too few candidates, and the answer has rows of other parts in their place.
+    """
+    if method_of(request).exact:
+        return _find(db, known, request, target, condition)
+    facts = known.graph_facts(lambda: graph_facts(db))
+    request = _with_cosine_distances(request, facts)
+    compared = tuple(one for one in facts.with_deleted_rows if request.shards is None or one in request.shards)
+    if not compared:
+        return _find(db, known, request, target, condition)
+    rows = _rows(db, known, EXACT, replace(request, shards=compared), target, condition)[0]
+    if not facts.others or (request.shards is not None and set(request.shards) <= set(compared)):
+        return _Found(rows, exact=True, with_deleted_rows=len(compared))
+    others = _find(db, known, replace(request, without=compared), target, condition)
+    nearest = sorted([*rows, *others.rows], key=lambda row: float(row[0]))[: request.limit]
+    return replace(others, rows=nearest, with_deleted_rows=len(compared))
+
+
+def _with_cosine_distances(request: SearchRequest, facts: GraphFacts) -> SearchRequest:
+    """The request with rescoring if the graphs count bits: the distances are then those of the stored vectors."""
+    if f"{request.by}_embedding" not in facts.of_bits:
+        return request
+    return replace(request, settings=(*(pair for pair in request.settings if pair[0] != RESCORING), (RESCORING, 1)))
 
 
 def _find(
@@ -172,6 +223,8 @@ def vector_of(db: Database, row_id: int, by: By) -> npt.NDArray[np.float32]:
 
 def search_statement(db: Database, request: SearchRequest, vector: npt.NDArray[np.float32]) -> Statement:
     """The statement of a search without a condition for a vector, (dimension,), of length 1."""
+    if not method_of(request).exact:
+        request = _with_cosine_distances(request, known_of(db).graph_facts(lambda: graph_facts(db)))
     return method_of(request).statement(db, replace(request, where=None), vector)
 
 

@@ -30,13 +30,18 @@ TEXT_BLOCK_BYTES = 4096
 
 @dataclass(frozen=True)
 class PartitionState:
-    """One loaded partition: its shard, rows, active parts, and bytes on disk of data and of indexes."""
+    """One loaded partition: its shard, rows, active parts, and bytes on disk of data and of indexes.
+
+    `deleted_rows` is whether a lightweight DELETE has marked rows of a part as deleted. Until the part is written again
+    these rows are in its files and its graphs, and count in `rows`.
+    """
 
     shard: int
     rows: int
     parts: int
     bytes_on_disk: int
     index_bytes: int
+    deleted_rows: bool = False
 
 
 def table_columns(db: Database) -> dict[str, str]:
@@ -171,12 +176,13 @@ def partitions(db: Database) -> list[PartitionState]:
     if not table_exists(db):
         return []
     rows = db.rows(
-        "SELECT toInt64(partition), sum(rows), count(), sum(bytes_on_disk), sum(secondary_indices_uncompressed_bytes) "
-        f"FROM {parts_table(db)} WHERE database = {{database:String}} AND table = {{table:String}} AND active "
-        "AND rows > 0 GROUP BY partition ORDER BY 1",
+        "SELECT toInt64(partition), sum(rows), count(), sum(bytes_on_disk), sum(secondary_indices_uncompressed_bytes), "
+        f"max(has_lightweight_delete) FROM {parts_table(db)} "
+        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
+        "GROUP BY partition ORDER BY 1",
         parameters={"database": db.database, "table": local_table(db.settings)},
     )
-    return [PartitionState(*(int(value) for value in row)) for row in rows]
+    return [PartitionState(*(int(value) for value in figures), bool(deleted)) for *figures, deleted in rows]
 
 
 def without_shards(db: Database, shards: Set[int]) -> tuple[int, ...] | None:

@@ -16,7 +16,8 @@ there twice. Others may write to the disk at the same time."""
 def swap_in(
     held: Lease, staging: Staging, checked: tuple[Part, ...], *, replaces: tuple[Part, ...] | None = None
 ) -> None:
-    """Replaces the partition by the staged parts, and then checks that the table has them.
+    """Replaces the partition by the staged parts, and then checks that the table has them. Without staged parts it
+    drops the partition.
 
     `checked` are the staged parts that were checked. `replaces` are the table's parts from which they were made, if
     they were. Raises `LeaseLostError` if another process has taken the lease, `PartitionCheckError` if another writer
@@ -29,7 +30,9 @@ def swap_in(
         raise _changed(staging, "staged", checked, staging.parts())
     if replaces is not None and (found := active_parts(db, db.settings.table, shard)) != replaces:
         raise _changed(staging, "in the table", replaces, found)
-    db.command(f"ALTER TABLE {db.table} REPLACE PARTITION {shard} FROM {staging.quoted}")
+    # REPLACE PARTITION refuses an empty source (36).
+    change = f"REPLACE PARTITION {shard} FROM {staging.quoted}" if checked else f"DROP PARTITION {shard}"
+    db.command(f"ALTER TABLE {db.table} {change}")
     swapped = active_parts(db, db.settings.table, shard)
     if _contents(swapped) != _contents(checked):
         raise _changed(staging, "in the table", checked, swapped)

@@ -117,6 +117,15 @@ def test_a_partition_that_came_with_its_graphs_when_it_was_loaded_again_is_index
     assert finding.figures == {"indexed": 9, "not_indexed": 1}
 
 
+def test_graphs_that_still_have_deleted_rows_are_named(hundreds: Settings) -> None:
+    table = [PartitionState(key, 1, 1, 10, index_bytes=5, deleted_rows=key in (2, 3)) for key in range(10)]
+    finding = index_follows_loads(hundreds, loaded(10), table, LoadFacts(built(hundreds, *range(10))))
+    assert finding.passed is False
+    assert finding.seen.endswith(
+        "2 partitions with deleted rows, which the graphs still have: materialize vector_index"
+    )
+
+
 def test_recall_is_void_when_cells_are_newer_where_they_alone_are_built() -> None:
     cells = IndexRecord(100.0, frozenset({0}), frozenset(), "")
     assert recall_is_void(LoadFacts(cells=cells)) == "the cells were never measured"
