@@ -24,7 +24,7 @@ class PartitionContent(NamedTuple):
 
     A load of other rows, a DELETE, an UPDATE, a build of graphs and a merge change the sum. A mutation that changes no
     row of the partition does not. Block numbers would not do: a partition that was dropped, and is loaded again by a
-    later process, can have the same ones (chDB 26.9).
+    later process, can have the same ones (chDB 26.9). Rows that a lightweight DELETE has marked count in `rows`.
     """
 
     shard: int
@@ -34,13 +34,22 @@ class PartitionContent(NamedTuple):
 
 def partition_contents(db: Database) -> dict[int, PartitionContent]:
     """What the table holds now, by shard; of a cluster, from one replica of each cluster shard. Raises `TableError`."""
+    table = local_table(db.settings)
+    return contents_of_tables(db, table)[table]
+
+
+def contents_of_tables(db: Database, *tables: str) -> dict[str, dict[int, PartitionContent]]:
+    """The same for several tables, by their unquoted names, in one statement. A partition that is no number is 0."""
     rows = db.rows(
-        f"SELECT toInt64(partition), sum(rows), sum(cityHash64(hash_of_all_files)) FROM {parts_table(db)} "
-        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
-        "GROUP BY partition ORDER BY 1",
-        parameters={"database": db.database, "table": local_table(db.settings)},
+        "SELECT table, toInt64OrZero(partition), sum(rows), sum(cityHash64(hash_of_all_files)) "
+        f"FROM {parts_table(db)} WHERE database = {{database:String}} AND table IN {{tables:Array(String)}} "
+        "AND active AND rows > 0 GROUP BY table, partition ORDER BY 1, 2",
+        parameters={"database": db.database, "tables": list(tables)},
     )
-    return {int(shard): PartitionContent(int(shard), int(count), int(content)) for shard, count, content in rows}
+    found: dict[str, dict[int, PartitionContent]] = {table: {} for table in tables}
+    for table, number, count, content in rows:
+        found[str(table)][int(number)] = PartitionContent(int(number), int(count), int(content))
+    return found
 
 
 def part_identities(db: Database, shards: Collection[int] | None = None) -> list[str]:

@@ -182,7 +182,10 @@ def partitions(db: Database) -> list[PartitionState]:
         "GROUP BY partition ORDER BY 1",
         parameters={"database": db.database, "table": local_table(db.settings)},
     )
-    return [PartitionState(*(int(value) for value in figures), bool(deleted)) for *figures, deleted in rows]
+    return [
+        PartitionState(int(shard), int(count), int(parts), int(size), int(index), deleted_rows=bool(deleted))
+        for shard, count, parts, size, index, deleted in rows
+    ]
 
 
 def without_shards(db: Database, shards: Set[int]) -> tuple[int, ...] | None:

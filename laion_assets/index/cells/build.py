@@ -16,9 +16,11 @@ from laion_assets.index.cells.events import (
 )
 from laion_assets.index.cells.exchange import cells_content, exchange_shard, table_content
 from laion_assets.index.cells.generations import drop_centroids, read_centroids, train_generation, wants_new_generation
+from laion_assets.index.cells.held import has_centroids, rows_by_load
 from laion_assets.index.cells.schema import (
     CODEC_SETTINGS,
     cells_table,
+    centroids_table,
     create_cells_tables,
     events_table,
     vector_columns,
@@ -27,7 +29,7 @@ from laion_assets.index.graphs import say_nothing
 from laion_assets.progress import Log, Progress
 from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease, lease
-from laion_assets.table.parts import PartitionContent, partition_contents
+from laion_assets.table.parts import PartitionContent, contents_of_tables, partition_contents
 from laion_assets.table.schema import require_table
 from laion_assets.table.vectors import By
 
@@ -120,17 +122,35 @@ class _Build:
         """The newest generation, which may be partly filled; or a new one if the table has become too large for it."""
         history = read_record(self._db, self._by)
         newest, rows = history.newest, sum(source.rows for source in found.values())
-        if newest is not None and not wants_new_generation(newest, rows):
+        whole = newest is not None and self._has_centroids(newest)
+        if newest is not None and whole and not wants_new_generation(newest, rows):
             return newest, False
+        if newest is not None and not whole:
+            self._log(f"centroids of generation {newest.number} of the {self._by} cells are missing: a new one is made")
         generation = train_generation(self._db, self._by, found, history, self._progress)
         self._log(f"generation {generation.number}: {generation.clusters:,} {self._by} clusters for {rows:,} rows")
         return generation, True
+
+    def _has_centroids(self, generation: Generation) -> bool:
+        table = centroids_table(self._db)
+        content = contents_of_tables(self._db, table)[table].get(0)
+        return has_centroids(self._db, self._by, generation.number, generation.clusters, content)
+
+    def _lacking(self, generation: Generation, live: dict[int, Entry]) -> list[int]:
+        """Shards of which the cells have other rows than the record says."""
+        held = rows_by_load(self._db, self._by, generation.number)
+        lacking = [shard for shard, entry in live.items() if held.get(entry.load, 0) != entry.source.rows]
+        for shard in lacking:
+            there, recorded = held.get(live[shard].load, 0), live[shard].source.rows
+            self._log(f"shard {shard} has {there:,} rows in the {self._by} cells, where {recorded:,} were written")
+        return lacking
 
     def _exchange(self, generation: Generation, found: dict[int, PartitionContent]) -> tuple[list[int], list[int]]:
         live = self._live(generation)
         wrong, lost = shards_to_exchange(live, found)
         for shard in lost:
             record(self._db, self._by, "live", generation.number, source=PartitionContent(shard, 0, 0))
+        wrong = sorted({*wrong, *(found.keys() & self._lacking(generation, live))})
         changed = [shard for shard in wrong if not self._is_the_same(generation, live.get(shard), found[shard])]
         if not changed:
             return [], lost
@@ -154,7 +174,8 @@ class _Build:
         if held != wanted or partition_contents(self._db).get(source.shard) != source:
             return False
         self._held.require()
-        record(self._db, self._by, "live", generation.number, load=entry.load, source=source, distance=entry.distance)
+        facts = {"load": entry.load, "source": source._replace(rows=held.rows), "distance": entry.distance}
+        record(self._db, self._by, "live", generation.number, **facts)
         self._log(f"shard {source.shard} has the rows that are in the {self._by} cells")
         return True
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from laion_assets.index.cells.schema import events_table
+from laion_assets.index.cells.held import has_centroids, whole_loads
+from laion_assets.index.cells.schema import cells_table, centroids_table, events_table
 from laion_assets.table.database import Database
-from laion_assets.table.parts import PartitionContent, partition_contents
+from laion_assets.table.parts import PartitionContent, contents_of_tables
 from laion_assets.table.vectors import By
 
 Event = Literal["trained", "begun", "live", "gone", "current", "dropped"]
@@ -30,7 +31,8 @@ NO_ROWS = PartitionContent(0, 0, 0)
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the record. `distance` is the mean cosine distance of a load's rows to their centroids."""
+    """One row of the record. `source` has the files of the shard in the table, and the rows of the load in the cells.
+    `distance` is the mean cosine distance of a load's rows to their centroids."""
 
     number: int
     event: Event
@@ -118,7 +120,8 @@ class Record:
 class LiveCells:
     """What a search must know: the generation, the loads whose rows count, and the shards to scan in the table.
 
-    `scanned` are the loaded shards whose rows are not in the cells, or that were changed since.
+    `scanned` are the loaded shards whose rows are not in the cells, or not all of them, or that were changed since.
+    `clusters` is 1 if centroids are missing, so that a search reads all rows.
     """
 
     generation: int
@@ -204,16 +207,26 @@ def live_cells(db: Database, by: By) -> LiveCells | None:
     own = [row for row in rows if int(row[1]) == current]
     clusters = next(int(row[2]) for row in own if row[0] == "trained")
     latest = {int(row[4]): (int(row[3]), PartitionContent(*map(int, row[4:]))) for row in own if row[0] == "live"}
-    found = partition_contents(db)
-    loads = {load: source for load, source in latest.values() if found.get(source.shard) == source}
-    covered = {source.shard for source in loads.values()}
+    held = contents_of_tables(db, db.settings.table, cells_table(db, by), centroids_table(db))
+    found = held[db.settings.table]
+    unchanged = {load: source for load, source in latest.values() if is_unchanged(source, found)}
+    wanted = {load: source.rows for load, source in unchanged.items()}
+    whole = whole_loads(db, by, current, wanted, held[cells_table(db, by)].get(current))
+    covered = {unchanged[load].shard for load in whole}
     return LiveCells(
         generation=current,
-        clusters=clusters,
-        rows=sum(source.rows for source in loads.values()),
-        loads=tuple(sorted(loads)),
+        clusters=clusters if has_centroids(db, by, current, clusters, held[centroids_table(db)].get(0)) else 1,
+        rows=sum(found[shard].rows for shard in covered),
+        loads=tuple(sorted(whole)),
         scanned=tuple(shard for shard in sorted(found) if shard not in covered),
     )
+
+
+def is_unchanged(source: PartitionContent, found: dict[int, PartitionContent]) -> bool:
+    """Whether a recorded shard has the files that the table has now. The record has the rows in the cells, where
+    `found` also counts rows that are marked as deleted."""
+    now = found.get(source.shard)
+    return now is not None and now.content == source.content
 
 
 def rows_of_loads(live: LiveCells) -> str:
@@ -223,7 +236,7 @@ def rows_of_loads(live: LiveCells) -> str:
 
 def shards_to_exchange(live: dict[int, Entry], found: dict[int, PartitionContent]) -> tuple[list[int], list[int]]:
     """Shards whose rows in the cells are missing or older than the table's, and shards that the table lost."""
-    wrong = [shard for shard, source in found.items() if shard not in live or live[shard].source != source]
+    wrong = [shard for shard in found if shard not in live or not is_unchanged(live[shard].source, found)]
     lost = [shard for shard, entry in live.items() if shard not in found and entry.source.rows]
     return sorted(wrong), sorted(lost)
 

@@ -79,7 +79,9 @@ def exchange_shard(
     subject = f"{db.subject}, {by} cells of shard {source.shard}"
     with scratch_table(db, "cells") as staging:
         create_cells(db, staging, ", max_bytes_to_merge_at_max_space_in_pool = 1")
-        load = record(db, by, "begun", generation, source=source)
+        (rows,) = db.one(f"SELECT count() FROM {db.table} WHERE shard = {source.shard}")
+        recorded = source._replace(rows=int(rows))
+        load = record(db, by, "begun", generation, source=recorded)
         distance = _fill(db, by, staging, (generation, load), centroids, source, progress)
         staged, wanted = cells_content(db, staging), table_content(db, by, f"shard = {source.shard}")
         if staged != wanted:
@@ -101,7 +103,7 @@ def exchange_shard(
         held.require()
         db.command(f"ALTER TABLE {cells} ATTACH PARTITION {generation} FROM {db.name_of(staging)}")
         held.require()
-        record(db, by, "live", generation, load=load, source=source, distance=distance)
+        record(db, by, "live", generation, load=load, source=recorded, distance=distance)
 
 
 def cells_content(db: Database, table: str, condition: str = "1") -> Content:

@@ -119,7 +119,7 @@ def read_centroids(db: Database, by: By, generation: int) -> Centroids:
             db.subject,
             found=f"{len(records):,} {by} centroids of generation {generation}, some missing or twice",
             expected="each once",
-            advice=f"drop {centroids_table(db)} and materialize vector_cells, which makes the table again",
+            advice="materialize vector_cells again, which trains a new generation if centroids are missing",
         )
     return Centroids.of(np.ascontiguousarray(records["centroid"][:, : db.settings.dataset.dimension]))
 

@@ -28,8 +28,8 @@ def keep_cells(db: Database, before: PartitionContent, after: PartitionContent, 
                 found = read_record(db, by)
                 for generation in {one.number for one in (found.current, found.newest) if one is not None}:
                     entry = found.live(generation).get(before.shard)
-                    if entry is not None and entry.source == before:
-                        facts = {"load": entry.load, "source": after}
+                    if entry is not None and entry.source.content == before.content:
+                        facts = {"load": entry.load, "source": after._replace(rows=entry.source.rows)}
                         record(db, by, "live", generation, clusters=entry.clusters, distance=entry.distance, **facts)
                         kept += 1
     except LeaseHeldError:

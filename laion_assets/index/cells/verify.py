@@ -42,7 +42,8 @@ def cells_cover(db: Database, by: By, shards: Collection[int] | None = None) -> 
     faults = [f"shard {shard} is not in the {by} cells, or was changed since" for shard in scanned]
     content = "SELECT shard, count(), sum(cityHash64(id)) FROM"
     cells = db.name_of(cells_table(db, by))
-    held = db.rows(f"{content} {cells} WHERE {rows_of_loads(live)} GROUP BY shard")
+    # Without a load nothing is read: the table may have been dropped.
+    held = db.rows(f"{content} {cells} WHERE {rows_of_loads(live)} GROUP BY shard") if live.loads else []
     in_cells = {int(shard): (int(rows), int(hashed)) for shard, rows, hashed in held}
     in_table = {
         int(shard): (int(rows), int(hashed)) for shard, rows, hashed in db.rows(f"{content} {db.table} GROUP BY shard")

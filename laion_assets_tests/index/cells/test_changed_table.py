@@ -11,7 +11,7 @@ import pytest
 from laion_assets.index.cells import centroids
 from laion_assets.index.cells.build import build_cells
 from laion_assets.index.cells.events import live_cells
-from laion_assets.index.cells.schema import cells_table, events_table
+from laion_assets.index.cells.schema import cells_table, centroids_table, events_table
 from laion_assets.index.cells.verify import cells_cover
 from laion_assets.searching.cells import search_cells
 from laion_assets.searching.cells_settings import CellsSettings
@@ -132,13 +132,73 @@ def test_a_partition_that_later_processes_drop_and_load_is_not_taken_for_the_old
         assert_cells_answer_as_the_table(db)
 
 
-def test_rows_that_somebody_deletes_from_the_cells_are_missed_by_their_check(db: Database) -> None:
+def test_rows_that_somebody_deletes_from_the_cells_are_found_and_written_again(db: Database) -> None:
     cells = db.name_of(cells_table(db, "image"))
     db.command(f"DELETE FROM {cells} WHERE id IN (5, 6)", settings={"lightweight_deletes_sync": 2})
-    assert cells_cover(db, "image").faults == [
-        "shard 0 has 898 rows in the image cells and 900 in the table, or other ids",
-    ]
-    assert cells_cover(db, "text").faults == []
+    assert cells_cover(db, "image").faults == ["shard 0 is not in the image cells, or was changed since"]
+    assert_cells_answer_as_the_table(db)
+    lines: list[str] = []
+    assert [report.exchanged for report in build_cells(db, log=lines.append)] == [[0], []]
+    assert "shard 0 has 898 rows in the image cells, where 900 were written" in lines
+    assert cells_cover(db, "image").faults == []
+
+
+def test_cells_that_were_dropped_are_not_searched_and_are_made_again(db: Database) -> None:
+    db.command(f"DROP TABLE {db.name_of(cells_table(db, 'image'))} SYNC")
+    assert scanned(db) == (0, 1)
+    assert_cells_answer_as_the_table(db)
+    assert [report.exchanged for report in build_cells(db)] == [[0, 1], []]
+    assert scanned(db) == ()
+    assert cells_cover(db, "image").faults == []
+    assert_cells_answer_as_the_table(db)
+
+
+def test_a_part_that_the_engine_set_aside_is_missed_also_beside_rows_that_do_not_count(settings: Settings) -> None:
+    """A shard was loaded again with as many rows: the rows of its first load, which do not count, are still there."""
+    load_sample(settings, {1: 600}, seed=99)
+    with connect(settings) as db:
+        build_cells(db)
+        assert scanned(db) == ()
+        (part,) = db.one(
+            f"SELECT _part FROM {db.name_of(cells_table(db, 'image'))} GROUP BY _part "
+            "ORDER BY max(cells_load) DESC LIMIT 1"
+        )
+        db.command(f"ALTER TABLE {db.name_of(cells_table(db, 'image'))} DETACH PART '{part}'")
+        assert scanned(db) == (1,)
+        assert_cells_answer_as_the_table(db)
+        assert [report.exchanged for report in build_cells(db)] == [[1], []]
+        assert scanned(db) == ()
+        assert_cells_answer_as_the_table(db)
+
+
+def test_centroids_that_are_missing_cost_no_recall_and_are_trained_again(db: Database) -> None:
+    live = live_cells(db, "image")
+    assert live is not None
+    centroids_of = db.name_of(centroids_table(db))
+    kept = f"generation = {live.generation} AND cluster % 2 = 1"
+    db.command(f"ALTER TABLE {centroids_of} DELETE WHERE {kept}", settings={"mutations_sync": 2})
+    found = search_cells(db, vector_of(db, 5, "image"), SearchRequest(), CellsSettings(3, 1000))
+    assert found.way == "by codes: codes of all rows"
+    assert found.neighbours == search(db, vector_of(db, 5, "image"), SearchRequest(exact=True)).neighbours
+    db.command(f"DROP TABLE {centroids_of} SYNC")
+    assert_cells_answer_as_the_table(db)
+    lines: list[str] = []
+    reports = build_cells(db, log=lines.append)
+    assert [(report.trained, report.exchanged) for report in reports] == [(True, [0, 1])] * 2
+    assert "centroids of generation 1 of the image cells are missing: a new one is made" in lines
+    after = live_cells(db, "image")
+    assert after is not None
+    assert (after.generation, after.clusters) == (2, live.clusters)
+    assert [report.trained for report in build_cells(db)] == [False, False]
+
+
+def test_rows_that_were_deleted_from_the_table_are_not_missed_in_the_cells(db: Database) -> None:
+    """ClickHouse counts marked rows among those of a part; the cells never had them."""
+    db.command(f"DELETE FROM {db.table} WHERE id % 3 = 0", settings={"lightweight_deletes_sync": 2})
+    build_cells(db)
+    assert scanned(db) == ()
+    assert [report.exchanged for report in build_cells(db)] == [[], []]
+    assert build_cells(db)[0].rows == db.one(f"SELECT count() FROM {db.table}")[0]
 
 
 def test_cells_of_an_earlier_layout_are_built_again(db: Database) -> None:
