@@ -27,7 +27,15 @@ MINIMUM_VERSION = (25, 8)
 came with it: vector_search_with_rescoring, vector_search_index_fetch_multiplier and
 input_format_parquet_memory_high_watermark (`system.settings_changes` of 26.9). The version that was run is 26.9."""
 
+OVERFLOW_MODES = (
+    *("timeout_overflow_mode", "timeout_overflow_mode_leaf", "read_overflow_mode", "read_overflow_mode_leaf"),
+    *("result_overflow_mode", "sort_overflow_mode", "group_by_overflow_mode", "distinct_overflow_mode"),
+    *("set_overflow_mode", "join_overflow_mode", "transfer_overflow_mode"),
+)
+"""What the server does when a statement reaches a limit of time, rows or bytes; these are all that 26.9 has."""
+
 NEEDED_SETTINGS = (
+    *OVERFLOW_MODES,
     *("alter_sync", "mutations_sync", "readonly", "use_skip_indexes", "max_execution_time", "max_query_size"),
     "http_max_tries",
     *("materialize_skip_indexes_on_insert", "input_format_parquet_preserve_order"),
@@ -38,6 +46,9 @@ NEEDED_SETTINGS = (
     *("query_plan_optimize_lazy_materialization", "use_query_cache"),
 )
 """Settings that our statements use, except for those of hnsw_tuning's stored forms, which it reports if refused."""
+
+THROW = "throw"
+"""The only value of an overflow mode with which no answer is cut."""
 
 ANSWER_SECONDS = 15.0
 """How much longer we wait for an answer than the server may work on a statement, so that its error comes first."""
@@ -110,6 +121,7 @@ def open_server(settings: Settings) -> Client:
             )
         _require_settings(client, address)
         _require_changeable_settings(client, address)
+        _refuse_cut_answers(client, address)
     except BaseException:
         pool.clear()
         raise
@@ -213,3 +225,18 @@ def _require_changeable_settings(client: Client, address: Address) -> None:
             expected="readonly = 2 for a user who only searches, readonly = 0 for a user who loads",
             advice="`laion-assets grants` prints what the user needs",
         )
+
+
+def _refuse_cut_answers(client: Client, address: Address) -> None:
+    """Sends 'throw' for each overflow mode with each statement. With 'break', which a user's profile may have, the
+    server ends a statement at a limit and returns what it has so far, without an error: the answer is cut."""
+    for name in OVERFLOW_MODES:
+        setting = client.server_settings[name]
+        if setting.readonly and setting.value != THROW:
+            raise ServerRefusedError(
+                address.subject,
+                found=f"user {address.user} with {name} = {setting.value}, which cuts answers, and may not change it",
+                expected=f"{name} = {THROW}",
+                advice=f"ALTER USER … SETTINGS {name} = '{THROW}', or remove its constraint",
+            )
+        client.set_client_setting(name, THROW)

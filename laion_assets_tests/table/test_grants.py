@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from laion_assets.cli import app
-from laion_assets.errors import ServerRefusedError
+from laion_assets.errors import ServerRefusedError, TableError
 from laion_assets.index.cells.nodes import build_cells_everywhere
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
@@ -25,6 +25,7 @@ from laion_assets.table.connect import connect
 from laion_assets.table.grants import Grant, load_grants, search_grants
 from laion_assets.table.lease import lease
 from laion_assets.table.nodes import connect_to_partition
+from laion_assets.table.server import OVERFLOW_MODES
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.endpoint.process import endpoint_process
 from laion_assets_tests.table.loaded import load_sample, sample_settings
@@ -98,6 +99,35 @@ def test_a_profile_under_which_nothing_can_be_proved_is_refused_with_what_to_do(
         with pytest.raises(ServerRefusedError) as caught, connect(settings):
             pass
     assert_one_line(caught.value, *words)
+
+
+BREAKING = "<max_rows_to_read>2500</max_rows_to_read><read_overflow_mode>break</read_overflow_mode>"
+FIXED = "<constraints><read_overflow_mode><const/></read_overflow_mode></constraints>"
+
+
+def test_a_profile_that_cuts_answers_at_a_limit_gives_an_error_and_no_cut_answer(tmp_path: Path) -> None:
+    options = granting(tmp_path / "all", load_grants(SETTINGS))
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE))
+        load_sample(settings, {0: 3_000})
+        with connect(settings) as db:
+            vector = vector_of(db, 5, "image")
+            names = db.rows("SELECT name FROM system.settings WHERE name LIKE '%overflow_mode%'")
+            assert {name for (name,) in names} == set(OVERFLOW_MODES)
+    options = granting(tmp_path / "break", search_grants(SETTINGS), BREAKING)
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE))
+        with connect(settings) as db, pytest.raises(TableError) as caught:
+            search(db, vector, SearchRequest(exact=True))
+    assert_one_line(caught.value, "Limit for rows", "exceeded")
+    options = granting(tmp_path / "fixed", search_grants(SETTINGS), BREAKING + FIXED)
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE))
+        with pytest.raises(ServerRefusedError) as refused, connect(settings):
+            pass
+    assert_one_line(
+        refused.value, "read_overflow_mode = break", "cuts answers", "SETTINGS read_overflow_mode = 'throw'"
+    )
 
 
 def test_answers_kept_by_a_query_cache_are_not_used(tmp_path: Path) -> None:
