@@ -195,7 +195,7 @@ class _Search:
     def _candidates(self) -> list[tuple[int, int]]:
         """Ids and shards of the nearest rows in the cells."""
         probes = self._settings.probes
-        if self._request.where and probes:
+        if probes and (self._request.where or self._request.shards is not None):
             probes = self._probes_for_condition(probes)
         while True:
             rows = self._rows_of_cells(probes)
@@ -213,11 +213,11 @@ class _Search:
         return [(int(row_id), int(shard)) for row_id, shard, _ in rows]
 
     def _probes_for_condition(self, probes: int) -> int:
-        """More clusters if few rows meet the condition. These rows are like a smaller table, which needs a larger
-        fraction of its rows, by the same formula. Counting reads the condition's columns in the probed clusters."""
+        """More clusters if few rows meet the condition and are in the asked shards. These rows are like a smaller
+        table, which needs a larger fraction of its rows, by the same formula. Counting reads the condition's columns in
+        the probed clusters."""
         conditions = _conditions(self._db, self._request, self._target, self._live, probes)
-        without = SearchRequest(by=self._request.by, shards=self._request.shards)
-        all_rows = _conditions(self._db, without, self._target, self._live, probes)
+        all_rows = _conditions(self._db, SearchRequest(by=self._request.by), self._target, self._live, probes)
         table = self._db.name_of(cells_table(self._db, self._request.by))
         ((meeting, rows),) = self._db.rows(
             f"SELECT (SELECT count() FROM {table} WHERE {conditions}), (SELECT count() FROM {table} WHERE {all_rows})",

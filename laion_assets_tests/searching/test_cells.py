@@ -133,6 +133,18 @@ def test_shards_are_pruned(db: Database) -> None:
     assert search_cells(db, vector, SearchRequest(shards=())).neighbours == []
 
 
+def test_a_few_shards_are_searched_in_a_larger_share_of_the_clusters_as_few_rows_are(db: Database) -> None:
+    vectors = vectors_of(db, "text", draw_rows(db, 10, seed=7)).vectors
+    for one in vectors:
+        every_shard = search_cells(db, one, SearchRequest(), CellsSettings(6)).clusters
+        by_shard = search_cells(db, one, SearchRequest(shards=(1,)), CellsSettings(6)).clusters
+        by_condition = search_cells(db, one, SearchRequest(where="shard = 1"), CellsSettings(6)).clusters
+        assert every_shard is not None
+        assert by_shard is not None
+        assert every_shard[0] == 6 < by_shard[0]
+        assert by_shard == by_condition
+
+
 def test_bad_questions_are_refused(db: Database) -> None:
     with pytest.raises(SearchError, match="query vector"):
         search_cells(db, np.zeros(512), SearchRequest())

@@ -89,19 +89,18 @@ class Record:
         """
         gone = {one.load for one in self.entries if one.event == "gone"}
         dropped = {one.generation for one in self.entries if one.event == "dropped"}
+        live: dict[tuple[int, int], list[Entry]] = {}
+        for one in self.entries:
+            if one.event == "live":
+                live.setdefault((one.generation, one.source.shard), []).append(one)
         dead: dict[int, list[int]] = {}
-        for begun in (one for one in self.entries if one.event == "begun" and one.generation not in dropped):
-            later = [
-                one
-                for one in self.entries
-                if one.event == "live"
-                and (one.generation, one.source.shard) == (begun.generation, begun.source.shard)
-                and one.number > begun.number
-            ]
-            own = [one for one in later if one.load == begun.load]
-            others = [one for one in later if one.load != begun.load]
-            superseded = not own or any(one.at is None or one.at < before for one in others)
-            if begun.load not in gone and superseded:
+        for begun in self.entries:
+            if begun.event != "begun" or begun.generation in dropped or begun.load in gone:
+                continue
+            of_shard = live.get((begun.generation, begun.source.shard), [])
+            later = [one for one in of_shard if one.number > begun.number]
+            counted = any(one.load == begun.load for one in later)
+            if not counted or any(one.load != begun.load and (one.at is None or one.at < before) for one in later):
                 dead.setdefault(begun.generation, []).append(begun.load)
         return dead
 

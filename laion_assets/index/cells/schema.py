@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from clickhouse_connect.driver.binding import quote_identifier
 
 from laion_assets.errors import TableError
@@ -50,6 +52,38 @@ def cells_exist(db: Database) -> bool:
     return bool(db.rows(f"{sql} AND name = 'content'", parameters=names))
 
 
+def _have_another_shape(db: Database) -> bool:
+    """Whether a table of cells has other columns than the table now, or codes of another method or dimension.
+
+    The table of that name was dropped, then, and loaded again in another shape.
+    """
+    for by in vector_columns(db):
+        rows = db.rows(
+            "SELECT name, type, compression_codec FROM system.columns "
+            "WHERE database = {database:String} AND table = {table:String} ORDER BY position",
+            parameters={"database": db.database, "table": cells_table(db, by)},
+        )
+        found = {str(name): str(kind) for name, kind, _ in rows}
+        codecs = {str(name): str(codec) for name, _, codec in rows}
+        if rows and (
+            found != _cells_columns(db) or not re.search(rf"{re.escape(_codes(db))}[,)]", codecs["cells_vector"])
+        ):
+            return True
+    return False
+
+
+def _cells_columns(db: Database) -> dict[str, str]:
+    """Name and type of each column of the cells, in order."""
+    columns = table_columns(db)
+    own = {"cells_generation": "UInt32", "cells_cluster": "UInt32", "cells_load": "UInt64"}
+    return {**own, **{name: columns[name] for name in columns_without_vectors(db)}, "cells_vector": "Array(BFloat16)"}
+
+
+def _codes(db: Database) -> str:
+    """The codec without its end: ClickHouse 26.9 adds a third argument."""
+    return f"Quantized('{METHOD}', {code_dimension(db)}"
+
+
 def vector_columns(db: Database) -> list[By]:
     """The columns that have cells."""
     return ["image", "text"] if db.settings.dataset.has_text else ["image"]
@@ -92,10 +126,11 @@ def require_codec(db: Database) -> None:
 def create_cells_tables(db: Database) -> None:
     """Makes the tables of cells, centroids and events if they do not exist. Raises `TableError`.
 
-    Tables of an earlier layout are dropped first: they are derived, and are built again.
+    Tables of an earlier layout, or of a table of another shape, are dropped first: they are derived, and are built
+    again.
     """
     require_codec(db)
-    if not cells_exist(db):
+    if not cells_exist(db) or _have_another_shape(db):
         drop_cells_tables(db)
     db.command(
         f"CREATE TABLE IF NOT EXISTS {db.name_of(centroids_table(db))} ("
@@ -123,12 +158,12 @@ def create_cells(db: Database, table: str, more_settings: str = "") -> None:
     dropped at once. The table is not partitioned by shard: with 65,536 clusters a shard of a million rows has 15 rows
     of each, and each further partition costs a granule for each cluster.
     """
-    columns = table_columns(db)
-    copied = ", ".join(f"{quote_identifier(name)} {columns[name]}" for name in columns_without_vectors(db))
+    columns = ", ".join(
+        f"{quote_identifier(name)} {kind}" + (f" CODEC({_codes(db)}))" if name == "cells_vector" else "")
+        for name, kind in _cells_columns(db).items()
+    )
     db.command(
-        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} (cells_generation UInt32, cells_cluster UInt32, "
-        f"cells_load UInt64, {copied}, "
-        f"cells_vector Array(BFloat16) CODEC(Quantized('{METHOD}', {code_dimension(db)}))) "
+        f"CREATE TABLE IF NOT EXISTS {db.name_of(table)} ({columns}) "
         "ENGINE = MergeTree PARTITION BY cells_generation ORDER BY (cells_cluster, id) "
         f"SETTINGS index_granularity = {GRANULE_ROWS}, merge_selector_base = {MERGED_PARTS}{more_settings} "
         "COMMENT 'laion_assets: derived from the table beside it; may be dropped at any time and built again'",

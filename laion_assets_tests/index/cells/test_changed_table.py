@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from laion_assets.index.cells import centroids
+from laion_assets.index.cells import centroids, schema
 from laion_assets.index.cells.build import build_cells
 from laion_assets.index.cells.events import live_cells
 from laion_assets.index.cells.schema import cells_table, centroids_table, events_table
@@ -225,3 +225,23 @@ def test_columns_of_any_name_are_in_the_cells_as_they_are(tmp_path: Path) -> Non
             vector = vector_of(db, 5, "image")
             assert search(db, vector, SearchRequest(where=f"{name} = 8")).neighbours == []
             assert len(search(db, vector, SearchRequest(where=f"{name} = 7")).neighbours) == 10
+
+
+@pytest.mark.parametrize("what", ["columns", "codes"])
+def test_cells_of_another_shape_are_dropped_by_the_build(
+    settings: Settings, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table was dropped and loaded again with one more column; or its codes have another dimension or method."""
+    other = settings
+    if what == "columns":
+        other = settings.model_copy(update={"extra_columns": ("original_width",)})
+        with connect(settings) as db:
+            db.command(f"DROP TABLE {db.table} SYNC")
+        load_sample(other, ROWS)
+    else:
+        monkeypatch.setattr(schema, "METHOD", "rabitq")
+    with connect(other) as db:
+        assert [report.exchanged for report in build_cells(db)] == [[0, 1], [0, 1]]
+        assert scanned(db) == ()
+        assert_cells_answer_as_the_table(db, None if what == "codes" else "original_width >= 0")
+        assert [(report.trained, report.exchanged) for report in build_cells(db)] == [(False, [])] * 2
