@@ -36,7 +36,7 @@ from laion_assets.searching.request import (
     checked_by,
 )
 from laion_assets.table.database import Database
-from laion_assets.table.schema import require_table
+from laion_assets.table.schema import partitions, require_table
 from laion_assets.table.vectors import By
 
 __all__ = [
@@ -124,11 +124,14 @@ def _find_beside_deleted_rows(
         return _find(db, known, request, target, condition)
     facts = known.graph_facts(lambda: graph_facts(db))
     request = _with_cosine_distances(request, facts)
-    compared = tuple(one for one in facts.with_deleted_rows if request.shards is None or one in request.shards)
+    if not facts.with_deleted_rows:
+        return _find(db, known, request, target, condition)
+    asked = {state.shard for state in partitions(db)} if request.shards is None else set(request.shards)
+    compared = tuple(sorted(asked & facts.with_deleted_rows))
     if not compared:
         return _find(db, known, request, target, condition)
     rows = _rows(db, known, EXACT, replace(request, shards=compared), target, condition)[0]
-    if not facts.others or (request.shards is not None and set(request.shards) <= set(compared)):
+    if asked <= facts.with_deleted_rows:
         return _Found(rows, exact=True, with_deleted_rows=len(compared))
     others = _find(db, known, replace(request, without=compared), target, condition)
     nearest = sorted([*rows, *others.rows], key=lambda row: float(row[0]))[: request.limit]

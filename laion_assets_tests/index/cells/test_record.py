@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from laion_assets.index.cells.events import Entry, Record
 from laion_assets.table.parts import PartitionContent
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 def loaded(number: int, shard: int, at: datetime) -> list[Entry]:
