@@ -41,8 +41,11 @@ def index_partition(
         drop_stale_staging(db)
         found = active_parts(db, db.settings.table, shard)
         source = partition_contents(db).get(shard) if cells_exist(db) else None
-        with _linked(held, shard) as staging:
-            _leave_out_deleted_rows(staging, say)
+        deleted = _has_deleted_rows(db, shard)
+        # Linked files are synced already; those of a merge are synced if the table says so.
+        with _linked(held, shard, SYNCED if deleted else "") as staging:
+            if deleted:
+                _leave_out_deleted_rows(staging, say)
             if staging.parts():
                 _build(staging, names, rows_read, stall)
             _refuse_unfinished(db, shard)
@@ -73,32 +76,31 @@ def graphs_like_the_replaced(db: Database, say: Callable[[str], None]) -> Callab
 
 
 @contextmanager
-def _linked(held: Lease, shard: int) -> Iterator[Staging]:
+def _linked(held: Lease, shard: int, more_settings: str = "") -> Iterator[Staging]:
     """A staging table with the table's columns, indexes and settings, and with links to the partition's parts."""
     db = held.db
     staging = Staging(db, shard, staging_name(held, shard))
-    db.command(f"CREATE TABLE {staging.quoted} AS {db.table} ENGINE = MergeTree {_keys_and_settings(db)}")
+    db.command(
+        f"CREATE TABLE {staging.quoted} AS {db.table} ENGINE = MergeTree {_keys_and_settings(db)}{more_settings}"
+    )
     with dropping(staging):
         db.command(f"ALTER TABLE {staging.quoted} ATTACH PARTITION {shard} FROM {db.table}")
         yield staging
 
 
-def _leave_out_deleted_rows(staging: Staging, say: Callable[[str], None]) -> None:
-    """Writes a staged partition again, without its graphs and without the rows that a lightweight DELETE has marked.
+def _has_deleted_rows(db: Database, shard: int) -> bool:
+    """Whether a lightweight DELETE has marked rows of a partition."""
+    return any(state.deleted_rows for state in partitions(db) if state.shard == shard)
 
-    Other partitions stay as they are. If all rows were deleted, no part with rows is left.
+
+def _leave_out_deleted_rows(staging: Staging, say: Callable[[str], None]) -> None:
+    """Writes a staged partition again, without its graphs and without the rows that are marked as deleted.
+
+    If all rows were deleted, no part with rows is left.
     """
-    db = staging.db.for_long_statements()
     before = sum(part.rows for part in staging.parts())
-    if not db.rows(
-        "SELECT 1 FROM system.parts WHERE database = {database:String} AND table = {table:String} "
-        "AND active AND has_lightweight_delete",
-        parameters={"database": db.database, "table": staging.name},
-    ):
-        return
-    # The files that were linked are synced; those of a merge are only if the table says so.
-    db.command(f"ALTER TABLE {staging.quoted} MODIFY SETTING {SYNCED.removeprefix(', ')}")
-    db.command(f"OPTIMIZE TABLE {staging.quoted} PARTITION {staging.shard} FINAL", settings={"alter_sync": 2})
+    merge = f"OPTIMIZE TABLE {staging.quoted} PARTITION {staging.shard} FINAL"
+    staging.db.for_long_statements().command(merge, settings={"alter_sync": 2})
     left = sum(part.rows for part in staging.parts())
     say(f"partition {staging.shard} is written again without {before - left:,} rows that were deleted by DELETE")
 
