@@ -159,7 +159,7 @@ def searches_all_the_while(db: Database, settings: Settings) -> Iterator[None]:
             while not ended.is_set():
                 use = index_use(other, vector, SearchRequest())
                 seen.append(use.searches)
-                if use.in_plan is False or use.searches < 2:
+                if not (use.in_plan or use.rescored) or use.searches < 2:
                     faults.append(str(use))
 
     searching = threading.Thread(target=search_all_the_while)
