@@ -113,7 +113,7 @@ class ProcessIdentity:
         with contextlib.suppress(OSError):
             namespace = re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
         boot = _text("/proc/sys/kernel/random/boot_id").strip()
-        return cls(socket.gethostname(), boot, namespace, os.getpid(), _started(os.getpid()) or 0)
+        return cls(socket.gethostname(), boot, namespace, os.getpid(), _started(os.getpid()) or UNKNOWN_START)
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity | None:
@@ -133,10 +133,9 @@ class ProcessIdentity:
             return False
         if self.boot != here.boot:
             # In the host's own namespace the host was restarted. Containers of one name may be on two hosts.
-            return self.namespace == HOSTS_NAMESPACE
-        now = _started(self.process)
-        # 0 means that the start time is unknown: any process of that number may be the one.
-        return now is None or self.started not in (0, now)
+            # Where /proc cannot be read, the boot is empty.
+            return self.namespace == HOSTS_NAMESPACE and bool(self.boot and here.boot)
+        return _ended(self.process, self.started)
 
 
 HOSTS_NAMESPACE = "4026531836"
@@ -156,18 +155,39 @@ def process_mark() -> str:
 def is_gone(mark: str) -> bool:
     """Whether the process of a `process_mark` is known to have ended: it ran on this host and does not run any more."""
     host, _, process = mark.partition("_")
-    number, began = int(process[:PROCESS_DIGITS], 16), process[PROCESS_DIGITS:]
-    now = _started(number)
-    return host == _host_mark(ProcessIdentity.here()) and (now is None or (bool(began) and now != int(began, 16)))
+    number, began = int(process[:PROCESS_DIGITS], 16), int(process[PROCESS_DIGITS:] or "0", 16)
+    return host == _host_mark(ProcessIdentity.here()) and _ended(number, began)
+
+
+UNKNOWN_START = 0
+"""The start time of a process that could not be read: any process of that number may be the one."""
+
+
+def _ended(process: int, started: int) -> bool:
+    """Whether no process has this number, or another one that began at another time."""
+    now = _started(process)
+    return now is None or (UNKNOWN_START not in (now, started) and now != started)
 
 
 def _started(process: int) -> int | None:
     """When the process with this number began, in clock ticks since the boot (proc(5), field 22 of stat); None if there
-    is no such process, or it is a zombie."""
+    is no such process, or it is a zombie. `UNKNOWN_START` for a process that this user may not see: `hidepid` of /proc
+    and systemd's `ProtectProc` hide the processes of other users."""
     fields = _text(f"/proc/{process}/stat").rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in "ZX":
-        return None
-    return int(fields[19])
+    if len(fields) < 20:
+        return UNKNOWN_START if _has_number(process) else None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _has_number(process: int) -> bool:
+    """Whether a process has this number, by the kernel's answer to a signal that does nothing."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's process
+        return True
+    return True
 
 
 def _host_mark(here: ProcessIdentity) -> str:
