@@ -54,6 +54,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.schema import partitions
 from laion_assets.table.vectors import Vectors, draw_rows, vectors_of
 from laion_assets.terminal.instance import dagster_instance, make_instance
+from laion_assets.terminal.interrupts import sigterm_as_ctrl_c
 from laion_assets.terminal.separate_settings import separate_settings
 from laion_assets.terminal.shard_run import run_shard, shard_job
 
@@ -121,9 +122,14 @@ def calibrate(settings: Settings, sizes: Sizes = FULL) -> Calibration:
 
 def _alone(measure: Callable[[Settings, Sizes, Path], Costs], settings: Settings, sizes: Sizes, folder: Path) -> Costs:
     """Measures in a process of its own: otherwise the memory of a load would count for the index."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with sigterm_as_ctrl_c(), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(measure, settings, sizes, folder).result()
+        except KeyboardInterrupt:
+            # SIGTERM reaches only this process, and the pool would wait for the other one.
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
         except BrokenProcessPool:
             raise CalibrationError(
                 "calibration", found="its process was killed, most often for want of memory", advice=NEEDS

@@ -1,6 +1,7 @@
 """Loads shards in several processes on a ClickHouse server: each is a `laion-assets load` of its share.
 
-Ctrl-C in a terminal reaches all of them. Each ends its run, and the same command continues the load later.
+Ctrl-C in a terminal reaches all of them, and SIGTERM is passed on to them. Each ends its run, and the same command
+continues the load later.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from rich.console import Console
 from laion_assets.errors import SettingsError
 from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
+from laion_assets.terminal.interrupts import sigterm_as_ctrl_c
 from laion_assets.terminal.outcome import Outcome
+from laion_assets.terminal.runs import STOPPED
 
 
 @dataclass
@@ -49,21 +52,37 @@ def load_side_by_side(
             expected="a ClickHouse server",
             advice="set LAION_CLICKHOUSE, or leave --parallel out",
         )
-    workers = [_start(shards[number::processes], again=again) for number in range(min(processes, len(shards)))]
-    with ShardBars(console) as bars:
-        followers = [threading.Thread(target=_follow, args=(worker, bars), daemon=True) for worker in workers]
+    workers: list[_Worker] = []
+    with ShardBars(console) as bars, sigterm_as_ctrl_c():
         try:
-            for follower in followers:
-                follower.start()
-            for worker, follower in zip(workers, followers, strict=True):
-                worker.said = _read(worker.process.stdout)
-                worker.process.wait()
-                follower.join()
+            shares = [shards[number::processes] for number in range(min(processes, len(shards)))]
+            workers.extend(_start(share, again=again) for share in shares)
+            _wait(workers, bars)
+        except KeyboardInterrupt:
+            console.print(STOPPED, style="yellow")
+            raise
         finally:
-            for worker in workers:
-                worker.process.terminate()
-                worker.process.wait()
+            _end(workers)
     return {shard: outcome for worker in workers for shard, outcome in worker.outcomes().items()}
+
+
+def _wait(workers: list[_Worker], bars: ShardBars) -> None:
+    """Shows what the processes report, and waits until all have ended."""
+    followers = [threading.Thread(target=_follow, args=(worker, bars), daemon=True) for worker in workers]
+    for follower in followers:
+        follower.start()
+    for worker, follower in zip(workers, followers, strict=True):
+        worker.said = _read(worker.process.stdout)
+        worker.process.wait()
+        follower.join()
+
+
+def _end(workers: list[_Worker]) -> None:
+    """Ends the processes that still run. All are told before the first is waited for, which may take seconds."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.wait()
 
 
 def _start(shards: list[int], *, again: bool) -> _Worker:
