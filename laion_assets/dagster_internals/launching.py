@@ -1,4 +1,5 @@
-"""Runs that a command creates and executes itself, with the code location named in them as the UI names it.
+"""Runs that a command creates and executes itself, with the code location named in them as the UI names it, and what a
+run launcher tells of a run's process.
 
 `dg.execute_job` creates a run without its code location: the UI can neither execute it again nor terminate it.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
@@ -19,6 +21,7 @@ from dagster._utils.interrupts import capture_interrupts
 
 __all__ = [
     "DEFAULT_DAGSTER_ENTRY_POINT",
+    "CheckRunHealthResult",
     "InMemoryJob",
     "JobPythonOrigin",
     "LoadableTargetOrigin",
@@ -27,6 +30,7 @@ __all__ = [
     "RemoteJobOrigin",
     "RemoteRepositoryOrigin",
     "RepositoryPythonOrigin",
+    "WorkerStatus",
     "capture_interrupts",
     "execute_run_iterator",
 ]

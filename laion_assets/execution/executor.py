@@ -25,6 +25,7 @@ from laion_assets.dagster_internals.executing import (
     pop_captured_interrupt,
 )
 from laion_assets.execution.termination import RunWatch
+from laion_assets.execution.worker import sign
 
 WAIT_SECONDS = 0.25
 """A run that waits for a pool checks at this interval whether it was told to end."""
@@ -48,6 +49,7 @@ class WatchedExecutor(InProcessExecutor):
             output_capture=plan_context.output_capture,
             step_dependency_config=self.step_dependency_config,
         )
+        sign(plan_context.instance, plan_context.dagster_run)
         events = ExecuteRunWithPlanIterable(
             execution_plan=execution_plan, iterator=_events, execution_context_manager=manager
         )

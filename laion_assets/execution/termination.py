@@ -20,6 +20,7 @@ from types import TracebackType
 import dagster as dg
 
 from laion_assets.execution.pool import give_free_places
+from laion_assets.execution.worker import remove_locks
 from laion_assets.stop_flag import request_stop, reset_stop
 from laion_assets.table.running import RunningStatements
 
@@ -58,24 +59,34 @@ def process_of_command(run: dg.DagsterRun) -> str:
     return run.tags.get(PROCESS_TAG, "") if run.parent_run_id is None else ""
 
 
+_watch_here: RunWatch | None = None
+"""The watch over this process's main thread."""
+
+
 class RunWatch:
-    """Watches over one run that this process executes in its main thread. In another thread it does nothing.
+    """Watches over one run that this process executes in its main thread. In another thread it does nothing, nor within
+    another watch.
 
     The step is interrupted by a signal, or when the run is being canceled or is over. If the step does not end within
     `STEP_SECONDS`, the process ends: the run is recorded as canceled or failed, and its pool slots are freed.
+
+    With `step`, it watches over that step only: the executor is another one than ours, and may have started this
+    process for the step. What comes after the step is the executor's.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-        self._instance, self._run_id = instance, run.run_id
+    def __init__(self, instance: dg.DagsterInstance, run: dg.DagsterRun, step: str | None = None) -> None:
+        self._instance, self._run_id, self._step = instance, run.run_id, step
         self._by_command = bool(process_of_command(run))
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._looked_at = time.monotonic()
-        self.in_step = False
+        self.in_step = step is not None
 
     def __enter__(self) -> RunWatch:
-        if threading.current_thread() is not threading.main_thread():
+        global _watch_here  # noqa: PLW0603 - a process has one main thread
+        if threading.current_thread() is not threading.main_thread() or _watch_here is not None:
             return self
+        _watch_here = self
         reset_stop()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -87,8 +98,10 @@ class RunWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        global _watch_here  # noqa: PLW0603 - a process has one main thread
         if self._thread is None:
             return
+        _watch_here = None
         self._closed.set()
         signal.set_wakeup_fd(self._outer)
         # After a signal the thread may have ended and closed its side of the pipe.
@@ -153,7 +166,7 @@ class RunWatch:
                 statements.end()
             if self._closed.wait(AGAIN_SECONDS):
                 # If the process was started for this run, it has nothing else to do.
-                if multiprocessing.parent_process() is None:
+                if self._step is not None or multiprocessing.parent_process() is None:
                     return
                 time.sleep(max(0.0, started + STEP_SECONDS - time.monotonic()))
                 break
@@ -162,6 +175,7 @@ class RunWatch:
         reporter.join(REPORT_SECONDS)
         sys.stderr.write(f"run {self._run_id}: its process was told to end, and ends now\n")
         sys.stderr.flush()
+        remove_locks()
         os._exit(128 + signal.SIGTERM)
 
     def _cancel(self) -> None:
@@ -177,4 +191,8 @@ class RunWatch:
             self._instance.report_run_canceled(run, "The run's process was ended where its step did not end by itself.")
         elif run is not None and not run.is_finished:
             self._instance.report_run_failed(run, "The run's process was told to end (Ctrl-C, SIGTERM).")
-        self._instance.event_log_storage.free_concurrency_slots_for_run(self._run_id)
+        if self._step is None:
+            self._instance.event_log_storage.free_concurrency_slots_for_run(self._run_id)
+        else:
+            # Other processes may still be ending other steps of this run.
+            self._instance.event_log_storage.free_concurrency_slot_for_step(self._run_id, self._step)

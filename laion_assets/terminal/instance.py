@@ -13,6 +13,7 @@ import dagster as dg
 
 from laion_assets.errors import SettingsError
 from laion_assets.execution.termination import PROCESS_TAG, process_of_command
+from laion_assets.execution.worker import worker_is_gone
 from laion_assets.health.runs import ACTIVE
 from laion_assets.machine import ProcessIdentity
 from laion_assets.waiting import waiting
@@ -27,6 +28,8 @@ OPEN_SECONDS = 75.0
 SETTLE_SECONDS = 3.0
 """While a command runs, it looks for other killed commands at this interval."""
 
+
+BEGUN = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
 SUBMITTER_TAG = "laion_assets/submitted_by"
 """Tag of runs that a command gives to the daemon: host and process, without which the run would never be queued."""
@@ -108,45 +111,54 @@ def settling_dead_runs(instance: dg.DagsterInstance) -> Iterator[None]:
 
 
 def settle_dead_runs(instance: dg.DagsterInstance, *, ours_too: bool = True) -> list[str]:
-    """Ends the runs of commands that were killed on this host, and frees their places in pools; returns the runs' ids.
+    """Ends the runs whose processes were killed on this host, and frees their places in pools; returns the runs' ids.
 
     A run with this process's number belongs to an earlier process with the same number, unless this process has started
     runs (`ours_too` is false).
 
     A run that a killed command had created but not yet queued is ended, too: no daemon knows of it.
 
-    Dagster's daemon watches only runs that its launcher started. Without this such a run would stay "started" for ever
-    (or "not started", if it was killed before), and would keep its place in the pool `clickhouse`.
+    Dagster's run monitoring does the same for runs that have begun, if it is enabled and has our launcher. Without this
+    a run of an instance without a daemon would stay "started" for ever (or "not started", if it was killed before), and
+    would keep its place in the pool `clickhouse`.
     """
     settled = []
     # No run of a command is in the daemon's queue, which may have thousands of runs.
     statuses = [status for status in ACTIVE if status != dg.DagsterRunStatus.QUEUED]
     for listed in instance.get_runs(dg.RunsFilter(statuses=statuses)):
-        process, left_in, why = _answerable(listed)
-        if process is None or listed.status not in left_in:
-            continue
-        # A process opens its instance before it runs anything, so a run with its number is from an earlier process.
-        if not (process.is_gone() or (ours_too and process == ProcessIdentity.here())):
+        left_in, why = _left(instance, listed, ours_too=ours_too)
+        if listed.status not in left_in:
             continue
         # Read again: between the list and the look at the process, the run may have ended well, or been queued.
         run = instance.get_run_by_id(listed.run_id)
         if run is None or run.status not in left_in:
             continue
-        instance.report_run_failed(run, message=why)
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            # A failed run would be tried again, but somebody wanted it to end.
+            instance.report_run_canceled(run, message=why)
+        else:
+            instance.report_run_failed(run, message=why)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         settled.append(run.run_id)
     return settled
 
 
-def _answerable(run: dg.DagsterRun) -> tuple[ProcessIdentity | None, Container[dg.DagsterRunStatus], str]:
-    """The process without which a run goes no further, the states in which it would then stay, and why it failed."""
+def _left(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, *, ours_too: bool
+) -> tuple[Container[dg.DagsterRunStatus], str]:
+    """The states in which a run would stay because its process is gone, and why; no state if nothing is known of it."""
+    if worker_is_gone(instance, run):
+        return BEGUN, "The process that executed this run was killed."
     executor = ProcessIdentity.parse(process_of_command(run))
-    if executor is not None:
-        return executor, ACTIVE, "The command that executed this run was killed."
     # A run that the UI executes again has the tags of the run before it.
-    submitter = run.tags.get(SUBMITTER_TAG, "") if run.parent_run_id is None else ""
-    not_queued = (dg.DagsterRunStatus.NOT_STARTED,)
-    return ProcessIdentity.parse(submitter), not_queued, "The command was killed before it had queued this run."
+    submitter = ProcessIdentity.parse(run.tags.get(SUBMITTER_TAG, "") if run.parent_run_id is None else "")
+    command = executor or submitter
+    # A process opens its instance before it runs anything, so a run with its number is from an earlier process.
+    if command is None or not (command.is_gone() or (ours_too and command == ProcessIdentity.here())):
+        return (), ""
+    if executor is not None:
+        return ACTIVE, "The command that executed this run was killed."
+    return (dg.DagsterRunStatus.NOT_STARTED,), "The command was killed before it had queued this run."
 
 
 def make_instance(home: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from laion_assets.execution.worker import Signature
 from laion_assets.health.history import COVERED_SHARDS
 from laion_assets.health.keys import CHAIN
 from laion_assets.sample.shards import write_sample_shard
@@ -220,6 +221,41 @@ def test_a_killed_run_is_failed_and_the_pool_is_free_for_the_next(load: Load) ->
     following = load.launch(*CHAIN, shard=ALONE)
     status = wait_for(lambda: load.ended(following), seconds=PATIENCE, what="the next load")
     assert status == dg.DagsterRunStatus.SUCCESS
+
+
+def test_a_run_that_was_killed_with_its_code_server_is_failed_and_the_pool_is_free(load: Load) -> None:
+    """This is what a restart of the host leaves: nothing that had started the process can tell of its end."""
+    store = load.services.instance.event_log_storage
+    store.initialize_concurrency_limit_to_default("clickhouse")
+    wait_for(lambda: not in_pool(load) or None, seconds=PATIENCE, what="the free pool")
+    assert store.claim_concurrency_slot("clickhouse", "another run", "its step").is_claimed
+    run_id = load.launch("hnsw_tuning")
+    wait_for(lambda: run_id in in_pool(load) or None, seconds=PATIENCE, what="a run that waits for the pool")
+    signature = Signature.of(load.run(run_id))
+    assert signature is not None
+    process = signature.process.process
+    server = parent_of(process)
+    load.services.kill("daemon")
+    os.kill(server, signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
+    assert load.run(run_id).status == dg.DagsterRunStatus.STARTED
+    store.free_concurrency_slots_for_run("another run")
+    load.services.start_daemon()
+    assert wait_for(lambda: load.ended(run_id), seconds=120, what="its end") == dg.DagsterRunStatus.FAILURE
+    wait_for(lambda: not in_pool(load) or None, seconds=120, what="the free pool")
+    report = load.launch("load_report")
+    assert wait_for(lambda: load.ended(report), seconds=PATIENCE, what="the report") == dg.DagsterRunStatus.SUCCESS
+
+
+def in_pool(load: Load) -> set[str]:
+    """The runs that have a place in the pool, or wait for one."""
+    info = load.services.instance.event_log_storage.get_concurrency_info("clickhouse")
+    return {step.run_id for step in (*info.pending_steps, *info.claimed_slots)}
+
+
+def parent_of(process: int) -> int:
+    """The process that started a process."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_milestones_and_the_report_pass_a_backfill_and_it_survives_reloads_and_restarts(load: Load) -> None:

@@ -12,6 +12,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 
 from laion_assets.automation.queue import BULK, INDEX, LANE_TAG, PERSON, REPORT, PriorityRunCoordinator, queue_tags
 from laion_assets.definitions import build_definitions
+from laion_assets.execution.launcher import WatchedRunLauncher
 from laion_assets.health.keys import CHAIN
 from laion_assets.settings import load_settings
 from laion_assets.terminal.runs import make_run
@@ -128,6 +129,16 @@ def test_every_lane_has_a_limit_and_all_together_fit(name: str) -> None:
     assert sum(limits.values()) < runs["max_concurrent_runs"], "one place is for all that has no lane"
     assert configuration["run_coordinator"]["class"] == PriorityRunCoordinator.__name__
     assert configuration["run_coordinator"]["module"] == PriorityRunCoordinator.__module__
+
+
+@pytest.mark.parametrize("name", ["dagster.yaml", "deploy/dagster.yaml"])
+def test_run_monitoring_learns_whether_the_process_of_a_run_is_gone(name: str) -> None:
+    configuration = yaml.safe_load((REPOSITORY / name).read_text())
+    assert configuration["run_monitoring"]["enabled"]
+    assert configuration["run_launcher"] == {
+        "module": WatchedRunLauncher.__module__,
+        "class": WatchedRunLauncher.__name__,
+    }
 
 
 def test_storage_follows_dagster_home_wherever_a_process_was_started(tmp_path: Path) -> None:

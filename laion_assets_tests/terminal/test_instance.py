@@ -16,6 +16,7 @@ import pytest
 
 from laion_assets.automation.queue import PriorityRunCoordinator
 from laion_assets.errors import SettingsError
+from laion_assets.execution.launcher import WatchedRunLauncher
 from laion_assets.execution.termination import PROCESS_TAG
 from laion_assets.machine import HOSTS_NAMESPACE, ProcessIdentity, is_gone, process_mark
 from laion_assets.terminal import instance as instance_module
@@ -100,6 +101,7 @@ def test_folders_that_commands_make_have_the_queue_and_the_monitoring_of_the_rep
     for folder in (tmp_path / "demo", tmp_path / "init"):
         assert (folder / "dagster.yaml").read_bytes() == (REPOSITORY / "dagster.yaml").read_bytes()
         with dg.DagsterInstance.from_config(str(folder)) as instance:
+            assert isinstance(instance.run_launcher, WatchedRunLauncher)
             assert instance.run_monitoring_enabled, "a run whose process was killed would keep its place in a pool"
             assert isinstance(instance.run_coordinator, PriorityRunCoordinator)
             configured = instance.get_concurrency_config().run_queue_config
