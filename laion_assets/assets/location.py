@@ -31,6 +31,7 @@ from laion_assets.errors import (
     StoreError,
     UnreachableSourceError,
 )
+from laion_assets.execution.termination import RunWatch
 from laion_assets.health.keys import asset_key
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
@@ -191,7 +192,8 @@ def asset_check(
 
 
 def as_step(location: CodeLocation, asset: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Makes a step's statements name its run, asset and partition to ClickHouse (`log_comment`).
+    """Makes a step's statements name its run, asset and partition to ClickHouse (`log_comment`), and end when the run
+    is to end, under any executor.
 
     If the run was asked for under other settings than the code location's, the step raises `dagster.Failure`.
     """
@@ -209,15 +211,18 @@ def as_step(location: CodeLocation, asset: str) -> Callable[[Callable[..., Resul
 
 @contextlib.contextmanager
 def in_run(settings: Settings, asset: str) -> Iterator[None]:
-    """Labels the connections of a step of this asset. Raises `dagster.Failure` as `as_step` says."""
+    """Labels the connections of a step of this asset, and watches over it. Raises `dagster.Failure` as `as_step`
+    says."""
     try:
-        run = dg.OpExecutionContext.get().run
+        context = dg.OpExecutionContext.get()
     except dg.DagsterInvariantViolationError:  # called outside a run
         yield
         return
+    run, step = context.run, context.get_step_execution_context().step.key
     require_same_settings(settings, run)
     partition = run.tags.get(PARTITION_TAG)
-    with labelled(run_id=run.run_id, asset=asset, **({"partition": partition} if partition else {})):
+    label = {"run_id": run.run_id, "asset": asset} | ({"partition": partition} if partition else {})
+    with RunWatch(context.instance, run, step), labelled(**label):
         yield
 
 
