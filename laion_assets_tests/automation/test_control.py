@@ -250,7 +250,7 @@ def test_a_run_that_was_killed_with_its_code_server_is_failed_and_the_pool_is_fr
 def in_pool(load: Load) -> set[str]:
     """The runs that have a place in the pool, or wait for one."""
     info = load.services.instance.event_log_storage.get_concurrency_info("clickhouse")
-    return {step.run_id for step in (*info.pending_steps, *info.claimed_slots)}
+    return {step.run_id for step in info.pending_steps} | {slot.run_id for slot in info.claimed_slots}
 
 
 def parent_of(process: int) -> int:
