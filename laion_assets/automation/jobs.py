@@ -59,6 +59,8 @@ def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
         define_asset_job(
             job_name(settings, AUDIT_JOB),
             selection=AssetSelection.checks(AssetCheckKey(asset_key(settings, CHAIN[-1]), AUDIT_CHECK)),
+            # A run of a job of checks names no asset, so the queue could not find its lane.
+            tags=job_tags(CHAIN[-1:]),
             executor_def=watched_executor,
             description="Compares loaded partitions with their merged files again. With the tag dagster/partition it "
             "compares that partition. Without the tag it compares all, first those that were compared longest ago. "

@@ -89,6 +89,21 @@ def test_loads_that_wait_for_the_pool_hold_no_place_of_a_report_or_an_index(
     assert waiting.run_id not in started
 
 
+def test_audits_that_wait_for_the_pool_hold_no_place_of_a_report_or_an_index(
+    instance: dg.DagsterInstance, definitions: dg.Definitions
+) -> None:
+    audits = definitions.resolve_job_def("audit_partitions")
+    for shard in range(4):
+        run = make_run(audits, instance, key=str(shard))
+        instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none
+    index = queued(instance, definitions, "vector_index")
+    report = queued(instance, definitions, "load_report")
+    with QueuedRunCoordinatorDaemon(interval_seconds=1) as daemon:
+        order = daemon._get_runs_to_dequeue(instance, instance.get_concurrency_config(), None)
+    assert [run.run_id for run in order[:2]] == [report.run_id, index.run_id]
+    assert [run.job_name for run in order[2:]] == ["audit_partitions"] * 2, "as many as loads"
+
+
 def test_what_somebody_set_stays_and_other_peoples_runs_get_no_tags(
     instance: dg.DagsterInstance, definitions: dg.Definitions
 ) -> None:
@@ -115,6 +130,7 @@ def test_a_job_has_the_lane_of_its_assets_also_under_dagsters_own_queue(
         ("load_shards", "load", None),
         ("build_index", "index", str(INDEX)),
         ("report_health", "report", str(REPORT)),
+        ("audit_partitions", "load", None),
     ):
         run = make_run(definitions.resolve_job_def(name), instance, key="0" if lane == "load" else None)
         assert (run.tags[LANE_TAG], run.tags.get(PRIORITY)) == (lane, priority)
