@@ -109,11 +109,16 @@ class ProcessIdentity:
     @classmethod
     def here(cls) -> ProcessIdentity:
         """This process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, process: int) -> ProcessIdentity:
+        """The process that has this number now, in the namespace of this process."""
         namespace = ""
         with contextlib.suppress(OSError):
             namespace = re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
         boot = _text("/proc/sys/kernel/random/boot_id").strip()
-        return cls(socket.gethostname(), boot, namespace, os.getpid(), _started(os.getpid()) or UNKNOWN_START)
+        return cls(socket.gethostname(), boot, namespace, process, _started(process) or UNKNOWN_START)
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity | None:

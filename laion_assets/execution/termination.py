@@ -20,7 +20,7 @@ from types import TracebackType
 import dagster as dg
 
 from laion_assets.execution.pool import give_free_places
-from laion_assets.execution.worker import remove_locks
+from laion_assets.execution.worker import remove_locks, sign_for_executor
 from laion_assets.stop_flag import request_stop, reset_stop
 from laion_assets.table.running import RunningStatements
 
@@ -75,7 +75,7 @@ class RunWatch:
     """
 
     def __init__(self, instance: dg.DagsterInstance, run: dg.DagsterRun, step: str | None = None) -> None:
-        self._instance, self._run_id, self._step = instance, run.run_id, step
+        self._instance, self._run, self._run_id, self._step = instance, run, run.run_id, step
         self._by_command = bool(process_of_command(run))
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -88,6 +88,10 @@ class RunWatch:
             return self
         _watch_here = self
         reset_stop()
+        if self._step is not None:
+            # A database that is restarting is no reason to fail a step.
+            with contextlib.suppress(Exception):
+                sign_for_executor(self._instance, self._run)
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._outer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)

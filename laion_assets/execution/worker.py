@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -28,6 +29,12 @@ FOLDER = "storage/workers"
 OF_ONE_KERNEL = ("ext3", "ext4", "f2fs", "xfs", "zfs")
 """File systems that one kernel at a time mounts. If another boot than this one has locked a file there, that boot is
 over. Of a network's file system another host may hold the lock."""
+
+NO_LOCK = 0
+"""In place of an inode."""
+
+_signed: set[str] = set()
+"""The runs that `sign_for_executor` has seen in this process."""
 
 _held: dict[Path, tuple[int, str]] = {}
 """The locks of this process: the inode of each file, and its file system."""
@@ -65,10 +72,35 @@ def sign(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     if instance.is_ephemeral:
         return
     process = ProcessIdentity.here()
-    inode, filesystem = 0, "-"
+    inode, filesystem = NO_LOCK, "-"
     with contextlib.suppress(OSError):  # no lock: a full disk, or a file system without locks
         inode, filesystem = _lock(lock_path(instance.root_directory, process))
     instance.add_run_tags(run.run_id, {WORKER_TAG: str(Signature(run.run_id, process, inode, filesystem))})
+
+
+def sign_for_executor(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Does the same in a step under one of Dagster's own executors: the process that executes the run is this one, or
+    the one that started this one for the step. Of executors that start steps elsewhere nothing is recorded."""
+    if instance.is_ephemeral or run.run_id in _signed:
+        return
+    _signed.add(run.run_id)
+    executor = _executor(instance, run.run_id)
+    if executor == os.getpid():
+        sign(instance, run)
+    elif executor == os.getppid() and Signature.of(run) is None:
+        signature = Signature(run.run_id, ProcessIdentity.of(executor), NO_LOCK, "-")
+        instance.add_run_tags(run.run_id, {WORKER_TAG: str(signature)})
+
+
+def _executor(instance: dg.DagsterInstance, run_id: str) -> int | None:
+    """The number of the process in which Dagster's in-process or multiprocess executor says that it executes a run."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        told = re.match(
+            r"Executing steps (?:in process|using multiprocess executor: parent process) \(pid: (\d+)\)", entry.message
+        )
+        if told is not None:
+            return int(told[1])
+    return None
 
 
 def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

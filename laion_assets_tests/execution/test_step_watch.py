@@ -12,6 +12,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from laion_assets.execution.worker import Signature
+from laion_assets.machine import ProcessIdentity
 from laion_assets.terminal.instance import CONFIG_FILE
 from laion_assets_tests.conftest import REPOSITORY
 from laion_assets_tests.torture.termination import limit_seconds
@@ -85,6 +87,9 @@ def test_terminate_ends_a_statement_under_any_executor(tmp_path: Path, executor:
         # What a code server does at *Terminate*.
         run = instance.get_run_by_id(run_id)
         assert run is not None
+        signature = Signature.of(run)
+        assert signature is not None
+        assert signature.process == ProcessIdentity.of(process.pid), "whoever looks for dead runs finds this process"
         instance.report_run_canceling(run)
         process.send_signal(signal.SIGINT)
         process.wait(90)
