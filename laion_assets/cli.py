@@ -222,9 +222,9 @@ def status(
 ) -> None:
     """Show shards at each stage, what the table holds, the last recall, and whether all is well.
 
-    Exit code 1 if a finding is bad; with --shard, if that shard failed; with --watch always 0. While a load or another
-    command holds the embedded engine, it shows at once what Dagster recorded, says which process holds the table, and
-    judges only by what could be read.
+    Exit code 1 if a finding is bad; with --shard, if that shard failed or its partition is not what was loaded; with
+    --watch always 0. While a load or another command holds the embedded engine, it shows at once what Dagster recorded,
+    says which process holds the table, and judges only by what could be read.
     """
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.settings import settings_of
@@ -236,7 +236,7 @@ def status(
         if shard is not None:
             one = read_shard(settings, instance, settings.dataset.shard_number(shard))
             print_json(one.as_json()) if as_json else print_shard(one, console)
-            raise typer.Exit(0 if one.history.state != "failed" else 1)
+            raise typer.Exit(0 if one.sound else 1)
         if watch:
             watch_status(settings, instance, console, every)
             raise typer.Exit(0)

@@ -15,7 +15,7 @@ from laion_assets.assets.location import (
     failing_clearly,
 )
 from laion_assets.errors import LaionError
-from laion_assets.health.facts import AUDIT_CHECK
+from laion_assets.health.audits import AUDIT_CHECK
 from laion_assets.health.versions import RecordedVersions, digest, latest_materializations
 from laion_assets.index.staged import graphs_like_the_replaced
 from laion_assets.machine import StepMeter

@@ -7,7 +7,7 @@ from dagster import AssetCheckKey, AssetSelection, define_asset_job
 from laion_assets.automation.queue import job_tags
 from laion_assets.dagster_internals.types import UnresolvedAssetJobDefinition
 from laion_assets.execution.executor import watched_executor
-from laion_assets.health.facts import AUDIT_CHECK
+from laion_assets.health.audits import AUDIT_CHECK
 from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, asset_key, job_name
 from laion_assets.settings import Settings
 

@@ -6,7 +6,7 @@ import dagster as dg
 
 from laion_assets.automation.queue import BULK
 from laion_assets.dagster_internals.names import PARTITION_TAG, PRIORITY_TAG
-from laion_assets.health.facts import last_audits
+from laion_assets.health.audits import last_audits
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import AUDIT_JOB, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, UPDATE_JOB, job_name
 from laion_assets.settings import Settings
@@ -57,7 +57,8 @@ def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         job_name=job_name(settings, LOAD_JOB),
         cron_schedule=settings.load_cron,
         description=f"Requests runs of the next missing shards, {settings.load_shards} at a time, in order. It leaves "
-        "out shards that are queued, running, failed, or waiting in a backfill.",
+        "out shards that are queued, running, failed, or waiting in a backfill. A missing shard whose run was canceled "
+        "is requested again.",
     )
     def load_next_shards(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         histories = read_histories(context.instance, settings, with_errors=False)

@@ -11,12 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import dagster as dg
-from dagster import AssetCheckKey, DagsterEventType, DagsterInstance
+from dagster import DagsterEventType, DagsterInstance
 
-from laion_assets.dagster_internals.records import (
-    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
-    AssetCheckExecutionRecordStatus,
-)
+from laion_assets.health.audits import last_audits
 from laion_assets.health.history import COVERED_SHARDS, ShardHistory
 from laion_assets.health.keys import asset_key, job_name, measured_assets
 from laion_assets.health.loaded_since import loads_seen
@@ -28,9 +25,6 @@ from laion_assets.recall.figures import Evaluation
 from laion_assets.settings import Settings
 from laion_assets.table.embedded import holding_process
 from laion_assets.words import shards_of
-
-AUDIT_CHECK = "partition_matches_parquet"
-"""The check of a partition that the audit repeats."""
 
 RECENT_BUILDS = 20
 """Number of the newest builds in which the last build that recorded its cost is searched."""
@@ -135,37 +129,6 @@ def _build(instance: DagsterInstance, settings: Settings, asset: str) -> IndexRe
     )
     again = frozenset(shard for shard in covered if loads.get(settings.dataset.key_of(shard), 0) > since)
     return IndexRecord(record.timestamp, frozenset(covered), again, RecordedVersions.of(record).code)
-
-
-AUDIT_PAGE = 500
-AUDIT_PAGES = 20
-"""At most this many records of checks are read, the newest first: 24 audits of each of 410 partitions."""
-
-
-def last_audits(instance: DagsterInstance, settings: Settings) -> dict[str, tuple[float, bool]]:
-    """When each partition was last checked, in seconds since 1970, and whether the check passed.
-
-    A check whose run ended before it could read the partition says nothing about it: that failure is reported with the
-    run. Times are read from the records of checks, since the numbers of events mean different things in Dagster's
-    storages (SQLite counts them run by run).
-    """
-    key = AssetCheckKey(asset_key(settings, "clickhouse_partition"), AUDIT_CHECK)
-    infos = instance.event_log_storage.get_asset_check_partition_info([key])
-    wanted = {info.partition_key for info in infos if info.partition_key is not None}
-    found: dict[str, tuple[float, bool]] = {}
-    cursor: int | None = None
-    for _ in range(AUDIT_PAGES):
-        records = instance.event_log_storage.get_asset_check_execution_history(
-            key, limit=AUDIT_PAGE, cursor=cursor, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
-        )
-        for record in records:
-            if record.partition is not None and record.event is not None:
-                passed = record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
-                found.setdefault(record.partition, (record.event.timestamp, passed))
-        if len(records) < AUDIT_PAGE or wanted <= found.keys():
-            break
-        cursor = records[-1].id
-    return found
 
 
 def read_audit(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> Audit:

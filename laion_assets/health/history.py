@@ -11,6 +11,7 @@ from typing import Literal
 import dagster as dg
 from dagster import DagsterInstance
 
+from laion_assets.health.audits import failed_audits
 from laion_assets.health.keys import CHAIN, chain_keys
 from laion_assets.health.runs import LastRun, last_runs, waiting_in_backfills
 from laion_assets.health.versions import (
@@ -49,7 +50,8 @@ class ShardHistory:
     fails or is canceled. `peak_bytes` is the most resident memory of a step. `loaded_at` is a Unix time, and so is
     `observed_at`, when its source was observed last. `failures` counts the failed runs since the last successful one,
     and `error` is the last one's reason. `stale` says, by asset and in order, why an asset is not what would be made
-    now.
+    now. `run_began` is false for a canceled last run that started no step. `audit_failed` says that a check found
+    other rows in the partition than its file has, after the last load.
     """
 
     key: str
@@ -69,6 +71,8 @@ class ShardHistory:
     stale: dict[str, str] = field(default_factory=dict)
     number: int | None = None
     observed_at: float | None = None
+    run_began: bool = True
+    audit_failed: bool = False
 
     @property
     def shard(self) -> int:
@@ -86,6 +90,11 @@ class ShardHistory:
     def active(self) -> bool:
         """Whether one of its runs is queued or running."""
         return self.last_run in ("queued", "running")
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether its last run failed or was ended after it had begun, so that what it made was perhaps not checked."""
+        return self.last_run == "failed" or (self.last_run == "canceled" and self.run_began)
 
     @property
     def rows_per_second(self) -> float:
@@ -120,6 +129,10 @@ def read_histories(
     for shard, last in last_runs(instance, settings, recorded_by, only, with_errors=with_errors).items():
         if shard in histories:
             _take_run(histories[shard], last)
+    for shard, failed_at in failed_audits(instance, settings, only).items():
+        if shard in histories:
+            loaded_at = histories[shard].loaded_at
+            histories[shard].audit_failed = loaded_at is not None and failed_at > loaded_at
     _mark_stale(settings, histories.values(), _changed_sources(instance, settings, histories, only))
     return list(histories.values())
 
@@ -153,6 +166,7 @@ def _take_run(history: ShardHistory, last: LastRun) -> None:
     if history.last_run == "queued" and not last.active:
         return  # a backfill is about to create a run for it
     history.last_run, history.run_id, history.error = last.state, last.run_id, last.error
+    history.run_began = last.began
 
 
 def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], changed: Container[str]) -> None:

@@ -54,12 +54,14 @@ ranges."""
 
 @dataclass(frozen=True)
 class LastRun:
-    """The state of a shard's last run. `failures` counts the failed runs since the last successful one."""
+    """The state of a shard's last run. `failures` counts the failed runs since the last successful one. `began` says
+    whether the run may have changed anything: a canceled run that started no step did not."""
 
     run_id: str
     state: Literal["queued", "running", "succeeded", "failed", "canceled"]
     failures: int = 0
     error: str = ""
+    began: bool = True
 
     @property
     def active(self) -> bool:
@@ -100,6 +102,9 @@ def last_runs(
     records.update({record.dagster_run.run_id: record for record in _by_id(instance, sorted(wanted))})
     found = {shard: _last(runs, records) for shard, runs in candidates.items()}
     last = {shard: run for shard, run in found.items() if run is not None}
+    for shard, run in last.items():
+        if run.state == "canceled":
+            last[shard] = replace(run, began=_began(instance, records[run.run_id]))
     return _with_failures(instance, settings, last, with_errors)
 
 
@@ -117,6 +122,13 @@ def _last(runs: Mapping[str, float], records: Mapping[str, dg.RunRecord]) -> Las
     if max(runs.values(), default=0.0) > _end(last):
         return None  # a materialization was recorded later, without a run
     return LastRun(last.dagster_run.run_id, ENDED[last.dagster_run.status])
+
+
+def _began(instance: DagsterInstance, record: dg.RunRecord) -> bool:
+    """Whether a run started a step. One that was canceled in the queue, or while it waited for its pool, did not."""
+    if record.start_time is None:
+        return False
+    return any(step.start_time is not None for step in instance.get_run_step_stats(record.dagster_run.run_id))
 
 
 def _end(record: dg.RunRecord) -> float:

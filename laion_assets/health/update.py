@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from laion_assets.errors import ShardFileError
 from laion_assets.health.facts import IndexRecord, LoadFacts
+from laion_assets.health.finding import TableLook
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.upkeep import recall_is_void
@@ -41,15 +42,25 @@ class Update:
 
 
 def what_to_update(
-    settings: Settings, histories: list[ShardHistory], facts: LoadFacts, shards: set[int] | None = None
+    settings: Settings,
+    histories: list[ShardHistory],
+    facts: LoadFacts,
+    shards: set[int] | None = None,
+    table: TableLook | None = None,
 ) -> Update:
     """What is stale or missing of `shards` (None: those that were begun or asked for), and of what is made from them.
-    Assets of queued or running runs are left out. Raises `StoreError` if a bucket cannot be listed."""
+
+    Assets of queued or running runs are left out. A missing shard whose run was canceled before its first step is
+    not asked for any more. If the `table` was read, what it has lost is missing. Raises `StoreError` if a bucket cannot
+    be listed.
+    """
     needed: dict[int, tuple[str, ...]] = {}
+    rows = {state.shard: state.rows for state in table} if isinstance(table, list) else None
     for history in histories:
-        begun = history.progress != "missing" or bool(history.last_run) or history.key in facts.asked_for
-        wanted = history.shard in shards if shards is not None else begun
-        steps = chain_steps(settings, history) if wanted and not history.active else ()
+        begun = history.progress != "missing" or (bool(history.last_run) and history.run_began)
+        wanted = history.shard in shards if shards is not None else begun or history.key in facts.asked_for
+        in_table = None if rows is None else rows.get(history.shard, 0)
+        steps = chain_steps(settings, history, in_table) if wanted and not history.active else ()
         if steps:
             needed[history.shard] = steps
     loaded = {history.shard for history in histories if history.progress == "loaded"}
@@ -80,24 +91,23 @@ def chain_steps(settings: Settings, history: ShardHistory, rows_in_table: int | 
     load would refuse is made again from its source, since somebody may have corrected the source. After a failed run
     the raw files are compared with their source for the same reason.
 
-    `rows_in_table` are those of the shard's partition, if they are known: if Dagster recorded another number, the
-    partition is loaded again. Raises `StoreError` if a bucket does not answer.
+    `rows_in_table` are those of the shard's partition, if they are known: if Dagster recorded another number, or if the
+    last check found other rows than the file's, the partition is loaded again. Raises `StoreError` if a bucket does not
+    answer.
     """
     made = {"missing": 0, "fetched": 1, "merged": 2, "loaded": 3}[history.progress]
-    if made == len(CHAIN) and (_last_run_broke(history) or rows_in_table not in (None, history.rows)):
+    differs = rows_in_table is not None and (made < len(CHAIN) or rows_in_table != history.rows)
+    doubtful = history.ended_early or history.audit_failed or differs
+    if made == len(CHAIN) and doubtful:
         made = 2  # a run that ended after the load did not check what it loaded
     stale = [CHAIN.index(name) for name in history.stale]
     first = min([made, *stale])
     if first == 2:
         # Reading each file of many shards in a bucket takes long. What was loaded once needs no such look.
-        first = _first_by_merged(settings, history.shard, look=_last_run_broke(history) or rows_in_table is not None)
-    if first == 1 and (_last_run_broke(history) or ShardStore.of(settings).raw_files(history.shard).missing()):
+        first = _first_by_merged(settings, history.shard, look=doubtful)
+    if first == 1 and (history.ended_early or ShardStore.of(settings).raw_files(history.shard).missing()):
         first = 0
     return CHAIN[first:]
-
-
-def _last_run_broke(history: ShardHistory) -> bool:
-    return history.last_run in ("failed", "canceled")
 
 
 def _first_by_merged(settings: Settings, shard: int, *, look: bool) -> int:

@@ -196,15 +196,15 @@ def partitions_were_audited(histories: list[ShardHistory], audit: Audit, days: f
     figures: dict[str, float] = {"failed_audits": len(failed), "never_audited": len(never)}
     if age is not None:
         figures["days_since_the_oldest_audit"] = round(age / 86400, 2)
-    faults = []
+    faults, advice = [], "start the schedule audit_partitions, or execute the check partition_matches_parquet"
     if failed:
         faults.append(f"the last check failed of {counted(len(failed), 'partition')}: {keys_in_short(failed)}")
+        advice = "`laion-assets bring-up-to-date` or the job bring_up_to_date loads what failed again"
     if never:
         faults.append(f"never checked: {keys_in_short(never)}")
     if age is not None and age > days * 86400:
         faults.append(f"partition {audit.oldest} was last checked {lasting(age)} ago, {days:g} days are allowed")
     if faults:
-        advice = "start the schedule audit_partitions, or execute the check partition_matches_parquet"
         return Finding(name, False, f"{'; '.join(faults)}: {advice}", figures)
     seen = "no partition is loaded" if age is None else f"each partition was checked within {lasting(age)}"
     return Finding(name, True, seen, figures)

@@ -175,13 +175,15 @@ def _load_alone(
 
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
     """The steps of the chain that a shard still needs, in order. Empty if Dagster and the table agree that the shard is
-    loaded and its last run succeeded: a run that was killed after its load has not checked what it loaded. A shard that
+    loaded, its last run succeeded (a run that was killed after its load has not checked what it loaded; one that was
+    canceled in the queue has changed nothing), and no check has found other rows in it since. A shard that
     is loaded but stale is left to `laion-assets bring-up-to-date`. If a bucket does not answer, all steps are needed:
     the run of the shard waits and tries again, and other shards are not affected."""
     if (
         history.loaded_at is not None
         and history.rows == rows_in_table
-        and history.last_run not in ("failed", "canceled")
+        and not history.ended_early
+        and not history.audit_failed
     ):
         return []
     try:

@@ -47,7 +47,8 @@ class ShardRun:
 class ShardStatus:
     """All that is known about one shard. `checks` is by name: SUCCEEDED, FAILED, …, or empty if it never ran.
 
-    `partition` says what the table has, `files` what the store has, `advice` what to do next.
+    `partition` says what the table has, `files` what the store has, `advice` what to do next. `sound` is false if
+    the shard failed, or its partition is not what was loaded.
     """
 
     history: ShardHistory
@@ -56,6 +57,7 @@ class ShardStatus:
     checks: dict[str, str]
     runs: list[ShardRun]
     advice: str
+    sound: bool = True
 
     def as_json(self) -> dict[str, object]:
         """The status as a JSON object."""
@@ -67,6 +69,7 @@ def read_shard(settings: Settings, instance: dg.DagsterInstance, shard: int) -> 
     (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)])
     table = look_at_table(settings, wait_seconds=0)
     if isinstance(table, EngineHeldError):
+        found = []
         partition = f"the table was not read: {table.found}"
     else:
         found = [state for state in table if state.shard == shard]
@@ -75,13 +78,15 @@ def read_shard(settings: Settings, instance: dg.DagsterInstance, shard: int) -> 
             f"{'with' if state.index_bytes else 'without'} a vector index"
             for state in found
         )
+    wrong = _wrong(history, None if isinstance(table, EngineHeldError) else sum(state.rows for state in found))
     return ShardStatus(
         history,
         partition or "no partition",
         _files(settings, shard),
         _checks(settings, instance, shard),
         _runs(settings, instance, shard),
-        _advice(history),
+        _advice(history, wrong),
+        sound=history.state != "failed" and not wrong,
     )
 
 
@@ -117,17 +122,26 @@ def _runs(settings: Settings, instance: dg.DagsterInstance, shard: int) -> list[
     ]
 
 
-def _advice(history: ShardHistory) -> str:
+def _wrong(history: ShardHistory, rows_in_table: int | None) -> str:
+    """What is wrong with the partition of a loaded shard; empty if nothing is known to be."""
+    if history.progress != "loaded" or history.active:
+        return ""
+    if rows_in_table not in (None, history.rows):
+        return f"the table has {rows_in_table:,} rows of it, Dagster recorded {history.rows:,}"
+    return "its last check found other rows than those of the merged file" if history.audit_failed else ""
+
+
+def _advice(history: ShardHistory, wrong: str) -> str:
     load = f"laion-assets load {history.key}"
     if history.active:
         return f"wait for run {history.run_id}" if history.run_id else "wait: a backfill will make a run of it"
     if history.last_run == "failed":
         return f"correct what the error names, then `{load}`, or re-execute run {history.run_id} from failure"
+    if wrong:
+        return f"`{load}` loads it again: {wrong}"
     if history.stale:
         return "`laion-assets bring-up-to-date` makes again what is stale"
-    if history.progress != "loaded":
-        return f"`{load}` runs what is missing"
-    return "nothing"
+    return "nothing" if history.progress == "loaded" else f"`{load}` runs what is missing"
 
 
 def print_shard(status: ShardStatus, console: Console) -> None:

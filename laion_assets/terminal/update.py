@@ -8,6 +8,7 @@ from rich.console import Console
 from laion_assets.assets.location import SETTINGS_TAG, settings_digest
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.definitions import build_definitions
+from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import read_histories
 from laion_assets.health.update import Update, chain_steps
 from laion_assets.settings import Settings
@@ -81,7 +82,9 @@ def _make_alone(
     with ShardStore.of(settings).at_work_on(shard, "load", say=say):
         if waited:
             (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)], with_errors=False)
-            steps = list(chain_steps(settings, history))
+            table = look_at_table(settings)
+            rows = sum(state.rows for state in table if state.shard == shard) if isinstance(table, list) else None
+            steps = list(chain_steps(settings, history, rows))
             if not steps:
                 return Outcome(shard, history.rows, 0.0, skipped=True)
         return run_shard(settings, job, shard, steps, instance)

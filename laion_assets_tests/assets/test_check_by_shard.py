@@ -16,7 +16,8 @@ from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.dagster_internals.records import PartitionKeyFilter
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import StoreError
-from laion_assets.health.facts import last_audits, read_audit
+from laion_assets.health.audits import last_audits
+from laion_assets.health.facts import read_audit
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import AUDIT_JOB, CHAIN, LOAD_JOB
 from laion_assets.settings import Settings

@@ -8,16 +8,23 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
+from laion_assets.assets import clickhouse_partition
 from laion_assets.automation.update import read_update, submit_update
+from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import read_histories
-from laion_assets.health.keys import BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
+from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
 from laion_assets.health.runs import RunUnderWay, other_active_runs
 from laion_assets.sample.shards import write_sample_shard
+from laion_assets.table.connect import connect
 from laion_assets.terminal.load import missing_steps
+from laion_assets.terminal.shard import read_shard
+from laion_assets_tests.automation.recorded import Recorder
 from laion_assets_tests.health.test_versions import Chain
+from laion_assets_tests.table.loaded import holder
 
 
 @pytest.fixture
@@ -104,6 +111,75 @@ def test_a_load_begins_at_the_first_stale_asset_too(chain: Chain) -> None:
     chain.observe()
     (history,) = read_histories(chain.instance, chain.settings, ["0"])
     assert missing_steps(chain.settings, history, rows_in_table=0) == list(CHAIN)
+
+
+def test_a_partition_that_failed_its_check_or_is_gone_from_the_table_is_loaded_again(chain: Chain) -> None:
+    chain.with_settings(index="none")
+    for shard in (0, 1):
+        chain.run(shard)
+    assert read_update(chain.settings, chain.instance).nothing
+    with connect(chain.settings) as db:
+        change = "UPDATE caption = 'another' WHERE shard = 0"
+        db.command(f"ALTER TABLE {db.table} {change}", settings={"mutations_sync": 2})
+        db.command(f"ALTER TABLE {db.table} DROP PARTITION 1")
+    audit = build_definitions(chain.settings).resolve_job_def(AUDIT_JOB)
+    audit.execute_in_process(instance=chain.instance, tags={PARTITION_TAG: "0"}, raise_on_error=False)
+    histories = read_histories(chain.instance, chain.settings, ["0", "1"])
+    assert [history.audit_failed for history in histories] == [True, False]
+    for history, rows, why in zip(histories, (60, 0), ("other rows", "0 rows of it"), strict=True):
+        assert missing_steps(chain.settings, history, rows) == ["clickhouse_partition"]
+        one = read_shard(chain.settings, chain.instance, history.shard)
+        assert f"`laion-assets load {history.key}` loads it again: " in one.advice
+        assert why in one.advice
+        assert not one.sound
+    for asked in ("", "0,1"):
+        update = read_update(chain.settings, chain.instance, asked)
+        assert update.shards == {0: ("clickhouse_partition",), 1: ("clickhouse_partition",)}
+    for shard in (0, 1):
+        chain.run(shard, "clickhouse_partition")
+        assert read_shard(chain.settings, chain.instance, shard).sound
+    assert read_update(chain.settings, chain.instance).nothing
+
+
+def test_what_the_table_has_lost_is_not_known_while_another_process_holds_it(chain: Chain) -> None:
+    chain.with_settings(index="none")
+    chain.run(0)
+    with connect(chain.settings) as db:
+        db.command(f"ALTER TABLE {db.table} DROP PARTITION 0")
+    with holder(chain.settings.data_dir):
+        assert read_update(chain.settings, chain.instance).nothing
+    assert read_update(chain.settings, chain.instance).shards == {0: ("clickhouse_partition",)}
+
+
+def test_a_run_that_was_canceled_before_its_first_step_changes_nothing(chain: Chain) -> None:
+    chain.with_settings(index="none")
+    chain.run(0)
+    recorder = Recorder(chain.instance, chain.settings)
+    for shard in (0, 1):
+        chain.instance.report_run_canceled(recorder.run(shard, dg.DagsterRunStatus.QUEUED))
+    history, missing = read_histories(chain.instance, chain.settings, ["0", "1"])
+    assert (history.last_run, history.run_began, missing.last_run) == ("canceled", False, "canceled")
+    assert missing_steps(chain.settings, history, rows_in_table=60) == []
+    assert read_update(chain.settings, chain.instance).nothing
+    assert read_update(chain.settings, chain.instance, "1").shards == {1: CHAIN}, "it is asked for by name"
+    assert missing_steps(chain.settings, missing, rows_in_table=0) == list(CHAIN)
+
+
+def test_a_run_that_was_canceled_in_a_step_is_done_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain.with_settings(index="none")
+    chain.run(0)
+
+    def interrupted(*_: object, **__: object) -> None:
+        chain.instance.report_run_canceling(dg.OpExecutionContext.get().run)
+        raise DagsterExecutionInterruptedError
+
+    monkeypatch.setattr(clickhouse_partition, "load_partition", interrupted)
+    job = build_definitions(chain.settings).resolve_job_def("load_shards")
+    with pytest.raises(DagsterExecutionInterruptedError):
+        job.execute_in_process(instance=chain.instance, partition_key="0")
+    (history,) = read_histories(chain.instance, chain.settings, ["0"])
+    assert (history.last_run, history.run_began) == ("canceled", True)
+    assert read_update(chain.settings, chain.instance).shards[0][-1] == "clickhouse_partition"
 
 
 def test_other_parameters_of_the_index_build_the_index_alone(chain: Chain) -> None:
