@@ -18,7 +18,8 @@ LOADED_SINCE = "loaded_since"
 """Key of the metadata of checks and of recall: the partitions that were not judged, as ranges such as 0-9, 12."""
 
 AT_WORK = (DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
-"""A run with this status may have swapped its partition in before Dagster has the event of its load."""
+"""A run with this status may have swapped its partition in before Dagster has the event of its load. If Dagster has
+it, the run only waits for its check."""
 
 
 def loaded_since(instance: DagsterInstance, settings: Settings, *assets: str) -> frozenset[int]:
@@ -39,8 +40,16 @@ def loaded_since(instance: DagsterInstance, settings: Settings, *assets: str) ->
         run.tags[PARTITION_TAG]
         for run in instance.get_runs(RunsFilter(statuses=[*AT_WORK]))
         if is_of_a_shard(run, settings) and (run.asset_selection is None or key in run.asset_selection)
+        if _last_load(instance, key, run.tags[PARTITION_TAG]) != run.run_id
     }
     return frozenset(numbers[shard] for shard in later if shard in numbers)
+
+
+def _last_load(instance: DagsterInstance, key: dg.AssetKey, partition: str) -> str:
+    """The run that loaded a partition last; empty if none did."""
+    wanted = dg.AssetRecordsFilter(key, asset_partitions=[partition])
+    records = instance.fetch_materializations(wanted, limit=1).records
+    return records[0].run_id if records else ""
 
 
 def loads_seen(build: dg.EventLogRecord) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import StepMaterializationData
 
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import COVERED_SHARDS
@@ -99,6 +100,12 @@ def test_a_shard_whose_load_has_swapped_its_partition_in_but_not_ended_is_not_ju
         recorder.load(0, 1)
         instance.report_runless_asset_event(dg.AssetMaterialization("vector_index", metadata={COVERED_SHARDS: "0-1"}))
         recorder.run(2, dg.DagsterRunStatus.STARTED)
+        checking = recorder.run(0, dg.DagsterRunStatus.STARTED)
+        assert loaded_since(instance, chain.settings, "vector_index") == {0, 2}
+        loaded = dg.AssetMaterialization("clickhouse_partition", partition="0")
+        event = dg.DagsterEvent("ASSET_MATERIALIZATION", checking.job_name, None, None, StepMaterializationData(loaded))
+        instance.report_dagster_event(event, checking.run_id)
+        instance.report_runless_asset_event(dg.AssetMaterialization("vector_index", metadata={COVERED_SHARDS: "0-1"}))
         recorder.run(3, dg.DagsterRunStatus.QUEUED)
         assert loaded_since(instance, chain.settings, "vector_index") == {2}
         recorder.load(1)
