@@ -8,15 +8,18 @@ from laion_assets.automation.queue import job_tags
 from laion_assets.dagster_internals.types import UnresolvedAssetJobDefinition
 from laion_assets.execution.executor import watched_executor
 from laion_assets.health.audits import AUDIT_CHECK
-from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, LOAD_JOB, OBSERVE_JOB, REPORT_JOB, asset_key, job_name
+from laion_assets.health.keys import (
+    AUDIT_JOB,
+    BUILD_JOB,
+    CHAIN,
+    LOAD_JOB,
+    OBSERVE_JOB,
+    REPORT_JOB,
+    asset_key,
+    built_assets,
+    job_name,
+)
 from laion_assets.settings import Settings
-
-
-def built_assets(settings: Settings) -> list[str]:
-    """The assets that `build_index` materializes, by LAION_INDEX."""
-    cells = ["vector_cells"] if settings.builds_cells else []
-    graphs = ["vector_index"] if settings.builds_graphs else []
-    return [*graphs, *cells, "recall_report"] if graphs or cells else ["load_report"]
 
 
 def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:

@@ -20,6 +20,9 @@ from laion_assets.words import counted, keys_in_short, lasting
 
 SECONDS_BETWEEN = 60
 
+NEVER = "never, since "
+"""Begins the cursor while there is no report; the Unix time of the sensor's first tick follows."""
+
 
 def overdue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     """The two sensors; none without a webhook."""
@@ -46,16 +49,23 @@ def overdue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         name=job_name(settings, "alert_on_freshness"),
         minimum_interval_seconds=SECONDS_BETWEEN,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Posts when load_report is older than LAION_FRESH_HOURS, and when it is fresh again.",
+        description="Posts when load_report is older than LAION_FRESH_HOURS, or was not made for this time since the "
+        "sensor began, and when it is fresh again.",
     )
     def alert_on_freshness(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         record = next(
             iter(context.instance.fetch_materializations(asset_key(settings, "load_report"), limit=1).records), None
         )
-        age = 0.0 if record is None else time.time() - record.timestamp
-        state = "old" if age > settings.fresh_hours * 3600 else "fresh"
-        if state != (context.cursor or "fresh"):
-            reason = f"the report was made {lasting(age)} ago, {settings.fresh_hours:g} hours are allowed"
+        before, now = context.cursor or "fresh", time.time()
+        # The age of a report that was never made is that of the sensor, which its cursor keeps.
+        began = float(before.removeprefix(NEVER)) if before.startswith(NEVER) else now
+        age = now - (began if record is None else record.timestamp)
+        state = "fresh" if record is not None else f"{NEVER}{began}"
+        if age > settings.fresh_hours * 3600 or (record is None and before == "old"):
+            state = "old"
+        if (state == "old") != (before == "old"):
+            made = f"the report was made {lasting(age)} ago" if record is not None else "no report was ever made"
+            reason = f"{made}, {settings.fresh_hours:g} hours are allowed"
             severity: Literal["WARN", ""] = "WARN" if state == "old" else ""
             _post(settings, "freshness", "load_report", reason, severity=severity, log=context.log.error)
         return dg.SensorResult(cursor=state, skip_reason=dg.SkipReason(state))

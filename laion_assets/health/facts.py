@@ -67,6 +67,7 @@ class Holder:
 @dataclass(frozen=True)
 class LoadFacts:
     """All facts. `under_way` are assets of active runs that are not about a shard; `asked_for` are shards to load.
+    `planned_at` is when the last load was planned (Unix time).
 
     `index` and `cells` are None if LAION_INDEX asks for the other one alone. `evaluations` are the last ones of the
     methods that it asks for, with the targets of the settings; `other_targets` says whether they were measured for
@@ -82,11 +83,13 @@ class LoadFacts:
     holder: Holder | None = None
     asked_for: set[str] = field(default_factory=set)
     under_way: set[str] = field(default_factory=set)
+    planned_at: float | None = None
 
 
 def read_facts(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> LoadFacts:
     """Asks Dagster, the store and the operating system, with a few queries."""
     report = _last(instance, asset_key(settings, "recall_report"))
+    plan = read_plan(plan_path(settings))
     under_way, measured = other_active_runs(instance, settings), measured_assets(settings)
     return LoadFacts(
         index=_build(instance, settings, "vector_index") if "vector_index" in measured else None,
@@ -97,7 +100,8 @@ def read_facts(instance: DagsterInstance, settings: Settings, histories: list[Sh
         audit=read_audit(instance, settings, histories),
         holder=engine_holder(settings),
         asked_for=_asked_for(instance, settings, histories),
-        under_way={name.split("/")[-1] for run in under_way for name in run.what.split(", ")},
+        under_way={name for run in under_way for name in run.assets},
+        planned_at=None if plan is None else plan.made_at,
     )
 
 

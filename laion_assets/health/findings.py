@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from laion_assets.errors import EngineHeldError
 from laion_assets.health.disk import disk_space_suffices
 from laion_assets.health.facts import LoadFacts
@@ -41,7 +43,7 @@ def judge(
     return [
         no_shards_left_failed(histories),
         table_agrees_with_dagster(histories, table),
-        ingest_is_moving(histories, facts.asked_for, settings.stalled_hours),
+        ingest_is_moving(histories, facts.asked_for, settings.stalled_hours, facts.planned_at),
         nothing_is_stale(histories),
         index_follows_loads(settings, histories, table, facts),
         cells_follow_loads(settings, histories, facts),
@@ -85,8 +87,11 @@ def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -
     return Finding("table_agrees_with_dagster", not drift, naming(drift) or agree, figures)
 
 
-def ingest_is_moving(histories: list[ShardHistory], asked_for: set[str], stalled_hours: float) -> Finding:
-    """If shards that were asked for are missing, one was loaded within `stalled_hours`.
+def ingest_is_moving(
+    histories: list[ShardHistory], asked_for: set[str], stalled_hours: float, planned_at: float | None = None
+) -> Finding:
+    """If shards that were asked for are missing, one was loaded within `stalled_hours`; if none was loaded yet, the
+    load was planned, or its first run was created, within this time.
 
     Shards that were not asked for do not count: a load of 0-9 of 410 is complete with ten. A load that was never begun
     does not count either.
@@ -105,6 +110,22 @@ def ingest_is_moving(histories: list[ShardHistory], asked_for: set[str], stalled
         return Finding("ingest_is_moving", True, seen, figures)
     seen = f"{counted(len(waiting), 'shard')} asked for and not loaded"
     if hours is None:
-        return Finding("ingest_is_moving", True, f"{seen}; none was loaded yet", figures)
+        return _first_is_near(waiting, planned_at, stalled_hours, f"{seen}; none was loaded yet", figures)
     seen += f"; the last was loaded {lasting(hours * 3600)} ago"
     return Finding("ingest_is_moving", hours <= stalled_hours, seen, figures)
+
+
+def _first_is_near(
+    waiting: list[ShardHistory], planned_at: float | None, stalled_hours: float, seen: str, figures: dict[str, float]
+) -> Finding:
+    """Whether a load that has loaded nothing yet is younger than `stalled_hours`. The age of a load without a plan and
+    without a run is unknown."""
+    times = [planned_at, *(history.asked_at for history in waiting)]
+    asked = min((at for at in times if at is not None), default=None)
+    if asked is None:
+        return Finding("ingest_is_moving", True, seen, figures)
+    hours = max(0.0, time.time() - asked) / 3600
+    seen += f"; the first was asked for {lasting(hours * 3600)} ago"
+    return Finding(
+        "ingest_is_moving", hours <= stalled_hours, seen, figures | {"hours_since_asked_for": round(hours, 2)}
+    )

@@ -50,7 +50,8 @@ class ShardHistory:
     fails or is canceled. `peak_bytes` is the most resident memory of a step. `loaded_at` is a Unix time, and so is
     `observed_at`, when its source was observed last. `failures` counts the failed runs since the last successful one,
     and `error` is the last one's reason. `stale` says, by asset and in order, why an asset is not what would be made
-    now. `run_began` is false for a canceled last run that started no step. `audit_failed` says that a check found
+    now. `run_began` is false for a canceled last run that started no step, `asked_at` is when its last run was
+    created (Unix time). `audit_failed` says that a check found
     other rows in the partition than its file has, after the last load.
     """
 
@@ -72,6 +73,7 @@ class ShardHistory:
     number: int | None = None
     observed_at: float | None = None
     run_began: bool = True
+    asked_at: float | None = None
     audit_failed: bool = False
 
     @property
@@ -166,7 +168,7 @@ def _take_run(history: ShardHistory, last: LastRun) -> None:
     if history.last_run == "queued" and not last.active:
         return  # a backfill is about to create a run for it
     history.last_run, history.run_id, history.error = last.state, last.run_id, last.error
-    history.run_began = last.began
+    history.run_began, history.asked_at = last.began, last.asked_at
 
 
 def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], changed: Container[str]) -> None:

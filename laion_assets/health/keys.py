@@ -38,6 +38,13 @@ def measured_assets(settings: Settings) -> list[str]:
     return [*(["vector_index"] if settings.builds_graphs or not cells else []), *cells]
 
 
+def built_assets(settings: Settings) -> list[str]:
+    """The assets that the job `build_index` materializes, by LAION_INDEX."""
+    cells = ["vector_cells"] if settings.builds_cells else []
+    graphs = ["vector_index"] if settings.builds_graphs else []
+    return [*graphs, *cells, "recall_report"] if graphs or cells else ["load_report"]
+
+
 def chain_keys(settings: Settings) -> dict[str, AssetKey]:
     """The keys of the assets that are partitioned by shard, by name and in order."""
     return {name: asset_key(settings, name) for name in CHAIN}

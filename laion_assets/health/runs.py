@@ -14,7 +14,16 @@ import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 
 from laion_assets.dagster_internals.names import PARTITION_TAG
-from laion_assets.health.keys import JOBS, LOAD_JOB, asset_key, chain_keys, job_name
+from laion_assets.health.keys import (
+    BUILD_JOB,
+    JOBS,
+    LOAD_JOB,
+    REPORT_JOB,
+    asset_key,
+    built_assets,
+    chain_keys,
+    job_name,
+)
 from laion_assets.redact import redact_text
 from laion_assets.settings import Settings
 
@@ -55,13 +64,15 @@ ranges."""
 @dataclass(frozen=True)
 class LastRun:
     """The state of a shard's last run. `failures` counts the failed runs since the last successful one. `began` says
-    whether the run may have changed anything: a canceled run that started no step did not."""
+    whether the run may have changed anything: a canceled run that started no step did not. `asked_at` is when it
+    was created (Unix time)."""
 
     run_id: str
     state: Literal["queued", "running", "succeeded", "failed", "canceled"]
     failures: int = 0
     error: str = ""
     began: bool = True
+    asked_at: float | None = None
 
     @property
     def active(self) -> bool:
@@ -104,7 +115,8 @@ def last_runs(
     last = {shard: run for shard, run in found.items() if run is not None}
     for shard, run in last.items():
         if run.state == "canceled":
-            last[shard] = replace(run, began=_began(instance, records[run.run_id]))
+            run = replace(run, began=_began(instance, records[run.run_id]))  # noqa: PLW2901
+        last[shard] = replace(run, asked_at=records[run.run_id].create_timestamp.timestamp())
     return _with_failures(instance, settings, last, with_errors)
 
 
@@ -216,7 +228,8 @@ def _waiting(data: AssetBackfillData) -> AssetGraphSubset:
 
 @dataclass(frozen=True)
 class RunUnderWay:
-    """An active run that is not about a shard: its id, its state, and the assets that it makes, or its job.
+    """An active run that is not about a shard: its id, its state, what it makes in words (its assets, or its job), and
+    the names of those of our assets that it makes.
 
     A backfill that will make such assets counts as a queued run, with its own id; `backfill` tells so.
     """
@@ -225,6 +238,7 @@ class RunUnderWay:
     state: Literal["queued", "running"]
     what: str
     backfill: bool = False
+    assets: tuple[str, ...] = ()
 
 
 OF_THE_TABLE = (
@@ -239,23 +253,35 @@ OF_THE_TABLE = (
 """Assets that do not belong to a single shard."""
 
 
+REPORT = ("load_report",)
+
+
 def other_active_runs(instance: DagsterInstance, settings: Settings) -> list[RunUnderWay]:
     """Our active runs that are not about a shard, such as the index's, and those that backfills will make. Such a run
     may hold the table for long."""
     ours = {asset_key(settings, name) for name in OF_THE_TABLE}
     jobs = {job_name(settings, name) for name in JOBS}
+    # A run of a whole job names no assets.
+    whole_jobs = {job_name(settings, BUILD_JOB): tuple(built_assets(settings)), job_name(settings, REPORT_JOB): REPORT}
     found = []
     for run in instance.get_runs(RunsFilter(statuses=list(ACTIVE))):
         assets = sorted(key.to_user_string() for key in (run.asset_selection or ()) if key in ours)
         if PARTITION_TAG not in run.tags and (assets or run.job_name in jobs):
-            found.append(RunUnderWay(run.run_id, ACTIVE[run.status], ", ".join(assets) or run.job_name))
+            what = ", ".join(assets) or run.job_name
+            made = _names(assets) or whole_jobs.get(run.job_name, ())
+            found.append(RunUnderWay(run.run_id, ACTIVE[run.status], what, assets=made))
     for backfill in _requested_backfills(instance):
         if backfill.asset_backfill_data is not None:
             waiting = _waiting(backfill.asset_backfill_data).non_partitioned_asset_keys & ours
             if waiting:
                 assets = sorted(key.to_user_string() for key in waiting)
-                found.append(RunUnderWay(backfill.backfill_id, "queued", ", ".join(assets), backfill=True))
+                what = ", ".join(assets)
+                found.append(RunUnderWay(backfill.backfill_id, "queued", what, backfill=True, assets=_names(assets)))
     return found
+
+
+def _names(assets: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.split("/")[-1] for name in assets)
 
 
 def failure_reason(instance: DagsterInstance, run_id: str) -> str:

@@ -103,7 +103,8 @@ def test_a_shard_whose_load_has_swapped_its_partition_in_but_not_ended_is_not_ju
         checking = recorder.run(0, dg.DagsterRunStatus.STARTED)
         assert loaded_since(instance, chain.settings, "vector_index") == {0, 2}
         loaded = dg.AssetMaterialization("clickhouse_partition", partition="0")
-        event = dg.DagsterEvent("ASSET_MATERIALIZATION", checking.job_name, None, None, StepMaterializationData(loaded))
+        kind, data = "ASSET_MATERIALIZATION", StepMaterializationData(loaded)
+        event = dg.DagsterEvent(kind, checking.job_name, event_specific_data=data)
         instance.report_dagster_event(event, checking.run_id)
         instance.report_runless_asset_event(dg.AssetMaterialization("vector_index", metadata={COVERED_SHARDS: "0-1"}))
         recorder.run(3, dg.DagsterRunStatus.QUEUED)

@@ -528,13 +528,24 @@ def test_a_daily_message_that_the_webhook_refuses_is_not_posted_again(
 def test_a_report_that_is_no_longer_made_is_told_once_and_when_it_is_made_again(webhook: Webhook) -> None:
     with dg.DagsterInstance.local_temp() as instance:
         sensor = Sensor("alert_on_freshness", webhook.url, instance, "fresh")
-        assert sensor.tick() == "fresh", "a report that was never made has no age"
+        assert str(sensor.tick()).startswith("never, since "), "a report that was never made is as old as the sensor"
+        assert sensor.tick() == sensor.cursor
+        assert webhook.bodies == []
         instance.report_runless_asset_event(dg.AssetMaterialization("load_report"))
         assert sensor.tick() == "fresh"
         old = Sensor("alert_on_freshness", webhook.url, instance, "old")
         assert old.tick() == "fresh"
         (body,) = webhook.bodies
         assert (body["kind"], body["name"], body["state"]) == ("freshness", "load_report", "recovered")
+
+
+def test_a_report_that_was_never_made_is_told_once(webhook: Webhook) -> None:
+    with dg.DagsterInstance.local_temp() as instance:
+        sensor = Sensor("alert_on_freshness", webhook.url, instance, f"never, since {time.time() - 100 * 3600}")
+        assert [sensor.tick(), sensor.tick()] == ["old", "old"]
+        (body,) = webhook.bodies
+        assert (body["kind"], body["state"]) == ("freshness", "failed")
+        assert "no report was ever made" in body["reason"]
 
 
 def test_a_long_reason_is_cut() -> None:

@@ -104,6 +104,20 @@ def test_a_load_that_stands_still_is_told_from_one_that_moves_ended_or_never_beg
     assert not ingest_is_moving([shard(0, hours_ago=9), shard(1, "failed")], asked, 6).passed
 
 
+def test_a_load_that_never_loaded_anything_stalls_too() -> None:
+    waiting, asked, now = shard(1, "missing"), {"1"}, time.time()
+    waiting.last_run = "queued"
+    for planned_at, asked_at, passed in (
+        (None, now - 5 * 3600, True),
+        (None, now - 72 * 3600, False),
+        (now - 72 * 3600, now, False),
+    ):
+        waiting.asked_at = asked_at
+        found = ingest_is_moving([waiting], asked, 6, planned_at)
+        assert found.passed == passed
+    assert found.seen == "1 shard asked for and not loaded; none was loaded yet; the first was asked for 3.0 days ago"
+
+
 def test_shards_that_nobody_asked_for_have_not_stalled() -> None:
     histories = [shard(0, hours_ago=1000), shard(1, "missing"), shard(2, "missing")]
     finding = ingest_is_moving(histories, {"0"}, 6)

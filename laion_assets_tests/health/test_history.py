@@ -171,7 +171,7 @@ def test_runs_of_no_shard_are_told_apart(recorder: Recorder) -> None:
     health = recorder.definitions.resolve_job_def("report_health")
     recorder.instance.create_run_for_job(health, status=DagsterRunStatus.SUCCESS)
     assert other_active_runs(recorder.instance, recorder.settings) == [
-        RunUnderWay(run.run_id, "running", "recall_report, vector_index")
+        RunUnderWay(run.run_id, "running", "recall_report, vector_index", assets=("recall_report", "vector_index"))
     ]
 
 

@@ -15,12 +15,15 @@ from laion_assets.assets import clickhouse_partition
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.definitions import build_definitions
+from laion_assets.health.facts import read_facts
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
 from laion_assets.health.runs import RunUnderWay, other_active_runs
+from laion_assets.health.update import what_to_update
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.table.connect import connect
 from laion_assets.terminal.load import missing_steps
+from laion_assets.terminal.runs import make_run
 from laion_assets.terminal.shard import read_shard
 from laion_assets_tests.automation.recorded import Recorder
 from laion_assets_tests.health.test_versions import Chain
@@ -86,7 +89,8 @@ def test_what_a_backfill_will_make_is_not_asked_for_again(chain: Chain) -> None:
     backfill = submit_update(chain.settings, chain.instance, graph, update, {})
     assert read_update(chain.settings, chain.instance).nothing
     (waiting,) = other_active_runs(chain.instance, chain.settings)
-    assert waiting == RunUnderWay(backfill, "queued", "recall_report, vector_index", backfill=True)
+    made = ("recall_report", "vector_index")
+    assert waiting == RunUnderWay(backfill, "queued", "recall_report, vector_index", backfill=True, assets=made)
     asked = chain.instance.get_backfill(backfill)
     assert asked is not None
     chain.instance.update_backfill(asked._replace(status=BulkActionStatus.CANCELED))
@@ -180,6 +184,22 @@ def test_a_run_that_was_canceled_in_a_step_is_done_again(chain: Chain, monkeypat
     (history,) = read_histories(chain.instance, chain.settings, ["0"])
     assert (history.last_run, history.run_began) == ("canceled", True)
     assert read_update(chain.settings, chain.instance).shards[0][-1] == "clickhouse_partition"
+
+
+def test_an_index_that_the_job_builds_is_under_way(chain: Chain) -> None:
+    """`laion-assets index` and schedules of users run the job; such a run names no assets."""
+    recorder = Recorder(chain.instance, chain.settings)
+    recorder.load(0)
+    build = build_definitions(chain.settings).resolve_job_def(BUILD_JOB)
+    run = make_run(build, chain.instance, tags={})
+    histories = read_histories(chain.instance, chain.settings)
+    facts = read_facts(chain.instance, chain.settings, histories)
+    assert facts.under_way == {"vector_index", "recall_report"}
+    update = what_to_update(chain.settings, histories, facts)
+    assert (update.index, update.recall) == (False, False)
+    chain.instance.report_run_canceled(run)
+    facts = read_facts(chain.instance, chain.settings, histories)
+    assert what_to_update(chain.settings, histories, facts).index
 
 
 def test_other_parameters_of_the_index_build_the_index_alone(chain: Chain) -> None:
