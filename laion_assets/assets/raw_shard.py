@@ -8,6 +8,7 @@ from laion_assets.assets.check_by_shard import shard_check
 from laion_assets.assets.location import CodeLocation, asset, check_failed, failing_clearly
 from laion_assets.assets.remote_shard import observe_before_fetch
 from laion_assets.errors import LaionError
+from laion_assets.health.history import FETCHED_AS, named
 from laion_assets.health.versions import UNOBSERVED, digest, source_version
 from laion_assets.machine import StepMeter
 from laion_assets.shard.inspect import inspect_shard
@@ -61,7 +62,8 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 "dtype": inspection.image.dtype.str,
                 "dimension": inspection.image.dimension,
                 **meter.metadata(),
-            },
+            }
+            | ({FETCHED_AS: name} if (name := named(location.settings.dataset, shard)) else {}),
         )
 
     return raw_shard

@@ -11,6 +11,7 @@ from typing import Literal
 import dagster as dg
 from dagster import DagsterInstance
 
+from laion_assets.dataset import Dataset
 from laion_assets.health.audits import failed_audits
 from laion_assets.health.keys import CHAIN, chain_keys
 from laion_assets.health.runs import LastRun, last_runs, waiting_in_backfills
@@ -28,6 +29,9 @@ from laion_assets.settings import Settings
 
 COVERED_SHARDS = "covered_shards"
 """Key of `vector_index`'s metadata: the shards of the partitions that it covers, as ranges such as 0-9, 12."""
+
+FETCHED_AS = "fetched_as"
+"""Key of `raw_shard`'s metadata, if shards have names: the shard's number and name when it was fetched (`named`)."""
 
 LOADS_SEEN = "loads_seen"
 """Key of `vector_index`'s metadata: Dagster's number of the last load event before the index's build began."""
@@ -52,7 +56,8 @@ class ShardHistory:
     and `error` is the last one's reason. `stale` says, by asset and in order, why an asset is not what would be made
     now. `run_began` is false for a canceled last run that started no step, `asked_at` is when its last run was
     created (Unix time). `audit_failed` says that a check found
-    other rows in the partition than its file has, after the last load.
+    other rows in the partition than its file has, after the last load. `fetched_as` is the shard's number and name at
+    that time, empty if it has no name. `moved` says that the description gives it another number or name now.
     """
 
     key: str
@@ -75,6 +80,8 @@ class ShardHistory:
     run_began: bool = True
     asked_at: float | None = None
     audit_failed: bool = False
+    fetched_as: str = ""
+    moved: bool = False
 
     @property
     def shard(self) -> int:
@@ -157,6 +164,8 @@ def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLog
     history.run_id = record.run_id
     if asset == "raw_shard":
         history.raw_bytes = int(numbers["bytes"])
+        metadata = {} if record.asset_materialization is None else record.asset_materialization.metadata
+        history.fetched_as = str(metadata[FETCHED_AS].value) if FETCHED_AS in metadata else ""
     if asset == "clickhouse_partition":
         history.rows = int(numbers["dagster/partition_row_count"])
         history.quarantined = int(numbers["quarantined"])
@@ -178,17 +187,27 @@ def _mark_stale(settings: Settings, histories: Iterable[ShardHistory], changed: 
     codes = {name: code_version(settings, name) for name in CHAIN}
     for history in histories:
         made = [(name, history.versions[name]) for name in CHAIN if name in history.versions]
+        history.moved = history.fetched_as not in ("", named(settings.dataset, history.shard))
         for number, (name, versions) in enumerate(made):
             before, source = made[number - 1] if number else ("", None)
             taken = versions.inputs.get(keys.get(before, ""), "")
             if versions.code and versions.code != codes[name]:
                 history.stale[name] = f"{name} was made with {versions.code!r}, the settings ask for {codes[name]!r}"
+            elif name == "raw_shard" and history.moved:
+                now = named(settings.dataset, history.shard) or "a shard without a name"
+                history.stale[name] = f"it was fetched as {history.fetched_as}, and the dataset's names make it {now}"
             elif name == "raw_shard" and history.key in changed:
                 history.stale[name] = "its source has other files"
             elif source is not None and taken and source.data and not was_taken(taken, source.data):
                 history.stale[name] = f"{before} was made again with other contents"
             elif history.stale:
                 history.stale[name] = f"{before} is stale"
+
+
+def named(dataset: Dataset, shard: int) -> str:
+    """A shard's number and name, such as `3 (00/0a1b)`; empty if it has no name."""
+    name = dataset.names.get(shard)
+    return f"{shard} ({name})" if name else ""
 
 
 def _changed_sources(

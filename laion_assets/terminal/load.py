@@ -176,14 +176,16 @@ def _load_alone(
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
     """The steps of the chain that a shard still needs, in order. Empty if Dagster and the table agree that the shard is
     loaded, its last run succeeded (a run that was killed after its load has not checked what it loaded; one that was
-    canceled in the queue has changed nothing), and no check has found other rows in it since. A shard that
-    is loaded but stale is left to `laion-assets bring-up-to-date`. If a bucket does not answer, all steps are needed:
-    the run of the shard waits and tries again, and other shards are not affected."""
+    canceled in the queue has changed nothing), no check has found other rows in it since, and the dataset's names still
+    make it the same shard. A shard that is loaded but stale otherwise is left to `laion-assets bring-up-to-date`. If a
+    bucket does not answer, all steps are needed: the run of the shard waits and tries again, and other shards are not
+    affected."""
     if (
         history.loaded_at is not None
         and history.rows == rows_in_table
         and not history.ended_early
         and not history.audit_failed
+        and not history.moved
     ):
         return []
     try:
