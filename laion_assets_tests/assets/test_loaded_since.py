@@ -30,7 +30,7 @@ class Milestone(Chain):
         """Runs these assets without checks, or the blocking and other checks of assets alone."""
         defs = build_definitions(self.settings)
         known = defs.get_repository_def().asset_graph.asset_check_keys
-        job = defs.get_implicit_global_asset_job_def().get_subset(
+        job = defs.resolve_implicit_global_asset_job_def().get_subset(
             asset_selection={asset_key(self.settings, asset) for asset in assets},
             asset_check_selection={key for key in known if key.asset_key.path[-1] in checks_of},
         )
