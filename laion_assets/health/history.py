@@ -54,10 +54,10 @@ class ShardHistory:
     fails or is canceled. `peak_bytes` is the most resident memory of a step. `loaded_at` is a Unix time, and so is
     `observed_at`, when its source was observed last. `failures` counts the failed runs since the last successful one,
     and `error` is the last one's reason. `stale` says, by asset and in order, why an asset is not what would be made
-    now. `run_began` is false for a canceled last run that started no step, `asked_at` is when its last run was
-    created (Unix time). `audit_failed` says that a check found
-    other rows in the partition than its file has, after the last load. `fetched_as` is the shard's number and name at
-    that time, empty if it has no name. `moved` says that the description gives it another number or name now.
+    now. `run_began` is false for a canceled last run that started no step, `asked_at` is when its last run was created
+    (Unix time). `audit_failed` says that a check found other rows in the partition than its file has, after the last
+    load. `fetched_as` is the shard's number and name when it was fetched, empty if it has no name. `moved` says that
+    the description gives it another number or name now.
     """
 
     key: str
