@@ -39,13 +39,6 @@ def server(sample_folder: Path) -> Iterator[S3Server]:
         yield made
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A separate Dagster instance for each test."""
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
 def host(tmp_path: Path, name: str, **fields: object) -> Settings:
     """Settings of one host. Each host has a scratch folder; all hosts share one bucket and one table."""
     named: dict[str, object] = {

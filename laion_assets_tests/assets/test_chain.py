@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,26 +32,13 @@ from laion_assets.table.connect import connect
 from laion_assets.table.schema import partitions
 from laion_assets.table.verify import partition_figures
 from laion_assets.terminal.load import missing_steps
-from laion_assets_tests.conftest import REAL, Shard, copy_sample, needs_real, settings_for
+from laion_assets_tests.conftest import REAL, Shard, needs_real, settings_for
 
 CHECKS = {
     "raw_shard": {"rows_agree"},
     "merged_shard": {"vectors_are_sound", "rows_are_aligned", "metadata_is_sound"},
     "clickhouse_partition": {"partition_matches_parquet"},
 }
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A separate Dagster instance for each test."""
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
-@pytest.fixture
-def source(sample_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the sample shards that a test may damage."""
-    return copy_sample(sample_folder, tmp_path / "source")
 
 
 def run(settings: Settings, shard: int, instance: dg.DagsterInstance, *assets: str) -> dg.ExecuteInProcessResult:

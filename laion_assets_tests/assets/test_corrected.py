@@ -3,13 +3,11 @@ the jobs of the UI."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import numpy as np
-import pytest
 
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import CHAIN
@@ -18,22 +16,9 @@ from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.terminal.load import missing_steps
 from laion_assets_tests.assets.test_chain import failed_checks, failures, run, table_state
-from laion_assets_tests.conftest import Shard, copy_sample, settings_for
+from laion_assets_tests.conftest import Shard, settings_for
 
 TOML = 'name = "described"\nshards = 4\ndimension = 512\n'
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A separate Dagster instance for each test."""
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
-@pytest.fixture
-def source(sample_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the sample shards that a test may damage."""
-    return copy_sample(sample_folder, tmp_path / "source")
 
 
 def described(folder: Path, source: Path, text: str, **fields: object) -> Settings:

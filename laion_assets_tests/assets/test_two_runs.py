@@ -18,12 +18,7 @@ from laion_assets.settings import Settings
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.store import ShardStore
 from laion_assets_tests.assets.test_chain import failed_checks, failures, materialized, run, table_state
-from laion_assets_tests.conftest import Shard, copy_sample, settings_for
-
-
-@pytest.fixture
-def source(sample_folder: Path, tmp_path: Path) -> Path:
-    return copy_sample(sample_folder, tmp_path / "source")
+from laion_assets_tests.conftest import Shard, settings_for
 
 
 @pytest.fixture

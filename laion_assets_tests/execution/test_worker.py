@@ -115,14 +115,20 @@ def signed(instance: dg.DagsterInstance, run_id: str, signature: object) -> dg.D
     return run_of(instance, run_id)
 
 
-def test_nothing_is_known_of_other_hosts_copied_files_and_repeated_runs(
-    instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
+def killed(instance: dg.DagsterInstance) -> tuple[str, Signature]:
+    """A run whose process was killed: its id, and its signature."""
     with worker(instance, ()) as (run_id, process):
         process.kill()
         process.wait()
     found = Signature.of(run_of(instance, run_id))
     assert found is not None
+    return run_id, found
+
+
+def test_nothing_is_known_of_other_hosts_copied_files_and_repeated_runs(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    run_id, found = killed(instance)
     elsewhere = replace(found.process, host="elsewhere", namespace="4026539999", boot="another boot")
     (file,) = (tmp_path / FOLDER).iterdir()
     for signature in (
@@ -145,11 +151,7 @@ def test_nothing_is_known_of_other_hosts_copied_files_and_repeated_runs(
 def test_a_container_of_an_earlier_boot_is_gone_where_only_this_kernel_can_have_the_disk(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    with worker(instance, ()) as (run_id, process):
-        process.kill()
-        process.wait()
-    found = Signature.of(run_of(instance, run_id))
-    assert found is not None
+    run_id, found = killed(instance)
     (file,) = (tmp_path / FOLDER).iterdir()
     before = replace(found, process=replace(found.process, namespace="4026539999", boot="before"))
     os.link(file, lock_path(tmp_path, before.process))

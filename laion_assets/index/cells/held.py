@@ -3,12 +3,15 @@ ClickHouse may have set a broken part aside. It changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from laion_assets.index.cells.schema import cells_table, centroids_table, code_dimension, events_table
 from laion_assets.table.database import Database
 from laion_assets.table.parts import PartitionContent
 from laion_assets.table.vectors import By
+
+Result = TypeVar("Result")
 
 
 def whole_loads(
@@ -21,19 +24,15 @@ def whole_loads(
     """
     if content is None:
         return frozenset(load for load, rows in wanted.items() if not rows)
-    asked = (content, tuple(sorted(wanted.items())))
-    name = f"loads of {db.name_of(cells_table(db, by))}"
-    kept = db.kept.get(name)
-    if isinstance(kept, tuple) and kept[0] == asked:
-        found: frozenset[int] = kept[1]
-        return found
-    if _nothing_is_missing(db, by, generation):
-        found = frozenset(wanted)
-    else:
+
+    def read() -> frozenset[int]:
+        if _nothing_is_missing(db, by, generation):
+            return frozenset(wanted)
         held = rows_by_load(db, by, generation)
-        found = frozenset(load for load, rows in wanted.items() if held.get(load, 0) == rows)
-    db.kept[name] = (asked, found)
-    return found
+        return frozenset(load for load, rows in wanted.items() if held.get(load, 0) == rows)
+
+    name = f"loads of {db.name_of(cells_table(db, by))}"
+    return _kept(db, name, (content, tuple(sorted(wanted.items()))), read)
 
 
 def _nothing_is_missing(db: Database, by: By, generation: int) -> bool:
@@ -64,12 +63,9 @@ def has_centroids(db: Database, by: By, generation: int, clusters: int, content:
     result is kept until they change. Raises `TableError`."""
     if content is None:
         return False
-    asked = (content, generation, clusters)
     name = f"centroids of {db.name_of(cells_table(db, by))}"
-    kept = db.kept.get(name)
-    if not (isinstance(kept, tuple) and kept[0] == asked):
-        kept = db.kept[name] = (asked, _centroids(db, by, generation) == (clusters, clusters))
-    return bool(kept[1])
+    asked = (content, generation, clusters)
+    return _kept(db, name, asked, lambda: _centroids(db, by, generation) == (clusters, clusters))
 
 
 def _centroids(db: Database, by: By, generation: int) -> tuple[int, int]:
@@ -78,3 +74,14 @@ def _centroids(db: Database, by: By, generation: int) -> tuple[int, int]:
         f"AND generation = {int(generation)} AND length(centroid) = {code_dimension(db)}"
     )
     return int(count), int(different)
+
+
+def _kept(db: Database, name: str, asked: object, read: Callable[[], Result]) -> Result:
+    """What `read` returned when the same was asked last over this connection; else what it returns now."""
+    kept = db.kept.get(name)
+    if isinstance(kept, tuple) and kept[0] == asked:
+        found: Result = kept[1]
+        return found
+    found = read()
+    db.kept[name] = (asked, found)
+    return found
