@@ -18,6 +18,7 @@ from dagster._core.definitions import data_version
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
 from dagster._core.storage import tags
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from laion_assets.automation.queue import PriorityRunCoordinator
@@ -122,11 +123,11 @@ TAKES: list[tuple[Any, tuple[str, ...]]] = [
     (backfills.BulkActionsFilter, ("statuses",)),
     (records.PartitionKeyFilter, ("key",)),
     (records.AssetCheckEvaluationTargetMaterializationData, ("storage_id", "run_id", "timestamp")),
-    (records.SqlEventLogStorage.assign_pending_steps, ("concurrency_keys",)),
-    (records.SqlEventLogStorage.get_event_records, ("event_records_filter", "limit", "ascending")),
-    (records.SqlEventLogStorage.get_asset_check_partition_info, ("keys",)),
+    (SqlEventLogStorage.assign_pending_steps, ("concurrency_keys",)),
+    (SqlEventLogStorage.get_event_records, ("event_records_filter", "limit", "ascending")),
+    (SqlEventLogStorage.get_asset_check_partition_info, ("keys",)),
     (
-        records.SqlEventLogStorage.get_asset_check_execution_history,
+        SqlEventLogStorage.get_asset_check_execution_history,
         ("check_key", "limit", "cursor", "status", "partition_filter"),
     ),
     (dg.DagsterInstance.create_run_for_job, ("run_config", "asset_selection", "remote_job_origin", "job_code_origin")),

@@ -17,7 +17,7 @@ from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.dagster_internals.records import (
     COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
     PartitionKeyFilter,
-    SqlEventLogStorage,
+    events_of_all_runs,
 )
 from laion_assets.health.keys import CHAIN, LOAD_JOB, is_ours, job_name, our_keys
 from laion_assets.health.runs import FAILED_SHARDS, SWEEP_RUN, UNREAD_SHARDS, failure_reason
@@ -254,17 +254,9 @@ def _newest_check(instance: DagsterInstance) -> int:
 def _check_events(
     instance: DagsterInstance, after: int | None, limit: int, *, ascending: bool = False
 ) -> Sequence[dg.EventLogRecord]:
-    """Events of checks after a cursor, with the numbers that they have in all runs together.
-
-    Dagster's SQLite storage has a file for each run besides the one for all runs. Its own method reads the files of
-    the runs, where it refuses a number as a cursor; so the method of its base class is called, which reads the file
-    for all runs.
-    """
+    """Events of checks after a cursor, with the numbers that they have in all runs together."""
     wanted = dg.EventRecordsFilter(event_type=DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after)
-    storage = instance.event_log_storage
-    if isinstance(storage, SqlEventLogStorage):
-        return SqlEventLogStorage.get_event_records(storage, wanted, limit=limit, ascending=ascending)
-    return storage.get_event_records(wanted, limit=limit, ascending=ascending)
+    return events_of_all_runs(instance, wanted, limit, ascending=ascending)
 
 
 def _last(records: Sequence[dg.EventLogRecord], otherwise: int) -> int:

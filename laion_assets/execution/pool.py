@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from laion_assets.dagster_internals.records import SqlEventLogStorage
+from laion_assets.dagster_internals.records import sql_event_log
 
 
 def give_free_places(instance: dg.DagsterInstance) -> list[str]:
@@ -14,8 +14,8 @@ def give_free_places(instance: dg.DagsterInstance) -> list[str]:
     `free_concurrency_slot_for_step`). A process that is killed between the two leaves a free place that no waiting step
     ever gets, since a waiting step only checks whether it was assigned.
     """
-    storage = instance.event_log_storage
-    if not isinstance(storage, SqlEventLogStorage):
+    storage = sql_event_log(instance)
+    if storage is None:
         return []
     given = []
     for pool in storage.get_concurrency_keys():

@@ -63,7 +63,19 @@ CHECKS_OF_THE_TABLE = {
     *("every_shard_is_in_cells", "cells_are_used", "centroids_fit"),
 }
 
-HEAVY = ("matplotlib", "pandas", "fastembed", "onnx", "onnxruntime", "polars", "chdb", "fsspec", "s3fs")
+HEAVY = (
+    "matplotlib",
+    "pandas",
+    "fastembed",
+    "onnx",
+    "onnxruntime",
+    "polars",
+    "chdb",
+    "fsspec",
+    "s3fs",
+    "sqlalchemy",
+    "alembic",
+)
 
 
 @pytest.fixture(scope="module")
