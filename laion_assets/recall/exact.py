@@ -163,11 +163,15 @@ def _similar(block: Block, norms: Vectors, unit: Vectors, own: Ids, own_shards: 
     return similar
 
 
-def cosine_distances(query: Vectors, vectors: Vectors) -> Distances:
-    """Cosine distances in float64 of one query, (d,), to each of (n, d); NaN for vectors of length 0."""
-    a, b = query.astype(np.float64), vectors.astype(np.float64)
+def cosine_distances(queries: Vectors, vectors: Vectors) -> Distances:
+    """Cosine distances in float64, (n,), of one query, (d,), or of n queries, (n, d), to n vectors, (n, d).
+
+    NaN for vectors of length 0.
+    """
+    a, b = queries.astype(np.float64), vectors.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        distances: Distances = 1 - (b @ a) / (np.linalg.norm(b, axis=1) * np.linalg.norm(a))
+        products = np.einsum("...d,...d->...", a, b)
+        distances: Distances = 1 - products / (np.linalg.norm(b, axis=-1) * np.linalg.norm(a, axis=-1))
     return distances
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from laion_assets.progress import Log
 from laion_assets.recall.cost import measured_cost
 from laion_assets.recall.exact import TrueNeighbours
@@ -70,8 +68,8 @@ class KindRun:
             at_100 = start
         ten = [self._asked(settings, 10, start, end) for settings in grid]
         hundred = [self._asked(settings, 100, start, at_100) for settings in grid]
-        every = {row_id for found in (*ten, *hundred) for ids in found.ids for row_id in ids}
-        counter = HitCounter(self._db, self.queries, self._truth, np.array(sorted(every), dtype=np.int64))
+        answers = (pair for found in (*ten, *hundred) for pair in enumerate(found.ids, start))
+        counter = HitCounter(self._db, self.queries, self._truth, answers)
         return [
             Measurement(
                 self.queries.kind.name,

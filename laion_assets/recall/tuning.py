@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from laion_assets.dataset import Dataset
 from laion_assets.index.cover import index_sizes
 from laion_assets.index.graphs import build_indexes, say_nothing
@@ -232,8 +230,7 @@ def _other_forms(asked: UnseenQueries, folder: Path) -> list[FormTrial]:
         trial = scan_trial(table, form, queries.vectors, queries.own_rows, 10)
         recall = latency = None
         if not trial.refused:
-            found = np.array([row_id for ids in trial.ids for row_id in ids])
-            recall = HitCounter(table, queries, truth, found).recall(trial.ids, 10)
+            recall = HitCounter(table, queries, truth, enumerate(trial.ids)).recall(trial.ids, 10)
             latency = Latency.of(trial.seconds)
         results.append(FormTrial(form.name, form.experimental, trial.bytes_a_vector, recall, latency, trial.refused))
     return results

@@ -164,8 +164,8 @@ def asked(
 
 def recalls(db: Database, given: GivenQueries, found: npt.NDArray[np.int64], k: int) -> tuple[float, float]:
     """Recall by distance and by id of these answers."""
-    counter = HitCounter(db, given.queries, given.truth, np.unique(found))
-    recall = counter.recall([row.tolist() for row in found[:, :k]], k)
+    answers = found[:, :k].tolist()
+    recall = HitCounter(db, given.queries, given.truth, enumerate(answers)).recall(answers, k)
     return recall.mean, recall.by_id
 
 

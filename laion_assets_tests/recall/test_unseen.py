@@ -53,8 +53,8 @@ def recall_of_strangers(db: Database, folder: Path, query: By, target: By) -> fl
     truth = nearest_by_blocks(db, target, vectors, nobody, 10)
     request = SearchRequest(by=target, settings=EF_16.pairs())
     found = [[one.id for one in search(db, vector, request).neighbours] for vector in vectors]
-    every = np.array(sorted({row for ids in found for row in ids}), dtype=np.int64)
-    return HitCounter(db, QuerySet(Kind(query, target), nobody, vectors), truth, every).recall(found, 10).mean
+    counter = HitCounter(db, QuerySet(Kind(query, target), nobody, vectors), truth, enumerate(found))
+    return counter.recall(found, 10).mean
 
 
 def test_recall_is_that_of_rows_which_were_never_loaded(one_partition: Settings, tmp_path: Path) -> None:
