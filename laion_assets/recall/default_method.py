@@ -29,12 +29,12 @@ class Choice:
 def usual_choice(settings: Settings, *, cells: bool, graphs: bool = True) -> Choice:
     """The choice without measurements: what LAION_INDEX builds. `cells` is whether there are cells, `graphs` whether
     there may be graphs. In a cluster nothing tells that a search by graphs found none, so it must not be chosen."""
-    why = f"LAION_INDEX={settings.index}, and no report of recall compares it"
+    why = f"LAION_INDEX={settings.index}, and no recall report compares it with other methods"
     if settings.index != "cells" or (graphs and not cells):
         return Choice("graph", why)
     if cells:
         return Choice("cells", why)
-    return Choice("exact", "LAION_INDEX=cells, and cells are missing, and so are graphs")
+    return Choice("exact", "LAION_INDEX=cells, but the table has neither cells nor graphs")
 
 
 def measured_choice(kind: str, evaluations: Mapping[MethodName, Evaluation]) -> Choice | None:
@@ -55,18 +55,18 @@ def measured_choice(kind: str, evaluations: Mapping[MethodName, Evaluation]) -> 
     if not meeting:
         best = max(asked, key=lambda name: asked[name].chosen(kind).at_10.mean)
         recall = asked[best].chosen(kind).at_10
-        missed = f"no built method meets recall@10 {target:g} of {asks}: {best} has {recall}"
+        missed = f"no built method reaches recall@10 {target:g} for {asks}: {best} has {recall}"
         short = min(found.summary(kind).exact.p50 for found in asked.values()) <= SHORT_EXACT_MS
         return Choice("exact", missed) if short else Choice(best, f"{missed}, and an exact search takes seconds")
     cheapest = min(meeting, key=lambda name: costs[name])
     if exact <= CLEARLY_CHEAPER * costs[cheapest]:
-        return Choice("exact", f"it takes {exact:.0f} {unit} for {asks}, {cheapest} {costs[cheapest]:.0f}")
+        return Choice("exact", f"for {asks} it takes {exact:.0f} {unit}, and {cheapest} takes {costs[cheapest]:.0f}")
     others = [f"{name} {cost:.0f}" for name, cost in {**costs, "exact": exact}.items() if name != cheapest]
     recall = asked[cheapest].chosen(kind).at_10
     return Choice(
         cheapest,
-        f"the cheapest that meets recall@10 {target:g} of {asks}: {recall.mean:.3f} in {costs[cheapest]:.0f} {unit}, "
-        f"{', '.join(others)}",
+        f"the cheapest method that reaches recall@10 {target:g} for {asks}: {recall.mean:.3f} in {costs[cheapest]:.0f} "
+        f"{unit}; other methods: {', '.join(others)}",
     )
 
 

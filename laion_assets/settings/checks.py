@@ -98,7 +98,7 @@ def places(text: str) -> tuple[str, ...]:
 def bucket(url: str) -> str:
     """A bucket, optionally with a prefix."""
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/+[A-Za-z0-9._=-]+)*/*", url):
-        raise ValueError("a store is s3://bucket or s3://bucket/prefix, the prefix of letters, digits and . _ = - /")
+        raise ValueError("expected s3://bucket or s3://bucket/prefix; a prefix has only letters, digits and . _ = - /")
     return url.rstrip("/")
 
 
@@ -115,20 +115,20 @@ def database(url: str) -> str:
         parts = urlsplit("")
     if parts.scheme == "chdb":
         if parts.query or parts.fragment:
-            raise ValueError("chdb:///folder ends with the folder, where ? # % are written %3F %23 %25")
+            raise ValueError("expected chdb:///folder; in the folder's name write %3F %23 %25 for ? # %")
         folder = user_path(unquote(f"{parts.netloc}{parts.path}"))
         return f"chdb://{quote(str(folder.absolute()))}"
     rest = f"{parts.path}{parts.query}{parts.fragment}"
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in rest:
         raise ValueError(
-            "it is chdb:///folder, or http(s)://user:password@host:port/database, "
-            "where a password's / # ? @ are written %2F %23 %3F %40"
+            "expected chdb:///folder or http(s)://user:password@host:port/database; "
+            "in a password write %2F %23 %3F %40 for / # ? @"
         )
     if parts.query or parts.fragment or "/" in parts.path.strip("/"):
         what = "a query" if parts.query else "a fragment" if parts.fragment else "more than one name in its path"
         raise ValueError(
-            f"{what}, which would not be used: it ends with /database; TLS is https://, and time limits, compression "
-            "and certificates are variables of their own"
+            f"the URL has {what}, which would not be used. Expected a URL that ends with /database. For TLS write "
+            "https://. Time limits, compression and certificates have variables of their own"
         )
     return url
 
@@ -166,7 +166,9 @@ def token_pairs(text: str) -> list[tuple[str, str]]:
 def tokens(text: str) -> str:
     """Bearer tokens, which may hold only characters that a header allows."""
     if not re.fullmatch(r"[\x21-\x7e]+([,\s]+[\x21-\x7e]+)*", text):
-        raise ValueError("a token is of letters, digits and signs of ASCII; several are host=token separated by blanks")
+        raise ValueError(
+            "expected a token of ASCII letters, digits, signs; write several tokens as host=token, separated by blanks"
+        )
     return text
 
 

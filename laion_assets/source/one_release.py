@@ -1,6 +1,7 @@
-"""Takes the files of a shard from one place where one has them all: copies at two places may be of two releases.
+"""Takes all files of a shard from one source if one source has them all: two sources may have two releases.
 
-What the text vectors, a join or SHA-256 can check is only said where it is mixed; anything else is refused.
+If files come from two sources, the text vectors, a join or SHA-256 can tell whether they belong together: then the
+mixture is only logged. Without any of these the shard is refused.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class OneRelease:
         whole = next((place for place in order if self._has_all(place, limits, transfer)), None)
         if whole is not None and not self._checked:
             for name in (name for name, place in had.items() if place != whole):
-                transfer.say(f"{name} is of {had[name]}, the other files are fetched from {whole}: it is fetched again")
+                transfer.say(
+                    f"{name} came from {had[name]}, the other files come from {whole}: {name} is fetched again"
+                )
                 self._remove(name)
         return [
             [source for _, source in sorted(self._by_place(each), key=lambda pair: pair[0] != whole)]
@@ -69,15 +72,15 @@ class OneRelease:
         had = self._places_of_store()
         if not self._may_mix or len({*had.values()}) < 2:
             return
-        found = ", ".join(f"{name} of {place}" for name, place in had.items())
+        found = ", ".join(f"{name} from {place}" for name, place in had.items())
         subject = f"shard {self._files[0].shard}"
         if self._checked:
-            transfer.say(f"{subject}: no source gave every file: {found}")
+            transfer.say(f"{subject}: no source has every file: {found}")
             return
         raise PermanentSourceError(
             subject,
-            found=f"{found}, and nothing in the files tells whether they are of one release",
-            expected="all files of one source, or their SHA-256",
+            found=f"{found}, and nothing in the files shows whether they belong to one release",
+            expected="all files from one source, or their SHA-256",
             advice="set LAION_SOURCE to one source that has every file, or LAION_MANIFEST to the SHA-256 of the files",
         )
 

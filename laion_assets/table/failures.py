@@ -16,7 +16,7 @@ from laion_assets.redact import without
 
 _LOGIN = "see user and password in LAION_CLICKHOUSE and LAION_CLICKHOUSE_PASSWORD"
 _CACHE = (
-    "the user's profile has use_query_cache = 1: ALTER USER … SETTINGS use_query_cache = 0, what is checked must be new"
+    "the user's profile has use_query_cache = 1, but checks need new results: ALTER USER … SETTINGS use_query_cache = 0"
 )
 REFUSALS = {
     **dict.fromkeys((192, 193, 194, 516), _LOGIN),
@@ -41,7 +41,9 @@ def typed_errors(subject: str, secret: str = "") -> Iterator[None]:
     except (ClickHouseError, HTTPError) as error:
         raise _typed(subject, error, secret) from error
     except MemoryError as error:
-        raise TableError(subject, found="no memory left", advice="lower max_threads, or give it more memory") from error
+        raise TableError(
+            subject, found="no memory left", advice="lower max_threads, or give the process more memory"
+        ) from error
 
 
 def unloadable(error: ImportError) -> TableError:
@@ -49,8 +51,8 @@ def unloadable(error: ImportError) -> TableError:
     zone = os.environ.get("TZ")
     return TableError(
         "embedded engine",
-        found=f"that it cannot be loaded ({first_sentence(error)}" + (f", TZ is {zone!r})" if zone else ")"),
-        expected="a TZ of the time zone database, such as UTC or Europe/Berlin" if zone else "the package chdb",
+        found=f"an engine that cannot be loaded ({first_sentence(error)}" + (f", TZ is {zone!r})" if zone else ")"),
+        expected="a TZ that is in the time zone database, such as UTC or Europe/Berlin" if zone else "the package chdb",
     )
 
 
@@ -66,7 +68,7 @@ def _typed(subject: str, error: Exception, secret: str) -> TableError:
         return TableError(
             subject,
             found=found,
-            advice="the limits are LAION_CLICKHOUSE_SEARCH_SECONDS and _LOAD_SECONDS",
+            advice="raise LAION_CLICKHOUSE_SEARCH_SECONDS or LAION_CLICKHOUSE_LOAD_SECONDS",
         )
     if code is None and BUSY_STATUS.search(found):
         return ServerUnreachableError(subject, found=found, expected="a server that answers")
@@ -95,14 +97,16 @@ def _unreachable(subject: str, error: Exception) -> TableError:
             (NameResolutionError, "a host name that does not resolve"),
             (ConnectTimeoutError, "no connection within LAION_CLICKHOUSE_CONNECT_SECONDS"),
             (ReadTimeoutError, "no answer within the time limit"),
-            (ConnectionRefusedError, "that the connection was refused"),
+            (ConnectionRefusedError, "a refused connection"),
         ):
             if isinstance(cause, kind):
                 return ServerUnreachableError(subject, found=found, expected="a server that answers")
         if isinstance(cause, NewConnectionError):
             found = f"no connection ({str(cause).rpartition(': ')[2]})"
             return ServerUnreachableError(subject, found=found, expected="a server that answers")
-    return ServerUnreachableError(subject, found="the connection cut", expected="an answer", advice="run it again")
+    return ServerUnreachableError(
+        subject, found="a connection that was cut", expected="an answer", advice="run the command or the step again"
+    )
 
 
 def _chain(error: BaseException) -> list[BaseException]:

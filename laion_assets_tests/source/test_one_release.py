@@ -57,13 +57,13 @@ def test_a_mixture_that_nothing_can_check_is_refused_until_a_source_has_all(toml
     with pytest.raises(PermanentSourceError) as caught:
         fetch(both)
     assert_one_line(
-        caught.value, f"{IMAGE} of {tmp_path}/old, {METADATA} of {tmp_path}/new", "one release", "LAION_MANIFEST"
+        caught.value, f"{IMAGE} from {tmp_path}/old, {METADATA} from {tmp_path}/new", "one release", "LAION_MANIFEST"
     )
     (tmp_path / "image").rename(tmp_path / "new" / IMAGE)
     log: list[str] = []
     fetch(both, log)
     assert axis_of(both) == (2, "2")
-    assert any(f"{IMAGE} is of {tmp_path}/old" in line for line in log)
+    assert any(f"{IMAGE} came from {tmp_path}/old" in line for line in log)
 
 
 def test_a_mixture_whose_sha256_are_known_is_taken(toml: Path, tmp_path: Path) -> None:
@@ -82,4 +82,4 @@ def test_a_mixture_that_text_vectors_check_is_said(toml: Path, tmp_path: Path) -
     (tmp_path / "old" / IMAGE).rename(tmp_path / "old" / "text_emb_0.npy")
     log: list[str] = []
     assert places(fetch(of(toml, tmp_path / "new", tmp_path / "old"), log)) == ["new", "old", "new"]
-    assert any("no source gave every file" in line for line in log)
+    assert any("no source has every file" in line for line in log)
