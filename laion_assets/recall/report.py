@@ -17,11 +17,12 @@ def recall_markdown(evaluation: Evaluation, picture: str = "") -> str:
             _summary(evaluation),
             _explained(evaluation),
             *([picture] if picture else []),
-            "At every setting that was tried, over the choosing half of the queries:",
+            "Every setting that was tried, measured with the first half of the queries:",
             _details(evaluation),
-            f"Recall counts a found row when its distance, computed again from the stored vectors, is at most that of "
-            f"the k-th true neighbour plus {evaluation.tolerance:g}: ties count. True neighbours were {source}; seed "
-            f"{evaluation.seed}; the whole took {evaluation.seconds:.0f} s.",
+            f"A found row counts as a hit if its distance is at most the distance of the k-th true neighbour plus "
+            f"{evaluation.tolerance:g}. So rows with equal distances count. Both distances are computed again from the "
+            f"stored vectors. The true neighbours were {source}. The seed was {evaluation.seed}. The measurement took "
+            f"{evaluation.seconds:.0f} s.",
         ]
     )
 
@@ -58,14 +59,15 @@ def _explained(evaluation: Evaluation) -> str:
         origins.setdefault(kind.origin, []).append(kind.kind.replace("_", " "))
     queries = "; ".join(f"{', '.join(kinds)}: {origin}" for origin, kinds in origins.items())
     return (
-        f"Queries: {queries}. Each kind's settings are the fastest whose interval's lower bound reached the target "
-        "over one half of its queries, or those of the highest recall where none did; the figures are of the other "
-        "half, whose number is in brackets. The target is met where the lower bound of the interval (bootstrap, 95 %) "
-        "reaches it. Latency is that of searches of all partitions with the graphs in memory; p95 is given from 100 "
-        "searches on, p99 from 500. The cold search is the first after the graphs were taken out of the engine's "
-        "cache, the files' pages still in memory where the system keeps them; it is measured on the embedded engine "
-        f"alone. With fewer than {FEW_QUERIES} queries an interval is often too narrow: a target that is met by few "
-        "queries may be met by chance."
+        f"Queries: {queries}.\n\n"
+        "The search settings of a kind of query are chosen with the first half of its queries: the fastest settings "
+        "that meet the target, or those with the highest recall if none meets it. All figures in the table are "
+        "measured with the other half. The number of its queries is in brackets. The target is met if the lower bound "
+        "of the interval (95 %, bootstrap) is at least the target. With fewer than "
+        f"{FEW_QUERIES} queries the interval is often too narrow, so the target may be met by chance.\n\n"
+        "Latency is measured with searches of all partitions while the graphs are in memory. p95 needs 100 searches, "
+        "and p99 needs 500. The cold search is the first search after the graphs were removed from the engine's "
+        "cache. The operating system may still have their files in memory. It is measured only on the embedded engine."
     )
 
 

@@ -18,11 +18,12 @@ def tuning_markdown(tuning: Tuning, picture: str = "") -> str:
             *([picture] if picture else []),
             _trials(tuning),
             *([_forms(tuning)] if tuning.forms else []),
-            "Recall@10 is that of the worst kind of query, asked with rows that were kept out of the trial: at its "
-            "fastest search settings that meet the target, over other queries than chose these, then at its best. A "
-            "target is met where the lower bound of the interval (bootstrap, 95 %) reaches it. Stars are on the Pareto "
-            "front of build cost, memory and recall. Core-hours are the trial's, times (rows a shard / rows a "
-            "part)^0.16.",
+            "Recall@10 is that of the worst kind of query. The queries are rows that are not in the trial's table. The "
+            "first figure is for the fastest search settings that meet the target, measured with other queries than "
+            'those that chose the settings. The figure "at best" is for the settings with the highest recall. The '
+            "target is met if the lower bound of the interval (95 %, bootstrap) is at least the target. A star marks "
+            "the Pareto front of build cost, memory and recall. Core-hours are estimated from the trial's by the "
+            "factor (rows a shard / rows a part)^0.16.",
         ]
     )
 
@@ -46,7 +47,7 @@ def _advice(tuning: Tuning) -> str:
     page = next((one for one in tuning.trials if one.parameters == PAGE_PARAMETERS), None)
     for what, trial in (("Cheapest to build", tuning.cheapest), ("Smallest", tuning.smallest), (PAGE, page)):
         if trial is None:
-            lines.append(f"- {what}: {'not tried' if what == PAGE else 'none meets the target'}")
+            lines.append(f"- {what}: {'not tried' if what == PAGE else 'no trial meets the target'}")
             continue
         variables = ", ".join(f"`{name}={value}`" for name, value in recommended_settings(trial).items())
         lines.append(f"- {what}: **{trial}**, {_full_size(tuning, trial)} ({variables})")
