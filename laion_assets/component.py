@@ -12,11 +12,10 @@ from dagster.components.component_scaffolding import scaffold_component
 from dagster.components.scaffold.scaffold import Scaffolder, ScaffoldRequest, scaffold_with
 from pydantic import BaseModel, Field
 
-from laion_assets.dataset import Dataset, dataset_of
+from laion_assets.dataset import Dataset, dataset_of, user_path
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import SettingsError
-from laion_assets.settings import GivenSettings, Settings, given_settings, value_of
-from laion_assets.settings.checks import without_password
+from laion_assets.settings import GivenSettings, Settings, checks, given_settings, value_of
 
 VARIABLE = re.compile(r"""\s*\{\{\s*env(?:\.(\w+)|\(\s*["'](\w+)["']\s*\))\s*\}\}\s*""")
 """A value that consists of one variable of the environment and nothing else: `{{ env.NAME }}`."""
@@ -69,15 +68,17 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
     """The asset graph of one dataset of LAION's layout: shards to checked ClickHouse partitions, indexes, recall.
 
     Several components in one code location are several datasets. They share nothing but the pool of steps that touch
-    a table: keys, jobs, schedules and sensors have the component's name as their prefix, and each has a store and a
-    table of its own. The environment's LAION_* variables are not read; `{{ env.NAME }}` puts one into the YAML file.
+    a table: the names of assets, jobs, schedules, sensors and resources begin with `key_prefix`, and each has a store
+    and a table of its own. Dagster refuses to load two components with the same prefix. The environment's LAION_*
+    variables are not read; `{{ env.NAME }}` puts one into the YAML file.
     """
 
     dataset: str | dict[str, Any]
     """A preset, a TOML file (relative paths start at the component's folder), or the description itself."""
 
     source: str | list[str] | None = None
-    """Folders or URLs that hold the shards; they are tried in this order. By default those that the dataset names."""
+    """Folders or URLs that hold the shards; they are tried in this order. By default those that the dataset names.
+    Relative paths start at the project's root."""
 
     data_dir: str | None = None
     """The store. By default `data/<name>` in the project's root; relative paths start there, too."""
@@ -122,7 +123,7 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
         """The settings of a component in `folder` of a project. Raises `SettingsError`, `DatasetError`."""
         name = component_name(folder)
         own = {
-            "source": self.source,
+            "source": _sources(self.source, project),
             "data_dir": project / (self.data_dir or f"data/{name}"),
             **self._secrets(name),
             "table": self.table or name,
@@ -133,7 +134,7 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
             raise SettingsError(
                 f"component {name}",
                 found=f"{', '.join(twice)} in settings",
-                expected="it among the component's attributes",
+                expected="these as attributes of the component",
             )
         values = {field: value for field, value in {**self.settings, **own}.items() if value is not None}
         if isinstance(self.dataset, dict):
@@ -144,7 +145,7 @@ class EmbeddingDataset(dg.Component, dg.Model, dg.Resolvable):
 def _no_password_in_text(name: str, secrets: dict[str, str | None], variables: dict[str, str]) -> None:
     """Raises `SettingsError` for a password that is written in the YAML file, where the UI and git would show it."""
     url = secrets["clickhouse"] or ""
-    in_url = "clickhouse" not in variables and without_password(url) != url
+    in_url = "clickhouse" not in variables and checks.without_password(url) != url
     if in_url or (secrets["clickhouse_password"] and "clickhouse_password" not in variables):
         raise SettingsError(
             f"component {name}",
@@ -159,9 +160,18 @@ def component_name(folder: Path) -> str:
     return words if re.match(r"[A-Za-z_]", words) else f"dataset_{words}"
 
 
+def _sources(source: str | list[str] | None, project: Path) -> list[str] | None:
+    """The places of `source`, with folders made absolute from the project's root: Dagster's processes may be started in
+    any folder."""
+    if source is None:
+        return None
+    found = checks.places(source) if isinstance(source, str) else source
+    return [place if "://" in place else str(project / user_path(place)) for place in found]
+
+
 def _dataset_name(dataset: str, folder: Path) -> str:
     """A preset's name unchanged; a file's path made absolute from the component's folder."""
     if not dataset.endswith(".toml"):
         return dataset
     base = folder if folder.is_dir() else folder.parent
-    return str(base / Path(dataset).expanduser())
+    return str(base / user_path(dataset))

@@ -107,6 +107,24 @@ def test_the_environments_settings_are_not_read(tmp_path: Path) -> None:
     assert settings.data_dir == tmp_path / "data" / "flickr"
 
 
+def test_a_relative_source_starts_at_the_projects_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path("/"))
+    given = ["data/sample", "../my shards", "/mnt/x", "https://a.example/x"]
+    expected = [str(tmp_path / "data/sample"), f"{tmp_path}/../my shards", "/mnt/x", "https://a.example/x"]
+    for source in (given, "data/sample, '../my shards', /mnt/x, https://a.example/x"):
+        component = EmbeddingDataset(dataset="sample", source=source)
+        assert list(component.settings_in(tmp_path / "defs" / "pictures", tmp_path).source) == expected
+
+
+def test_two_components_with_one_prefix_are_refused(project: Path) -> None:
+    for name in ("one", "two"):
+        add(project, name, dataset="sample", key_prefix="")
+    with pytest.raises(Exception, match=r"two \(built\)") as refused:
+        definitions()
+    assert isinstance(refused.value.__cause__, dg.DagsterInvariantViolationError)
+    assert "embedding_table" in str(refused.value.__cause__)
+
+
 def test_a_dataset_can_be_described_in_the_yaml_or_beside_it(tmp_path: Path) -> None:
     described = {"name": "mine", "shards": 3, "dimension": 8, "clip_model": "sample"}
     inline = EmbeddingDataset(dataset=described, source="x").settings_in(tmp_path / "mine", tmp_path)

@@ -84,8 +84,8 @@ def raw_shard_checks(location: CodeLocation) -> Sequence[dg.AssetChecksDefinitio
         "raw_shard",
         "rows_agree",
         there=lambda shard: not location.store.raw_files(shard).missing(),
-        description="The headers of both npy files and the footer of the metadata give the same number of rows, and "
-        "the sizes of the files fit it. So row k of the three files is one sample.",
+        description="The headers of the vectors and the footer of the metadata give the same number of rows, and the "
+        "sizes of the files fit it. So row k of each is one sample.",
     )
     def rows_agree(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
         try:

@@ -66,7 +66,7 @@ def build_jobs(settings: Settings) -> list[UnresolvedAssetJobDefinition]:
             tags=job_tags(CHAIN[-1:]),
             executor_def=watched_executor,
             description="Compares loaded partitions with their merged files again. With the tag dagster/partition it "
-            "compares that partition. Without the tag it compares all, first those that were compared longest ago. "
-            "Nothing is loaded.",
+            "compares that partition. Without the tag it compares as many as LAION_SWEEP_HOURS allow, first those that "
+            "were compared longest ago. Nothing is loaded.",
         ),
     ]
