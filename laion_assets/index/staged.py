@@ -24,7 +24,7 @@ from laion_assets.table.mutations import STALL_SECONDS, RowsRead, start_mutation
 from laion_assets.table.parts import active_parts, partition_contents
 from laion_assets.table.schema import partitions
 from laion_assets.table.scratch import drop_stale_staging
-from laion_assets.table.staging import SYNCED, Staging, dropping, staging_name
+from laion_assets.table.staging import MERGE_SETTINGS, SYNCED, Staging, dropping, staging_name
 from laion_assets.table.swap import swap_in
 
 
@@ -100,7 +100,7 @@ def _leave_out_deleted_rows(staging: Staging, say: Callable[[str], None]) -> Non
     """
     before = sum(part.rows for part in staging.parts())
     merge = f"OPTIMIZE TABLE {staging.quoted} PARTITION {staging.shard} FINAL"
-    staging.db.for_long_statements().command(merge, settings={"alter_sync": 2})
+    staging.db.for_long_statements().command(merge, settings=MERGE_SETTINGS)
     left = sum(part.rows for part in staging.parts())
     say(f"partition {staging.shard} is written again without {before - left:,} rows that were deleted by DELETE")
 

@@ -13,6 +13,7 @@ from laion_assets.index.parameters import IndexParameters
 from laion_assets.table.database import Database
 from laion_assets.table.schema import PAGE_COLUMNS, VECTOR_COLUMNS, create_table
 from laion_assets.table.scratch import scratch_table
+from laion_assets.table.staging import MERGE_SETTINGS
 from laion_assets.table.vectors import Ids, Vectors, of_shards, vector_sql
 
 EXPERIMENTAL_SETTINGS: dict[str, object] = {"enable_quantized_codec": 1, "enable_qbit_type": 1}
@@ -134,7 +135,7 @@ def _fill(db: Database, trial: Database, partitions: int, drawn: _Drawn) -> None
             "max_partitions_per_insert_block": 0,
         },
     )
-    db.command(f"OPTIMIZE TABLE {trial.table} FINAL", settings={"alter_sync": 2})
+    db.command(f"OPTIMIZE TABLE {trial.table} FINAL", settings=MERGE_SETTINGS)
 
 
 def scan_trial(trial: Database, form: StoredForm, queries: Vectors, own: Ids, k: int) -> ScanTrial:
@@ -169,7 +170,7 @@ def _store_as(trial: Database, form: StoredForm, quoted: str) -> float:
         settings=EXPERIMENTAL_SETTINGS,
     )
     trial.command(f"INSERT INTO {quoted} SELECT id, image_embedding FROM {trial.table}", settings=EXPERIMENTAL_SETTINGS)
-    trial.command(f"OPTIMIZE TABLE {quoted} FINAL", settings={"alter_sync": 2})
+    trial.command(f"OPTIMIZE TABLE {quoted} FINAL", settings=MERGE_SETTINGS)
     (size,) = trial.one(
         "SELECT sum(bytes_on_disk) / sum(rows) FROM system.parts WHERE database = {database:String} "
         "AND table = {table:String} AND active",

@@ -121,6 +121,9 @@ def embedded_options(settings: Settings) -> dict[str, str]:
     second. Indexing one of 200 partitions took 28 s so, and 0.2 s with a ratio of 100.
     """
     options = {
+        # A generation of cells, which is one partition, is dropped when a newer one replaces it. The default is 50 GB.
+        "max_partition_size_to_drop": "0",
+        "max_table_size_to_drop": "0",
         "vector_similarity_index_cache_size": str(settings.index_cache_bytes),
         "max_build_vector_similarity_index_thread_pool_size": str(settings.index_build_threads or available_cores()),
         "background_merges_mutations_concurrency_ratio": "100",

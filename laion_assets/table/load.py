@@ -20,7 +20,7 @@ from laion_assets.table.mutations import POLL_SECONDS
 from laion_assets.table.parts import Part
 from laion_assets.table.schema import create_table
 from laion_assets.table.scratch import drop_stale_staging
-from laion_assets.table.staging import Staging, staging_table
+from laion_assets.table.staging import MERGE_SETTINGS, Staging, staging_table
 from laion_assets.table.swap import swap_in
 from laion_assets.table.transfer import Transfer, choose_transfer, insert_file, release_memory
 from laion_assets.table.verify import check_equal_to_file
@@ -153,10 +153,10 @@ def _make_one_part(staging: Staging) -> None:
     if len(staging.parts()) == 1:
         return
     try:
-        db.command(merge, settings={"alter_sync": 2})
+        db.command(merge, settings=MERGE_SETTINGS)
     except ServerUnreachableError:
         _wait_for_merges(db, staging.name)
-        db.command(merge, settings={"alter_sync": 2})
+        db.command(merge, settings=MERGE_SETTINGS)
     release_memory(db)
 
 

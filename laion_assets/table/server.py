@@ -19,6 +19,7 @@ from laion_assets.errors import ServerRefusedError, ServerUnreachableError
 from laion_assets.redact import redact
 from laion_assets.settings import Settings
 from laion_assets.table.failures import typed_errors
+from laion_assets.table.statement_settings import OVERFLOW_MODES, send_with_each_statement
 from laion_assets.tls import trusting_context
 from laion_assets.waiting import waiting
 
@@ -26,13 +27,6 @@ MINIMUM_VERSION = (25, 8)
 """Vector search became generally available in 25.8 (ClickHouse's pull request 85888). The newest settings that we use
 came with it: vector_search_with_rescoring, vector_search_index_fetch_multiplier and
 input_format_parquet_memory_high_watermark (`system.settings_changes` of 26.9). The version that was run is 26.9."""
-
-OVERFLOW_MODES = (
-    *("timeout_overflow_mode", "timeout_overflow_mode_leaf", "read_overflow_mode", "read_overflow_mode_leaf"),
-    *("result_overflow_mode", "sort_overflow_mode", "group_by_overflow_mode", "distinct_overflow_mode"),
-    *("set_overflow_mode", "join_overflow_mode", "transfer_overflow_mode"),
-)
-"""What the server does when a statement reaches a limit of time, rows or bytes; these are all that 26.9 has."""
 
 NEEDED_SETTINGS = (
     *OVERFLOW_MODES,
@@ -46,9 +40,6 @@ NEEDED_SETTINGS = (
     *("query_plan_optimize_lazy_materialization", "use_query_cache"),
 )
 """Settings that our statements use, except for those of hnsw_tuning's stored forms, which it reports if refused."""
-
-THROW = "throw"
-"""The only value of an overflow mode with which no answer is cut."""
 
 ANSWER_SECONDS = 15.0
 """How much longer we wait for an answer than the server may work on a statement, so that its error comes first."""
@@ -121,7 +112,7 @@ def open_server(settings: Settings) -> Client:
             )
         _require_settings(client, address)
         _require_changeable_settings(client, address)
-        _refuse_cut_answers(client, address)
+        send_with_each_statement(client, address.subject, address.user)
     except BaseException:
         pool.clear()
         raise
@@ -212,6 +203,7 @@ def _require_settings(client: Client, address: Address) -> None:
             address.subject,
             found=f"ClickHouse {client.server_version} without the settings {', '.join(missing)}",
             expected="a server that has them",
+            advice="if it has them, the user's profile sets limit or offset, which cut every answer: remove these",
         )
 
 
@@ -225,18 +217,3 @@ def _require_changeable_settings(client: Client, address: Address) -> None:
             expected="readonly = 2 for a user who only searches, readonly = 0 for a user who loads",
             advice="`laion-assets grants` prints what the user needs",
         )
-
-
-def _refuse_cut_answers(client: Client, address: Address) -> None:
-    """Sends 'throw' for each overflow mode with each statement. With 'break', which a user's profile may have, the
-    server ends a statement at a limit and returns what it has so far, without an error: the answer is cut."""
-    for name in OVERFLOW_MODES:
-        setting = client.server_settings[name]
-        if setting.readonly and setting.value != THROW:
-            raise ServerRefusedError(
-                address.subject,
-                found=f"user {address.user} with {name} = {setting.value}, which cuts answers, and may not change it",
-                expected=f"{name} = {THROW}",
-                advice=f"ALTER USER … SETTINGS {name} = '{THROW}', or remove its constraint",
-            )
-        client.set_client_setting(name, THROW)

@@ -23,6 +23,9 @@ SYNCED = ", min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_aft
 kernel. Loads of 100,000 rows took 27.5 s with it and 28.7 s without, alternately on a busy machine, which is noise.
 With `fsync_after_insert`, which also syncs each part before the merge, they took 35.2 s."""
 
+MERGE_SETTINGS: dict[str, object] = {"alter_sync": 2, "optimize_throw_if_noop": 1}
+"""Without the second, a server that cannot merge, for example because its disk is too full, says that all went well."""
+
 SYNCED_ON_INSERT = ", fsync_after_insert = 1"
 """For a shard that is inserted as one part, which is not merged."""
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from laion_assets.cli import app
 from laion_assets.errors import ServerRefusedError, TableError
+from laion_assets.index.cells.build import build_cells
 from laion_assets.index.cells.nodes import build_cells_everywhere
 from laion_assets.index.graphs import build_indexes
 from laion_assets.index.parameters import IndexParameters
@@ -25,7 +26,8 @@ from laion_assets.table.connect import connect
 from laion_assets.table.grants import Grant, load_grants, search_grants
 from laion_assets.table.lease import lease
 from laion_assets.table.nodes import connect_to_partition
-from laion_assets.table.server import OVERFLOW_MODES
+from laion_assets.table.schema import partitions
+from laion_assets.table.statement_settings import DECIDING, OVERFLOW_MODES, WANTED
 from laion_assets_tests.conftest import assert_one_line
 from laion_assets_tests.endpoint.process import endpoint_process
 from laion_assets_tests.table.loaded import load_sample, sample_settings
@@ -128,6 +130,57 @@ def test_a_profile_that_cuts_answers_at_a_limit_gives_an_error_and_no_cut_answer
     assert_one_line(
         refused.value, "read_overflow_mode = break", "cuts answers", "SETTINGS read_overflow_mode = 'throw'"
     )
+
+
+ODD = "".join(
+    f"<{name}>{value}</{name}>"
+    for name, value in {
+        **{"limit": 100_000, "skip_unavailable_shards": 1, "distributed_group_by_no_merge": 1},
+        **{"aggregate_functions_null_for_empty": 1, "empty_result_for_aggregation_by_empty_set": 1},
+        **{"group_by_use_nulls": 1, "join_use_nulls": 1, "transform_null_in": 1, "data_type_default_nullable": 1},
+        **{"async_insert": 1, "wait_for_async_insert": 0},
+        **{"max_partition_size_to_drop": 1_000, "max_table_size_to_drop": 1_000},
+    }.items()
+)
+"""A profile that changes what statements return, and limits what they may drop to 1 kB."""
+
+
+def test_a_profile_changes_no_answer_and_stops_no_load(tmp_path: Path) -> None:
+    built = SETTINGS.model_copy(update={"index": "both"})
+    options = granting(tmp_path / "odd", load_grants(built), ODD)
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE), index="both", hnsw_m=8)
+        load_sample(settings, {0: 600, 1: 600, 2: 600, 3: 600})
+        load_sample(settings, {3: 500})
+        with connect(settings) as db:
+            assert {state.shard: state.rows for state in partitions(db)} == {0: 600, 1: 600, 2: 600, 3: 500}
+            build_indexes(db)
+            build_cells(db)
+            vector = vector_of(db, 5, "image")
+            for request in (SearchRequest(exact=True), SearchRequest()):
+                assert len(search(db, vector, request).neighbours) == 10
+            assert len(search_cells(db, vector, SearchRequest(method="cells")).neighbours) == 10
+            wanted = {name: value for name, (value, _) in DECIDING.items()} | dict(WANTED)
+            names = ", ".join(f"'{name}'" for name in wanted)
+            sent = db.rows(f"SELECT name, value FROM system.settings WHERE name IN ({names})")
+            assert {str(name): value for name, value in sent} == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("limit", ["the user's profile sets limit or offset"]),
+        ("join_use_nulls", ["join_use_nulls = 1, which changes answers", "SETTINGS join_use_nulls = '0'"]),
+    ],
+)
+def test_a_profile_that_fixes_what_changes_answers_is_refused(tmp_path: Path, name: str, words: list[str]) -> None:
+    fixed = f"<{name}>1</{name}><constraints><{name}><const/></{name}></constraints>"
+    options = granting(tmp_path / "fixed", search_grants(SETTINGS), fixed)
+    with endpoint_process(tmp_path / "server", options=options) as server:
+        settings = sample_settings(tmp_path, clickhouse=server.url(DATABASE))
+        with pytest.raises(ServerRefusedError) as refused, connect(settings):
+            pass
+    assert_one_line(refused.value, *words)
 
 
 def test_answers_kept_by_a_query_cache_are_not_used(tmp_path: Path) -> None:
