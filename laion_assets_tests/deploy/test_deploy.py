@@ -20,6 +20,7 @@ from dagster._core.instance.config import dagster_instance_config_schema
 from laion_assets.plan.kept_plan import plan_path
 from laion_assets.recall.figures import recall_folder
 from laion_assets.settings import Settings, load_settings
+from laion_assets.terminal.runs import LOCATION
 from laion_assets_tests.conftest import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
@@ -66,8 +67,11 @@ def _docker_compose() -> list[str] | None:
 
 @pytest.mark.skipif(_docker_compose() is None, reason="docker compose is not installed")
 def test_docker_compose_takes_the_file(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("DAGSTER_PG_PASSWORD=a\nCLICKHOUSE_PASSWORD=b\nLAION_SOURCE=/c\n")
-    command = [*(_docker_compose() or []), "--env-file", str(tmp_path / ".env"), "-f", str(COMPOSE), "config", "-q"]
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    shutil.copy(DEPLOY / "settings.env.example", tmp_path / "deploy" / "settings.env")
+    (tmp_path / ".env").write_text("DAGSTER_PG_PASSWORD=a\nCLICKHOUSE_PASSWORD=b\n")
+    file = str(tmp_path / "deploy" / COMPOSE.name)
+    command = [*(_docker_compose() or []), "--env-file", str(tmp_path / ".env"), "-f", file, "config", "-q"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
@@ -82,7 +86,26 @@ def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
     wanted = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
     example = re.findall(r"^(\w+)=$", (DEPLOY / ".env.example").read_text(), re.MULTILINE)
     assert wanted == set(example)
-    assert {"/deploy/.env", "/deploy/store.env"} <= set((REPOSITORY / ".gitignore").read_text().split())
+
+
+def test_settings_are_in_a_file_that_git_ignores_and_that_code_and_search_read() -> None:
+    services = read("docker-compose.yaml")["services"]
+    needed = {name: _env_files(service, required=True) for name, service in services.items()}
+    assert {name for name, files in needed.items() if files == ["./settings.env"]} == {"code", "search"}
+    files = [name for service in services.values() for name in _env_files(service)]
+    mounted = re.findall(r"- (?:\$\{\w+:-)?(\./\w+)\}?:/\w+:ro", COMPOSE.read_text())
+    assert set(mounted) == {"./datasets", "./shards"}
+    ignored = {line.rstrip("/") for line in (REPOSITORY / ".gitignore").read_text().split()}
+    assert {f"/deploy/{name.removeprefix('./')}" for name in [*files, *mounted, ".env"]} <= ignored
+    # What compose sets would silently go before the same setting of the file.
+    given = set(re.findall(r"(?m)^(?:# )?(LAION_\w+)=", (DEPLOY / "settings.env.example").read_text()))
+    assert {"LAION_SOURCE", "LAION_DATASET", "LAION_TABLE"} <= given
+    assert given.isdisjoint({*services["code"]["environment"], *services["search"]["environment"]})
+
+
+def _env_files(service: dict[str, Any], *, required: bool = False) -> list[str]:
+    found = [{"path": one} if isinstance(one, str) else one for one in service.get("env_file", [])]
+    return [one["path"] for one in found if not required or one.get("required", True)]
 
 
 def test_no_password_is_written_down() -> None:
@@ -119,7 +142,8 @@ def test_the_workspace_asks_the_code_locations_container() -> None:
     assert server["host"] in read("docker-compose.yaml")["services"]
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     assert f'"-p", "{server["port"]}", "-m", "laion_assets.definitions"' in dockerfile
-    assert server["location_name"] == "laion_assets"
+    # The daemon finds the code server of a run by this name, also if `laion-assets load` submitted the run.
+    assert server["location_name"] == LOCATION
 
 
 def test_every_setting_that_is_given_exists() -> None:
@@ -142,6 +166,7 @@ def test_the_charts_run_launcher_is_one_that_dagster_takes() -> None:
     given = {_snake(name): value for name, value in values["config"]["k8sRunLauncher"].items()}
     configuration = {
         **given,
+        "run_k8s_config": {_snake(name): value for name, value in given["run_k8s_config"].items()},
         "service_account_name": "dagster",
         "instance_config_map": "dagster-instance",
         "dagster_home": "/opt/dagster/dagster_home",
@@ -149,6 +174,29 @@ def test_the_charts_run_launcher_is_one_that_dagster_takes() -> None:
     }
     checked = validate_config(launcher.K8sRunLauncher.config_type(), configuration)
     assert checked.success, checked.errors
+
+
+def test_the_images_user_can_write_what_pods_mount() -> None:
+    job = pytest.importorskip("dagster_k8s.job", reason="dagster-k8s is the optional package of laion_assets[k8s]")
+    values = read("helm-values.yaml")
+    (uid,) = re.findall(r"--uid (\d+)", (DEPLOY / "Dockerfile").read_text())
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    assert deployment["podSecurityContext"] == {"fsGroup": int(uid)}
+    more = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]
+    made = job.construct_dagster_k8s_job(
+        job.DagsterK8sJobConfig(
+            job_image="an-image",
+            dagster_home="/opt/dagster/dagster_home",
+            instance_config_map="dagster-instance",
+            postgres_password_secret=None,
+        ),
+        ["a-command"],
+        "a-run",
+        user_defined_k8s_config=job.UserDefinedDagsterK8sConfig.from_dict(
+            {_snake(name): value for name, value in more.items()}
+        ),
+    )
+    assert made.spec.template.spec.security_context.fs_group == int(uid)
 
 
 def test_what_must_outlive_a_pod_lies_on_a_claim_and_not_on_its_scratch_disk() -> None:

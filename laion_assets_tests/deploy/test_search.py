@@ -65,7 +65,7 @@ def test_containers_have_no_rights_and_write_nowhere() -> None:
     assert compose()["read_only"] is True
     assert compose()["cap_drop"] == container()["securityContext"]["capabilities"]["drop"] == ["ALL"]
     assert container()["securityContext"]["readOnlyRootFilesystem"] is True
-    assert compose()["volumes"] == ["data:/data:ro"]
+    assert [volume.rpartition(":")[2] for volume in compose()["volumes"]] == ["ro", "ro"]
     assert all(mount.get("readOnly") for mount in container()["volumeMounts"] if mount["name"] == "kept")
     uid = re.findall(r"--uid (\d+)", (DEPLOY / "Dockerfile").read_text())
     assert [str(manifests()["Deployment"]["spec"]["template"]["spec"]["securityContext"]["runAsUser"])] == uid
@@ -94,6 +94,11 @@ def test_kubernetes_has_the_secret_and_the_claim_of_the_charts_values() -> None:
         if secret.get("name") == "laion-assets":
             assert f"--from-literal={secret['key']}=" in values
     chart = yaml.safe_load(values)["dagster-user-deployments"]["deployments"][0]
+    assert [one["configMapRef"] for one in container()["envFrom"]] == chart["envConfigMaps"]
+    assert [one["name"] for one in chart["envConfigMaps"]] == re.findall(r"configmap (\S+) --from-env-file", values)
+    datasets = {"name": "datasets", "mountPath": "/datasets", "readOnly": True}
+    assert datasets in chart["volumeMounts"]
+    assert datasets in container()["volumeMounts"]
     kept = {mount["subPath"] for mount in chart["volumeMounts"] if mount["name"] == "kept"}
     assert {mount["subPath"] for mount in container()["volumeMounts"] if mount["name"] == "kept"} <= kept
 
