@@ -60,22 +60,32 @@ class Record:
 
     entries: list[Entry]
 
-    def generation(self, number: int) -> Generation:
-        """A trained generation, by its number."""
-        entry = next(one for one in self.entries if one.event == "trained" and one.generation == number)
-        return Generation(number, entry.clusters, entry.distance, entry.source.rows)
+    @property
+    def trained(self) -> dict[int, Generation]:
+        """The trained generations, by number."""
+        return {
+            one.generation: Generation(one.generation, one.clusters, one.distance, one.source.rows)
+            for one in self.entries
+            if one.event == "trained"
+        }
 
     @property
     def current(self) -> Generation | None:
-        """The generation that searches use."""
+        """The generation that searches use. None if its training is not in the record: parts of the record are not
+        synced, so a loss of power may take some of its rows."""
         number = next((one.generation for one in reversed(self.entries) if one.event == "current"), None)
-        return None if number is None else self.generation(number)
+        return None if number is None else self.trained.get(number)
 
     @property
     def newest(self) -> Generation | None:
         """The generation that was trained last: the current one, or the one that is being filled."""
-        number = max((one.generation for one in self.entries if one.event == "trained"), default=None)
-        return None if number is None else self.generation(number)
+        return max(self.trained.values(), key=lambda one: one.number, default=None)
+
+    @property
+    def last_number(self) -> int:
+        """The greatest number that a generation ever had, 0 if there was none. A number is used only once: loads of a
+        generation whose training is lost must not count in another."""
+        return max((one.generation for one in self.entries), default=0)
 
     def live(self, generation: int) -> dict[int, Entry]:
         """By shard, the load whose rows count in a generation; a removed shard has a load without rows."""
@@ -111,8 +121,8 @@ class Record:
             return []
         since = max((one.at for one in self.entries if one.event == "current" and one.at is not None), default=before)
         dropped = {one.generation for one in self.entries if one.event == "dropped"}
-        trained = {one.generation for one in self.entries if one.event == "trained"}
-        return [number for number in sorted(trained - dropped) if number < current.number and since <= before]
+        known = {one.generation for one in self.entries}
+        return [number for number in sorted(known - dropped) if number < current.number and since <= before]
 
 
 @dataclass(frozen=True)
@@ -193,7 +203,8 @@ def record(db: Database, by: By, event: Event, generation: int, **facts: object)
 
 
 def live_cells(db: Database, by: By) -> LiveCells | None:
-    """What a search of the cells reads now; None before the first build. Raises `TableError` without the tables."""
+    """What a search of the cells reads now; None before the first build, and if the record has lost the training of
+    the generation. Raises `TableError` without the tables."""
     # A plain statement: with argMax and a subquery for the generation, analysing the statement took 20 ms.
     rows = db.rows(
         "SELECT event, generation, clusters, load, shard, rows, content "
@@ -204,7 +215,9 @@ def live_cells(db: Database, by: By) -> LiveCells | None:
     if current is None:
         return None
     own = [row for row in rows if int(row[1]) == current]
-    clusters = next(int(row[2]) for row in own if row[0] == "trained")
+    clusters = next((int(row[2]) for row in own if row[0] == "trained"), None)
+    if clusters is None:
+        return None
     latest = {int(row[4]): (int(row[3]), PartitionContent(*map(int, row[4:]))) for row in own if row[0] == "live"}
     held = contents_of_tables(db, db.settings.table, cells_table(db, by), centroids_table(db))
     found = held[db.settings.table]

@@ -59,7 +59,7 @@ def train_generation(
     (last,) = db.one(
         f"SELECT max(generation) FROM {table} WHERE vectors = {{vectors:String}}", parameters={"vectors": by}
     )
-    number = 1 + max(int(last), history.newest.number if history.newest else 0)
+    number = 1 + max(int(last), history.last_number)
     _keep(db, by, number, centroids)
     record(
         db,
