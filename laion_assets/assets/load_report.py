@@ -20,7 +20,7 @@ from laion_assets.plan.kept_plan import Compared
 CHECKS = {
     "no_shards_left_failed": "No shard's last run failed. A canceled run does not count as failed.",
     "table_agrees_with_dagster": "The table has the partitions and rows that Dagster recorded. Shards that differ are "
-    "named.",
+    "named. A partition with fewer rows is not loaded again by itself, because rows were probably deleted.",
     "ingest_is_moving": "If shards that were asked for are missing, a shard was loaded within LAION_STALLED_HOURS.",
     "nothing_is_stale": "No source file of a loaded shard has changed since it was loaded, and no setting that "
     "affects a result has changed.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from laion_assets.errors import EngineHeldError
+from laion_assets.health.deleted import rows_were_deleted
 from laion_assets.health.disk import disk_space_suffices
 from laion_assets.health.facts import LoadFacts
 from laion_assets.health.finding import Finding, TableLook, naming
@@ -19,19 +20,20 @@ from laion_assets.health.upkeep import (
 )
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
-from laion_assets.table.schema import partitions
+from laion_assets.table.schema import live_partitions
 from laion_assets.words import counted, lasting
 
 
 def look_at_table(settings: Settings, *, wait_seconds: float | None = None) -> TableLook:
-    """The table's partitions. If another process holds the embedded engine for longer than `wait_seconds` (None: the
-    settings' own), returns that process: this is no failure, since a load or a build holds the engine while it works.
+    """The table's partitions, without rows that were deleted. If another process holds the embedded engine for longer
+    than `wait_seconds` (None: the settings' own), returns that process: this is no failure, since a load or a build
+    holds the engine while it works.
 
     Raises `TableError` when the table cannot be read for another reason.
     """
     try:
         with connect(settings, wait_seconds=wait_seconds) as db:
-            return partitions(db)
+            return live_partitions(db)
     except EngineHeldError as error:
         return error
 
@@ -48,7 +50,7 @@ def judge(
         index_follows_loads(settings, histories, table, facts),
         cells_follow_loads(settings, histories, facts),
         recall_is_current(facts),
-        partitions_were_audited(histories, facts.audit, settings.audit_days),
+        partitions_were_audited(histories, facts.audit, settings.audit_days, table),
         engine_is_given_back(facts.holder, settings.stalled_hours),
         disk_space_suffices(settings, histories, free_bytes, table),
     ]
@@ -69,7 +71,10 @@ def _failure(history: ShardHistory) -> str:
 
 
 def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -> Finding:
-    """Whether the table and Dagster's records have the same partitions and rows. Shards with a run are left out."""
+    """Whether the table and Dagster's records have the same partitions and rows. Shards with a run are left out.
+
+    It fails also after a takedown: that rows were deleted on purpose is not known here.
+    """
     if isinstance(table, EngineHeldError):
         return Finding("table_agrees_with_dagster", None, f"the table was not read: {table.subject}: {table.found}")
     in_table = {state.shard: state.rows for state in table}
@@ -80,7 +85,10 @@ def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -
             continue
         recorded = history.rows if history.loaded_at is not None else 0
         found = in_table.get(history.shard, 0)
-        if recorded != found:
+        deleted = rows_were_deleted(history, found)
+        if deleted:
+            drift.append(deleted)
+        elif recorded != found:
             drift.append(f"shard {history.key}: {found:,} rows in the table, {recorded:,} by Dagster")
     figures = {"partitions": len(in_table), "rows": sum(in_table.values()), "drift": len(drift)}
     agree = f"{counted(len(in_table), 'partition')} {'agrees' if len(in_table) == 1 else 'agree'}"

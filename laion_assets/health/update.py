@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from laion_assets.errors import ShardFileError
+from laion_assets.errors import EngineHeldError, ShardFileError
+from laion_assets.health.deleted import rows_were_deleted
 from laion_assets.health.facts import IndexRecord, LoadFacts
-from laion_assets.health.finding import TableLook
+from laion_assets.health.finding import TableLook, naming
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.upkeep import recall_is_void
@@ -22,12 +23,16 @@ from laion_assets.words import counted
 
 @dataclass(frozen=True)
 class Update:
-    """The assets of the chain that each shard needs, by shard, and whether index, cells and recall are out of date."""
+    """The assets of the chain that each shard needs, by shard, and whether index, cells and recall are out of date.
+
+    `left` says of each shard that is not loaded again although it differs from what was loaded, why.
+    """
 
     shards: dict[int, tuple[str, ...]]
     index: bool
     recall: bool
     cells: bool = False
+    left: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> bool:
@@ -38,7 +43,8 @@ class Update:
         said = [f"{counted(len(self.shards), 'shard')} ({as_ranges(self.shards)})"] if self.shards else []
         built = (("the index", self.index), ("the cells", self.cells), ("its recall", self.recall))
         said += [name for name, wanted in built if wanted]
-        return ", ".join(said) or "nothing: all is up to date"
+        made = ", ".join(said) or ("nothing" if self.left else "nothing: all is up to date")
+        return f"{made}. Left as it is: {naming([*self.left])}" if self.left else made
 
 
 def what_to_update(
@@ -51,22 +57,21 @@ def what_to_update(
     """What is stale or missing of `shards` (None: those that were begun or asked for), and of what is made from them.
 
     Assets of queued or running runs are left out. A missing shard whose run was canceled before its first step is
-    not asked for any more. If the `table` was read, what it has lost is missing. Raises `StoreError` if a bucket cannot
-    be listed.
+    not asked for any more. If the `table` was read, what it has lost is missing. A partition from which rows were
+    deleted is left as it is. So are loaded shards while another process holds the table, since rows of them may have
+    been deleted. Raises `StoreError` if a bucket cannot be listed.
     """
-    needed: dict[int, tuple[str, ...]] = {}
-    rows = {state.shard: state.rows for state in table} if isinstance(table, list) else None
-    for history in histories:
-        begun = history.progress != "missing" or (bool(history.last_run) and history.run_began)
-        wanted = history.shard in shards if shards is not None else begun or history.key in facts.asked_for
-        in_table = None if rows is None else rows.get(history.shard, 0)
-        steps = chain_steps(settings, history, in_table) if wanted and not history.active else ()
-        if steps:
-            needed[history.shard] = steps
+    wanted = [
+        history
+        for history in histories
+        if not history.active
+        and (history.shard in shards if shards is not None else _was_begun(history) or history.key in facts.asked_for)
+    ]
+    needed, left = _shards_to_make(settings, wanted, table)
     loaded = {history.shard for history in histories if history.progress == "loaded"}
     index, cells = (
-        wanted and (bool(needed) or _is_behind(settings, loaded, record, asset))
-        for wanted, record, asset in (
+        asked and (bool(needed) or _is_behind(settings, loaded, record, asset))
+        for asked, record, asset in (
             (settings.builds_graphs, facts.index, "vector_index"),
             (settings.builds_cells, facts.cells, "vector_cells"),
         )
@@ -75,13 +80,37 @@ def what_to_update(
     built = settings.builds_graphs or settings.builds_cells
     recall = index or cells or (built and bool(recall_is_void(facts)))
     if not loaded and not needed:
-        return Update({}, index=False, recall=False)
+        return Update({}, index=False, recall=False, left=tuple(left))
     return Update(
         needed,
         index=index and "vector_index" not in facts.under_way,
         recall=recall and "recall_report" not in facts.under_way,
         cells=cells and "vector_cells" not in facts.under_way,
+        left=tuple(left),
     )
+
+
+def _was_begun(history: ShardHistory) -> bool:
+    return history.progress != "missing" or (bool(history.last_run) and history.run_began)
+
+
+def _shards_to_make(
+    settings: Settings, wanted: list[ShardHistory], table: TableLook | None
+) -> tuple[dict[int, tuple[str, ...]], list[str]]:
+    """The steps that each of the wanted shards needs, and why others that differ are left as they are."""
+    needed: dict[int, tuple[str, ...]] = {}
+    left: list[str] = []
+    rows = {state.shard: state.rows for state in table} if isinstance(table, list) else None
+    for history in wanted:
+        in_table = None if rows is None else rows.get(history.shard, 0)
+        steps, why = chain_steps(settings, history, in_table), rows_were_deleted(history, in_table)
+        if steps and isinstance(table, EngineHeldError) and history.progress == "loaded":
+            why = f"shard {history.key} is loaded, and the table could not be read: {table.found}"
+        if why:
+            left.append(why)
+        elif steps:
+            needed[history.shard] = steps
+    return needed, left
 
 
 def chain_steps(settings: Settings, history: ShardHistory, rows_in_table: int | None = None) -> tuple[str, ...]:
@@ -92,12 +121,15 @@ def chain_steps(settings: Settings, history: ShardHistory, rows_in_table: int | 
     the raw files are compared with their source for the same reason.
 
     `rows_in_table` are those of the shard's partition, if they are known: if Dagster recorded another number, or if the
-    last check found other rows than the file's, the partition is loaded again. Raises `StoreError` if a bucket does not
-    answer.
+    last check found other rows than the file's, the partition is loaded again. A partition with some rows, but fewer
+    than were loaded, needs nothing (`rows_were_deleted`). Raises `StoreError` if a bucket does not answer.
     """
+    if rows_were_deleted(history, rows_in_table):
+        return ()
     made = {"missing": 0, "fetched": 1, "merged": 2, "loaded": 3}[history.progress]
     differs = rows_in_table is not None and (made < len(CHAIN) or rows_in_table != history.rows)
-    doubtful = history.ended_early or history.audit_failed or differs
+    # A check fails of a partition with deleted rows, too. It is not loaded again unless its rows are known.
+    doubtful = history.ended_early or (history.audit_failed and rows_in_table is not None) or differs
     if made == len(CHAIN) and doubtful:
         made = 2  # a run that ended after the load did not check what it loaded
     stale = [CHAIN.index(name) for name in history.stale]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from laion_assets.health.deleted import rows_were_deleted
 from laion_assets.health.facts import Audit, Holder, IndexRecord, LoadFacts
 from laion_assets.health.finding import Finding, TableLook, naming
 from laion_assets.health.history import ShardHistory
@@ -184,7 +185,9 @@ def recall_is_current(facts: LoadFacts) -> Finding:
     return Finding(name, not low, seen, figures)
 
 
-def partitions_were_audited(histories: list[ShardHistory], audit: Audit, days: float) -> Finding:
+def partitions_were_audited(
+    histories: list[ShardHistory], audit: Audit, days: float, table: TableLook | None = None
+) -> Finding:
     """Whether each loaded partition was compared with its merged file within `days`, and was equal to it.
 
     A load makes this comparison, too. Partitions that are being loaded are left out.
@@ -200,6 +203,10 @@ def partitions_were_audited(histories: list[ShardHistory], audit: Audit, days: f
     if failed:
         faults.append(f"the last check failed of {counted(len(failed), 'partition')}: {keys_in_short(failed)}")
         advice = "`laion-assets bring-up-to-date` or the job bring_up_to_date loads what failed again"
+        rows = {state.shard: state.rows for state in table} if isinstance(table, list) else {}
+        deleted = {one.key for one in histories if one.key in failed and rows_were_deleted(one, rows.get(one.shard))}
+        if deleted:
+            advice += f", but not partitions with deleted rows ({keys_in_short(deleted)})"
     if never:
         faults.append(f"never checked: {keys_in_short(never)}")
     if age is not None and age > days * 86400:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clickhouse_connect.driver.binding import format_str, quote_identifier
 
@@ -186,6 +186,18 @@ def partitions(db: Database) -> list[PartitionState]:
         PartitionState(int(shard), int(count), int(parts), int(size), int(index), deleted_rows=bool(deleted))
         for shard, count, parts, size, index, deleted in rows
     ]
+
+
+def live_partitions(db: Database) -> list[PartitionState]:
+    """The same partitions, whose `rows` leave out those that a lightweight DELETE has marked as deleted."""
+    states = partitions(db)
+    marked = [state.shard for state in states if state.deleted_rows]
+    if not marked:
+        return states
+    listed = ", ".join(map(str, marked))
+    found = db.rows(f"SELECT shard, count() FROM {db.table} WHERE shard IN ({listed}) GROUP BY shard")
+    live = dict.fromkeys(marked, 0) | {int(shard): int(count) for shard, count in found}
+    return [replace(state, rows=live.get(state.shard, state.rows)) for state in states]
 
 
 def without_shards(db: Database, shards: Set[int]) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ import dagster as dg
 from rich.console import Console
 
 from laion_assets.errors import EngineHeldError, StoreError
+from laion_assets.health.deleted import rows_were_deleted
 from laion_assets.health.finding import TableLook
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
@@ -67,11 +68,12 @@ def load_outcomes(
     outcomes: dict[int, Outcome] = {}
     for shard, history in zip(shards, histories, strict=True):
         rows = rows_in_table.get(shard, 0)
-        steps = list(CHAIN) if again else missing_steps(settings, history, rows)
+        known = None if isinstance(found, EngineHeldError) else rows
+        steps = list(CHAIN) if again else missing_steps(settings, history, known)
         if steps:
             todo[shard] = steps
         else:
-            outcomes[shard] = Outcome(shard, rows, 0.0, skipped=True)
+            outcomes[shard] = _skipped(history, rows)
     if todo and daemon_is_live(instance):
         under_way = {} if again else runs_under_way(settings, instance, todo, histories)
         outcomes |= _load_by_daemon(settings, todo, under_way, instance, console)
@@ -169,22 +171,30 @@ def _load_alone(
             rows = _rows_in_table(look_at_table(settings), histories, by_daemon=False).get(shard, 0)
             steps = missing_steps(settings, histories[0], rows)
             if not steps:
-                return Outcome(shard, rows, 0.0, skipped=True)
+                return _skipped(histories[0], rows)
         return run_shard(settings, job, shard, steps, instance)
 
 
-def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int) -> list[str]:
-    """The steps of the chain that a shard still needs, in order. Empty if Dagster and the table agree that the shard is
-    loaded, its last run succeeded (a run that was killed after its load has not checked what it loaded; one that was
-    canceled in the queue has changed nothing), no check has found other rows in it since, and the dataset's names still
-    make it the same shard. A shard that is loaded but stale otherwise is left to `laion-assets bring-up-to-date`. If a
-    bucket does not answer, all steps are needed: the run of the shard waits and tries again, and other shards are not
-    affected."""
+def _skipped(history: ShardHistory, rows: int) -> Outcome:
+    return Outcome(history.shard, rows, 0.0, skipped=True, left=rows_were_deleted(history, rows))
+
+
+def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int | None) -> list[str]:
+    """The steps of the chain that a shard still needs, in order.
+
+    Empty if Dagster and the table agree that the shard is loaded, its last run succeeded (a run that was killed after
+    its load has not checked what it loaded; one that was canceled in the queue has changed nothing), no check has found
+    other rows in it since, and the dataset's names still make it the same shard. Empty also if rows were deleted from
+    the partition. If its rows are not known (None), a failed check does not count: it fails of deleted rows, too.
+
+    A shard that is loaded but stale otherwise is left to `laion-assets bring-up-to-date`. If a bucket does not answer,
+    all steps are needed: the run of the shard waits and tries again, and other shards are not affected.
+    """
     if (
         history.loaded_at is not None
-        and history.rows == rows_in_table
+        and rows_in_table in (None, history.rows)
         and not history.ended_early
-        and not history.audit_failed
+        and not (history.audit_failed and rows_in_table is not None)
         and not history.moved
     ):
         return []

@@ -13,13 +13,15 @@ from laion_assets.terminal.bars import ShardBars
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one shard: rows in the table, seconds, and why it failed."""
+    """The outcome of one shard: rows in the table, seconds, and why it failed. `left` says why a partition that has
+    fewer rows than were loaded was not loaded again, which is no failure."""
 
     shard: int
     rows: int
     seconds: float
     error: str = ""
     skipped: bool = False
+    left: str = ""
 
 
 def outcome_table(outcomes: list[Outcome]) -> Table:
@@ -29,9 +31,15 @@ def outcome_table(outcomes: list[Outcome]) -> Table:
         next(column for column in table.columns if column.header == name).justify = "right"
     for outcome in outcomes:
         result = "[red]failed" if outcome.error else "was loaded" if outcome.skipped else "[green]loaded"
+        result = "[yellow]left as it is" if outcome.left else result
         rate = f"{outcome.rows / outcome.seconds:,.0f}" if outcome.seconds and outcome.rows else ""
         table.add_row(
-            str(outcome.shard), result, f"{outcome.rows:,}", f"{outcome.seconds:.1f}", rate, Text(outcome.error)
+            str(outcome.shard),
+            result,
+            f"{outcome.rows:,}",
+            f"{outcome.seconds:.1f}",
+            rate,
+            Text(outcome.error or outcome.left),
         )
     return table
 

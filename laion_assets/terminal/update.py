@@ -8,6 +8,7 @@ from rich.console import Console
 from laion_assets.assets.location import SETTINGS_TAG, settings_digest
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.definitions import build_definitions
+from laion_assets.health.deleted import rows_were_deleted
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import read_histories
 from laion_assets.health.update import Update, chain_steps
@@ -86,5 +87,6 @@ def _make_alone(
             rows = sum(state.rows for state in table if state.shard == shard) if isinstance(table, list) else None
             steps = list(chain_steps(settings, history, rows))
             if not steps:
-                return Outcome(shard, history.rows, 0.0, skipped=True)
+                left = rows_were_deleted(history, rows)
+                return Outcome(shard, history.rows if rows is None else rows, 0.0, skipped=True, left=left)
         return run_shard(settings, job, shard, steps, instance)

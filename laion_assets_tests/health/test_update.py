@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,19 +11,22 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from rich.console import Console
 
 from laion_assets.assets import clickhouse_partition
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.definitions import build_definitions
 from laion_assets.health.facts import read_facts
+from laion_assets.health.findings import look_at_table, table_agrees_with_dagster
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
 from laion_assets.health.runs import RunUnderWay, other_active_runs
 from laion_assets.health.update import what_to_update
+from laion_assets.health.upkeep import partitions_were_audited
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.table.connect import connect
-from laion_assets.terminal.load import missing_steps
+from laion_assets.terminal.load import load, missing_steps
 from laion_assets.terminal.runs import make_run
 from laion_assets.terminal.shard import read_shard
 from laion_assets_tests.automation.recorded import Recorder
@@ -143,6 +147,68 @@ def test_a_partition_that_failed_its_check_or_is_gone_from_the_table_is_loaded_a
         chain.run(shard, "clickhouse_partition")
         assert read_shard(chain.settings, chain.instance, shard).sound
     assert read_update(chain.settings, chain.instance).nothing
+
+
+@pytest.fixture
+def taken_down(chain: Chain) -> Chain:
+    """Two loaded shards; every tenth row of shard 1 was deleted, and its audit has failed."""
+    chain.with_settings(index="none")
+    for shard in (0, 1):
+        chain.run(shard)
+    with connect(chain.settings) as db:
+        db.command(f"DELETE FROM {db.table} WHERE shard = 1 AND id % 10 = 3", settings={"lightweight_deletes_sync": 2})
+    audit = build_definitions(chain.settings).resolve_job_def(AUDIT_JOB)
+    audit.execute_in_process(instance=chain.instance, tags={PARTITION_TAG: "1"}, raise_on_error=False)
+    return chain
+
+
+LEFT = (
+    "partition 1 has 6 rows fewer than were loaded. Rows were probably deleted. `laion-assets load --again 1` loads "
+    "all rows again, also deleted ones"
+)
+
+
+@pytest.mark.parametrize("built", [False, True], ids=["marked rows", "rows written again without them"])
+def test_a_partition_from_which_rows_were_deleted_is_left_as_it_is(taken_down: Chain, built: bool) -> None:
+    chain = taken_down
+    if built:
+        with connect(chain.settings) as db:
+            db.command(f"OPTIMIZE TABLE {db.table} PARTITION 1 FINAL")
+    for codec in ("NONE", "ZSTD(1)"):  # another codec makes the shards stale
+        chain.with_settings(index="none", vector_codec=codec)
+        for asked in ("", "1"):
+            update = read_update(chain.settings, chain.instance, asked)
+            assert 1 not in update.shards
+            assert str(update).endswith(f"Left as it is: {LEFT}")
+    assert update.nothing
+    history = read_histories(chain.instance, chain.settings, ["1"])[0]
+    assert history.audit_failed
+    out = io.StringIO()
+    assert load(chain.settings, [1], chain.instance, Console(file=out, width=400), again=False)
+    assert "left as it is" in out.getvalue()
+    assert LEFT in out.getvalue()
+    assert read_shard(chain.settings, chain.instance, 1).advice == f"nothing if they were deleted on purpose: {LEFT}"
+    histories, table = read_histories(chain.instance, chain.settings), look_at_table(chain.settings)
+    assert table_agrees_with_dagster(histories, table).seen == LEFT
+    facts = read_facts(chain.instance, chain.settings, histories)
+    said = partitions_were_audited(histories, facts.audit, 60, table).seen
+    assert said.endswith("loads what failed again, but not partitions with deleted rows (1)")
+    with connect(chain.settings) as db:
+        assert db.one(f"SELECT count() FROM {db.table} WHERE shard = 1") == (54,)
+    assert load(chain.settings, [1], chain.instance, Console(quiet=True), again=True)
+    with connect(chain.settings) as db:
+        assert db.one(f"SELECT count() FROM {db.table} WHERE shard = 1") == (60,)
+
+
+def test_loaded_shards_are_left_while_it_cannot_be_known_whether_rows_were_deleted(taken_down: Chain) -> None:
+    chain = taken_down
+    chain.with_settings(index="none", vector_codec="ZSTD(1)")
+    with holder(chain.settings.data_dir):
+        update = read_update(chain.settings, chain.instance)
+    assert update.nothing
+    assert "shard 1 is loaded, and the table could not be read: " in str(update)
+    (history,) = read_histories(chain.instance, chain.settings, ["1"])
+    assert missing_steps(chain.settings, history, None) == []
 
 
 def test_what_the_table_has_lost_is_not_known_while_another_process_holds_it(chain: Chain) -> None:
