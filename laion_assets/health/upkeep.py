@@ -80,7 +80,7 @@ def index_follows_loads(
         return Finding(name, True, f"{seen}; a build is queued or running", figures)
     deleted = [state for state in table if state.deleted_rows and state.index_bytes] if isinstance(table, list) else []
     if deleted:
-        seen += f"; {counted(len(deleted), 'partition')} with deleted rows, which the graphs still have"
+        seen += f"; {counted(len(deleted), 'partition')} with deleted or updated rows, which the graphs still have"
         return Finding(name, False, f"{seen}: materialize vector_index", figures)
     faults = _build_faults(settings, loaded, covered, index, "vector_index")
     if faults:

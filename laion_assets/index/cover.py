@@ -42,7 +42,7 @@ class PartitionCover:
     def faults(self) -> list[str]:
         """What is wrong, in words."""
         if self.deleted_rows:
-            return [f"partition {self.shard} has rows that a DELETE removed and its graphs would still have"]
+            return [f"partition {self.shard} has rows that a DELETE removed or an UPDATE changed after its graphs"]
         return [f"partition {self.shard} has no {name}" for name in self.missing]
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from laion_assets.errors import TableError
 from laion_assets.index.cover import PartitionCover, index_cache_bytes, index_cover, index_sizes
 from laion_assets.index.parameters import IndexParameters
+from laion_assets.index.patches import apply_patches
 from laion_assets.index.replaced import declare_indexes, drop_replaced
 from laion_assets.index.staged import index_partition
 from laion_assets.progress import Log, Progress
@@ -53,7 +54,7 @@ def build_indexes(
     Only one build of a table runs at a time. It builds one partition after the other, each beside the table
     (staged.py), and continues where an earlier build was ended. Indexes with other parameters stay until every
     partition has the new ones and a search has used them; then they are dropped. Mutations of other people are waited
-    for and never ended.
+    for and never ended. Patch parts of lightweight UPDATEs and DELETEs are applied first.
 
     Raises `LeaseHeldError` while another process builds. Raises `TableError` when there is no table, when another's
     mutation is stuck, when a partition holds vectors that cannot be indexed (the error names partition and row), or
@@ -67,6 +68,7 @@ def build_indexes(
 
 def _build_what_is_lacking(db: Database, progress: Progress | None, say: Log, stall_seconds: float) -> BuildReport:
     _wait_for_mutations(db, say, stall_seconds)
+    apply_patches(db, say, stall_seconds)
     declare_indexes(db, say)
     cover = index_cover(db)
     lacking = [state for state in cover if not state.covered]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from clickhouse_connect.driver.binding import format_str
 
 from laion_assets.table.database import Database
-from laion_assets.table.parts import parts_by_partition
+from laion_assets.table.parts import parts_by_shard
 from laion_assets.table.schema import local_table
 from laion_assets.table.scratch import scratch_table
 
@@ -32,8 +32,8 @@ def part_sizes(db: Database, shards: Iterable[int]) -> dict[int, list[Sizes]]:
     table of the same shape, by hard links. Our table is not changed. Raises `TableError`.
     """
     asked = set(shards)
-    loaded = parts_by_partition(db, local_table(db.settings))
-    hashes = {int(shard): [part.content for part in parts] for shard, parts in loaded.items() if int(shard) in asked}
+    loaded = parts_by_shard(db, local_table(db.settings))
+    hashes = {shard: [part.content for part in parts] for shard, parts in loaded.items() if shard in asked}
     known = _kept(db)
     lacking = {shard for shard, parts in hashes.items() if any(part not in known for part in parts)}
     sizes = {shard: [known[part] for part in parts] for shard, parts in hashes.items() if shard not in lacking}
@@ -84,7 +84,7 @@ def _measure(db: Database, probe: str, shard: int) -> list[tuple[str, Sizes]]:
     left = index_bytes(db, probe)
     parts = []
     # Parts are removed one by one: the bytes by which the total falls are those of the removed part.
-    for part in parts_by_partition(db, probe).get(str(shard), []):
+    for part in parts_by_shard(db, probe).get(shard, []):
         db.command(f"ALTER TABLE {quoted} DROP PART {{part:String}}", parameters={"part": part.name})
         now = index_bytes(db, probe)
         parts.append((part.content, _lost(left, now)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from laion_assets.index.declared import declared_indexes
 from laion_assets.table.database import Database
 from laion_assets.table.schema import local_table, parts_table
+from laion_assets.table.shard_parts import shard_parts
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,12 @@ class GraphFacts:
 def graph_facts(db: Database) -> GraphFacts:
     """Reads them, by two short statements; in a cluster, the parts are of one replica of each cluster shard. Raises
     `TableError`."""
-    deleted = db.rows(
-        f"SELECT DISTINCT toInt64(partition) FROM {parts_table(db)} WHERE database = {{database:String}} "
-        "AND table = {table:String} AND active AND rows > 0 "
-        "AND has_lightweight_delete AND secondary_indices_compressed_bytes > 0",
-        parameters={"database": db.database, "table": local_table(db.settings)},
+    table = local_table(db.settings)
+    columns = "has_lightweight_delete, secondary_indices_compressed_bytes"
+    deleted = frozenset(
+        shard
+        for shard, parts in shard_parts(db, parts_table(db), columns, table)[table].items()
+        if any(index and (changed or parts.patches) for changed, index in parts.own)
     )
     of_bits = frozenset(column for column, kind in declared_indexes(db).values() if "'b1'" in kind)
-    return GraphFacts(frozenset(int(shard) for (shard,) in deleted), of_bits)
+    return GraphFacts(deleted, of_bits)

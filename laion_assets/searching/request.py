@@ -73,7 +73,7 @@ class SearchResult:
         """How the answers were found, in words."""
         if self.exact and self.candidates_that_met is not None:
             return f"every row compared: of the index's candidates {self.candidates_that_met:,} met the condition"
-        deleted = f"{counted(self.with_deleted_rows, 'shard')} with deleted rows that graphs still have"
+        deleted = f"{counted(self.with_deleted_rows, 'shard')} with deleted or updated rows that graphs still have"
         if self.exact and self.with_deleted_rows:
             return f"every row compared: {deleted}"
         if self.exact:

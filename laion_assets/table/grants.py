@@ -74,6 +74,7 @@ def load_grants(settings: Settings) -> list[Grant]:
         *([] if settings.cluster is None else (*CLUSTER_GRANTS, Grant("SELECT", "system.one", "asks who answers"))),
         Grant("SELECT, INSERT", everything, "loads, checks and searches"),
         Grant("ALTER DELETE", everything, "swaps and drops partitions"),
+        Grant("ALTER UPDATE", everything, "applies the patch parts of your own lightweight UPDATEs and DELETEs"),
         Grant(
             "ALTER ADD INDEX, ALTER DROP INDEX, ALTER MATERIALIZE INDEX",
             everything,

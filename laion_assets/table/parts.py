@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection
 from typing import NamedTuple
 
 from laion_assets.table.database import Database
 from laion_assets.table.schema import local_table, parts_table
+from laion_assets.table.shard_parts import ShardParts, shard_parts
 
 
 class Part(NamedTuple):
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 class PartitionContent(NamedTuple):
-    """A partition's shard, its rows, and a sum of hashes over the files of its parts.
+    """A partition's shard, its rows, and a sum of hashes over the files of its parts and of patch parts that wait.
 
     A load of other rows, a DELETE, an UPDATE, a build of graphs and a merge change the sum. A mutation that changes no
     row of the partition does not. Block numbers would not do: a partition that was dropped, and is loaded again by a
@@ -40,51 +40,50 @@ def partition_contents(db: Database) -> dict[int, PartitionContent]:
 
 def contents_of_tables(db: Database, *tables: str) -> dict[str, dict[int, PartitionContent]]:
     """The same for several tables, by their unquoted names, in one statement. A partition that is no number is 0."""
-    rows = db.rows(
-        "SELECT table, toInt64OrZero(partition), sum(rows), sum(cityHash64(hash_of_all_files)) "
-        f"FROM {parts_table(db)} WHERE database = {{database:String}} AND table IN {{tables:Array(String)}} "
-        "AND active AND rows > 0 GROUP BY table, partition ORDER BY 1, 2",
-        parameters={"database": db.database, "tables": list(tables)},
-    )
-    found: dict[str, dict[int, PartitionContent]] = {table: {} for table in tables}
-    for table, number, count, content in rows:
-        found[str(table)][int(number)] = PartitionContent(int(number), int(count), int(content))
-    return found
+    read = shard_parts(db, parts_table(db), "rows, cityHash64(hash_of_all_files)", *tables)
+    return {
+        table: {
+            shard: PartitionContent(
+                shard,
+                sum(int(rows) for rows, _ in parts.own),
+                sum(int(content) for _, content in (*parts.own, *parts.patches)) % (1 << 64),
+            )
+            for shard, parts in read[table].items()
+        }
+        for table in tables
+    }
 
 
 def part_identities(db: Database, shards: Collection[int] | None = None) -> list[str]:
     """Every active part with rows, of these partitions or of all, as `<partition>_<hash over its files>`, by partition.
 
     Replicas of a part are equal. Another load and another build of graphs give another hash. A name is not enough: a
-    later process can give the name of a partition that was dropped to the next one. Raises `TableError`.
+    later process can give the name of a partition that was dropped to the next one. Patch parts that wait follow the
+    parts of their partition. Raises `TableError`.
     """
-    rows = db.rows(
-        f"SELECT toInt64(partition), concat(partition, '_', hash_of_all_files) FROM {parts_table(db)} "
-        "WHERE database = {database:String} AND table = {table:String} "
-        "AND active AND rows > 0 ORDER BY toInt64(partition), name",
-        parameters={"database": db.database, "table": local_table(db.settings)},
-    )
-    return [str(identity) for shard, identity in rows if shards is None or int(shard) in shards]
+    table = local_table(db.settings)
+    return [
+        f"{shard}_{content}"
+        for shard, parts in shard_parts(db, parts_table(db), "hash_of_all_files", table)[table].items()
+        if shards is None or shard in shards
+        for (content,) in (*parts.own, *parts.patches)
+    ]
 
 
 def active_parts(db: Database, table: str, shard: int) -> tuple[Part, ...]:
-    """A partition's active parts with rows, by name; `table` is unquoted. Empty if there is no such table."""
-    parts = parts_by_partition(db, table, str(shard)).get(str(shard), [])
-    return tuple(sorted(parts))
+    """A partition's active parts with rows and the patch parts that wait, by name; `table` is unquoted. Empty if there
+    is no such table."""
+    parts = _parts(db, table).get(shard, ShardParts())
+    return tuple(sorted(Part(*part) for part in (*parts.own, *parts.patches)))
 
 
-def parts_by_partition(db: Database, table: str, partition: str = "") -> dict[str, list[Part]]:
-    """The active parts with rows of each partition, or of the named one: oldest first, by block numbers.
+def parts_by_shard(db: Database, table: str) -> dict[int, list[Part]]:
+    """The active parts with rows of each partition, without patch parts: oldest first, by block numbers.
 
     `table` is unquoted. Raises `TableError`.
     """
-    rows = db.rows(
-        "SELECT partition, name, rows, bytes_on_disk, hash_of_all_files FROM system.parts "
-        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
-        "AND (empty({partition:String}) OR partition = {partition:String}) ORDER BY partition, min_block_number",
-        parameters={"database": db.database, "table": table, "partition": partition},
-    )
-    found: dict[str, list[Part]] = defaultdict(list)
-    for of_partition, name, count, size, content in rows:
-        found[str(of_partition)].append(Part(str(name), int(count), int(size), str(content)))
-    return found
+    return {shard: [Part(*part) for part in parts.own] for shard, parts in _parts(db, table).items()}
+
+
+def _parts(db: Database, table: str) -> dict[int, ShardParts]:
+    return shard_parts(db, "system.parts", "name, rows, bytes_on_disk, hash_of_all_files", table)[table]

@@ -11,7 +11,7 @@ import re
 
 from laion_assets.table.database import Database
 from laion_assets.table.lease import live_tokens
-from laion_assets.table.parts import parts_by_partition
+from laion_assets.table.parts import parts_by_shard
 
 LEASED = r"_staging_\d+_([0-9a-f]{8})$"
 """Finds the token of the lease at the end of a staging table's name (`staging.staging_name`)."""
@@ -39,11 +39,11 @@ def finish_interrupted_swaps(db: Database) -> list[str]:
 
 
 def _finish(db: Database, staging: str) -> list[str]:
-    checked = parts_by_partition(db, staging)
-    in_table = parts_by_partition(db, db.settings.table) if checked else {}
+    checked = parts_by_shard(db, staging)
+    in_table = parts_by_shard(db, db.settings.table) if checked else {}
     replaced = []
-    for partition, parts in checked.items():
-        there = in_table.get(partition, [])
+    for shard, parts in checked.items():
+        there = in_table.get(shard, [])
         same = [part for part in there if (part.rows, part.content) == (parts[0].rows, parts[0].content)]
         if len(parts) == 1 and same:
             replaced += [part.name for part in there[: there.index(same[-1])]]

@@ -10,6 +10,7 @@ from clickhouse_connect.driver.binding import format_str, quote_identifier
 from laion_assets.errors import TableError, TableShapeError
 from laion_assets.settings import Settings
 from laion_assets.table.database import Database
+from laion_assets.table.shard_parts import shard_parts
 
 PAGE_COLUMNS = {
     "id": "Int64",
@@ -32,8 +33,9 @@ TEXT_BLOCK_BYTES = 4096
 class PartitionState:
     """One loaded partition: its shard, rows, active parts, and bytes on disk of data and of indexes.
 
-    `deleted_rows` is whether a lightweight DELETE has marked rows of a part as deleted. Until the part is written again
-    these rows are in its files and its graphs, and count in `rows`.
+    `deleted_rows` is whether a lightweight DELETE has marked rows of a part as deleted, or a patch part of a
+    lightweight UPDATE or DELETE waits to be applied. Until the part is written again the old rows are in its files and
+    its graphs, and count in `rows`.
     """
 
     shard: int
@@ -175,17 +177,14 @@ def partitions(db: Database) -> list[PartitionState]:
     """
     if not table_exists(db):
         return []
-    rows = db.rows(
-        "SELECT toInt64(partition), sum(rows), count(), sum(bytes_on_disk), sum(secondary_indices_uncompressed_bytes), "
-        f"max(has_lightweight_delete) FROM {parts_table(db)} "
-        "WHERE database = {database:String} AND table = {table:String} AND active AND rows > 0 "
-        "GROUP BY partition ORDER BY 1",
-        parameters={"database": db.database, "table": local_table(db.settings)},
-    )
-    return [
-        PartitionState(int(shard), int(count), int(parts), int(size), int(index), deleted_rows=bool(deleted))
-        for shard, count, parts, size, index, deleted in rows
-    ]
+    columns = "rows, bytes_on_disk, secondary_indices_uncompressed_bytes, has_lightweight_delete"
+    table = local_table(db.settings)
+    states = []
+    for shard, parts in shard_parts(db, parts_table(db), columns, table)[table].items():
+        rows, size, index, deleted = (sum(map(int, column)) for column in zip(*parts.own, strict=True))
+        changed = bool(deleted or parts.patches)
+        states.append(PartitionState(shard, rows, len(parts.own), size, index, deleted_rows=changed))
+    return states
 
 
 def live_partitions(db: Database) -> list[PartitionState]:

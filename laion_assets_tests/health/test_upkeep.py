@@ -122,7 +122,7 @@ def test_graphs_that_still_have_deleted_rows_are_named(hundreds: Settings) -> No
     finding = index_follows_loads(hundreds, loaded(10), table, LoadFacts(built(hundreds, *range(10))))
     assert finding.passed is False
     assert finding.seen.endswith(
-        "2 partitions with deleted rows, which the graphs still have: materialize vector_index"
+        "2 partitions with deleted or updated rows, which the graphs still have: materialize vector_index"
     )
 
 

@@ -64,10 +64,12 @@ def test_a_search_after_a_delete_compares_those_shards_whole_and_says_so(db: Dat
         assert [one.id for one in found.neighbours if one.shard == 0] == in_shard, asked
         assert len(found.neighbours) == len(exact.neighbours)
         assert found.neighbours[0].id == 5
-        assert found.exact or found.way.endswith("1 shard with deleted rows that graphs still have compared whole")
+        assert found.exact or found.way.endswith(
+            "1 shard with deleted or updated rows that graphs still have compared whole"
+        )
     found, exact = both(db, 5, shards=(0,))
     assert found.neighbours == exact.neighbours
-    assert found.way == "every row compared: 1 shard with deleted rows that graphs still have"
+    assert found.way == "every row compared: 1 shard with deleted or updated rows that graphs still have"
     others, _ = both(db, 5, shards=(1, 2))
     assert "deleted" not in others.way
 
