@@ -59,9 +59,11 @@ def look_at_listing(toml: Path, before: Listing | None, *, source: str | None = 
         # From here on all files are of one commit.
         place = place.model_copy(update={"url": open_place(place.url).url})
     retired: dict[int, str] = {}
+    numbered: dict[int, str] = {}
     if "shards" not in fields and "names" not in fields:
         found, retired = _found(dataset, place, before)
         dataset = beside(dataset_of({**fields, **found}, f"dataset file {toml}"), toml)
+        numbered = dataset.names
     files = _observed(settings, dataset, place, may_be_gone=before is not None)
     hashes = _digests(place, dataset) if digests else {}
     shards = {
@@ -82,7 +84,9 @@ def look_at_listing(toml: Path, before: Listing | None, *, source: str | None = 
         for shard in dataset.shards
         if all((shard, kind) in files for kind in dataset.file_kinds)
     }
-    return Listing(source=redact(place.url), shards=shards, retired=retired)
+    # A file that is listed but cannot be read now may come back. Its name keeps its number.
+    unread = {shard: name for shard, name in numbered.items() if shard not in shards}
+    return Listing(source=redact(place.url), shards=shards, retired={**retired, **unread})
 
 
 def _without_listing(fields: dict[str, Any], toml: Path) -> Dataset:

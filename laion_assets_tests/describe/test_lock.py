@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -108,6 +112,35 @@ def test_a_name_keeps_its_number_whatever_comes_and_goes(toml: Path) -> None:
     lock(toml)
     assert load_dataset(str(toml)).names == {0: "a/7c00", 1: "a/91ff", 2: "b/0a1b", 3: "a/0000", 4: "a/0001"}
     assert lock(toml, check=True) == (True, "nothing has changed\n")
+
+
+def test_a_name_whose_files_are_refused_for_a_while_keeps_its_number(toml: Path) -> None:
+    """The server's index pages list the files all the time."""
+    refused: set[str] = set()
+
+    class Refusing(SimpleHTTPRequestHandler):
+        def send_head(self) -> io.BytesIO | BinaryIO | None:
+            if self.path in refused:
+                self.send_error(403)
+                return None
+            return super().send_head()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is printed."""
+
+    handler = functools.partial(Refusing, directory=str(toml.parent / "files"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = f"http://127.0.0.1:{server.server_port}"
+        lock(toml, source=source)
+        refused |= {"/a/91ff.npz", "/b/0a1b.npz"}
+        write_pair(toml.parent / "files", "c/0000", 9)
+        lock(toml, source=source)
+        assert load_dataset(str(toml)).names == {0: "a/7c00", 3: "c/0000"}
+        refused.clear()
+        lock(toml, source=source)
+        server.shutdown()
+    assert load_dataset(str(toml)).names == {**dict(enumerate(NAMES)), 3: "c/0000"}
 
 
 def test_a_description_of_a_folder_is_written_with_its_lock_file(toml: Path) -> None:
