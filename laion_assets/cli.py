@@ -145,7 +145,7 @@ def init(
     from laion_assets.terminal.settings import settings_of
 
     settings = settings_of(dataset, source)
-    for path in init_folder(folder.absolute(), settings.dataset_name, source):
+    for path in init_folder(folder.absolute(), settings.dataset_name, settings.source if source else ()):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"next: cd '{folder.absolute()}'; laion-assets settings; laion-assets load 0\n"
@@ -199,7 +199,7 @@ def bring_up_to_date(
     """Make again what is stale or missing, then index and recall if they are out of date, and nothing else.
 
     If a Dagster daemon runs, it is asked for a backfill; else everything is made in this process. Exit code 1 if
-    something could not be made; recall below its target is told, and is none.
+    something could not be made. Recall below its target is reported, but is no failure.
     """
     from laion_assets.terminal.instance import dagster_instance
     from laion_assets.terminal.settings import settings_of
@@ -254,7 +254,7 @@ app.command()(serve)
 
 @app.command()
 def settings(dataset: DatasetOption = None, source: SourceOption = None, as_json: Json = False) -> None:
-    """Print every setting as it holds, and whether it is a default, a variable's, an option's or the dataset's."""
+    """Print the value of every setting, and where it comes from: a default, a variable, an option or the dataset."""
     from laion_assets.terminal.settings import print_settings, settings_of, shown_settings
 
     shown = shown_settings(settings_of(dataset, source))

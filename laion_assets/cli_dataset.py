@@ -44,7 +44,7 @@ def describe(
     lock: Annotated[
         bool, typer.Option("--lock", help="Write down which file each shard is, in FILE.lock.json.")
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only say what is not as in the lock file.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only list what differs from the lock file.")] = False,
     digests: Annotated[bool, typer.Option("--digests", help="Read every file for its SHA-256, too.")] = False,
     source: SourceOption = None,
 ) -> None:

@@ -14,11 +14,11 @@ from laion_assets.terminal.guard import sound_console
 console = sound_console()
 errors = sound_console(stderr=True)
 
-DatasetOption = Annotated[str | None, typer.Option("--dataset", help="In place of LAION_DATASET.")]
-SourceOption = Annotated[str | None, typer.Option("--source", help="In place of LAION_SOURCE.")]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Overrides LAION_DATASET.")]
+SourceOption = Annotated[str | None, typer.Option("--source", help="Overrides LAION_SOURCE.")]
 Again = Annotated[bool, typer.Option("--again", help="Load shards that are loaded already, too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
-Demo = Annotated[bool, typer.Option("--demo", help="Ask the demo's table in data/demo.")]
+Demo = Annotated[bool, typer.Option("--demo", help="Search the demo's table in data/demo.")]
 DEMO_FOLDER = Path("data/demo")
 
 

@@ -146,7 +146,7 @@ def _model(dimension: int) -> list[str]:
     model = LIKELY_MODELS.get(dimension)
     say = f'# clip_model = "{model or "…"}"'
     why = f"a model of {dimension} dimensions" if model else "any name, with its encoders' folder in LAION_CLIP_DIR"
-    return [f"{say}  # to search by words and pictures, take the # away if this made the vectors ({why})"]
+    return [f"{say}  # to search by words and pictures, remove the # if this model made the vectors ({why})"]
 
 
 def _rows(contents: Contents) -> str:
@@ -164,7 +164,7 @@ def _column_lines(columns: Columns) -> list[str]:
     if columns.others:
         lines += [
             "",
-            "# [extra_columns]  # other columns: take the # away from this line and from those to carry along",
+            "# [extra_columns]  # other columns: remove the # of this line and of the columns to load",
         ]
         plain = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
         for name, kind in columns.others.items():

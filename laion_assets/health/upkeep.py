@@ -123,7 +123,7 @@ def _build_faults(
     faults = [] if build is None else _outdated(settings, loaded, covered, build, asset)
     reached = _reached(settings, len(loaded))
     if not faults and reached > _reached(settings, len(covered)):
-        faults = [f"the milestone of {counted(reached, 'partition')} was reached and is not built"]
+        faults = [f"the index for the milestone of {counted(reached, 'partition')} was not built"]
     return faults
 
 

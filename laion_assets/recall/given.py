@@ -64,7 +64,11 @@ def given_queries(
         return []
     try:
         if given.ids not in db.settings.extra_column_types:
-            raise ShardFileError("given queries", found=f"no column {given.ids} in the table", expected="it carried")
+            raise ShardFileError(
+                "given queries",
+                found=f"no column {given.ids} in the table",
+                expected="this column, for example by LAION_EXTRA_COLUMNS",
+            )
         queries_path, neighbours_path = fetch_given(db.settings, given, log)
         vectors = read_queries(queries_path, given, db.settings.dataset.dimension)
         neighbours = read_neighbours(neighbours_path, given, len(vectors))

@@ -44,7 +44,8 @@ def show_description(place: str, output: Path | None, name: str | None, say: Con
             _refuse_what_is_there(path)
     notes = sum("guessed" in line or line.startswith("# Note") for line in text.splitlines())
     say.print(
-        f"wrote {path}: {notes} guesses and notes to check. Next: LAION_DATASET={path} laion-assets load all",
+        f"wrote {path}: {notes} guesses and notes to check. Next: laion-assets init FOLDER --dataset {path}; "
+        "cd FOLDER; laion-assets load all",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from laion_assets.dataset import preset_names, user_path
 from laion_assets.errors import SettingsError
 from laion_assets.shard.store_errors import store_errors
 from laion_assets.terminal.instance import CONFIG_FILE
@@ -33,12 +35,16 @@ LAION_DATASET={dataset}
 """
 
 
-def init_folder(folder: Path, dataset: str, source: str | None) -> list[Path]:
-    """Writes the files of a new working folder; returns them.
+def init_folder(folder: Path, dataset: str, sources: Sequence[str]) -> list[Path]:
+    """Writes the files of a new working folder; returns them. `dataset` is a preset or the path of a TOML file.
 
     Raises `SettingsError` if one of them exists, and `StoreError` if the folder cannot be written.
     """
-    named = f"LAION_SOURCE={quoted(source)}" if source else "# LAION_SOURCE=https://mirror.example/laion400m"
+    if dataset not in preset_names():
+        # The settings are read in the new folder.
+        dataset = str(user_path(dataset).absolute())
+    places = ", ".join(f'"{place}"' if len(sources) > 1 else place for place in sources)
+    named = f"LAION_SOURCE={quoted(places)}" if sources else "# LAION_SOURCE=https://mirror.example/laion400m"
     contents = {
         "dagster.yaml": CONFIG_FILE.read_text(encoding="utf-8"),
         "workspace.yaml": WORKSPACE,

@@ -54,8 +54,8 @@ def dagster_instance() -> dg.DagsterInstance:
         raise SettingsError(
             "Dagster instance",
             found=f"no dagster.yaml in {home if named else 'this folder'}",
-            expected="the folder that holds it",
-            advice="run this in the project's folder, or set DAGSTER_HOME to it",
+            expected="a folder with dagster.yaml",
+            advice="`laion-assets init FOLDER` makes one; run this there, or set DAGSTER_HOME to it",
         )
     os.environ["DAGSTER_HOME"] = str(home)
     with _alone_in(home), _waiting_for_database(home):

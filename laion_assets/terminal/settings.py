@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from laion_assets.errors import SettingsError
 from laion_assets.redact import origin_of, redact
 from laion_assets.settings import Settings, foreign_variables, load_settings, variable
 from laion_assets.settings.fields import GROUPS
+from laion_assets.source.credentials import NETRC
 from laion_assets.text_file import read_text
 
 Origin = Literal["default", "environment", ".env", "option", "dataset"]
@@ -37,6 +38,16 @@ class ShownSetting:
 
 ORIGINS: dict[str, Origin] = {}
 """The origin of variables that this command put into the environment: an option, or the file `.env`."""
+
+
+IN_USE: Mapping[str, Callable[[Settings], str]] = {
+    "clickhouse": lambda settings: redact(settings.clickhouse_url.get_secret_value()),
+    "source": lambda settings: ", ".join(dict.fromkeys(redact(place.url) for place in settings.sources)),
+    "extra_columns": lambda settings: ", ".join(settings.extra_column_types) or "none",
+    "http_netrc": lambda _: str(NETRC),
+    "clip_dir": lambda settings: str(settings.data_dir / "clip"),
+}
+"""What is used for these fields if they are not set."""
 
 
 def read_env_file() -> None:
@@ -90,18 +101,16 @@ def shown_settings(settings: Settings) -> list[ShownSetting]:
         origin: Origin = "default"
         if field in settings.model_fields_set:
             origin = ORIGINS.get(name, "environment")
-        elif field == "source":
+        elif field in ("source", "extra_columns"):
             origin = "dataset"
         found.append(ShownSetting(group, name, _value(settings, field), origin))
     return found
 
 
 def _value(settings: Settings, field: str) -> str:
-    if field == "clickhouse":
-        return redact(settings.clickhouse_url.get_secret_value())
-    if field == "source":
-        return ", ".join(dict.fromkeys(redact(place.url) for place in settings.sources))
     value = getattr(settings, field)
+    if field in IN_USE and (value is None or field in ("clickhouse", "source")):
+        return IN_USE[field](settings)
     if isinstance(value, SecretStr):
         # A webhook's path is secret; a token is secret as a whole.
         return origin_of(value.get_secret_value())

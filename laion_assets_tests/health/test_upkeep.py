@@ -74,7 +74,7 @@ def test_an_index_is_behind_at_a_milestone_and_not_between_two(hundreds: Setting
     assert between.seen == "10 of 17 loaded partitions indexed; the next build is at 20 loaded partitions"
     behind = index_follows_loads(hundreds, loaded(20), HELD, facts)
     assert behind.passed is False
-    assert "the milestone of 20 partitions was reached and is not built" in behind.seen
+    assert "the index for the milestone of 20 partitions was not built" in behind.seen
     assert behind.figures == {"indexed": 10, "not_indexed": 10}
     assert index_follows_loads(hundreds, loaded(20), HELD, replace(facts, under_way={"vector_index"})).passed
 
@@ -95,7 +95,7 @@ def test_the_last_milestone_of_a_dataset_with_holes_comes_when_all_that_exist_ar
     histories[3] = ShardHistory("8", "loaded", rows=1)
     behind = index_follows_loads(settings, histories, HELD, LoadFacts())
     assert behind.passed is False
-    assert "the milestone of 4 partitions was reached" in behind.seen
+    assert "the index for the milestone of 4 partitions was not built" in behind.seen
 
 
 def test_partitions_that_were_loaded_again_or_lost_their_index_are_named(hundreds: Settings) -> None:
@@ -152,7 +152,7 @@ def test_cells_are_judged_as_graphs_are_where_they_are_asked_for(hundreds: Setti
     assert cells_follow_loads(both, loaded(17), LoadFacts(cells=made)).passed
     behind = cells_follow_loads(both, loaded(20), LoadFacts(cells=made))
     assert behind.passed is False
-    assert "the milestone of 20 partitions was reached and is not built" in behind.seen
+    assert "the index for the milestone of 20 partitions was not built" in behind.seen
     assert cells_follow_loads(both, loaded(20), LoadFacts(cells=made, under_way={"vector_cells"})).passed
     again = cells_follow_loads(both, loaded(10), LoadFacts(cells=replace(made, loaded_again=frozenset({3}))))
     assert "loaded again since the build: 3" in again.seen

@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 from laion_assets.plan.kept_plan import plan_path, read_plan
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import load_settings
-from laion_assets.terminal.settings import quoted
+from laion_assets.terminal.settings import quoted, shown_settings
 from laion_assets_tests.endpoint.process import ServerProcess
 from laion_assets_tests.forked.process import run_forked
 
@@ -60,6 +60,34 @@ def test_the_folder_has_an_instance_and_settings_that_are_read_there(folder: Fol
     assert again.returncode == 2
     assert "dagster.yaml, workspace.yaml, .env, .gitignore" in again.stderr
     assert ".env" in (folder.path / ".gitignore").read_text().splitlines()
+
+
+def test_a_new_folder_finds_a_description_and_shards_that_were_named_relative_to_another(tmp_path: Path) -> None:
+    """The commands are those that the command line and the README print for one's own files."""
+    above = Folder(tmp_path)
+    write_sample_shard(tmp_path / "pictures", 0, 30)
+    described = above.run("describe", "pictures", "--output", "mine.toml", "--name", "mine")
+    assert described.returncode == 0, described.stderr
+    assert "laion-assets init FOLDER --dataset mine.toml; cd FOLDER; laion-assets load all" in described.stderr
+    made = above.run("init", "mine", "--dataset", "mine.toml", "--source", "pictures")
+    assert made.returncode == 0, made.stderr
+    folder = Folder(tmp_path / "mine")
+    found = {each["variable"]: each["value"] for each in json.loads(folder.run("settings", "--json").stdout)}
+    assert found["LAION_DATASET"] == str(tmp_path / "mine.toml")
+    assert found["LAION_SOURCE"] == str(tmp_path / "pictures")
+    loaded = folder.run("load", "all", "--json")
+    assert json.loads(loaded.stdout)["loaded"] is True, loaded.stderr
+    nowhere = above.run("load", "all", LAION_DATASET="mine.toml")
+    assert nowhere.returncode == 2
+    assert "`laion-assets init FOLDER` makes one" in nowhere.stderr
+
+
+def test_settings_that_are_not_set_show_what_is_used() -> None:
+    shown = {each.variable: each for each in shown_settings(load_settings(dataset_name="vdbbench-laion-100m"))}
+    columns = shown["LAION_EXTRA_COLUMNS"]
+    assert (columns.value, columns.origin) == ("source_id", "dataset")
+    assert shown["LAION_HTTP_NETRC"].value == "~/.netrc"
+    assert shown["LAION_CLIP_DIR"].value.endswith("/data/clip")
 
 
 def test_a_value_of_the_settings_file_comes_back_as_it_was() -> None:

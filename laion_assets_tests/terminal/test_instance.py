@@ -97,7 +97,7 @@ def test_an_instance_of_its_own_sends_no_telemetry_and_keeps_what_is_set(tmp_pat
 
 def test_folders_that_commands_make_have_the_queue_and_the_monitoring_of_the_repository(tmp_path: Path) -> None:
     make_instance(tmp_path / "demo")
-    init_folder(tmp_path / "init", "sample", None)
+    init_folder(tmp_path / "init", "sample", ())
     for folder in (tmp_path / "demo", tmp_path / "init"):
         assert (folder / "dagster.yaml").read_bytes() == (REPOSITORY / "dagster.yaml").read_bytes()
         with dg.DagsterInstance.from_config(str(folder)) as instance:
