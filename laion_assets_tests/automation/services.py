@@ -119,11 +119,14 @@ class Services:
 
 
 def wait_for(look: Callable[[], T | None], *, seconds: float, what: str) -> T:
-    """Calls `look` until it returns something other than None, and returns that. Fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    """Calls `look` until it returns something other than None, and returns that. Fails after `seconds`.
+
+    The longer it has waited, the longer it pauses, up to a second: each look takes CPU time from what it waits for.
+    """
+    begun = time.monotonic()
+    while (waited := time.monotonic() - begun) < seconds:
         found = look()
         if found is not None:
             return found
-        time.sleep(0.25)
+        time.sleep(min(1.0, 0.1 + waited / 20))
     raise AssertionError(f"{what} did not happen within {seconds} s")
