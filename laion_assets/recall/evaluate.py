@@ -25,6 +25,7 @@ from laion_assets.recall.queries import OVERSAMPLE, QuerySet, like_sets
 from laion_assets.recall.recall_plan import RecallPlan, plan_for
 from laion_assets.recall.unseen import OWN_ROW, UnseenQueries, unseen_queries
 from laion_assets.table.database import Database
+from laion_assets.table.hidden_rows import require_every_row
 from laion_assets.table.schema import PartitionState, partitions, require_table
 from laion_assets.table.vectors import By, draw_rows
 from laion_assets.words import counted
@@ -88,6 +89,7 @@ def _ready(db: Database, plan: RecallPlan | None, leaving_out: Set[int] = frozen
     """The plan, or the default for the table's size, without these partitions. Raises `TableError` if there is nothing
     to measure."""
     require_table(db)
+    require_every_row(db, "recall: a search compares every row if some are hidden")
     states = partitions(db)
     if not states:
         raise TableError(db.subject, found="no rows", advice="load a shard first: laion-assets load 0")

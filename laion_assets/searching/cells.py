@@ -19,6 +19,7 @@ from laion_assets.index.cells.events import LiveCells, live_cells, rows_of_loads
 from laion_assets.index.cells.schema import cells_exist, cells_table, centroids_table, code_dimension
 from laion_assets.searching.cells_settings import SHARE_EXPONENT, CellsSettings, default_probes
 from laion_assets.searching.condition import Condition, check_condition
+from laion_assets.searching.known import known_of
 from laion_assets.searching.method_statements import LARGE_STATEMENTS, answer_columns
 from laion_assets.searching.statement import (
     Neighbour,
@@ -30,6 +31,7 @@ from laion_assets.searching.statement import (
     typed_row,
 )
 from laion_assets.table.database import Database
+from laion_assets.table.hidden_rows import hides_rows
 from laion_assets.table.nodes import nodes
 from laion_assets.table.parts import partition_contents
 from laion_assets.table.replicas import by_cluster_shard, on_a_replica
@@ -55,7 +57,8 @@ def search_cells(
 
     Shards that are not in the cells, or were changed since, are scanned in the table, so that no loaded row is missed.
     A condition is checked in the cells, before the nearest rows are found. A caller that has just read the record can
-    pass it as `live`, which saves 3 ms. Distances are computed from the table's vectors. Raises `SearchError` for an
+    pass it as `live`, which saves 3 ms. Distances are computed from the table's vectors. If rows are hidden from this
+    user, all rows of the table are compared instead. Raises `SearchError` for an
     invalid vector, limit or condition, and `TableError` when there are no cells.
     """
     if db.settings.cluster is not None:
@@ -64,7 +67,11 @@ def search_cells(
     check_request(request, db.settings.dataset)
     condition = check_condition(db, request.where) if request.where else None
     started = time.perf_counter()
-    under_way = _Search(db, target, request, settings, live or require_cells(db, request.by))
+    live = live or require_cells(db, request.by)
+    if known_of(db).hides_rows(lambda: hides_rows(db)):
+        # The cells have all rows, and the table would leave out the hidden ones of the few candidates.
+        return search(db, target, replace(request, settings=(), method=None))
+    under_way = _Search(db, target, request, settings, live)
     under_way.scans = condition is not None and needs_vectors(condition)
     found = under_way.neighbours()
     return SearchResult(
@@ -104,6 +111,7 @@ def _search_nodes(
         seconds=sum(result.seconds for result in results),
         clusters=(sum(one for one, _ in probed), sum(every for _, every in probed)) if probed else None,
         scanned=sum(result.scanned for result in results),
+        hidden_rows=any(result.hidden_rows for result in results),
     )
 
 

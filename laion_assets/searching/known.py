@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from laion_assets.searching.condition import Condition
 from laion_assets.searching.counters import READ_SECONDS, Use
@@ -13,13 +14,16 @@ from laion_assets.searching.graph_facts import GraphFacts
 from laion_assets.searching.request import SearchRequest
 from laion_assets.table.database import Database
 
+Fact = TypeVar("Fact")
+
 MOST_CONDITIONS = 1_000
 """Number of condition texts that are kept; when it is reached, all are dropped at once."""
 
 
 @dataclass
 class Known:
-    """Checked conditions, by their text; for ten seconds, the counters of each kind of search and facts about graphs.
+    """Checked conditions, by their text; for ten seconds, the counters of each kind of search, facts about
+    graphs, and whether rows are hidden.
 
     Safe for several threads. After a failure all is dropped, since the table may be another one now.
     """
@@ -27,7 +31,7 @@ class Known:
     conditions: dict[str, Condition] = field(default_factory=dict)
     uses: dict[object, tuple[float, Use | None]] = field(default_factory=dict)
     counts: bool = True
-    graphs: tuple[float, GraphFacts] | None = None
+    recent: dict[str, tuple[float, object]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def condition(self, text: str, check: Callable[[str], Condition]) -> Condition:
@@ -57,13 +61,20 @@ class Known:
 
     def graph_facts(self, read: Callable[[], GraphFacts]) -> GraphFacts:
         """The facts that were read within the last ten seconds; `read` is called if there are none."""
+        return self._recent("graphs", read)
+
+    def hides_rows(self, read: Callable[[], bool]) -> bool:
+        """Whether rows are hidden from this user, as it was read within the last ten seconds, or is by `read` now."""
+        return self._recent("hidden", read)
+
+    def _recent(self, name: str, read: Callable[[], Fact]) -> Fact:
         with self._lock:
-            kept = self.graphs
-        if kept is not None and time.monotonic() - kept[0] < READ_SECONDS:
-            return kept[1]
+            at, kept = self.recent.get(name, (0.0, None))
+        if kept is not None and time.monotonic() - at < READ_SECONDS:
+            return cast(Fact, kept)
         found = read()
         with self._lock:
-            self.graphs = (time.monotonic(), found)
+            self.recent[name] = (time.monotonic(), found)
         return found
 
     def forget(self) -> None:
@@ -72,7 +83,7 @@ class Known:
             self.conditions.clear()
             self.uses.clear()
             self.counts = True
-            self.graphs = None
+            self.recent.clear()
 
 
 def known_of(db: Database) -> Known:

@@ -54,7 +54,7 @@ class SearchResult:
     number of shards that were not in the cells and had every row compared.
 
     `with_deleted_rows` is the number of shards that had every row compared because a DELETE removed rows that their
-    graphs still have.
+    graphs still have. `hidden_rows` is whether every row was compared because some are hidden from this user.
     """
 
     neighbours: list[Neighbour]
@@ -67,28 +67,37 @@ class SearchResult:
     clusters: tuple[int, int] | None = None
     scanned: int = 0
     with_deleted_rows: int = 0
+    hidden_rows: bool = False
 
     @property
     def way(self) -> str:
         """How the answers were found, in words."""
-        if self.exact and self.candidates_that_met is not None:
-            return f"every row compared: of the index's candidates {self.candidates_that_met:,} met the condition"
-        deleted = f"{counted(self.with_deleted_rows, 'shard')} with deleted or updated rows that graphs still have"
-        if self.exact and self.with_deleted_rows:
-            return f"every row compared: {deleted}"
         if self.exact:
-            return "every row compared" + (f": no graph in {counted(self.parts, 'part')}" if self.parts else "")
+            return f"every row compared{self._why_every_row()}"
         if self.clusters is not None:
             probed, all_clusters = self.clusters
             of = f"{probed:,} of {all_clusters:,} clusters" if probed < all_clusters else "codes of all rows"
             more = f", and {counted(self.scanned, 'shard')} not in the cells compared whole" if self.scanned else ""
             return f"by {'cells' if probed < all_clusters else 'codes'}: {of}{more}"
-        compared = f", and {deleted} compared whole" if self.with_deleted_rows else ""
+        compared = f", and {self._deleted} compared whole" if self.with_deleted_rows else ""
         if self.graphs is None or self.parts is None:
             return f"by the index{compared}"
         scanned = self.parts - self.graphs
         more = f", and {counted(scanned, 'part')} without a graph scanned" if scanned > 0 else ""
         return f"by the index: {counted(self.graphs, 'graph')} searched{more}{compared}"
+
+    @property
+    def _deleted(self) -> str:
+        return f"{counted(self.with_deleted_rows, 'shard')} with deleted or updated rows that graphs still have"
+
+    def _why_every_row(self) -> str:
+        if self.hidden_rows:
+            return ": a row policy or additional_table_filters hides rows from this user"
+        if self.candidates_that_met is not None:
+            return f": of the index's candidates {self.candidates_that_met:,} met the condition"
+        if self.with_deleted_rows:
+            return f": {self._deleted}"
+        return f": no graph in {counted(self.parts, 'part')}" if self.parts else ""
 
     def frame(self) -> pl.DataFrame:
         """The neighbours as a polars frame, one row each. An empty frame has the columns of `laion_assets.search`,

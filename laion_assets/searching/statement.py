@@ -36,6 +36,7 @@ from laion_assets.searching.request import (
     checked_by,
 )
 from laion_assets.table.database import Database
+from laion_assets.table.hidden_rows import hides_rows
 from laion_assets.table.schema import partitions, require_table
 from laion_assets.table.vectors import By
 
@@ -74,14 +75,15 @@ class _Found:
     use: Use | None = None
     candidates_that_met: int | None = None
     with_deleted_rows: int = 0
+    hidden_rows: bool = False
 
 
 def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> SearchResult:
     """The rows nearest to `vector`, (dimension,), of any length but 0, by cosine distance.
 
     With a condition the index gives more and more candidates until as many as asked for meet it. If a scan is no
-    slower, all rows are compared instead. Shards whose graphs have deleted rows are compared whole. What was found out
-    about the table is kept with the connection for ten seconds.
+    slower, all rows are compared instead. Shards whose graphs have deleted rows are compared whole, and all shards if
+    rows are hidden from this user. What was found out about the table is kept with the connection for ten seconds.
 
     Raises `SearchError` for an invalid vector, limit or condition, and `TableError` when there is no table.
     """
@@ -109,6 +111,7 @@ def search(db: Database, vector: npt.ArrayLike, request: SearchRequest) -> Searc
         graphs,
         parts,
         with_deleted_rows=found.with_deleted_rows,
+        hidden_rows=found.hidden_rows,
     )
 
 
@@ -122,6 +125,8 @@ def _find_beside_deleted_rows(
     """
     if method_of(request).exact:
         return _find(db, known, request, target, condition)
+    if known.hides_rows(lambda: hides_rows(db)):
+        return _Found(_rows(db, known, EXACT, request, target, condition)[0], exact=True, hidden_rows=True)
     facts = known.graph_facts(lambda: graph_facts(db))
     request = _with_cosine_distances(request, facts)
     if not facts.with_deleted_rows:

@@ -28,6 +28,7 @@ from laion_assets.index.cells.schema import (
 from laion_assets.index.graphs import say_nothing
 from laion_assets.progress import Log, Progress
 from laion_assets.table.database import Database
+from laion_assets.table.hidden_rows import require_every_row
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.parts import PartitionContent, contents_of_tables, partition_contents
 from laion_assets.table.schema import require_table
@@ -76,6 +77,7 @@ def build_cells(db: Database, *, progress: Progress | None = None, log: Log | No
     require_table(db)
     say = log or say_nothing
     with lease(db.for_long_statements(), "its cells", say=say) as held:
+        require_every_row(held.db, "cells, from which all users' searches take their candidates")
         create_cells_tables(held.db)
         return [_Build(held, by, progress, say).run() for by in vector_columns(db)]
 
