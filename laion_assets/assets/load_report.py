@@ -7,10 +7,11 @@ import dagster as dg
 from laion_assets.assets.location import CodeLocation, Metadata, failing_clearly, in_run
 from laion_assets.assets.source_links import source_of
 from laion_assets.errors import EngineHeldError
+from laion_assets.health.builds import look_at_builds
 from laion_assets.health.disk import free_bytes_of
 from laion_assets.health.facts import read_facts
 from laion_assets.health.finding import Finding
-from laion_assets.health.findings import judge, look_at_table, table_agrees_with_dagster
+from laion_assets.health.findings import judge, table_agrees_with_dagster
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.page import Totals, report_markdown
 from laion_assets.health.plan_against_actual import plan_against_actual
@@ -69,13 +70,13 @@ def load_report_asset(location: CodeLocation) -> dg.AssetsDefinition:
         settings = location.settings
         histories = read_histories(context.instance, settings)
         with in_run(settings, "load_report"), failing_clearly():
-            table = look_at_table(settings)
+            table, builds = look_at_builds(settings)
         if table_agrees_with_dagster(histories, table).passed is False:
             # The table may have been waited for, and a load begun or ended meanwhile.
             histories = read_histories(context.instance, settings)
         if isinstance(table, EngineHeldError):
             context.log.warning(f"the table was not read, so the report has no facts about it: {table}")
-        facts = read_facts(context.instance, settings, histories)
+        facts = read_facts(context.instance, settings, histories, builds)
         findings = judge(settings, histories, table, free_bytes_of(settings.data_dir), facts)
         if key in context.selected_asset_keys:
             compared = plan_against_actual(settings, context.instance, histories, table)

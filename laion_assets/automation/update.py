@@ -6,8 +6,8 @@ import dagster as dg
 
 from laion_assets.dagster_internals.types import AssetGraph
 from laion_assets.execution.executor import watched_executor
+from laion_assets.health.builds import look_at_builds
 from laion_assets.health.facts import read_facts
-from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import UPDATE_JOB, asset_key, job_name
 from laion_assets.health.update import Update, what_to_update
@@ -26,10 +26,10 @@ def read_update(settings: Settings, instance: dg.DagsterInstance, shards: str = 
 
     Raises `DatasetError` for shards that the dataset does not have, `StoreError`, `TableError`.
     """
-    table = look_at_table(settings, wait_seconds=0)
+    table, builds = look_at_builds(settings, wait_seconds=0)
     histories = read_histories(instance, settings, with_errors=False)
     chosen = set(settings.dataset.shard_numbers(shards)) if shards.strip() else None
-    return what_to_update(settings, histories, read_facts(instance, settings, histories), chosen, table)
+    return what_to_update(settings, histories, read_facts(instance, settings, histories, builds), chosen, table)
 
 
 def submit_update(

@@ -14,6 +14,7 @@ import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
 
 from laion_assets.health.audits import last_audits
+from laion_assets.health.builds import Builds
 from laion_assets.health.history import COVERED_SHARDS, ShardHistory
 from laion_assets.health.keys import asset_key, job_name, measured_assets
 from laion_assets.health.loaded_since import loads_seen
@@ -71,7 +72,7 @@ class LoadFacts:
 
     `index` and `cells` are None if LAION_INDEX asks for the other one alone. `evaluations` are the last ones of the
     methods that it asks for, with the targets of the settings; `other_targets` says whether they were measured for
-    others.
+    others. `builds` is what the table still has of what was built, None if the table was not read.
     """
 
     index: IndexRecord | None = None
@@ -84,10 +85,13 @@ class LoadFacts:
     asked_for: set[str] = field(default_factory=set)
     under_way: set[str] = field(default_factory=set)
     planned_at: float | None = None
+    builds: Builds | None = None
 
 
-def read_facts(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> LoadFacts:
-    """Asks Dagster, the store and the operating system, with a few queries."""
+def read_facts(
+    instance: DagsterInstance, settings: Settings, histories: list[ShardHistory], builds: Builds | None = None
+) -> LoadFacts:
+    """Asks Dagster, the store and the operating system, with a few queries. `builds` was read from the table."""
     report = _last(instance, asset_key(settings, "recall_report"))
     plan = read_plan(plan_path(settings))
     under_way, measured = other_active_runs(instance, settings), measured_assets(settings)
@@ -102,6 +106,7 @@ def read_facts(instance: DagsterInstance, settings: Settings, histories: list[Sh
         asked_for=_asked_for(instance, settings, histories),
         under_way={name for run in under_way for name in run.assets},
         planned_at=None if plan is None else plan.made_at,
+        builds=builds,
     )
 
 
@@ -151,8 +156,8 @@ def read_audit(instance: DagsterInstance, settings: Settings, histories: list[Sh
 
 
 def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> set[str]:
-    """Shards that are to be loaded: those of the last plan, those whose run is active or failed, and all shards if the
-    schedule that loads the next ones runs. Canceling a run means that its shard is not asked for any more."""
+    """Shards that are to be loaded: those of the last plan, those whose run is active or failed, and all shards if
+    the schedule that loads the next ones runs. Canceling a run means that its shard is not asked for any more."""
     # An instance in memory has no schedules.
     there = instance.schedule_storage is not None
     known = instance.all_instigator_state() if there else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from laion_assets.errors import EngineHeldError, ShardFileError
+from laion_assets.health.builds import Builds
 from laion_assets.health.deleted import rows_were_deleted
 from laion_assets.health.facts import IndexRecord, LoadFacts
 from laion_assets.health.finding import TableLook, naming
@@ -69,11 +70,13 @@ def what_to_update(
     ]
     needed, left = _shards_to_make(settings, wanted, table)
     loaded = {history.shard for history in histories if history.progress == "loaded"}
+    found = facts.builds or Builds()
     index, cells = (
-        asked and (bool(needed) or _is_behind(settings, loaded, record, asset))
-        for asked, record, asset in (
-            (settings.builds_graphs, facts.index, "vector_index"),
-            (settings.builds_cells, facts.cells, "vector_cells"),
+        asked and (bool(needed or lacking) or _is_behind(settings, loaded, record, asset))
+        for asked, record, asset, lacking in (
+            # A partition may lack one of two graphs if the table is no longer the one that was measured.
+            (settings.builds_graphs, facts.index, "vector_index", found.changed or loaded & found.without_graphs),
+            (settings.builds_cells, facts.cells, "vector_cells", loaded & found.without_cells),
         )
     )
     # Measuring figures below the target again would give the same figures, so only invalid ones are measured again.

@@ -81,7 +81,7 @@ def index_follows_loads(
     deleted = [state for state in table if state.deleted_rows and state.index_bytes] if isinstance(table, list) else []
     if deleted:
         seen += f"; {counted(len(deleted), 'partition')} with deleted or updated rows, which the graphs still have"
-        return Finding(name, False, f"{seen}: materialize vector_index", figures)
+        return Finding(name, False, f"{seen}. {UPDATE}", figures)
     faults = _build_faults(settings, loaded, covered, index, "vector_index")
     if faults:
         return Finding(name, False, f"{seen}; {'; '.join(faults)}. {UPDATE}", figures)
@@ -100,6 +100,8 @@ def cells_follow_loads(settings: Settings, histories: list[ShardHistory], facts:
     loaded = {history.shard for history in histories if history.progress == "loaded"}
     cells = facts.cells
     covered = loaded & cells.covered - cells.loaded_again if cells is not None else set()
+    if facts.builds is not None:
+        covered -= facts.builds.without_cells
     figures = {"in_cells": len(covered), "not_in_cells": len(loaded - covered)}
     seen = f"{len(covered)} of {counted(len(loaded), 'loaded partition')} in the cells"
     if "vector_cells" in facts.under_way:
@@ -134,7 +136,8 @@ def _outdated(settings: Settings, loaded: set[int], covered: set[int], build: In
         faults.append(f"loaded again since the build: {as_ranges(again)}")
     lost = (build.covered & loaded) - again - covered
     if lost:
-        faults.append(f"without the index that was built: {as_ranges(lost)}")
+        what = "cells that were" if asset == "vector_cells" else "index that was"
+        faults.append(f"without the {what} built: {as_ranges(lost)}")
     wanted = code_version(settings, asset)
     if build.code and build.code != wanted:
         faults.append(f"built with {build.code!r}, the settings ask for {wanted!r}")
@@ -158,7 +161,8 @@ def recall_is_void(facts: LoadFacts) -> str:
     if later:
         verb = "were" if "cells" in later else "was"
         return f"the {' and '.join(later)} {verb} built again after recall was measured: recall figures are out of date"
-    return ""
+    changed = facts.builds.changed if facts.builds is not None else ""
+    return f"the recall report is not about the present table: {changed}" if changed else ""
 
 
 def recall_is_current(facts: LoadFacts) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from laion_assets.errors import TableError
@@ -85,15 +86,39 @@ def _may_have_graphs(db: Database) -> bool:
         return True
 
 
+def changed_since_measured(evaluations: Sequence[Evaluation], db: Database) -> str:
+    """What has changed in the partitions, graphs and cells that were measured, in words; empty if nothing has.
+
+    Partitions that were loaded since are no change: they are measured after the next build. Raises `TableError`.
+    """
+    live = None
+    for found in evaluations:
+        if found.method == "graph":
+            said = difference(found, index_facts(db, {_shard(part) for part in found.parts}))
+            if said is not None:
+                return said
+            continue
+        live = live or live_everywhere(db)
+        if live is None:
+            return "the cells that were measured are gone"
+        if not _is_about(found, db, live):
+            return "the cells have other rows or centroids than when they were measured"
+    return ""
+
+
 def _fits_cells(evaluation: Evaluation, db: Database, live: LiveEverywhere) -> bool:
     """Whether an evaluation of codes or cells is about the present generations, and every shard is in them. In a
     cluster all replicas were measured, and those that a search asks now are compared."""
+    return _is_about(evaluation, db, live) and live.whole
+
+
+def _is_about(evaluation: Evaluation, db: Database, live: LiveEverywhere) -> bool:
+    """Whether an evaluation of codes or cells is about the present generations with the present number of rows."""
     description, declared = cells_facts(evaluation.method, db, live.generations)
     return (
         evaluation.index == description
         and declared.items() <= evaluation.declared.items()
         and evaluation.rows == live.rows
-        and live.whole
     )
 
 
@@ -131,7 +156,7 @@ def difference(evaluation: Evaluation, facts: IndexFacts) -> str | None:
     words = [
         _words(now - before, "was loaded since", "were loaded since"),
         _words(before - now, "is gone", "are gone"),
-        _words(changed & before & now, "was loaded or indexed again", "were loaded or indexed again"),
+        _words(changed & before & now, "was loaded, indexed or changed", "were loaded, indexed or changed"),
     ]
     return f"since it was made, {'; '.join(word for word in words if word)}"
 

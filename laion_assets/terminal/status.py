@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from laion_assets.errors import EngineHeldError
+from laion_assets.health.builds import look_at_builds
 from laion_assets.health.disk import free_bytes_of
 from laion_assets.health.facts import read_facts
 from laion_assets.health.finding import NAMED, Finding
-from laion_assets.health.findings import judge, look_at_table
+from laion_assets.health.findings import judge
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.plan_against_actual import plan_against_actual
 from laion_assets.health.runs import RunUnderWay, other_active_runs
@@ -130,8 +131,8 @@ def read_status(settings: Settings, instance: dg.DagsterInstance) -> Status:
     counts: Counter[str] = Counter(history.progress for history in histories)
     counts.update(history.last_run for history in histories)
     counts["stale"] = sum(bool(history.stale) for history in histories)
-    table = look_at_table(settings, wait_seconds=0)
-    facts = read_facts(instance, settings, histories)
+    table, builds = look_at_builds(settings, wait_seconds=0)
+    facts = read_facts(instance, settings, histories, builds)
     return Status(
         dataset=settings.dataset.name,
         shards={state: counts[state] for state in STATES},

@@ -10,8 +10,8 @@ import pytest
 from laion_assets.assets import load_report
 from laion_assets.assets.load_report import CHECKS, load_report_asset
 from laion_assets.assets.location import CodeLocation
+from laion_assets.health.builds import Builds, look_at_builds
 from laion_assets.health.finding import Finding, TableLook
-from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.page import report_markdown
 from laion_assets.settings import Settings
@@ -155,12 +155,12 @@ def test_a_load_that_ends_while_the_table_is_waited_for_is_no_drift(
     recorder: Recorder, loaded: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    def waits(settings: Settings) -> TableLook:
+    def waits(settings: Settings) -> tuple[TableLook, Builds | None]:
         recorder.load(1, rows=80)
-        return look_at_table(settings)
+        return look_at_builds(settings)
 
     recorder.load(0, rows=60)
-    monkeypatch.setattr(load_report, "look_at_table", waits)
+    monkeypatch.setattr(load_report, "look_at_builds", waits)
     metadata, verdicts = materialize(recorder, loaded)
     assert verdicts["table_agrees_with_dagster"].passed, verdicts["table_agrees_with_dagster"].description
     assert metadata["shards_loaded"] == 2

@@ -12,6 +12,7 @@ from laion_assets.assets.location import CodeLocation
 from laion_assets.assets.recall_report import recall_report_checks
 from laion_assets.automation.update import read_update
 from laion_assets.definitions import build_definitions
+from laion_assets.health.builds import look_at_builds
 from laion_assets.health.facts import read_facts
 from laion_assets.health.finding import Finding
 from laion_assets.health.history import read_histories
@@ -46,7 +47,8 @@ def cells(built: Chain) -> Chain:
 def finding(chain: Chain) -> Finding:
     """The result of `recall_is_current`."""
     histories = read_histories(chain.instance, chain.settings)
-    return recall_is_current(read_facts(chain.instance, chain.settings, histories))
+    _, builds = look_at_builds(chain.settings)
+    return recall_is_current(read_facts(chain.instance, chain.settings, histories, builds))
 
 
 def test_cells_alone_are_measured_once(cells: Chain) -> None:

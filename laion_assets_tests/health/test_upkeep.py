@@ -121,9 +121,8 @@ def test_graphs_that_still_have_deleted_rows_are_named(hundreds: Settings) -> No
     table = [PartitionState(key, 1, 1, 10, index_bytes=5, deleted_rows=key in (2, 3)) for key in range(10)]
     finding = index_follows_loads(hundreds, loaded(10), table, LoadFacts(built(hundreds, *range(10))))
     assert finding.passed is False
-    assert finding.seen.endswith(
-        "2 partitions with deleted or updated rows, which the graphs still have: materialize vector_index"
-    )
+    said = "; 2 partitions with deleted or updated rows, which the graphs still have. `laion-assets bring-up-"
+    assert said in finding.seen
 
 
 def test_recall_is_void_when_cells_are_newer_where_they_alone_are_built() -> None:

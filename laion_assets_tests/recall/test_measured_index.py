@@ -181,7 +181,7 @@ def test_a_partition_that_was_loaded_again_is_another(settings: Settings) -> Non
     load_sample(settings, {1: 300})
     with connect(settings) as db:
         facts = index_facts(db)
-        assert difference(evaluation, facts) == "since it was made, partition 1 was loaded or indexed again"
+        assert difference(evaluation, facts) == "since it was made, partition 1 was loaded, indexed or changed"
         assert difference(replace(evaluation, parts=facts.parts), facts) is None
         assert named_settings(settings, db).by_kind == {}
 

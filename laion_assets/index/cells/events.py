@@ -130,7 +130,7 @@ class LiveCells:
     """What a search must know: the generation, the loads whose rows count, and the shards to scan in the table.
 
     `scanned` are the loaded shards whose rows are not in the cells, or not all of them, or that were changed since.
-    `clusters` is 1 if centroids are missing, so that a search reads all rows.
+    `clusters` is 1 if centroids are missing, so that a search reads all rows; `lost_centroids` tells so.
     """
 
     generation: int
@@ -138,6 +138,7 @@ class LiveCells:
     rows: int
     loads: tuple[int, ...]
     scanned: tuple[int, ...]
+    lost_centroids: bool = False
 
 
 def read_record(db: Database, by: By) -> Record:
@@ -225,12 +226,14 @@ def live_cells(db: Database, by: By) -> LiveCells | None:
     wanted = {load: source.rows for load, source in unchanged.items()}
     whole = whole_loads(db, by, current, wanted, held[cells_table(db, by)].get(current))
     covered = {unchanged[load].shard for load in whole}
+    has_all = has_centroids(db, by, current, clusters, held[centroids_table(db)].get(0))
     return LiveCells(
         generation=current,
-        clusters=clusters if has_centroids(db, by, current, clusters, held[centroids_table(db)].get(0)) else 1,
+        clusters=clusters if has_all else 1,
         rows=sum(found[shard].rows for shard in covered),
         loads=tuple(sorted(whole)),
         scanned=tuple(shard for shard in sorted(found) if shard not in covered),
+        lost_centroids=not has_all,
     )
 
 
