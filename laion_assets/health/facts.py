@@ -20,7 +20,7 @@ from laion_assets.health.keys import asset_key, job_name, measured_assets
 from laion_assets.health.loaded_since import loads_seen
 from laion_assets.health.runs import other_active_runs
 from laion_assets.health.versions import RecordedVersions
-from laion_assets.plan.kept_plan import plan_path, read_plan
+from laion_assets.plan.kept_plan import plan_in_force
 from laion_assets.recall.compare import have_other_targets, kept_evaluations
 from laion_assets.recall.figures import Evaluation
 from laion_assets.settings import Settings
@@ -93,7 +93,7 @@ def read_facts(
 ) -> LoadFacts:
     """Asks Dagster, the store and the operating system, with a few queries. `builds` was read from the table."""
     report = _last(instance, asset_key(settings, "recall_report"))
-    plan = read_plan(plan_path(settings))
+    plan = plan_in_force(settings)
     under_way, measured = other_active_runs(instance, settings), measured_assets(settings)
     return LoadFacts(
         index=_build(instance, settings, "vector_index") if "vector_index" in measured else None,
@@ -156,7 +156,7 @@ def read_audit(instance: DagsterInstance, settings: Settings, histories: list[Sh
 
 
 def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[ShardHistory]) -> set[str]:
-    """Shards that are to be loaded: those of the last plan, those whose run is active or failed, and all shards if
+    """Shards that are to be loaded: those of the plan in force, those whose run is active or failed, and all shards if
     the schedule that loads the next ones runs. Canceling a run means that its shard is not asked for any more."""
     # An instance in memory has no schedules.
     there = instance.schedule_storage is not None
@@ -164,7 +164,7 @@ def _asked_for(instance: DagsterInstance, settings: Settings, histories: list[Sh
     schedule = job_name(settings, "load_next_shards")
     if any(state.instigator_name == schedule and state.status.value == "RUNNING" for state in known):
         return {history.key for history in histories}
-    plan = read_plan(plan_path(settings))
+    plan = plan_in_force(settings)
     planned = {one.shard for one in plan.shards} if plan is not None else set()
     return {
         history.key

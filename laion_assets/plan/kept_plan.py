@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from laion_assets.plan.bandwidth import Bandwidth
@@ -85,6 +85,22 @@ def read_plan(path: Path) -> LoadPlan | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def plan_in_force(settings: Settings) -> LoadPlan | None:
+    """The kept plan if it is of this dataset and was not withdrawn."""
+    plan = read_plan(plan_path(settings))
+    return None if plan is None or plan.withdrawn or plan.dataset != settings.dataset.name else plan
+
+
+def withdraw_plan(settings: Settings) -> None:
+    """Notes that the shards of the kept plan are not asked for any more. Its figures stay for the comparison.
+
+    Raises `StoreError`.
+    """
+    plan = read_plan(plan_path(settings))
+    if plan is not None and not plan.withdrawn:
+        keep_plan(replace(plan, withdrawn=True), plan_path(settings))
 
 
 def compare(plan: LoadPlan, actual: ActualFigures, *, keep_raw: bool, keep_merged: bool) -> list[Compared]:

@@ -87,7 +87,8 @@ class LoadPlan:
     """A plan. `shards` are to be loaded. `already` are in the table, so they are left out. `index_rows` are the rows of
     all partitions that will be indexed, `index_measured_rows` those of the largest part that was measured.
 
-    `table_rows` and `table_parts` are those of the table after the load, on the host with most rows.
+    `table_rows` and `table_parts` are those of the table after the load, on the host with most rows. The shards of a
+    `withdrawn` plan are not asked for any more: the load was stopped, or another one took its place.
     """
 
     made_at: float
@@ -111,6 +112,7 @@ class LoadPlan:
     table_rows: int = 0
     table_parts: int = 0
     warnings: list[str] = field(default_factory=list)
+    withdrawn: bool = False
 
     @property
     def rows(self) -> int:

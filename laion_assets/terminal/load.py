@@ -3,6 +3,9 @@ runs, else in this process."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import dagster as dg
 from rich.console import Console
 
@@ -13,6 +16,7 @@ from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.update import chain_steps
+from laion_assets.plan.kept_plan import withdraw_plan
 from laion_assets.settings import Settings
 from laion_assets.shard.store import ShardStore
 from laion_assets.shard_numbers import as_ranges
@@ -25,6 +29,8 @@ from laion_assets.terminal.shard_run import outcome_of, run_shard, shard_job
 from laion_assets.terminal.side_by_side import load_side_by_side
 from laion_assets.terminal.submitted import cancel, daemon_is_live, follow, runs_under_way, submit_all
 from laion_assets.words import counted
+
+NOT_BEGUN = "shards that were not begun are no longer asked for, until the command is given again"
 
 
 def load(settings: Settings, shards: list[int], instance: dg.DagsterInstance, console: Console, *, again: bool) -> bool:
@@ -52,18 +58,20 @@ def load_outcomes(
     Dagster's daemon decides how many run at a time. Without a daemon, `parallel` processes work at the same time on a
     server.
 
-    The plan for the missing shards is kept first, so that `laion-assets status` can compare it with what happened. A
-    load of a `part` of the shards, as `parallel` starts them, keeps none: the plan is that of the whole load.
+    The plan for the missing shards is kept first, in place of the one before, so that `laion-assets status` can compare
+    it with what happened. A load of a `part` of the shards, as `parallel` starts them, keeps none: the plan is that of
+    the whole load.
 
-    Raises `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the runs have ended. The same call then continues.
+    Raises `KeyboardInterrupt` after Ctrl-C or SIGTERM, once the runs have ended. The same call then continues. Until
+    then, shards that were not begun are not asked for.
     """
     histories = read_histories(
         instance, settings, [settings.dataset.key_of(shard) for shard in shards], with_errors=False
     )
     found = look_at_table(settings)
     rows_in_table = _rows_in_table(found, histories, by_daemon=daemon_is_live(instance))
-    if not part and not isinstance(found, EngineHeldError) and not rows_in_table.keys() >= set(shards):
-        keep_plan_for(settings, shards, found)
+    if not part:
+        _replace_plan(settings, shards, found)
     todo: dict[int, list[str]] = {}
     outcomes: dict[int, Outcome] = {}
     for shard, history in zip(shards, histories, strict=True):
@@ -74,17 +82,39 @@ def load_outcomes(
             todo[shard] = steps
         else:
             outcomes[shard] = _skipped(history, rows)
-    if todo and daemon_is_live(instance):
-        under_way = {} if again else runs_under_way(settings, instance, todo, histories)
-        outcomes |= _load_by_daemon(settings, todo, under_way, instance, console)
-        todo = {shard: steps for shard, steps in todo.items() if shard not in outcomes}
-    if todo:
-        console.print(f"no Dagster daemon runs on {instance.root_directory}: shards are loaded in this process")
-        if parallel > 1 and len(todo) > 1:
-            outcomes |= load_side_by_side(settings, list(todo), console, processes=parallel, again=again)
-        else:
-            outcomes |= _load_here(settings, todo, instance, console, again=again)
+    with _withdrawing_plan(settings, console, part=part):
+        if todo and daemon_is_live(instance):
+            under_way = {} if again else runs_under_way(settings, instance, todo, histories)
+            outcomes |= _load_by_daemon(settings, todo, under_way, instance, console)
+            todo = {shard: steps for shard, steps in todo.items() if shard not in outcomes}
+        if todo:
+            console.print(f"no Dagster daemon runs on {instance.root_directory}: shards are loaded in this process")
+            if parallel > 1 and len(todo) > 1:
+                outcomes |= load_side_by_side(settings, list(todo), console, processes=parallel, again=again)
+            else:
+                outcomes |= _load_here(settings, todo, instance, console, again=again)
     return [outcomes[shard] for shard in shards]
+
+
+def _replace_plan(settings: Settings, shards: list[int], found: TableLook) -> None:
+    """Keeps the plan of this load in place of the one before. If nothing is missing, or if a step of the daemon's holds
+    the table so that the missing shards are not known, there is none: Dagster knows the runs that are asked for."""
+    if isinstance(found, EngineHeldError) or {state.shard for state in found} >= set(shards):
+        withdraw_plan(settings)
+    else:
+        keep_plan_for(settings, shards, found)
+
+
+@contextlib.contextmanager
+def _withdrawing_plan(settings: Settings, console: Console, *, part: bool) -> Iterator[None]:
+    """If Ctrl-C or SIGTERM ends the load, its plan does not ask for the other shards any more."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not part:
+            withdraw_plan(settings)
+            console.print(NOT_BEGUN, style="yellow")
+        raise
 
 
 def _rows_in_table(found: TableLook, histories: list[ShardHistory], *, by_daemon: bool) -> dict[int, int]:

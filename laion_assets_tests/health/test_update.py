@@ -24,9 +24,13 @@ from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, UPDATE_JOB, as
 from laion_assets.health.runs import RunUnderWay, other_active_runs
 from laion_assets.health.update import what_to_update
 from laion_assets.health.upkeep import partitions_were_audited
+from laion_assets.plan.kept_plan import plan_path, read_plan
 from laion_assets.sample.shards import write_sample_shard
+from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import connect
+from laion_assets.table.schema import PartitionState
 from laion_assets.terminal.load import load, missing_steps
+from laion_assets.terminal.plan import keep_plan_for
 from laion_assets.terminal.runs import make_run
 from laion_assets.terminal.shard import read_shard
 from laion_assets_tests.automation.recorded import Recorder
@@ -219,6 +223,31 @@ def test_what_the_table_has_lost_is_not_known_while_another_process_holds_it(cha
     with holder(chain.settings.data_dir):
         assert read_update(chain.settings, chain.instance).nothing
     assert read_update(chain.settings, chain.instance).shards == {0: ("clickhouse_partition",)}
+
+
+def test_the_plan_of_another_dataset_or_of_the_load_before_asks_for_nothing(chain: Chain) -> None:
+    chain.with_settings(index="none")
+    chain.run(0)
+
+    def asked_for(settings: Settings) -> set[str]:
+        return read_facts(chain.instance, settings, read_histories(chain.instance, settings)).asked_for
+
+    keep_plan_for(chain.settings, [0, 1], look(chain))
+    assert asked_for(chain.settings) == {"1"}
+    assert read_update(chain.settings, chain.instance).shards == {1: CHAIN}
+    another = load_settings(dataset_name="laion400m", data_dir=chain.settings.data_dir)
+    facts = read_facts(chain.instance, another, read_histories(chain.instance, another))
+    assert (facts.asked_for, facts.planned_at) == (set(), None)
+    assert load(chain.settings, [0], chain.instance, Console(quiet=True), again=False)
+    assert asked_for(chain.settings) == set(), "ten were enough"
+    assert read_update(chain.settings, chain.instance).nothing
+    assert read_plan(plan_path(chain.settings)) is not None, "its figures stay"
+
+
+def look(chain: Chain) -> list[PartitionState]:
+    table = look_at_table(chain.settings)
+    assert isinstance(table, list)
+    return table
 
 
 def test_a_run_that_was_canceled_before_its_first_step_changes_nothing(chain: Chain) -> None:

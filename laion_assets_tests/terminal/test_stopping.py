@@ -12,6 +12,8 @@ import dagster as dg
 import pytest
 
 from laion_assets.execution.termination import PROCESS_TAG
+from laion_assets.health.facts import read_facts
+from laion_assets.health.history import read_histories
 from laion_assets.machine import ProcessIdentity
 from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import load_settings
@@ -80,6 +82,22 @@ def test_bring_up_to_date_ends_with_the_shard_under_way(folder: Folder, number: 
     assert process.wait() == 130, (said, complained)
     assert "the same command continues from there" in said
     assert [(run.tags["dagster/partition"], run.status.value) for run in folder.runs()] == [("0", "CANCELED")]
+
+
+def test_a_load_that_was_stopped_asks_for_no_other_shard(folder: Folder) -> None:
+    with ShardStore.of(folder.settings).at_work_on(0, "files"), folder.start("load", f"0-{SHARDS - 1}") as process:
+        wait_for(lambda: runs_under_way(folder, 1), seconds=120, what="the first run")
+        assert asked_for(folder) == {"0", "1", "2", "3"}
+        os.kill(process.pid, signal.SIGINT)
+        said, complained = process.communicate(timeout=120)
+    assert process.wait() == 130, (said, complained)
+    assert "shards that were not begun are no longer asked for" in said
+    assert asked_for(folder) == set()
+
+
+def asked_for(folder: Folder) -> set[str]:
+    histories = read_histories(folder.instance, folder.settings)
+    return read_facts(folder.instance, folder.settings, histories).asked_for
 
 
 def test_bring_up_to_date_waits_for_another_load_of_the_shard(folder: Folder) -> None:
