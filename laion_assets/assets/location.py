@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from laion_assets.assets.same_settings import require_same_settings
 from laion_assets.assets.source_links import source_of
 from laion_assets.automation.milestones import MilestoneCondition, index_condition
 from laion_assets.columns import ColumnType
@@ -45,9 +45,6 @@ CLICKHOUSE_DOCS = "https://clickhouse.com/docs"
 
 POOL = "clickhouse"
 """Steps and checks that touch the table: one at a time on the embedded engine (dagster.yaml sets the limit)."""
-
-SETTINGS_TAG = "laion_assets/settings"
-"""Tag of runs that a command submitted: `settings_digest` of the command's settings."""
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Metadata = dict[str, RawMetadataValue]
@@ -224,32 +221,6 @@ def in_run(settings: Settings, asset: str) -> Iterator[None]:
     label = {"run_id": run.run_id, "asset": asset} | ({"partition": partition} if partition else {})
     with RunWatch(context.instance, run, step), labelled(**label):
         yield
-
-
-def settings_digest(settings: Settings) -> str:
-    """A digest of the settings that say where shards come from and go to; it does not show the settings."""
-    places = (
-        settings.dataset_name,
-        settings.source,
-        str(settings.data_dir),
-        settings.store,
-        settings.clickhouse_url.get_secret_value(),
-        settings.table,
-        settings.cluster,
-    )
-    return hashlib.sha256(repr(places).encode()).hexdigest()[:16]
-
-
-def require_same_settings(settings: Settings, run: dg.DagsterRun) -> None:
-    """Raises `dagster.Failure` for a run that was asked for under other settings."""
-    asked_with = run.tags.get(SETTINGS_TAG) if run.parent_run_id is None else None
-    if asked_with not in (None, settings_digest(settings)):
-        raise dg.Failure(
-            "the command that asked for this run and the code location that executes it have different settings "
-            "(LAION_DATASET, LAION_SOURCE, LAION_DATA_DIR, LAION_STORE, LAION_CLICKHOUSE, LAION_TABLE or "
-            "LAION_CLUSTER); start both with the same environment",
-            allow_retries=False,
-        )
 
 
 @contextlib.contextmanager

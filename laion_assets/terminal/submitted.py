@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from laion_assets.assets.location import SETTINGS_TAG, settings_digest
+from laion_assets.assets.same_settings import SETTINGS_TAG, settings_digest
 from laion_assets.automation.queue import BULK, PERSON
 from laion_assets.dagster_internals.executing import pop_captured_interrupt
 from laion_assets.dagster_internals.launching import capture_interrupts
@@ -49,9 +49,10 @@ def submit(
     assets: Sequence[str],
     shard: int,
     bulk: bool,
+    digest: str,
 ) -> str:
-    """Queues a run for the daemon; its id. The run fails if the code location's settings differ from this process's."""
-    tags = {SETTINGS_TAG: settings_digest(settings), PRIORITY_TAG: str(BULK if bulk else PERSON), **submitter_tag()}
+    """Queues a run for the daemon; its id. The run fails if the code location's settings have another `digest`."""
+    tags = {SETTINGS_TAG: digest, PRIORITY_TAG: str(BULK if bulk else PERSON), **submitter_tag()}
     run = make_run(job, instance, assets=assets, key=settings.dataset.key_of(shard), tags=tags)
     instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none
     return run.run_id
@@ -64,10 +65,10 @@ def submit_all(
 
     Raises `KeyboardInterrupt` on Ctrl-C or SIGTERM, after the submission under way: no queued run is unknown then.
     """
-    job = shard_job(settings, None)
+    job, digest, bulk = shard_job(settings, None), settings_digest(settings), len(todo) > 1
     with capture_interrupts():
         for shard, steps in todo.items():
-            submitted[shard] = submit(job, instance, settings, assets=steps, shard=shard, bulk=len(todo) > 1)
+            submitted[shard] = submit(job, instance, settings, assets=steps, shard=shard, bulk=bulk, digest=digest)
             if pop_captured_interrupt():
                 raise KeyboardInterrupt
 

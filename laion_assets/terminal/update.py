@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 from rich.console import Console
 
-from laion_assets.assets.location import SETTINGS_TAG, settings_digest
+from laion_assets.assets.same_settings import SETTINGS_TAG, settings_digest
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.definitions import build_definitions
 from laion_assets.health.deleted import rows_were_deleted

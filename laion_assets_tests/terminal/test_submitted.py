@@ -18,9 +18,9 @@ import pytest
 from dagster._daemon.types import DaemonHeartbeat
 from rich.console import Console
 
-from laion_assets.assets.location import require_same_settings
+from laion_assets.assets.same_settings import SETTINGS_TAG, require_same_settings, settings_digest
 from laion_assets.dagster_internals.names import QUEUE_DAEMON
-from laion_assets.settings import load_settings
+from laion_assets.settings import Settings, load_settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.submitted import follow
 from laion_assets_tests.forked.process import ForkedProcess
@@ -143,3 +143,29 @@ def test_an_update_that_the_daemon_makes_is_refused_by_a_code_location_with_othe
     require_same_settings(mine, run)
     with pytest.raises(dg.Failure, match="have different settings"):
         require_same_settings(mine.model_copy(update={"table": "another"}), run)
+
+
+def test_a_code_location_with_an_older_description_or_other_parameters_is_another(tmp_path: Path) -> None:
+    described = tmp_path / "mine.toml"
+    text = 'name = "mine"\nshards = 2\ndimension = 64\n[[sources]]\nurl = "/nowhere"\n'
+    described.write_text(text + '[columns]\ncaption = "TEXT"\n')
+
+    def mine(**fields: object) -> Settings:
+        return load_settings(dataset_name=str(described), data_dir=tmp_path, **fields)
+
+    run = dg.DagsterRun("load_shards", tags={SETTINGS_TAG: settings_digest(mine())})
+    require_same_settings(mine(), run)
+    require_same_settings(mine(load_shards=3), run)
+    others: list[dict[str, object]] = [
+        {"hnsw_m": 8},
+        {"recall_target": 0.5},
+        {"recall_targets": {"text_to_image": 0.5}},
+        {"index": "cells"},
+    ]
+    others += [{"extra_columns": ("key",)}, {"vector_codec": "ZSTD(3)"}]
+    for other in others:
+        with pytest.raises(dg.Failure, match="have different settings"):
+            require_same_settings(mine(**other), run)
+    described.write_text(text + '[columns]\ncaption = "ALT_TEXT"\n')
+    with pytest.raises(dg.Failure, match="the dataset's TOML file or its lock file has changed"):
+        require_same_settings(mine(), run)
