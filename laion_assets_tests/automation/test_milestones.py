@@ -147,6 +147,22 @@ def test_after_a_failure_it_is_asked_for_at_the_next_milestone_and_not_before(hi
     assert "vector_index" in history.asked()
 
 
+@pytest.mark.parametrize("reason", ["other parameters", "a day"])
+def test_any_milestone_is_asked_for_while_loads_run_and_again_for_the_reasons_of_the_last(
+    history: History, reason: str
+) -> None:
+    history.run("clickhouse_partition", dg.DagsterRunStatus.STARTED, {"dagster/partition": "3"})
+    history.load(0, 1, 2)
+    assert "vector_index" in history.asked(), "it does not wait for the load"
+    history.instance.report_run_failed(history.run("vector_index", dg.DagsterRunStatus.STARTED))
+    assert "vector_index" not in history.asked()
+    if reason == "other parameters":
+        history.definitions = definitions_for("i8, M 16")
+    else:
+        history.now += timedelta(hours=25)
+    assert "vector_index" in history.asked()
+
+
 def test_a_partition_that_is_loaded_again_is_a_reason(history: History) -> None:
     history.load(0, 1, 2)
     history.asked()
