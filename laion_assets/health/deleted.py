@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from laion_assets.errors import EngineHeldError
+from laion_assets.health.finding import TableLook
 from laion_assets.health.history import ShardHistory
 from laion_assets.words import counted
+
+
+def rows_of(shard: int, table: TableLook | None) -> int | None:
+    """The rows of a shard's partition, 0 if there is none; None if the table was not read."""
+    return sum(state.rows for state in table if state.shard == shard) if isinstance(table, list) else None
+
+
+def why_left(history: ShardHistory, table: TableLook | None) -> str:
+    """Why an update must not load this shard again; empty if it may. Of a loaded shard it is not known whether rows
+    were deleted while another process holds the table."""
+    if isinstance(table, EngineHeldError) and history.progress == "loaded":
+        return f"shard {history.key} is loaded, and the table could not be read: {table.found}"
+    return rows_were_deleted(history, rows_of(history.shard, table))
 
 
 def rows_were_deleted(history: ShardHistory, rows_in_table: int | None) -> str:

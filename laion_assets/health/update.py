@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from laion_assets.errors import EngineHeldError, ShardFileError
+from laion_assets.errors import ShardFileError
 from laion_assets.health.builds import Builds
-from laion_assets.health.deleted import rows_were_deleted
+from laion_assets.health.deleted import rows_were_deleted, why_left
 from laion_assets.health.facts import IndexRecord, LoadFacts
 from laion_assets.health.finding import TableLook, naming
 from laion_assets.health.history import ShardHistory
@@ -106,9 +106,8 @@ def _shards_to_make(
     rows = {state.shard: state.rows for state in table} if isinstance(table, list) else None
     for history in wanted:
         in_table = None if rows is None else rows.get(history.shard, 0)
-        steps, why = chain_steps(settings, history, in_table), rows_were_deleted(history, in_table)
-        if steps and isinstance(table, EngineHeldError) and history.progress == "loaded":
-            why = f"shard {history.key} is loaded, and the table could not be read: {table.found}"
+        steps = chain_steps(settings, history, in_table)
+        why = rows_were_deleted(history, in_table) or (why_left(history, table) if steps and rows is None else "")
         if why:
             left.append(why)
         elif steps:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 from rich.console import Console
 
 from laion_assets.assets.same_settings import SETTINGS_TAG, settings_digest
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.definitions import build_definitions
-from laion_assets.health.deleted import rows_were_deleted
+from laion_assets.health.deleted import rows_of, why_left
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import read_histories
 from laion_assets.health.update import Update, chain_steps
@@ -55,7 +57,7 @@ def _make_shards(settings: Settings, instance: dg.DagsterInstance, console: Cons
     with ShardBars(console) as bars, interrupts() as interrupted:
         job = shard_job(settings, bars.for_step)
         for shard, steps in update.shards.items():
-            outcome = _make_alone(settings, job, shard, list(steps), instance, bars)
+            outcome = _make_alone(settings, job, shard, steps, instance, bars)
             if interrupted():
                 console.print(STOPPED, style="yellow")
                 raise KeyboardInterrupt
@@ -68,11 +70,12 @@ def _make_alone(
     settings: Settings,
     job: dg.JobDefinition,
     shard: int,
-    steps: list[str],
+    steps: Sequence[str],
     instance: dg.DagsterInstance,
     bars: ShardBars,
 ) -> Outcome:
-    """Runs the steps of a shard while no other load on this store works on it. Skips steps done by others."""
+    """Runs the steps of a shard while no other load on this store works on it. Skips steps done by others, and a
+    partition from which rows were deleted since the update was planned, which may be hours ago."""
     waited = False
 
     def say(line: str) -> None:
@@ -81,12 +84,11 @@ def _make_alone(
         bars.say(line)
 
     with ShardStore.of(settings).at_work_on(shard, "load", say=say):
+        (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)], with_errors=False)
+        table = look_at_table(settings)
+        rows, left = rows_of(shard, table), why_left(history, table)
         if waited:
-            (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)], with_errors=False)
-            table = look_at_table(settings)
-            rows = sum(state.rows for state in table if state.shard == shard) if isinstance(table, list) else None
-            steps = list(chain_steps(settings, history, rows))
-            if not steps:
-                left = rows_were_deleted(history, rows)
-                return Outcome(shard, history.rows if rows is None else rows, 0.0, skipped=True, left=left)
-        return run_shard(settings, job, shard, steps, instance)
+            steps = chain_steps(settings, history, rows)
+        if left or not steps:
+            return Outcome(shard, history.rows if rows is None else rows, 0.0, skipped=True, left=left)
+        return run_shard(settings, job, shard, list(steps), instance)

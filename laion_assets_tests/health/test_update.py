@@ -29,6 +29,7 @@ from laion_assets.sample.shards import write_sample_shard
 from laion_assets.settings import Settings, load_settings
 from laion_assets.table.connect import connect
 from laion_assets.table.schema import PartitionState
+from laion_assets.terminal import update as terminal_update
 from laion_assets.terminal.load import load, missing_steps
 from laion_assets.terminal.plan import keep_plan_for
 from laion_assets.terminal.runs import make_run
@@ -202,6 +203,24 @@ def test_a_partition_from_which_rows_were_deleted_is_left_as_it_is(taken_down: C
     assert load(chain.settings, [1], chain.instance, Console(quiet=True), again=True)
     with connect(chain.settings) as db:
         assert db.one(f"SELECT count() FROM {db.table} WHERE shard = 1") == (60,)
+
+
+def test_rows_that_are_deleted_while_an_update_works_stay_deleted(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.with_settings(index="none")
+    chain.run(1)
+    chain.with_settings(index="none", vector_codec="ZSTD(1)")
+    planned = read_update(chain.settings, chain.instance)
+    assert planned.shards == {1: ("clickhouse_partition",)}
+    with connect(chain.settings) as db:
+        db.command(f"DELETE FROM {db.table} WHERE shard = 1 AND id % 10 = 3", settings={"lightweight_deletes_sync": 2})
+    monkeypatch.setattr(terminal_update, "read_update", lambda *_: planned)
+    out = io.StringIO()
+    assert terminal_update.bring_up_to_date(chain.settings, chain.instance, Console(file=out, width=400))
+    assert LEFT in out.getvalue()
+    with connect(chain.settings) as db:
+        assert db.one(f"SELECT count() FROM {db.table} WHERE shard = 1") == (54,)
 
 
 def test_loaded_shards_are_left_while_it_cannot_be_known_whether_rows_were_deleted(taken_down: Chain) -> None:
