@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -16,11 +17,12 @@ from laion_assets.assets.location import (
 )
 from laion_assets.errors import LaionError
 from laion_assets.health.audits import AUDIT_CHECK
-from laion_assets.health.versions import RecordedVersions, digest, latest_materializations
+from laion_assets.health.merges import MERGED_VERSION, file_version, recorded_merge, require_recorded
+from laion_assets.health.versions import digest
 from laion_assets.index.staged import graphs_like_the_replaced
 from laion_assets.machine import StepMeter
 from laion_assets.shard.files import remove_file
-from laion_assets.shard.merged import read_merged
+from laion_assets.shard.merged import MergedShard, read_merged
 from laion_assets.shard.places import file_exists
 from laion_assets.table.fingerprint import file_fingerprint
 from laion_assets.table.load import LoadedPartition, load_partition
@@ -53,8 +55,9 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
         progress = location.progress(context)
         with failing_clearly(), StepMeter() as meter:
             # Before the file is read: a merge that is recorded meanwhile, of another file, is not what is loaded.
-            version = _merged_version(context, location)
+            recorded = recorded_merge(context.instance, location.settings, shard)
             merged = read_merged(location.store.merged_path(shard), dataset=location.store.dataset, shard=shard)
+            version = require_recorded(merged, recorded)
             progress.begin("load", merged.rows, "rows")
             with connect_to_partition(location.settings, shard) as db:
                 loaded = load_partition(
@@ -70,9 +73,11 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
             if not location.settings.keep_merged:
                 remove_file(merged.path)
         return dg.MaterializeResult(
-            metadata=_metadata(location, loaded, merged.quarantined, columns, table) | meter.metadata(),
+            metadata=_metadata(location, loaded, merged.quarantined, columns, table)
+            | {MERGED_VERSION: version}
+            | meter.metadata(),
             # The fingerprint covers all columns but the vectors, which the merged file's version covers.
-            data_version=dg.DataVersion(digest(loaded.rows, loaded.fingerprint, version)),
+            data_version=dg.DataVersion(digest(loaded.rows, loaded.fingerprint, [version])),
         )
 
     return clickhouse_partition
@@ -88,24 +93,23 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         touches_table=True,
         description="Rows, a hash over ids, urls, captions and scores, and a sum over the bits of every vector of the "
         "partition equal those of the merged file. Every vector is sound. Vectors from four places of the file are in "
-        "the table bit for bit. If the file was removed (LAION_KEEP_MERGED), the check uses what was recorded at "
-        "loading.",
+        "the table bit for bit. If the file was removed (LAION_KEEP_MERGED), or if it is not the file that was loaded, "
+        "the check uses what was recorded at loading.",
     )
     def partition_matches_parquet(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
-        path = location.store.merged_path(shard)
         compared: int | None = 0
+        note = ""
         try:
             with connect_to_partition(location.settings, shard) as db:
                 figures = partition_figures(db, db.table, f"shard = {shard}")
-                if file_exists(path):
-                    merged = read_merged(path, dataset=location.store.dataset, shard=shard)
+                recorded = _recorded(context.instance, location, shard)
+                merged, note = _loaded_file(context.instance, location, shard, recorded.merged)
+                if merged is not None:
                     expected = file_fingerprint(location.settings, merged)
                     compared = vectors_agree(db, merged, figures)
                 else:
-                    expected, sums = _recorded(
-                        context.instance, location.key("clickhouse_partition"), location.settings.dataset.key_of(shard)
-                    )
-                    compared = figures.rows if sums in (None, figures.vector_sums) else None
+                    expected = (recorded.rows, recorded.fingerprint)
+                    compared = figures.rows if recorded.sums in (None, figures.vector_sums) else None
         except LaionError as error:
             return check_failed(error)
         faults = []
@@ -118,37 +122,56 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
             faults.append("vectors that are not the file's")
         return dg.AssetCheckResult(
             passed=not faults,
-            description="; ".join(faults) or None,
+            description="; ".join([*faults, note] if note else faults) or None,
             metadata={"rows": figures.rows, "vectors_compared": compared or 0},
         )
 
     return [partition_matches_parquet]
 
 
-def _merged_version(context: dg.AssetExecutionContext, location: CodeLocation) -> list[str]:
-    """The data version of the merged file that was recorded last, a digest of the file; empty if there is none."""
-    records = latest_materializations(context.instance, location.key("merged_shard"), {context.partition_key})
-    return [RecordedVersions.of(one).data for one in records]
+class _Recorded(NamedTuple):
+    """What the partition's last materialization recorded: rows, fingerprint, sums over the vectors' bits, and the
+    version of the merged file.
 
-
-def _recorded(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, key: str
-) -> tuple[tuple[int, int], dict[str, int] | None]:
-    """Rows and fingerprint that the partition's last materialization recorded, and its sums over the vectors' bits.
-
-    (-1, 0) and None if they are unknown: there is no materialization, or somebody reported one in the UI, which records
-    no metadata.
+    -1, 0, None and "" are unknown: there is no materialization, or somebody reported one in the UI, which records no
+    metadata. Earlier releases recorded no version.
     """
-    wanted = dg.AssetRecordsFilter(asset, asset_partitions=[key])
+
+    rows: int = -1
+    fingerprint: int = 0
+    sums: dict[str, int] | None = None
+    merged: str = ""
+
+
+def _recorded(instance: dg.DagsterInstance, location: CodeLocation, shard: int) -> _Recorded:
+    key = location.settings.dataset.key_of(shard)
+    wanted = dg.AssetRecordsFilter(location.key("clickhouse_partition"), asset_partitions=[key])
     records = instance.fetch_materializations(wanted, limit=1).records
     materialization = records[0].asset_materialization if records else None
     metadata = {} if materialization is None else materialization.metadata
     names = ("dagster/partition_row_count", "fingerprint")
     if not metadata.keys() >= {*names}:
-        return (-1, 0), None
+        return _Recorded()
     sums = json.loads(str(metadata["vector_sums"].value)) if "vector_sums" in metadata else None
+    merged = str(metadata[MERGED_VERSION].value) if MERGED_VERSION in metadata else ""
     rows, fingerprint = (str(metadata[name].value) for name in names)
-    return (int(rows), int(fingerprint)), sums
+    return _Recorded(int(rows), int(fingerprint), sums, merged)
+
+
+def _loaded_file(
+    instance: dg.DagsterInstance, location: CodeLocation, shard: int, loaded: str
+) -> tuple[MergedShard | None, str]:
+    """The merged file if it is there, and if it is the one that was loaded; and a note if it is another one.
+
+    `loaded` is the version of the file that was loaded; if it is "", the last merge that was recorded counts.
+    """
+    path = location.store.merged_path(shard)
+    if not file_exists(path):
+        return None, ""
+    merged = read_merged(path, dataset=location.store.dataset, shard=shard)
+    if (loaded or recorded_merge(instance, location.settings, shard)) in ("", file_version(merged)):
+        return merged, ""
+    return None, f"compared with what was recorded at loading: {path.name} is not the file that was loaded"
 
 
 def _metadata(

@@ -33,6 +33,7 @@ from laion_assets.errors import (
 )
 from laion_assets.execution.termination import RunWatch
 from laion_assets.health.keys import asset_key
+from laion_assets.health.merges import ERROR, recorded_raw
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
 from laion_assets.settings import Settings
@@ -101,14 +102,14 @@ class CodeLocation:
         """The merged file of a shard if this run fetched its raw files, and another run has merged and removed them
         since.
 
-        The merged file holds those raw files or newer ones: only a merge removes raw files, and it merges those it
-        finds.
+        The merged file names the raw files that it was made from, and these must be those that were recorded last.
         """
         if self.key("raw_shard") not in context.job_def.asset_layer.selected_asset_keys:
             return None
         return merged_meanwhile(
             self.store,
             shard,
+            recorded_raw(context.instance, self.settings, shard),
             max_bad_fraction=self.settings.max_bad_fraction,
             extra_columns=self.settings.extra_column_types,
         )
@@ -267,7 +268,12 @@ def _repetition() -> dg.RetryRequested:
 def _failure(error: LaionError) -> dg.Failure:
     return dg.Failure(
         description=str(error),
-        metadata={"subject": error.subject, "found": error.found, "expected": error.expected}
+        metadata={
+            ERROR: type(error).__name__,
+            "subject": error.subject,
+            "found": error.found,
+            "expected": error.expected,
+        }
         | ({"what to do": error.advice} if error.advice else {}),
         allow_retries=False,
     )

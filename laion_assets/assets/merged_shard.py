@@ -9,6 +9,7 @@ from laion_assets.assets.check_by_shard import shard_check
 from laion_assets.assets.location import CodeLocation, Metadata, asset, check_failed, failing_clearly
 from laion_assets.dataset import Dataset
 from laion_assets.errors import LaionError
+from laion_assets.health.merges import file_version, recorded_raw
 from laion_assets.machine import StepMeter
 from laion_assets.progress import Progress
 from laion_assets.shard.files import sha256_of
@@ -17,6 +18,7 @@ from laion_assets.shard.loadable import metadata_faults, quarantine_faults
 from laion_assets.shard.merge import merge_shard
 from laion_assets.shard.merged import MergedShard, merged_schema, read_merged
 from laion_assets.shard.places import file_exists
+from laion_assets.shard.raw_version import require_fetched
 from laion_assets.shard.sample_rows import SampledRows, sample_rows
 
 
@@ -49,18 +51,19 @@ def merged_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 context.log.info(f"shard {shard} was merged by another run meanwhile, and its raw files are gone")
                 merged = replace(merged, digest=sha256_of(merged.path))
             else:
-                merged = _merge(location, shard, progress)
+                merged = _merge(location, shard, progress, recorded_raw(context.instance, location.settings, shard))
                 freed = 0 if location.settings.keep_raw else location.store.remove_raw(shard)
             location.store.drop_copies(shard)
         return dg.MaterializeResult(
-            metadata=_metadata(location, merged, meter, freed), data_version=dg.DataVersion(merged.digest[:16])
+            metadata=_metadata(location, merged, meter, freed), data_version=dg.DataVersion(file_version(merged))
         )
 
     return merged_shard
 
 
-def _merge(location: CodeLocation, shard: int, progress: Progress) -> MergedShard:
+def _merge(location: CodeLocation, shard: int, progress: Progress, fetched: str) -> MergedShard:
     files = location.store.require_raw(shard)
+    require_fetched(files, fetched)
     progress.begin("merge", inspect_shard(files, location.extra_columns).rows, "rows")
     return merge_shard(
         location.store,

@@ -9,9 +9,11 @@ from laion_assets.assets.location import CodeLocation, asset, check_failed, fail
 from laion_assets.assets.remote_shard import observe_before_fetch
 from laion_assets.errors import LaionError
 from laion_assets.health.history import FETCHED_AS, named
+from laion_assets.health.merges import RAW_VERSION
 from laion_assets.health.versions import UNOBSERVED, digest, source_version
 from laion_assets.machine import StepMeter
 from laion_assets.shard.inspect import inspect_shard
+from laion_assets.shard.raw_version import raw_version
 from laion_assets.source.fetch import FetchedFile, fetch_shard
 
 
@@ -50,6 +52,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
             )
             inspection = inspect_shard(location.store.raw_files(shard), location.extra_columns)
             location.store.publish_raw(shard)
+            version = raw_version(location.store.raw_files(shard))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(_data_version(observed, fetched)),
             metadata={
@@ -63,6 +66,7 @@ def raw_shard_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 "dimension": inspection.image.dimension,
                 **meter.metadata(),
             }
+            | ({RAW_VERSION: version} if version else {})
             | ({FETCHED_AS: name} if (name := named(location.settings.dataset, shard)) else {}),
         )
 

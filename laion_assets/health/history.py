@@ -14,6 +14,7 @@ from dagster import DagsterInstance
 from laion_assets.dataset import Dataset
 from laion_assets.health.audits import failed_audits
 from laion_assets.health.keys import CHAIN, chain_keys
+from laion_assets.health.merges import load_refused_file
 from laion_assets.health.runs import LastRun, last_runs, waiting_in_backfills
 from laion_assets.health.versions import (
     UNOBSERVED,
@@ -57,7 +58,8 @@ class ShardHistory:
     now. `run_began` is false for a canceled last run that started no step, `asked_at` is when its last run was created
     (Unix time). `audit_failed` says that a check found other rows in the partition than its file has, after the last
     load. `fetched_as` is the shard's number and name when it was fetched, empty if it has no name. `moved` says that
-    the description gives it another number or name now.
+    the description gives it another number or name now. `merged_bytes` is the size of the merged file that was recorded
+    last. `file_refused` says that the last run ended in its load, because of the merged file.
     """
 
     key: str
@@ -82,6 +84,8 @@ class ShardHistory:
     audit_failed: bool = False
     fetched_as: str = ""
     moved: bool = False
+    merged_bytes: int = 0
+    file_refused: bool = False
 
     @property
     def shard(self) -> int:
@@ -138,6 +142,8 @@ def read_histories(
     for shard, last in last_runs(instance, settings, recorded_by, only, with_errors=with_errors).items():
         if shard in histories:
             _take_run(histories[shard], last)
+            if last.state == "failed" and histories[shard].progress in ("merged", "loaded"):
+                histories[shard].file_refused = load_refused_file(instance, settings, last.run_id)
     for shard, failed_at in failed_audits(instance, settings, only).items():
         if shard in histories:
             loaded_at = histories[shard].loaded_at
@@ -166,6 +172,8 @@ def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLog
         history.raw_bytes = int(numbers["bytes"])
         metadata = {} if record.asset_materialization is None else record.asset_materialization.metadata
         history.fetched_as = str(metadata[FETCHED_AS].value) if FETCHED_AS in metadata else ""
+    if asset == "merged_shard":
+        history.merged_bytes = int(numbers["bytes"])
     if asset == "clickhouse_partition":
         history.rows = int(numbers["dagster/partition_row_count"])
         history.quarantined = int(numbers["quarantined"])

@@ -12,10 +12,10 @@ from laion_assets.health.finding import TableLook, naming
 from laion_assets.health.history import ShardHistory
 from laion_assets.health.keys import CHAIN
 from laion_assets.health.upkeep import recall_is_void
-from laion_assets.health.versions import code_version
+from laion_assets.health.versions import RecordedVersions, code_version
 from laion_assets.settings import Settings
 from laion_assets.shard.loadable import require_loadable
-from laion_assets.shard.merged import read_merged
+from laion_assets.shard.merged import MergedShard, read_merged
 from laion_assets.shard.places import file_exists
 from laion_assets.shard.store import ShardStore
 from laion_assets.shard_numbers import as_ranges
@@ -120,7 +120,8 @@ def chain_steps(settings: Settings, history: ShardHistory, rows_in_table: int | 
 
     If the files that this asset needs are gone, the asset that makes the files comes before it. A merged file that the
     load would refuse is made again from its source, since somebody may have corrected the source. After a failed run
-    the raw files are compared with their source for the same reason.
+    the raw files are compared with their source for the same reason. A merged file is also made again if the last load
+    found it damaged, or if it is not the file of the merge that was recorded last.
 
     `rows_in_table` are those of the shard's partition, if they are known: if Dagster recorded another number, or if the
     last check found other rows than the file's, the partition is loaded again. A partition with some rows, but fewer
@@ -138,30 +139,46 @@ def chain_steps(settings: Settings, history: ShardHistory, rows_in_table: int | 
     first = min([made, *stale])
     if first == 2:
         # Reading each file of many shards in a bucket takes long. What was loaded once needs no such look.
-        first = _first_by_merged(settings, history.shard, look=doubtful)
+        first = 1 if history.file_refused else _first_by_merged(settings, history, look=doubtful)
     if first == 1 and (history.ended_early or ShardStore.of(settings).raw_files(history.shard).missing()):
         first = 0
     return CHAIN[first:]
 
 
-def _first_by_merged(settings: Settings, shard: int, *, look: bool) -> int:
+def _first_by_merged(settings: Settings, history: ShardHistory, *, look: bool) -> int:
     """The first asset of the chain that is needed to load a shard: 2 if its merged file can be loaded, 1 if there is
-    none, 0 if the load would refuse it. Without a `look` into the file, every file counts as one that can be loaded."""
+    none or that of another merge, 0 if the load would refuse it. Without a `look` into the file, every file counts as
+    one that can be loaded."""
     store = ShardStore.of(settings)
-    path = store.merged_path(shard)
+    path = store.merged_path(history.shard)
     if not file_exists(path):
         return 1
+    if not look:
+        return 2
     try:
-        if look:
-            require_loadable(
-                read_merged(path, dataset=store.dataset, shard=shard),
-                store.dataset,
-                max_bad_fraction=settings.max_bad_fraction,
-                extra_columns=settings.extra_column_types,
-            )
+        merged = read_merged(path, dataset=store.dataset, shard=history.shard)
+        if not _is_recorded(merged, history):
+            return 1
+        require_loadable(
+            merged,
+            store.dataset,
+            max_bad_fraction=settings.max_bad_fraction,
+            extra_columns=settings.extra_column_types,
+        )
     except ShardFileError:
         return 0
     return 2
+
+
+def _is_recorded(merged: MergedShard, history: ShardHistory) -> bool:
+    """Whether a merged file is that of the merge that was recorded last.
+
+    A file of a release that wrote no digest of its rows is known by its size here: the load compares its SHA-256.
+    """
+    recorded = history.versions.get("merged_shard", RecordedVersions()).data
+    if not recorded:
+        return True
+    return merged.contents == recorded if merged.contents else merged.file_bytes == history.merged_bytes
 
 
 def _is_behind(settings: Settings, loaded: set[int], index: IndexRecord | None, asset: str) -> bool:

@@ -42,11 +42,13 @@ def require_loadable(
 
 
 def merged_meanwhile(
-    store: ShardStore, shard: int, *, max_bad_fraction: float, extra_columns: Mapping[str, ColumnType]
+    store: ShardStore, shard: int, fetched: str, *, max_bad_fraction: float, extra_columns: Mapping[str, ColumnType]
 ) -> MergedShard | None:
     """The shard's merged file, if the raw files are gone because another run has merged them.
 
-    None if a raw file exists, or if the merged file does not exist or would be refused. Raises `StoreError`.
+    `fetched` is the `raw_version` of the raw files that were fetched last. None if a raw file exists, if the merged
+    file does not exist or would be refused, or if it was not made from these raw files: somebody may have deleted them
+    before they were merged, and the merged file is of an earlier release. Raises `StoreError`.
     """
     store.bring_raw(shard)
     if not store.raw_files(shard).missing():
@@ -56,7 +58,7 @@ def merged_meanwhile(
         require_loadable(merged, store.dataset, max_bad_fraction=max_bad_fraction, extra_columns=extra_columns)
     except ShardFileError:
         return None
-    return merged
+    return merged if fetched and merged.raw_version == fetched else None
 
 
 def description_faults(merged: MergedShard, dataset: Dataset, extra_columns: Mapping[str, ColumnType]) -> list[str]:

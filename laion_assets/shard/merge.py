@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,8 +25,9 @@ from laion_assets.shard.alignment import AlignmentCounter
 from laion_assets.shard.any_metadata import open_metadata
 from laion_assets.shard.files import Location, remove_file, sha256_of, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
-from laion_assets.shard.merge_rules import merge_rules
-from laion_assets.shard.merged import MergedShard, merged_schema, open_writer, read_merged
+from laion_assets.shard.merge_rules import DIGEST_CHARACTERS, merge_rules
+from laion_assets.shard.merged import FORMAT, MergedShard, merged_schema, open_writer, read_merged
+from laion_assets.shard.raw_version import raw_version
 from laion_assets.shard.soundness import vector_faults
 from laion_assets.shard.store import ShardFiles, ShardStore
 from laion_assets.shard.vector_rows import Float32Rows, RowFaults, VectorHeader, VectorReader
@@ -135,6 +138,8 @@ class _Merger:
         self._schema = merged_schema(files.dataset, extra)
         self._refused_schema = self._schema.append(pa.field("reason", pa.string()))
         self._metadata = open_metadata(files, extra, rows=inspection.rows)
+        self._not_vectors = [name for name in self._schema.names if name not in files.dataset.vector_columns]
+        self._written = hashlib.sha256()
         self._offsets = pa.array(np.arange(BLOCK_ROWS + 1, dtype=np.int32) * np.int32(files.dataset.dimension))
         self.tally = _Tally()
 
@@ -145,6 +150,7 @@ class _Merger:
             quarantine_writer: pq.ParquetWriter | None = None
             for block in read_ahead(self._blocks()):
                 if block.sound.num_rows:
+                    self._written.update(block.sound.select(self._not_vectors).serialize())
                     writer.write_table(pa.Table.from_batches([block.sound]), row_group_size=BLOCK_ROWS)
                 if block.refused is not None:
                     if quarantine_writer is None:
@@ -162,6 +168,7 @@ class _Merger:
         return self.tally.quarantined
 
     def _facts(self, path: Path) -> MergedShard:
+        sums = {name: total % MODULUS for name, total in self.tally.vector_sums.items()}
         return MergedShard(
             path=path,
             dataset=self._dataset.name,
@@ -176,8 +183,16 @@ class _Merger:
             alignment=self.tally.counter.alignment,
             dimension=self._dataset.dimension,
             rules=merge_rules(self._dataset, self._extra),
-            vector_sums={name: total % MODULUS for name, total in self.tally.vector_sums.items()},
+            contents=self._contents(sums),
+            raw_version=raw_version(self._files),
+            vector_sums=sums,
         )
+
+    def _contents(self, sums: dict[str, int]) -> str:
+        """A digest of the rows: of all columns but the vectors as they were written, and of the vectors' sums."""
+        columns = [(each.name, str(each.type)) for each in self._schema]
+        facts = (FORMAT, columns, self._dataset.dimension, self.tally.rows, sums, self._written.hexdigest())
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:DIGEST_CHARACTERS]
 
     def _blocks(self) -> Iterator[_Block]:
         """Blocks in order. A block's vectors are valid until two more blocks were asked for: two sets of buffers are

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +22,9 @@ from laion_assets.shard.places import readable
 
 FACTS_KEY = b"laion_assets"
 FORMAT = 2
-"""Format number of merged files. If a file has another number, the shard must be merged again."""
+"""Format number of merged files. If a file has another number, the shard must be merged again. A fact that is added to
+the footer needs another number only if earlier releases must not read the file: facts that they do not know are left
+out."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class MergedShard:
 
     `rules` is the digest of the description that the file was merged by (`merge_rules`), "" in files of versions that
     did not write it. Such files are used as before: what Dagster recorded tells whether they are stale.
+
+    `contents` is a digest of the rows: merges of the same raw files have the same. `raw_version` tells which raw files
+    were merged (`shard/raw_version.py`), "" if that is not known. Both are "" in files of versions that did not write
+    them.
     """
 
     path: Location
@@ -51,6 +57,8 @@ class MergedShard:
     unmatched: int = 0
     vector_sums: dict[str, int] = field(default_factory=dict)
     rules: str = ""
+    contents: str = ""
+    raw_version: str = ""
     file_bytes: int = 0
     digest: str = field(default="", compare=False)
     format: int = field(default=FORMAT)
@@ -84,15 +92,23 @@ def read_merged(path: Location, *, dataset: Dataset, shard: int) -> MergedShard:
         raise ShardFileError(subject, found=reason, expected="a merged Parquet file", advice=again) from error
     try:
         facts: dict[str, Any] = json.loads((metadata.metadata or {})[FACTS_KEY])
-        facts["alignment"] = Alignment(**facts["alignment"])
-        merged = MergedShard(path=path, file_bytes=size, **facts)
+        number = int(facts["format"])
     except (KeyError, TypeError, ValueError) as error:
         raise ShardFileError(
             subject, found="a footer without laion_assets metadata", expected="a merged Parquet file", advice=again
         ) from error
+    if number != FORMAT:
+        newer = "use the release that wrote it, or " if number > FORMAT else ""
+        raise ShardFileError(subject, found=f"format {number}", expected=f"format {FORMAT}", advice=f"{newer}{again}")
+    try:
+        merged = _of_facts(path, size, facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardFileError(
+            subject, found=f"a footer that lacks facts: {first_line(error)}", expected="those of a merge", advice=again
+        ) from error
     columns = {metadata.schema.column(number).path.partition(".")[0] for number in range(metadata.num_columns)}
-    found = _identity(merged.format, merged.dataset, merged.shard, metadata.num_rows, "text_embedding" in columns)
-    expected = _identity(FORMAT, dataset.name, shard, merged.rows, dataset.has_text)
+    found = _identity(merged.dataset, merged.shard, metadata.num_rows, "text_embedding" in columns)
+    expected = _identity(dataset.name, shard, merged.rows, dataset.has_text)
     if merged.dimension:
         found += f", dimension {merged.dimension}"
         expected += f", dimension {dataset.dimension}"
@@ -110,9 +126,23 @@ def remedy(shard: int) -> str:
     return f"run `laion-assets load --again {shard}`, or materialize raw_shard and merged_shard for partition {shard}"
 
 
-def _identity(format_number: int, dataset: str, shard: int, rows: int, has_text: bool) -> str:
+def _of_facts(path: Location, size: int, facts: dict[str, Any]) -> MergedShard:
+    known = {each.name for each in fields(MergedShard)} - {"path", "file_bytes", "digest"}
+    taken = {name: value for name, value in facts.items() if name in known}
+    taken["alignment"] = Alignment(**taken["alignment"])
+    return MergedShard(path=path, file_bytes=size, **taken)
+
+
+def _identity(dataset: str, shard: int, rows: int, has_text: bool) -> str:
     texts = "with" if has_text else "without"
-    return f"format {format_number}, dataset {dataset}, shard {shard}, {rows:,} rows {texts} text vectors"
+    return f"dataset {dataset}, shard {shard}, {rows:,} rows {texts} text vectors"
+
+
+def require_whole(merged: MergedShard) -> None:
+    """Reads every page of a merged file, some 30 MB at a time. Raises `ShardFileError` for damage, `StoreError`."""
+    with reading(merged) as source, pq.ParquetFile(source) as file:
+        for group in range(file.num_row_groups):
+            file.read_row_group(group)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ class ShardStore:
         missing = files.missing()
         if missing:
             merged = file_exists(self.merged_path(shard))
-            gone = " (removed after its merge, since LAION_KEEP_RAW is false)" if merged else ""
+            gone = " (a merge removes them, unless LAION_KEEP_RAW is true)" if merged else ""
             raise MissingRawError(
                 f"shard {shard}",
                 found=f"no {', '.join(path.name for path in missing)} in {self._place.location('raw')}{gone}",

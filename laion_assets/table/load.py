@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from laion_assets.errors import ServerUnreachableError, TableError
 from laion_assets.progress import Log
 from laion_assets.shard.loadable import require_loadable
-from laion_assets.shard.merged import MergedShard
+from laion_assets.shard.merged import MergedShard, require_whole
 from laion_assets.table.database import Database
 from laion_assets.table.fingerprint import file_fingerprint, vector_sums
 from laion_assets.table.inserting import Rows
@@ -97,9 +97,12 @@ def load_partition(
             log(f"shard {merged.shard}, {transfer}")
         try:
             loaded = _stage_and_swap(held, merged, transfer, timer, inserted, index)
-        except TableError:
+        except TableError as error:
             # A load that took the lease has dropped our staging table; the engine's own error would not say so.
             held.require()
+            if type(error) is TableError:
+                # The engine's own error does not tell whether the file is damaged, so that it must be made again.
+                require_whole(merged)
             raise
     release_memory(db)
     return loaded

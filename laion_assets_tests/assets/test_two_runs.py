@@ -26,7 +26,7 @@ def settings(source: Path, tmp_path: Path) -> Settings:
     return settings_for(tmp_path / "data", source, clickhouse_wait_seconds=60)
 
 
-def overtaken(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, other: Callable[[], None]) -> None:
+def overtaken(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, other: Callable[[], object]) -> None:
     """Runs `other`, another run, once, immediately before the function `name` is called."""
     whole = getattr(place, name)
 
@@ -88,11 +88,27 @@ def remove_by_another_run(settings: Settings) -> None:
     store.remove_raw(1)
 
 
+def test_raw_files_that_were_deleted_before_their_merge_are_missed_although_an_older_merged_file_is_there(
+    settings: Settings, source: Path, sample_shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when somebody makes room on the disk after a failed merge, and then re-executes the run from its failure."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(settings, 1, instance).success
+        sample_shards[2].write(source, 1)
+        store = ShardStore.of(settings)
+        overtaken(monkeypatch, merged_shard, "StepMeter", lambda: store.remove_raw(1))
+        result = run(settings, 1, instance)
+        assert "materialize raw_shard for partition 1 first" in failures(result)[0]
+        assert [rows for _, rows, _ in table_state(settings)] == [620]
+        assert run(settings, 1, instance).success
+    assert [rows for _, rows, _ in table_state(settings)] == [250]
+
+
 def test_a_merge_that_is_asked_for_alone_still_needs_the_raw_files(settings: Settings) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         assert run(settings, 1, instance).success
         result = run(settings, 1, instance, "merged_shard")
-        assert "removed after its merge" in failures(result)[0]
+        assert "a merge removes them" in failures(result)[0]
 
 
 def test_a_source_that_changed_is_fetched_and_merged_although_a_merged_file_is_there(

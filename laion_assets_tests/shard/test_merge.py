@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -25,7 +26,8 @@ from laion_assets.errors import ShardFileError, StoreError, TooManyBadRowsError
 from laion_assets.settings import Settings
 from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merge import merge_shard
-from laion_assets.shard.merged import FORMAT, MergedShard, read_merged
+from laion_assets.shard.merged import FACTS_KEY, FORMAT, MergedShard, read_merged
+from laion_assets.shard.places import origin_path
 from laion_assets.shard.store import ShardStore
 from laion_assets_tests.conftest import VECTORS, Shard, assert_one_line, sample_dataset
 
@@ -358,7 +360,7 @@ def test_a_merged_file_of_another_dataset_is_refused(merged_from: Merge, sample_
     assert_one_line(
         caught.value,
         "dataset sample",
-        f"expected format {FORMAT}, dataset laion400m",
+        "expected dataset laion400m",
         "materialize raw_shard and merged_shard",
     )
 
@@ -378,11 +380,55 @@ def test_a_merged_file_of_the_dataset_as_it_was_described_before_is_refused(
         read_merged(merged.path, dataset=sample_dataset(**{field: value}), shard=3)
     assert_one_line(
         caught.value,
-        "found format 2, dataset sample, shard 3",
+        "found dataset sample, shard 3",
         found,
         expected,
         "materialize raw_shard and merged_shard",
     )
+
+
+def test_a_merged_file_of_a_later_release_is_read_if_its_format_is_ours(
+    store: ShardStore, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    merged = merged_from(sample_shards[2], 3)
+    table = pq.read_table(merged.path)
+    facts = json.loads(pq.read_metadata(merged.path).metadata[FACTS_KEY])
+
+    def written(**changed: object) -> MergedShard:
+        footer = {FACTS_KEY: json.dumps(facts | {"a_later_fact": {"of": 1}} | changed).encode()}
+        pq.write_table(table.replace_schema_metadata(footer), merged.path)
+        return read_merged(merged.path, dataset=store.dataset, shard=3)
+
+    assert written().contents == merged.contents
+    with pytest.raises(ShardFileError) as caught:
+        written(format=FORMAT + 1, alignment="said in another way")
+    assert_one_line(
+        caught.value, f"found format {FORMAT + 1}, expected format {FORMAT}", "use the release that wrote it"
+    )
+    with pytest.raises(ShardFileError, match="a footer that lacks facts"):
+        written(alignment=None)
+
+
+def test_the_digest_of_the_contents_follows_every_column_and_not_the_source(
+    store: ShardStore, merged_from: Merge, sample_shards: list[Shard]
+) -> None:
+    shard = sample_shards[2]
+    first = merged_from(shard, 3)
+    assert (len(first.contents), first.raw_version) == (16, ""), "these raw files have no note of their origin"
+    for path in store.raw_files(3).paths().values():
+        origin_path(path).write_text("another mirror")
+    again = merge_shard(store, 3, max_bad_fraction=0)
+    assert again.contents == first.contents
+    assert len(again.raw_version) == 16
+    captions = shard.texts_of_column("caption")
+    other = [captions[0].swapcase(), *captions[1:]]
+    changed = [
+        shard.with_column("caption", pa.array(other, pa.binary()).cast(pa.string())),
+        shard.with_vector(0, shard.images[1]),
+        shard.with_vector(0, shard.texts[1], kind="texts"),
+        shard.head(249),
+    ]
+    assert len({first.contents, *(merged_from(each, 3).contents for each in changed)}) == 5
 
 
 def test_files_that_we_did_not_merge_are_refused(store: ShardStore, sample_folder: Path) -> None:
@@ -415,7 +461,7 @@ def test_raw_files_that_are_gone_are_named_with_what_to_do(
     assert store.raw_files(2).missing()
     with pytest.raises(StoreError) as caught:
         merge_shard(store, 2, max_bad_fraction=0)
-    assert_one_line(caught.value, "removed after its merge", "LAION_KEEP_RAW is false", "materialize raw_shard")
+    assert_one_line(caught.value, "a merge removes them, unless LAION_KEEP_RAW is true", "materialize raw_shard")
 
 
 def start_merge(store: ShardStore, *, before: str = "", progress: str = "None") -> subprocess.Popen[str]:
