@@ -96,6 +96,11 @@ class ServerUnreachableError(TableError):
     """A ClickHouse server does not answer, or a connection was cut: a later try may succeed."""
 
 
+class ServerBusyError(TableError):
+    """A ClickHouse server refused a statement for the moment: too many queries, no memory left in all, a replica or
+    Keeper that is not reached. A later try may succeed."""
+
+
 class ServerRefusedError(TableError):
     """A ClickHouse server is too old, lacks something, or denies something to this user: trying again does not help."""
 

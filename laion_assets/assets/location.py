@@ -26,6 +26,7 @@ from laion_assets.errors import (
     LeaseLostError,
     MissingRawError,
     PermanentSourceError,
+    ServerBusyError,
     ServerUnreachableError,
     SourceError,
     StoreError,
@@ -61,7 +62,7 @@ There is no retry policy: Dagster applies a retry policy to interrupts, too, so 
 
 WORTH_REPEATING = (
     *(SourceError, StoreError),
-    *(EngineHeldError, LeaseHeldError, LeaseLostError, ServerUnreachableError),
+    *(EngineHeldError, LeaseHeldError, LeaseLostError, ServerBusyError, ServerUnreachableError),
 )
 NOT_WORTH_REPEATING = (PermanentSourceError, UnreachableSourceError, MissingRawError)
 

@@ -22,6 +22,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease, lease
 from laion_assets.table.mutations import STALL_SECONDS, RowsRead, start_mutation, unfinished_mutations
 from laion_assets.table.parts import active_parts, partition_contents
+from laion_assets.table.patience import patiently
 from laion_assets.table.schema import partitions
 from laion_assets.table.scratch import drop_stale_staging
 from laion_assets.table.staging import MERGE_SETTINGS, SYNCED, Staging, dropping, staging_name
@@ -50,7 +51,7 @@ def index_partition(
                 _build(staging, names, rows_read, stall)
             _refuse_unfinished(db, shard)
             swap_in(held, staging, staging.parts(), replaces=found)
-        now = partition_contents(db).get(shard)
+        now = patiently(lambda: partition_contents(db)).get(shard)
         if source is not None and now is not None:
             keep_cells(db, source, now, say)
 
@@ -118,7 +119,7 @@ def _build(staging: Staging, names: Sequence[str], rows_read: RowsRead, stall: f
     copy = replace(staging.db, settings=staging.db.settings.model_copy(update={"table": staging.name}))
     mutation = start_mutation(copy, [f"MATERIALIZE INDEX {name}" for name in names])
     mutation.follow(copy, staging.subject, rows_read=rows_read, stall_seconds=stall)
-    built = index_bytes(copy, staging.name)
+    built = patiently(lambda: index_bytes(copy, staging.name))
     lacking = [name for name in names if not built.get(name, (0, 0))[0]]
     if lacking:
         raise TableError(staging.subject, found=f"no {', '.join(lacking)} after its build", expected="its graph")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
-from laion_assets.errors import ServerRefusedError, ServerUnreachableError, TableError
+from laion_assets.errors import ServerBusyError, ServerRefusedError, ServerUnreachableError, TableError
 from laion_assets.redact import without
 
 _LOGIN = "see user and password in LAION_CLICKHOUSE and LAION_CLICKHOUSE_PASSWORD"
@@ -26,6 +26,15 @@ REFUSALS = {
 """What to do, by ClickHouse's error code: unknown user, wrong or missing password; missing privileges; and a query
 cache that the user's profile turns on, which refuses queries with `version()` or of a system table."""
 
+BUSY = frozenset((202, 209, 210, 225, 242, 252, 425, 439, 473, 999))
+"""Codes of what passes: too many queries (202), the network between servers (209, 210), no Keeper (225, 999), a replica
+that is read-only meanwhile (242), too many parts before they are merged (252), errors of the system (425), no thread
+(439), a lock that another statement holds (473)."""
+
+MEMORY_LIMIT = 241
+OF_THE_STATEMENT = "Query memory limit"
+"""How the message begins if the statement itself needs too much memory. Otherwise others use it, too."""
+
 TIMEOUT_EXCEEDED = 159
 BUSY_STATUS = re.compile(r"HTTP status (429|502|503|504)\b")
 
@@ -34,7 +43,8 @@ BUSY_STATUS = re.compile(r"HTTP status (429|502|503|504)\b")
 def typed_errors(subject: str, secret: str = "") -> Iterator[None]:
     """Raises `TableError`, or one of its kinds, for the client's errors; `secret` is not shown.
 
-    `ServerUnreachableError` if a later try may succeed, `ServerRefusedError` if trying again does not help.
+    `ServerUnreachableError` and `ServerBusyError` if a later try may succeed, `ServerRefusedError` if trying again does
+    not help.
     """
     try:
         yield
@@ -60,21 +70,30 @@ def _typed(subject: str, error: Exception, secret: str) -> TableError:
     found = first_sentence(error)
     found = without(found, secret)
     code = error.code if isinstance(error, DatabaseError) else None
-    if code is not None and code in REFUSALS:
-        return ServerRefusedError(subject, found=found, advice=REFUSALS[code])
+    if code is not None and (known := _by_code(code, subject, found)):
+        return known
     if "nknown Index type" in found:
         return ServerRefusedError(subject, found=found, expected="a ClickHouse that was built with vector_similarity")
+    if code is None and BUSY_STATUS.search(found):
+        return ServerUnreachableError(subject, found=found, expected="a server that answers")
+    if code is None and isinstance(error, (OperationalError, HTTPError)):
+        return _unreachable(subject, error)
+    return TableError(subject, found=found)
+
+
+def _by_code(code: int, subject: str, found: str) -> TableError | None:
+    """The error for the codes that we know."""
+    if code in REFUSALS:
+        return ServerRefusedError(subject, found=found, advice=REFUSALS[code])
+    if code in BUSY or (code == MEMORY_LIMIT and OF_THE_STATEMENT not in found):
+        return ServerBusyError(subject, found=found, expected="a less busy engine", advice="run this again")
     if code == TIMEOUT_EXCEEDED:
         return TableError(
             subject,
             found=found,
             advice="raise LAION_CLICKHOUSE_SEARCH_SECONDS or LAION_CLICKHOUSE_LOAD_SECONDS",
         )
-    if code is None and BUSY_STATUS.search(found):
-        return ServerUnreachableError(subject, found=found, expected="a server that answers")
-    if code is None and isinstance(error, (OperationalError, HTTPError)):
-        return _unreachable(subject, error)
-    return TableError(subject, found=found)
+    return None
 
 
 def _unreachable(subject: str, error: Exception) -> TableError:

@@ -41,6 +41,7 @@ from laion_assets.table.claims_table import (
     read_settings,
 )
 from laion_assets.table.database import Database
+from laion_assets.table.patience import patiently
 from laion_assets.table.server import close_server, open_server
 
 LEASE_SECONDS = 60.0
@@ -127,15 +128,15 @@ def live_claims(db: Database, subject: str | None = None) -> list[Claim]:
     """The claims on a server that are neither released nor expired, oldest first; of all subjects if none is named.
 
     Left out are claims of processes of this host that are gone, and claims that this process has given up, but could
-    not release because it had no connection.
+    not release because it had no connection. A busy server is asked again.
     """
-    rows = _hurried(db).rows(
+    sql = (
         f"SELECT number, token, mark, concat(any(holder), ' since ', toString(min(written)), ' UTC') "
         f"FROM {every_claim(db)} WHERE subject = {{subject:String}} OR empty({{subject:String}}) "
-        "GROUP BY subject, number, token, mark HAVING argMax(until, renewal) > now64(3) ORDER BY number, token",
-        parameters={"subject": subject or ""},
-        settings=read_settings(db),
+        "GROUP BY subject, number, token, mark HAVING argMax(until, renewal) > now64(3) ORDER BY number, token"
     )
+    names = {"subject": subject or ""}
+    rows = patiently(lambda: _hurried(db).rows(sql, parameters=names, settings=read_settings(db)))
     claims = [Claim(int(number), str(token), str(mark), str(holder)) for number, token, mark, holder in rows]
     ours = process_mark()
     return [

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from laion_assets.errors import ServerUnreachableError, TableError
+from laion_assets.errors import ServerBusyError, ServerUnreachableError, TableError
 from laion_assets.stop_flag import check_stopped
 from laion_assets.table.database import Database
+from laion_assets.table.patience import patiently
 
 POLL_SECONDS = 0.25
 """A failed mutation is noticed after this time. Asking costs the engine less than a millisecond."""
@@ -72,7 +73,7 @@ class Mutation:
 
         Raises `TableError` if it failed or shows no progress for `stall_seconds`. A failed mutation is killed, since
         ClickHouse would try it again for ever and it would block the next one. A stalled one is left, since a server
-        may only be busy. A server that does not answer is asked again for the same time.
+        may only be busy. A server that does not answer, or refuses to, is asked again for the same time.
 
         An interrupt ends the mutation, too. Parts that it has finished keep its changes.
         """
@@ -96,7 +97,7 @@ class Mutation:
             check_stopped()
             try:
                 state = self.state(db)
-            except ServerUnreachableError:
+            except (ServerUnreachableError, ServerBusyError):
                 if time.monotonic() - since >= stall_seconds:
                     raise
                 time.sleep(RECONNECT_SECONDS)
@@ -153,11 +154,13 @@ def start_mutation(db: Database, commands: list[str]) -> Mutation:
     mutation only once its replica has got it from Keeper, so this waits for it. Raises `TableError` if it never
     appears.
     """
-    earlier = {mutation.id for mutation in _mutations(db, commands, only_unfinished=False)}
+    ever = patiently(lambda: _mutations(db, commands, only_unfinished=False))
+    earlier = {mutation.id for mutation in ever}
     db.command(f"ALTER TABLE {db.table} {', '.join(commands)}", settings={"mutations_sync": 0, "alter_sync": 0})
     until = time.monotonic() + SHOWN_SECONDS
     while True:
-        started = [one for one in _mutations(db, commands, only_unfinished=False) if one.id not in earlier]
+        shown = patiently(lambda: _mutations(db, commands, only_unfinished=False))
+        started = [one for one in shown if one.id not in earlier]
         if started:
             return started[-1]
         if time.monotonic() >= until:
@@ -175,7 +178,7 @@ def unfinished_mutations(db: Database) -> list[Mutation]:
 
     Only our own mutations may be followed or killed. Their commands tell whose they are.
     """
-    return _mutations(db, [])
+    return patiently(lambda: _mutations(db, []))
 
 
 def _mutations(db: Database, commands: list[str], *, only_unfinished: bool = True) -> list[Mutation]:

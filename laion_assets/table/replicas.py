@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from laion_assets.errors import ServerUnreachableError, TableError
+from laion_assets.errors import ServerBusyError, ServerUnreachableError, TableError
 from laion_assets.settings import Settings
 from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
@@ -44,7 +44,7 @@ def with_a_replica(entry: Database, replicas: Sequence[Node], work: Callable[[Da
     """
     ordered = sorted(replicas, key=lambda node: (_was_silent(entry, node), not node.here, node.replica))
     for node in ordered[:-1]:
-        with contextlib.suppress(ServerUnreachableError):
+        with contextlib.suppress(ServerUnreachableError, ServerBusyError):
             return node, _on_node(entry, node, work)
     return ordered[-1], _on_node(entry, ordered[-1], work)
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from laion_assets.errors import LeaseLostError, ServerUnreachableError, TableError
+from laion_assets.errors import LeaseLostError, ServerBusyError, ServerUnreachableError, TableError
 from laion_assets.table import inserting
 from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease
 from laion_assets.table.parts import Part, active_parts
+from laion_assets.table.patience import patiently
 from laion_assets.table.schema import table_definition
 
 NO_BACKGROUND_MERGES = ", max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1"
@@ -50,8 +51,8 @@ class Staging:
 
     def parts(self) -> tuple[Part, ...]:
         """Its active parts. Raises `LeaseLostError` if the table does not exist any more."""
-        found = active_parts(self.db, self.name, self.shard)
-        if not found and not self._exists():
+        found = patiently(lambda: active_parts(self.db, self.name, self.shard))
+        if not found and not patiently(self._exists):
             raise LeaseLostError(
                 self.subject,
                 found=f"no staging table {self.name} any more",
@@ -88,18 +89,20 @@ def staging_table(held: Lease, shard: int, rows: int) -> Iterator[Staging]:
 def dropping(staging: Staging) -> Iterator[None]:
     """Removes a staging table at the end of the block, also after an error.
 
-    If the server is gone, the table stays until a later load, which drops tables whose lease is over.
+    If the server is gone or busy, the table stays until a later load, which drops tables whose lease is over.
     """
     try:
         yield
-    except ServerUnreachableError:
+    except (ServerUnreachableError, ServerBusyError):
         with suppress(TableError):
             staging.drop()
         raise
     except BaseException:
-        staging.drop()
+        with suppress(ServerBusyError):
+            staging.drop()
         raise
-    staging.drop()
+    with suppress(ServerBusyError):
+        patiently(staging.drop)
 
 
 def create_staging(staging: Staging, rows: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from laion_assets.errors import PartitionCheckError, TableError
+from laion_assets.errors import PartitionCheckError, ServerBusyError, TableError
 from laion_assets.table.lease import Lease
 from laion_assets.table.parts import Part, active_parts
+from laion_assets.table.patience import patiently
 from laion_assets.table.staging import Staging
 
 COVER_BYTES = 16 << 20
@@ -23,19 +24,34 @@ def swap_in(
     they were. Raises `LeaseLostError` if another process has taken the lease, `PartitionCheckError` if another writer
     has changed either of them, and `TableError` if the disk has no room.
     """
-    db, shard = held.db, staging.shard
-    _require_room(staging)
+    patiently(lambda: _require_room(staging))
     held.require()
     if staging.parts() != checked:
         raise _changed(staging, "staged", checked, staging.parts())
-    if replaces is not None and (found := active_parts(db, db.settings.table, shard)) != replaces:
-        raise _changed(staging, "in the table", replaces, found)
-    # REPLACE PARTITION refuses an empty source (36).
-    change = f"REPLACE PARTITION {shard} FROM {staging.quoted}" if checked else f"DROP PARTITION {shard}"
-    db.command(f"ALTER TABLE {db.table} {change}")
-    swapped = active_parts(db, db.settings.table, shard)
+    before = _in_table(staging)
+    if replaces is not None and before != replaces:
+        raise _changed(staging, "in the table", replaces, before)
+    patiently(lambda: _replace(held, staging, checked, before))
+    swapped = _in_table(staging)
     if _contents(swapped) != _contents(checked):
         raise _changed(staging, "in the table", checked, swapped)
+
+
+def _in_table(staging: Staging) -> tuple[Part, ...]:
+    return patiently(lambda: active_parts(staging.db, staging.db.settings.table, staging.shard))
+
+
+def _replace(held: Lease, staging: Staging, checked: tuple[Part, ...], before: tuple[Part, ...]) -> None:
+    """Raises `ServerBusyError`, after which it may be called again, only if the table has the parts `before` still."""
+    # REPLACE PARTITION refuses an empty source (36).
+    shard = staging.shard
+    change = f"REPLACE PARTITION {shard} FROM {staging.quoted}" if checked else f"DROP PARTITION {shard}"
+    try:
+        held.db.command(f"ALTER TABLE {held.db.table} {change}")
+    except ServerBusyError:
+        if _in_table(staging) == before:
+            held.require()
+            raise
 
 
 def _contents(parts: tuple[Part, ...]) -> list[tuple[int, str]]:

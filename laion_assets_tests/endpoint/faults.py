@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["cut", "lost", "status", "slow"]
+Kind = Literal["cut", "lost", "status", "slow", "refused"]
 
 
 @dataclass
@@ -16,7 +16,8 @@ class Fault:
 
     `cut`: the connection is closed after `amount` bytes of the request's body. `lost`: the statement is executed, and
     the connection is closed without an answer. `status`: the request gets HTTP status `amount` and is not executed.
-    `slow`: the statement is executed after `amount` seconds.
+    `slow`: the statement is executed after `amount` seconds. `refused`: it is not executed and gets ClickHouse's error
+    code `amount`.
     """
 
     kind: Kind

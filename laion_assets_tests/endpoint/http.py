@@ -182,6 +182,8 @@ class Handler(BaseHTTPRequestHandler):
             self._drain()
             self._send(int(fault.amount), {"Content-Type": "text/plain"}, b"unavailable")
             return
+        if fault and fault.kind == "refused":
+            raise EngineError(f"Code: {fault.amount:.0f}. DB::Exception: refused, as a test asked. (SOME_NAME)")
         if fault and fault.kind == "slow":
             self.server.stopped.wait(fault.amount)
         with self.server.engine.run(statement) as running:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from laion_assets.errors import ServerRefusedError, ServerUnreachableError, SettingsError, TableError
+from laion_assets.errors import ServerBusyError, ServerRefusedError, ServerUnreachableError, SettingsError, TableError
 from laion_assets.index.cover import index_cover
+from laion_assets.index.graphs import build_indexes
 from laion_assets.index.replaced import declare_indexes
 from laion_assets.settings import Settings, load_settings
 from laion_assets.shard import merge as merge_module
 from laion_assets.shard.merged import MergedShard
-from laion_assets.table import inserting
+from laion_assets.table import inserting, patience
 from laion_assets.table import mutations as mutations_module
 from laion_assets.table import server as server_module
 from laion_assets.table.connect import connect
@@ -112,6 +113,43 @@ def test_an_index_build_goes_on_while_the_server_cannot_be_reached(
     started.follow(db, "the build")
     assert unfinished_mutations(db) == []
     assert index_cover(db)[0].covered
+
+
+def test_a_build_goes_on_where_a_busy_server_refuses_statements_for_a_moment(
+    db: Database, merged: MergedShard, clickhouse_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutations_module, "RECONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.1)
+    load_partition(db, merged)
+    refused = {
+        r"max\(parts_to_do": 202,
+        r"HAVING argMax\(until": 999,
+        "data_compressed_bytes > 0": 242,
+        "unreserved_space": 209,
+        r"ORDER BY min\(create_time": 473,
+        "REPLACE PARTITION": 202,
+        "DROP TABLE .*_staging_": 425,
+    }
+    for match, code in refused.items():
+        clickhouse_server.fails("refused", match, code, times=2)
+    assert build_indexes(db).vectors == 2 * merged.rows
+    assert index_cover(db)[0].covered
+    assert db.rows(f"SHOW TABLES FROM {db.database} LIKE '%staging%'") == []
+    assert len(clickhouse_server.log("REPLACE PARTITION")) == 1 + 3
+    assert_right(db, merged)
+
+
+def test_a_statement_that_a_busy_server_refuses_is_worth_repeating_and_one_that_is_too_large_is_not(
+    db: Database, clickhouse_server: ServerProcess
+) -> None:
+    for code in (202, 241, 252, 999):
+        clickhouse_server.fails("refused", "SELECT 41", code)
+        with pytest.raises(ServerBusyError) as caught:
+            db.one("SELECT 41 + 1")
+        assert_one_line(caught.value, f"Code: {code}", "a less busy engine", "run this again")
+    with pytest.raises(TableError, match="Query memory limit exceeded") as of_the_statement:
+        db.one("SELECT groupArray(number) FROM numbers(10000000)", settings={"max_memory_usage": 1 << 20})
+    assert not isinstance(of_the_statement.value, ServerBusyError)
 
 
 def declared(db: Database) -> list[str]:
