@@ -15,7 +15,7 @@ from clickhouse_connect.driver.binding import format_str
 
 from laion_assets.table.database import Database
 from laion_assets.table.parts import parts_by_shard
-from laion_assets.table.schema import local_table
+from laion_assets.table.schema import local_table, storage_policy
 from laion_assets.table.scratch import scratch_table
 
 Sizes = dict[str, tuple[int, int]]
@@ -69,7 +69,9 @@ def _probe_table(db: Database) -> Iterator[str]:
     with scratch_table(db, "probe") as name:
         quoted = db.name_of(name)
         # A plain MergeTree, also if our table is replicated: this table exists for a second, on this replica only.
-        db.command(f"CREATE TABLE {quoted} AS {db.table} ENGINE = MergeTree PARTITION BY shard ORDER BY id")
+        policy = storage_policy(db)
+        settings = f" SETTINGS {policy}" if policy else ""
+        db.command(f"CREATE TABLE {quoted} AS {db.table} ENGINE = MergeTree PARTITION BY shard ORDER BY id{settings}")
         db.command(f"SYSTEM STOP MERGES {quoted}")
         yield name
 

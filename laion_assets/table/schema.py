@@ -242,6 +242,17 @@ def table_definition(db: Database, table: str, *, engine: str = "MergeTree") -> 
     )
 
 
+def storage_policy(db: Database) -> str:
+    """`storage_policy = …` for tables that exchange parts with the table; empty for the default policy, and if there is
+    no table. Parts can only be linked to a table whose policy has their disk. Raises `TableError`."""
+    rows = db.rows(
+        "SELECT storage_policy FROM system.tables WHERE database = {database:String} AND name = {table:String}",
+        parameters={"database": db.database, "table": local_table(db.settings)},
+    )
+    name = str(rows[0][0]) if rows else ""
+    return f"storage_policy = {format_str(name)}" if name not in ("", "default") else ""
+
+
 def _column_definition(db: Database, name: str, kind: str) -> str:
     quoted = quote_identifier(name)
     if name in VECTOR_COLUMNS:

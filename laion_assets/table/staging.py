@@ -12,7 +12,7 @@ from laion_assets.table.database import Database
 from laion_assets.table.lease import Lease
 from laion_assets.table.parts import Part, active_parts
 from laion_assets.table.patience import patiently
-from laion_assets.table.schema import table_definition
+from laion_assets.table.schema import storage_policy, table_definition
 
 NO_BACKGROUND_MERGES = ", max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1"
 """Settings that only background merges follow. SYSTEM STOP MERGES would stop OPTIMIZE, too, and after it is started
@@ -108,7 +108,9 @@ def dropping(staging: Staging) -> Iterator[None]:
 def create_staging(staging: Staging, rows: int) -> None:
     """Makes the table for a shard of `rows` rows. Raises `TableError`."""
     synced = SYNCED + (SYNCED_ON_INSERT if rows <= inserting.PART_ROWS else "")
-    staging.db.command(table_definition(staging.db, staging.name) + NO_BACKGROUND_MERGES + synced)
+    policy = storage_policy(staging.db)
+    settings = NO_BACKGROUND_MERGES + synced + (f", {policy}" if policy else "")
+    staging.db.command(table_definition(staging.db, staging.name) + settings)
 
 
 def staging_name(held: Lease, shard: int) -> str:
