@@ -140,7 +140,7 @@ def _identity(dataset: str, shard: int, rows: int, has_text: bool) -> str:
 
 def require_whole(merged: MergedShard) -> None:
     """Reads every page of a merged file, some 30 MB at a time. Raises `ShardFileError` for damage, `StoreError`."""
-    with reading(merged) as source, pq.ParquetFile(source) as file:
+    with reading(merged) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
             file.read_row_group(group)
 
@@ -189,4 +189,6 @@ def open_writer(path: Path, schema: pa.Schema, dataset: Dataset) -> pq.ParquetWr
         write_statistics=["id"],
         column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in dataset.vector_columns},
         store_schema=False,
+        # A changed letter in a page makes another valid file. The checksums cost no time that could be measured.
+        write_page_checksum=True,
     )

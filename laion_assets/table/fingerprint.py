@@ -53,10 +53,14 @@ def fingerprint_sql(settings: Settings) -> str:
 
 
 def file_fingerprint(settings: Settings, merged: MergedShard) -> tuple[int, int]:
-    """Rows and fingerprint of a merged file, read in this process, block by block. Raises `ShardFileError`."""
+    """Rows and fingerprint of a merged file, read in this process, block by block. Raises `ShardFileError`.
+
+    The checksums of these columns' pages are compared, as the footer's sums are for vectors. Files of earlier releases
+    have none.
+    """
     columns = hashed_columns(settings)
     rows, total = 0, 0
-    with reading(merged) as source, pq.ParquetFile(source) as file:
+    with reading(merged) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
             rows += batch.num_rows
             total += _sum_of_hashes(batch, columns)

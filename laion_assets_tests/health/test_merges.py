@@ -137,16 +137,20 @@ def test_merged_files_of_releases_that_wrote_no_digest_are_known_by_their_sha_25
     assert "found the file of another merge" in refusal
 
 
-@pytest.mark.parametrize("where", ["the pages' content", "the pages' header"])
-def test_a_merged_file_with_damaged_pages_is_made_again_after_one_load_that_fails(chain: Chain, where: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "header"), [("text_embedding", False), ("text_embedding", True), ("similarity", False)]
+)
+def test_a_merged_file_with_damaged_pages_is_made_again_after_one_load_that_fails(
+    name: str, header: bool, chain: Chain
+) -> None:
     chain.run(1)
     path = Path(str(ShardStore.of(chain.settings).merged_path(1)))
     group = pq.read_metadata(path).row_group(0)
     columns = [group.column(number) for number in range(group.num_columns)]
-    (column,) = (one for one in columns if one.path_in_schema.startswith("text_embedding"))
-    first = column.data_page_offset + (0 if where == "the pages' header" else column.total_compressed_size // 2)
+    (column,) = (one for one in columns if one.path_in_schema.startswith(name))
+    first = column.data_page_offset + (0 if header else column.total_compressed_size // 2)
     content = bytearray(path.read_bytes())
-    content[first : first + 64] = bytes(byte ^ 0x5A for byte in content[first : first + 64])
+    content[first : first + 24] = bytes(byte ^ 0x5A for byte in content[first : first + 24])
     path.write_bytes(content)
     lose_partition(chain)
     assert steps_by_both(chain) == ["clickhouse_partition"], "the footer is whole"
