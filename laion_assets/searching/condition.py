@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from clickhouse_connect.driver.binding import format_str
 
 from laion_assets.columns import DISTANCE
 from laion_assets.errors import SearchError, TableError
@@ -117,10 +119,10 @@ def _parse(db: Database, where: str) -> _Node:
     """
     texts = [f"SELECT 1 WHERE {each}" for each in ("1", f"{where}\n", f"({where}\n)")]
     try:
+        # As parameters the texts would be fields of a form, of which a server takes 131,072 bytes each
+        # (http_max_field_value_size).
         row = db.one(
-            "SELECT arrayMap(text -> parseQueryToJSON(text), [{plain:String}, {bare:String}, {whole:String}])",
-            parameters=dict(zip(("plain", "bare", "whole"), texts, strict=True)),
-            settings=READING,
+            f"SELECT arrayMap(text -> parseQueryToJSON(text), [{', '.join(map(format_str, texts))}])", settings=READING
         )
         trees = [json.loads(str(text)) for text in row[0]]
     except TableError as error:
@@ -216,11 +218,14 @@ def _allowed(db: Database, functions: set[str]) -> set[str]:
 
     Names are compared without case. If two names differ only by case, both functions must be allowed.
     """
+    if not functions:
+        return set()
+    names = _texts(sorted(name.lower() for name in functions))
     rows = db.rows(
-        "SELECT name, alias_to, is_aggregate, categories IN {categories:Array(String)} FROM system.functions "
-        "WHERE lower(name) IN {names:Array(String)} "
-        "OR name IN (SELECT alias_to FROM system.functions WHERE lower(name) IN {names:Array(String)})",
-        parameters={"names": sorted(name.lower() for name in functions), "categories": list(CATEGORIES)},
+        f"SELECT name, alias_to, is_aggregate, categories IN ({_texts(CATEGORIES)}) FROM system.functions "
+        f"WHERE lower(name) IN ({names}) "
+        f"OR name IN (SELECT alias_to FROM system.functions WHERE lower(name) IN ({names}))",
+        settings=READING,
     )
     known = {str(name): (str(alias_to), bool(aggregate), bool(fits)) for name, alias_to, aggregate, fits in rows}
 
@@ -232,6 +237,11 @@ def _allowed(db: Database, functions: set[str]) -> set[str]:
 
     named = {function: [name for name in known if name.lower() == function.lower()] for function in functions}
     return {function for function, names in named.items() if names and all(map(allows, names))}
+
+
+def _texts(values: Iterable[str]) -> str:
+    """The values as SQL literals, for IN."""
+    return ", ".join(map(format_str, values))
 
 
 def _plan(db: Database, where: str) -> None:

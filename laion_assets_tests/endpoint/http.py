@@ -34,6 +34,9 @@ OF_THE_TRANSPORT = {
 STATUS = {192: 403, 193: 403, 194: 401, 497: 403, 516: 403, 60: 404, 46: 404, 47: 404, 81: 404, 115: 404, 62: 400}
 """HTTP status by ClickHouse's error code, as in its server. Other errors have status 500."""
 
+MOST_FIELD_BYTES = 131_072
+"""http_max_field_value_size of a server: longer fields of a form are refused."""
+
 
 @dataclass
 class Asked:
@@ -173,6 +176,10 @@ class Handler(BaseHTTPRequestHandler):
         for part in message.iter_parts():
             content = part.get_payload(decode=True)
             assert isinstance(content, bytes)
+            if len(content) > MOST_FIELD_BYTES:
+                raise EngineError(
+                    "Code: 1000. DB::Exception: HTML Form Exception: Field value too long. (POCO_EXCEPTION)"
+                )
             fields[str(part.get_param("name", header="Content-Disposition"))] = content.decode("utf-8")
         return fields
 

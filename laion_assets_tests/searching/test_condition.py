@@ -13,6 +13,7 @@ from laion_assets.table.connect import connect
 from laion_assets.table.database import Database
 from laion_assets.table.schema import create_table
 from laion_assets_tests.conftest import assert_one_line
+from laion_assets_tests.endpoint.process import ServerProcess
 from laion_assets_tests.table.loaded import sample_settings
 
 CONDITIONS = [
@@ -28,12 +29,15 @@ CONDITIONS = [
     "image_embedding[1]::Float64 > 0 AND cosineDistance(image_embedding, text_embedding) < 0.8",
     "distance < 0.3",
     "caption != '' AND url IS NOT NULL AND id % 2 = 0",
-    "caption = 'file(''/etc/passwd''), (SELECT 1) and\nIdentifier x'",
+    "caption = 'url(''http://127.0.0.1:9/''), (SELECT 1) and\nIdentifier x'",
     "true",
     "arrayExists(shard -> shard > 0.5, image_embedding) AND shard = 0",
     "caption.size > 3 AND image_embedding.size0 = 512",
     "id IN (" + ", ".join(map(str, range(40_000))) + ")",
+    "caption != '" + "x" * 999_980 + "'",
     "$$it's$$ = caption OR caption = 'a (alias x)'",
+    "caption = 'a\\\\' OR caption = '\\'])), (SELECT 1)' OR caption = 'It''s \\\\\\'' OR url = '{target:Int64} %s $1'",
+    "caption = 'tab\t, line\r\n, \\0 and \x7f, émigré, 猫' -- it's \\",
 ]
 
 REACHING = [
@@ -93,6 +97,11 @@ REACHING = [
     ("id = 'five'", "found "),
     ("similarity > toDateTime(caption, 'nowhere')", "found "),
     ("caption = '\ud800'", "UTF-8"),
+    ("'])), sleep(3), parseQueryToJSON('", "found "),
+    ("\\'])), sleep(3), (['", "found "),
+    ("id = 1'", "found "),
+    ("id = 1\\", "found "),
+    (" OR ".join(f"no_such_function_{number}(id)" for number in range(6_000)), "the function no_such_function_0"),
     ("(" * 3_000 + "1" + ")" * 3_000, "found "),
     ("caption = '" + "x" * 1_000_001 + "'", "1,000,013 characters"),
     ("COLUMNS('.*') = 1", "ColumnsRegexpMatcher"),
@@ -110,9 +119,12 @@ REACHING = [
 ]
 
 
-@pytest.fixture(scope="module")
-def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    with connect(sample_settings(tmp_path_factory.mktemp("condition"))) as opened:
+@pytest.fixture(scope="module", params=["embedded", "server"])
+def db(
+    tmp_path_factory: pytest.TempPathFactory, clickhouse_server: ServerProcess, request: pytest.FixtureRequest
+) -> Iterator[Database]:
+    where = {"clickhouse": clickhouse_server.url()} if request.param == "server" else {}
+    with connect(sample_settings(tmp_path_factory.mktemp("condition"), **where)) as opened:
         create_table(opened)
         yield opened
 
