@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from laion_assets.errors import TableError
 from laion_assets.table.database import Database
 
 INSERT_SETTINGS = {"async_insert": 0}
 READ_SETTINGS = {"select_sequential_consistency": 1}
 """With these settings the next statement sees an inserted row, also with a replicated engine."""
+
+CLOCK_SECONDS = 5.0
+"""How far the clocks of a cluster's replicas may differ. If one is a minute behind, its claims look as if they had
+lapsed."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A live claim: its number (a subject's newest claim has the greatest), its token, who made it, and when.
+
+    `left` is the time until it ends without renewal, in seconds, by the clock of the server that was asked.
+    """
+
+    number: int
+    token: str
+    mark: str
+    holder: str
+    left: float = 0.0
 
 
 def claims_table(db: Database) -> str:
@@ -42,6 +64,18 @@ def claims_definition(db: Database) -> str:
         "ENGINE = MergeTree ORDER BY (subject, number) TTL toDateTime(until) + toIntervalDay(1) "
         "COMMENT 'laion_assets: who may change what; see docs/architecture.md'"
     )
+
+
+def refuse_other_clocks(subject: str, live: Sequence[Claim], longest: float) -> None:
+    """Raises `TableError` for a claim that lasts longer than `longest` seconds by the clock of the asked server."""
+    for claim in live:
+        if claim.left > longest + CLOCK_SECONDS:
+            raise TableError(
+                subject,
+                found=f"a claim of {claim.holder} that lasts {claim.left:.0f} s more",
+                expected=f"at most {longest:g} s, by clocks that differ by {CLOCK_SECONDS:g} s at most",
+                advice="synchronise the clocks of the servers; a lease can be held twice if they differ by a minute",
+            )
 
 
 def _name(db: Database) -> str:

@@ -34,11 +34,13 @@ from laion_assets.machine import is_gone, process_mark
 from laion_assets.table.claims_table import (
     INSERT_SETTINGS,
     READ_SETTINGS,
+    Claim,
     claims_definition,
     claims_table,
     every_claim,
     has_claims,
     read_settings,
+    refuse_other_clocks,
 )
 from laion_assets.table.database import Database
 from laion_assets.table.patience import patiently
@@ -59,16 +61,6 @@ CLAIMING_SECONDS = 5.0
 """How long a claim that was made at the same time as ours may take to see our claim and to withdraw."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A live claim: its number (a subject's newest claim has the greatest), its token, who made it, and when."""
-
-    number: int
-    token: str
-    mark: str
-    holder: str
 
 
 @dataclass(frozen=True)
@@ -131,13 +123,17 @@ def live_claims(db: Database, subject: str | None = None) -> list[Claim]:
     not release because it had no connection. A busy server is asked again.
     """
     sql = (
-        f"SELECT number, token, mark, concat(any(holder), ' since ', toString(min(written)), ' UTC') "
-        f"FROM {every_claim(db)} WHERE subject = {{subject:String}} OR empty({{subject:String}}) "
+        "SELECT number, token, mark, concat(any(holder), ' since ', toString(min(written)), ' UTC'), "
+        f"toFloat64(argMax(until, renewal)) - toFloat64(now64(3)) FROM {every_claim(db)} "
+        "WHERE subject = {subject:String} OR empty({subject:String}) "
         "GROUP BY subject, number, token, mark HAVING argMax(until, renewal) > now64(3) ORDER BY number, token"
     )
     names = {"subject": subject or ""}
     rows = patiently(lambda: _hurried(db).rows(sql, parameters=names, settings=read_settings(db)))
-    claims = [Claim(int(number), str(token), str(mark), str(holder)) for number, token, mark, holder in rows]
+    claims = [
+        Claim(int(number), str(token), str(mark), str(holder), float(left))
+        for number, token, mark, holder, left in rows
+    ]
     ours = process_mark()
     return [
         claim for claim in claims if (claim.token in _claimed_here if claim.mark == ours else not is_gone(claim.mark))
@@ -188,6 +184,7 @@ def _acquired(db: Database, subject: str, wait_seconds: float, say: Say | None) 
     deadline = time.monotonic() + wait_seconds
     while True:
         live = live_claims(db, subject)
+        refuse_other_clocks(f"{db.subject}, the lease of {subject}", live, LEASE_SECONDS)
         if not live:
             with _claim(db, subject) as held:
                 if all(claim.token == held.token for claim in live_claims(db, subject)):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from laion_assets.errors import LeaseHeldError, LeaseLostError
+from laion_assets.errors import LeaseHeldError, LeaseLostError, TableError
 from laion_assets.settings import Settings
 from laion_assets.table import lease as lease_module
 from laion_assets.table import server as server_module
@@ -78,6 +78,17 @@ def let_lapse(db: Database, token: str) -> None:
     """Makes a claim look as if it had not been renewed for longer than a lease lasts."""
     table, change = db.name_of("laion_leases"), f"UPDATE until = until - toIntervalSecond({LEASE_SECONDS + 5:.0f})"
     db.command(f"ALTER TABLE {table} {change} WHERE token = '{token}'", settings={"mutations_sync": 2})
+
+
+def test_a_claim_by_the_clock_of_a_server_that_is_ahead_is_refused_with_the_reason(server: Database) -> None:
+    table = server.name_of("laion_leases")
+    with lease(server, "partition 3") as held:
+        change = "UPDATE until = until + toIntervalSecond(90), mark = 'ffffffff_1'"
+        server.command(f"ALTER TABLE {table} {change} WHERE token = '{held.token}'", settings={"mutations_sync": 2})
+        with pytest.raises(TableError) as caught, lease(server, "partition 3", wait_seconds=30):
+            pass
+        assert not isinstance(caught.value, LeaseHeldError)
+        assert_one_line(caught.value, "s more", "at most 60 s", "synchronise the clocks of the servers")
 
 
 def test_a_second_thread_waits_and_then_says_who_holds_it(db: Database, settings: Settings) -> None:
