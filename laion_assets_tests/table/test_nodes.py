@@ -369,7 +369,7 @@ def test_with_cells_on_a_cluster_they_are_measured_and_searched_without_a_method
     query, request, plan = Query(like=20_000_007), SearchRequest(limit=3), RecallPlan(queries=4, queries_at_100=0)
     (found,) = answer([query], request, settings)
     assert (found.method, found.result.way) == ("exact", "every row compared")
-    assert "cells are missing, and so are graphs" in str(found.why)
+    assert "the table has neither cells nor graphs" in str(found.why)
     with connect(settings) as db, pytest.raises(TableError, match=r"no cells.*materialize vector_cells"):
         compare(db, plan)
 
