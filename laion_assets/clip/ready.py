@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from laion_assets.clip.encoder import ClipEncoder
 from laion_assets.clip.model import SAMPLE, ClipModel, clip_model, model_folder
 from laion_assets.clip.model_files import missing_files, read_manifest, require_files, write_manifest
 from laion_assets.progress import Progress
 from laion_assets.settings import Settings
 from laion_assets.shard.lock import file_lock
 from laion_assets.shard.store_errors import store_errors
+
+if TYPE_CHECKING:
+    from laion_assets.clip.encoder import ClipEncoder
 
 SAMPLE_REVISION = "seed 0, graphs 1"
 """To be raised with every change of the sample world or its graphs: a store with older ones makes them again."""
@@ -35,6 +38,9 @@ def ready_model(settings: Settings, *, fetch: bool = False, progress: Progress |
 
 def open_encoder(settings: Settings, *, threads: int | None = None) -> ClipEncoder:
     """The encoder of the settings' dataset; its halves are loaded at first use. Raises `ClipError`."""
+    # Imported late: the encoder needs Pillow, and definitions need neither.
+    from laion_assets.clip.encoder import ClipEncoder
+
     return ClipEncoder(ready_model(settings), settings.dataset.dimension, threads=threads)
 
 
