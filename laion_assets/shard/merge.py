@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,9 +22,10 @@ from laion_assets.file_layout import Part
 from laion_assets.read_ahead import read_ahead
 from laion_assets.shard.alignment import AlignmentCounter
 from laion_assets.shard.any_metadata import open_metadata
+from laion_assets.shard.digest import digest_of
 from laion_assets.shard.files import Location, remove_file, sha256_of, sweep
 from laion_assets.shard.inspect import ShardInspection, inspect_shard
-from laion_assets.shard.merge_rules import DIGEST_CHARACTERS, merge_rules
+from laion_assets.shard.merge_rules import merge_rules
 from laion_assets.shard.merged import FORMAT, MergedShard, merged_schema, open_writer, read_merged
 from laion_assets.shard.raw_version import raw_version
 from laion_assets.shard.soundness import vector_faults
@@ -192,7 +192,7 @@ class _Merger:
         """A digest of the rows: of all columns but the vectors as they were written, and of the vectors' sums."""
         columns = [(each.name, str(each.type)) for each in self._schema]
         facts = (FORMAT, columns, self._dataset.dimension, self.tally.rows, sums, self._written.hexdigest())
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:DIGEST_CHARACTERS]
+        return digest_of(facts)
 
     def _blocks(self) -> Iterator[_Block]:
         """Blocks in order. A block's vectors are valid until two more blocks were asked for: two sets of buffers are

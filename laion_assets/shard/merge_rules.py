@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 
 from laion_assets.columns import PAGE_TYPES, ColumnType, Value, null_value
 from laion_assets.dataset import Dataset
-
-DIGEST_CHARACTERS = 16
+from laion_assets.shard.digest import digest_of
 
 ColumnRule = tuple[str, ColumnType, tuple[str, ...], Value | None]
 """A column's name, type, names in the metadata, and declared default."""
@@ -41,7 +38,7 @@ def merge_rules(dataset: Dataset, extra_columns: Mapping[str, ColumnType]) -> st
     )
     counted = dataset.has_text and dataset.alignment == "check"
     rules = (columns, array_rules(dataset), dataset.has_metadata, dataset.normalised, counted)
-    return hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:DIGEST_CHARACTERS]
+    return digest_of(rules)
 
 
 def fitting_rules(dataset: Dataset, extra_columns: Mapping[str, ColumnType]) -> set[str]:

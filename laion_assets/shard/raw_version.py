@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 from laion_assets.errors import MissingRawError
+from laion_assets.shard.digest import digest_of
 from laion_assets.shard.places import origin_path
 from laion_assets.shard.store import ShardFiles
-
-DIGEST_CHARACTERS = 16
 
 
 def raw_version(files: ShardFiles) -> str:
@@ -23,7 +19,7 @@ def raw_version(files: ShardFiles) -> str:
             facts.append((path.name, path.stat().st_size, origin_path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return ""
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:DIGEST_CHARACTERS]
+    return digest_of(facts)
 
 
 def require_fetched(files: ShardFiles, fetched: str) -> None:

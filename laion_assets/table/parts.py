@@ -73,7 +73,7 @@ def part_identities(db: Database, shards: Collection[int] | None = None) -> list
 def active_parts(db: Database, table: str, shard: int) -> tuple[Part, ...]:
     """A partition's active parts with rows and the patch parts that wait, by name; `table` is unquoted. Empty if there
     is no such table."""
-    parts = _parts(db, table).get(shard, ShardParts())
+    parts = _parts(db, table, shard).get(shard, ShardParts())
     return tuple(sorted(Part(*part) for part in (*parts.own, *parts.patches)))
 
 
@@ -85,5 +85,6 @@ def parts_by_shard(db: Database, table: str) -> dict[int, list[Part]]:
     return {shard: [Part(*part) for part in parts.own] for shard, parts in _parts(db, table).items()}
 
 
-def _parts(db: Database, table: str) -> dict[int, ShardParts]:
-    return shard_parts(db, "system.parts", "name, rows, bytes_on_disk, hash_of_all_files", table)[table]
+def _parts(db: Database, table: str, shard: int | None = None) -> dict[int, ShardParts]:
+    columns = "name, rows, bytes_on_disk, hash_of_all_files"
+    return shard_parts(db, "system.parts", columns, table, shard=shard)[table]
