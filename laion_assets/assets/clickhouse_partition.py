@@ -1,8 +1,6 @@
 """`clickhouse_partition`: partition N of the table, one part, equal to the merged file; and the check of that."""
 
-import json
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import dagster as dg
 
@@ -17,7 +15,8 @@ from laion_assets.assets.location import (
 )
 from laion_assets.errors import LaionError
 from laion_assets.health.audits import AUDIT_CHECK
-from laion_assets.health.merges import MERGED_VERSION, file_version, recorded_merge, require_recorded
+from laion_assets.health.merges import file_version, recorded_merge, require_recorded
+from laion_assets.health.recorded_rows import RecordedRows, recorded_rows, rows_metadata
 from laion_assets.health.versions import digest
 from laion_assets.index.staged import graphs_like_the_replaced
 from laion_assets.machine import StepMeter
@@ -74,7 +73,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
                 remove_file(merged.path)
         return dg.MaterializeResult(
             metadata=_metadata(location, loaded, merged.quarantined, columns, table)
-            | {MERGED_VERSION: version}
+            | rows_metadata(loaded.rows, loaded.fingerprint, loaded.vector_sums, version)
             | meter.metadata(),
             # The fingerprint covers all columns but the vectors, which the merged file's version covers.
             data_version=dg.DataVersion(digest(loaded.rows, loaded.fingerprint, [version])),
@@ -94,7 +93,7 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         description="Rows, a hash over ids, urls, captions and scores, and a sum over the bits of every vector of the "
         "partition equal those of the merged file. Every vector is sound. Vectors from four places of the file are in "
         "the table bit for bit. If the file was removed (LAION_KEEP_MERGED), or if it is not the file that was loaded, "
-        "the check uses what was recorded at loading.",
+        "the check uses what was recorded at loading. If `laion-assets accept` recorded other rows, it uses these.",
     )
     def partition_matches_parquet(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
         compared: int | None = 0
@@ -102,8 +101,8 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         try:
             with connect_to_partition(location.settings, shard) as db:
                 figures = partition_figures(db, db.table, f"shard = {shard}")
-                recorded = _recorded(context.instance, location, shard)
-                merged, note = _loaded_file(context.instance, location, shard, recorded.merged)
+                recorded = recorded_rows(context.instance, location.settings, shard)
+                merged, note = _loaded_file(context.instance, location, shard, recorded)
                 if merged is not None:
                     expected = file_fingerprint(location.settings, merged)
                     compared = vectors_agree(db, merged, figures)
@@ -129,47 +128,20 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
     return [partition_matches_parquet]
 
 
-class _Recorded(NamedTuple):
-    """What the partition's last materialization recorded: rows, fingerprint, sums over the vectors' bits, and the
-    version of the merged file.
-
-    -1, 0, None and "" are unknown: there is no materialization, or somebody reported one in the UI, which records no
-    metadata. Earlier releases recorded no version.
-    """
-
-    rows: int = -1
-    fingerprint: int = 0
-    sums: dict[str, int] | None = None
-    merged: str = ""
-
-
-def _recorded(instance: dg.DagsterInstance, location: CodeLocation, shard: int) -> _Recorded:
-    key = location.settings.dataset.key_of(shard)
-    wanted = dg.AssetRecordsFilter(location.key("clickhouse_partition"), asset_partitions=[key])
-    records = instance.fetch_materializations(wanted, limit=1).records
-    materialization = records[0].asset_materialization if records else None
-    metadata = {} if materialization is None else materialization.metadata
-    names = ("dagster/partition_row_count", "fingerprint")
-    if not metadata.keys() >= {*names}:
-        return _Recorded()
-    sums = json.loads(str(metadata["vector_sums"].value)) if "vector_sums" in metadata else None
-    merged = str(metadata[MERGED_VERSION].value) if MERGED_VERSION in metadata else ""
-    rows, fingerprint = (str(metadata[name].value) for name in names)
-    return _Recorded(int(rows), int(fingerprint), sums, merged)
-
-
 def _loaded_file(
-    instance: dg.DagsterInstance, location: CodeLocation, shard: int, loaded: str
+    instance: dg.DagsterInstance, location: CodeLocation, shard: int, recorded: RecordedRows
 ) -> tuple[MergedShard | None, str]:
-    """The merged file if it is there, and if it is the one that was loaded; and a note if it is another one.
+    """The merged file if it is there, and if its rows are those that were recorded; else a note that says why not.
 
-    `loaded` is the version of the file that was loaded; if it is "", the last merge that was recorded counts.
+    If the version of the file that was loaded is not known, the last merge that was recorded counts.
     """
+    if recorded.accepted:
+        return None, "compared with the rows that were accepted (laion-assets accept)"
     path = location.store.merged_path(shard)
     if not file_exists(path):
         return None, ""
     merged = read_merged(path, dataset=location.store.dataset, shard=shard)
-    if (loaded or recorded_merge(instance, location.settings, shard)) in ("", file_version(merged)):
+    if (recorded.merged or recorded_merge(instance, location.settings, shard)) in ("", file_version(merged)):
         return merged, ""
     return None, f"compared with what was recorded at loading: {path.name} is not the file that was loaded"
 
@@ -180,7 +152,6 @@ def _metadata(
     merged = location.key("merged_shard")
     seconds = loaded.total_seconds
     return {
-        "dagster/partition_row_count": loaded.rows,
         "dagster/table_name": table,
         "dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()]),
         "dagster/column_lineage": dg.TableColumnLineage(
@@ -191,7 +162,5 @@ def _metadata(
         "seconds": round(seconds, 3),
         "rows_per_second": round(loaded.rows / seconds) if seconds else 0,
         "transfer": loaded.transfer,
-        "fingerprint": dg.MetadataValue.text(str(loaded.fingerprint)),
-        "vector_sums": dg.MetadataValue.text(json.dumps(loaded.vector_sums)),
         **{f"seconds_to_{stage.replace(' ', '_')}": round(spent, 3) for stage, spent in loaded.seconds.items()},
     }

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from laion_assets.assets.accepted_rows import require_asked_again
 from laion_assets.assets.same_settings import require_same_settings
 from laion_assets.assets.source_links import source_of
 from laion_assets.automation.milestones import MilestoneCondition, index_condition
@@ -33,7 +34,7 @@ from laion_assets.errors import (
     UnreachableSourceError,
 )
 from laion_assets.execution.termination import RunWatch
-from laion_assets.health.keys import asset_key
+from laion_assets.health.keys import CHAIN, asset_key
 from laion_assets.health.merges import ERROR, recorded_raw
 from laion_assets.health.versions import code_version
 from laion_assets.progress import LoggedProgress, Progress
@@ -194,7 +195,8 @@ def as_step(location: CodeLocation, asset: str) -> Callable[[Callable[..., Resul
     """Makes a step's statements name its run, asset and partition to ClickHouse (`log_comment`), and end when the run
     is to end, under any executor.
 
-    If the run was asked for under other settings than the code location's, the step raises `dagster.Failure`.
+    The step raises `dagster.Failure` if the run was asked for under other settings than the code location's, or if it
+    would load accepted rows again (`accepted_rows.py`).
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -220,6 +222,8 @@ def in_run(settings: Settings, asset: str) -> Iterator[None]:
     run, step = context.run, context.get_step_execution_context().step.key
     require_same_settings(settings, run)
     partition = run.tags.get(PARTITION_TAG)
+    if partition and asset in CHAIN:
+        require_asked_again(settings, context, partition)
     label = {"run_id": run.run_id, "asset": asset} | ({"partition": partition} if partition else {})
     with RunWatch(context.instance, run, step), labelled(**label):
         yield

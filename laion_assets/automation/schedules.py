@@ -30,7 +30,7 @@ def next_missing(histories: list[ShardHistory], count: int) -> tuple[list[str], 
 
 def failed_to_retry(histories: list[ShardHistory], limit: int) -> tuple[list[ShardHistory], str]:
     """Failed shards with at most `limit` failed runs, and a reason if there are none."""
-    failed = [history for history in histories if history.state == "failed"]
+    failed = [history for history in histories if history.state == "failed" and not history.accepted]
     again = [history for history in failed if history.failures <= limit]
     if again:
         return again, ""

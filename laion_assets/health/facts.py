@@ -18,7 +18,7 @@ from laion_assets.health.builds import Builds
 from laion_assets.health.history import COVERED_SHARDS, ShardHistory
 from laion_assets.health.keys import asset_key, job_name, measured_assets
 from laion_assets.health.loaded_since import loads_seen
-from laion_assets.health.runs import other_active_runs
+from laion_assets.health.under_way import other_active_runs
 from laion_assets.health.versions import RecordedVersions
 from laion_assets.plan.kept_plan import plan_in_force
 from laion_assets.recall.compare import have_other_targets, kept_evaluations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.deleted import rows_were_deleted
+from laion_assets.health.deleted import rows_by_shard, rows_were_deleted
 from laion_assets.health.disk import disk_space_suffices
 from laion_assets.health.facts import LoadFacts
 from laion_assets.health.finding import Finding, TableLook, naming
@@ -73,11 +73,11 @@ def _failure(history: ShardHistory) -> str:
 def table_agrees_with_dagster(histories: list[ShardHistory], table: TableLook) -> Finding:
     """Whether the table and Dagster's records have the same partitions and rows. Shards with a run are left out.
 
-    It fails also after a takedown: that rows were deleted on purpose is not known here.
+    It fails also after a takedown, until `laion-assets accept` records that rows were deleted on purpose.
     """
     if isinstance(table, EngineHeldError):
         return Finding("table_agrees_with_dagster", None, f"the table was not read: {table.subject}: {table.found}")
-    in_table = {state.shard: state.rows for state in table}
+    in_table = rows_by_shard(table) or {}
     known = {history.shard for history in histories}
     drift = [f"shard {shard}: in the table, unknown to the dataset" for shard in in_table if shard not in known]
     for history in histories:

@@ -15,7 +15,9 @@ from laion_assets.dataset import Dataset
 from laion_assets.health.audits import failed_audits
 from laion_assets.health.keys import CHAIN, chain_keys
 from laion_assets.health.merges import load_refused_file
-from laion_assets.health.runs import LastRun, last_runs, waiting_in_backfills
+from laion_assets.health.recorded_rows import ACCEPTED, ROWS
+from laion_assets.health.runs import LastRun, last_runs
+from laion_assets.health.under_way import waiting_in_backfills
 from laion_assets.health.versions import (
     UNOBSERVED,
     RecordedVersions,
@@ -59,7 +61,8 @@ class ShardHistory:
     (Unix time). `audit_failed` says that a check found other rows in the partition than its file has, after the last
     load. `fetched_as` is the shard's number and name when it was fetched, empty if it has no name. `moved` says that
     the description gives it another number or name now. `merged_bytes` is the size of the merged file that was recorded
-    last. `file_refused` says that the last run ended in its load, because of the merged file.
+    last. `file_refused` says that the last run ended in its load, because of the merged file. `accepted` says that a
+    person accepted rows in the table that are not those of a merged file.
     """
 
     key: str
@@ -86,6 +89,7 @@ class ShardHistory:
     moved: bool = False
     merged_bytes: int = 0
     file_refused: bool = False
+    accepted: bool = False
 
     @property
     def shard(self) -> int:
@@ -175,7 +179,9 @@ def _take_materialization(history: ShardHistory, asset: str, record: dg.EventLog
     if asset == "merged_shard":
         history.merged_bytes = int(numbers["bytes"])
     if asset == "clickhouse_partition":
-        history.rows = int(numbers["dagster/partition_row_count"])
+        history.rows = int(numbers[ROWS])
+        materialization = record.asset_materialization
+        history.accepted = materialization is not None and ACCEPTED in materialization.metadata
         history.quarantined = int(numbers["quarantined"])
         history.loaded_at = record.timestamp
 

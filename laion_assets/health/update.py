@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from laion_assets.errors import ShardFileError
 from laion_assets.health.builds import Builds
-from laion_assets.health.deleted import rows_were_deleted, why_left
+from laion_assets.health.deleted import left_as_it_is, only_if_asked, rows_by_shard, rows_of, why_left
 from laion_assets.health.facts import IndexRecord, LoadFacts
 from laion_assets.health.finding import TableLook, naming
 from laion_assets.health.history import ShardHistory
@@ -103,11 +103,11 @@ def _shards_to_make(
     """The steps that each of the wanted shards needs, and why others that differ are left as they are."""
     needed: dict[int, tuple[str, ...]] = {}
     left: list[str] = []
-    rows = {state.shard: state.rows for state in table} if isinstance(table, list) else None
+    rows = rows_by_shard(table)
     for history in wanted:
-        in_table = None if rows is None else rows.get(history.shard, 0)
+        in_table = rows_of(history.shard, rows)
         steps = chain_steps(settings, history, in_table)
-        why = rows_were_deleted(history, in_table) or (why_left(history, table) if steps and rows is None else "")
+        why = why_left(history, table) if steps else left_as_it_is(history, in_table)
         if why:
             left.append(why)
         elif steps:
@@ -124,10 +124,10 @@ def chain_steps(settings: Settings, history: ShardHistory, rows_in_table: int | 
     found it damaged, or if it is not the file of the merge that was recorded last.
 
     `rows_in_table` are those of the shard's partition, if they are known: if Dagster recorded another number, or if the
-    last check found other rows than the file's, the partition is loaded again. A partition with some rows, but fewer
-    than were loaded, needs nothing (`rows_were_deleted`). Raises `StoreError` if a bucket does not answer.
+    last check found other rows than the file's, the partition is loaded again. A partition whose rows were deleted or
+    accepted needs nothing (`only_if_asked`). Raises `StoreError` if a bucket does not answer.
     """
-    if rows_were_deleted(history, rows_in_table):
+    if only_if_asked(history, rows_in_table):
         return ()
     made = {"missing": 0, "fetched": 1, "merged": 2, "loaded": 3}[history.progress]
     differs = rows_in_table is not None and (made < len(CHAIN) or rows_in_table != history.rows)

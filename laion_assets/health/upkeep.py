@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from laion_assets.health.deleted import rows_were_deleted
+from laion_assets.health.deleted import only_if_asked, rows_by_shard, rows_of
 from laion_assets.health.facts import Audit, Holder, IndexRecord, LoadFacts
 from laion_assets.health.finding import Finding, TableLook, naming
 from laion_assets.health.history import ShardHistory
@@ -207,10 +207,10 @@ def partitions_were_audited(
     if failed:
         faults.append(f"the last check failed of {counted(len(failed), 'partition')}: {keys_in_short(failed)}")
         advice = "`laion-assets bring-up-to-date` or the job bring_up_to_date loads what failed again"
-        rows = {state.shard: state.rows for state in table} if isinstance(table, list) else {}
-        deleted = {one.key for one in histories if one.key in failed and rows_were_deleted(one, rows.get(one.shard))}
-        if deleted:
-            advice += f", but not partitions with deleted rows ({keys_in_short(deleted)})"
+        rows = rows_by_shard(table)
+        left = {one.key for one in histories if one.key in failed and only_if_asked(one, rows_of(one.shard, rows))}
+        if left:
+            advice += f", but not partitions whose rows were deleted or accepted ({keys_in_short(left)})"
     if never:
         faults.append(f"never checked: {keys_in_short(never)}")
     if age is not None and age > days * 86400:

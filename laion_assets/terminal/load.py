@@ -10,7 +10,7 @@ import dagster as dg
 from rich.console import Console
 
 from laion_assets.errors import EngineHeldError, StoreError
-from laion_assets.health.deleted import rows_were_deleted
+from laion_assets.health.deleted import left_as_it_is, rows_by_shard
 from laion_assets.health.finding import TableLook
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
@@ -85,7 +85,7 @@ def load_outcomes(
     with _withdrawing_plan(settings, console, part=part):
         if todo and daemon_is_live(instance):
             under_way = {} if again else runs_under_way(settings, instance, todo, histories)
-            outcomes |= _load_by_daemon(settings, todo, under_way, instance, console)
+            outcomes |= _load_by_daemon(settings, todo, under_way, instance, console, again=again)
             todo = {shard: steps for shard, steps in todo.items() if shard not in outcomes}
         if todo:
             console.print(f"no Dagster daemon runs on {instance.root_directory}: shards are loaded in this process")
@@ -126,7 +126,7 @@ def _rows_in_table(found: TableLook, histories: list[ShardHistory], *, by_daemon
         if not by_daemon:
             raise found
         return {history.shard: history.rows for history in histories if history.loaded_at is not None}
-    return {state.shard: state.rows for state in found}
+    return rows_by_shard(found) or {}
 
 
 def _load_by_daemon(
@@ -135,6 +135,8 @@ def _load_by_daemon(
     under_way: dict[int, str],
     instance: dg.DagsterInstance,
     console: Console,
+    *,
+    again: bool,
 ) -> dict[int, Outcome]:
     """Submits a run for each shard that has none, and follows all runs; returns the outcomes of those that the daemon
     took. Ctrl-C ends the runs that were submitted here."""
@@ -150,7 +152,8 @@ def _load_by_daemon(
     with ShardBars(console) as bars, sigterm_as_ctrl_c():
         bars.expect(len(todo))
         try:
-            submit_all(settings, instance, {shard: todo[shard] for shard in todo if shard not in under_way}, submitted)
+            new = {shard: todo[shard] for shard in todo if shard not in under_way}
+            submit_all(settings, instance, new, submitted, again=again)
             runs = under_way | submitted
             for shard, run, seconds in follow(settings, instance, runs, bars, ours=submitted):
                 outcomes[shard] = (
@@ -202,11 +205,11 @@ def _load_alone(
             steps = missing_steps(settings, histories[0], rows)
             if not steps:
                 return _skipped(histories[0], rows)
-        return run_shard(settings, job, shard, steps, instance)
+        return run_shard(settings, job, shard, steps, instance, again=again)
 
 
 def _skipped(history: ShardHistory, rows: int) -> Outcome:
-    return Outcome(history.shard, rows, 0.0, skipped=True, left=rows_were_deleted(history, rows))
+    return Outcome(history.shard, rows, 0.0, skipped=True, left=left_as_it_is(history, rows))
 
 
 def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int | None) -> list[str]:
@@ -215,7 +218,8 @@ def missing_steps(settings: Settings, history: ShardHistory, rows_in_table: int 
     Empty if Dagster and the table agree that the shard is loaded, its last run succeeded (a run that was killed after
     its load has not checked what it loaded; one that was canceled in the queue has changed nothing), no check has found
     other rows in it since, and the dataset's names still make it the same shard. Empty also if rows were deleted from
-    the partition. If its rows are not known (None), a failed check does not count: it fails of deleted rows, too.
+    the partition, or accepted. If its rows are not known (None), a failed check does not count: it fails of deleted
+    rows, too.
 
     A shard that is loaded but stale otherwise is left to `laion-assets bring-up-to-date`. If a bucket does not answer,
     all steps are needed: the run of the shard waits and tries again, and other shards are not affected.

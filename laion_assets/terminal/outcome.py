@@ -13,8 +13,8 @@ from laion_assets.terminal.bars import ShardBars
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one shard: rows in the table, seconds, and why it failed. `left` says why a partition that has
-    fewer rows than were loaded was not loaded again, which is no failure."""
+    """The outcome of one shard: rows in the table, seconds, and why it failed. `left` says why a partition that
+    differs from what was recorded was not loaded again, which is no failure."""
 
     shard: int
     rows: int

@@ -61,10 +61,15 @@ def make_run(
 
 
 def execute_here(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, *, assets: Sequence[str] = (), key: str | None = None
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    *,
+    assets: Sequence[str] = (),
+    key: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> dg.DagsterRun:
     """Creates such a run and executes it in this process; returns the run as it ended."""
-    run = make_run(job, instance, assets=assets, key=key, tags=process_tag())
+    run = make_run(job, instance, assets=assets, key=key, tags=process_tag() | dict(tags or {}))
     subset = job.get_subset(asset_selection=run.asset_selection) if run.asset_selection else job
     with capture_interrupts(), settling_dead_runs(instance):
         for _ in execute_run_iterator(InMemoryJob(subset), run, instance):

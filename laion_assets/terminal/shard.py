@@ -14,7 +14,7 @@ from rich.text import Text
 
 from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.errors import EngineHeldError
-from laion_assets.health.deleted import rows_were_deleted
+from laion_assets.health.deleted import left_as_it_is
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.keys import asset_key
@@ -87,7 +87,7 @@ def read_shard(settings: Settings, instance: dg.DagsterInstance, shard: int) -> 
         _files(settings, shard),
         _checks(settings, instance, shard),
         _runs(settings, instance, shard),
-        _advice(history, wrong, rows_were_deleted(history, rows)),
+        _advice(history, wrong, left_as_it_is(history, rows)),
         sound=history.state != "failed" and not wrong,
     )
 
@@ -133,12 +133,12 @@ def _wrong(history: ShardHistory, rows_in_table: int | None) -> str:
     return "its last check found other rows than those of the merged file" if history.audit_failed else ""
 
 
-def _advice(history: ShardHistory, wrong: str, deleted: str) -> str:
-    load = f"laion-assets load {history.key}"
+def _advice(history: ShardHistory, wrong: str, left: str) -> str:
+    load = f"laion-assets load {'--again ' if history.accepted else ''}{history.key}"
     if history.active:
         return f"wait for run {history.run_id}" if history.run_id else "wait: a backfill will make a run of it"
-    if deleted:
-        return f"nothing if they were deleted on purpose: {deleted}"
+    if left:
+        return left
     if history.last_run == "failed":
         return f"correct what the error names, then `{load}`, or re-execute run {history.run_id} from failure"
     if wrong:

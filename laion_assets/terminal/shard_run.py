@@ -10,10 +10,16 @@ from laion_assets.assets.location import ProgressOf
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import recorded_numbers
 from laion_assets.health.keys import CHAIN, LOAD_JOB, asset_key, job_name
+from laion_assets.health.recorded_rows import AGAIN_TAG, ROWS
 from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
 from laion_assets.terminal.outcome import Outcome
 from laion_assets.terminal.runs import execute_here
+
+
+def again_tag(again: bool) -> dict[str, str]:
+    """The tag of a run of `load --again`; empty for every other run."""
+    return {AGAIN_TAG: "true"} if again else {}
 
 
 def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefinition:
@@ -22,11 +28,18 @@ def shard_job(settings: Settings, progress: ProgressOf | None) -> dg.JobDefiniti
 
 
 def run_shard(
-    settings: Settings, job: dg.JobDefinition, shard: int, steps: list[str], instance: dg.DagsterInstance
+    settings: Settings,
+    job: dg.JobDefinition,
+    shard: int,
+    steps: list[str],
+    instance: dg.DagsterInstance,
+    *,
+    again: bool = False,
 ) -> Outcome:
-    """Runs these assets of one shard in this process; a failure is in the outcome."""
+    """Runs these assets of one shard in this process; a failure is in the outcome. `again` says that somebody asked for
+    the shard although it is loaded."""
     started = time.perf_counter()
-    run = execute_here(job, instance, assets=steps, key=settings.dataset.key_of(shard))
+    run = execute_here(job, instance, assets=steps, key=settings.dataset.key_of(shard), tags=again_tag(again))
     return outcome_of(settings, instance, shard, run, time.perf_counter() - started)
 
 
@@ -38,5 +51,5 @@ def outcome_of(
         return Outcome(shard, 0, seconds, failure_reason(instance, run.run_id) or f"the run is {run.status.value}")
     wanted = dg.AssetRecordsFilter(asset_key(settings, CHAIN[-1]), asset_partitions=[settings.dataset.key_of(shard)])
     records = instance.fetch_materializations(wanted, limit=1).records
-    rows = int(recorded_numbers(records[0])["dagster/partition_row_count"]) if records else 0
+    rows = int(recorded_numbers(records[0])[ROWS]) if records else 0
     return Outcome(shard, rows, seconds)

@@ -24,7 +24,7 @@ from laion_assets.health.finding import NAMED, Finding
 from laion_assets.health.findings import judge
 from laion_assets.health.history import ShardHistory, read_histories
 from laion_assets.health.plan_against_actual import plan_against_actual
-from laion_assets.health.runs import RunUnderWay, other_active_runs
+from laion_assets.health.under_way import RunUnderWay, other_active_runs
 from laion_assets.plan.kept_plan import Compared
 from laion_assets.recall.compare import best_by_kind
 from laion_assets.recall.figures import Evaluation

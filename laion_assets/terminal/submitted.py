@@ -20,7 +20,7 @@ from laion_assets.settings import Settings
 from laion_assets.terminal.bars import ShardBars
 from laion_assets.terminal.instance import submitter_tag
 from laion_assets.terminal.runs import make_run
-from laion_assets.terminal.shard_run import shard_job
+from laion_assets.terminal.shard_run import again_tag, shard_job
 
 LIVE_SECONDS = 75.0
 """A daemon writes a heartbeat every 30 s. After twice that time without a heartbeat it counts as gone."""
@@ -49,26 +49,33 @@ def submit(
     assets: Sequence[str],
     shard: int,
     bulk: bool,
-    digest: str,
+    tags: Mapping[str, str],
 ) -> str:
-    """Queues a run for the daemon; its id. The run fails if the code location's settings have another `digest`."""
-    tags = {SETTINGS_TAG: digest, PRIORITY_TAG: str(BULK if bulk else PERSON), **submitter_tag()}
-    run = make_run(job, instance, assets=assets, key=settings.dataset.key_of(shard), tags=tags)
+    """Queues a run with these tags for the daemon; its id. The run fails if the code location's settings have another
+    digest than its tag says."""
+    more = {PRIORITY_TAG: str(BULK if bulk else PERSON), **submitter_tag()}
+    run = make_run(job, instance, assets=assets, key=settings.dataset.key_of(shard), tags={**tags, **more})
     instance.submit_run(run.run_id, workspace=None)  # type: ignore[arg-type]  # a queue needs none
     return run.run_id
 
 
 def submit_all(
-    settings: Settings, instance: dg.DagsterInstance, todo: Mapping[int, Sequence[str]], submitted: dict[int, str]
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    todo: Mapping[int, Sequence[str]],
+    submitted: dict[int, str],
+    *,
+    again: bool = False,
 ) -> None:
     """Queues a run of these assets for each shard, and adds its id to `submitted` at once.
 
     Raises `KeyboardInterrupt` on Ctrl-C or SIGTERM, after the submission under way: no queued run is unknown then.
     """
-    job, digest, bulk = shard_job(settings, None), settings_digest(settings), len(todo) > 1
+    job, bulk = shard_job(settings, None), len(todo) > 1
+    tags = {SETTINGS_TAG: settings_digest(settings), **again_tag(again)}
     with capture_interrupts():
         for shard, steps in todo.items():
-            submitted[shard] = submit(job, instance, settings, assets=steps, shard=shard, bulk=bulk, digest=digest)
+            submitted[shard] = submit(job, instance, settings, assets=steps, shard=shard, bulk=bulk, tags=tags)
             if pop_captured_interrupt():
                 raise KeyboardInterrupt
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from laion_assets.assets.same_settings import SETTINGS_TAG, settings_digest
 from laion_assets.automation.update import read_update, submit_update
 from laion_assets.definitions import build_definitions
-from laion_assets.health.deleted import rows_of, why_left
+from laion_assets.health.deleted import rows_by_shard, rows_of, why_left
 from laion_assets.health.findings import look_at_table
 from laion_assets.health.history import read_histories
 from laion_assets.health.update import Update, chain_steps
@@ -86,7 +86,7 @@ def _make_alone(
     with ShardStore.of(settings).at_work_on(shard, "load", say=say):
         (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)], with_errors=False)
         table = look_at_table(settings)
-        rows, left = rows_of(shard, table), why_left(history, table)
+        rows, left = rows_of(shard, rows_by_shard(table)), why_left(history, table)
         if waited:
             steps = chain_steps(settings, history, rows)
         if left or not steps:

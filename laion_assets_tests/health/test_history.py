@@ -8,7 +8,8 @@ import pytest
 from dagster import DagsterRunStatus
 
 from laion_assets.health.history import ShardHistory, hours_since_last_load, read_histories
-from laion_assets.health.runs import RunUnderWay, failure_reason, other_active_runs
+from laion_assets.health.runs import failure_reason
+from laion_assets.health.under_way import RunUnderWay, other_active_runs
 from laion_assets.settings import Settings
 from laion_assets_tests.automation.recorded import Recorder
 

@@ -21,7 +21,7 @@ from laion_assets.health.facts import read_facts
 from laion_assets.health.findings import look_at_table, table_agrees_with_dagster
 from laion_assets.health.history import read_histories
 from laion_assets.health.keys import AUDIT_JOB, BUILD_JOB, CHAIN, UPDATE_JOB, asset_key
-from laion_assets.health.runs import RunUnderWay, other_active_runs
+from laion_assets.health.under_way import RunUnderWay, other_active_runs
 from laion_assets.health.update import what_to_update
 from laion_assets.health.upkeep import partitions_were_audited
 from laion_assets.plan.kept_plan import plan_path, read_plan
@@ -168,8 +168,8 @@ def taken_down(chain: Chain) -> Chain:
 
 
 LEFT = (
-    "partition 1 has 6 rows fewer than were loaded. Rows were probably deleted. `laion-assets load --again 1` loads "
-    "all rows again, also deleted ones"
+    "partition 1 has 6 rows fewer than were loaded. Rows were probably deleted. If they were deleted on purpose, "
+    "record it by `laion-assets accept 1`. `laion-assets load --again 1` loads all rows again, also deleted ones"
 )
 
 
@@ -192,12 +192,12 @@ def test_a_partition_from_which_rows_were_deleted_is_left_as_it_is(taken_down: C
     assert load(chain.settings, [1], chain.instance, Console(file=out, width=400), again=False)
     assert "left as it is" in out.getvalue()
     assert LEFT in out.getvalue()
-    assert read_shard(chain.settings, chain.instance, 1).advice == f"nothing if they were deleted on purpose: {LEFT}"
+    assert read_shard(chain.settings, chain.instance, 1).advice == LEFT
     histories, table = read_histories(chain.instance, chain.settings), look_at_table(chain.settings)
     assert table_agrees_with_dagster(histories, table).seen == LEFT
     facts = read_facts(chain.instance, chain.settings, histories)
     said = partitions_were_audited(histories, facts.audit, 60, table).seen
-    assert said.endswith("loads what failed again, but not partitions with deleted rows (1)")
+    assert said.endswith("loads what failed again, but not partitions whose rows were deleted or accepted (1)")
     with connect(chain.settings) as db:
         assert db.one(f"SELECT count() FROM {db.table} WHERE shard = 1") == (54,)
     assert load(chain.settings, [1], chain.instance, Console(quiet=True), again=True)

@@ -123,7 +123,7 @@ from laion_assets.terminal.submitted import submit
 dg.DagsterInstance.submit_run = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 settings = load_settings(dataset_name="sample", data_dir=Path(sys.argv[1]), source=(sys.argv[1],))
 with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
-    submit(shard_job(settings, None), instance, settings, assets=["raw_shard"], shard=0, bulk=False, digest="")
+    submit(shard_job(settings, None), instance, settings, assets=["raw_shard"], shard=0, bulk=False, tags={})
 """
 
 

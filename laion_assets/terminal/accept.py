@@ -1,0 +1,163 @@
+"""`laion-assets accept`: records in Dagster what the table has of shards, after a takedown or a loss of the records.
+
+It changes no row. A partition that equals its merged file is recorded as loaded. Any other one is recorded as accepted:
+audits compare it with what it has now, and only `laion-assets load --again` loads it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+from rich.console import Console
+
+from laion_assets.dagster_internals.names import DATA_VERSION_TAG
+from laion_assets.errors import PartitionCheckError, ShardFileError
+from laion_assets.health.history import read_histories
+from laion_assets.health.keys import asset_key
+from laion_assets.health.merges import file_version, recorded_merge
+from laion_assets.health.recorded_rows import (
+    ACCEPTED,
+    RecordedRows,
+    last_materialization,
+    recorded_rows,
+    rows_metadata,
+)
+from laion_assets.health.versions import digest
+from laion_assets.settings import Settings
+from laion_assets.shard.merged import MergedShard, read_merged
+from laion_assets.shard.places import file_exists
+from laion_assets.shard.store import ShardStore
+from laion_assets.table.database import Database
+from laion_assets.table.fingerprint import file_fingerprint
+from laion_assets.table.hidden_rows import require_every_row
+from laion_assets.table.lease import lease
+from laion_assets.table.nodes import connect_to_partition
+from laion_assets.table.schema import create_table
+from laion_assets.table.verify import PartitionFigures, partition_figures, vectors_agree
+from laion_assets.words import counted
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What was recorded of one shard: its rows in the table, and what they are; or why nothing was recorded."""
+
+    shard: int
+    rows: int
+    how: str = ""
+    error: str = ""
+
+
+def accept(settings: Settings, shards: list[int], instance: dg.DagsterInstance) -> Iterator[Accepted]:
+    """Records each shard's partition as the table has it, and yields what was recorded.
+
+    A shard with a queued or running run is refused, and so is one whose rows are not sound, and one without a row that
+    was never loaded. Raises `TableError`, `StoreError`.
+    """
+    for shard in shards:
+        (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)], with_errors=False)
+        if history.active:
+            yield Accepted(shard, 0, error="a run of it is queued or running: wait for its end, or terminate it")
+            continue
+        with connect_to_partition(settings, shard) as db:
+            create_table(db)
+            require_every_row(db, "rows that are to be recorded")
+            # No load replaces the partition between the look at its rows and their record.
+            with lease(db, f"partition {shard}"):
+                accepted = _accept(db, shard, instance, failed=history.ended_early)
+        yield accepted
+
+
+def _accept(db: Database, shard: int, instance: dg.DagsterInstance, *, failed: bool) -> Accepted:
+    before = recorded_rows(instance, db.settings, shard)
+    figures = partition_figures(db, db.table, f"shard = {shard}")
+    try:
+        _require_sound(db, shard, figures, before)
+        merged, version = _equal_file(db, shard, figures, instance, before)
+    except (PartitionCheckError, ShardFileError) as error:
+        return Accepted(shard, figures.rows, error=str(error))
+    recorded = (before.rows, before.fingerprint, before.sums, before.accepted)
+    same = recorded == (figures.rows, figures.fingerprint, figures.vector_sums, merged is None)
+    if same and not failed:
+        return Accepted(shard, figures.rows, "recorded already")
+    if same:
+        how = "as recorded; its failed run no longer counts"
+    elif merged is not None:
+        how = "equal to its merged file: recorded as loaded"
+    else:
+        how = f"{_difference(figures.rows, before)}: accepted"
+    _record(db.settings, shard, instance, figures, version, how if merged is None else "")
+    return Accepted(shard, figures.rows, how)
+
+
+def _require_sound(db: Database, shard: int, figures: PartitionFigures, before: RecordedRows) -> None:
+    faults = []
+    if not figures.rows and before.rows <= 0:
+        faults.append("no row in the table, and no record of any")
+    if figures.wrong_length or figures.unsound:
+        faults.append(f"{max(figures.wrong_length, figures.unsound):,} rows or more whose vectors are not sound")
+    if figures.doubled:
+        faults.append(f"{figures.doubled:,} rows whose id another row has")
+    if faults:
+        key = db.settings.dataset.key_of(shard)
+        raise PartitionCheckError(
+            f"shard {key}, its partition",
+            found="; ".join(faults),
+            expected="rows that are sound",
+            advice=f"nothing was recorded: `laion-assets load --again {key}` loads the rows of its files",
+        )
+
+
+def _equal_file(
+    db: Database, shard: int, figures: PartitionFigures, instance: dg.DagsterInstance, before: RecordedRows
+) -> tuple[MergedShard | None, str]:
+    """The merged file that the partition equals, if there is one, and the version of the file that its rows are of.
+
+    Raises `ShardFileError` if the file is damaged.
+    """
+    store = ShardStore.of(db.settings)
+    path = store.merged_path(shard)
+    if not file_exists(path):
+        return None, before.merged
+    merged = read_merged(path, dataset=store.dataset, shard=shard)
+    version = file_version(merged)
+    if recorded_merge(instance, db.settings, shard) not in ("", version):
+        return None, before.merged
+    equal = (figures.rows, figures.fingerprint) == file_fingerprint(db.settings, merged)
+    return (merged, version) if equal and vectors_agree(db, merged, figures) is not None else (None, before.merged)
+
+
+def _difference(rows: int, before: RecordedRows) -> str:
+    if before.rows < 0:
+        return f"{counted(rows, 'row')} of which Dagster had no record"
+    if rows == before.rows:
+        return f"{counted(rows, 'row')}, of which some differ from those that were recorded"
+    return f"{counted(abs(rows - before.rows), 'row')} {'fewer' if rows < before.rows else 'more'} than were recorded"
+
+
+def _record(
+    settings: Settings, shard: int, instance: dg.DagsterInstance, figures: PartitionFigures, version: str, why: str
+) -> None:
+    """Reports a materialization of the partition, with all of the last one that is still true."""
+    last = last_materialization(instance, settings, shard)
+    metadata = {} if last is None else {name: value for name, value in last.metadata.items() if name != ACCEPTED}
+    metadata |= rows_metadata(figures.rows, figures.fingerprint, figures.vector_sums, version)
+    # By which code and from which merged file the rows are: without these tags Dagster shows the partition as stale.
+    tags = {} if last is None else dict(last.tags or {})
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            asset_key(settings, "clickhouse_partition"),
+            description=why or "recorded as the table has it: equal to its merged file",
+            metadata=metadata | ({ACCEPTED: why} if why else {}),
+            partition=settings.dataset.key_of(shard),
+            tags=tags | {DATA_VERSION_TAG: digest(figures.rows, figures.fingerprint, [version])},
+        )
+    )
+
+
+def print_accepted(settings: Settings, one: Accepted, console: Console) -> None:
+    """A line for a shard, as soon as it was recorded: a shard of a million rows takes seconds to read."""
+    said = f"{counted(one.rows, 'row')} in the table; {one.how}"
+    line = f"shard {settings.dataset.key_of(one.shard)}: {one.error or said}"
+    console.print(line, style="red" if one.error else "", markup=False, highlight=False, soft_wrap=True)
