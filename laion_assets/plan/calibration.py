@@ -13,6 +13,9 @@ from laion_assets.machine import Machine, available_cores
 from laion_assets.settings import Settings
 from laion_assets.shard.files import replacing
 
+MEASUREMENTS = "2"
+"""Our own number of what a calibration measures: raise it when the model needs other measurements."""
+
 SHARD_STAGES = ("fetch", "merge", "load", "checks")
 """Stages of one shard's run. `checks` is all of the run outside its steps: asset checks, and Dagster itself."""
 
@@ -66,8 +69,8 @@ class Calibration:
     """One calibration: when (Unix time), on which machine, with which settings, and how many seconds it took; and its
     measurements of each kind, the smallest first.
 
-    Shards have two sizes and a third between them; indexes have two and a larger third. The third measurements tell how
-    far off the model is. The other kinds have two sizes. `note` has what to know about a calibration that ships with
+    Shards have two sizes and a third between them, which tells how far off the model is. Indexes have three sizes. The
+    other kinds have two.  `note` has what to know about a calibration that ships with
     the package, which may lack the third measurements.
     """
 
@@ -94,8 +97,9 @@ class Calibration:
 
 
 def relevant_settings(settings: Settings) -> dict[str, str]:
-    """The settings that change the costs, besides the index's parameters."""
+    """The settings that change the costs, besides the index's parameters, and what is measured."""
     return {
+        "measurements": MEASUREMENTS,
         "vector_codec": settings.vector_codec,
         "index_build_threads": str(settings.index_build_threads or available_cores()),
         "index_granularity": str(settings.index_granularity),

@@ -16,6 +16,7 @@ from laion_assets.plan.calibration import SHARD_STAGES
 from laion_assets.plan.index_cost import IndexCosts
 from laion_assets.plan.load_plan import DiskUse, IndexChoice, LoadPlan, MemoryUse, PlannedShard, StageCost
 from laion_assets.plan.model import LEAST_ERROR, RECALL_ABOVE, Model
+from laion_assets.plan.recall_cost import RecallCost
 from laion_assets.plan.sizes import ShardSize
 from laion_assets.settings import Settings
 from laion_assets.table.schema import PartitionState
@@ -125,7 +126,7 @@ def _table_stages(
     here, everywhere = ([*(shard.rows for shard in each), *lacking] for each in (share, shards))
     rows = sum(shard.rows for shard in share) + sum(state.rows for state in loaded)
     parts = len(share) + len(loaded)
-    recall = model.recall_seconds(rows, parts)
+    recall = RecallCost(model).seconds(rows, parts)
     return {
         "index": index.stage(here, everywhere, rows, parts, hosts),
         "recall": StageCost(recall, recall * hosts, LEAST_ERROR, RECALL_ABOVE),

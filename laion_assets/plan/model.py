@@ -2,13 +2,13 @@
 
 - A stage of a shard's run has a fixed cost and a cost for each row: the line through two measured shards.
 - Building an HNSW graph of n vectors takes about n·log n steps, and more of them miss the processor's caches as the
-  graph grows. So core seconds a vector are modelled as a power of n through two measured parts. From parts of 2,000 and
-  8,000 vectors (M 64, ClickHouse 26.9) this power is 18 % below what parts of 34,000 took and 20 % below one of
-  200,000. A line in log n was 42 % and 67 % below.
-- Rescoring reads the granules of its candidates. In a small table these are nearly all granules, so that rescoring
-  costs as much as scanning their rows.
+  graph grows. So core seconds a vector are modelled as powers of n through three measured parts. Where the graph
+  outgrows the caches, they grow fastest: on an AMD EPYC with 32 MB of cache (M 64, ClickHouse 26.9) they took 0.33,
+  0.48, 0.84, 1.43 and 2.34 ms in parts of 2,000, 8,000, 16,000, 32,000 and 64,000 vectors. On a Xeon 0.31, 0.64, 1.7
+  and 4.1 ms in parts of 2,000, 8,000, 34,000 and 200,000. So the power between the last two parts holds for
+  `STEEP_DOUBLINGS` more, and then the power between the first and the last.
 - A search by the index has a fixed cost and a cost for each part, whatever the rows; an exact search has a fixed cost
-  and a cost for each row.
+  and a cost for each row. The searches of a recall report: see recall_cost.py.
 - Peak memory of merge and load grows with rows up to `FLAT_ROWS`, and is constant above.
 - Costs a row were measured with two vectors of 512 elements; other costs are scaled by the number of elements.
 """
@@ -19,11 +19,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from laion_assets.index.parameters import IndexParameters
 from laion_assets.plan.calibration import Calibration, IndexCost, ShardCost
-from laion_assets.recall.methods import DEFAULT_GRID
-from laion_assets.recall.recall_plan import EXACT_SEARCHES, searches_a_kind
 from laion_assets.settings import Settings
 from laion_assets.table.inserting import INSERT_THREADS, PART_ROWS
 
@@ -41,8 +40,10 @@ UNCHECKED_ERROR = 0.25
 its figures do not tell their error."""
 
 ERROR_A_DOUBLING = 0.03
-"""The error added for each doubling of the rows beyond those measured. It is an assumption: three times the error
-between parts of 34,000 and 200,000 rows (18 % and 20 % below what they took)."""
+"""The error added for each doubling of the rows beyond those measured. It is an assumption."""
+
+STEEP_DOUBLINGS = 2
+"""Doublings beyond the largest measured part for which the cost of a vector grows as between the last two."""
 
 EASIER_A_DOUBLING = 0.11
 """How far an index may be below its plan for each such doubling. The sample's vectors are harder than CLIP's: for
@@ -51,9 +52,6 @@ gives 352 (docs/scaling.md)."""
 
 RECALL_ABOVE = 0.45
 """The error of a recall report: one took 1,083 s where its plan said 751 (docs/scaling.md)."""
-
-QUERY_KINDS = {1: 2, 2: 6}
-"""Kinds of query in a recall report, by the number of vector columns."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,13 @@ class Model:
     def index_error(self, rows: int) -> tuple[float, float]:
         """How far the time of an index may be below and above its plan for parts of `rows` rows, as fractions.
 
-        If the third part took more than the power of n says, that error counts above; if less, it counts below.
+        Below, it may be as far off as the power between the first and the last part is below the plan.
         """
-        last = self.calibration.indexes[-1]
-        below = above = LEAST_ERROR if len(self.calibration.indexes) > 2 else UNCHECKED_ERROR
-        missed = _a_vector(last) / self._core_seconds_a_vector(last.rows) - 1
-        below, above = max(below, -missed), max(above, missed)
+        indexes = self.calibration.indexes
+        last = indexes[-1]
+        below = above = LEAST_ERROR if len(indexes) > 2 else UNCHECKED_ERROR
+        if rows > last.rows:
+            below = max(below, 1 - _through(indexes[0], last, rows) / self.core_seconds_a_vector(rows))
         further = _doublings(rows, last.rows)
         below = min(0.9, below + EASIER_A_DOUBLING * further + self._elsewhere)
         return below, above + ERROR_A_DOUBLING * further + self._elsewhere
@@ -154,11 +153,11 @@ class Model:
         """Core seconds to build both graphs of one part."""
         if not rows:
             return 0.0
-        return 2 * rows * self._core_seconds_a_vector(rows) * self.scale * self._other_parameters
+        return 2 * rows * self.core_seconds_a_vector(rows) * self.scale * self._other_parameters
 
     def index_seconds(self, rows: int) -> float:
         """Wall time of the same build: a fixed time a part, then as many cores work as in the calibration."""
-        small, large = self.calibration.indexes[:2]
+        small, large = self.calibration.indexes[0], self.calibration.indexes[-1]
         cores_used = large.core_seconds / large.seconds
         fixed = max(0.0, (small.seconds - small.core_seconds / cores_used) / small.parts)
         return fixed + self.index_core_seconds(rows) / cores_used
@@ -178,34 +177,18 @@ class Model:
         few, many = self.calibration.exact
         return Line.through((few.rows, few.seconds), (many.rows, many.seconds)).at(rows * self.scale)
 
-    def recall_seconds(self, rows: int, parts: int) -> float:
-        """Seconds of a recall report: true neighbours of all its queries, then half of them at every search setting."""
-        if not rows:
-            return 0.0
-        one, many = self.calibration.searches
-        at_10, at_100 = searches_a_kind(self.settings.recall_queries, len(DEFAULT_GRID))
-        kinds = QUERY_KINDS[len(self.settings.dataset.vector_columns)]
-        search = Line.through((one.parts, one.report_search), (many.parts, many.report_search)).at(parts)
-        true_neighbours = max(cost.true_neighbours / cost.rows for cost in (one, many)) * rows * self.scale
-        seconds = true_neighbours + kinds * EXACT_SEARCHES * self.exact_seconds(rows)
-        for setting in DEFAULT_GRID:
-            for asked, answers in ((at_10, 10), (at_100, 100)):
-                candidates = answers * setting.multiplier_for(answers)
-                one_search = search + self._rescoring_seconds(rows, parts, candidates)
-                seconds += kinds * asked / len(DEFAULT_GRID) * one_search
-        return seconds
+    def core_seconds_a_vector(self, rows: float) -> float:
+        """Core seconds to build the graph of a part of `rows` rows, for each vector, with the calibration's parameters.
 
-    def _rescoring_seconds(self, rows: int, parts: int, candidates: int) -> float:
-        """Seconds to read the granules of `candidates` candidates of each part, if these are at random places."""
-        granules = max(1.0, rows / parts / self.settings.index_granularity)
-        read = rows * (1 - (1 - 1 / granules) ** candidates)
-        return self.exact_seconds(round(read)) - self.exact_seconds(0)
-
-    def _core_seconds_a_vector(self, rows: int) -> float:
-        """The power of n that goes through both measured parts, and never falls."""
-        small, large = self.calibration.indexes[:2]
-        power = math.log(_a_vector(large) / _a_vector(small)) / math.log(large.rows / small.rows)
-        return float(_a_vector(small) * (rows / small.rows) ** max(0.0, power))
+        It goes through all measured parts, and never falls.
+        """
+        indexes = self.calibration.indexes
+        for small, large in pairwise(indexes):
+            if rows <= large.rows:
+                return _through(small, large, rows)
+        steep = min(rows, indexes[-1].rows * 2**STEEP_DOUBLINGS)
+        beyond = float((rows / steep) ** _power(indexes[0], indexes[-1]))
+        return _through(indexes[-2], indexes[-1], steep) * beyond
 
     @cached_property
     def _other_parameters(self) -> float:
@@ -227,6 +210,16 @@ def _doublings(rows: int, measured: int) -> float:
 
 def _a_vector(cost: IndexCost) -> float:
     return cost.core_seconds / (2 * cost.rows * cost.parts)
+
+
+def _power(small: IndexCost, large: IndexCost) -> float:
+    """The power of n by which the cost of a vector grows from one part to the other; not below 0."""
+    return max(0.0, math.log(_a_vector(large) / _a_vector(small)) / math.log(large.rows / small.rows))
+
+
+def _through(small: IndexCost, large: IndexCost, rows: float) -> float:
+    """The cost of a vector in a part of `rows` rows, by the power through two measured parts."""
+    return float(_a_vector(small) * (rows / small.rows) ** _power(small, large))
 
 
 def _graph_bytes(cost: IndexCost) -> float:
