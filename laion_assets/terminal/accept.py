@@ -52,13 +52,14 @@ class Accepted:
 def accept(settings: Settings, shards: list[int], instance: dg.DagsterInstance) -> Iterator[Accepted]:
     """Records each shard's partition as the table has it, and yields what was recorded.
 
-    A shard with a queued or running run is refused, and so is one whose rows are not sound, and one without a row that
-    was never loaded. Raises `TableError`, `StoreError`.
+    A shard with a running run is refused: it may be past the step that looks for accepted rows. A queued run fails at
+    its first step. Refused, too, are shards whose rows are not sound, and those that were never loaded and have no row.
+    Raises `TableError`, `StoreError`.
     """
     for shard in shards:
         (history,) = read_histories(instance, settings, [settings.dataset.key_of(shard)], with_errors=False)
-        if history.active:
-            yield Accepted(shard, 0, error="a run of it is queued or running: wait for its end, or terminate it")
+        if history.last_run == "running":
+            yield Accepted(shard, 0, error=f"run {history.run_id} of it is running: wait for its end, or terminate it")
             continue
         with connect_to_partition(settings, shard) as db:
             create_table(db)

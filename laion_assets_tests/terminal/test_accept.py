@@ -211,6 +211,17 @@ def test_rows_that_are_not_sound_are_refused(chain: Chain, kind: str) -> None:
     assert history(chain, 1) == before
 
 
+def test_a_shard_with_a_queued_run_is_accepted_and_the_run_changes_nothing(chain: Chain) -> None:
+    """As after a DELETE while a backfill over all partitions is under way."""
+    queued = Recorder(chain.instance, chain.settings).run(1, dg.DagsterRunStatus.QUEUED)
+    run(chain, "DELETE FROM laion WHERE shard = 1 AND id % 10 = 3")
+    assert accepted(chain, 1) == [Accepted(1, 54, "6 rows fewer than were recorded: accepted")]
+    job = build_definitions(chain.settings).resolve_job_def("load_shards")
+    done = job.execute_in_process(instance=chain.instance, partition_key="1", tags=queued.tags, raise_on_error=False)
+    assert not done.success
+    assert rows_of_1(chain) == 54
+
+
 def test_a_shard_that_was_never_loaded_or_is_being_loaded_is_refused(chain: Chain) -> None:
     run(chain, "ALTER TABLE laion DROP PARTITION 1")
     with dg.DagsterInstance.local_temp() as new:
@@ -218,9 +229,9 @@ def test_a_shard_that_was_never_loaded_or_is_being_loaded_is_refused(chain: Chai
         (one,) = accepted(chain, 1)
         assert "no row in the table, and no record of any" in one.error
         recorder = Recorder(new, chain.settings)
-        recorder.run(0, dg.DagsterRunStatus.STARTED)
+        begun = recorder.run(0, dg.DagsterRunStatus.STARTED)
         (one,) = accepted(chain, 0)
-        assert one.error == "a run of it is queued or running: wait for its end, or terminate it"
+        assert one.error == f"run {begun.run_id} of it is running: wait for its end, or terminate it"
         assert [one.progress for one in read_histories(new, chain.settings, ["0", "1"])] == ["missing", "missing"]
 
 
