@@ -179,7 +179,9 @@ def write_report(
         "machine": facts,
         "sections": [_plain(s) for s in sections],
     }
-    path.with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    # Texts of the product, such as how files are fetched, name folders of this machine.
+    path.with_suffix(".json").write_text(text.replace(f"{Path(__file__).parent.parent}/", "") + "\n", encoding="utf-8")
     return path
 
 
