@@ -93,7 +93,7 @@ def clickhouse_partition_checks(location: CodeLocation) -> Sequence[dg.AssetChec
         description="Rows, a hash over ids, urls, captions and scores, and a sum over the bits of every vector of the "
         "partition equal those of the merged file. Every vector is sound. Vectors from four places of the file are in "
         "the table bit for bit. If the file was removed (LAION_KEEP_MERGED), or if it is not the file that was loaded, "
-        "the check uses what was recorded at loading. If `laion-assets accept` recorded other rows, it uses these.",
+        "the check uses what was recorded at loading. If laion-assets accept recorded other rows, it uses these.",
     )
     def partition_matches_parquet(context: dg.AssetCheckExecutionContext, shard: int) -> dg.AssetCheckResult:
         compared: int | None = 0
