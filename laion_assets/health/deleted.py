@@ -38,12 +38,13 @@ def left_as_it_is(history: ShardHistory, rows_in_table: int | None) -> str:
 def only_if_asked(history: ShardHistory, rows_in_table: int | None) -> str:
     """Why only a person may ask for another load of this shard: rows were deleted from its partition, or its rows were
     accepted (`laion-assets accept`). Empty for every other one."""
-    if history.accepted:
-        return (
-            f"the rows of partition {history.key} were accepted as the table had them. "
-            f"`laion-assets load --again {history.key}` loads the rows of its files in their place"
-        )
-    return rows_were_deleted(history, rows_in_table)
+    deleted = rows_were_deleted(history, rows_in_table)
+    if deleted or not history.accepted:
+        return deleted
+    return (
+        f"the rows of partition {history.key} were accepted as the table had them. "
+        f"`laion-assets load --again {history.key}` loads the rows of its files in their place"
+    )
 
 
 def rows_were_deleted(history: ShardHistory, rows_in_table: int | None) -> str:

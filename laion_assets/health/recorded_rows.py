@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dagster import AssetMaterialization, AssetRecordsFilter, DagsterInstance, MetadataValue
+from dagster import AssetRecordsFilter, DagsterInstance, EventLogRecord, MetadataValue
 
 from laion_assets.health.keys import asset_key
 from laion_assets.health.merges import MERGED_VERSION
@@ -24,7 +24,7 @@ AGAIN_TAG = "laion_assets/again"
 
 class RecordedRows(NamedTuple):
     """What the last materialization of a partition recorded: rows, fingerprint, sums over the vectors' bits, the
-    version of the merged file, and whether a person accepted other rows than the file's.
+    version of the merged file, whether a person accepted other rows than the file's, and when (Unix time).
 
     -1, 0, None and "" are unknown: there is no materialization, or somebody reported one in the UI, which records no
     metadata. Earlier releases recorded no version.
@@ -35,6 +35,7 @@ class RecordedRows(NamedTuple):
     sums: dict[str, int] | None = None
     merged: str = ""
     accepted: bool = False
+    at: float = 0.0
 
 
 def rows_metadata(rows: int, fingerprint: int, sums: Mapping[str, int], merged: str) -> dict[str, MetadataValue]:
@@ -47,21 +48,22 @@ def rows_metadata(rows: int, fingerprint: int, sums: Mapping[str, int], merged: 
     }
 
 
-def last_materialization(instance: DagsterInstance, settings: Settings, shard: int) -> AssetMaterialization | None:
+def last_materialization(instance: DagsterInstance, settings: Settings, shard: int) -> EventLogRecord | None:
     """The last materialization of a shard's partition; None if there is none."""
     key = asset_key(settings, "clickhouse_partition")
     wanted = AssetRecordsFilter(key, asset_partitions=[settings.dataset.key_of(shard)])
     records = instance.fetch_materializations(wanted, limit=1).records
-    return records[0].asset_materialization if records else None
+    return records[0] if records else None
 
 
 def recorded_rows(instance: DagsterInstance, settings: Settings, shard: int) -> RecordedRows:
     """What was recorded last of a shard's partition."""
-    materialization = last_materialization(instance, settings, shard)
+    record = last_materialization(instance, settings, shard)
+    materialization = None if record is None else record.asset_materialization
     metadata = {} if materialization is None else materialization.metadata
-    if not metadata.keys() >= {ROWS, FINGERPRINT}:
+    if record is None or not metadata.keys() >= {ROWS, FINGERPRINT}:
         return RecordedRows()
     sums = json.loads(str(metadata[VECTOR_SUMS].value)) if VECTOR_SUMS in metadata else None
     merged = str(metadata[MERGED_VERSION].value) if MERGED_VERSION in metadata else ""
     rows, fingerprint = (int(str(metadata[name].value)) for name in (ROWS, FINGERPRINT))
-    return RecordedRows(rows, fingerprint, sums, merged, ACCEPTED in metadata)
+    return RecordedRows(rows, fingerprint, sums, merged, ACCEPTED in metadata, record.timestamp)

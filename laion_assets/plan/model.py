@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -114,7 +114,7 @@ class Model:
 
         Below, it may be as far off as the power between the first and the last part is below the plan.
         """
-        indexes = self.calibration.indexes
+        indexes = self._indexes
         last = indexes[-1]
         below = above = LEAST_ERROR if len(indexes) > 2 else UNCHECKED_ERROR
         if rows > last.rows:
@@ -182,13 +182,22 @@ class Model:
 
         It goes through all measured parts, and never falls.
         """
-        indexes = self.calibration.indexes
+        indexes = self._indexes
         for small, large in pairwise(indexes):
             if rows <= large.rows:
                 return _through(small, large, rows)
         steep = min(rows, indexes[-1].rows * 2**STEEP_DOUBLINGS)
         beyond = float((rows / steep) ** _power(indexes[0], indexes[-1]))
         return _through(indexes[-2], indexes[-1], steep) * beyond
+
+    @cached_property
+    def _indexes(self) -> list[IndexCost]:
+        """The measured parts. One that was measured cheaper a vector than a smaller one counts as dear as that."""
+        found: list[IndexCost] = []
+        for cost in self.calibration.indexes:
+            least = _a_vector(found[-1]) * 2 * cost.rows * cost.parts if found else 0.0
+            found.append(replace(cost, core_seconds=max(cost.core_seconds, least)))
+        return found
 
     @cached_property
     def _other_parameters(self) -> float:

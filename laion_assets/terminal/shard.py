@@ -134,18 +134,26 @@ def _wrong(history: ShardHistory, rows_in_table: int | None) -> str:
 
 
 def _advice(history: ShardHistory, wrong: str, left: str) -> str:
-    load = f"laion-assets load {'--again ' if history.accepted else ''}{history.key}"
+    load = f"laion-assets load {history.key}"
     if history.active:
         return f"wait for run {history.run_id}" if history.run_id else "wait: a backfill will make a run of it"
     if left:
         return left
     if history.last_run == "failed":
-        return f"correct what the error names, then `{load}`, or re-execute run {history.run_id} from failure"
+        return _after_failure(history)
     if wrong:
         return f"`{load}` loads it again: {wrong}"
     if history.stale:
         return "`laion-assets bring-up-to-date` makes again what is stale"
     return "nothing" if history.progress == "loaded" else f"`{load}` runs what is missing"
+
+
+def _after_failure(history: ShardHistory) -> str:
+    if history.accepted:
+        again = f"`laion-assets load --again {history.key}` loads all rows of its files, also deleted ones"
+        return f"`laion-assets accept {history.key}` takes the failed run off the list; {again}"
+    load = f"`laion-assets load {history.key}`"
+    return f"correct what the error names, then {load}, or re-execute run {history.run_id} from failure"
 
 
 def print_shard(status: ShardStatus, console: Console) -> None:

@@ -107,6 +107,14 @@ def test_the_cost_of_a_vector_goes_through_all_measured_parts_and_grows_more_slo
     assert sorted(above) == [*above]
 
 
+def test_the_cost_of_a_vector_never_falls(measured: Model) -> None:
+    """Where a larger part was measured cheaper, as on a machine that was busy for a moment."""
+    few, middle, most = measured.calibration.indexes
+    odd = replace(measured.calibration, indexes=[few, replace(middle, core_seconds=20.0), most])
+    costs = [Model(odd, measured.settings).core_seconds_a_vector(rows) for rows in range(1_000, 40_000, 1_000)]
+    assert costs == sorted(costs)
+
+
 def test_a_search_of_a_report_has_no_cost_below_zero(measured: Model) -> None:
     """Where the larger part was searched faster than several small ones, as on a machine that was busy for a moment."""
     one, many = measured.calibration.searches
@@ -179,5 +187,5 @@ def test_a_calibration_of_another_make_is_none(tmp_path: Path, text: str) -> Non
 
 def test_the_calibration_that_is_shipped_can_be_read() -> None:
     shipped = reference_calibration()
-    assert [cost.rows for cost in shipped.shards] == [10_000, 100_000]
+    assert [cost.rows for cost in shipped.shards] == [10_000, 30_000, 100_000]
     assert shipped.index == IndexParameters("bf16", 64, 256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from rich.console import Console
 
 from laion_assets.automation.schedules import failed_to_retry
 from laion_assets.automation.update import read_update
+from laion_assets.dagster_internals.launching import InMemoryJob, execute_run_iterator
 from laion_assets.dagster_internals.names import PARTITION_TAG
 from laion_assets.definitions import build_definitions
 from laion_assets.errors import LeaseHeldError
 from laion_assets.health.findings import look_at_table, table_agrees_with_dagster
 from laion_assets.health.history import ShardHistory, read_histories
-from laion_assets.health.keys import AUDIT_JOB
+from laion_assets.health.keys import AUDIT_JOB, CHAIN
 from laion_assets.health.recorded_rows import AGAIN_TAG
 from laion_assets.settings import load_settings
 from laion_assets.table.connect import connect
@@ -26,11 +28,13 @@ from laion_assets.table.lease import lease
 from laion_assets.terminal.accept import Accepted, accept
 from laion_assets.terminal.index import build_and_measure
 from laion_assets.terminal.load import load
+from laion_assets.terminal.runs import make_run
 from laion_assets.terminal.shard import read_shard
 from laion_assets_tests.automation.recorded import Recorder
 from laion_assets_tests.health.test_versions import Chain
 from laion_assets_tests.test_cli import Workspace
 
+OFF_THE_LIST = "`laion-assets accept 1` takes the failed run off the list"
 NOT_AGAIN = (
     "the rows of partition 1 were accepted as the table had them. `laion-assets load --again 1` loads the rows of its "
     "files in their place"
@@ -130,7 +134,10 @@ def test_a_run_that_nobody_asked_for_by_name_does_not_load_accepted_rows_again(c
     assert failed.error.startswith("partition 1: found rows that were accepted as the table had them")
     assert rows_of_1(chain) == 54
     assert failed_to_retry([failed], 9)[0] == []
-    assert "`laion-assets load --again 1`" in read_shard(chain.settings, chain.instance, 1).advice
+    assert (
+        "`laion-assets accept 1` takes the failed run off the list"
+        in read_shard(chain.settings, chain.instance, 1).advice
+    )
     assert accepted(chain, 1) == [Accepted(1, 54, "as recorded; its failed run no longer counts")]
     assert history(chain, 1).state == "loaded"
     assert history(chain, 1).accepted
@@ -147,13 +154,45 @@ def test_raw_files_of_an_accepted_shard_may_be_fetched(chain: Chain) -> None:
     assert history(chain, 1).accepted
 
 
-def test_a_shard_without_any_row_is_accepted(chain: Chain) -> None:
+def test_a_shard_without_any_row_is_not_accepted(chain: Chain) -> None:
+    """A part that was set aside as broken leaves no row either."""
     run(chain, "DELETE FROM laion WHERE shard = 1")
-    assert accepted(chain, 1) == [Accepted(1, 0, "60 rows fewer than were recorded: accepted")]
-    assert (audit(chain, 1), agrees(chain)) == (True, True)
-    assert load(chain.settings, [1], chain.instance, Console(quiet=True), again=False)
-    assert rows_of_1(chain) == 0
-    assert read_update(chain.settings, chain.instance).nothing
+    (one,) = accepted(chain, 1)
+    assert "no row in the table, as after a loss of its part" in one.error
+    assert not history(chain, 1).accepted
+
+
+def test_what_was_not_changed_stays_recorded_as_it_was(chain: Chain) -> None:
+    """Also where no merged file is kept: such a shard is still loaded again when its source changes."""
+    for shard in (0, 1):
+        (chain.settings.data_dir / "merged" / f"merged_{shard}.parquet").unlink()
+    assert [one.how for one in accepted(chain, 0, 1)] == ["recorded already"] * 2
+    assert [history(chain, shard).accepted for shard in (0, 1)] == [False, False]
+    chain.with_settings(index="none", vector_codec="ZSTD(1)")
+    assert set(read_update(chain.settings, chain.instance).shards) == {0, 1}
+
+
+def test_a_damaged_merged_file_does_not_keep_a_takedown_from_being_recorded(chain: Chain) -> None:
+    merged = chain.settings.data_dir / "merged" / "merged_1.parquet"
+    merged.write_bytes(merged.read_bytes()[:-1000])
+    run(chain, "DELETE FROM laion WHERE shard = 1 AND id % 10 = 3")
+    assert accepted(chain, 1) == [Accepted(1, 54, "6 rows fewer than were recorded: accepted")]
+    assert audit(chain, 1)
+
+
+def test_a_run_with_the_tag_that_was_asked_for_before_the_takedown_changes_nothing(chain: Chain) -> None:
+    """As of `load --again` that waits in the queue, or of one that somebody re-executes."""
+    job = build_definitions(chain.settings).resolve_job_def("load_shards")
+    old = make_run(job, chain.instance, assets=CHAIN, key="1", tags={AGAIN_TAG: "true"})
+    time.sleep(2.1)  # SQLite keeps the time of a run in whole seconds
+    run(chain, "DELETE FROM laion WHERE shard = 1 AND id % 10 = 3")
+    assert accepted(chain, 1)[0].how.endswith("accepted")
+    subset = job.get_subset(asset_selection=old.asset_selection)
+    for _ in execute_run_iterator(InMemoryJob(subset), old, chain.instance):
+        pass
+    assert rows_of_1(chain) == 54
+    assert history(chain, 1).error.startswith("partition 1: found rows that were accepted")
+    assert read_shard(chain.settings, chain.instance, 1).advice.startswith(OFF_THE_LIST)
 
 
 def test_an_index_is_built_over_accepted_rows(chain: Chain) -> None:
@@ -207,7 +246,7 @@ def test_rows_that_are_not_sound_are_refused(chain: Chain, kind: str) -> None:
     before = history(chain, 1)
     (one,) = accepted(chain, 1)
     assert why in one.error
-    assert one.error.endswith("nothing was recorded: `laion-assets load --again 1` loads the rows of its files")
+    assert "nothing was recorded: `laion-assets load --again 1` loads the rows of its files" in one.error
     assert history(chain, 1) == before
 
 
@@ -227,7 +266,7 @@ def test_a_shard_that_was_never_loaded_or_is_being_loaded_is_refused(chain: Chai
     with dg.DagsterInstance.local_temp() as new:
         chain.instance = new
         (one,) = accepted(chain, 1)
-        assert "no row in the table, and no record of any" in one.error
+        assert "no row in the table, as after a loss of its part" in one.error
         recorder = Recorder(new, chain.settings)
         begun = recorder.run(0, dg.DagsterRunStatus.STARTED)
         (one,) = accepted(chain, 0)
@@ -266,7 +305,11 @@ def test_the_command_prints_each_shard_and_fails_for_those_that_were_refused(
     assert "record it by `laion-assets accept 1`" in workspace.run("status").stdout
     result = workspace.run("accept", "0-2")
     assert result.returncode == 1, result
-    for said in ("recorded already", "fewer than were recorded: accepted", "no row in the table, and no record of any"):
+    for said in (
+        "recorded already",
+        "fewer than were recorded: accepted",
+        "no row in the table, as after a loss",
+    ):
         assert said in result.stdout
     result = workspace.run("accept", "1", "--json")
     assert result.returncode == 0, result
