@@ -16,8 +16,7 @@ from laion_assets.assets.location import (
 from laion_assets.errors import LaionError
 from laion_assets.health.audits import AUDIT_CHECK
 from laion_assets.health.merges import file_version, recorded_merge, require_recorded
-from laion_assets.health.recorded_rows import RecordedRows, recorded_rows, rows_metadata
-from laion_assets.health.versions import digest
+from laion_assets.health.recorded_rows import RecordedRows, recorded_rows, rows_metadata, rows_version
 from laion_assets.index.staged import graphs_like_the_replaced
 from laion_assets.machine import StepMeter
 from laion_assets.shard.files import remove_file
@@ -75,8 +74,7 @@ def clickhouse_partition_asset(location: CodeLocation) -> dg.AssetsDefinition:
             metadata=_metadata(location, loaded, merged.quarantined, columns, table)
             | rows_metadata(loaded.rows, loaded.fingerprint, loaded.vector_sums, version)
             | meter.metadata(),
-            # The fingerprint covers all columns but the vectors, which the merged file's version covers.
-            data_version=dg.DataVersion(digest(loaded.rows, loaded.fingerprint, [version])),
+            data_version=dg.DataVersion(rows_version(loaded.rows, loaded.fingerprint, version)),
         )
 
     return clickhouse_partition

@@ -10,6 +10,7 @@ from dagster import AssetRecordsFilter, DagsterInstance, EventLogRecord, Metadat
 
 from laion_assets.health.keys import asset_key
 from laion_assets.health.merges import MERGED_VERSION
+from laion_assets.health.versions import digest
 from laion_assets.settings import Settings
 
 ROWS, FINGERPRINT, VECTOR_SUMS = "dagster/partition_row_count", "fingerprint", "vector_sums"
@@ -46,6 +47,12 @@ def rows_metadata(rows: int, fingerprint: int, sums: Mapping[str, int], merged: 
         VECTOR_SUMS: MetadataValue.text(json.dumps(dict(sums))),
         MERGED_VERSION: MetadataValue.text(merged),
     }
+
+
+def rows_version(rows: int, fingerprint: int, merged: str) -> str:
+    """The data version of a partition. The fingerprint covers all columns but the vectors, which the merged file's
+    version covers."""
+    return digest(rows, fingerprint, [merged])
 
 
 def last_materialization(instance: DagsterInstance, settings: Settings, shard: int) -> EventLogRecord | None:

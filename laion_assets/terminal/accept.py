@@ -23,8 +23,8 @@ from laion_assets.health.recorded_rows import (
     last_materialization,
     recorded_rows,
     rows_metadata,
+    rows_version,
 )
-from laion_assets.health.versions import digest
 from laion_assets.settings import Settings
 from laion_assets.shard.merged import MergedShard, read_merged
 from laion_assets.shard.places import file_exists
@@ -178,7 +178,7 @@ def _record(
             description=why or "recorded as the table has it: equal to its merged file",
             metadata=metadata | ({ACCEPTED: why} if why else {}),
             partition=settings.dataset.key_of(shard),
-            tags=tags | {DATA_VERSION_TAG: digest(figures.rows, figures.fingerprint, [version])},
+            tags=tags | {DATA_VERSION_TAG: rows_version(figures.rows, figures.fingerprint, version)},
         )
     )
 

@@ -9,8 +9,8 @@ import dagster as dg
 from laion_assets.assets.location import ProgressOf
 from laion_assets.definitions import build_definitions
 from laion_assets.health.history import recorded_numbers
-from laion_assets.health.keys import CHAIN, LOAD_JOB, asset_key, job_name
-from laion_assets.health.recorded_rows import AGAIN_TAG, ROWS
+from laion_assets.health.keys import LOAD_JOB, job_name
+from laion_assets.health.recorded_rows import AGAIN_TAG, ROWS, last_materialization
 from laion_assets.health.runs import failure_reason
 from laion_assets.settings import Settings
 from laion_assets.terminal.outcome import Outcome
@@ -49,7 +49,6 @@ def outcome_of(
     """The outcome of a shard whose run has ended."""
     if not run.is_success:
         return Outcome(shard, 0, seconds, failure_reason(instance, run.run_id) or f"the run is {run.status.value}")
-    wanted = dg.AssetRecordsFilter(asset_key(settings, CHAIN[-1]), asset_partitions=[settings.dataset.key_of(shard)])
-    records = instance.fetch_materializations(wanted, limit=1).records
-    rows = int(recorded_numbers(records[0])[ROWS]) if records else 0
+    record = last_materialization(instance, settings, shard)
+    rows = 0 if record is None else int(recorded_numbers(record)[ROWS])
     return Outcome(shard, rows, seconds)
